@@ -1,0 +1,32 @@
+# `make demo` and `make test` set up everything they need in .venv; nothing global is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint clean
+
+$(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=python3.12 ..."; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[test]'
+	@touch $@
+
+demo: $(VENV)/installed
+	$(BIN)/segic predict --ref examples/reference.jpg examples/reference_mask.png \
+	  --target examples/targets --out outputs/demo
+	$(BIN)/python eval.py --benchmark emoji --limit 200 --out outputs/demo/emoji
+	@echo
+	@echo "Predictions: outputs/demo/*_overlay.jpg   Evaluation: outputs/demo/emoji/sheet.png, result.json"
+
+test: lint
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyrefly check
+
+clean:
+	rm -rf $(VENV) outputs build dist *.egg-info

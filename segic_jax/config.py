@@ -1,0 +1,275 @@
+"""Every setting of an experiment, as frozen dataclasses that check themselves.
+
+An experiment is a Python file under `configs/` with `get_config() -> Config`; the command line can
+override any field (`--optim.learning-rate 3e-4`).
+"""
+
+import dataclasses
+import os
+import runpy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work; the message names the field and the mend."""
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """A DINOv2 vision transformer (dinov2/models/vision_transformer.py)."""
+
+    patch_size: int = 14
+    width: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    mlp_ratio: float = 4.0
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    num_registers: int = 0
+    pos_grid: int = 37  # side of the stored position grid: 518 pixels / 14
+    pos_offset: float = 0.1  # official `interpolate_offset`; 0 for the register models
+    pos_antialias: bool = False  # True for the register models
+
+    def __post_init__(self):
+        _require(
+            self.width % self.num_heads == 0,
+            f"ViTConfig.width {self.width} must be divisible by num_heads {self.num_heads}.",
+        )
+
+    @property
+    def ffn_hidden(self) -> int:
+        """Hidden width; SwiGLU uses two thirds, rounded up to a multiple of 8."""
+        hidden = int(self.width * self.mlp_ratio)
+        return hidden if self.ffn == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8
+
+    @classmethod
+    def dinov2(cls, size: Literal["s", "b", "l", "g"], *, registers: bool = False) -> "ViTConfig":
+        """The published models: 22.1, 86.6, 304.4 and 1136.5 million parameters."""
+        width, depth, num_heads = {
+            "s": (384, 12, 6),
+            "b": (768, 12, 12),
+            "l": (1024, 24, 16),
+            "g": (1536, 40, 24),
+        }[size]
+        return cls(
+            width=width,
+            depth=depth,
+            num_heads=num_heads,
+            ffn="swiglu" if size == "g" else "mlp",
+            num_registers=4 if registers else 0,
+            pos_offset=0.0 if registers else 0.1,
+            pos_antialias=registers,
+        )
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """CLIP's text tower; the defaults are those of ViT-L/14."""
+
+    vocab_size: int = 49408
+    width: int = 768
+    mlp_width: int = 3072
+    depth: int = 12
+    num_heads: int = 12
+    max_length: int = 77
+    eos_id: int = 49407
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """The trained part: neck, prompt encoder, mask decoder, projections."""
+
+    width: int = 256
+    depth: int = 2
+    num_heads: int = 8
+    mlp_width: int = 2048
+    cross_attention_downsample: int = 2  # cross-attention runs at width / this
+    num_mask_tokens: int = 4
+    iou_depth: int = 3
+    iou_width: int = 256
+    mask_channels: int = 16  # hidden channels of the mask prompt's convolutions
+
+    def __post_init__(self):
+        inner = self.width // self.cross_attention_downsample
+        _require(
+            inner % self.num_heads == 0 and self.width % 8 == 0,
+            f"HeadConfig: width {self.width} must be divisible by 8, and width / "
+            f"cross_attention_downsample {inner} by num_heads {self.num_heads}.",
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One SegIC: frozen backbone, width of the text features, head, and the canvas they run on."""
+
+    vit: ViTConfig = field(default_factory=lambda: ViTConfig.dinov2("b"))
+    head: HeadConfig = field(default_factory=HeadConfig)
+    text_width: int = 768
+    canvas: int = 896  # side of the square input in pixels
+
+    def __post_init__(self):
+        _require(
+            self.canvas % self.vit.patch_size == 0,
+            f"ModelConfig.canvas {self.canvas} must be a multiple of vit.patch_size {self.vit.patch_size}.",
+        )
+        _require(
+            self.vit.patch_size % 2 == 0,
+            f"vit.patch_size {self.vit.patch_size} must be even: the mask prompt shrinks by half "
+            "a patch, then by two.",
+        )
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.canvas // self.vit.patch_size
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How training pairs become batches; the defaults are the official recipe for semantic pairs."""
+
+    max_concepts: int = 1  # slots of a pair; officially 19 for instances
+    flip: bool = True  # mirror each picture with probability 1/2
+    jitter: tuple[float, float] | None = (0.1, 2.0)  # scales of the large-scale jitter; None: only resize
+    text_keep: float = 0.75  # probability of the class's prompt, else the empty one
+    box: float = 0.5  # probability of a box prompt made from the target
+    cross: float = 0.5  # probability of showing a concept the other concepts' tokens
+    threads: int = 2  # for batches, in each process
+    workers: int = 0  # processes for batches; 0: threads of the training process
+
+    def __post_init__(self):
+        _require(self.max_concepts >= 1, f"data.max_concepts {self.max_concepts} must be at least 1.")
+        for name in ("text_keep", "box", "cross"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"data.{name} {value} is a probability: give a number from 0 to 1.")
+        _require(
+            self.jitter is None or 0 < self.jitter[0] <= self.jitter[1],
+            f"data.jitter {self.jitter} must be the least and the largest scale, both above 0, or None.",
+        )
+        _require(
+            self.threads >= 0 and self.workers >= 0,
+            f"data.threads {self.threads} and data.workers {self.workers} must not be negative.",
+        )
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW and its learning rate over the training."""
+
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4  # on every trainable parameter
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    schedule: Literal["step", "cosine"] = "step"
+    drop_at: float = 10 / 12  # 'step': drop after this share of the training; officially epoch 10 of 12
+    gamma: float = 0.1  # 'step': factor of each drop
+    warmup_steps: int = 0
+
+    def __post_init__(self):
+        _require(
+            0 < self.drop_at <= 1,
+            f"optim.drop_at {self.drop_at} is a share of the training: give a number over 0 and at most 1.",
+        )
+        _require(self.warmup_steps >= 0, f"optim.warmup_steps {self.warmup_steps} must not be negative.")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Length of a training, and what it writes when."""
+
+    steps: int = 30_000
+    batch_size: int = 32  # pairs a step, over all devices
+    seed: int = 42
+    num_points: int = 12_544  # where the losses are sampled, for each mask (112 x 112)
+    log_every: int = 50  # steps
+    eval_every: int = 2_500  # steps
+    eval_episodes: int = 500  # at most, spread evenly over those of the validation
+    checkpoint_every: int = 1_000  # steps; there is also one at each validation
+    tensorboard: bool = False
+    split_backbone: bool = False  # spread the frozen weights over the devices instead of copying them
+
+    def __post_init__(self):
+        for name in (
+            "steps",
+            "batch_size",
+            "num_points",
+            "log_every",
+            "eval_every",
+            "eval_episodes",
+            "checkpoint_every",
+        ):
+            _require(getattr(self, name) >= 1, f"train.{name} {getattr(self, name)} must be at least 1.")
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Pretraining of a small backbone on the embedded benchmark's base classes (train/pretrain.py)."""
+
+    steps: int = 4_000  # 0: the backbone stays as it is drawn at random
+    group_scenes: int = 16  # scenes a step
+    group_classes: int = 14  # classes that these scenes share
+    background_weight: float = 0.35  # of a background patch, where an object's patch has 1
+    learning_rate: float = 1e-3  # after the warm-up; then down to 0 along a cosine
+    warmup_steps: int = 200
+    weight_decay: float = 0.05
+    seed: int = 42
+    log_every: int = 50  # steps
+    checkpoint_every: int = 500  # steps
+
+
+@dataclass(frozen=True)
+class Config:
+    """One experiment."""
+
+    backbone: str  # .safetensors file of the frozen weights: a model of this project, or DINOv2's own names
+    pretrain: PretrainConfig | None = None  # make the backbone first, instead of reading a file
+    source: str = "emoji"  # training pairs: 'emoji', or a folder of classes in FSS-1000's layout
+    validation: str = "emoji"  # the same for the validation; "" for none
+    start: str = ""  # model file whose head the training starts from; "" for a fresh one
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+
+def load_config(path: str | os.PathLike) -> Config:
+    """The experiment of a Python file with `get_config() -> Config`; the file is run.
+
+    Raises:
+        ConfigError: there is no such file, it has no `get_config`, or that returns something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: there is no such configuration file; the project's are in configs/.")
+    get_config = runpy.run_path(str(path)).get("get_config")
+    if get_config is None:
+        raise ConfigError(f"{path} has no function get_config(); see configs/README.md.")
+    config = get_config()
+    if not isinstance(config, Config):
+        raise ConfigError(f"get_config() of {path} returned {type(config).__name__}; it must be a Config.")
+    return config
+
+
+def to_dict(config) -> dict:
+    """Plain dictionaries and numbers, for JSON beside a checkpoint."""
+    return dataclasses.asdict(config)
+
+
+def model_config_from_dict(values: dict) -> ModelConfig:
+    """The inverse of `to_dict` for a ModelConfig; an unknown field is a ConfigError."""
+    try:
+        return ModelConfig(
+            **{
+                **values,
+                "vit": ViTConfig(**values["vit"]),
+                "head": HeadConfig(**values["head"]),
+            }
+        )
+    except (TypeError, KeyError) as error:
+        raise ConfigError(f"The stored model configuration does not fit this version: {error}.") from error

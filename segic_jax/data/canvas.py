@@ -1,0 +1,123 @@
+"""Pictures of any size -> a square canvas, as the official `Resize` does it (utils/dataloader.py:145-185).
+
+Bilinear without antialias, the longer side fills the canvas, padding right and below. Everything is
+computed in float32; a canvas stores the image rounded to uint8 and the masks as value > 0.5.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Shaped, UInt8
+
+PADDING = 128  # grey level beside the picture; masks are padded with False
+
+
+class Placed(NamedTuple):
+    """A picture on its canvas."""
+
+    image: UInt8[np.ndarray, "canvas canvas 3"]
+    masks: Bool[np.ndarray, "concepts canvas canvas"]
+    size: tuple[int, int]  # valid (h, w); the rest is padding
+
+
+class Taps(NamedTuple):
+    """Along one axis: output i is low + fraction * (high - low) at the input's indices."""
+
+    low: np.ndarray
+    high: np.ndarray
+    fraction: np.ndarray
+
+    def cropped(self, start: int, length: int) -> "Taps":
+        """Only the outputs [start, start + length)."""
+        return Taps(*(values[start : start + length] for values in self))
+
+    def interleaved(self, channels: int) -> "Taps":
+        """For an axis that holds all channels of each pixel side by side."""
+        channel = np.arange(channels)
+        return Taps(
+            (self.low[:, None] * channels + channel).ravel(),
+            (self.high[:, None] * channels + channel).ravel(),
+            np.repeat(self.fraction, channels),
+        )
+
+
+def bilinear_taps(size_in: int, size_out: int, step: float) -> Taps:
+    """Bilinear, align_corners False: the coordinate is clamped at 0 below, its index above.
+
+    torch rounds the step and the coordinate to float32 once each; doing the same gives its pictures to 1e-4.
+    """
+    source = (np.arange(size_out) + 0.5) * float(np.float32(step)) - 0.5
+    source = np.maximum(source.astype(np.float32), 0)
+    low = np.minimum(source.astype(np.intp), size_in - 1)
+    return Taps(low, np.minimum(low + 1, size_in - 1), source - low.astype(np.float32))
+
+
+def fitted_taps(height: int, width: int, canvas: int) -> tuple[Taps, Taps]:
+    """Rows and columns of the official resize.
+
+    Sizes are the floor of side * scale, and the step is 1 / scale rather than in / out, so that some
+    sizes (83 at 112, 612 at 896) lose a pixel to rounding.
+    """
+    scale = canvas / max(height, width)
+    rows, columns = (max(math.floor(side * scale), 1) for side in (height, width))
+    return bilinear_taps(height, rows, 1 / scale), bilinear_taps(width, columns, 1 / scale)
+
+
+def resample(
+    planes: Shaped[np.ndarray, "*planes height width"], rows: Taps, columns: Taps
+) -> Float32[np.ndarray, "*planes rows columns"]:
+    """Interpolate the last two axes."""
+    return _blend(_blend(planes, rows, axis=-2), columns, axis=-1)
+
+
+def resample_image(
+    image: Shaped[np.ndarray, "height width channels"], rows: Taps, columns: Taps
+) -> Float32[np.ndarray, "rows columns channels"]:
+    """The same with channels last."""
+    height, width, channels = image.shape
+    flat = resample(image.reshape(height, width * channels), rows, columns.interleaved(channels))
+    return flat.reshape(len(flat), -1, channels)
+
+
+def _blend(x: np.ndarray, taps: Taps, axis: int) -> np.ndarray:
+    low = np.take(x, taps.low, axis=axis).astype(np.float32)
+    if taps.fraction.any():
+        difference = np.subtract(np.take(x, taps.high, axis=axis), low, dtype=np.float32)
+        difference *= taps.fraction if axis == -1 else taps.fraction[:, None]
+        low += difference
+    return low
+
+
+def resize_and_pad(
+    image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
+) -> Placed:
+    """The official `Resize` to `canvas` x `canvas` pixels."""
+    height, width = image.shape[:2]
+    if max(height, width) == canvas:
+        return pad(image, masks, canvas)
+    return place(image, masks, *fitted_taps(height, width, canvas), canvas)
+
+
+def place(
+    image: UInt8[np.ndarray, "height width 3"],
+    masks: Bool[np.ndarray, "concepts height width"],
+    rows: Taps,
+    columns: Taps,
+    canvas: int,
+) -> Placed:
+    """Resample, round the image, threshold the masks (strictly above 0.5, segic.py:429), pad."""
+    resized = np.rint(resample_image(image, rows, columns)).astype(np.uint8)
+    return pad(resized, resample(masks, rows, columns) > 0.5, canvas)
+
+
+def pad(
+    image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
+) -> Placed:
+    """Copy a picture that fits onto the canvas, top left."""
+    height, width = image.shape[:2]
+    on_canvas = np.full((canvas, canvas, 3), PADDING, np.uint8)
+    on_canvas[:height, :width] = image
+    masks_on_canvas = np.zeros((len(masks), canvas, canvas), bool)
+    masks_on_canvas[:, :height, :width] = masks
+    return Placed(on_canvas, masks_on_canvas, (height, width))

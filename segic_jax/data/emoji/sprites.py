@@ -1,0 +1,88 @@
+"""The packaged sprites: one object class drawn by several artists, with alpha."""
+
+import functools
+import json
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+ARCHIVE = Path(__file__).parent / "sprites.zip"
+Split = Literal["base", "validation", "novel"]
+# Artists of one family redraw each other's pictures; a reference comes from another family if it can.
+FAMILY = {
+    "noto": "google",
+    "noto-v1": "google-v1",
+    "fluent-emoji": "microsoft",
+    "fluent-emoji-flat": "microsoft",
+    "fluent-3d": "microsoft",
+}
+
+
+@dataclass(frozen=True)
+class SpriteClass:
+    """A class: its folder name, its name in words, and who drew it."""
+
+    name: str
+    label: str
+    artists: tuple[str, ...]
+
+    def other_family(self, artist: str) -> list[str]:
+        """Artists whose drawing is unlike that of `artist`; at least one."""
+        others = [a for a in self.artists if FAMILY.get(a, a) != FAMILY.get(artist, artist)]
+        return others or [a for a in self.artists if a != artist] or [artist]
+
+
+@dataclass(frozen=True)
+class SpriteBank:
+    """All classes of one split, with their pictures read on first use."""
+
+    split: Split
+    classes: list[SpriteClass] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, split: Split) -> "SpriteBank":
+        """The classes of a split, in a fixed order."""
+        with zipfile.ZipFile(ARCHIVE) as archive:
+            index = json.loads(archive.read("classes.json"))
+        return cls(
+            split,
+            [
+                SpriteClass(entry["name"], entry["label"], tuple(entry["artists"]))
+                for entry in index
+                if entry["split"] == split
+            ],
+        )
+
+
+@functools.cache
+def sprite(name: str, artist: str) -> tuple[np.ndarray, np.ndarray]:
+    """Premultiplied RGBA uint8 [height, width, 4], longest side 96, and the same at half the size."""
+    rgba = cv2.cvtColor(_decoded(f"{name}/{artist}.webp"), cv2.COLOR_BGRA2RGBA)
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    rgba[..., :3] = np.rint(rgba[..., :3] * alpha)
+    height, width = rgba.shape[:2]
+    half = cv2.resize(rgba, (max(1, width // 2), max(1, height // 2)), interpolation=cv2.INTER_AREA)
+    return rgba, half
+
+
+@functools.cache
+def photographs() -> list[np.ndarray]:
+    """The background photographs, RGB uint8 [height, width, 3]."""
+    names = sorted(name for name in _archive().namelist() if name.startswith("photos/"))
+    return [cv2.cvtColor(_decoded(name), cv2.COLOR_BGR2RGB) for name in names]
+
+
+def _decoded(name: str) -> np.ndarray:
+    picture = cv2.imdecode(np.frombuffer(_archive().read(name), np.uint8), cv2.IMREAD_UNCHANGED)
+    if name.endswith(".webp") and picture.shape[2] == 3:
+        picture = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
+    return picture
+
+
+@functools.cache
+def _archive() -> zipfile.ZipFile:
+    return zipfile.ZipFile(ARCHIVE)

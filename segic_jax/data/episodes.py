@@ -1,0 +1,74 @@
+"""What the data sources deliver: pictures, training pairs and evaluation episodes.
+
+A source implements `PairSource` (training), `EpisodeSource` (evaluation) or both. A key is a string
+that names one picture with its mask inside its source.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+INSTANCE_PROMPT = "please segment the instances"  # segic.py:302-313
+
+
+def class_prompt(name: str) -> str:
+    """The text prompt of a class; the empty prompt stands for no name (segic.py:302-313)."""
+    return f"a photo of a {name}" if name else ""
+
+
+class DataError(ValueError):
+    """Data that cannot be used; one sentence that names the file and the mend."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture and the masks of its concepts, at their own size."""
+
+    image: UInt8[np.ndarray, "height width 3"]  # RGB
+    masks: Bool[np.ndarray, "concepts height width"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A training example: the same concepts, in the same order, in two pictures."""
+
+    target: Picture
+    reference: Picture
+    name: str  # class name; ignored for instances
+    is_instance: bool = False
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Segment `class_name` in the target, as shown in the references (keys of the source)."""
+
+    class_name: str
+    target: str
+    references: tuple[str, ...]
+
+
+@runtime_checkable
+class PairSource(Protocol):
+    """Training data."""
+
+    def __len__(self) -> int:
+        """How many pairs make one epoch."""
+        ...
+
+    def pair(self, rng: np.random.Generator) -> Pair:
+        """Draw a pair; everything random comes from `rng`."""
+        ...
+
+
+@runtime_checkable
+class EpisodeSource(Protocol):
+    """Evaluation data."""
+
+    name: str
+    episodes: list[Episode]
+
+    def load(self, key: str) -> tuple[UInt8[np.ndarray, "height width 3"], Bool[np.ndarray, "height width"]]:
+        """The RGB image and the mask of one key."""
+        ...

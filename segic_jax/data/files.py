@@ -1,0 +1,77 @@
+"""Pictures and masks that people have: any format OpenCV reads -> RGB uint8, or bool."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from segic_jax.data.episodes import DataError
+
+ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def read_picture(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB, turned upright as an EXIF tag says; alpha is ignored.
+
+    Raises:
+        DataError: the file is missing, cut off or no picture.
+    """
+    return _decode(_read(path), path, cv2.IMREAD_COLOR_RGB)
+
+
+def read_mask(path: Path | str) -> Bool[np.ndarray, "height width"]:
+    """The object's pixels, by the first rule that applies.
+
+    A palette PNG: every index but 0. A picture that is transparent somewhere: alpha above 127. Any other: the
+    brightest channel above 127.
+
+    Raises:
+        DataError: the file is missing, cut off or no picture.
+    """
+    content = _read(path)
+    if content[:4] == b"\x89PNG" and content[25] == 3:  # colour type of the header: palette
+        background = content[(start := content.index(b"PLTE") + 4) : start + 3]  # RGB of index 0
+        colours = _decode(content, path, cv2.IMREAD_COLOR_RGB)
+        return (colours != np.frombuffer(background, np.uint8)).any(-1)
+    pixels = _decode(content, path, cv2.IMREAD_UNCHANGED)
+    if pixels.dtype != np.uint8:  # 16 bits or floats
+        pixels = _decode(content, path, cv2.IMREAD_COLOR)
+    if pixels.ndim == 2:
+        return pixels > 127
+    if pixels.shape[2] == 4 and (pixels[..., 3] < 255).any():
+        return pixels[..., 3] > 127
+    return pixels[..., :3].max(-1) > 127
+
+
+def _read(path: Path | str) -> bytes:
+    """The file's bytes, checked to be all there: OpenCV would fill what is missing with grey."""
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    if not _complete(content):
+        raise DataError(f"{path} is cut off; get the whole file again.")
+    return content
+
+
+def _complete(content: bytes) -> bool:
+    if content[:3] == b"\xff\xd8\xff":  # JPEG: an end marker after the last scan's start
+        return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")
+    if content[:4] == b"\x89PNG":
+        return b"IEND" in content
+    if content[:4] == b"RIFF":  # WebP: the size is in the header
+        return len(content) >= 8 + int.from_bytes(content[4:8], "little")
+    return True
+
+
+def _decode(content: bytes, path: Path | str, flags: int) -> np.ndarray:
+    try:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    except cv2.error:  # an empty file, or more pixels than OpenCV takes
+        pixels = None
+    if pixels is None:
+        raise DataError(f"{path} is no picture that can be read; use PNG, JPEG, WebP, TIFF or BMP.")
+    return pixels

@@ -1,0 +1,93 @@
+"""Segmentation scores from boolean masks, in numpy.
+
+The sums are those of the official code (utils/misc.py:577-629, utils/meter.py:19-42); FB-IoU is
+the few-shot literature's.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Int
+
+Mask = Bool[np.ndarray, "height width"]
+
+
+def intersection_union(prediction: Mask, truth: Mask) -> tuple[int, int]:
+    """Pixels in both, pixels in either."""
+    return int((prediction & truth).sum()), int((prediction | truth).sum())
+
+
+def mask_iou(prediction: Mask, truth: Mask) -> float:
+    """Intersection over union, 0..1; NaN where both are empty."""
+    intersection, union = intersection_union(prediction, truth)
+    return intersection / union if union else float("nan")
+
+
+def boundary(mask: Mask, dilation: float = 0.02) -> Mask:
+    """The mask's pixels within `dilation` times the diagonal of its edge (misc.py:592-613)."""
+    height, width = mask.shape
+    steps = max(1, round(dilation * float(np.hypot(height, width))))
+    padded = np.pad(mask.astype(np.uint8), 1)  # outside the picture is background
+    eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=steps)[1:-1, 1:-1]
+    return mask & (eroded == 0)
+
+
+def boundary_iou(prediction: Mask, truth: Mask) -> float:
+    """IoU of the two boundaries, 0..1 (misc.py:616-629); NaN where both are empty."""
+    return mask_iou(boundary(prediction), boundary(truth))
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Sums of each episode."""
+
+    classes: Int[np.ndarray, " episodes"]  # class number 0..
+    intersection: Int[np.ndarray, " episodes"]
+    union: Int[np.ndarray, " episodes"]
+    pixels: Int[np.ndarray, " episodes"]  # of the whole target
+
+
+def class_iou(counts: Counts) -> dict[int, float]:
+    """IoU of the summed pixels of each class seen, 0..1; a class without any pixel counts as 0."""
+    classes, of = np.unique(counts.classes, return_inverse=True)
+    intersection = np.bincount(of, counts.intersection)
+    union = np.maximum(np.bincount(of, counts.union), 1)
+    return dict(zip(classes.tolist(), (intersection / union).tolist(), strict=True))
+
+
+def mean_iou(counts: Counts) -> float:
+    """Mean of `class_iou` over classes, in per cent."""
+    return 100 * float(np.mean(list(class_iou(counts).values())))
+
+
+def fb_iou(counts: Counts) -> float:
+    """Mean of the foreground's and the background's summed IoU, in per cent."""
+    foreground = counts.intersection.sum() / max(counts.union.sum(), 1)
+    background_union = counts.pixels - counts.intersection
+    background = (counts.pixels - counts.union).sum() / max(background_union.sum(), 1)
+    return 50 * float(foreground + background)
+
+
+def episode_iou(counts: Counts) -> float:
+    """Mean of the episodes' own IoU, in per cent; those with nothing on both sides are left out."""
+    seen = counts.union > 0
+    return 100 * float((counts.intersection[seen] / counts.union[seen]).sum() / max(seen.sum(), 1))
+
+
+def bootstrap_interval(counts: Counts, *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of `mean_iou` in per cent: episodes are drawn anew with replacement, `samples` times.
+
+    A class that a draw misses is left out of that draw's mean.
+    """
+    classes, of = np.unique(counts.classes, return_inverse=True)
+    episodes = len(of)
+    random = np.random.default_rng(seed)
+    times = random.multinomial(episodes, np.full(episodes, 1 / episodes), size=samples)
+    member = np.eye(len(classes))[of]  # [episodes, classes]
+    intersection = times @ (counts.intersection[:, None] * member)
+    union = times @ (counts.union[:, None] * member)
+    drawn = times @ member > 0
+    means = (intersection / np.maximum(union, 1)).sum(1) / drawn.sum(1)
+    low, high = np.percentile(100 * means, [2.5, 97.5])
+    return float(low), float(high)

@@ -1,0 +1,100 @@
+"""The geometric instruction: reference features and masks -> where the same thing is on the target.
+
+Pure functions without parameters (model/segic.py:397-406, 502, 545-552, 648-664 and
+utils/misc.py:35-48, 404-438 of the official code); nothing here carries a gradient.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from segic_jax.models.layers import normalise
+from segic_jax.models.resize import bilinear_weights
+
+
+def grid_cells(masks: Float[Array, "*batch S S"] | Bool[Array, "*batch S S"], grid: int) -> Array:
+    """Masks with values 0..1 as 0/1 floats [..., grid, grid]: bilinear, then strictly over 0.5."""
+    return (_resize(masks.astype(jnp.float32), grid) > 0.5).astype(jnp.float32)
+
+
+def pool(
+    features: Float[Array, "*batch_f g g channels"],
+    masks: Float[Array, "*batch_m S S"] | Bool[Array, "*batch_m S S"],
+) -> Float[Array, "*batch channels"]:
+    """Mean of the features inside each mask (values 0..1); leading dimensions broadcast.
+
+    A mask without any cell over 0.5 on the grid gives a zero feature (segic.py:397-406).
+    """
+    grid, channels = features.shape[-2:]
+    cells = grid_cells(masks, grid)
+    cells = cells.reshape(*cells.shape[:-2], 1, grid * grid)
+    sums = cells @ features.reshape(*features.shape[:-3], grid * grid, channels)
+    return (sums / jnp.maximum(cells.sum(-1, keepdims=True), 1))[..., 0, :]
+
+
+def cosine_map(
+    features: Float[Array, "batch g g channels"],
+    pooled: Float[Array, "batch concepts channels"],
+    canvas: int,
+    eps: float = 1e-8,
+) -> Float[Array, "batch concepts S S"]:
+    """Cosine similarity of every canvas pixel to each pooled feature, in -1..1.
+
+    The official code enlarges the features to canvas // 4, normalises them and multiplies
+    (segic.py:502, 648). Both the product and the squared norm of an interpolated feature follow from
+    products on the small grid, so the enlarged features are never made. A zero feature gives a zero map.
+    """
+    batch, grid, _, channels = features.shape
+    weights = bilinear_weights(grid, canvas // 4)
+    products = normalise(pooled, eps) @ jnp.swapaxes(features.reshape(batch, grid * grid, channels), 1, 2)
+    products = _both_sides(products.reshape(batch, -1, grid, grid), weights, weights)
+    norms = jnp.sqrt(jnp.maximum(_interpolated_squared_norm(features, weights), eps**2))
+    return _resize(products / norms[:, None], canvas)
+
+
+def _interpolated_squared_norm(features: Array, weights: np.ndarray) -> Array:
+    """|sum of w_i f_i|^2 at every output point: each reads two neighbouring rows and columns."""
+    alone = weights**2
+    beside = 2 * weights[:, :-1] * weights[:, 1:]
+
+    def dot(a, b):
+        return jnp.sum(a * b, axis=-1)
+
+    top, bottom = features[:, :-1], features[:, 1:]
+    diagonals = dot(top[:, :, :-1], bottom[:, :, 1:]) + dot(top[:, :, 1:], bottom[:, :, :-1])
+    return (
+        _both_sides(dot(features, features), alone, alone)
+        + _both_sides(dot(features[:, :, :-1], features[:, :, 1:]), alone, beside)
+        + _both_sides(dot(top, bottom), beside, alone)
+        + _both_sides(diagonals, beside, beside / 2)
+    )
+
+
+def best_point(similarity: Float[Array, "*batch S S"]) -> Float[Array, "*batch 2"]:
+    """(x, y) of the highest pixel; the first in reading order among equals."""
+    side = similarity.shape[-1]
+    index = jnp.argmax(similarity.reshape(*similarity.shape[:-2], side * side), axis=-1)
+    return jnp.stack([index % side, index // side], axis=-1).astype(jnp.float32)
+
+
+def mask_boxes(masks: Bool[Array, "*batch S S"]) -> Float[Array, "*batch 4"]:
+    """(x0, y0, x1, y1) of the outermost pixels inside; zeros for an empty mask (misc.py:404-438)."""
+    columns, rows = masks.any(axis=-2), masks.any(axis=-1)
+    last = masks.shape[-1] - 1
+    box = [
+        jnp.argmax(columns, axis=-1),
+        jnp.argmax(rows, axis=-1),
+        last - jnp.argmax(columns[..., ::-1], axis=-1),
+        last - jnp.argmax(rows[..., ::-1], axis=-1),
+    ]
+    return jnp.where(rows.any(-1, keepdims=True), jnp.stack(box, axis=-1), 0).astype(jnp.float32)
+
+
+def _resize(maps: Array, side: int) -> Array:
+    weights = bilinear_weights(maps.shape[-1], side)
+    return _both_sides(maps, weights, weights)
+
+
+def _both_sides(maps: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
+    """rows @ map @ columns.T for every square map."""
+    return jnp.asarray(rows) @ (maps @ jnp.asarray(columns.T))

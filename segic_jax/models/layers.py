@@ -1,0 +1,98 @@
+"""The primitives that the official code takes from torch, channels last.
+
+Each difference between torch and JAX defaults has its one place here: exact GELU, LayerNorm epsilon
+and variance, convolutions as matrix products (on a CPU their weight gradient is 15 times faster).
+"""
+
+import math
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+# torch's Linear and Conv default: uniform within 1 / sqrt(fan_in).
+torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+
+Linear = partial(nnx.Linear, kernel_init=torch_uniform)
+# The fast variance loses digits when the mean is large; torch does not.
+LayerNorm = partial(nnx.LayerNorm, use_fast_variance=False)
+LayerNorm2d = partial(LayerNorm, epsilon=1e-6)  # SAM's name; here the channels are last anyway
+# torch's Embedding default: standard normal.
+Embedding = partial(nnx.Embed, embedding_init=nnx.initializers.normal(1.0))
+
+
+def gelu(x: Array) -> Array:
+    """The exact (erf) GELU; jax.nn.gelu defaults to the tanh approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
+def quick_gelu(x: Array) -> Array:
+    """CLIP's GELU."""
+    return x * jax.nn.sigmoid(1.702 * x)
+
+
+class PatchConv(nnx.Module):
+    """A convolution whose stride is its kernel size: fold patches, then one matrix product."""
+
+    def __init__(self, size: int, features_in: int, features_out: int, *, bias: bool = True, rngs: nnx.Rngs):
+        self.size = size
+        self.kernel = nnx.Param(torch_uniform(rngs.params(), (size, size, features_in, features_out)))
+        self.bias = nnx.Param(jnp.zeros(features_out)) if bias else None
+
+    def __call__(self, x: Float[Array, "*batch height width _"]) -> Float[Array, "*batch rows columns _"]:
+        *batch, height, width, channels = x.shape
+        s = self.size
+        x = x.reshape(*batch, height // s, s, width // s, s, channels)
+        x = jnp.moveaxis(x, -4, -3).reshape(*batch, height // s, width // s, s * s * channels)
+        y = x @ self.kernel.reshape(s * s * channels, -1)
+        return y if self.bias is None else y + self.bias
+
+
+class Conv3x3(nnx.Module):
+    """A 3 x 3 convolution with padding 1 and no bias."""
+
+    def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(torch_uniform(rngs.params(), (3, 3, features_in, features_out)))
+
+    def __call__(self, x: Float[Array, "*batch height width _"]) -> Float[Array, "*batch height width _"]:
+        *batch, height, width, channels = x.shape
+        x = jnp.pad(x, [(0, 0)] * len(batch) + [(1, 1), (1, 1), (0, 0)])
+        shifted = [x[..., i : i + height, j : j + width, :] for i in range(3) for j in range(3)]
+        return jnp.concatenate(shifted, axis=-1) @ self.kernel.reshape(9 * channels, -1)
+
+
+class UpConv(nnx.Module):
+    """torch's ConvTranspose2d with kernel 2 and stride 2; the kernel is [2, 2, out, in]."""
+
+    def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
+        init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-2, out_axis=-1)
+        self.kernel = nnx.Param(init(rngs.params(), (2, 2, features_out, features_in)))
+        self.bias = nnx.Param(jnp.zeros(features_out))
+
+    def __call__(self, x: Float[Array, "*batch height width _"]) -> Float[Array, "*batch height2 width2 _"]:
+        *batch, height, width, channels = x.shape
+        y = x @ self.kernel.reshape(-1, channels).T  # [..., height, width, 2 * 2 * out]
+        y = y.reshape(*batch, height, width, 2, 2, -1)
+        return jnp.moveaxis(y, -3, -4).reshape(*batch, 2 * height, 2 * width, -1) + self.bias
+
+
+class MLP(nnx.Module):
+    """Linear layers with ReLU between them (SAM's MLP)."""
+
+    def __init__(self, width_in: int, hidden: int, width_out: int, depth: int, *, rngs: nnx.Rngs):
+        widths = [width_in] + [hidden] * (depth - 1) + [width_out]
+        self.layers = nnx.List(Linear(a, b, rngs=rngs) for a, b in pairwise(widths))
+
+    def __call__(self, x: Float[Array, "*batch _"]) -> Float[Array, "*batch _"]:
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)
+
+
+def normalise(x: Float[Array, "*batch channels"], eps: float) -> Float[Array, "*batch channels"]:
+    """x / max(|x|, eps), with a finite gradient at 0."""
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, math.pow(eps, 2)))

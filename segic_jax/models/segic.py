@@ -1,0 +1,276 @@
+"""The whole flow: reference pictures with masks -> Context; target features + Context -> mask logits.
+
+Pure functions over flat parameter dictionaries, to be called inside `jax.jit` (model/segic.py of the
+official code). A concept is a class or an instance, a shot one reference mask of it.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, Int
+
+from segic_jax.config import ModelConfig, ViTConfig
+from segic_jax.models.correspondence import best_point, cosine_map, grid_cells, mask_boxes, pool
+from segic_jax.models.layers import Conv3x3, Embedding, LayerNorm2d, Linear, PatchConv
+from segic_jax.models.mask_decoder import MaskDecoder
+from segic_jax.models.prompt_encoder import PromptEncoder
+from segic_jax.models.resize import bilinear
+from segic_jax.models.vit import DinoVisionTransformer
+from segic_jax.params import Params, Template
+
+# ImageNet statistics of pixels in 0..1 (segic.py:362-366).
+PIXEL_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+PIXEL_STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class References:
+    """Reference pictures and masks of several concepts, in fixed slots; unused slots are not `valid`."""
+
+    images: Array  # uint8 or float [batch, pictures, S, S, 3], 0..255; the padding may hold anything
+    sizes: Int[Array, "batch pictures 2"]  # (h, w) of the picture on the canvas
+    masks: Array  # bool or float [batch, concepts, shots, S, S], 0..1
+    picture: Int[Array, "batch concepts shots"]  # index of the picture that each mask lies on
+    valid: Bool[Array, "batch concepts shots"]
+    text: Float[Array, "batch concepts text_width"]  # text feature of each concept's prompt
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Context:
+    """All that decoding needs to know about the references; independent of target and head."""
+
+    pooled: Float[Array, "batch concepts channels"]  # mean over the valid shots
+    visual: Float[Array, "batch concepts shots channels"]  # one feature a shot
+    visual_valid: Bool[Array, "batch concepts shots"]
+    text: Float[Array, "batch concepts text_width"]
+
+    @property
+    def valid(self) -> Bool[Array, "batch concepts"]:
+        """Concepts with at least one shot."""
+        return self.visual_valid.any(axis=-1)
+
+
+class SegicHead(nnx.Module):
+    """The trained part; attribute names are the official ones."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        width = config.head.width
+        self.neck = nnx.List(
+            [
+                PatchConv(1, config.vit.width, width, bias=False, rngs=rngs),
+                LayerNorm2d(width, rngs=rngs),
+                Conv3x3(width, width, rngs=rngs),
+                LayerNorm2d(width, rngs=rngs),
+            ]
+        )
+        self.prompt_encoder = PromptEncoder(config, rngs=rngs)
+        self.mask_decoder = MaskDecoder(config, rngs=rngs)
+        self.inst_type_embed = Embedding(2, width, rngs=rngs)  # 0: another concept's token, 1: an own one
+        self.prompt_proj = Linear(config.text_width, width, rngs=rngs)
+        self.inst_proj = Linear(config.vit.width, width, rngs=rngs)
+
+    def embed_image(self, features: Float[Array, "batch g g channels"]) -> Float[Array, "batch g g width"]:
+        """The neck."""
+        for layer in self.neck:
+            features = layer(features)
+        return features
+
+    def tokens(
+        self, context: Context, use_cross: Bool[Array, " batch"]
+    ) -> tuple[Float[Array, "batch concepts tokens width"], Bool[Array, "batch concepts tokens"]]:
+        """Each concept's text token, then the visual tokens of all concepts in order, and their validity.
+
+        Where `use_cross` is False a concept reads only its own visual tokens, without the type
+        embedding (segic.py:683-697, 1029-1039).
+        """
+        batch, concepts, shots, _ = context.visual.shape
+        visual = self.inst_proj(context.visual).reshape(batch, 1, concepts * shots, -1)
+        own = jnp.repeat(jnp.eye(concepts, dtype=bool), shots, axis=1)  # [concepts, concepts * shots]
+        kind = self.inst_type_embed.embedding
+        cross = use_cross[:, None, None]
+        visual = visual + jnp.where(cross[..., None], jnp.where(own[..., None], kind[1], kind[0]), 0)
+        valid = context.visual_valid.reshape(batch, 1, -1) & (own | cross)
+        text = self.prompt_proj(context.text)[:, :, None]
+        return (
+            jnp.concatenate([text, visual], axis=2),
+            jnp.concatenate([jnp.ones((batch, concepts, 1), bool), valid], axis=2),
+        )
+
+
+@cache
+def backbone_template(config: ViTConfig) -> Template:
+    """The backbone without its arrays."""
+    return Template(lambda rngs: DinoVisionTransformer(config, rngs=rngs))
+
+
+@cache
+def head_template(config: ModelConfig) -> Template:
+    """The head without its arrays."""
+    return Template(lambda rngs: SegicHead(config, rngs=rngs))
+
+
+def extract(
+    config: ModelConfig, backbone: Params, images: Array, sizes: Int[Array, "n 2"]
+) -> Float[Array, "n g g channels"]:
+    """Patch features of pictures on the canvas; no gradient.
+
+    Args:
+        backbone: in float32, or in the half precision that the backbone is to run in.
+        images: uint8 or float [n, S, S, 3], 0..255.
+        sizes: (h, w); what lies at or beyond them is padding.
+    """
+    pixels = normalised_pixels(images, sizes).astype(backbone["norm/scale"].dtype)
+    features = backbone_template(config.vit).bind(backbone)(pixels).patches
+    return jax.lax.stop_gradient(features.astype(jnp.float32))
+
+
+def normalised_pixels(images: Array, sizes: Int[Array, "n 2"]) -> Float[Array, "n S S 3"]:
+    """Zero mean and unit variance; padding is 0 after that (segic.py:361-368)."""
+    pixels = (images.astype(jnp.float32) / 255 - PIXEL_MEAN) / PIXEL_STD
+    place = jnp.arange(images.shape[1])
+    inside = (place[:, None] < sizes[:, 0, None, None]) & (place < sizes[:, 1, None, None])
+    return jnp.where(inside[..., None], pixels, 0)
+
+
+def encode(config: ModelConfig, backbone: Params, references: References) -> Context:
+    """Everything about the references, once for any number of targets."""
+    batch, pictures = references.images.shape[:2]
+    images = references.images.reshape(batch * pictures, *references.images.shape[2:])
+    features = extract(config, backbone, images, references.sizes.reshape(batch * pictures, 2))
+    return encode_features(features.reshape(batch, pictures, *features.shape[1:]), references)
+
+
+def encode_features(features: Float[Array, "batch pictures g g channels"], references: References) -> Context:
+    """`encode` from features that are there already; `references.images` and `sizes` are not read."""
+    valid = references.valid[..., None]
+    cells = grid_cells(references.masks, features.shape[2])  # [batch, concepts, shots, g, g]
+    on_picture = jax.nn.one_hot(references.picture, features.shape[1])  # [batch, concepts, shots, pictures]
+    # One product over all pictures; gathering a picture for each mask would copy its features.
+    placed = cells[:, :, :, None] * on_picture[..., None, None]
+    sums = jnp.einsum("bkspij,bpijc->bksc", placed, features)
+    visual = jnp.where(valid, sums / jnp.maximum(cells.sum((-2, -1)), 1)[..., None], 0)
+    return Context(
+        pooled=visual.sum(2) / jnp.maximum(valid.sum(2), 1),
+        visual=visual,
+        visual_valid=references.valid,
+        text=references.text,
+    )
+
+
+def decode(
+    config: ModelConfig,
+    head: Params,
+    features: Float[Array, "batch g g channels"],
+    context: Context,
+    *,
+    boxes: Float[Array, "batch concepts 4"] | None = None,
+    use_box: Bool[Array, " batch"] | None = None,
+    use_cross: Bool[Array, " batch"] | None = None,
+) -> tuple[Float[Array, "batch concepts side side"], Float[Array, "batch concepts"]]:
+    """Mask logits at 4 x grid (inside where positive) and predicted IoU of every concept on the target.
+
+    Args:
+        boxes, use_box: box prompts (x0, y0, x1, y1), and the pictures where they are read; give both
+            or neither.
+        use_cross: pictures where a concept also reads the other concepts' tokens; everywhere if None.
+    """
+    module = head_template(config).bind(head)
+    batch = features.shape[0]
+    similarity = cosine_map(features, context.pooled, config.canvas)
+    points = best_point(similarity)[:, :, None]
+    tokens, tokens_valid = module.tokens(context, jnp.ones(batch, bool) if use_cross is None else use_cross)
+    prompts = module.prompt_encoder(
+        points=points,
+        point_labels=jnp.ones(points.shape[:3], jnp.int32),
+        boxes=boxes,
+        use_box=use_box,
+        masks=similarity,
+        tokens=tokens,
+        tokens_valid=tokens_valid,
+    )
+    logits, iou = module.mask_decoder(
+        module.embed_image(features), module.prompt_encoder.dense_position(), prompts
+    )
+    return logits[:, :, 0], iou[:, :, 0]  # the other three are SAM's multimask outputs
+
+
+def upsample(
+    logits: Float[Array, "batch concepts side side"], canvas: int
+) -> Float[Array, "batch concepts S S"]:
+    """Logits at the canvas."""
+    return bilinear(logits[..., None], (canvas, canvas))[..., 0]
+
+
+def segment(
+    config: ModelConfig,
+    backbone: Params,
+    head: Params,
+    images: Array,
+    sizes: Int[Array, "batch 2"],
+    context: Context,
+) -> tuple[Float[Array, "batch concepts S S"], Float[Array, "batch concepts"]]:
+    """Mask logits on the canvas and predicted IoU; crop to `sizes` before use (segic.py:750-756)."""
+    logits, iou = decode(config, head, extract(config, backbone, images, sizes), context)
+    return upsample(logits, config.canvas), iou
+
+
+def train_forward(
+    config: ModelConfig,
+    head: Params,
+    target_features: Float[Array, "batch g g channels"],
+    reference_features: Float[Array, "batch g g channels"],
+    batch: dict[str, Array],
+    text_table: Float[Array, "prompts text_width"],
+) -> tuple[Float[Array, "batch concepts side side"], Float[Array, "batch concepts side side"]]:
+    """Logits on the targets, and on the references by context reversal (segic.py:458-476).
+
+    The reversed pass takes the predicted target masks as the context. Both have the same concepts.
+
+    Args:
+        batch: `target_masks`, `reference_masks` bool [batch, concepts, S, S]; `valid` [batch, concepts];
+            `target_prompt`, `reference_prompt` [batch], rows of text_table; `use_box`, `use_cross`
+            bool [batch, 2], for the forward and the reversed pass.
+    """
+
+    def one_pass(index, features, context_features, context_masks, masks, prompt):
+        pooled = pool(context_features[:, None], context_masks)
+        context = Context(
+            pooled=pooled,
+            visual=pooled[:, :, None],
+            visual_valid=batch["valid"][..., None],
+            text=jnp.repeat(text_table[prompt][:, None], masks.shape[1], axis=1),
+        )
+        return decode(
+            config,
+            head,
+            features,
+            context,
+            boxes=mask_boxes(masks),
+            use_box=batch["use_box"][:, index],
+            use_cross=batch["use_cross"][:, index],
+        )[0]
+
+    forward = one_pass(
+        0,
+        target_features,
+        reference_features,
+        batch["reference_masks"],
+        batch["target_masks"],
+        batch["target_prompt"],
+    )
+    predicted = upsample(jax.lax.stop_gradient(forward), config.canvas) > 0
+    reversed_ = one_pass(
+        1,
+        reference_features,
+        target_features,
+        predicted,
+        batch["reference_masks"],
+        batch["reference_prompt"],
+    )
+    return forward, reversed_

@@ -1,0 +1,155 @@
+"""DINOv2's vision transformer: pixels on a canvas -> normalised patch tokens on a grid.
+
+Attribute names are the official ones (dinov2/models/vision_transformer.py), so weights port by name.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from segic_jax.config import ViTConfig
+from segic_jax.models.attention import attention, join_heads, split_heads
+from segic_jax.models.layers import LayerNorm, PatchConv, gelu
+from segic_jax.models.resize import bicubic_antialias_weights, bicubic_weights, separable
+
+_normal = nnx.initializers.truncated_normal(0.02)
+
+
+class ViTFeatures(NamedTuple):
+    """Tokens after the last norm, and everything before it (class, registers, patches)."""
+
+    patches: Float[Array, "batch rows columns width"]
+    class_token: Float[Array, "batch width"]
+    registers: Float[Array, "batch registers width"]
+    before_norm: Float[Array, "batch tokens width"]
+
+
+class DinoVisionTransformer(nnx.Module):
+    """The backbone; runs on any canvas that the patch size divides."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        width = config.width
+        self.patch_embed = PatchEmbed(config, rngs=rngs)
+        self.cls_token = nnx.Param(_normal(rngs.params(), (1, 1, width)))
+        self.pos_embed = nnx.Param(_normal(rngs.params(), (1, config.pos_grid**2 + 1, width)))
+        self.register_tokens = (
+            nnx.Param(_normal(rngs.params(), (1, config.num_registers, width)))
+            if config.num_registers
+            else None
+        )
+        self.blocks = nnx.List(Block(config, rngs=rngs) for _ in range(config.depth))
+        self.norm = LayerNorm(width, epsilon=1e-6, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> ViTFeatures:
+        """`images` are normalised (zero mean, unit variance, padding 0)."""
+        x = self.patch_embed(images)
+        batch, rows, columns, width = x.shape
+        x = x.reshape(batch, rows * columns, width)
+        x = jnp.concatenate([jnp.broadcast_to(self.cls_token, (batch, 1, width)), x], axis=1)
+        x = x + self.interpolated_pos_embed(rows, columns)
+        registers = self.config.num_registers
+        if registers:
+            tokens = jnp.broadcast_to(self.register_tokens[...], (batch, registers, width))
+            x = jnp.concatenate([x[:, :1], tokens, x[:, 1:]], axis=1)
+        for block in self.blocks:
+            x = block(x)
+        normed = self.norm(x)
+        return ViTFeatures(
+            patches=normed[:, 1 + registers :].reshape(batch, rows, columns, width),
+            class_token=normed[:, 0],
+            registers=normed[:, 1 : 1 + registers],
+            before_norm=x,
+        )
+
+    def interpolated_pos_embed(self, rows: int, columns: int) -> Float[Array, "1 tokens width"]:
+        """The stored square grid resampled to [rows, columns], class position first."""
+        side = self.config.pos_grid
+        if (rows, columns) == (side, side):
+            return self.pos_embed[...]
+        grid = self.pos_embed[:, 1:].reshape(1, side, side, -1)
+        if self.config.pos_antialias:
+            grid = separable(
+                grid, bicubic_antialias_weights(side, rows), bicubic_antialias_weights(side, columns)
+            )
+        else:
+            offset = self.config.pos_offset
+            grid = separable(
+                grid, bicubic_weights(side, rows, offset), bicubic_weights(side, columns, offset)
+            )
+        return jnp.concatenate([self.pos_embed[:, :1], grid.reshape(1, rows * columns, -1)], axis=1)
+
+
+class PatchEmbed(nnx.Module):
+    """Patches to tokens."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        self.proj = PatchConv(config.patch_size, 3, config.width, rngs=rngs)
+
+    def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch rows columns _"]:
+        return self.proj(images)
+
+
+class Block(nnx.Module):
+    """Pre-norm attention and feed-forward, each scaled by a learned vector."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        self.norm1 = LayerNorm(config.width, epsilon=1e-6, rngs=rngs)
+        self.attn = SelfAttention(config, rngs=rngs)
+        self.ls1 = LayerScale(config.width)
+        self.norm2 = LayerNorm(config.width, epsilon=1e-6, rngs=rngs)
+        self.mlp = (SwiGLU if config.ffn == "swiglu" else FeedForward)(config, rngs=rngs)
+        self.ls2 = LayerScale(config.width)
+
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class SelfAttention(nnx.Module):
+    """q, k and v from one linear layer, heads inside each."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        self.heads = config.num_heads
+        self.qkv = nnx.Linear(config.width, 3 * config.width, kernel_init=_normal, rngs=rngs)
+        self.proj = nnx.Linear(config.width, config.width, kernel_init=_normal, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+        q, k, v = (split_heads(part, self.heads) for part in jnp.split(self.qkv(x), 3, axis=-1))
+        return self.proj(join_heads(attention(q, k, v)))
+
+
+class FeedForward(nnx.Module):
+    """Two layers with exact GELU."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        self.fc1 = nnx.Linear(config.width, config.ffn_hidden, kernel_init=_normal, rngs=rngs)
+        self.fc2 = nnx.Linear(config.ffn_hidden, config.width, kernel_init=_normal, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        return self.fc2(gelu(self.fc1(x)))
+
+
+class SwiGLU(nnx.Module):
+    """The giant model's feed-forward: silu of the first half times the second."""
+
+    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+        self.w12 = nnx.Linear(config.width, 2 * config.ffn_hidden, kernel_init=_normal, rngs=rngs)
+        self.w3 = nnx.Linear(config.ffn_hidden, config.width, kernel_init=_normal, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        gate, value = jnp.split(self.w12(x), 2, axis=-1)
+        return self.w3(jax.nn.silu(gate) * value)
+
+
+class LayerScale(nnx.Module):
+    """A learned scale for each channel."""
+
+    def __init__(self, width: int):
+        self.gamma = nnx.Param(jnp.ones(width))
+
+    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+        return x * self.gamma

@@ -1,0 +1,87 @@
+"""From a Config to the objects that a training needs: data, frozen weights, text features, validation.
+
+The loop knows none of these by name; a new data source or kind of weights is added here.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from segic_jax.config import Config, ConfigError, ViTConfig
+from segic_jax.data.emoji.source import EmojiPairs, EmojiSource
+from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.data.episodes import EpisodeSource, PairSource
+from segic_jax.data.sources.folder import FolderSource
+from segic_jax.evaluate.run import evaluate
+from segic_jax.models.segic import backbone_template
+from segic_jax.params import Params, as_float32
+from segic_jax.train.loop import Evaluate, Parts
+from segic_jax.weights.bundle import Bundle, load_bundle
+from segic_jax.weights.torch_names import from_torch, read_safetensors
+
+
+def build(config: Config) -> Parts:
+    """Read everything that `config` names.
+
+    Raises:
+        ConfigError, DataError, BundleError, ParamsError: a file is missing or does not fit.
+    """
+    backbone = load_backbone(config.backbone, config.model.vit)
+    # Without text features every prompt is the empty one.
+    text = {"": np.zeros(config.model.text_width, np.float32)}
+    head = None
+    if config.start:
+        start = load_bundle(config.start)
+        if start.config != config.model:
+            raise ConfigError(f"{config.start} is another model than `model` of the configuration says.")
+        head, text = start.head, start.text
+    if config.data.text_keep and len(text) == 1:
+        raise ConfigError("There are no text features of class names: set data.text_keep to 0.")
+    return Parts(
+        source=_pairs(config),
+        backbone=backbone,
+        text=text,
+        head=head,
+        evaluate=_validation(config, backbone, text),
+    )
+
+
+def load_backbone(path: str, config: ViTConfig) -> Params:
+    """Frozen weights: from a model file of this project, or under the official DINOv2 names.
+
+    Raises:
+        ConfigError: there is no such file.
+        ParamsError: it is no such file, or its tensors do not fit `config`.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(
+            f"{path or 'The empty path'}: there is no such file; give the backbone's weights with --backbone."
+        )
+    shapes = backbone_template(config).shapes
+    tensors = read_safetensors(path)
+    own = {name.removeprefix("backbone/"): tensors[name] for name in tensors if name.startswith("backbone/")}
+    if own:
+        return as_float32(own)
+    return as_float32(from_torch(tensors, shapes, what=f"weights of {path}"))
+
+
+def _pairs(config: Config) -> PairSource:
+    if config.source == "emoji":
+        return EmojiPairs(SpriteBank.load("base"), config.model.canvas)
+    return FolderSource(config.source)
+
+
+def _validation(config: Config, backbone: Params, text: Mapping[str, np.ndarray]) -> Evaluate | None:
+    if not config.validation:
+        return None
+    source: EpisodeSource = (
+        EmojiSource("validation") if config.validation == "emoji" else FolderSource(config.validation)
+    )
+
+    def scores(head: Params) -> dict[str, float]:
+        bundle = Bundle(config=config.model, backbone=backbone, head=head, text=dict(text))
+        report, _ = evaluate(bundle, source, limit=config.train.eval_episodes, baselines=False, sheet_rows=0)
+        return {name: report["scores"][name] for name in ("miou", "fb_iou", "episode_iou")}
+
+    return scores

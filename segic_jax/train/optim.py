@@ -1,0 +1,51 @@
+"""The optimizer: AdamW on the trainable parameters, with a learning rate that depends on the step only."""
+
+import jax.numpy as jnp
+import optax
+
+from segic_jax.config import OptimConfig
+from segic_jax.params import Params
+
+# Never reached by a gradient (`out.params_without_grad` of the official code): every concept has a mask
+# prompt, no loss reads the predicted IoU, and the Fourier matrix is a constant.
+UNTRAINED = (
+    "prompt_encoder/no_mask_embed/",
+    "prompt_encoder/pe_layer/",
+    "mask_decoder/iou_prediction_head/",
+)
+
+
+def trainable_names(head: Params) -> list[str]:
+    """Names of the parameters that the loss reaches; only these are updated and decayed."""
+    return [name for name in head if not name.startswith(UNTRAINED)]
+
+
+def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
+    """step -> learning rate.
+
+    'step' multiplies by gamma at every multiple of drop_at * total_steps (torch's StepLR), 'cosine'
+    falls to 0 at total_steps; both rise linearly over the first warmup_steps.
+    """
+    drop_every = max(round(config.drop_at * total_steps), 1)
+
+    def rate(step):
+        if config.schedule == "step":
+            scale = config.gamma ** (step // drop_every)
+        else:
+            progress = (step - config.warmup_steps) / max(total_steps - config.warmup_steps, 1)
+            scale = (1 + jnp.cos(jnp.pi * jnp.clip(progress, 0, 1))) / 2
+        warmup = jnp.minimum((step + 1) / max(config.warmup_steps, 1), 1)
+        return config.learning_rate * scale * warmup
+
+    return rate
+
+
+def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
+    """torch's AdamW; give it trainable parameters only, for it decays whatever it is given."""
+    return optax.adamw(
+        learning_rate(config, total_steps),
+        b1=config.betas[0],
+        b2=config.betas[1],
+        eps=config.eps,
+        weight_decay=config.weight_decay,
+    )

@@ -1,0 +1,238 @@
+"""Pretrain a small DINOv2-shaped backbone on the base classes of the embedded benchmark.
+
+Two losses on the patch tokens, both with cosine logits, so that what is learned is what SegIC reads:
+- every patch against one learned vector a base class, and one for the background;
+- every patch against the pooled features of the objects in the other scenes of its group: the cosine
+  map of in-context segmentation, with a learned level below which a patch is background.
+The patch targets are soft: the share of each object in the patch.
+"""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int, UInt8
+from safetensors.numpy import save_file
+
+from segic_jax import distributed
+from segic_jax.checkpoint import Checkpoints, check_meta
+from segic_jax.config import Config, ModelConfig, PretrainConfig, to_dict
+from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
+from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.metric_writer import MetricWriter
+from segic_jax.models.layers import normalise
+from segic_jax.models.segic import backbone_template, normalised_pixels
+from segic_jax.params import Params
+
+MAX_OBJECTS = 5  # in a scene
+FOLDER = "pretrain"  # of the work directory
+ENDLESS = 2**48  # grain wants a length
+
+
+def pretrained(config: Config, workdir: Path) -> Path | None:
+    """The file of the backbone that `config.pretrain` describes, made first if it is not there.
+
+    Returns None when the pretraining was asked to stop; call again to go on.
+    """
+    file = workdir / "backbone.safetensors"
+    if not file.exists():
+        if config.pretrain.steps == 0:
+            params = backbone_template(config.model.vit).init(config.pretrain.seed)
+        else:
+            params = pretrain(config, workdir)
+        if params is None:
+            return None
+        workdir.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".tmp")
+        save_file({f"backbone/{name}": np.asarray(value) for name, value in params.items()}, unfinished)
+        unfinished.rename(file)
+    return file
+
+
+def pretrain(config: Config, workdir: Path) -> Params | None:
+    """Train the backbone from the latest checkpoint of `workdir/pretrain`, or from the start.
+
+    Runs on one device. Returns None when it was asked to stop (SIGTERM, Ctrl-C) before the last step.
+    """
+    settings = config.pretrain
+    bank = SpriteBank.load("base")
+    params = backbone_template(config.model.vit).init(settings.seed)
+    extra = init_extra(config.model, len(bank.classes), settings.seed)
+    optimizer = make_optimizer(settings)
+    opt_state = optimizer.init((params, extra))
+    meta = {
+        "config": {"model": to_dict(config.model), "pretrain": to_dict(settings)},
+        "backbone": {"name": "a fresh one", "sha256": ""},
+    }
+
+    checkpoints = Checkpoints(workdir / FOLDER)
+    start = checkpoints.latest() or 0
+    if start:
+        check_meta(checkpoints.meta(start), meta, checkpoints.directory / str(start))
+        params, extra, opt_state = checkpoints.restore(start, params, extra, opt_state)
+    groups = grain.MapDataset.range(ENDLESS).map(SceneGroups(bank, settings, config.model.canvas))
+    groups = iter(groups[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
+
+    @jax.jit
+    def step(params, extra, opt_state, group):
+        def loss(trained):
+            return pretrain_loss(config.model, settings, *trained, **group)
+
+        gradients, parts = jax.grad(loss, has_aux=True)((params, extra))
+        updates, opt_state = optimizer.update(gradients, opt_state, (params, extra))
+        return *optax.apply_updates((params, extra), updates), opt_state, parts
+
+    writer = MetricWriter(workdir / FOLDER, start_step=start)
+    stop = distributed.StopRequest()
+    done, since, pending = start, time.monotonic(), []
+    try:
+        while done < settings.steps and not stop.reached(done):
+            params, extra, opt_state, parts = step(params, extra, opt_state, next(groups))
+            done += 1
+            pending.append(parts)
+            if done % settings.log_every == 0:
+                means = {name: float(np.mean([p[name] for p in pending])) for name in parts}
+                rate = len(pending) / (time.monotonic() - since)
+                writer.write(done, {**means, "steps_per_second": rate})
+                losses = "  ".join(f"{name} {value:.3f}" for name, value in means.items())
+                left = (settings.steps - done) / rate / 60
+                print(f"pretraining {done}/{settings.steps}  {losses}  {left:.0f} min left", flush=True)
+                since, pending = time.monotonic(), []
+            if done % settings.checkpoint_every == 0:
+                checkpoints.save(done, params, extra, opt_state, meta, None)
+        checkpoints.save(done, params, extra, opt_state, meta, None)
+    finally:
+        checkpoints.close()
+        groups.close()
+        writer.close()
+        stop.close()
+    return params if done == settings.steps else None
+
+
+def make_optimizer(settings: PretrainConfig) -> optax.GradientTransformation:
+    """AdamW along a cosine; only matrices decay."""
+    rate = optax.warmup_cosine_decay_schedule(
+        0.0, settings.learning_rate, settings.warmup_steps, settings.steps
+    )
+    return optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.adamw(
+            rate,
+            b2=0.98,
+            weight_decay=settings.weight_decay,
+            mask=lambda trained: jax.tree.map(lambda value: value.ndim > 1, trained),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class SceneGroups:
+    """Number of a step -> its scenes."""
+
+    bank: SpriteBank
+    settings: PretrainConfig
+    canvas: int
+
+    def __call__(self, number: int) -> dict[str, np.ndarray]:
+        """See `scene_group`."""
+        rng = np.random.default_rng([self.settings.seed, number])
+        return scene_group(rng, self.bank, self.settings, self.canvas)
+
+
+def scene_group(
+    rng: np.random.Generator, bank: SpriteBank, config: PretrainConfig, canvas: int
+) -> dict[str, np.ndarray]:
+    """Scenes that share a few classes.
+
+    Returns:
+        images uint8 [scenes, S, S, 3]; labels uint8 [scenes, S, S], 0 background, i + 1 object i;
+        classes int32 [scenes, MAX_OBJECTS], the class of each object, -1 where there is none.
+    """
+    chosen = rng.choice(len(bank.classes), config.group_classes, replace=False)
+    images, labels = [], []
+    classes = np.full((config.group_scenes, MAX_OBJECTS), -1, np.int32)
+    for scene in range(config.group_scenes):
+        present = rng.choice(chosen, int(rng.integers(2, MAX_OBJECTS + 1)), replace=False)
+        classes[scene, : len(present)] = present
+        objects = [(bank.classes[c].name, str(rng.choice(bank.classes[c].artists))) for c in present]
+        image, label = compose(rng, objects, canvas, TRAINING_STYLE)
+        images.append(image)
+        labels.append(label)
+    return {"images": np.stack(images), "labels": np.stack(labels), "classes": classes}
+
+
+def init_extra(config: ModelConfig, classes: int, seed: int) -> Params:
+    """What the losses learn beside the backbone: class vectors, two scales, the background level."""
+    key = jax.random.key(seed)
+    return {
+        "class_vectors": 0.05 * jax.random.normal(key, (classes + 1, config.vit.width)),
+        "class_scale": jnp.asarray(16.0),
+        "match_scale": jnp.asarray(16.0),
+        "match_level": jnp.asarray(0.4),
+    }
+
+
+def pretrain_loss(
+    config: ModelConfig,
+    pretrain: PretrainConfig,
+    backbone: Params,
+    extra: Params,
+    images: UInt8[Array, "scenes S S 3"],
+    labels: UInt8[Array, "scenes S S"],
+    classes: Int[Array, "scenes objects"],
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """The sum of both losses, and each."""
+    scenes, side = images.shape[:2]
+    grid, patch = config.grid, config.vit.patch_size
+    pixels = normalised_pixels(images, jnp.full((scenes, 2), side))
+    tokens = backbone_template(config.vit).bind(backbone)(pixels).patches
+    tokens = tokens.reshape(scenes, grid * grid, -1)
+    unit = normalise(tokens, 1e-6)
+
+    # Share of background and of each object in every patch: [scenes, patches, 1 + objects].
+    one_hot = labels[..., None] == jnp.arange(1 + MAX_OBJECTS, dtype=jnp.uint8)
+    share = one_hot.reshape(scenes, grid, patch, grid, patch, -1).mean((2, 4))
+    share = share.reshape(scenes, grid * grid, -1)
+    weight = jnp.where(share[..., 0] > 0.5, pretrain.background_weight, 1.0)
+    weight = weight / weight.sum()
+
+    class_loss = _class_loss(unit, share, classes, weight, extra)
+    match_loss = _match_loss(tokens, unit, share, classes, weight, extra)
+    return class_loss + match_loss, {"class_loss": class_loss, "match_loss": match_loss}
+
+
+def _class_loss(unit, share, classes, weight, extra):
+    vectors = normalise(extra["class_vectors"], 1e-6)  # the last one is the background
+    log_p = jax.nn.log_softmax(extra["class_scale"] * unit @ vectors.T)
+    background = vectors.shape[0] - 1
+    index = jnp.where(classes < 0, background, classes)[:, None]  # [scenes, 1, objects]
+    of_objects = jnp.take_along_axis(log_p, jnp.broadcast_to(index, (*log_p.shape[:2], index.shape[-1])), -1)
+    log_p_true = share[..., 0] * log_p[..., background] + (share[..., 1:] * of_objects).sum(-1)
+    return -(weight * log_p_true).sum()
+
+
+def _match_loss(tokens, unit, share, classes, weight, extra):
+    scenes, _, objects = share[..., 1:].shape
+    inside = (share[..., 1:] > 0.5).astype(tokens.dtype)  # [scenes, patches, objects]
+    pooled = jnp.einsum("spo,spc->soc", inside, tokens) / jnp.maximum(inside.sum(1), 1)[..., None]
+    usable = ((classes >= 0) & (inside.sum(1) > 0)).reshape(-1)
+    pooled = normalise(pooled, 1e-6).reshape(scenes * objects, -1)
+    logits = extra["match_scale"] * (unit @ pooled.T - extra["match_level"])  # [scenes, patches, keys]
+    # A scene is not matched with its own objects.
+    own = jnp.arange(scenes)[:, None] == jnp.repeat(jnp.arange(scenes), objects)
+    readable = (usable & ~own)[:, None]  # [scenes, 1, keys]
+    # The background's logit is 0; cosines bound the others, so that no exponential underflows.
+    odds = jnp.where(readable, jnp.exp(logits), 0)
+    log_all = jnp.log1p(odds.sum(-1))
+    # For each object of a scene, the odds of all objects of its class elsewhere.
+    same = (classes[..., None] == classes.reshape(-1)) & readable  # [scenes, objects, keys]
+    odds_same = jnp.einsum("spk,sok->spo", odds, same.astype(odds.dtype))
+    matchable = same.any(-1)[:, None]
+    log_same = jnp.log(jnp.where(matchable, odds_same, 1))
+    of_objects = jnp.where(matchable, share[..., 1:] * (log_same - log_all[..., None]), 0).sum(-1)
+    return -(weight * (of_objects - share[..., 0] * log_all)).sum()

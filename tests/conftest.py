@@ -1,0 +1,112 @@
+"""Fixtures that read the goldens, compact (tests/goldens) or full (the folder SEGIC_GOLDENS names)."""
+
+import gzip
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load
+
+jax.config.update("jax_default_matmul_precision", "highest")  # accelerators round products otherwise
+
+FULL = os.environ.get("SEGIC_GOLDENS")
+FOLDER = Path(FULL) if FULL else Path(__file__).parent / "goldens"
+
+
+class Golden(dict):
+    """{name: array}; a test that needs an array of the full set only is skipped."""
+
+    def __missing__(self, name: str):
+        if name in self.get("@dropped", ()):
+            pytest.skip(f"{name} is only in a full set of goldens (environment variable SEGIC_GOLDENS)")
+        raise KeyError(name)
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """The golden gradient of one tensor, in torch's layout: all of it, or a sample of entries."""
+
+    index: np.ndarray  # into the flattened tensor
+    values: np.ndarray
+    largest: float  # largest absolute entry of the whole tensor
+    sum: float  # of the whole tensor
+
+    def error(self, gradient: np.ndarray) -> float:
+        """Largest difference, as a fraction of the largest entry (absolute where that is zero)."""
+        difference = np.abs(np.asarray(gradient).ravel()[self.index] - self.values).max()
+        return float(difference / (self.largest or 1.0))
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """golden("text") -> {name: array} of that file."""
+    return lambda name: _compact(name) if not FULL else _full(name)
+
+
+@pytest.fixture(scope="session")
+def golden_weights():
+    """golden_weights("segic") -> the state dict with the official names, float32."""
+    return lambda name: _compact(f"{name}.weights") if not FULL else _full_weights(name)
+
+
+@pytest.fixture(scope="session")
+def golden_gradients():
+    """golden_gradients("segic_train_ragged") -> {official name: Gradient}."""
+
+    def read(name: str) -> dict[str, Gradient]:
+        if FULL:
+            return {
+                key: Gradient(
+                    np.arange(g.size), g.ravel(), float(np.abs(g).max()), float(g.sum(dtype=np.float64))
+                )
+                for key, g in _full_weights(f"{name}_grads").items()
+            }
+        stored = _compact(f"{name}_grads.weights")
+        return {
+            key: Gradient(stored[key + "@index"], stored[key], *stored[key + "@largest_sum"].tolist())
+            for key in stored
+            if "@" not in key
+        }
+
+    return read
+
+
+@cache
+def _full(name: str) -> Golden:
+    with np.load(FOLDER / f"{name}.npz") as arrays:
+        return Golden({key: arrays[key] for key in arrays.files})
+
+
+@cache
+def _full_weights(name: str) -> dict[str, np.ndarray]:
+    path = FOLDER / f"{name}.safetensors"
+    if path.exists():
+        return load(path.read_bytes())
+    return load(gzip.decompress((FOLDER / f"{name}.safetensors.gz").read_bytes()))
+
+
+@cache
+def _compact(name: str) -> Golden:
+    """Undo what goldens/compact.py `pack` did."""
+    arrays = Golden()
+    with np.load(FOLDER / f"{name}.npz") as stored:
+        for key in stored.files:
+            array, (base, _, form) = stored[key], key.partition("@")
+            if form == "same":
+                arrays[base] = arrays[str(array)]
+            elif form == "uint8":
+                arrays[base] = array.astype(np.float32)
+            elif form == "bfloat16":
+                arrays[base] = (array.astype(np.uint32) << 16).view(np.float32)
+            elif form == "uint24":
+                steps = array.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], np.uint32)
+                arrays[base] = (steps / 2**24).astype(np.float32)
+            else:
+                arrays[key] = array
+    for array in arrays.values():
+        array.setflags(write=False)  # they are shared by all tests
+    return arrays

@@ -1,0 +1,160 @@
+"""Every primitive against the installed torch, on random numbers; skipped where torch is absent."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from segic_jax.config import OptimConfig
+from segic_jax.models import layers, resize
+from segic_jax.models.attention import attention
+from segic_jax.models.correspondence import cosine_map
+from segic_jax.params import Template
+from segic_jax.train.losses import mask_losses, point_sample
+from segic_jax.train.optim import make_optimizer
+from segic_jax.weights.torch_names import from_torch
+
+torch = pytest.importorskip("torch")
+F = torch.nn.functional
+RNG = np.random.default_rng(0)
+
+
+def normal(*shape):
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def torch_image(x):
+    """Channels last to torch's channels first."""
+    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, -3)))
+
+
+def ours(tensor):
+    return np.moveaxis(tensor.detach().numpy(), -3, -1)
+
+
+@pytest.mark.parametrize(
+    ("size_in", "size_out"), [((8, 8), (28, 28)), ((28, 17), (112, 40)), ((96, 50), (31, 50))]
+)
+def test_bilinear(size_in, size_out):
+    x = normal(2, *size_in, 3)
+    expected = F.interpolate(torch_image(x), size=size_out, mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(resize.bilinear(jnp.asarray(x), size_out), ours(expected), atol=2e-6)
+
+
+@pytest.mark.parametrize("size", [8, 16, 36, 64])
+def test_position_table_as_the_plain_dinov2_resizes_it(size):
+    x = normal(1, 37, 37, 4)
+    scale = (size + 0.1) / 37
+    expected = F.interpolate(torch_image(x), scale_factor=(scale, scale), mode="bicubic", antialias=False)
+    weights = resize.bicubic_weights(37, size, 0.1)
+    np.testing.assert_allclose(resize.separable(jnp.asarray(x), weights, weights), ours(expected), atol=1e-4)
+
+
+@pytest.mark.parametrize("size", [8, 16, 36, 64])
+def test_position_table_as_dinov2_with_registers_resizes_it(size):
+    x = normal(1, 37, 37, 4)
+    expected = F.interpolate(torch_image(x), size=(size, size), mode="bicubic", antialias=True)
+    weights = resize.bicubic_antialias_weights(37, size)
+    np.testing.assert_allclose(resize.separable(jnp.asarray(x), weights, weights), ours(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "reference"),
+    [
+        (lambda rngs: layers.PatchConv(7, 3, 5, rngs=rngs), lambda: torch.nn.Conv2d(3, 5, 7, stride=7)),
+        (
+            lambda rngs: layers.Conv3x3(3, 5, rngs=rngs),
+            lambda: torch.nn.Conv2d(3, 5, 3, padding=1, bias=False),
+        ),
+        (lambda rngs: layers.UpConv(3, 5, rngs=rngs), lambda: torch.nn.ConvTranspose2d(3, 5, 2, stride=2)),
+    ],
+    ids=["PatchConv", "Conv3x3", "UpConv"],
+)
+def test_convolutions_under_torch_names(make, reference):
+    module = reference()
+    template = Template(make)
+    params = from_torch(
+        {name: t.detach().numpy() for name, t in module.state_dict().items()}, template.shapes
+    )
+    x = normal(2, 14, 21, 3)
+    np.testing.assert_allclose(template.bind(params)(jnp.asarray(x)), ours(module(torch_image(x))), atol=2e-6)
+
+
+def test_layer_norm_far_from_zero():
+    x = normal(4, 64) + 100
+    module = layers.LayerNorm(64, epsilon=1e-5, rngs=nnx.Rngs(0))
+    expected = F.layer_norm(torch.from_numpy(x), (64,), eps=1e-5)
+    np.testing.assert_allclose(module(jnp.asarray(x)), expected.numpy(), atol=5e-5)
+
+
+def test_gelu():
+    x = np.linspace(-6, 6, 1001, dtype=np.float32)
+    np.testing.assert_allclose(layers.gelu(jnp.asarray(x)), F.gelu(torch.from_numpy(x)).numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [50, 1100])
+def test_attention_short_and_in_chunks(tokens):
+    q, k, v = (normal(1, 2, tokens, 16) for _ in range(3))
+    mask = RNG.random((1, 1, 1, tokens)) < 0.7
+    expected = F.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v)), torch.from_numpy(mask))
+    found = attention(*map(jnp.asarray, (q, k, v)), jnp.asarray(mask))
+    np.testing.assert_allclose(found, expected.numpy(), atol=2e-6)
+
+
+def test_cosine_map():
+    features, pooled = normal(1, 8, 8, 12), normal(1, 3, 12)
+    large = F.interpolate(torch_image(features), size=(28, 28), mode="bilinear", align_corners=False)
+    similarity = torch.einsum(
+        "bchw,bkc->bkhw", F.normalize(large, dim=1), F.normalize(torch.from_numpy(pooled), dim=2)
+    )
+    expected = F.interpolate(similarity, size=(112, 112), mode="bilinear", align_corners=False)
+    np.testing.assert_allclose(cosine_map(features, pooled, 112), expected.numpy(), atol=1e-5)
+
+
+def test_point_sample_and_its_gradient():
+    maps, coords = normal(2, 3, 9, 7), RNG.uniform(-0.05, 1.05, (2, 3, 50, 2)).astype(np.float32)
+    tensor = torch.from_numpy(maps).reshape(6, 1, 9, 7).requires_grad_()
+    grid = 2 * torch.from_numpy(coords).reshape(6, 50, 1, 2) - 1
+    expected = F.grid_sample(tensor, grid, align_corners=False).reshape(2, 3, 50)
+    np.testing.assert_allclose(point_sample(maps, coords), expected.detach().numpy(), atol=2e-5)
+    expected.square().sum().backward()
+    gradient = jax.grad(lambda x: jnp.square(point_sample(x, coords)).sum())(jnp.asarray(maps))
+    np.testing.assert_allclose(gradient, tensor.grad.reshape(2, 3, 9, 7).numpy(), atol=2e-4)
+
+
+def test_mask_losses():
+    logits, coords = normal(2, 2, 8, 8), RNG.random((2, 2, 40, 2)).astype(np.float32)
+    targets = RNG.random((2, 2, 32, 32)) < 0.4
+    x, t = (
+        F.grid_sample(
+            torch.from_numpy(np.asarray(m, np.float32)).reshape(4, 1, *m.shape[2:]),
+            2 * torch.from_numpy(coords).reshape(4, 40, 1, 2) - 1,
+            align_corners=False,
+        ).reshape(4, 40)
+        for m in (logits, targets)
+    )
+    cross_entropy = F.binary_cross_entropy_with_logits(x, t)
+    p = x.sigmoid()
+    dice = (1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)).mean()
+    found = mask_losses(logits, targets, coords, np.ones((2, 2), bool))
+    np.testing.assert_allclose(found, [cross_entropy, dice], atol=1e-6)
+
+
+def test_adamw_with_the_step_schedule():
+    config, steps = OptimConfig(learning_rate=1e-2, weight_decay=0.1), 12
+    start, gradients = normal(20), normal(steps, 20)
+    parameter = torch.nn.Parameter(torch.from_numpy(start.copy()))
+    theirs = torch.optim.AdamW([parameter], lr=1e-2, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(theirs, step_size=10)
+    optimizer = make_optimizer(config, steps)
+    params = {"a": jnp.asarray(start)}
+    state = optimizer.init(params)
+    for gradient in gradients:
+        parameter.grad = torch.from_numpy(gradient)
+        theirs.step()
+        schedule.step()
+        updates, state = optimizer.update({"a": jnp.asarray(gradient)}, state, params)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_allclose(params["a"], parameter.detach().numpy(), atol=1e-6)

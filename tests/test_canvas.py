@@ -1,0 +1,85 @@
+import cv2
+import numpy as np
+import pytest
+
+from segic_jax.data.canvas import fitted_taps, pad, resample, resample_image, resize_and_pad
+
+
+def on_canvas(x, canvas, value):
+    """Pad the last two axes with `value`."""
+    rows, columns = x.shape[-2:]
+    margin = [(0, 0)] * (x.ndim - 2) + [(0, canvas - rows), (0, canvas - columns)]
+    return np.pad(x, margin, constant_values=value)
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_resize_equals_official(golden, case):
+    arrays = golden("preprocess")
+    image, label = arrays[f"in.resize.{case}.image"], arrays[f"in.resize.{case}.label"]
+    rows, columns = fitted_taps(*image.shape[1:], 112)
+    assert (len(rows.low), len(columns.low)) == tuple(arrays[f"out.resize.{case}.ori_size"])
+    ours = resample_image(np.moveaxis(image, 0, -1), rows, columns).transpose(2, 0, 1)
+    np.testing.assert_allclose(on_canvas(ours, 112, 128), arrays[f"out.resize.{case}.image"], atol=2e-3)
+    ours = resample(label, rows, columns)
+    np.testing.assert_allclose(on_canvas(ours, 112, 0), arrays[f"out.resize.{case}.label"], atol=2e-3)
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_placed_is_the_official_picture_rounded(golden, case):
+    arrays = golden("preprocess")
+    image, label = arrays[f"in.resize.{case}.image"], arrays[f"in.resize.{case}.label"]
+    placed = resize_and_pad(np.moveaxis(image, 0, -1), label > 127, 112)
+    official = np.moveaxis(arrays[f"out.resize.{case}.image"], 0, -1)
+    assert placed.image.dtype == np.uint8
+    # Rounded from within 2e-3, so at most that beyond half a grey level.
+    np.testing.assert_allclose(placed.image, official, atol=0.502)
+    assert placed.size == tuple(arrays[f"out.resize.{case}.ori_size"])
+    if set(np.unique(label)) == {0, 255}:
+        official = arrays[f"out.resize.{case}.label"] / 255
+        clear = abs(official - 0.5) > 1e-4
+        np.testing.assert_array_equal(placed.masks[clear], official[clear] > 0.5)
+
+
+def test_resize_of_a_video_equals_official(golden):
+    arrays = golden("preprocess")
+    rows, columns = fitted_taps(60, 80, 112)
+    assert (len(rows.low), len(columns.low)) == tuple(arrays["out.vos.ori_size"])
+    frames, masks = (resample(arrays[f"in.vos.{name}"], rows, columns) for name in ("images", "inst_masks"))
+    np.testing.assert_allclose(on_canvas(frames, 112, 128), arrays["out.vos.images"], atol=2e-3)
+    np.testing.assert_allclose(on_canvas(masks, 112, 0), arrays["out.vos.inst_masks"], atol=2e-3)
+
+
+def test_a_picture_of_the_right_size_is_copied():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    masks = rng.random((2, 48, 64)) < 0.5
+    placed = resize_and_pad(image, masks, 64)
+    np.testing.assert_array_equal(placed.image[:48], image)
+    np.testing.assert_array_equal(placed.masks[:, :48], masks)
+    assert (placed.image[48:] == 128).all()
+    assert not placed.masks[:, 48:].any()
+    assert placed.size == (48, 64)
+    # The long way round gives the same.
+    slow = resample_image(image, *fitted_taps(48, 64, 64)).astype(np.uint8)
+    np.testing.assert_array_equal(slow, image)
+
+
+@pytest.mark.parametrize("shape", [(30, 50), (90, 45), (128, 128)])
+def test_agrees_with_opencv(shape):
+    """Another implementation; it steps by in / out, which is the same where no fraction is cut off."""
+    image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    height, width = (side * 100 // max(shape) for side in shape)
+    theirs = cv2.resize(image.astype(np.float32), (width, height))
+    np.testing.assert_allclose(resample_image(image, *fitted_taps(*shape, 100)), theirs, atol=5e-3)
+
+
+def test_masks_are_thresholded_strictly():
+    masks = np.zeros((1, 4, 4), bool)
+    masks[:, :, :1] = True  # every other value of the halved mask is exactly 1/2
+    assert not resize_and_pad(np.zeros((4, 4, 3), np.uint8), masks, 2).masks.any()
+
+
+def test_padding_alone():
+    placed = pad(np.zeros((2, 3, 3), np.uint8), np.ones((1, 2, 3), bool), 4)
+    assert placed.masks.sum() == 6
+    assert (placed.image == 128).sum() == 3 * (16 - 6)

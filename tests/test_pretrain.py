@@ -1,0 +1,77 @@
+"""The pretraining's losses and its restart."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file
+
+from segic_jax.config import Config, HeadConfig, ModelConfig, PretrainConfig, ViTConfig
+from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.models.segic import backbone_template
+from segic_jax.train import pretrain
+
+MODEL = ModelConfig(
+    vit=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),
+    head=HeadConfig(width=16, num_heads=2),
+    canvas=32,
+)
+SETTINGS = PretrainConfig(
+    steps=4, group_scenes=4, group_classes=6, log_every=2, checkpoint_every=2, warmup_steps=1
+)
+
+
+def group():
+    return pretrain.scene_group(np.random.default_rng(0), SpriteBank.load("base"), SETTINGS, MODEL.canvas)
+
+
+def test_a_group_names_the_class_of_every_object():
+    scenes = group()
+    assert scenes["images"].shape == (4, 32, 32, 3)
+    for labels, classes in zip(scenes["labels"], scenes["classes"], strict=True):
+        present = np.unique(labels[labels > 0])
+        assert (classes[present - 1] >= 0).all()
+    assert len(np.unique(scenes["classes"][scenes["classes"] >= 0])) <= SETTINGS.group_classes
+
+
+def test_features_that_name_their_class_have_almost_no_loss():
+    """Each patch one object; its feature is the class's own axis, the background's another one."""
+    classes = jnp.array([[0, 1], [1, 0], [0, 2]])
+    share = jnp.zeros((3, 6, 3)).at[:, :2, 0].set(1).at[:, 2:4, 1].set(1).at[:, 4:, 2].set(1)
+    axes = jnp.eye(4)
+    patch_class = jnp.concatenate([jnp.full((3, 2), 3), jnp.repeat(classes, 2, axis=1)], axis=1)
+    tokens = axes[patch_class]
+    extra = {"match_scale": jnp.array(40.0), "match_level": jnp.array(0.5)}
+    weight = jnp.full((3, 6), 1 / 18)
+    good = pretrain._match_loss(tokens, tokens, share, classes, weight, extra)
+    bad = pretrain._match_loss(tokens[:, ::-1], tokens[:, ::-1], share, classes, weight, extra)
+    assert good < 1e-3 < 1 < bad
+
+    extra = {"class_vectors": axes, "class_scale": jnp.array(40.0)}
+    good = pretrain._class_loss(tokens, share, classes, weight, extra)
+    bad = pretrain._class_loss(tokens[:, ::-1], share, classes, weight, extra)
+    assert good < 1e-3 < 1 < bad
+
+
+def test_gradients_are_finite_even_without_any_object():
+    scenes = group()
+    scenes["classes"][:] = -1
+    scenes["labels"][:] = 0
+    params = backbone_template(MODEL.vit).init(0)
+    extra = pretrain.init_extra(MODEL, 497, 0)
+    gradients = jax.grad(
+        lambda p, e: pretrain.pretrain_loss(MODEL, SETTINGS, p, e, **scenes)[0], argnums=(0, 1)
+    )(params, extra)
+    assert all(np.isfinite(value).all() for value in jax.tree.leaves(gradients))
+
+
+def test_going_on_after_a_stop_gives_the_same_bits(tmp_path, monkeypatch):
+    config = Config(backbone="", model=MODEL, pretrain=SETTINGS)
+    straight = load_file(pretrain.pretrained(config, tmp_path / "straight"))
+
+    asked = iter([False, False, True])
+    monkeypatch.setattr(pretrain.distributed.StopRequest, "reached", lambda self, step: next(asked))
+    assert pretrain.pretrained(config, tmp_path / "stopped") is None
+    monkeypatch.undo()
+    resumed = load_file(pretrain.pretrained(config, tmp_path / "stopped"))
+    assert straight.keys() == resumed.keys()
+    assert all(np.array_equal(straight[name], resumed[name]) for name in straight)

@@ -1,0 +1,222 @@
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
+from segic_jax.models import segic
+from segic_jax.models.resize import bilinear
+from segic_jax.weights.torch_names import from_torch, split_segic
+
+TINY = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
+
+extract = jax.jit(partial(segic.extract, TINY))
+encode = jax.jit(partial(segic.encode, TINY))
+decode = jax.jit(partial(segic.decode, TINY))
+segment = jax.jit(partial(segic.segment, TINY))
+
+
+@pytest.fixture(scope="module")
+def weights(golden_weights):
+    parts = split_segic(golden_weights("segic"))
+    return (
+        from_torch(parts.backbone, segic.backbone_template(TINY.vit).shapes),
+        from_torch(parts.head, segic.head_template(TINY).shapes),
+    )
+
+
+def last(array):
+    """NCHW -> NHWC."""
+    return jnp.moveaxis(jnp.asarray(array), 1, -1)
+
+
+def references(images, sizes, masks, picture, text):
+    """A batch of one with one shot for each concept."""
+    return segic.References(
+        images=last(images)[None],
+        sizes=jnp.asarray(sizes)[None],
+        masks=jnp.asarray(masks)[None, :, None],
+        picture=jnp.asarray(picture)[None, :, None],
+        valid=jnp.ones((1, len(masks), 1), bool),
+        text=jnp.asarray(text)[None],
+    )
+
+
+def golden_references(g):
+    masks = g["in.label_dual"] / 255 > 0.5
+    return references(
+        g["in.image_dual"],
+        g["in.ori_size_dual"],
+        masks,
+        np.zeros(len(masks), int),
+        np.repeat(g["mid.text_features"][:1], len(masks), axis=0),
+    )
+
+
+@pytest.mark.parametrize(
+    "name", ["segic_infer_semantic", "segic_infer_instances", "segic_infer_empty_reference"]
+)
+def test_inference_goldens(golden, weights, name):
+    g = golden(name)
+    backbone, head = weights
+    context = encode(backbone, golden_references(g))
+    np.testing.assert_allclose(context.pooled[0], g["mid.inst_feat"], atol=1e-4)
+    logits, iou = segment(backbone, head, last(g["in.image"]), g["in.ori_size"], context)
+    height, width = g["in.ori_size"][0]
+    np.testing.assert_allclose(logits[0, :, :height, :width], g["out.masks"][:, 0], atol=1e-4)
+    np.testing.assert_allclose(iou[0], g["out.iou_pred"][:, 0], atol=1e-4)
+
+
+def test_middle_of_the_instance_golden(golden, weights):
+    g = golden("segic_infer_instances")
+    backbone, head = weights
+    pictures = jnp.concatenate([last(g["in.image"]), last(g["in.image_dual"])])
+    sizes = np.concatenate([g["in.ori_size"], g["in.ori_size_dual"]])
+    features = extract(backbone, pictures, sizes)
+    np.testing.assert_allclose(features, last(g["mid.image_embeddings"]), atol=1e-4)
+    module = segic.head_template(TINY).bind(head)
+    np.testing.assert_allclose(module.embed_image(features[:1]), last(g["mid.neck_out"]), atol=1e-4)
+    context = segic.encode_features(features[None, 1:], golden_references(g))
+    tokens, valid = module.tokens(context, jnp.ones(1, bool))
+    np.testing.assert_allclose(tokens[0], g["mid.text_tokens"], atol=1e-4)
+    assert valid.all()
+    logits, _ = decode(head, features[:1], context)
+    np.testing.assert_allclose(logits[0], g["mid.low_res_masks"][:, 0], atol=1e-4)
+
+
+def test_three_classes_from_three_pictures(golden, weights):
+    g = golden("segic_semseg")
+    backbone, head = weights
+    given = references(
+        g["in.ref_image"],
+        g["in.ref_ori_size"],
+        g["in.ref_label"] / 255,
+        np.arange(3),
+        g["mid.ref_text_features"],
+    )
+    context = encode(backbone, given)
+    np.testing.assert_allclose(context.pooled[0], g["out.inst_feats"][:, 0], atol=1e-4)
+    tokens, _ = segic.head_template(TINY).bind(head).tokens(context, jnp.ones(1, bool))
+    np.testing.assert_allclose(tokens[0, :, 0], g["out.prompt_tokens"][:, 0], atol=1e-4)
+    logits, iou = segment(backbone, head, last(g["in.image"]), g["in.ori_size"], context)
+    height, width = g["in.ori_size"][0]
+    masks = logits[0, :, :height, :width]
+    np.testing.assert_allclose(masks, g["out.masks"][:, 0], atol=1e-4)
+    np.testing.assert_allclose(iou[0], g["out.iou_pred"][:, 0], atol=1e-4)
+    # `custom_eval` of train.py: mean confidence of all pixels, and the masks at the picture's own size.
+    score = np.mean(jax.nn.sigmoid(np.abs(masks)), axis=(1, 2))
+    np.testing.assert_allclose(score, g["out.mask_score"], atol=1e-4)
+    full = bilinear(masks[..., None], tuple(g["in.full_hw"]))[..., 0]
+    np.testing.assert_array_equal(full > 0, g["out.full_masks"][:, 0] > 0)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small random head, features of two targets, and a context of four concepts with three shots."""
+    config = ModelConfig(
+        vit=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
+        head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
+        text_width=16,
+        canvas=64,
+    )
+    rng = np.random.default_rng(0)
+    masks = rng.random((2, 4, 3, 64, 64)) > 0.4
+    masks[:, :, :, :16, :16] = True  # no mask is empty on the grid
+    given = segic.References(
+        images=rng.integers(0, 256, (2, 5, 64, 64, 3), np.uint8),
+        sizes=rng.integers(30, 65, (2, 5, 2)),
+        masks=masks,
+        picture=rng.integers(0, 5, (2, 4, 3)),
+        valid=np.array([[[1, 1, 1], [1, 0, 1], [0, 0, 1], [1, 1, 0]], [[1, 0, 0]] * 4], bool),
+        text=rng.normal(size=(2, 4, 16)).astype(np.float32),
+    )
+    backbone = segic.backbone_template(config.vit).init(0)
+    head = segic.head_template(config).init(0)
+    targets = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
+    sizes = np.array([[64, 40], [50, 64]])
+
+    @jax.jit
+    def run(targets, sizes, given):
+        return segic.segment(config, backbone, head, targets, sizes, segic.encode(config, backbone, given))
+
+    return run, targets, sizes, given, config, backbone
+
+
+def take(given, *index):
+    return jax.tree.map(lambda x: x[index], given)
+
+
+def test_padding_changes_nothing(small):
+    """One picture with two concepts of two shots, alone and in a batch with garbage in unused slots."""
+    run, targets, sizes, given, _, _ = small
+    valid = given.valid.copy()
+    valid[0, 2:] = valid[0, :, 1] = False
+    valid[1] = False
+    padded = dataclasses.replace(given, valid=valid)
+    kept = np.ix_([0], [0, 1], [0, 2])
+    alone = dataclasses.replace(
+        take(given, slice(0, 1)),
+        masks=given.masks[kept],
+        picture=given.picture[kept],
+        valid=valid[kept],
+        text=given.text[:1, :2],
+    )
+    expected = run(targets[:1], sizes[:1], alone)
+    got = run(targets, sizes, padded)
+    for a, b in zip(expected, got, strict=True):
+        np.testing.assert_allclose(a[0], b[0, :2], atol=1e-5)
+        assert np.isfinite(b).all()
+
+
+def test_order_of_concepts_permutes_the_answer(small):
+    run, targets, sizes, given, _, _ = small
+    order = [2, 0, 3, 1]
+    permuted = dataclasses.replace(
+        given,
+        **{name: getattr(given, name)[:, order] for name in ("masks", "picture", "valid", "text")},
+    )
+    for a, b in zip(run(targets, sizes, given), run(targets, sizes, permuted), strict=True):
+        np.testing.assert_allclose(a[:, order], b, atol=1e-5)
+
+
+def test_pixels_beyond_the_size_are_not_read(small):
+    run, targets, sizes, given, _, _ = small
+    other = targets.copy()
+    other[0, :, 40:], other[1, 50:] = 7, 200
+    for a, b in zip(run(targets, sizes, given), run(other, sizes, given), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_same_shot_many_times_pools_the_same(small):
+    _, _, _, given, config, backbone = small
+    first = np.ix_(range(2), range(4), [0])
+    one = dataclasses.replace(
+        given, masks=given.masks[first], picture=given.picture[first], valid=np.ones((2, 4, 1), bool)
+    )
+    three = dataclasses.replace(
+        one, **{name: np.repeat(getattr(one, name), 3, axis=2) for name in ("masks", "picture", "valid")}
+    )
+    once, thrice = (jax.jit(segic.encode, static_argnums=0)(config, backbone, r) for r in (one, three))
+    np.testing.assert_allclose(once.pooled, thrice.pooled, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(thrice.valid, True)
+
+
+def test_shots_are_averaged_over_the_valid_ones(small):
+    _, _, _, given, config, backbone = small
+    context = jax.jit(segic.encode, static_argnums=0)(config, backbone, given)
+    np.testing.assert_allclose(
+        context.pooled[0, 1], (context.visual[0, 1, 0] + context.visual[0, 1, 2]) / 2, atol=1e-6
+    )
+    np.testing.assert_array_equal(context.visual[0, 1, 1], 0)
+
+
+def test_half_precision_backbone_gives_float32_features(small):
+    _, targets, sizes, _, config, backbone = small
+    extract = jax.jit(partial(segic.extract, config))
+    full = extract(backbone, targets, sizes)
+    half = extract({name: value.astype(jnp.bfloat16) for name, value in backbone.items()}, targets, sizes)
+    assert half.dtype == jnp.float32
+    np.testing.assert_allclose(full, half, atol=0.1)

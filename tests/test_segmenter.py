@@ -1,0 +1,168 @@
+import subprocess
+import sys
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from tiny import bundle, picture
+
+from segic_jax import programs
+from segic_jax.data.episodes import DataError
+from segic_jax.data.files import read_mask, read_picture
+from segic_jax.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter(bundle())
+
+
+def test_importing_the_package_does_not_import_jax():
+    code = (
+        "import segic_jax, sys; assert 'jax' not in sys.modules; segic_jax.load; assert 'jax' in sys.modules"
+    )
+    code += "; assert not {'orbax', 'grain', 'tensorflow'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("size", [(50, 80), (131, 64), (64, 64)])
+def test_results_have_the_targets_size(segmenter, size):
+    result = segmenter.fit(*picture(0, 70, 60)).predict(picture(1, *size)[0])
+    assert result.names == ("object",)
+    assert result.masks.shape == result.logits.shape == (1, *size)
+    assert np.array_equal(result.masks, result.logits > 0)
+    assert np.array_equal(result.label_map, result.masks[0])
+    inside = result.logits[result.masks]
+    expected = (1 / (1 + np.exp(-inside))).mean() if inside.size else 0
+    assert result.scores[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_nothing_found_scores_zero(segmenter):
+    model = bundle()
+    names = [name for name in model.head if name.startswith("mask_decoder/output_hypernetworks_mlps")]
+    model.head.update({name: np.zeros_like(model.head[name]) for name in names})  # all logits are 0
+    result = Segmenter(model).fit(*picture(0, 70, 60)).predict(picture(1, 50, 80)[0])
+    assert not result.masks.any()
+    assert not result.label_map.any()
+    assert result.scores.tolist() == [0]
+
+
+def test_several_classes_and_shots(segmenter):
+    shown = [("disk", *picture(0, 70, 60)), ("ring", *picture(1, 64, 64)), ("disk", *picture(2, 50, 90))]
+    context = segmenter.fit(shown)
+    assert context.names == ("disk", "ring")
+    assert context.arrays.visual_valid.tolist() == [[[True, True], [True, False]]]
+    alone = [segmenter.fit([one]).arrays.pooled[0, 0] for one in shown]
+    np.testing.assert_allclose(context.arrays.pooled[0, 0], (alone[0] + alone[2]) / 2, atol=1e-5)
+    np.testing.assert_allclose(context.arrays.pooled[0, 1], alone[1], atol=1e-5)
+    result = context.predict(picture(3, 60, 80)[0])
+    for row in range(2):
+        assert not (result.label_map[~result.masks[row]] == row + 1).any()
+    assert np.array_equal(result.label_map > 0, result.masks.any(0))
+    both = result.masks.all(0)
+    assert np.array_equal(result.label_map[both], 1 + result.logits.argmax(0)[both])
+
+
+def test_new_target_sizes_compile_nothing(segmenter):
+    context = segmenter.fit(*picture(0, 70, 60))
+    context.predict(picture(1, 64, 64)[0])
+    before = programs.extract._cache_size(), programs.decode._cache_size()
+    context.predict(picture(2, 33, 100)[0])
+    assert (programs.extract._cache_size(), programs.decode._cache_size()) == before
+
+
+def test_a_context_is_saved_and_loaded(segmenter, tmp_path):
+    context = segmenter.fit([("disk", *picture(0, 70, 60)), ("ring", *picture(1, 64, 64))])
+    context.save(tmp_path / "c.npz")
+    loaded = segmenter.load_context(tmp_path / "c.npz")
+    assert loaded.names == context.names
+    jax.tree.map(np.testing.assert_array_equal, loaded.arrays, context.arrays)
+    with pytest.raises(DataError, match="another model"):
+        Segmenter(bundle(seed=3)).load_context(tmp_path / "c.npz")
+    with pytest.raises(DataError, match="no such file"):
+        segmenter.load_context(tmp_path / "d.npz")
+    (tmp_path / "d.npz").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match="no saved context"):
+        segmenter.load_context(tmp_path / "d.npz")
+
+
+def test_references_that_cannot_be_used(segmenter):
+    image, mask = picture(0, 70, 60)
+    for reference, shown, sentence in [
+        (image, None, "mask as well"),
+        ([], None, "at least one"),
+        (image, np.zeros_like(mask), "empty"),
+        (image, mask.astype(np.uint8), "above 127"),  # 0 and 1
+        (image, mask[1:], "60 x 69 pixels, its picture 60 x 70"),
+        (image, mask.astype(float), "bool or uint8"),
+        (image / 255, mask, "uint8"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            segmenter.fit(reference, shown)
+
+
+def test_mask_files(tmp_path):
+    _, mask = picture(0, 40, 30)
+    file, white = tmp_path / "mask.png", mask.astype(np.uint8) * 255
+
+    def read(pixels, path=file):
+        cv2.imwrite(str(path), pixels)
+        return read_mask(path)
+
+    blue = np.dstack([white, 0 * white, 0 * white])
+    opaque = np.full((40, 30, 1), 255, np.uint8)
+    for pixels in (
+        white,
+        blue,
+        np.dstack([blue, opaque]),
+        np.dstack([255 - blue, white]),
+        white.astype(np.uint16) * 257,
+    ):
+        assert np.array_equal(read(pixels), mask)
+    assert np.array_equal(read(white, tmp_path / "mask.webp"), read_mask(tmp_path / "mask.webp"))
+
+
+def palette_png(indices: np.ndarray) -> bytes:
+    """A PNG of colour type 3 whose colours are all dark."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = indices.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in indices)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
+        + chunk(b"PLTE", bytes([9, 9, 9, 0, 0, 60, 50, 0, 0]))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_palette_masks_go_by_index(tmp_path):
+    indices = np.random.default_rng(0).integers(0, 3, (20, 31), dtype=np.uint8)
+    (tmp_path / "mask.png").write_bytes(palette_png(indices))
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), indices > 0)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_files_that_are_cut_off(tmp_path, ending):
+    path = tmp_path / f"picture.{ending}"
+    image = picture(0, 80, 90)[0]
+    cv2.imwrite(str(path), image)
+    assert read_picture(path).shape == image.shape
+    path.write_bytes(path.read_bytes()[:-700])
+    with pytest.raises(DataError, match=rf"picture\.{ending} is cut off"):
+        read_picture(path)
+
+
+def test_files_that_are_no_pictures(tmp_path):
+    with pytest.raises(DataError, match=r"a\.png: there is no such file"):
+        read_picture(tmp_path / "a.png")
+    for content in (b"", b"text"):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.png is no picture"):
+            read_picture(tmp_path / "a.png")

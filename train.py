@@ -1,0 +1,58 @@
+"""Train SegIC: `python train.py --config configs/X.py --workdir DIR [--optim.learning-rate 3e-4 ...]`.
+
+Every field of the configuration can be overridden. Run again with the same arguments to go on after a stop;
+the finished model is DIR/model.safetensors.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import tyro
+from absl import logging
+
+from segic_jax import distributed
+from segic_jax.checkpoint import CheckpointError
+from segic_jax.config import Config, ConfigError, load_config, to_dict
+from segic_jax.data.episodes import DataError
+from segic_jax.params import ParamsError
+from segic_jax.train.build import build
+from segic_jax.train.loop import TrainingError, train
+from segic_jax.weights.bundle import Bundle, BundleError, save_bundle
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns the exit code: 0, 2 where something was wrong with the input, 1 where the training failed."""
+    logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
+    try:
+        config, workdir = parse(sys.argv[1:] if arguments is None else arguments)
+        distributed.initialize()
+        parts = build(config)
+        outcome = train(config, workdir, parts)
+        if outcome.finished and distributed.is_main():
+            bundle = Bundle(config.model, parts.backbone, outcome.head, parts.text, notes=to_dict(config))
+            save_bundle(workdir / "model.safetensors", bundle)
+    except (BundleError, CheckpointError, ConfigError, DataError, ParamsError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> tuple[Config, Path]:
+    """The configuration with its overrides, and the work directory; a wrong argument exits with code 2."""
+    parser = argparse.ArgumentParser(usage=__doc__.split("`")[1], add_help=False, allow_abbrev=False)
+    parser.add_argument("--config")
+    parser.add_argument("--workdir", type=Path)
+    known, rest = parser.parse_known_args(arguments)
+    if not {"-h", "--help"} & set(rest) and not (known.config and known.workdir):
+        parser.error("--config and --workdir are required.")
+    default = {"default": load_config(known.config)} if known.config else {}
+    return tyro.cli(Config, args=rest, description=__doc__, **default), Path(known.workdir).resolve()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
