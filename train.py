@@ -5,6 +5,7 @@ the finished model is DIR/model.safetensors.
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +15,13 @@ from absl import logging
 
 from segic_jax import distributed
 from segic_jax.checkpoint import CheckpointError
-from segic_jax.config import Config, ConfigError, load_config, to_dict
+from segic_jax.config import Config, ConfigError, load_config
 from segic_jax.data.episodes import DataError
 from segic_jax.params import ParamsError
-from segic_jax.train.build import build
+from segic_jax.train.build import build, finished_bundle
 from segic_jax.train.loop import TrainingError, train
-from segic_jax.weights.bundle import Bundle, BundleError, save_bundle
+from segic_jax.train.pretrain import pretrained
+from segic_jax.weights.bundle import BundleError, save_bundle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,11 +30,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config, workdir = parse(sys.argv[1:] if arguments is None else arguments)
         distributed.initialize()
+        if config.pretrain:
+            backbone = pretrained(config, workdir)
+            if backbone is None:
+                return 0
+            config = dataclasses.replace(config, backbone=str(backbone))
         parts = build(config)
         outcome = train(config, workdir, parts)
         if outcome.finished and distributed.is_main():
-            bundle = Bundle(config.model, parts.backbone, outcome.head, parts.text, notes=to_dict(config))
-            save_bundle(workdir / "model.safetensors", bundle)
+            save_bundle(workdir / "model.safetensors", finished_bundle(config, parts, outcome.head))
     except (BundleError, CheckpointError, ConfigError, DataError, ParamsError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -34,6 +34,6 @@ def get_config() -> Config:
         data=DataConfig(flip=False, jitter=None, text_keep=0.0),
         optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=100),
         train=TrainConfig(
-            steps=2_500, batch_size=16, num_points=2_048, eval_every=500, checkpoint_every=500, log_every=50
+            steps=1_700, batch_size=16, num_points=2_048, eval_every=850, checkpoint_every=425, log_every=25
         ),
     )

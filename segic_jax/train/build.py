@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.config import Config, ConfigError, ViTConfig
+from segic_jax.config import Config, ConfigError, ViTConfig, to_dict
 from segic_jax.data.emoji.source import EmojiPairs, EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.data.episodes import EpisodeSource, PairSource
 from segic_jax.data.sources.folder import FolderSource
+from segic_jax.evaluate.baselines import tune_threshold
 from segic_jax.evaluate.run import evaluate
 from segic_jax.models.segic import backbone_template
 from segic_jax.params import Params, as_float32
@@ -47,6 +48,18 @@ def build(config: Config) -> Parts:
     )
 
 
+def finished_bundle(config: Config, parts: Parts, head: Params) -> Bundle:
+    """The model file's content; its notes hold the configuration and the cosine map's best threshold.
+
+    The threshold, which evaluation needs for a baseline, is chosen on the validation classes.
+    """
+    notes = to_dict(config) | {"backbone": Path(config.backbone).name}  # a path means nothing elsewhere
+    bundle = Bundle(config.model, parts.backbone, head, dict(parts.text), notes)
+    if config.validation:
+        notes["cosine_threshold"], _ = tune_threshold(bundle, _episodes(config.validation))
+    return bundle
+
+
 def load_backbone(path: str, config: ViTConfig) -> Params:
     """Frozen weights: from a model file of this project, or under the official DINOv2 names.
 
@@ -72,12 +85,14 @@ def _pairs(config: Config) -> PairSource:
     return FolderSource(config.source)
 
 
+def _episodes(validation: str) -> EpisodeSource:
+    return EmojiSource("validation") if validation == "emoji" else FolderSource(validation)
+
+
 def _validation(config: Config, backbone: Params, text: Mapping[str, np.ndarray]) -> Evaluate | None:
     if not config.validation:
         return None
-    source: EpisodeSource = (
-        EmojiSource("validation") if config.validation == "emoji" else FolderSource(config.validation)
-    )
+    source = _episodes(config.validation)
 
     def scores(head: Params) -> dict[str, float]:
         bundle = Bundle(config=config.model, backbone=backbone, head=head, text=dict(text))
