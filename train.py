@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config, workdir = parse(sys.argv[1:] if arguments is None else arguments)
         distributed.initialize()
         if config.pretrain:
-            backbone = pretrained(config, workdir)
+            backbone = pretrained(config.pretrain, config.model, workdir)
             if backbone is None:
                 return 0
             config = dataclasses.replace(config, backbone=str(backbone))

@@ -5,6 +5,7 @@ a word. Everything here goes by name and checks every shape.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -57,7 +58,7 @@ class Template:
             _name(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in self._leaves
         }
 
-    def bind(self, params: Mapping[str, jax.Array]) -> nnx.Module:
+    def bind(self, params: Mapping[str, jax.Array]) -> Any:
         """The module around `params`; use it inside a jitted function."""
         check(params, self.shapes)
         return nnx.merge(

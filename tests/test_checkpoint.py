@@ -54,7 +54,7 @@ def test_another_backbone_or_setting_is_refused(tmp_path):
     check_meta(META, moved, tmp_path)
     with pytest.raises(CheckpointError, match=r"optim\.learning_rate = 0\.0001, but it is 0\.01 now"):
         check_meta(META, META | {"config": META["config"] | {"optim": {"learning_rate": 1e-2}}}, tmp_path)
-    with pytest.raises(CheckpointError, match="trained on the backbone b .*but c "):
+    with pytest.raises(CheckpointError, match=r"trained on the backbone b .*but c "):
         check_meta(META, META | {"backbone": {"name": "c", "sha256": "1" * 64}}, tmp_path)
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
-from segic_jax.config import Config, HeadConfig, ModelConfig, PretrainConfig, ViTConfig
+from segic_jax.config import HeadConfig, ModelConfig, PretrainConfig, ViTConfig
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.models.segic import backbone_template
 from segic_jax.train import pretrain
@@ -65,13 +65,12 @@ def test_gradients_are_finite_even_without_any_object():
 
 
 def test_going_on_after_a_stop_gives_the_same_bits(tmp_path, monkeypatch):
-    config = Config(backbone="", model=MODEL, pretrain=SETTINGS)
-    straight = load_file(pretrain.pretrained(config, tmp_path / "straight"))
+    straight = load_file(pretrain.pretrained(SETTINGS, MODEL, tmp_path / "straight"))
 
     asked = iter([False, False, True])
     monkeypatch.setattr(pretrain.distributed.StopRequest, "reached", lambda self, step: next(asked))
-    assert pretrain.pretrained(config, tmp_path / "stopped") is None
+    assert pretrain.pretrained(SETTINGS, MODEL, tmp_path / "stopped") is None
     monkeypatch.undo()
-    resumed = load_file(pretrain.pretrained(config, tmp_path / "stopped"))
+    resumed = load_file(pretrain.pretrained(SETTINGS, MODEL, tmp_path / "stopped"))
     assert straight.keys() == resumed.keys()
     assert all(np.array_equal(straight[name], resumed[name]) for name in straight)

@@ -1,6 +1,6 @@
 """A training that takes seconds: a very small model and pictures of bright squares.
 
-Also a program, `python tests/tiny_training.py WORKDIR STEPS DEVICES`, for tests that need processes of their own.
+Also a program, `python tests/tiny_training.py WORKDIR STEPS DEVICES`, for tests that need processes.
 """
 
 import dataclasses

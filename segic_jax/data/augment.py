@@ -31,7 +31,7 @@ def large_scale_jitter(
         uniforms: three numbers in 0..1 for scale, vertical and horizontal place of the crop.
         scales: the least and the largest multiple.
     """
-    rows, columns = jittered_taps(*image.shape[:2], canvas, uniforms, scales)
+    rows, columns = jittered_taps(image.shape[0], image.shape[1], canvas, uniforms, scales)
     return place(image, masks, rows, columns, canvas)
 
 

@@ -66,8 +66,15 @@ class PairSource(Protocol):
 class EpisodeSource(Protocol):
     """Evaluation data."""
 
-    name: str
-    episodes: list[Episode]
+    @property
+    def name(self) -> str:
+        """Of the benchmark, for reports."""
+        ...
+
+    @property
+    def episodes(self) -> list[Episode]:
+        """All episodes, in a fixed order."""
+        ...
 
     def load(self, key: str) -> tuple[UInt8[np.ndarray, "height width 3"], Bool[np.ndarray, "height width"]]:
         """The RGB image and the mask of one key."""

@@ -75,7 +75,7 @@ class PromptEncoder(nnx.Module):
         if use_box is None:
             use_box = jnp.full(batch, boxes is not None)
         slots, valid = [], []
-        if points is not None:
+        if points is not None and point_labels is not None:
             slots.append(self._embed_points(points, point_labels))
             slots.append(
                 jnp.broadcast_to(

@@ -142,7 +142,7 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
                     log.steps(step, jax.device_get([values for _, values in pending]), float(rate(step - 1)))
                 pending = []
             score = None
-            if evaluating and not stopping:
+            if parts.evaluate is not None and evaluating and not stopping:
                 scores = parts.evaluate(whole_head())
                 score = float(scores[METRIC])
                 if log:

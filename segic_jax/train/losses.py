@@ -78,7 +78,7 @@ def mask_losses(
     p = jax.nn.sigmoid(x)
     dice = 1 - (2 * jnp.sum(p * labels, -1) + 1) / (jnp.sum(p, -1) + jnp.sum(labels, -1) + 1)
     count = jnp.maximum(jnp.sum(valid), 1)
-    return tuple(jnp.sum(jnp.where(valid, loss, 0)) / count for loss in (cross_entropy, dice))
+    return jnp.sum(jnp.where(valid, cross_entropy, 0)) / count, jnp.sum(jnp.where(valid, dice, 0)) / count
 
 
 def point_sample(
@@ -141,4 +141,4 @@ def train_loss(
         parts["loss_mask" + suffix], parts["loss_dice" + suffix] = mask_losses(
             logits, targets[index], coords, batch["valid"]
         )
-    return sum(parts.values()) / 2, parts
+    return jnp.stack(list(parts.values())).sum() / 2, parts

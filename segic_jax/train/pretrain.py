@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from segic_jax import distributed
 from segic_jax.checkpoint import Checkpoints, check_meta
-from segic_jax.config import Config, ModelConfig, PretrainConfig, to_dict
+from segic_jax.config import ModelConfig, PretrainConfig, to_dict
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.metric_writer import MetricWriter
@@ -34,17 +34,18 @@ FOLDER = "pretrain"  # of the work directory
 ENDLESS = 2**48  # grain wants a length
 
 
-def pretrained(config: Config, workdir: Path) -> Path | None:
-    """The file of the backbone that `config.pretrain` describes, made first if it is not there.
+def pretrained(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Path | None:
+    """The file of the backbone that `settings` describe, made first if it is not there.
 
     Returns None when the pretraining was asked to stop; call again to go on.
     """
     file = workdir / "backbone.safetensors"
     if not file.exists():
-        if config.pretrain.steps == 0:
-            params = backbone_template(config.model.vit).init(config.pretrain.seed)
+        params: Params | None
+        if settings.steps == 0:
+            params = backbone_template(model.vit).init(settings.seed)
         else:
-            params = pretrain(config, workdir)
+            params = pretrain(settings, model, workdir)
         if params is None:
             return None
         workdir.mkdir(parents=True, exist_ok=True)
@@ -54,19 +55,18 @@ def pretrained(config: Config, workdir: Path) -> Path | None:
     return file
 
 
-def pretrain(config: Config, workdir: Path) -> Params | None:
+def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Params | None:
     """Train the backbone from the latest checkpoint of `workdir/pretrain`, or from the start.
 
     Runs on one device. Returns None when it was asked to stop (SIGTERM, Ctrl-C) before the last step.
     """
-    settings = config.pretrain
     bank = SpriteBank.load("base")
-    params = backbone_template(config.model.vit).init(settings.seed)
-    extra = init_extra(config.model, len(bank.classes), settings.seed)
+    params: Params = backbone_template(model.vit).init(settings.seed)
+    extra = init_extra(model, len(bank.classes), settings.seed)
     optimizer = make_optimizer(settings)
     opt_state = optimizer.init((params, extra))
     meta = {
-        "config": {"model": to_dict(config.model), "pretrain": to_dict(settings)},
+        "config": {"model": to_dict(model), "pretrain": to_dict(settings)},
         "backbone": {"name": "a fresh one", "sha256": ""},
     }
 
@@ -75,13 +75,13 @@ def pretrain(config: Config, workdir: Path) -> Params | None:
     if start:
         check_meta(checkpoints.meta(start), meta, checkpoints.directory / str(start))
         params, extra, opt_state = checkpoints.restore(start, params, extra, opt_state)
-    groups = grain.MapDataset.range(ENDLESS).map(SceneGroups(bank, settings, config.model.canvas))
+    groups = grain.MapDataset.range(ENDLESS).map(SceneGroups(bank, settings, model.canvas))
     groups = iter(groups[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
     @jax.jit
     def step(params, extra, opt_state, group):
         def loss(trained):
-            return pretrain_loss(config.model, settings, *trained, **group)
+            return pretrain_loss(model, settings, *trained, **group)
 
         gradients, parts = jax.grad(loss, has_aux=True)((params, extra))
         updates, opt_state = optimizer.update(gradients, opt_state, (params, extra))

@@ -4,7 +4,7 @@ State is {"step", "params", "opt_state"}, where params are the trainable part of
 is an argument. The loss is a sum over the global batch, so the number of devices does not matter.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -20,7 +20,7 @@ from segic_jax.params import Params
 from segic_jax.train.losses import draw_points, train_loss
 
 State = dict  # "step": int32 [], "params": Params, "opt_state": optax's
-Batch = Mapping[str, Array]  # segic_jax.data.pipeline
+Batch = dict[str, Array]  # segic_jax.data.pipeline
 Metrics = dict[str, Float[Array, ""]]
 
 

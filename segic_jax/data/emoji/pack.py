@@ -102,7 +102,7 @@ def write(target: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 def decode(data: bytes) -> np.ndarray:
     """WebP to BGRA uint8; a sprite without alpha is opaque."""
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    picture: np.ndarray = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if picture.shape[2] == 3:
         picture = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
     return picture

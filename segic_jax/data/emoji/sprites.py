@@ -77,7 +77,7 @@ def photographs() -> list[np.ndarray]:
 
 
 def _decoded(name: str) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(_archive().read(name), np.uint8), cv2.IMREAD_UNCHANGED)
+    picture: np.ndarray = cv2.imdecode(np.frombuffer(_archive().read(name), np.uint8), cv2.IMREAD_UNCHANGED)
     if name.endswith(".webp") and picture.shape[2] == 3:
         picture = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
     return picture
