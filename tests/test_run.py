@@ -158,6 +158,11 @@ def test_what_cannot_be_scored_is_said(model):
         evaluate(model, source)
 
 
+def test_every_episode_needs_a_reference():
+    with pytest.raises(DataError, match="at least one shot"):
+        chosen_episodes(DiskSource(shots=0), None)
+
+
 def test_limit_spreads_over_the_list():
     chosen = chosen_episodes(DiskSource(), 4)
     assert [e.target for e in chosen] == ["disk/0", "disk/2", "ring/0", "ring/2"]

@@ -176,6 +176,8 @@ def chosen_episodes(source: EpisodeSource, limit: int | None) -> list[Episode]:
     episodes = list(source.episodes)
     if not episodes:
         raise DataError(f"{source.name} has no episodes.")
+    if not all(episode.references for episode in episodes):
+        raise DataError(f"{source.name} has episodes without a reference; give it at least one shot.")
     if limit is None or limit >= len(episodes):
         return episodes
     return [episodes[i * len(episodes) // limit] for i in range(limit)]

@@ -40,7 +40,8 @@ def ours(tensor):
 def test_bilinear(size_in, size_out):
     x = normal(2, *size_in, 3)
     expected = F.interpolate(torch_image(x), size=size_out, mode="bilinear", align_corners=False)
-    np.testing.assert_allclose(resize.bilinear(jnp.asarray(x), size_out), ours(expected), atol=1e-5)
+    # torch rounds the source coordinate to float32.
+    np.testing.assert_allclose(resize.bilinear(jnp.asarray(x), size_out), ours(expected), atol=5e-5)
 
 
 @pytest.mark.parametrize("size", [8, 16, 36, 64])
