@@ -45,7 +45,8 @@ def step(golden, golden_weights):
 def test_logits_of_both_passes(step):
     g, head, inputs, _ = step
     passes = jax.jit(segic.train_forward, static_argnums=0)(TINY, head, *inputs)
-    for name, logits in zip(("fwd", "rev"), passes, strict=True):
+    for name, one in zip(("fwd", "rev"), passes, strict=True):
+        logits = one.decoded.logits
         expected = g[f"mid.{name}.low_res_masks"][:, 0]
         np.testing.assert_allclose(logits[inputs[2]["valid"]], expected, atol=1e-4)
 

@@ -38,9 +38,19 @@ def cosine_map(
     canvas: int,
     eps: float = 1e-8,
 ) -> Float[Array, "batch concepts S S"]:
-    """Cosine similarity of every canvas pixel to each pooled feature, in -1..1.
+    """Cosine similarity of every canvas pixel to each pooled feature, in -1..1."""
+    return enlarged(similarity_map(features, pooled, canvas, eps), canvas)
 
-    The official code enlarges the features to canvas // 4, normalises them and multiplies
+
+def similarity_map(
+    features: Float[Array, "batch g g channels"],
+    pooled: Float[Array, "batch concepts channels"],
+    canvas: int,
+    eps: float = 1e-8,
+) -> Float[Array, "batch concepts quarter quarter"]:
+    """The same at a quarter of the canvas, where the official code computes it.
+
+    It enlarges the features to canvas // 4, normalises them (no norm below `eps`) and multiplies
     (segic.py:502, 648). Both the product and the squared norm of an interpolated feature follow from
     products on the small grid, so the enlarged features are never made. A zero feature gives a zero map.
     """
@@ -49,7 +59,12 @@ def cosine_map(
     products = normalise(pooled, eps) @ jnp.swapaxes(features.reshape(batch, grid * grid, channels), 1, 2)
     products = _both_sides(products.reshape(batch, -1, grid, grid), weights, weights)
     norms = jnp.sqrt(jnp.maximum(_interpolated_squared_norm(features, weights), eps**2))
-    return _resize(products / norms[:, None], canvas)
+    return products / norms[:, None]
+
+
+def enlarged(maps: Float[Array, "*batch s s"], canvas: int) -> Float[Array, "*batch S S"]:
+    """Square maps at the canvas, bilinear."""
+    return _resize(maps, canvas)
 
 
 def _interpolated_squared_norm(features: Array, weights: np.ndarray) -> Array:

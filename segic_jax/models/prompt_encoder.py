@@ -58,6 +58,7 @@ class PromptEncoder(nnx.Module):
         masks: Float[Array, "batch concepts canvas canvas"] | None,
         tokens: Float[Array, "batch concepts tokens width"],
         tokens_valid: Bool[Array, "batch concepts tokens"],
+        points_valid: Bool[Array, "batch concepts points"] | None = None,
     ) -> Prompts:
         """Slots in this order: points, padding point, two box corners, tokens.
 
@@ -70,6 +71,7 @@ class PromptEncoder(nnx.Module):
             masks: mask prompts (the cosine maps), any range; None for the learned "no mask".
             tokens: text and instance tokens.
             tokens_valid: which of them are read.
+            points_valid: which points are read; all of them if None.
         """
         batch, concepts = tokens.shape[:2]
         if use_box is None:
@@ -82,7 +84,7 @@ class PromptEncoder(nnx.Module):
                     self.not_a_point_embed.embedding[...], (batch, concepts, 1, tokens.shape[-1])
                 )
             )
-            valid.append(jnp.ones(point_labels.shape, bool))
+            valid.append(jnp.ones(point_labels.shape, bool) if points_valid is None else points_valid)
             valid.append(_rows(~use_box, concepts, 1))
         if boxes is not None:
             slots.append(self._embed_boxes(boxes))

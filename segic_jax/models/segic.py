@@ -6,6 +6,7 @@ official code). A concept is a class or an instance, a shot one reference mask o
 
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,10 +15,17 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig, ViTConfig
-from segic_jax.models.correspondence import best_point, cosine_map, grid_cells, mask_boxes, pool
+from segic_jax.models.correspondence import (
+    best_point,
+    enlarged,
+    grid_cells,
+    mask_boxes,
+    pool,
+    similarity_map,
+)
 from segic_jax.models.layers import Conv3x3, Embedding, LayerNorm2d, Linear, PatchConv
 from segic_jax.models.mask_decoder import MaskDecoder
-from segic_jax.models.prompt_encoder import PromptEncoder
+from segic_jax.models.prompt_encoder import PromptEncoder, Prompts
 from segic_jax.models.resize import bilinear
 from segic_jax.models.vit import DinoVisionTransformer
 from segic_jax.params import Params, Template
@@ -54,6 +62,30 @@ class Context:
     def valid(self) -> Bool[Array, "batch concepts"]:
         """Concepts with at least one shot."""
         return self.visual_valid.any(axis=-1)
+
+
+class Decoded(NamedTuple):
+    """Every stage of one decoding in order; under jit, what a caller drops is not computed."""
+
+    similarity: Float[Array, "batch concepts quarter quarter"]  # cosine map at canvas // 4
+    map: Float[Array, "batch concepts S S"]  # the same at the canvas: the mask prompt
+    points: Float[Array, "batch concepts points 2"]  # (x, y) on the canvas
+    point_labels: Int[Array, "batch concepts points"]  # 1 inside, 0 outside
+    tokens: Float[Array, "batch concepts tokens width"]  # text token, then visual tokens
+    tokens_valid: Bool[Array, "batch concepts tokens"]
+    image: Float[Array, "batch g g width"]  # after the neck
+    prompts: Prompts
+    logits: Float[Array, "batch concepts side side"]  # at 4 x grid; inside where positive
+    iou: Float[Array, "batch concepts"]  # predicted
+
+
+class TrainPass(NamedTuple):
+    """One of the two passes of a training step: what it was shown, and its decoding."""
+
+    context: Context
+    context_masks: Bool[Array, "batch concepts S S"]  # the predicted ones in the reversed pass
+    boxes: Float[Array, "batch concepts 4"]  # of the true masks; read where `use_box`
+    decoded: Decoded
 
 
 class SegicHead(nnx.Module):
@@ -168,36 +200,71 @@ def decode(
     head: Params,
     features: Float[Array, "batch g g channels"],
     context: Context,
+) -> tuple[Float[Array, "batch concepts side side"], Float[Array, "batch concepts"]]:
+    """Mask logits at 4 x grid (inside where positive) and predicted IoU of every concept on the target."""
+    decoded = decode_stages(config, head, features, context)
+    return decoded.logits, decoded.iou
+
+
+def decode_stages(
+    config: ModelConfig,
+    head: Params,
+    features: Float[Array, "batch g g channels"],
+    context: Context,
     *,
     boxes: Float[Array, "batch concepts 4"] | None = None,
     use_box: Bool[Array, " batch"] | None = None,
     use_cross: Bool[Array, " batch"] | None = None,
-) -> tuple[Float[Array, "batch concepts side side"], Float[Array, "batch concepts"]]:
-    """Mask logits at 4 x grid (inside where positive) and predicted IoU of every concept on the target.
+    cross_points: bool = False,
+    eps: float = 1e-8,
+) -> Decoded:
+    """Decode, and keep every stage.
 
     Args:
         boxes, use_box: box prompts (x0, y0, x1, y1), and the pictures where they are read; give both
             or neither.
         use_cross: pictures where a concept also reads the other concepts' tokens; everywhere if None.
+        cross_points: a concept also reads the other concepts' points, as points outside. The official
+            code does this in videos and not in pictures (segic.py:912, 680).
+        eps: least norm of a feature in the cosine; 1e-4 in videos (segic.py:648, 889).
     """
     module = head_template(config).bind(head)
-    batch = features.shape[0]
-    similarity = cosine_map(features, context.pooled, config.canvas)
-    points = best_point(similarity)[:, :, None]
+    batch, concepts = context.pooled.shape[:2]
+    similarity = similarity_map(features, context.pooled, config.canvas, eps)
+    at_canvas = enlarged(similarity, config.canvas)
+    points = best_point(at_canvas)  # [batch, concepts, 2]
+    if cross_points:
+        points = jnp.broadcast_to(points[:, None], (batch, concepts, concepts, 2))
+        labels = jnp.broadcast_to(jnp.eye(concepts, dtype=jnp.int32), (batch, concepts, concepts))
+        points_valid = jnp.broadcast_to(context.valid[:, None], labels.shape)
+    else:
+        points = points[:, :, None]
+        labels, points_valid = jnp.ones((batch, concepts, 1), jnp.int32), None
     tokens, tokens_valid = module.tokens(context, jnp.ones(batch, bool) if use_cross is None else use_cross)
     prompts = module.prompt_encoder(
         points=points,
-        point_labels=jnp.ones(points.shape[:3], jnp.int32),
+        point_labels=labels,
+        points_valid=points_valid,
         boxes=boxes,
         use_box=use_box,
-        masks=similarity,
+        masks=at_canvas,
         tokens=tokens,
         tokens_valid=tokens_valid,
     )
-    logits, iou = module.mask_decoder(
-        module.embed_image(features), module.prompt_encoder.dense_position(), prompts
+    image = module.embed_image(features)
+    logits, iou = module.mask_decoder(image, module.prompt_encoder.dense_position(), prompts)
+    return Decoded(
+        similarity,
+        at_canvas,
+        points,
+        labels,
+        tokens,
+        tokens_valid,
+        image,
+        prompts,
+        logits=logits[:, :, 0],  # the other three are SAM's multimask outputs
+        iou=iou[:, :, 0],
     )
-    return logits[:, :, 0], iou[:, :, 0]  # the other three are SAM's multimask outputs
 
 
 def upsample(
@@ -227,8 +294,8 @@ def train_forward(
     reference_features: Float[Array, "batch g g channels"],
     batch: dict[str, Array],
     text_table: Float[Array, "prompts text_width"],
-) -> tuple[Float[Array, "batch concepts side side"], Float[Array, "batch concepts side side"]]:
-    """Logits on the targets, and on the references by context reversal (segic.py:458-476).
+) -> tuple[TrainPass, TrainPass]:
+    """Decoding of the targets, and of the references by context reversal (segic.py:458-476).
 
     The reversed pass takes the predicted target masks as the context. Both have the same concepts.
 
@@ -246,15 +313,17 @@ def train_forward(
             visual_valid=batch["valid"][..., None],
             text=jnp.repeat(text_table[prompt][:, None], masks.shape[1], axis=1),
         )
-        return decode(
+        boxes = mask_boxes(masks)
+        decoded = decode_stages(
             config,
             head,
             features,
             context,
-            boxes=mask_boxes(masks),
+            boxes=boxes,
             use_box=batch["use_box"][:, index],
             use_cross=batch["use_cross"][:, index],
-        )[0]
+        )
+        return TrainPass(context, context_masks, boxes, decoded)
 
     forward = one_pass(
         0,
@@ -264,7 +333,7 @@ def train_forward(
         batch["target_masks"],
         batch["target_prompt"],
     )
-    predicted = upsample(jax.lax.stop_gradient(forward), config.canvas) > 0
+    predicted = upsample(jax.lax.stop_gradient(forward.decoded.logits), config.canvas) > 0
     reversed_ = one_pass(
         1,
         reference_features,

@@ -131,7 +131,8 @@ def train_loss(
     parts = {}
     passes = train_forward(config, head, target_features, reference_features, batch, text_table)
     targets = batch["target_masks"], batch["reference_masks"]
-    for index, (suffix, logits) in enumerate(zip(("", "_reverse"), passes, strict=True)):
+    for index, (suffix, one) in enumerate(zip(("", "_reverse"), passes, strict=True)):
+        logits = one.decoded.logits
         if isinstance(points, PointDraws):
             coords = sample_points(
                 logits, points.oversampled[index], points.uniform[index], points.num_uncertain
