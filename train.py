@@ -14,14 +14,11 @@ import tyro
 from absl import logging
 
 from segic_jax import distributed
-from segic_jax.checkpoint import CheckpointError
-from segic_jax.config import Config, ConfigError, load_config
-from segic_jax.data.episodes import DataError
-from segic_jax.params import ParamsError
+from segic_jax.config import Config, InputError, load_config
 from segic_jax.train.build import build, finished_bundle
 from segic_jax.train.loop import TrainingError, train
 from segic_jax.train.pretrain import pretrained
-from segic_jax.weights.bundle import BundleError, save_bundle
+from segic_jax.weights.bundle import save_bundle
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         outcome = train(config, workdir, parts)
         if outcome.finished and distributed.is_main():
             save_bundle(workdir / "model.safetensors", finished_bundle(config, parts, outcome.head))
-    except (BundleError, CheckpointError, ConfigError, DataError, ParamsError) as error:
+    except InputError as error:
         print(error, file=sys.stderr)
         return 2
     except TrainingError as error:

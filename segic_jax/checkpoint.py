@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from segic_jax.config import InputError
 from segic_jax.params import Params
 
 FOLDER = "checkpoints"
@@ -37,7 +38,7 @@ _FREE = {
 }
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that cannot be used here; the message says which and why."""
 
 

@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 
-class ConfigError(ValueError):
+class InputError(ValueError):
+    """Something given to the program is wrong; one sentence that names it and the mend."""
+
+
+class ConfigError(InputError):
     """A setting that cannot work; the message names the field and the mend."""
 
 

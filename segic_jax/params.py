@@ -12,10 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from segic_jax.config import InputError
+
 Params = dict[str, jax.Array]
 
 
-class ParamsError(ValueError):
+class ParamsError(InputError):
     """Parameters that do not fit a module; the message names every offender."""
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,7 +19,7 @@ from jaxtyping import Array, Bool, Float, UInt8, UInt16
 
 from segic_jax import programs
 from segic_jax.config import to_dict
-from segic_jax.data.canvas import Placed, resize_and_pad
+from segic_jax.data.canvas import Placed, resize, resize_and_pad
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import read_mask, read_picture
 from segic_jax.models import segic
@@ -169,9 +168,7 @@ class Context:
         features = self.segmenter.features(placed)
         canvas_logits = np.asarray(programs.decode(bundle.config, bundle.head, features, self.arrays))[0]
         h, w = placed.size
-        logits = np.stack(
-            [cv2.resize(np.ascontiguousarray(one[:h, :w]), (width, height)) for one in canvas_logits]
-        )
+        logits = resize(canvas_logits[:, :h, :w], (height, width))
         masks = logits > 0
         inside = np.where(masks, logits, 0).astype(np.float64)
         probability = np.where(masks, 1 / (1 + np.exp(-inside)), 0)

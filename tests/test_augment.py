@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from segic_jax.data.augment import flip, jittered_taps, large_scale_jitter
+from segic_jax.data.augment import flip, jitter_windows, jittered_taps, large_scale_jitter
 from segic_jax.data.canvas import resample, resample_image
 
 
@@ -13,6 +13,8 @@ def test_jitter_equals_official(golden, case):
     rows, columns = jittered_taps(*image.shape[1:], 112, uniforms, (0.1, 2.0))
     h, w = len(rows.low), len(columns.low)
     assert (h, w) == tuple(arrays[f"out.lsj.{case}.ori_size"])
+    windows = jitter_windows(*image.shape[1:], 112, uniforms, (0.1, 2.0))
+    assert [window.start for window in windows] == arrays[f"out.lsj.{case}.offsets"].tolist()
     ours = resample_image(np.moveaxis(image, 0, -1), rows, columns).transpose(2, 0, 1)
     official = arrays[f"out.lsj.{case}.image"]
     np.testing.assert_allclose(ours, official[:, :h, :w], atol=2e-3)

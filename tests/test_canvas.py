@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segic_jax.data.canvas import fitted_taps, pad, resample, resample_image, resize_and_pad
+from segic_jax.data.canvas import fitted_taps, pad, resample, resample_image, resize, resize_and_pad
 
 
 def on_canvas(x, canvas, value):
@@ -71,6 +71,22 @@ def test_agrees_with_opencv(shape):
     height, width = (side * 100 // max(shape) for side in shape)
     theirs = cv2.resize(image.astype(np.float32), (width, height))
     np.testing.assert_allclose(resample_image(image, *fitted_taps(*shape, 100)), theirs, atol=5e-3)
+
+
+def test_an_axis_that_keeps_its_size_is_copied():
+    """As torch does it on the CPU: 280 columns beside 447 rows that become 448 stay as they are."""
+    rows, columns = fitted_taps(447, 280, 448)
+    assert (len(rows.low), len(columns.low)) == (448, 280)
+    np.testing.assert_array_equal(columns.low, np.arange(280))
+    assert not columns.fraction.any()
+    assert rows.fraction.any()
+
+
+@pytest.mark.parametrize("size", [(61, 70), (15, 25), (30, 11), (7, 80), (30, 50)])
+def test_resize_to_a_size_agrees_with_opencv(size):
+    planes = np.random.default_rng(2).normal(size=(2, 30, 50)).astype(np.float32)
+    theirs = [cv2.resize(plane, size[::-1]) for plane in planes]
+    np.testing.assert_allclose(resize(planes, size), theirs, atol=5e-5)
 
 
 def test_masks_are_thresholded_strictly():

@@ -1,8 +1,8 @@
-import cv2
 import numpy as np
 import pytest
 
 from segic_jax.evaluate import metrics
+from segic_jax.evaluate.infer import to_own_size
 from segic_jax.evaluate.metrics import Counts
 
 
@@ -13,8 +13,8 @@ def pairs(golden):
     pairs = []
     for i in range(int(values["in.n"])):
         label = np.asarray(values[f"in.label.{i}"])[0, 0]
-        logits = np.ascontiguousarray(values[f"in.logits.{i}"][0, 0])
-        pairs.append((cv2.resize(logits, label.shape[::-1]) > 0, label > 128))
+        logits = values[f"in.logits.{i}"][0, 0]
+        pairs.append((to_own_size(logits, logits.shape, label.shape) > 0, label > 128))
     return pairs
 
 
@@ -31,6 +31,9 @@ def test_class_accumulated_miou(golden, pairs):
     values = golden("metrics")
     sums = np.array([metrics.intersection_union(*pair) for pair in pairs])
     counts = Counts(values["in.class_id"], sums[:, 0], sums[:, 1], np.array([t.size for _, t in pairs]))
+    sums = metrics.class_sums(counts)
+    for name in ("intersection", "union"):
+        np.testing.assert_array_equal(getattr(sums, name), values[f"out.class_{name}"])
     ious = metrics.class_iou(counts)
     assert list(ious) == values["out.valid_ids"].tolist()
     expected = values["out.class_intersection"] / np.maximum(values["out.class_union"], 1)

@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from segic_jax.config import ConfigError, DataConfig
-from segic_jax.data.episodes import INSTANCE_PROMPT, DataError, Pair, Picture, class_prompt
+from segic_jax.data.episodes import DataError, Pair, Picture
 from segic_jax.data.pipeline import training_batches
+from segic_jax.prompts import INSTANCES, class_prompt
 
 CONFIG = DataConfig(max_concepts=3)
-PROMPTS = {"": 0, INSTANCE_PROMPT: 1, class_prompt("ant"): 2, class_prompt("bee"): 3}
+PROMPTS = {"": 0, INSTANCES: 1, class_prompt("ant"): 2, class_prompt("bee"): 3}
 
 
 @dataclass(frozen=True)

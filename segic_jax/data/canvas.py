@@ -1,10 +1,12 @@
-"""Pictures of any size -> a square canvas, as the official `Resize` does it (utils/dataloader.py:145-185).
+"""Pictures of any size -> a square canvas, as the official `Resize` and, frame by frame with the masks of the
+first one, `ResizeVOS` do it (utils/dataloader.py:145-185).
 
 Bilinear without antialias, the longer side fills the canvas, padding right and below. Everything is
 computed in float32; a canvas stores the image rounded to uint8 and the masks as value > 0.5.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,11 +48,24 @@ def bilinear_taps(size_in: int, size_out: int, step: float) -> Taps:
     """Bilinear, align_corners False: the coordinate is clamped at 0 below, its index above.
 
     torch rounds the step and the coordinate to float32 once each; doing the same gives its pictures to 1e-4.
+    On the CPU, where the official code resizes, it copies an axis that keeps its size, whatever the step.
     """
-    source = (np.arange(size_out) + 0.5) * float(np.float32(step)) - 0.5
+    step = 1.0 if size_in == size_out else float(np.float32(step))
+    source = (np.arange(size_out) + 0.5) * step - 0.5
     source = np.maximum(source.astype(np.float32), 0)
     low = np.minimum(source.astype(np.intp), size_in - 1)
     return Taps(low, np.minimum(low + 1, size_in - 1), source - low.astype(np.float32))
+
+
+def resize(
+    planes: Shaped[np.ndarray, "*planes height width"], size: Sequence[int]
+) -> Float32[np.ndarray, "*planes rows columns"]:
+    """Bilinear to exactly `size` (h, w), step in / out (torch's `interpolate` given a size)."""
+    height, width = planes.shape[-2:]
+    rows, columns = size
+    return resample(
+        planes, bilinear_taps(height, rows, height / rows), bilinear_taps(width, columns, width / columns)
+    )
 
 
 def fitted_taps(height: int, width: int, canvas: int) -> tuple[Taps, Taps]:

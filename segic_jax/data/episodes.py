@@ -10,15 +10,10 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-INSTANCE_PROMPT = "please segment the instances"  # segic.py:302-313
+from segic_jax.config import InputError
 
 
-def class_prompt(name: str) -> str:
-    """The text prompt of a class; the empty prompt stands for no name (segic.py:302-313)."""
-    return f"a photo of a {name}" if name else ""
-
-
-class DataError(ValueError):
+class DataError(InputError):
     """Data that cannot be used; one sentence that names the file and the mend."""
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from segic_jax.config import DataConfig
 from segic_jax.data.augment import flip, large_scale_jitter
 from segic_jax.data.canvas import Placed, resize_and_pad
-from segic_jax.data.episodes import INSTANCE_PROMPT, DataError, PairSource, Picture, class_prompt
+from segic_jax.data.episodes import DataError, PairSource, Picture
+from segic_jax.prompts import INSTANCES, NONE, class_prompt
 
 ENDLESS = 2**48  # pairs; grain wants a length
 
@@ -43,7 +44,7 @@ def training_batches(
         use_box, use_cross: bool [b, 2], in the forward and the reversed pass
 
     Args:
-        prompts: text prompt -> row of the text table: '', `INSTANCE_PROMPT` where the source has
+        prompts: text prompt -> row of the text table: '', `INSTANCES` where the source has
             instances, and `class_prompt(name)` of all its classes where config.text_keep is above 0.
 
     Call `close()` on the iterator when done: it ends the threads and workers.
@@ -123,7 +124,7 @@ class Examples:
         return resize_and_pad(image, masks, self.canvas)
 
     def _prompt_row(self, name: str, is_instance: bool, keep: bool) -> np.int32:
-        prompt = INSTANCE_PROMPT if is_instance else class_prompt(name) if keep else ""
+        prompt = INSTANCES if is_instance else class_prompt(name) if keep else NONE
         if prompt not in self.prompts:
             raise DataError(f"The prompt {prompt!r} has no row in the text table: encode it and add it.")
         return np.int32(self.prompts[prompt])

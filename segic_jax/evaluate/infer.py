@@ -9,13 +9,12 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-import cv2
 import jax
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
 from segic_jax import programs
-from segic_jax.data.canvas import resize_and_pad
+from segic_jax.data.canvas import resize, resize_and_pad
 from segic_jax.data.episodes import Episode, EpisodeSource
 from segic_jax.models.segic import Context, References
 from segic_jax.weights.bundle import Bundle
@@ -42,6 +41,7 @@ def encode_references(
     """The Context of every episode, stacked: [episodes, 1 concept, ...], on the host."""
     config = bundle.config
     canvas, shots = config.canvas, max(len(episode.references) for episode in episodes)
+    text = bundle.text_features([episode.class_name if class_names else "" for episode in episodes])
     parts = []
     for start in _progress(range(0, len(episodes), batch_size), len(episodes), "references"):
         rows = episodes[start : start + batch_size]
@@ -56,7 +56,7 @@ def encode_references(
             text=np.zeros((batch_size, 1, config.text_width), np.float32),
         )
         for row, episode in enumerate(rows):
-            references.text[row, 0] = bundle.text_feature(episode.class_name if class_names else "")
+            references.text[row, 0] = text[start + row]
             for shot, key in enumerate(episode.references):
                 image, mask = source.load(key)
                 placed = resize_and_pad(image, mask[None], canvas)
@@ -117,11 +117,10 @@ def _at_own_size(
 
 
 def to_own_size(
-    values: Float[np.ndarray, "canvas canvas"], size: Sequence[int], own: tuple[int, int]
+    values: Float[np.ndarray, "canvas_height canvas_width"], size: Sequence[int], own: tuple[int, int]
 ) -> Float[np.ndarray, "height width"]:
     """Crop a canvas to its valid `size`, then bilinear to the picture's `own` (train.py:443-460)."""
-    cropped = np.ascontiguousarray(values[: size[0], : size[1]], np.float32)
-    return cv2.resize(cropped, (own[1], own[0]), interpolation=cv2.INTER_LINEAR)
+    return resize(values[: size[0], : size[1]], own)
 
 
 def _progress(starts: range, total: int, what: str) -> Iterator[int]:

@@ -5,6 +5,7 @@ the few-shot literature's.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -48,12 +49,26 @@ class Counts:
     pixels: Int[np.ndarray, " episodes"]  # of the whole target
 
 
+class ClassSums(NamedTuple):
+    """Pixels summed over the episodes of each class seen."""
+
+    classes: Int[np.ndarray, " seen"]  # in rising order
+    intersection: Int[np.ndarray, " seen"]
+    union: Int[np.ndarray, " seen"]
+
+
+def class_sums(counts: Counts) -> ClassSums:
+    """Add up the episodes of each class."""
+    classes, of = np.unique(counts.classes, return_inverse=True)
+    # Sums of whole numbers below 2 ** 53 are exact.
+    sums = (np.bincount(of, values).astype(np.int64) for values in (counts.intersection, counts.union))
+    return ClassSums(classes, *sums)
+
+
 def class_iou(counts: Counts) -> dict[int, float]:
     """IoU of the summed pixels of each class seen, 0..1; a class without any pixel counts as 0."""
-    classes, of = np.unique(counts.classes, return_inverse=True)
-    intersection = np.bincount(of, counts.intersection)
-    union = np.maximum(np.bincount(of, counts.union), 1)
-    return dict(zip(classes.tolist(), (intersection / union).tolist(), strict=True))
+    classes, intersection, union = class_sums(counts)
+    return dict(zip(classes.tolist(), (intersection / np.maximum(union, 1)).tolist(), strict=True))
 
 
 def mean_iou(counts: Counts) -> float:

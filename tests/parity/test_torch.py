@@ -8,6 +8,8 @@ import pytest
 from flax import nnx
 
 from segic_jax.config import OptimConfig
+from segic_jax.data.augment import jittered_taps
+from segic_jax.data.canvas import fitted_taps, resample, resize_and_pad
 from segic_jax.models import layers, resize
 from segic_jax.models.attention import attention
 from segic_jax.models.correspondence import cosine_map
@@ -159,3 +161,48 @@ def test_adamw_with_the_step_schedule():
         updates, state = optimizer.update({"a": jnp.asarray(gradient)}, state, params)
         params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["a"], parameter.detach().numpy(), atol=1e-6)
+
+
+def sizes_and_canvases(number):
+    """Random ones, those a pixel off the canvas among them: there an axis may keep its size."""
+    random = np.random.default_rng(1)
+    for _ in range(number):
+        canvas = int(random.choice([56, 112, 224]))
+        longer = (
+            canvas + int(random.integers(-2, 3)) if random.random() < 0.2 else int(random.integers(1, 400))
+        )
+        shorter = int(random.integers(max(1, -(-longer // canvas)), longer + 1))
+        yield ((longer, shorter) if random.random() < 0.5 else (shorter, longer)), canvas
+
+
+def test_pictures_of_many_sizes_fit_the_canvas_as_in_torch():
+    for (height, width), canvas in sizes_and_canvases(300):
+        image = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        scale = canvas / max(height, width)
+        expected = F.interpolate(
+            torch_image(image[None].astype(np.float32)), scale_factor=scale, mode="bilinear"
+        )[0].numpy()
+        what = f"{height} x {width} to {canvas}"
+        found = resample(image.transpose(2, 0, 1), *fitted_taps(height, width, canvas))
+        np.testing.assert_allclose(found, expected, atol=2e-3, err_msg=what)
+        placed = resize_and_pad(image, np.zeros((0, height, width), bool), canvas)
+        assert placed.size == expected.shape[1:], what
+
+
+def test_pictures_of_many_sizes_are_jittered_as_in_torch():
+    """The official arithmetic of sizes (utils/dataloader.py:266-277) in torch, without the crop."""
+    for (height, width), canvas in sizes_and_canvases(300):
+        uniform = torch.rand(1)
+        size = torch.tensor([height, width])
+        longer = ((uniform * (2.0 - 0.1) + 0.1) * torch.tensor(canvas)).round()
+        scaled = (size * torch.minimum(longer / size[0], longer / size[1])).round().long()
+        if scaled.min() < 1:
+            continue
+        image = RNG.integers(0, 256, (1, height, width), dtype=np.uint8)
+        expected = F.interpolate(torch.from_numpy(image[None]).float(), scaled.tolist(), mode="bilinear")
+        rows, columns = jittered_taps(
+            height, width, canvas, np.array([uniform.item(), 0, 0]), scales=(0.1, 2.0)
+        )
+        kept = expected[0, :, :canvas, :canvas].numpy()
+        what = f"{height} x {width} to {scaled.tolist()}"
+        np.testing.assert_allclose(resample(image, rows, columns), kept, atol=2e-3, err_msg=what)

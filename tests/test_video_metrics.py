@@ -1,0 +1,155 @@
+import numpy as np
+import pytest
+
+from segic_jax.evaluate import video_metrics
+from segic_jax.evaluate.video_metrics import Video, benchmark, frame_scores, to_csv, video_scores
+
+
+@pytest.fixture(scope="module")
+def videos(golden):
+    values = golden("metrics")
+    numbers = range(int(values["in.jf.n_videos"]))
+    return [Video(f"v{v}", values[f"in.jf.gt.{v}"], values[f"in.jf.pred.{v}"]) for v in numbers]
+
+
+def test_videos_equal_official(golden, videos):
+    values = golden("metrics")
+    for v, video in enumerate(videos):
+        scores = video_scores(video.truth, video.prediction)
+        assert list(scores) == sorted(values[f"out.jf.{v}.object_ids"].tolist())
+        assert [i for i in scores if scores[i].in_truth] == sorted(values[f"out.jf.{v}.gt_ids"].tolist())
+        for i, score in scores.items():
+            np.testing.assert_allclose(score.j_frames, values[f"out.jf.{v}.frame_j.{i}"], rtol=1e-12)
+            np.testing.assert_allclose(score.f_frames, values[f"out.jf.{v}.frame_f.{i}"], rtol=1e-12)
+            assert len(score.j_frames) == len(video.truth) - score.first
+        for n, i in enumerate(values[f"out.jf.{v}.gt_ids"].tolist()):
+            assert scores[i].j == pytest.approx(values[f"out.jf.{v}.j"][n], rel=1e-12)
+            assert scores[i].f == pytest.approx(values[f"out.jf.{v}.f"][n], rel=1e-12)
+
+
+def test_benchmark_equals_official(golden, videos):
+    values = golden("metrics")
+    result = benchmark(videos)
+    for name in ("jf", "j", "f"):
+        assert getattr(result, name) == pytest.approx(float(values[f"out.benchmark.{name}"]), rel=1e-12)
+    assert to_csv(result) == str(values["out.benchmark.csv"])
+
+
+def test_frames_may_come_one_by_one(videos):
+    streams = [Video(name, iter(truth), iter(found)) for name, truth, found in videos]
+    assert benchmark(streams) == benchmark(videos)
+
+
+def slow_outline(mask):
+    """Pixels, in loops: (y, x) that differ from a neighbour to the right, below or right below."""
+    height, width = mask.shape
+    pixels = []
+    for y in range(height):
+        for x in range(width):
+            neighbours = [(y, x + 1), (y + 1, x), (y + 1, x + 1)]
+            if any(mask[y, x] != mask[b, a] for b, a in neighbours if b < height and a < width):
+                pixels.append((y, x))
+    return np.array(pixels).reshape(-1, 2)
+
+
+def slow_f(truth, found):
+    """Distances between all pairs of outline pixels."""
+    a, b = slow_outline(truth), slow_outline(found)
+    if not len(a) or not len(b):
+        return float(len(a) == len(b))
+    near = np.hypot(*(a[:, None] - b[None]).transpose(2, 0, 1)) <= np.ceil(0.008 * np.hypot(*truth.shape))
+    recall, precision = near.any(1).mean(), near.any(0).mean()
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def blobs(random, number, shape):
+    """Random rectangles, some empty, some up to the border."""
+    masks = np.zeros((number, *shape), bool)
+    for mask in masks:
+        for _ in range(random.integers(0, 3)):
+            y, x = random.integers(0, shape[0]), random.integers(0, shape[1])
+            mask[y : y + random.integers(1, 30), x : x + random.integers(1, 30)] = True
+    return masks
+
+
+@pytest.mark.parametrize("shape", [(40, 30), (1, 50), (33, 150), (200, 210)])  # radius 1, 1, 2, 3
+def test_frame_scores_equal_loops(shape):
+    random = np.random.default_rng(4)
+    truth, found = blobs(random, 8, shape), blobs(random, 8, shape)
+    found[:4] = truth[:4] ^ (random.random(found[:4].shape) < 0.002)
+    truth[0] = found[1] = True  # without any outline
+    j, f = frame_scores(truth, found)
+    np.testing.assert_allclose(f, [slow_f(*pair) for pair in zip(truth, found, strict=True)], rtol=1e-12)
+    for score, a, b in zip(j, truth, found, strict=True):
+        assert score == ((a & b).sum() / (a | b).sum() if (a | b).any() else 1)
+
+
+def test_outline_lies_on_the_upper_left_side():
+    mask = np.zeros((4, 5), bool)
+    mask[2:, 2:4] = True
+    expected = [[0, 0, 0, 0, 0], [0, 1, 1, 1, 0], [0, 1, 0, 1, 0], [0, 1, 0, 1, 0]]
+    np.testing.assert_array_equal(video_metrics.outline(mask), expected)
+
+
+def test_disk():
+    assert video_metrics.disk_kernel(0).tolist() == [[1]]
+    assert video_metrics.disk_kernel(1).tolist() == [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
+    assert video_metrics.disk_kernel(8).sum() == 197  # as many grid points as a circle of radius 8 holds
+
+
+def frames(*columns):
+    """Frames of 6 x 6 pixels; each argument gives the object of the left and of the right half."""
+    video = np.zeros((len(columns), 6, 6), np.uint8)
+    for frame, (left, right) in zip(video, columns, strict=True):
+        frame[:, :3], frame[:, 3:] = left, right
+    return video
+
+
+def test_an_object_counts_from_where_it_is_first_seen():
+    truth = frames((7, 0), (7, 200), (7, 200), (7, 0))
+    found = frames((7, 0), (7, 0), (7, 200), (7, 0))
+    scores = video_scores(truth, found)
+    assert list(scores) == [7, 200]
+    assert scores[7] == ([1.0] * 4, [1.0] * 4, 0, True)
+    # Missed, found, and rightly gone.
+    assert scores[200].first == 1
+    assert scores[200].j_frames == [0, 1, 1]
+    assert scores[200].j == pytest.approx(200 / 3)
+
+
+def test_an_object_only_in_the_prediction_is_not_in_the_table():
+    video = Video("a", frames((1, 0), (1, 0), (1, 0)), frames((1, 0), (1, 5), (1, 0)))
+    assert not video_scores(*video[1:])[5].in_truth
+    assert [row.object_id for row in benchmark([video]).objects] == [1]
+
+
+def test_the_ends_are_left_out():
+    # In the truth only at the ends, hence no object at all; the prediction's does not count.
+    video = Video("a", frames((3, 0), (0, 0), (0, 0), (3, 0)), frames((3, 0), (3, 0), (0, 0), (3, 0)))
+    result = benchmark([video])
+    assert result.objects == []
+    assert np.isnan([result.jf, result.j, result.f]).all()
+    assert [row[1:] for row in benchmark([video], skip_ends=False).objects] == [(3, 75, 75, 75)]
+
+
+def test_numbers_above_255_and_mixed_types():
+    truth = frames((1, 0)).astype(np.int32) * 1000
+    assert video_scores(truth, truth.astype(np.uint16))[1000].j == 100
+    assert video_scores(truth, frames((0, 1)))[1000].j == 0
+
+
+def test_empty_videos():
+    assert video_scores([], []) == {}
+    empty = frames((0, 0), (0, 0))
+    assert video_scores(empty, empty) == {}
+    assert benchmark([]).objects == []
+
+
+def test_frames_that_do_not_match():
+    with pytest.raises(ValueError, match="the prediction ends after 1 frames"):
+        video_scores(frames((1, 0), (1, 0)), frames((1, 0)))
+    with pytest.raises(ValueError, match=r"frame 0: truth is \(6, 6\) pixels, prediction \(6, 5\)"):
+        video_scores(frames((1, 0)), frames((1, 0))[:, :, :5])
+    short = Video("dogs", frames((1, 0), (1, 0), (1, 0)), frames((1, 0), (1, 0)))
+    with pytest.raises(ValueError, match="dogs: the prediction ends"):
+        benchmark([short])
