@@ -4,6 +4,7 @@ Attribute names are those of transformers' CLIPTextModel below `text_model`, so 
 SegIC pools at the end-of-text token, without CLIP's text projection (model/backbone/custom_dino.py:41-54).
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from segic_jax.config import TextConfig
 from segic_jax.models.attention import attention, join_heads, split_heads
 from segic_jax.models.layers import Embedding, LayerNorm, Linear, quick_gelu
+from segic_jax.params import Template
 
 _norm_epsilon = 1e-5
 
@@ -22,6 +24,7 @@ class TextFeatures(NamedTuple):
 
     pooled: Float[Array, "batch width"]
     tokens: Float[Array, "batch length width"]
+    hidden: tuple[Float[Array, "batch length width"], ...]  # embeddings, then after each layer
 
 
 class ClipText(nnx.Module):
@@ -37,10 +40,17 @@ class ClipText(nnx.Module):
         self, ids: Int[Array, "batch length"], attention_mask: Bool[Array, "batch length"]
     ) -> TextFeatures:
         """`attention_mask` is False on padding; a prompt is pooled at its first end-of-text token."""
-        tokens = self.final_layer_norm(self.encoder(self.embeddings(ids), attention_mask))
+        hidden = self.encoder(self.embeddings(ids), attention_mask)
+        tokens = self.final_layer_norm(hidden[-1])
         end = jnp.argmax(ids == self.eos_id, axis=1)
         pooled = jnp.take_along_axis(tokens, end[:, None, None], axis=1)[:, 0]
-        return TextFeatures(pooled, tokens)
+        return TextFeatures(pooled, tokens, hidden)
+
+
+@cache
+def text_template(config: TextConfig) -> Template:
+    """The tower without its arrays."""
+    return Template(lambda rngs: ClipText(config, rngs=rngs))
 
 
 class TextEmbeddings(nnx.Module):
@@ -51,7 +61,8 @@ class TextEmbeddings(nnx.Module):
         self.position_embedding = Embedding(config.max_length, config.width, rngs=rngs)
 
     def __call__(self, ids: Int[Array, "batch length"]) -> Float[Array, "batch length width"]:
-        return self.token_embedding(ids) + self.position_embedding.embedding[: ids.shape[1]]
+        # Indexed, not called: a call computes in the precision that the module was made with.
+        return self.token_embedding.embedding[ids] + self.position_embedding.embedding[: ids.shape[1]]
 
 
 class TextEncoder(nnx.Module):
@@ -62,12 +73,14 @@ class TextEncoder(nnx.Module):
 
     def __call__(
         self, x: Float[Array, "batch length width"], attention_mask: Bool[Array, "batch length"]
-    ) -> Float[Array, "batch length width"]:
+    ) -> tuple[Float[Array, "batch length width"], ...]:
+        """`x`, and what each layer makes of it."""
         causal = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
         mask = causal & attention_mask[:, None, None, :]  # [batch, heads, queries, keys]
+        hidden = [x]
         for layer in self.layers:
-            x = layer(x, mask)
-        return x
+            hidden.append(layer(hidden[-1], mask))
+        return tuple(hidden)
 
 
 class TextLayer(nnx.Module):

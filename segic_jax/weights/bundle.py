@@ -1,27 +1,36 @@
-"""A whole model in one safetensors file: frozen backbone, head, text table and configuration.
+"""Weights in one safetensors file: a whole model, or some of its parts.
 
-Tensors are named `backbone/...`, `head/...` and `text_table`; the metadata holds the configuration, the
-prompts of the table's rows and notes about the training, as JSON.
+Tensors are named `backbone/...`, `head/...`, `text/...` (CLIP's text tower), `tokenizer` (the bytes of its
+tokenizer.json) and `text_table` (features of known prompts). The metadata holds, as JSON, the configuration
+of what is there, the prompts of the table's rows and notes about the training.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from segic_jax.config import ConfigError, ModelConfig, model_config_from_dict, to_dict
+from segic_jax.config import InputError, ModelConfig, TextConfig, ViTConfig, model_config_from_dict, to_dict
+from segic_jax.models.clip_text import text_template
 from segic_jax.models.segic import backbone_template, head_template
-from segic_jax.params import Params, ParamsError, as_float32, check
+from segic_jax.params import Params, as_float32, check
+from segic_jax.prompts import NONE, class_prompt
+from segic_jax.weights.text import TextError, TextTower, encode_prompts
+from segic_jax.weights.torch_names import Tensors
+from segic_jax.weights.write import write_safetensors
 
 FORMAT = "segic_jax model 1"
+_METADATA = ("config", "vit", "text", "prompts", "notes")  # JSON, each where its part is there
 SHIPPED = Path(__file__).parent / "emoji_tiny.safetensors"
 
+TextTable = dict[str, Float[np.ndarray, " text_width"]]  # by prompt; the empty one stands for no name given
 
-class BundleError(ValueError):
+
+class BundleError(InputError):
     """A model file that cannot be used; one sentence that names it and the mend."""
 
 
@@ -32,9 +41,10 @@ class Bundle:
     config: ModelConfig
     backbone: Params
     head: Params
-    text: dict[str, Float[np.ndarray, " text_width"]]  # of each prompt; "" (no name given) is always there
+    text: TextTable  # the empty prompt is always there
     notes: dict = field(default_factory=dict)  # JSON: how it was trained, `cosine_threshold`, ...
     path: Path | None = None  # the file it came from
+    tower: TextTower | None = None  # for prompts that `text` lacks
 
     @property
     def name(self) -> str:
@@ -45,43 +55,86 @@ class Bundle:
         """Feature of `a photo of a NAME`, or of the empty prompt (segic.py:302-313).
 
         Raises:
-            BundleError: the table has no such prompt.
+            BundleError: neither the table nor a text tower gives it.
         """
-        prompt = f"a photo of a {class_name}" if class_name else ""
-        if prompt not in self.text:
-            raise BundleError(f"{self.name} has no text feature for '{prompt}'; leave the class names out.")
-        return self.text[prompt]
+        return self.text_features([class_name])[0]
+
+    def text_features(self, class_names: Sequence[str]) -> Float[np.ndarray, "names text_width"]:
+        """`text_feature` of each name."""
+        return self.prompt_features([class_prompt(name) for name in class_names])
+
+    def prompt_features(self, prompts: Sequence[str]) -> Float[np.ndarray, "prompts text_width"]:
+        """Features of whole sentences; what the text tower has to compute is kept in `text`.
+
+        Raises:
+            BundleError: neither the table nor a text tower gives one of them.
+        """
+        unknown = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.text]
+        if unknown and self.tower is None:
+            raise BundleError(
+                f"{self.name} has no text feature for '{unknown[0]}'; leave the class names out, or add the "
+                f"text tower: segic convert {self.path or 'MODEL'} CLIP --out NEW.safetensors"
+            )
+        if unknown:
+            self.text.update(_encoded(self.tower, unknown, self.name))
+        return np.stack([self.text[prompt] for prompt in prompts])
 
 
-def save_bundle(path: Path | str, bundle: Bundle, *, half: bool = True) -> None:
-    """Write `bundle`, in float16 (half the size) or in float32.
+@dataclass(frozen=True)
+class Weights:
+    """What a file holds; any part may be absent. Arrays are numpy's, under our names, as they are stored."""
+
+    vit: ViTConfig | None = None
+    backbone: Tensors | None = None
+    tower: TextTower | None = None
+    model: ModelConfig | None = None  # of the head; the backbone's configuration is part of it
+    head: Tensors | None = None
+    text: TextTable = field(default_factory=dict)
+    notes: dict = field(default_factory=dict)
+    path: Path | None = None
+
+
+def write_weights(path: Path | str, weights: Weights, *, half: bool = False) -> None:
+    """Write what `weights` has, one tensor after another; the file appears when it is whole.
+
+    Args:
+        half: float16 for everything; otherwise each tensor keeps its type.
 
     Raises:
-        BundleError: a value does not fit in float16, or the parameters do not fit the configuration.
+        BundleError: a part does not fit its configuration or the other parts, or a value is not finite or
+            does not fit in float16.
+        WriteError: the disk refuses.
     """
-    _check(bundle, str(path))
-    prompts = sorted(bundle.text)
-    tensors = {f"backbone/{name}": value for name, value in bundle.backbone.items()}
-    tensors |= {f"head/{name}": value for name, value in bundle.head.items()}
-    tensors["text_table"] = np.stack([bundle.text[prompt] for prompt in prompts])
-    tensors = {name: np.asarray(value, np.float32) for name, value in tensors.items()}
-    if half:
-        largest = np.finfo(np.float16).max
-        for name, value in tensors.items():
-            if np.abs(value).max() > largest:
-                raise BundleError(f"{name} holds values above {largest}; save it with half=False.")
-        tensors = {name: value.astype(np.float16) for name, value in tensors.items()}
-    metadata = {
-        "format": FORMAT,
-        "config": json.dumps(to_dict(bundle.config)),
-        "prompts": json.dumps(prompts),
-        "notes": json.dumps(bundle.notes),
-    }
-    save_file(tensors, str(path), metadata)
+    _check(weights, str(path))
+    tensors, metadata = {}, {"format": FORMAT, "notes": json.dumps(weights.notes)}
+    if weights.backbone is not None:
+        tensors |= {f"backbone/{name}": value for name, value in weights.backbone.items()}
+    if weights.tower is not None:
+        tensors |= {f"text/{name}": value for name, value in weights.tower.params.items()}
+        tensors["tokenizer"] = np.frombuffer(weights.tower.tokenizer, np.uint8)
+        metadata["text"] = json.dumps(to_dict(weights.tower.config))
+    if weights.head is not None:
+        tensors |= {f"head/{name}": value for name, value in weights.head.items()}
+        metadata["config"] = json.dumps(to_dict(weights.model))  # the backbone's is part of it
+    elif weights.backbone is not None:
+        metadata["vit"] = json.dumps(to_dict(weights.vit))
+    if weights.text:
+        prompts = sorted(weights.text)
+        tensors["text_table"] = np.stack([weights.text[prompt] for prompt in prompts])
+        metadata["prompts"] = json.dumps(prompts)
+    limit = float(np.finfo(np.float16).max) if half else np.inf
+    for name, value in tensors.items():
+        with np.errstate(invalid="ignore"):  # NaN is reported below
+            largest = float(np.abs(value).max(initial=0))
+        if not np.isfinite(largest):
+            raise BundleError(f"{path}: {name} holds NaN or infinite values; nothing was written.")
+        if largest > limit:
+            raise BundleError(f"{path}: {name} holds values above {limit:.0f}; write it with half=False.")
+    write_safetensors(path, tensors, metadata, half=half)
 
 
-def load_bundle(path: Path | str = SHIPPED) -> Bundle:
-    """Read a file of `save_bundle`; the parameters come back as float32.
+def read_weights(path: Path | str) -> Weights:
+    """Read a file of `write_weights`, whatever parts it has.
 
     Raises:
         BundleError: missing, damaged, of another kind, or not fitting its own configuration.
@@ -92,39 +145,127 @@ def load_bundle(path: Path | str = SHIPPED) -> Bundle:
     try:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise BundleError(f"{path} is no model of this project: its format is not '{FORMAT}'.")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, AttributeError) as error:  # the last for types that NumPy lacks
         raise BundleError(f"{path} is damaged or no safetensors file ({error}); get it again.") from error
-    if metadata.get("format") != FORMAT:
-        raise BundleError(f"{path} is no model of this project: its format is not '{FORMAT}'.")
     try:
-        table = tensors.pop("text_table").astype(np.float32)
-        bundle = Bundle(
-            config=model_config_from_dict(json.loads(metadata["config"])),
-            backbone=as_float32(_part(tensors, "backbone/")),
-            head=as_float32(_part(tensors, "head/")),
-            text=dict(zip(json.loads(metadata["prompts"]), table, strict=True)),
-            notes=json.loads(metadata["notes"]),
+        backbone, head, text = (_part(tensors, prefix) for prefix in ("backbone/", "head/", "text/"))
+        values = {name: json.loads(value) for name, value in metadata.items() if name in _METADATA}
+        vit, tower, table = None, None, {}
+        if backbone:
+            vit = ViTConfig(**(values["config"]["vit"] if head else values["vit"]))
+        if text:
+            tower = TextTower(TextConfig(**values["text"]), text, tensors.pop("tokenizer").tobytes())
+        if "text_table" in tensors:
+            rows = tensors.pop("text_table").astype(np.float32)
+            table = dict(zip(values["prompts"], rows, strict=True))
+        weights = Weights(
+            vit=vit,
+            backbone=backbone or None,
+            tower=tower,
+            model=model_config_from_dict(values["config"]) if head else None,
+            head=head or None,
+            text=table,
+            notes=values["notes"],
             path=path,
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise BundleError(f"{path} does not fit this version of segic_jax: {error}") from error
-    _check(bundle, str(path))
-    return bundle
+    if tensors:
+        raise BundleError(f"{path} does not fit this version of segic_jax: unknown {', '.join(tensors)}.")
+    _check(weights, str(path))
+    return weights
 
 
-def _part(tensors: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+def save_bundle(path: Path | str, bundle: Bundle, *, half: bool = True) -> None:
+    """Write `bundle`, in float16 (half the size) or in float32.
+
+    Raises:
+        BundleError, WriteError: as `write_weights`, or the empty prompt is missing.
+    """
+    if NONE not in bundle.text:
+        raise BundleError(f"{path}: the text table lacks the empty prompt, which every model needs.")
+    weights = Weights(
+        vit=bundle.config.vit,
+        backbone=bundle.backbone,
+        tower=bundle.tower,
+        model=bundle.config,
+        head=bundle.head,
+        text=bundle.text,
+        notes=bundle.notes,
+    )
+    write_weights(path, weights, half=half)
 
 
-def _check(bundle: Bundle, what: str) -> None:
+def load_bundle(path: Path | str = SHIPPED) -> Bundle:
+    """Read a whole model; the parameters of backbone and head come back as float32.
+
+    Raises:
+        BundleError: as `read_weights`, or a part is missing.
+    """
+    weights = read_weights(path)
+    missing = [
+        (name, source)
+        for name, source, there in (
+            ("backbone", "BACKBONE", weights.backbone),
+            ("text tower", "CLIP", weights.tower or NONE in weights.text),
+            ("head", "HEAD", weights.head),
+        )
+        if not there
+    ]
+    if missing:
+        names, sources = zip(*missing, strict=True)
+        raise BundleError(
+            f"{path} is not a whole model, it has no {' and no '.join(names)}; join the parts: "
+            f"segic convert {path} {' '.join(sources)} --out MODEL.safetensors"
+        )
+    if NONE not in weights.text:
+        weights.text.update(_encoded(weights.tower, [NONE], str(path)))
+    return Bundle(
+        config=weights.model,
+        backbone=as_float32(weights.backbone),
+        head=as_float32(weights.head),
+        text=weights.text,
+        notes=weights.notes,
+        path=weights.path,
+        tower=weights.tower,
+    )
+
+
+def _encoded(tower: TextTower, prompts: list[str], what: str) -> TextTable:
     try:
-        check(bundle.backbone, backbone_template(bundle.config.vit).shapes, "backbone parameters")
-        check(bundle.head, head_template(bundle.config).shapes, "head parameters")
-    except (ParamsError, ConfigError) as error:
+        return encode_prompts(tower, prompts)
+    except TextError as error:
         raise BundleError(f"{what}: {error}") from error
-    width = bundle.config.text_width
-    if "" not in bundle.text:
-        raise BundleError(f"{what}: the text table lacks the empty prompt, which every model needs.")
-    if any(np.shape(feature) != (width,) for feature in bundle.text.values()):
-        raise BundleError(f"{what}: every text feature must have text_width {width} numbers.")
+
+
+def _part(tensors: Tensors, prefix: str) -> Tensors:
+    """Take what begins with `prefix` out of `tensors`."""
+    names = [name for name in tensors if name.startswith(prefix)]
+    return {name.removeprefix(prefix): tensors.pop(name) for name in names}
+
+
+def _check(weights: Weights, what: str) -> None:
+    """Each part against its own configuration, then the parts against each other."""
+    try:
+        if weights.backbone is not None:
+            check(weights.backbone, backbone_template(weights.vit).shapes, "backbone parameters")
+        if weights.tower is not None:
+            check(weights.tower.params, text_template(weights.tower.config).shapes, "text tower's parameters")
+        if weights.head is not None:
+            check(weights.head, head_template(weights.model).shapes, "head parameters")
+    except (TypeError, ValueError, ArithmeticError) as error:  # a configuration that makes no module, too
+        raise BundleError(f"{what}: {error}") from error
+    if weights.backbone is not None and weights.model is not None and weights.vit != weights.model.vit:
+        raise BundleError(f"{what}: the head was made for another backbone than the one it is joined with.")
+    widths = {np.shape(feature) for feature in weights.text.values()}
+    if weights.tower is not None:
+        widths.add((weights.tower.config.width,))
+    if weights.model is not None:
+        widths.add((weights.model.text_width,))
+    if len(widths) > 1:
+        raise BundleError(
+            f"{what}: text features must all have text_width numbers; there are {sorted(widths)}."
+        )

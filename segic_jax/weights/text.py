@@ -1,0 +1,105 @@
+"""Prompts -> the features that SegIC reads, through CLIP's own tokenizer and text tower.
+
+The official code does this in model/backbone/custom_dino.py:41-54 with transformers; here the same
+tokenizer.json goes through the `tokenizers` library and the tower is models/clip_text.py.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import numpy as np
+import tokenizers
+from jaxtyping import Array, Bool, Float, Int
+
+from segic_jax.config import InputError, TextConfig
+from segic_jax.models.clip_text import text_template
+from segic_jax.params import Params, as_float32
+from segic_jax.weights.torch_names import Tensors
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+class TextError(InputError):
+    """A tokenizer that is not CLIP's, or does not go with its tower; one sentence."""
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """What turns any prompt into its feature."""
+
+    config: TextConfig
+    params: Tensors  # our names and layout
+    tokenizer: bytes  # tokenizer.json
+
+
+class Tokenizer:
+    """CLIP's tokenizer: what transformers gives with padding="max_length" and truncation=True."""
+
+    def __init__(self, tokenizer_json: bytes, max_length: int = 77):
+        """`tokenizer_json` is the file that Hugging Face ships beside the weights.
+
+        Raises:
+            TextError: it is no tokenizer.json, or not one of CLIP's kind.
+        """
+        try:
+            self._tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
+        except Exception as error:  # the library raises nothing narrower
+            raise TextError(
+                f"The tokenizer.json is broken ({error}); get it again from openai/clip-vit-large-patch14."
+            ) from error
+        self.end_id = self._tokenizer.token_to_id(END)
+        self.size = self._tokenizer.get_vocab_size()
+        frame = [self._tokenizer.token_to_id(START), self.end_id]
+        if None in frame or self._tokenizer.encode("").ids != frame:
+            raise TextError(
+                f"The tokenizer.json is not CLIP's: it does not put {START} and {END} around a prompt; "
+                "use the one of openai/clip-vit-large-patch14."
+            )
+        # Padding is the end token as well, and a cut prompt still closes with it.
+        self._tokenizer.enable_truncation(max_length)
+        self._tokenizer.enable_padding(pad_id=self.end_id, pad_token=END, length=max_length)
+
+    def __call__(
+        self, prompts: Sequence[str]
+    ) -> tuple[Int[np.ndarray, "n length"], Bool[np.ndarray, "n length"]]:
+        """Token ids (int32), and a mask that is False on padding. Prompts beyond the length are cut."""
+        encoded = self._tokenizer.encode_batch(list(prompts))
+        ids = np.array([one.ids for one in encoded], np.int32)
+        return ids, np.array([one.attention_mask for one in encoded], bool)
+
+
+def encode_prompts(
+    tower: TextTower, prompts: Iterable[str], batch: int = 64
+) -> dict[str, Float[np.ndarray, " width"]]:
+    """The pooled float32 feature of each prompt, `batch` of them at a time.
+
+    Raises:
+        TextError: the tokenizer is broken or does not go with the tower.
+    """
+    config, prompts = tower.config, list(dict.fromkeys(prompts))
+    tokenizer = Tokenizer(tower.tokenizer, config.max_length)
+    if tokenizer.end_id != config.eos_id or tokenizer.size > config.vocab_size:
+        raise TextError(
+            f"The tokenizer.json belongs to another text tower: it has {tokenizer.size} tokens and ends with "
+            f"{tokenizer.end_id}, the tower has {config.vocab_size} and ends with {config.eos_id}."
+        )
+    if not prompts:
+        return {}
+    ids, attention_mask = tokenizer(prompts)
+    params, features = as_float32(tower.params), []
+    # A power of two: few programs are compiled, and one prompt does not cost as much as many.
+    rows = min(batch, 1 << (len(prompts) - 1).bit_length())
+    for start in range(0, len(prompts), rows):
+        chosen = np.minimum(np.arange(start, start + rows), len(prompts) - 1)
+        features.append(np.asarray(_pooled(config, params, ids[chosen], attention_mask[chosen])))
+    return dict(zip(prompts, np.concatenate(features), strict=False))
+
+
+@partial(jax.jit, static_argnums=0)
+def _pooled(
+    config: TextConfig, params: Params, ids: Int[Array, "n length"], attention_mask: Bool[Array, "n length"]
+) -> Float[Array, "n width"]:
+    with jax.default_matmul_precision("highest"):  # accelerators round products otherwise
+        return text_template(config).bind(params)(ids, attention_mask).pooled

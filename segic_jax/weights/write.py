@@ -1,0 +1,102 @@
+"""Named arrays -> a .safetensors file, one array at a time.
+
+The official writer wants all bytes in memory at once; this one copies a single array and no more, and the
+file appears under its name only when it is whole.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import ml_dtypes
+import numpy as np
+
+from segic_jax.config import InputError
+
+_STORED_AS = {
+    np.dtype(dtype): name
+    for dtype, name in (
+        (np.float64, "F64"),
+        (np.float32, "F32"),
+        (np.float16, "F16"),
+        (ml_dtypes.bfloat16, "BF16"),
+        (np.int64, "I64"),
+        (np.int32, "I32"),
+        (np.int16, "I16"),
+        (np.int8, "I8"),
+        (np.uint64, "U64"),
+        (np.uint32, "U32"),
+        (np.uint16, "U16"),
+        (np.uint8, "U8"),
+        (np.bool_, "BOOL"),
+    )
+}
+
+
+class WriteError(InputError):
+    """A file that cannot be written; one sentence that names it."""
+
+
+def write_safetensors(
+    path: Path | str,
+    tensors: Mapping[str, np.ndarray | jax.Array],
+    metadata: Mapping[str, str],
+    *,
+    half: bool = False,
+) -> None:
+    """Write PATH.part and rename it to PATH; until then an older file stays as it is.
+
+    The same input gives the same bytes. Views of any strides and byte order may be given.
+
+    Args:
+        half: store floating-point tensors as float16.
+
+    Raises:
+        WriteError: the disk refuses, or a tensor has a type that the format does not know.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    dtypes = {name: _stored_dtype(name, value.dtype, half) for name, value in tensors.items()}
+    # The format allows no gaps: with the widest types first every tensor is aligned.
+    order = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
+    try:
+        with part.open("wb") as file:
+            file.write(_header({name: (dtypes[name], tensors[name].shape) for name in order}, metadata))
+            for name in order:
+                array = np.ascontiguousarray(tensors[name], dtypes[name])
+                file.write(array.reshape(-1).view(np.uint8))
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise WriteError(f"{path} could not be written ({error.strerror or error}).") from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _stored_dtype(name: str, dtype: np.dtype, half: bool) -> np.dtype:
+    """Little-endian, and float16 where asked for."""
+    # NumPy does not count bfloat16 among its floating-point types.
+    if half and (np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16):
+        return np.dtype(np.float16)
+    dtype = np.dtype(dtype).newbyteorder("<")
+    if dtype not in _STORED_AS:
+        raise WriteError(f"{name} has the type {dtype}, which a .safetensors file cannot hold.")
+    return dtype
+
+
+def _header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
+    """Eight bytes of length, then JSON padded with spaces so that the data start at a multiple of 8."""
+    entries: dict[str, dict] = {"__metadata__": dict(sorted(metadata.items()))}
+    offset = 0
+    for name, (dtype, shape) in tensors.items():
+        end = offset + dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        entries[name] = {"dtype": _STORED_AS[dtype], "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
