@@ -1,0 +1,245 @@
+"""The cross-framework report, on a small random torch model behind the interface of the official checkout."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from segic_jax.config import InputError
+from segic_jax.parity.dump import DumpError
+from segic_jax.parity.report import write_report
+
+torch = pytest.importorskip("torch")
+import torch_segic  # noqa: E402
+
+HERE = Path(__file__).parent
+SCRIPT = HERE.parents[1] / "tools/dump_torch.py"
+CLASS = '<b>"cat" & dog</b>'
+CHECKOUT = {
+    "train.py": """
+import argparse
+def get_args_parser():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--output", required=True)
+    parser.add_argument("--encoder_model", default="dift")
+    for flag in ("--use_inst_proj", "--use_cross_inst_prompt", "--reverse_context"):
+        parser.add_argument(flag, action="store_true")
+    parser.add_argument("--input_size", default=[112, 112])
+    return parser.parse_args()
+""",
+    "model/segic.py": "from torch_segic import build_model\n",
+    "utils/dataloader.py": "from torch_segic import Resize\n",
+    # The official model calls cal_sim through this module, so the module itself is replaced.
+    "utils/misc.py": "import sys, torch_segic\nsys.modules[__name__] = torch_segic.misc\n",
+}
+
+
+@pytest.mark.parametrize("name", ["segic_infer_semantic", "segic_infer_instances"])
+def test_the_torch_model_is_the_official_one(golden, golden_weights, monkeypatch, name):
+    monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
+    arrays = golden(name)
+    state = {key: torch.tensor(value) for key, value in golden_weights("segic").items()}
+    model = torch_segic.SEGIC(torch_segic.Sizes.of(state, canvas=112, vit_heads=4, text_heads=4))
+    model.load_state_dict(state)
+    prompts = {key: torch.tensor(arrays[f"mid.{key}"]) for key in ("input_ids", "attention_mask")}
+    model.encoder.tokenizer = lambda texts: prompts
+    data = {
+        key: torch.tensor(arrays[f"in.{key}"])
+        for key in ("image", "image_dual", "ori_size", "ori_size_dual", "is_inst")
+    }
+    data |= {
+        "label_dual": [torch.tensor(arrays["in.label_dual"])],
+        "class_name": arrays["in.class_name"].tolist(),
+    }
+    with torch.no_grad():
+        masks, iou, *_ = model(data, inference=True)
+    np.testing.assert_allclose(masks, arrays["out.masks"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(iou, arrays["out.iou_pred"], rtol=0, atol=1e-4)
+
+
+def run(folder, *arguments):
+    """tools/dump_torch.py in a process of its own, inside `folder`."""
+    command = [sys.executable, SCRIPT, *map(str, arguments)]
+    environment = {"PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A checkout, a checkpoint, and two pairs of pictures of different sizes."""
+    folder = tmp_path_factory.mktemp("official")
+    for name, text in CHECKOUT.items():
+        path = folder / "checkout" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    torch.manual_seed(1)
+    state = torch_segic.SEGIC(torch_segic.Sizes()).state_dict()
+    torch.save(state, folder / "head.pth")
+    torch.save({name: tensor for name, tensor in state.items() if "neck.1" not in name}, folder / "part.pth")
+    random = np.random.default_rng(0)
+    for i in range(2):
+        mask = np.zeros((90 + 7 * i, 120), np.uint8)
+        mask[20:70, 30:80] = 255
+        for kind, size in (("reference", mask.shape[::-1]), ("target", (101 + i, 130))):
+            coarse = random.integers(0, 255, (6, 8, 3), np.uint8)
+            picture = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(folder / f"{kind}{i}.png"), picture)
+        cv2.imwrite(str(folder / f"mask{i}.png"), mask)
+    cv2.imwrite(str(folder / "blank.png"), np.zeros((90, 120), np.uint8))
+    return folder
+
+
+PAIRS = [f"{kind}{i}.png" for i in range(2) for kind in ("reference", "mask", "target")]
+MODEL = ("--segic", "checkout", "--checkpoint", "head.pth")
+
+
+@pytest.fixture(scope="module")
+def made(folder):
+    """The dump of both pairs."""
+    done = run(folder, *MODEL, "--images", *PAIRS, "--class-name", CLASS, "--out", "dump")
+    assert done.returncode == 0, done.stderr
+    return folder / "dump"
+
+
+@pytest.fixture
+def dump(made, tmp_path):
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(made, tmp_path / "dump"))
+
+
+def change(path, **changed):
+    """Write an .npz again with changed arrays (two underscores for a dot); None leaves one out."""
+    with np.load(path) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    for name, function in changed.items():
+        name = name.replace("__", ".")
+        arrays[name] = function(arrays[name])
+    np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
+
+
+def test_every_stage_agrees(made, tmp_path):
+    page = tmp_path / "new" / "report.html"
+    assert write_report(made, page)
+    content = json.loads(page.with_suffix(".json").read_text())
+    exact = [row for row in content["rows"] if row["dtype"] == "float32"]
+    assert len(exact) == 2 * 27
+    assert all(row["passed"] for row in exact)
+    assert max(row["relative_error"] for row in exact) < 1e-5
+    half = {row["stage"]: row for row in content["rows"] if row["dtype"] == "bfloat16"}
+    assert 1e-4 < half["features"]["relative_error"] < 5e-2
+    assert half["features"]["tolerance"] is half["features"]["passed"] is None
+    for pair in content["pairs"]:
+        assert pair["mask_iou"]["float32"] == 1
+        assert pair["mask_iou"]["bfloat16"] > 0.95
+    assert all(entry["as_dumped"] for entry in content["files"])
+    assert content["torch"]["versions"]["torch"] == torch.__version__
+    assert content["torch"]["checkpoint"]["file"] == "head.pth"
+
+
+def test_the_page_needs_nothing_else(made, tmp_path):
+    write_report(made, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert page.count('src="data:image/jpeg;base64,') == page.count("src=") == 8
+    assert page.count("<svg") == 2
+    assert not any(text in page for text in ("http", "<script", "<link", "url(", CLASS))
+    assert "&lt;b&gt;&quot;cat&quot; &amp; dog&lt;/b&gt;" in page
+    assert "Passed: all 27 float32 stages of 2 pair(s)" in page
+
+
+def test_a_stage_that_differs_is_named(dump, tmp_path):
+    change(dump / "pair_1.npz", mid__block__1=lambda x: x + 1e-2 * (np.arange(x.shape[-1]) == 3))
+    assert not write_report(dump, tmp_path / "report.html")
+    content = json.loads((tmp_path / "report.json").read_text())
+    assert [(row["file"], row["stage"]) for row in content["rows"] if row["passed"] is False] == [
+        ("pair_1.npz", "block 1")
+    ]
+    page = (tmp_path / "report.html").read_text()
+    assert "beyond its tolerance is block 1 in pair_1.npz (mid.block.1): error 1.0e-02" in page
+    assert "changed since the dump" in page
+
+
+def test_what_is_no_number_fails(dump, tmp_path):
+    change(dump / "pair_0.npz", mid__sim=lambda x: x * np.nan, mid__dense=lambda x: x[:, 1:])
+    assert not write_report(dump, tmp_path / "report.html")
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    failed = {row["stage"]: row["max_abs_error"] for row in rows if row["passed"] is False}
+    assert failed == {"similarity": None, "dense prompt": None}
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-5000])
+
+
+def rewrite(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda dump: (dump / "manifest.json").unlink(), "no finished dump"),
+        (lambda dump: truncate(dump / "pair_0.npz"), "pair_0.npz is damaged"),
+        (lambda dump: (dump / "pair_1.npz").unlink(), "pair_1.npz is missing"),
+        (lambda dump: change(dump / "pair_0.npz", mid__sim=lambda x: None), "pair_0.npz lacks mid.sim"),
+        (lambda dump: (dump / "weights.safetensors").unlink(), "weights.safetensors is missing"),
+        (lambda dump: truncate(dump / "weights.safetensors"), "weights.safetensors"),
+        (lambda dump: (dump / "manifest.json").write_text("{"), "manifest.json is damaged"),
+        (lambda dump: rewrite(dump / "manifest.json", '"format": 1', '"format": 9'), "has format 9"),
+        (lambda dump: rewrite(dump / "manifest.json", "eos_id", "x"), "manifest.json is damaged"),
+        (lambda dump: rewrite(dump / "manifest.json", '_heads": 4', '_heads": 3'), "3 attention heads"),
+        (
+            lambda dump: rewrite(dump / "manifest.json", '"canvas": 112', '"canvas": 126'),
+            r"\(1, 3, 126, 126\)",
+        ),
+        (lambda dump: rewrite(dump / "manifest.json", '"pair_0.npz",', '"../pair_0.npz",'), "is damaged"),
+    ],
+)
+def test_a_damaged_dump_is_one_sentence(dump, tmp_path, damage, message):
+    damage(dump)
+    with pytest.raises(InputError, match=message) as error:
+        write_report(dump, tmp_path / "report.html")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_the_page_has_its_ending(made, tmp_path):
+    with pytest.raises(DumpError, match=r"must end in \.html"):
+        write_report(made, tmp_path / "report.json")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((*MODEL, "--images", "reference0.png", "blank.png", "target0.png"), "blank.png marks nothing"),
+        ((*MODEL, "--images", "reference0.png", "mask1.png", "target0.png"), "differ in size"),
+        ((*MODEL, "--images", "reference0.png", "mask0.png"), "REFERENCE MASK TARGET"),
+        ((*MODEL, "--images", "reference0.png", "mask0.png", "none.png"), "none.png: there is no such file"),
+        (("--segic", ".", "--checkpoint", "head.pth", "--images", *PAIRS), "no checkout"),
+        (("--segic", "checkout", "--checkpoint", "part.pth", "--images", *PAIRS), "missing: ['neck.1.bias'"),
+        (
+            ("--segic", "checkout", "--checkpoint", "mask0.png", "--images", *PAIRS),
+            "not a readable checkpoint",
+        ),
+    ],
+)
+def test_the_script_refuses(folder, tmp_path, arguments, message):
+    done = run(folder, *arguments, "--out", tmp_path / "out")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_package_is_named(folder, tmp_path):
+    broken = Path(shutil.copytree(folder / "checkout", tmp_path / "checkout"))
+    (broken / "train.py").write_text("import detectron2_is_not_here\n")
+    arguments = ("--checkpoint", "head.pth", "--images", *PAIRS, "--out", tmp_path / "out")
+    done = run(folder, "--segic", broken, *arguments)
+    assert done.returncode == 2
+    assert "package 'detectron2_is_not_here' is missing (needed for train)" in done.stderr

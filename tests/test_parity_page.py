@@ -1,0 +1,71 @@
+"""The page of the cross-framework report, made of figures alone; see tests/parity/test_dump_torch.py."""
+
+import numpy as np
+
+from segic_jax.parity.page import page, plot, worst
+
+PICTURE = np.full((20, 30, 3), 90, np.uint8)
+
+
+def row(stage, dtype, error, *, file="pair_0.npz", passed=True):
+    judged = dtype == "float32"
+    return {
+        "file": file,
+        "array": f"mid.{stage}",
+        "stage": stage,
+        "dtype": dtype,
+        "max_abs_error": error,
+        "relative_error": error,
+        "largest": 1.0,
+        "tolerance": 1e-4 if judged else None,
+        "passed": passed if judged else None,
+    }
+
+
+def content(rows):
+    failed = [entry for entry in rows if entry["passed"] is False]
+    return {
+        "passed": not failed,
+        "first_failure": failed[0] if failed else None,
+        "rows": rows,
+        "pairs": [
+            {"file": "pair_0.npz", "target": "<i>.png", "mask_iou": {"float32": 1.0, "bfloat16": None}}
+        ],
+        "jax": {"command": "segic parity", "device": "cpu", "versions": {"segic_jax": "0"}},
+        "torch": {"device": "<script>", "segic": "not a dictionary"},
+        "files": [{"file": "pair_0.npz", "sha256": "00", "as_dumped": False}],
+    }
+
+
+def rows(error=1e-6, passed=True):
+    exact = [row("<block>", "float32", error, passed=passed), row("point", "float32", 0.0)]
+    return [*exact, row("<block>", "bfloat16", 1e-2), row("point", "bfloat16", 3.0)]
+
+
+def test_what_came_from_files_is_escaped():
+    text = page(content(rows()), [[(PICTURE, "a < b")]])
+    assert "&lt;block&gt;" in text
+    assert "&lt;i&gt;.png" in text
+    assert "a &lt; b" in text
+    assert not any(raw in text for raw in ("<block>", "<i>", "<script>"))
+
+
+def test_the_verdict():
+    assert "Passed: all 2 float32 stages" in page(content(rows()), [[]])
+    text = page(content(rows(error=0.5, passed=False)), [[]])
+    assert "Failed: the first float32 stage beyond its tolerance is &lt;block&gt; in pair_0.npz" in text
+    assert text.count('<tr class="bad">') == 1
+    assert "error no number" in page(content(rows(error=None, passed=False)), [[]])
+
+
+def test_the_worst_pair_is_shown():
+    first, second = row("block", "float32", 1e-6), row("block", "float32", 2e-6, file="pair_1.npz")
+    assert worst([first, second], "max_abs_error") == {"block": {"float32": second}}
+    missing = row("block", "float32", None, passed=False)
+    assert worst([missing, second], "max_abs_error") == {"block": {"float32": missing}}
+
+
+def test_a_plot_of_nothing_but_zeros():
+    zeros = [row("point", dtype, 0.0) for dtype in ("float32", "bfloat16")]
+    assert "<svg" in plot(zeros, "max_abs_error", "title")
+    assert "nan" not in plot([*zeros, *rows(error=None)], "max_abs_error", "title")

@@ -1,0 +1,432 @@
+"""Run the official SegIC in its own PyTorch environment and write down every stage of its forward pass.
+
+    python tools/dump_torch.py --segic CHECKOUT --checkpoint X.pth --images REFERENCE MASK TARGET --out DIR
+
+Needs nothing of this project: copy the file to where the official code runs (torch 1.13 or newer,
+transformers, safetensors, numpy, Pillow). DIR then holds manifest.json, weights.safetensors (the complete
+state dict) and pair_0.npz, pair_1.npz, ... `segic parity report DIR --html OUT.html` replays it in JAX.
+"""
+
+from __future__ import annotations  # the official environment may have Python 3.8
+
+import argparse
+import hashlib
+import importlib
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+FORMAT = 1  # of the folder; segic_jax/parity/dump.py reads it
+SAMPLED = 64  # tokens of each block that are kept, unless --all-tokens
+# Of scripts/segic_dist.sh, those that matter at inference.
+FLAGS = ["--encoder_model", "dinov2", "--use_inst_proj", "--use_cross_inst_prompt", "--reverse_context"]
+BACKBONES = {768: "b", 1024: "l", 1536: "g"}  # width -> --dinov2_model
+STAGES = (
+    *("encoder_in", "patch_embed", "pos_embed", "patch_tokens", "image_embeddings"),
+    *("prompts", "input_ids", "attention_mask", "text_features", "prompt_proj_out"),
+    *("inst_feat", "inst_proj_out", "neck_out", "sim", "mask_input", "point_coords", "point_labels"),
+    *("text_tokens", "sparse", "dense", "image_pe", "low_res_masks", "iou_pred"),
+)
+
+
+class DumpError(Exception):
+    """Something to mend before a dump can be made; the message says what."""
+
+
+def main() -> int:
+    """Run; 2 if some input was wrong."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--segic", type=Path, required=True, help="folder of the official repository")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="its .pth of the trained part")
+    parser.add_argument(
+        "--images",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="FILE",
+        help="REFERENCE MASK TARGET, once or more often",
+    )
+    parser.add_argument(
+        "--class-name", default="", help="what the mask shows; without it the prompt is empty"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="new or empty folder")
+    parser.add_argument(
+        "--all-tokens", action="store_true", help=f"keep all tokens of each block instead of {SAMPLED}"
+    )
+    parser.add_argument(
+        "--segic-args",
+        default="",
+        metavar="FLAGS",
+        help="further flags for the official parser, as --segic-args='--FLAG VALUE --FLAG'",
+    )
+    options = parser.parse_args()
+    try:
+        dump(options)
+    except DumpError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def dump(options: argparse.Namespace) -> None:
+    """Check the inputs, build the official model, and run it on every pair."""
+    if len(options.images) % 3:
+        raise DumpError(f"--images takes REFERENCE MASK TARGET each time; {len(options.images)} files came.")
+    for path in [options.checkpoint, *options.images]:
+        if not path.is_file():
+            raise DumpError(f"{path}: there is no such file.")
+    for file in ("train.py", "model/segic.py", "utils/dataloader.py"):
+        if not (options.segic / file).is_file():
+            raise DumpError(f"{options.segic} is no checkout of the official repository: no {file} in it.")
+    if options.out.exists() and any(options.out.iterdir()):
+        raise DumpError(f"{options.out} is not empty; give a new folder.")
+    samples = [sample(*options.images[i : i + 3]) for i in range(0, len(options.images), 3)]
+    options.out.mkdir(parents=True, exist_ok=True)
+
+    torch = imported("torch")
+    overrides = without_cuda(torch)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    model, arguments, flags = official_model(torch, options)
+    resize = imported("utils.dataloader").Resize(arguments.input_size)
+
+    print(
+        f"About {announced(model, arguments, options, len(samples)):.1f} GB go to {options.out}.", flush=True
+    )
+    write_weights(torch, model, options.out / "weights.safetensors")
+    for index, pair in enumerate(samples):
+        arrays = run(torch, model, resize, pair, options)
+        np.savez(options.out / f"pair_{index}.npz", **arrays)
+        print(f"pair_{index}.npz: {len(arrays)} arrays", flush=True)
+
+    # Last: a folder without a manifest is one that was interrupted.
+    content = manifest(torch, model, arguments, options, flags, overrides)
+    (options.out / "manifest.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def sample(reference: Path, mask: Path, target: Path) -> dict:
+    """The three pictures as the official EvalDataProcessor reads them (utils/dataloader.py)."""
+    Image = imported("PIL.Image")
+
+    def read(path: Path, mode: str) -> np.ndarray:
+        try:
+            with Image.open(path) as picture:
+                return np.array(picture.convert(mode))
+        except OSError as error:
+            raise DumpError(f"{path} is not a readable picture: {error}") from error
+
+    arrays = {
+        "orig_image": read(target, "RGB").transpose(2, 0, 1),
+        "orig_image_dual": read(reference, "RGB").transpose(2, 0, 1),
+        "orig_label_dual": read(mask, "L")[None],
+    }
+    label, image = arrays["orig_label_dual"], arrays["orig_image_dual"]
+    if label.shape[1:] != image.shape[1:]:
+        raise DumpError(f"{mask} and {reference} differ in size: {label.shape[1:]} and {image.shape[1:]}.")
+    if label.max() <= 127:
+        raise DumpError(f"{mask} marks nothing: the official code reads grey values above 127 as inside.")
+    return arrays
+
+
+def imported(name: str):
+    """A module of the environment or of the checkout."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        raise DumpError(
+            f"The Python package {error.name!r} is missing (needed for {name}): run this script in the "
+            "environment of the official repository, or install the package there."
+        ) from error
+
+
+def without_cuda(torch) -> list[str]:
+    """The official code calls .cuda() everywhere; on a machine without a GPU that becomes the identity."""
+    if torch.cuda.is_available():
+        return []
+
+    def stay(self, *args, **kwargs):
+        return self
+
+    torch.Tensor.cuda = torch.nn.Module.cuda = stay
+    return ["torch.Tensor.cuda and torch.nn.Module.cuda are the identity: there is no CUDA device"]
+
+
+def official_model(torch, options: argparse.Namespace):
+    """The checkout's model with the checkpoint in it, its arguments, and the flags they came from."""
+    try:
+        state = torch.load(options.checkpoint, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a file that is no checkpoint
+        raise DumpError(f"{options.checkpoint} is not a readable checkpoint: {error}") from error
+    if not isinstance(state, dict) or "neck.0.weight" not in state:
+        raise DumpError(f"{options.checkpoint} is no SegIC checkpoint: there is no neck.0.weight in it.")
+
+    size = BACKBONES.get(state["neck.0.weight"].shape[1])
+    flags = [*FLAGS, *(["--dinov2_model", size] if size else []), *options.segic_args.split()]
+    sys.path.insert(0, str(options.segic.resolve()))
+    given, sys.argv = sys.argv, ["train.py", *flags, "--output", str(options.out)]
+    try:
+        arguments = imported("train").get_args_parser()  # parses sys.argv by itself
+    finally:
+        sys.argv = given
+    model = imported("model.segic").build_model(arguments)
+    try:
+        missing, unknown = model.load_state_dict(state, strict=False)
+    except RuntimeError as error:
+        raise DumpError(f"{options.checkpoint} does not fit the model of {flags}: {error}") from error
+    # The official state_dict() lists what a checkpoint holds; encoders and constants are not in it.
+    missing = sorted(set(missing) & set(model.state_dict()))
+    if missing or unknown:
+        raise DumpError(
+            f"{options.checkpoint} does not fit the model of {' '.join(flags)}; "
+            f"missing: {missing or 'none'}, unknown: {list(unknown) or 'none'}. "
+            "Give the flags of its training with --segic-args."
+        )
+    model.cuda()
+    model.eval()  # returns None in the official code
+    return model, arguments, flags
+
+
+def announced(model, arguments, options: argparse.Namespace, pairs: int) -> float:
+    """Estimated size of the folder in GB."""
+    dino, side = model.encoder.dinov2, max(arguments.input_size)
+    tokens = (side // dino.patch_size) ** 2
+    width = dino.cls_token.shape[-1]
+    kept = tokens if options.all_tokens else SAMPLED
+    stages = 7 * tokens * width + 2 * len(dino.blocks) * kept * width + 16 * side * side
+    weights = sum(p.numel() for p in model.parameters())
+    return 4e-9 * (weights + pairs * stages)
+
+
+def write_weights(torch, model, path: Path) -> None:
+    """The complete state dict; the official state_dict() leaves the encoders out."""
+    save_file = imported("safetensors.numpy").save_file
+    tensors = {}
+    for name, tensor in torch.nn.Module.state_dict(model).items():
+        tensor = tensor.detach().cpu()
+        tensors[name] = np.ascontiguousarray(
+            (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+        )
+    save_file(tensors, path)
+
+
+class Stages:
+    """Keeps what the model's parts receive and return, by putting wrappers around their methods."""
+
+    def __init__(self):
+        self.arrays = {}
+        self._wrapped = []
+
+    def keep(self, name: str, tensor) -> None:
+        """Store one stage; the last call counts."""
+        tensor = tensor.detach().float() if tensor.is_floating_point() else tensor
+        self.arrays[f"mid.{name}"] = tensor.cpu().numpy().copy()  # later code may write into the tensor
+
+    def after(self, owner, method: str, seen) -> None:
+        """Call `seen(result, *args, **kwargs)` after every call of `owner.method`."""
+        original = getattr(owner, method)
+
+        def wrapper(*args, **kwargs):
+            result = original(*args, **kwargs)
+            seen(result, *args, **kwargs)
+            return result
+
+        self._wrapped.append((owner, method, vars(owner).get(method)))
+        setattr(owner, method, wrapper)
+
+    def undo(self) -> None:
+        """Take the wrappers off."""
+        for owner, method, own in reversed(self._wrapped):
+            if own is None:
+                delattr(owner, method)
+            else:
+                setattr(owner, method, own)
+
+
+def watch(model, all_tokens: bool) -> Stages:
+    """Wrap everything whose result is a stage; attribute names are those of the state dict."""
+    stages = Stages()
+    keep, after = stages.keep, stages.after
+    encoder, dino = model.encoder, model.encoder.dinov2
+    before_patches = 1 + getattr(dino, "num_register_tokens", 0)
+
+    def result(name):
+        return lambda output, *args, **kwargs: keep(name, output)
+
+    def encoded(output, pixels):
+        keep("image_embeddings", output)
+
+    def block(index):
+        def seen(output, *args, **kwargs):
+            if all_tokens:
+                chosen = np.arange(output.shape[1])
+            else:
+                random = np.random.default_rng(0)  # the same tokens of every block and pair
+                chosen = np.sort(random.permutation(output.shape[1])[:SAMPLED])
+            stages.arrays["mid.block_tokens"] = chosen
+            keep(f"block.{index}", output[:, chosen])
+
+        return seen
+
+    def prompted(output, prompts):
+        stages.arrays["mid.prompts"] = np.array(prompts)
+
+    def text(output, input_ids, attention_mask):
+        keep("input_ids", input_ids)
+        keep("attention_mask", attention_mask)
+        keep("text_features", output.pooler_output)
+
+    def prompts(output, points, boxes, masks, texts):
+        if points is None or masks is None:
+            raise DumpError("The model ran without similarity prompts; leave --no_sim_prompt out.")
+        keep("point_coords", points[0])
+        keep("point_labels", points[1])
+        keep("mask_input", masks)
+        keep("text_tokens", texts)
+        keep("sparse", output[0])
+        keep("dense", output[1])
+
+    def decoded(output, *args, **kwargs):
+        keep("low_res_masks", output[0])
+        keep("iou_pred", output[1])
+
+    after(dino, "forward_features", lambda output, pixels, *rest: keep("encoder_in", pixels))
+    after(dino.patch_embed, "forward", result("patch_embed"))
+    after(dino, "interpolate_pos_encoding", result("pos_embed"))
+    for index, module in enumerate(dino.blocks):
+        after(module, "forward", block(index))
+    after(dino.norm, "forward", lambda output, *args: keep("patch_tokens", output[:, before_patches:]))
+    after(encoder, "forward", encoded)
+    after(encoder, "get_prompt_features", prompted)
+    after(encoder.text_model, "forward", text)
+    after(model.prompt_proj, "forward", result("prompt_proj_out"))
+    after(model, "extract_inst_feat", result("inst_feat"))
+    after(model.inst_proj, "forward", result("inst_proj_out"))
+    after(model.neck, "forward", result("neck_out"))
+    after(imported("utils.misc"), "cal_sim", result("sim"))
+    after(model.prompt_encoder, "forward", prompts)
+    after(model.prompt_encoder, "get_dense_pe", result("image_pe"))
+    after(model.mask_decoder, "forward", decoded)
+    return stages
+
+
+def run(torch, model, resize, pair: dict, options: argparse.Namespace) -> dict:
+    """One forward pass: {key of the goldens' format: array}."""
+    placed = {
+        "imidx": 0,
+        "image": torch.tensor(pair["orig_image"], dtype=torch.float32),
+        "image_dual": torch.tensor(pair["orig_image_dual"], dtype=torch.float32),
+        "label_dual": torch.tensor(pair["orig_label_dual"], dtype=torch.float32),
+    }
+    placed["label"] = torch.zeros_like(placed["image"][:1])  # the target's mask: read in training only
+    placed["shape"] = torch.tensor(placed["image"].shape[-2:])
+    placed = resize(placed)
+    data = {
+        **{key: placed[key][None] for key in ("image", "image_dual", "ori_size", "ori_size_dual")},
+        "label": [placed["label"]],
+        "label_dual": [placed["label_dual"]],
+        "class_name": [options.class_name],
+        "is_inst": torch.tensor([False]),
+    }
+    arrays = {
+        **{f"in.{key}": value for key, value in pair.items()},
+        **{f"in.{key}": data[key].numpy().copy() for key in ("image", "image_dual")},
+        **{f"in.{key}": data[key].numpy().copy() for key in ("ori_size", "ori_size_dual", "is_inst")},
+        "in.label_dual": placed["label_dual"].numpy().copy(),
+        "in.class_name": np.array([options.class_name]),
+        "in.counts": np.array([1]),
+    }
+    stages = watch(model, options.all_tokens)
+    try:
+        with torch.no_grad():
+            masks, iou = model(data, inference=True)[:2]
+    finally:
+        stages.undo()
+    missing = [name for name in STAGES if f"mid.{name}" not in stages.arrays]
+    if missing:
+        raise DumpError(f"The forward pass never came through {', '.join(missing)}: is this SegIC's code?")
+    arrays.update(stages.arrays)
+    arrays["out.masks"] = masks.detach().float().cpu().numpy()
+    arrays["out.iou_pred"] = iou.detach().float().cpu().numpy()
+    return arrays
+
+
+def manifest(torch, model, arguments, options: argparse.Namespace, flags: list, overrides: list) -> dict:
+    """What was run, on what, and the hashes of what was written."""
+    dino = model.encoder.dinov2
+    files = sorted([*options.out.glob("pair_*.npz"), options.out / "weights.safetensors"])
+    return {
+        "format": FORMAT,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "versions": {
+            "python": platform.python_version(),
+            **{name: imported(name).__version__ for name in ("torch", "numpy", "safetensors")},
+            "transformers": getattr(sys.modules.get("transformers"), "__version__", None),
+        },
+        "device": torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else f"CPU ({platform.machine()})",
+        "system": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "settings": "; ".join(["TF32 off", "eval mode", "no gradient", *overrides]),
+        "segic": {"commit": commit(options.segic), "flags": flags, "arguments": vars(arguments)},
+        "checkpoint": {"file": options.checkpoint.name, "sha256": sha256(options.checkpoint)},
+        "model": {
+            "canvas": max(arguments.input_size),
+            "backbone_heads": dino.num_heads,
+            "text_heads": model.encoder.text_model.config.num_attention_heads,
+            "decoder_heads": model.mask_decoder.transformer.num_heads,
+            "eos_id": model.encoder.tokenizer.eos_token_id,
+            # Hub versions before the register models have neither attribute.
+            "pos_offset": getattr(dino, "interpolate_offset", 0.1),
+            "pos_antialias": getattr(dino, "interpolate_antialias", False),
+        },
+        "files": {path.name: sha256(path) for path in files},
+        "pairs": [
+            {
+                "file": f"pair_{i // 3}.npz",
+                "reference": options.images[i].name,
+                "mask": options.images[i + 1].name,
+                "target": options.images[i + 2].name,
+                "class_name": options.class_name,
+            }
+            for i in range(0, len(options.images), 3)
+        ],
+    }
+
+
+def commit(checkout: Path) -> str | None:
+    """The checkout's git commit; None where it is no repository of its own."""
+    environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(checkout.resolve().parent)}
+
+    def git(*command: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(checkout), *command],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        )
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + (" with local changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def sha256(path: Path) -> str:
+    """Of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
