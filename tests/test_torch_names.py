@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
 
 from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.models.clip_text import ClipText
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.params import ParamsError, Template
-from segic_jax.weights.torch_names import from_torch, read_safetensors, split_segic, to_torch
+from segic_jax.weights.torch_names import from_torch, split_segic, to_torch, torch_shapes
 
 CONFIG = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
 TEXT = TextConfig(vocab_size=512, width=32, mlp_width=64, depth=2, num_heads=4, eos_id=511)
@@ -33,6 +32,16 @@ def test_round_trip_of_a_complete_state_dict(official):
     assert set(back) <= set(official)
     for name, tensor in back.items():
         np.testing.assert_array_equal(tensor, official[name], err_msg=name)
+
+
+def test_views_and_shapes(official):
+    """Nothing is copied either way, and shapes go the same way as arrays."""
+    tensors, shapes = split_segic(official).head, templates()[2].shapes
+    back = to_torch(from_torch(tensors, shapes))
+    assert all(np.shares_memory(back[name], tensors[name]) for name in tensors)
+    assert {name: spec.shape for name, spec in torch_shapes(shapes).items()} == {
+        name: tensor.shape for name, tensor in tensors.items()
+    }
 
 
 def test_the_trained_part_alone(official):
@@ -61,11 +70,3 @@ def test_a_kernel_with_an_odd_number_of_dimensions(official):
     head["inst_proj.weight"] = head["inst_proj.weight"][None]
     with pytest.raises(ParamsError, match=r"inst_proj\.weight has 3 dimensions"):
         from_torch(head, templates()[2].shapes)
-
-
-def test_read_safetensors(tmp_path):
-    save_file({"a": np.arange(3.0)}, tmp_path / "good.safetensors")
-    np.testing.assert_array_equal(read_safetensors(tmp_path / "good.safetensors")["a"], np.arange(3.0))
-    (tmp_path / "bad.safetensors").write_bytes(b"x" * 100)
-    with pytest.raises(ParamsError, match=r"bad\.safetensors is not a readable"):
-        read_safetensors(tmp_path / "bad.safetensors")

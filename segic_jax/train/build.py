@@ -15,11 +15,10 @@ from segic_jax.data.episodes import EpisodeSource, PairSource
 from segic_jax.data.sources.folder import FolderSource
 from segic_jax.evaluate.baselines import tune_threshold
 from segic_jax.evaluate.run import evaluate
-from segic_jax.models.segic import backbone_template
 from segic_jax.params import Params, as_float32
 from segic_jax.train.loop import Evaluate, Parts
 from segic_jax.weights.bundle import Bundle, load_bundle
-from segic_jax.weights.torch_names import from_torch, read_safetensors
+from segic_jax.weights.convert import read_backbone
 
 
 def build(config: Config) -> Parts:
@@ -61,7 +60,7 @@ def finished_bundle(config: Config, parts: Parts, head: Params) -> Bundle:
 
 
 def load_backbone(path: str, config: ViTConfig) -> Params:
-    """Frozen weights: from a model file of this project, or under the official DINOv2 names.
+    """Frozen weights from a file of this project, or from DINOv2's as Meta, Hugging Face or timm ship it.
 
     Raises:
         ConfigError: there is no such file.
@@ -71,12 +70,7 @@ def load_backbone(path: str, config: ViTConfig) -> Params:
         raise ConfigError(
             f"{path or 'The empty path'}: there is no such file; give the backbone's weights with --backbone."
         )
-    shapes = backbone_template(config).shapes
-    tensors = read_safetensors(path)
-    own = {name.removeprefix("backbone/"): tensors[name] for name in tensors if name.startswith("backbone/")}
-    if own:
-        return as_float32(own)
-    return as_float32(from_torch(tensors, shapes, what=f"weights of {path}"))
+    return as_float32(read_backbone(path, config))
 
 
 def _pairs(config: Config) -> PairSource:

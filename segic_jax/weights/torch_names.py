@@ -5,12 +5,10 @@ leaf of the destination says how the tensor is laid out. Nothing is skipped sile
 """
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
-from safetensors.numpy import load_file
 
 from segic_jax.params import ParamsError, check
 
@@ -55,10 +53,22 @@ def from_torch(
 
 
 def to_torch(params: Mapping[str, np.ndarray], prefix: str = "") -> Tensors:
-    """The inverse of `from_torch`; `prefix` goes before every name."""
+    """The inverse of `from_torch`; `prefix` goes before every name. Both give views, copying nothing."""
     return {
-        prefix + torch_name(name): np.ascontiguousarray(_swap_layout(name, np.asarray(value), _TO_TORCH))
+        prefix + torch_name(name): _swap_layout(name, np.asarray(value), _TO_TORCH)
         for name, value in params.items()
+    }
+
+
+def torch_shapes(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
+    """The official names and shapes of a `params.Template`."""
+
+    def swapped(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(shape[axis] for axis in _TO_TORCH[len(shape)]) if name.endswith("/kernel") else shape
+
+    return {
+        torch_name(name): jax.ShapeDtypeStruct(swapped(name, spec.shape), spec.dtype)
+        for name, spec in shapes.items()
     }
 
 
@@ -110,15 +120,3 @@ def clip_text_tensors(tensors: Mapping[str, np.ndarray]) -> Tensors:
         for name, tensor in tensors.items()
         if name.startswith("text_model.")
     }
-
-
-def read_safetensors(path: Path | str) -> Tensors:
-    """The tensors of a .safetensors file; no torch needed, nothing in it is executed.
-
-    Raises:
-        ParamsError: if the file is not readable as safetensors.
-    """
-    try:
-        return load_file(path)
-    except Exception as error:
-        raise ParamsError(f"{path} is not a readable .safetensors file: {error}") from error

@@ -1,0 +1,254 @@
+"""What a dictionary of tensors is, by its names and shapes, and the same tensors under official names.
+
+Official names are those of DINOv2's hub files, of CLIP's text tower below "text_model.", and of SegIC.
+Read: DINOv2 as Meta, Hugging Face (transformers/models/dinov2*/modeling_*.py) and timm
+(timm/models/vision_transformer.py, `_convert_dinov2`) ship it, CLIP as Hugging Face ships it, SegIC.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from segic_jax.params import ParamsError, check
+from segic_jax.weights.torch_names import UNUSED, Tensors, from_torch, split_segic, torch_shapes
+
+Shape = tuple[int, ...]
+Shapes = dict[str, Shape]
+
+
+class FormatError(ParamsError):
+    """Tensors that are no weights known here, or of an architecture that this project has not."""
+
+
+class Part(NamedTuple):
+    """A part of a model, as a source holds it."""
+
+    kind: Literal["backbone", "text", "head"]
+    tensors: Tensors  # under official names
+    origin: str  # e.g. "DINOv2 as Hugging Face ships it"
+    what: str  # how messages call the source
+    in_file: Callable[[Shapes], Shapes]  # official names and shapes -> those of the file
+    found: Tensors  # what `tensors` was made of, under the file's names
+    left_out: tuple[str, ...] = ()  # names in the file that no forward pass here reads
+    config: Mapping[str, Any] | None = None  # the part's section of Hugging Face's config.json
+    made_as: Any = None  # the configuration that a file of this project stores
+
+    @property
+    def hugging_face(self) -> bool:
+        """Whether it is a backbone whose module resamples positions in Hugging Face's way."""
+        return self.kind == "backbone" and self.origin == HUGGING_FACE
+
+    def parameters(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Tensors:
+        """Parameters with the names and shapes of a `params.Template`; views, in the file's dtype.
+
+        Raises:
+            ParamsError: naming every missing, unknown or misshapen tensor as the file calls it.
+        """
+        expected = self.in_file({name: spec.shape for name, spec in torch_shapes(shapes).items()})
+        structs = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in expected.items()}
+        check(self.found, structs, f"tensors of {self.what} ({self.origin})")
+        return from_torch(self.tensors, shapes, what=f"tensors of {self.what}")
+
+
+META = "DINOv2 as Meta ships it"
+HUGGING_FACE = "DINOv2 as Hugging Face ships it"
+TIMM = "DINOv2 as timm ships it"
+CLIP = "CLIP's text tower as Hugging Face ships it"
+SEGIC = "SegIC as its authors ship it"
+
+
+def recognise(
+    tensors: Mapping[str, np.ndarray], *, config: Mapping[str, Any] | None, what: str
+) -> list[Part]:
+    """The parts that `tensors` hold.
+
+    Args:
+        config: Hugging Face's config.json, if there is one beside the weights.
+        what: how messages call the source, e.g. its path.
+
+    Raises:
+        FormatError: it is none of the known formats, or an architecture of another kind.
+    """
+    if any(name.startswith(_ONLY_SEGIC) for name in tensors):
+        return _segic(tensors, what)
+    for names, prefixes, read in (
+        (r"encoder\.layer\.\d+\.layer_scale\d\.", ("", "dinov2.", "dinov2_with_registers."), _hugging_face),
+        (r"blocks\.(\d+\.)?\d+\.(attn|ls1|ls2)\.", ("", "backbone."), _meta_or_timm),
+        (r"encoder\.layers\.\d+\.self_attn\.", ("text_model.", ""), _clip),
+    ):
+        for prefix in prefixes:
+            if any(re.match(re.escape(prefix) + names, name) for name in tensors):
+                return [read(tensors, prefix, config, what)]
+    first = ", ".join(list(tensors)[:4]) or "none"
+    raise FormatError(
+        f"{what} holds no weights that are known here: DINOv2 (from Meta, Hugging Face or timm), CLIP's text "
+        f"tower (from Hugging Face), SegIC, or a file of this project. Its first tensors are: {first}."
+    )
+
+
+_ONLY_SEGIC = ("inst_proj.", "prompt_proj.", "inst_type_embed.", "encoder.dinov2.")  # SAM has the rest, too
+
+# Left out by name, besides UNUSED: other parts of a complete CLIP, and heads on top of a backbone.
+_BESIDE = (
+    "vision_model.",
+    "visual_projection.",
+    "text_projection.",
+    "logit_scale",
+    "classifier.",
+    "dino_head.",
+    "ibot_head.",
+)
+
+
+def _segic(tensors: Mapping[str, np.ndarray], what: str) -> list[Part]:
+    """SEGIC.state_dict(), complete or the trained part (model/segic.py:381-395)."""
+    split = split_segic(tensors)
+    # The head comes first: it tells that the other two are SegIC's own.
+    prefixes = {"head": "", "backbone": "encoder.dinov2.", "text": "encoder.text_model.text_model."}
+    parts = []
+    for kind, prefix in prefixes.items():
+        if held := getattr(split, kind):
+            found = {prefix + name: tensor for name, tensor in held.items() if name not in UNUSED}
+            unused = tuple(prefix + name for name in held if name in UNUSED)
+            kept = {name: tensor for name, tensor in held.items() if name not in UNUSED}
+            parts.append(Part(kind, kept, SEGIC, what, _Prefixed(prefix), found, unused))
+    constants = tuple(name for name in ("pixel_mean", "pixel_std") if name in tensors)
+    return [parts[0]._replace(left_out=parts[0].left_out + constants), *parts[1:]]
+
+
+def _clip(tensors: Mapping[str, np.ndarray], prefix: str, config: Mapping | None, what: str) -> Part:
+    """CLIPModel, CLIPTextModel (from transformers 5.6 without the prefix), CLIPTextModelWithProjection."""
+    config = (config or {}).get("text_config", config)
+    _require(config, {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}, what)
+    found, left_out = _kept(tensors, prefix)
+    kept = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return Part("text", kept, CLIP, what, _Prefixed(prefix), found, left_out, config)
+
+
+def _hugging_face(tensors: Mapping[str, np.ndarray], prefix: str, config: Mapping | None, what: str) -> Part:
+    """Dinov2Model, Dinov2WithRegistersModel, alone or inside a model with a head."""
+    _require(config, {"hidden_act": "gelu", "layer_norm_eps": 1e-6}, what)
+    found, left_out = _kept(tensors, prefix)
+    kept: Tensors = {}
+    for name, tensor in found.items():
+        kept[_renamed(name.removeprefix(prefix), _HUGGING_FACE_NAMES)] = tensor
+    for name in [name for name in kept if ".attn.q." in name]:
+        trio = [name.replace(".q.", f".{letter}.") for letter in "qkv"]
+        shapes = {kept[part].shape if part in kept else () for part in trio}
+        if len(shapes) == 1 and () not in shapes:  # else they stay apart, and are reported
+            kept[name.replace(".q.", ".qkv.")] = np.concatenate([kept.pop(part) for part in trio])
+
+    def in_file(shapes: Shapes) -> Shapes:
+        back = {}
+        for name, shape in shapes.items():
+            if ".attn.qkv." in name:
+                for letter in "qkv":
+                    back[name.replace(".qkv.", f".{letter}.")] = (shape[0] // 3, *shape[1:])
+            else:
+                back[name] = shape
+        return {
+            prefix + _renamed(name, _HUGGING_FACE_NAMES, back=True): shape for name, shape in back.items()
+        }
+
+    return Part("backbone", kept, HUGGING_FACE, what, in_file, found, left_out, config)
+
+
+# (theirs, official); a name is compared with a dot before it.
+_HUGGING_FACE_NAMES = (
+    (".embeddings.cls_token", ".cls_token"),
+    (".embeddings.register_tokens", ".register_tokens"),
+    (".embeddings.position_embeddings", ".pos_embed"),
+    (".embeddings.patch_embeddings.projection.", ".patch_embed.proj."),
+    (".encoder.layer.", ".blocks."),
+    (".attention.attention.query.", ".attn.q."),
+    (".attention.attention.key.", ".attn.k."),
+    (".attention.attention.value.", ".attn.v."),
+    (".attention.output.dense.", ".attn.proj."),
+    (".layer_scale1.lambda1", ".ls1.gamma"),
+    (".layer_scale2.lambda1", ".ls2.gamma"),
+    (".mlp.weights_in.", ".mlp.w12."),
+    (".mlp.weights_out.", ".mlp.w3."),
+    (".layernorm.", ".norm."),
+)
+
+
+def _meta_or_timm(tensors: Mapping[str, np.ndarray], prefix: str, config: Mapping | None, what: str) -> Part:
+    """DINOv2's own names, with blocks in chunks or not; timm's, which differ where its modules do.
+
+    timm keeps register tokens as `reg_token`, packs SwiGLU into fc1 and fc2, and, with registers, has the
+    class position inside `cls_token` already: here that position is zero.
+    """
+    found, left_out = _kept(tensors, prefix)
+    kept = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    chunks = {}  # block -> "chunk.block"
+    for name in list(kept):
+        if chunked := re.match(r"blocks\.(\d+\.(\d+))\.", name):
+            chunks[chunked[2]] = chunked[1]
+            kept[f"blocks.{chunked[2]}.{name[chunked.end() :]}"] = kept.pop(name)
+    pairs = []
+    if "reg_token" in kept:
+        pairs.append((".reg_token", ".register_tokens"))
+    if _packed(kept):
+        pairs += [(".mlp.fc1.", ".mlp.w12."), (".mlp.fc2.", ".mlp.w3.")]
+    positions = kept.get("pos_embed", np.empty(0))
+    classless = "reg_token" in kept and positions.ndim == 3 and _square(positions.shape[1])
+    kept = {_renamed(name, pairs): tensor for name, tensor in kept.items()}
+    if classless:
+        kept["pos_embed"] = np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
+
+    def in_file(shapes: Shapes) -> Shapes:
+        back = {}
+        for name, shape in shapes.items():
+            if classless and name == "pos_embed":
+                shape = (1, shape[1] - 1, shape[2])
+            name = re.sub(r"^blocks\.(\d+)\.", lambda m: f"blocks.{chunks.get(m[1], m[1])}.", name)
+            back[prefix + _renamed(name, pairs, back=True)] = shape
+        return back
+
+    origin = TIMM if pairs else META
+    return Part("backbone", kept, origin, what, in_file, found, left_out)
+
+
+def _packed(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether the feed-forward is a SwiGLU under the names of an MLP: fc1 gives twice what fc2 takes."""
+    into, out = (tensors.get(f"blocks.0.mlp.{layer}.weight", np.empty(0)) for layer in ("fc1", "fc2"))
+    return into.ndim == out.ndim == 2 and into.shape[0] == 2 * out.shape[1]
+
+
+def _square(number: int) -> bool:
+    return round(number**0.5) ** 2 == number
+
+
+class _Prefixed(NamedTuple):
+    """The way back to a file that puts a prefix before the official names."""
+
+    prefix: str
+
+    def __call__(self, shapes: Shapes) -> Shapes:
+        return {self.prefix + name: shape for name, shape in shapes.items()}
+
+
+def _kept(tensors: Mapping[str, np.ndarray], prefix: str) -> tuple[Tensors, tuple[str, ...]]:
+    """Tensors that a part must account for, and the names of those that are left out."""
+    unused = {prefix + name for name in (*UNUSED, "embeddings.mask_token")}
+    left_out = tuple(name for name in tensors if name in unused or name.startswith(_BESIDE))
+    return {name: tensor for name, tensor in tensors.items() if name not in left_out}, left_out
+
+
+def _renamed(name: str, pairs: Iterable[tuple[str, str]], *, back: bool = False) -> str:
+    name = "." + name
+    for theirs, official in pairs:
+        name = name.replace(official, theirs) if back else name.replace(theirs, official)
+    return name[1:]
+
+
+def _require(config: Mapping | None, settings: Mapping[str, Any], what: str) -> None:
+    """Settings that shapes do not show and that are fixed here."""
+    for name, value in settings.items():
+        if config and config.get(name, value) != value:
+            raise FormatError(
+                f"{what}: its config.json says {name} {config[name]!r}; only {value!r} is supported here."
+            )

@@ -1,0 +1,175 @@
+"""The published weights that this project knows: what they are, where they lie, what they weigh.
+
+Sizes and parameter counts are those of the files; a SHA-256 stands here only where a public page states it
+(docs/weights.md names the pages). Everything else is checked against what the hub says when it is fetched.
+"""
+
+from dataclasses import dataclass
+
+HUB = "https://huggingface.co"
+META = "https://dl.fbaipublicfiles.com/dinov2"
+
+
+@dataclass(frozen=True)
+class KnownFile:
+    """One file of a repository."""
+
+    name: str
+    sha256: str = ""  # "" where no public page states it
+
+
+@dataclass(frozen=True)
+class KnownWeights:
+    """One row of `segic weights list`; its converted file is CACHE/NAME.safetensors."""
+
+    name: str
+    what: str
+    licence: str
+    parameters: int  # of the part that this project stores
+    size: int  # bytes to download, about
+    repository: str = ""  # on the Hugging Face hub
+    files: tuple[KnownFile, ...] = ()  # the weights first; the others must lie beside them
+    parts: tuple[str, ...] = ()  # known weights that are joined; then there is no repository
+    mirror: str = ""  # another place with the same weights, in another format
+    mirror_sha256: str = ""
+
+    @property
+    def source(self) -> str:
+        """Where it comes from, for people."""
+        return f"{HUB}/{self.repository}" if self.repository else " + ".join(self.parts)
+
+
+def _dinov2(
+    size: str,
+    hub_size: str,
+    parameters: int,
+    *,
+    hub_sha256: str = "",
+    mirror_sha256: str,
+    registers: bool = False,
+) -> KnownWeights:
+    arch = f"dinov2_vit{size}14"
+    return KnownWeights(
+        name=f"dinov2-{size}-reg" if registers else f"dinov2-{size}",
+        what=f"DINOv2 ViT-{size if size == 'g' else size.upper()}/14"
+        + (" with registers" if registers else ""),
+        licence="Apache-2.0",
+        parameters=parameters,
+        size=parameters * 4,
+        repository=f"facebook/dinov2-{'with-registers-' if registers else ''}{hub_size}",
+        files=(KnownFile("model.safetensors", hub_sha256), KnownFile("config.json")),
+        mirror=f"{META}/{arch}/{arch}_{'reg4_' if registers else ''}pretrain.pth",
+        mirror_sha256=mirror_sha256,
+    )
+
+
+_SEGIC_LICENCE = "not stated (code: MIT)"
+_SEGIC_HEAD = 5_377_764  # parameters, with the Fourier matrix
+
+KNOWN: dict[str, KnownWeights] = {
+    weights.name: weights
+    for weights in (
+        _dinov2(
+            "s",
+            "small",
+            22_056_192,
+            hub_sha256="ae1e99fcefd534ed978cdeb8326f08030c96e28b7a81ffcbc98a857c84d14be1",
+            mirror_sha256="b938bf1bc15cd2ec0feacfe3a1bb553fe8ea9ca46a7e1d8d00217f29aef60cd9",
+        ),
+        _dinov2(
+            "b",
+            "base",
+            86_579_712,
+            hub_sha256="d73036b56966966d07975d696bde331762f37297e2f095de8cea0040c3aa0841",
+            mirror_sha256="0b8b82f85de91b424aded121c7e1dcc2b7bc6d0adeea651bf73a13307fad8c73",
+        ),
+        _dinov2(
+            "l",
+            "large",
+            304_367_616,
+            hub_sha256="399fba97a95f22c36834418bc69373364a99af3a1153da1c0fb31db567c92e23",
+            mirror_sha256="d5383ea8f4877b2472eb973e0fd72d557c7da5d3611bd527ceeb1d7162cbf428",
+        ),
+        _dinov2(
+            "g",
+            "giant",
+            1_136_479_232,
+            hub_sha256="917d3c470db999d32a312f8542149be91c7cbac61ee8fb4b67ae3d82b79ce21f",
+            mirror_sha256="baf8467e50af277596bbbafa06887c177ee899ab46033649c383577d7e9309d3",
+        ),
+        _dinov2(
+            "s",
+            "small",
+            22_057_728,
+            mirror_sha256="f433177089a681826f849f194ece3bb48f4d63fb38d32fc837e3dc7a4e5641fb",
+            registers=True,
+        ),
+        _dinov2(
+            "b",
+            "base",
+            86_582_784,
+            mirror_sha256="73182a088cf94833c94b1666d1c99e02fe87e2007bff57b564fb6206e25dba71",
+            registers=True,
+        ),
+        _dinov2(
+            "l",
+            "large",
+            304_371_712,
+            mirror_sha256="36e4deffbaef061a2576705b0c36f93621e2ae20bf6274694821b0b492551b51",
+            registers=True,
+        ),
+        _dinov2(
+            "g",
+            "giant",
+            1_136_485_376,
+            mirror_sha256="746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
+            registers=True,
+        ),
+        KnownWeights(
+            name="clip-l14-text",
+            what="CLIP ViT-L/14, text tower and tokenizer",
+            licence="MIT",
+            parameters=123_060_480,
+            size=1_710_000_000,  # the file holds the image tower too
+            repository="openai/clip-vit-large-patch14",
+            files=(
+                KnownFile(
+                    "model.safetensors", "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"
+                ),
+                KnownFile("tokenizer.json"),
+                KnownFile("config.json"),
+            ),
+        ),
+        KnownWeights(
+            name="segic-l-80k",
+            what="SegIC head for DINOv2-L, 80k*12 epochs",
+            licence=_SEGIC_LICENCE,
+            parameters=_SEGIC_HEAD,
+            size=21_561_327,
+            repository="menglc/SEGIC",
+            files=(
+                KnownFile(
+                    "segic_dinov2_l_80kx12e.pth",
+                    "20327719ce9924520f770e812d6c4897ea02708c8276b7d8802de76659eb517b",
+                ),
+            ),
+        ),
+        KnownWeights(
+            name="segic-l-160k",
+            what="SegIC head for DINOv2-L, 160k*12 epochs",
+            licence=_SEGIC_LICENCE,
+            parameters=_SEGIC_HEAD,
+            size=21_600_000,
+            repository="menglc/SEGIC",
+            files=(KnownFile("segic_dinov2_l_160kx12e.pth"),),
+        ),
+        KnownWeights(
+            name="segic-l",
+            what="whole SegIC-L: the 80k head, its backbone and text tower",
+            licence="those of its parts",
+            parameters=304_367_616 + 123_060_480 + _SEGIC_HEAD,
+            size=304_367_616 * 4 + 1_710_000_000 + 21_561_327,
+            parts=("segic-l-80k", "dinov2-l", "clip-l14-text"),
+        ),
+    )
+}

@@ -1,0 +1,209 @@
+"""Configurations from the shapes of tensors under official names.
+
+Everything but the number of attention heads shows in the shapes; published models have 64 channels a
+head, and SAM's decoder has 8 heads.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from segic_jax.config import ConfigError, HeadConfig, ModelConfig, TextConfig, ViTConfig
+from segic_jax.weights.formats import FormatError, Shape
+
+Tensors = Mapping[str, np.ndarray]
+_CHANNELS = 64  # of a head, in every published DINOv2 and CLIP
+
+
+class Lacking(FormatError):
+    """Tensors that tell a size are missing."""
+
+    def __init__(self, message: str, names: Sequence[str]):
+        super().__init__(message)
+        self.names = tuple(names)  # official ones
+
+
+def vit_config(tensors: Tensors, *, num_heads: int | None = None) -> ViTConfig:
+    """The backbone whose tensors have DINOv2's hub names, with Meta's way to resample positions.
+
+    Meta's way (dinov2/hub/backbones.py): without registers offset 0.1 and no antialiasing, with them
+    offset 0 and antialiasing. `num_heads` None: 64 channels a head.
+
+    Raises:
+        FormatError: a tensor that tells a size is missing, a size that nothing here has, or unknown heads.
+    """
+    patch, positions = _shapes(tensors, "the backbone", "patch_embed.proj.weight", "pos_embed")
+    width = patch[0]
+    side = math.isqrt(max(positions[1] - 1, 0))
+    if side**2 + 1 != positions[1]:
+        raise FormatError(
+            f"pos_embed {positions} is no class position and a square grid of patches: "
+            "backbones for other pictures than square ones are not supported."
+        )
+    registers = 0
+    if "register_tokens" in tensors:
+        registers = _shapes(tensors, "the backbone", "register_tokens")[0][1]
+    ffn, hidden, mlp_ratio = _feed_forward(tensors, width)
+    config = ViTConfig(
+        patch_size=patch[-1],
+        width=width,
+        depth=_count(tensors, r"blocks\.(\d+)\."),
+        num_heads=_heads(width, num_heads, "the backbone"),
+        mlp_ratio=mlp_ratio,
+        ffn=ffn,
+        num_registers=registers,
+        pos_grid=side,
+        pos_offset=0.0 if registers else 0.1,
+        pos_antialias=registers > 0,
+    )
+    if config.ffn_hidden != hidden:
+        raise FormatError(
+            f"The backbone's feed-forward has {hidden} hidden channels, which no mlp_ratio gives: "
+            "a SwiGLU's are a multiple of 8."
+        )
+    return config
+
+
+def text_config(
+    tensors: Tensors,
+    *,
+    num_heads: int | None = None,
+    eos_id: int | None = None,
+) -> TextConfig:
+    """The text tower whose tensors have CLIP's names below "text_model.".
+
+    Args:
+        num_heads: None: 64 channels a head.
+        eos_id: of the end-of-text token; None: the last of the vocabulary, as CLIP has it.
+
+    Raises:
+        FormatError: as `vit_config`.
+    """
+    vocabulary, positions, hidden = _shapes(
+        tensors,
+        "the text tower",
+        "embeddings.token_embedding.weight",
+        "embeddings.position_embedding.weight",
+        "encoder.layers.0.mlp.fc1.weight",
+    )
+    vocab_size, width = vocabulary
+    return TextConfig(
+        vocab_size=vocab_size,
+        width=width,
+        mlp_width=hidden[0],
+        depth=_count(tensors, r"encoder\.layers\.(\d+)\."),
+        num_heads=_heads(width, num_heads, "the text tower"),
+        max_length=positions[0],
+        eos_id=vocab_size - 1 if eos_id is None else eos_id,
+    )
+
+
+def model_config(head: Tensors, vit: ViTConfig, canvas: int) -> ModelConfig:
+    """The model of a head under SegIC's names on the backbone `vit`.
+
+    Raises:
+        FormatError: a tensor that tells a size is missing, or the head was trained on another backbone.
+    """
+    decoder, first = "mask_decoder.", "mask_decoder.transformer.layers.0."
+    neck, text, mlp, cross, tokens, iou, mask_in, mask_out = _shapes(
+        head,
+        "the head",
+        "neck.0.weight",
+        "prompt_proj.weight",
+        first + "mlp.lin1.weight",
+        first + "cross_attn_token_to_image.q_proj.weight",
+        decoder + "mask_tokens.weight",
+        decoder + "iou_prediction_head.layers.0.weight",
+        "prompt_encoder.mask_downscaling.0.weight",
+        "prompt_encoder.mask_downscaling.3.weight",
+    )
+    width = neck[0]
+    for name, of_head, of_backbone in (
+        ("width", neck[1], vit.width),
+        ("patch size", 2 * mask_in[-1], vit.patch_size),
+    ):
+        if of_head != of_backbone:
+            raise FormatError(
+                f"The head was trained on a backbone of {name} {of_head}, and this one has {of_backbone}: "
+                "join it with the backbone that it was trained on."
+            )
+    try:
+        sizes = HeadConfig(
+            width=width,
+            depth=_count(head, r"mask_decoder\.transformer\.layers\.(\d+)\."),
+            mlp_width=mlp[0],
+            cross_attention_downsample=max(width // cross[0], 1),
+            num_mask_tokens=tokens[0],
+            iou_depth=_count(head, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
+            iou_width=iou[0],
+            mask_channels=mask_out[0],
+        )
+        return ModelConfig(vit=vit, head=sizes, text_width=text[-1], canvas=canvas)
+    except ConfigError as error:
+        raise FormatError(f"The head's shapes make no model of this project: {error}") from error
+
+
+def backbone_of_head(head: Tensors) -> ViTConfig:
+    """What a head alone tells of its backbone: the published one of that width, else only width and patch."""
+    neck, mask = _shapes(head, "the head", "neck.0.weight", "prompt_encoder.mask_downscaling.0.weight")
+    published = {config.width: config for config in map(ViTConfig.dinov2, ("s", "b", "l", "g"))}
+    config = published.get(neck[1])
+    if config is not None and config.patch_size == 2 * mask[-1]:
+        return config
+    return ViTConfig(patch_size=2 * mask[-1], width=neck[1], num_heads=1)
+
+
+def _feed_forward(tensors: Tensors, width: int) -> tuple[str, int, float]:
+    """Kind, hidden width, and an mlp_ratio that gives it."""
+    if any(".mlp.w3." in name or ".mlp.w12." in name for name in tensors):
+        ffn, (out,) = "swiglu", _shapes(tensors, "the backbone", "blocks.0.mlp.w3.weight")
+        hidden = out[-1]
+        wanted = 1.5 * hidden / width
+    else:
+        ffn, (into,) = "mlp", _shapes(tensors, "the backbone", "blocks.0.mlp.fc1.weight")
+        hidden = into[0]
+        wanted = hidden / width
+    for ratio in (4.0, wanted, wanted + 0.5 / width):  # the last one if `wanted * width` rounds below
+        if ViTConfig(width=width, num_heads=1, ffn=ffn, mlp_ratio=ratio).ffn_hidden == hidden:
+            return ffn, hidden, ratio
+    return ffn, hidden, wanted
+
+
+def _heads(width: int, num_heads: int | None, what: str) -> int:
+    if num_heads is None:
+        if width % _CHANNELS:
+            raise FormatError(
+                f"The number of attention heads of {what} (width {width}) cannot be seen in its file: "
+                "give it as --num-heads."
+            )
+        return width // _CHANNELS
+    if num_heads < 1 or width % num_heads:
+        raise FormatError(f"The width {width} of {what} cannot be split into {num_heads} attention heads.")
+    return num_heads
+
+
+def _count(tensors: Tensors, pattern: str) -> int:
+    """One more than the largest index that `pattern` finds."""
+    return 1 + max((int(found[1]) for name in tensors if (found := re.match(pattern, name))), default=0)
+
+
+def _shapes(tensors: Tensors, what: str, *names: str) -> list[Shape]:
+    missing = [name for name in names if name not in tensors]
+    if missing:
+        raise Lacking(f"{what.capitalize()} lacks {', '.join(missing)}, which tell its sizes.", missing)
+    shapes = [tuple(tensors[name].shape) for name in names]
+    for name, shape in zip(names, shapes, strict=True):
+        dimensions = 3 if name in ("pos_embed", "register_tokens") else 4 if name in _KERNELS else 2
+        if len(shape) != dimensions or 0 in shape:
+            raise FormatError(f"{name} {shape} must have {dimensions} dimensions, none of them 0.")
+    return shapes
+
+
+_KERNELS = (
+    "patch_embed.proj.weight",
+    "neck.0.weight",
+    "prompt_encoder.mask_downscaling.0.weight",
+    "prompt_encoder.mask_downscaling.3.weight",
+)

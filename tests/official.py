@@ -1,0 +1,158 @@
+"""Random weights under official names, and the same under the names that others give them."""
+
+import json
+
+import numpy as np
+
+from segic_jax.config import HeadConfig, ModelConfig, TextConfig, ViTConfig
+from segic_jax.models.clip_text import text_template
+from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.weights.torch_names import torch_shapes
+
+VIT = ViTConfig(width=64, depth=3, num_heads=1, pos_grid=5)
+REGISTERS = {"num_registers": 4, "pos_offset": 0.0, "pos_antialias": True}
+TEXT = TextConfig(vocab_size=300, width=64, mlp_width=96, depth=2, num_heads=1, eos_id=299, max_length=77)
+HEAD = HeadConfig(width=32, mlp_width=48, iou_width=24, mask_channels=8)
+MODEL = ModelConfig(vit=VIT, head=HEAD, text_width=64, canvas=112)
+
+TEMPLATES = {"backbone": backbone_template, "text": text_template, "head": head_template}
+
+
+def random_tensors(template, seed=0):
+    """By official name, in torch's layout, float32."""
+    random = np.random.default_rng(seed)
+    return {
+        name: (random.normal(size=spec.shape) / 8).astype(np.float32)
+        for name, spec in torch_shapes(template.shapes).items()
+    }
+
+
+def backbone(config=VIT):
+    """As DINOv2's hub files, with the mask token that no forward pass reads."""
+    width = config.width
+    return random_tensors(backbone_template(config)) | {"mask_token": np.ones((1, width), np.float32)}
+
+
+def text():
+    return random_tensors(text_template(TEXT), seed=1)
+
+
+def head():
+    return random_tensors(head_template(MODEL), seed=2)
+
+
+def chunked(tensors):
+    """As DINOv2's own training writes it: two blocks a chunk, each under its number in the whole."""
+    named = {}
+    for name, tensor in tensors.items():
+        if name.startswith("blocks."):
+            _, block, rest = name.split(".", 2)
+            name = f"blocks.{int(block) // 2}.{block}.{rest}"
+        named[f"backbone.{name}"] = tensor
+    return named | {"dino_head.last_layer.weight": np.ones(3, np.float32)}
+
+
+def hugging_face(tensors, prefix=""):
+    """As Dinov2Model or Dinov2WithRegistersModel."""
+    top = {
+        "cls_token": "embeddings.cls_token",
+        "mask_token": "embeddings.mask_token",
+        "register_tokens": "embeddings.register_tokens",
+        "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj.weight": "embeddings.patch_embeddings.projection.weight",
+        "patch_embed.proj.bias": "embeddings.patch_embeddings.projection.bias",
+        "norm.weight": "layernorm.weight",
+        "norm.bias": "layernorm.bias",
+    }
+    inner = {
+        "attn.proj": "attention.output.dense",
+        "ls1.gamma": "layer_scale1.lambda1",
+        "ls2.gamma": "layer_scale2.lambda1",
+        "mlp.w12": "mlp.weights_in",
+        "mlp.w3": "mlp.weights_out",
+    }
+    named = {}
+    for name, tensor in tensors.items():
+        if name in top:
+            named[top[name]] = tensor
+            continue
+        _, block, rest = name.split(".", 2)
+        if rest.startswith("attn.qkv"):
+            for part, third in zip(("query", "key", "value"), np.split(tensor, 3), strict=True):
+                leaf = rest.rsplit(".", 1)[1]
+                named[f"encoder.layer.{block}.attention.attention.{part}.{leaf}"] = third
+            continue
+        for ours, theirs in inner.items():
+            rest = rest.replace(ours, theirs)
+        named[f"encoder.layer.{block}.{rest}"] = tensor
+    return {prefix + name: tensor for name, tensor in named.items()}
+
+
+def timm(tensors):
+    """As timm's `_convert_dinov2`: no mask token; with registers the class position joins the class token."""
+    named = {name: tensor for name, tensor in tensors.items() if name != "mask_token"}
+    if "register_tokens" in named:
+        named["reg_token"] = named.pop("register_tokens")
+        named["cls_token"] = named["cls_token"] + named["pos_embed"][:, :1]
+        named["pos_embed"] = named["pos_embed"][:, 1:]
+    return {
+        name.replace("mlp.w12", "mlp.fc1").replace("mlp.w3", "mlp.fc2"): tensor
+        for name, tensor in named.items()
+    }
+
+
+def clip_model(tensors):
+    """As CLIPModel, with the parts that SegIC does not use."""
+    beside = ("vision_model.embeddings.class_embedding", "visual_projection.weight", "logit_scale")
+    return (
+        {f"text_model.{name}": tensor for name, tensor in tensors.items()}
+        | {name: np.ones(2, np.float32) for name in beside}
+        | {"text_projection.weight": np.ones((2, 2), np.float32)}
+        | {"text_model.embeddings.position_ids": np.arange(77)[None]}
+    )
+
+
+def segic(head_tensors, backbone_tensors=None, text_tensors=None):
+    """SEGIC.state_dict(): the trained part, or complete."""
+    named = dict(head_tensors)
+    if backbone_tensors:
+        named |= {f"encoder.dinov2.{name}": tensor for name, tensor in backbone_tensors.items()}
+        named |= {name: np.ones((1, 3, 1, 1), np.float32) for name in ("pixel_mean", "pixel_std")}
+    if text_tensors:
+        named |= {f"encoder.text_model.text_model.{n}": tensor for n, tensor in text_tensors.items()}
+    return named
+
+
+def tokenizer_json(size=300):
+    """A tokenizer.json of CLIP's kind with `size` tokens: single letters, start and end."""
+    letters = [chr(code) for code in range(33, 127)]
+    vocab = {token: i for i, token in enumerate([*letters, *(letter + "</w>" for letter in letters)])}
+    vocab |= {f"unused{i}": i for i in range(len(vocab), size - 2)}
+    start, end = "<|startoftext|>", "<|endoftext|>"
+    vocab |= {start: size - 2, end: size - 1}
+    special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+    return json.dumps(
+        {
+            "version": "1.0",
+            "added_tokens": [{"id": vocab[token], "content": token, **special} for token in (start, end)],
+            "normalizer": {"type": "Lowercase"},
+            "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "post_processor": {
+                "type": "RobertaProcessing",
+                "sep": [end, size - 1],
+                "cls": [start, size - 2],
+                "trim_offsets": False,
+                "add_prefix_space": False,
+            },
+            "decoder": None,
+            "model": {
+                "type": "BPE",
+                "unk_token": end,
+                "continuing_subword_prefix": "",
+                "end_of_word_suffix": "</w>",
+                "fuse_unk": False,
+                "vocab": vocab,
+                "merges": [],
+            },
+        }
+    ).encode()
