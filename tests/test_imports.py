@@ -7,14 +7,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "segic_jax").rglob("*.py"))
-BASE = {"config", "params"}
+BASE = {"config", "params", "prompts"}
 JOINED = BASE | {"models", "weights", "data", "distributed", "checkpoint", "metric_writer"}
 ALLOWED = {
     "config": set(),
+    "prompts": set(),
     "params": {"config"},
     "models": BASE,
     "weights": BASE | {"models"},
-    "data": {"config"},
+    "data": {"config", "prompts"},
     "distributed": BASE,
     "checkpoint": BASE,
     "metric_writer": BASE,
@@ -22,8 +23,9 @@ ALLOWED = {
     "evaluate": JOINED | {"programs"},
     "segmenter": JOINED | {"programs"},
     "train": JOINED | {"evaluate"},
-    "parity": JOINED | {"evaluate", "segmenter", "train"},
-    "cli": JOINED | {"evaluate", "segmenter", "train", "parity", "__init__"},
+    "parity": JOINED | {"programs", "evaluate", "segmenter", "train"},
+    "commands": JOINED | {"evaluate", "segmenter", "train", "parity", "__init__"},
+    "cli": {"config", "commands"},
     "__main__": {"cli"},
     "__init__": JOINED | {"segmenter"},
 }

@@ -1,0 +1,305 @@
+"""Replay of the golden training step, of the losses alone, and of the optimizer.
+
+The step starts from the pictures (model/segic.py:408-785 of the official code); only the random numbers, the
+loss points among them, come from the file.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Bool, Float, Int, Shaped
+
+from segic_jax import programs
+from segic_jax.config import ModelConfig, OptimConfig
+from segic_jax.models import segic
+from segic_jax.params import Params
+from segic_jax.parity.encoders import cast, text_features
+from segic_jax.parity.goldens import Goldens
+from segic_jax.parity.table import LOSSES, Checker, Row, channels_first, channels_last
+from segic_jax.prompts import INSTANCES, NONE, class_prompt
+from segic_jax.train import losses, optim
+from segic_jax.weights.torch_names import Tensors, to_torch
+
+_GRADIENTS = 1e-5  # of the largest entry of the same tensor
+_ZERO_GRADIENT = 1e-7  # rounding in gradients that are zero in exact arithmetic
+_ROUNDING = 1e-6  # of float32 features
+_PASSES = ("fwd", "rev")
+
+
+def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+    """`segic_train_ragged.npz`, and every gradient of its weights file: pictures with different counts."""
+    counts = check.input("in.counts")
+    pictures = np.concatenate([channels_last(check.input(f"in.image{end}")) for end in ("", "_dual")])
+    sizes = np.concatenate([check.input(f"in.ori_size{end}") for end in ("", "_dual")])
+    model = golden.segic(pictures.shape[1])
+    config, head = model.config, model.head
+
+    pixels = jax.jit(segic.normalised_pixels)(pictures, sizes)
+    check.close("mid.encoder_in", channels_first(pixels))
+    features = programs.extract(config, cast(model.backbone, dtype), pictures, sizes)
+    check.close("mid.image_embeddings", channels_first(features))
+
+    _check_draws(check, len(counts))
+    check.equal("mid.prompts", _prompts(check))
+    ids, attended = check.input("mid.input_ids"), check.input("mid.attention_mask")
+    table = text_features(model.text_config, cast(model.text, dtype), ids, attended).pooled
+    check.close("mid.text_features", table)
+
+    batch = _batch(check, counts)
+    passes = jax.jit(segic.train_forward, static_argnums=0)(
+        config, head, *jnp.split(features, 2), batch, table
+    )
+    prompt_proj, inst_proj = _projections(config, head, table, passes)
+    check.close("mid.prompt_proj_out", prompt_proj)
+    for index, way in enumerate(_PASSES):
+        _check_pass(check, f"mid.{way}", passes[index], batch, index, inst_proj[index])
+    check.close("out.masks", passes[0].decoded.logits[batch["valid"]][:, None])
+
+    coords = np.stack([_slots(check.input(f"mid.{way}.loss_point_coords"), counts) for way in _PASSES])
+    for way in _PASSES:  # drawn at random: they are read, and must lie on the picture
+        name = f"mid.{way}.loss_point_coords"
+        check.equal(name, np.clip(check.input(name), 0, 1))
+
+    loss = jax.jit(jax.value_and_grad(partial(losses.train_loss, config), has_aux=True))
+
+    def run(features):
+        return loss(head, *jnp.split(features, 2), batch, table, coords)
+
+    (total, parts), gradients = run(features)
+    for name, part in parts.items():
+        check.close(f"out.{name}", part, LOSSES)
+    check.close("out.loss", total, LOSSES)
+    _check_untrained(check, gradients)
+
+    expected = golden.weights(f"{check.file}_grads")
+    rows = gradient_rows(check.file, expected, gradients)
+    stored = channels_last(check.input("mid.image_embeddings"))
+    for moved in _moved_by_rounding(stored):
+        if all(row.passed for row in rows):
+            break
+        again = gradient_rows(check.file, expected, run(moved)[1])
+        rows = min(rows, again, key=lambda rows: sum(not row.passed for row in rows))
+    check.rows.extend(rows)
+
+
+def _check_draws(check: Checker, pictures: int) -> None:
+    """The decisions follow from the random numbers in the order of their calls (segic.py:307, 573, 677)."""
+    draws = check.input("in.random_draws")
+    text, *boxes_and_crosses = np.split(draws, [2 * pictures, 4 * pictures])
+    check.equal("in.text_keep", text < 0.75)
+    for way, values in zip(_PASSES, boxes_and_crosses, strict=True):
+        check.equal(f"in.{way}.use_box", values[::2] > 0.5)
+        check.equal(f"in.{way}.use_cross", values[1::2] > 0.5)
+    # Officially no picture may have it: one with it raises (utils/loss_mask.py:171-213).
+    check.equal("in.is_box_mask", np.zeros(pictures, bool))
+
+
+def _prompts(check: Checker) -> list[str]:
+    """Of the pictures, then of the references."""
+    named = list(zip(check.input("in.class_name").tolist(), check.input("in.is_inst"), strict=True))
+    return [
+        INSTANCES if instances else class_prompt(name) if keep else NONE
+        for (name, instances), keep in zip(2 * named, check.input("in.text_keep"), strict=True)
+    ]
+
+
+def _batch(check: Checker, counts: Int[np.ndarray, " pictures"]) -> dict[str, np.ndarray]:
+    """What `train_forward` reads: masks in slots."""
+    pictures = np.arange(len(counts))
+    return {
+        "target_masks": _slots(check.input("in.label") / 255 > 0.5, counts),
+        "reference_masks": _slots(check.input("in.label_dual") / 255 > 0.5, counts),
+        "valid": np.arange(counts.max()) < counts[:, None],
+        "target_prompt": pictures,
+        "reference_prompt": len(counts) + pictures,
+        "use_box": np.stack([check.input(f"in.{way}.use_box") for way in _PASSES], axis=1),
+        "use_cross": np.stack([check.input(f"in.{way}.use_cross") for way in _PASSES], axis=1),
+    }
+
+
+def _slots(
+    rows: Shaped[np.ndarray, "masks ..."], counts: Int[np.ndarray, " pictures"]
+) -> Shaped[np.ndarray, "pictures slots ..."]:
+    """The masks of all pictures, one after the other -> as many slots for each, zeros in unused ones."""
+    slots = np.zeros((len(counts), counts.max(), *rows.shape[1:]), rows.dtype)
+    slots[np.arange(counts.max()) < counts[:, None]] = rows
+    return slots
+
+
+@partial(jax.jit, static_argnums=0)
+def _projections(config: ModelConfig, head: Params, table, passes):
+    module = segic.head_template(config).bind(head)
+    return module.prompt_proj(table), [module.inst_proj(one.context.pooled) for one in passes]
+
+
+def _check_pass(
+    check: Checker,
+    prefix: str,
+    one: segic.TrainPass,
+    batch: dict[str, Bool[np.ndarray, "..."]],
+    index: int,
+    inst_proj,
+) -> None:
+    """One pass; officially its arrays have a row for each mask, and no slots that are not read."""
+    valid, decoded = batch["valid"], one.decoded
+    check.close(f"{prefix}.neck_out", channels_first(decoded.image))
+    check.close(f"{prefix}.inst_feat", one.context.pooled[valid])
+    check.close(f"{prefix}.inst_proj_out", inst_proj[valid])
+    check.close(f"{prefix}.sim", decoded.similarity[valid][:, None])
+    check.close(f"{prefix}.mask_input", decoded.map[valid][:, None])
+    check.equal(f"{prefix}.point_prompt", decoded.points[valid])
+    check.close(f"{prefix}.low_res_masks", decoded.logits[valid][:, None])
+    check.close(f"{prefix}.iou_pred", decoded.iou[valid][:, None])
+    target = batch["reference_masks" if index else "target_masks"]
+    check.equal(f"{prefix}.target", target[valid][:, None])
+    check.equal(f"{prefix}.context_mask", one.context_masks[valid][:, None])
+
+    prompts = jax.tree.map(np.asarray, decoded.prompts)
+    tokens, tokens_valid = np.asarray(decoded.tokens), np.asarray(decoded.tokens_valid)
+    for picture, count in enumerate(valid.sum(1)):
+        if batch["use_box"][picture, index]:
+            check.equal(f"{prefix}.boxes.{picture}", one.boxes[picture, :count])
+        rows = [(picture, row) for row in range(count)]
+        check.close(f"{prefix}.text_tokens.{picture}", np.stack([tokens[i][tokens_valid[i]] for i in rows]))
+        sparse = [prompts.sparse[i][prompts.sparse_valid[i]] for i in rows]
+        check.close(f"{prefix}.sparse.{picture}", np.stack(sparse))
+        check.close(f"{prefix}.dense.{picture}", channels_first(prompts.dense[picture, :count]))
+
+
+def _check_untrained(check: Checker, gradients: Params) -> None:
+    """The parameters that have no gradient. (The Fourier matrix is no parameter officially.)"""
+    trained = optim.trainable_names(gradients)
+    untrained = to_torch({n: gradients[n] for n in gradients if n not in trained and "/pe_layer/" not in n})
+    name = "out.params_without_grad"
+    official_order = {parameter: i for i, parameter in enumerate(check.input(name).tolist())}
+    check.equal(name, sorted(untrained, key=lambda n: official_order.get(n, len(official_order))))
+
+
+def gradient_rows(file: str, expected: Tensors, gradients: Params) -> list[Row]:
+    """A row `grad NAME` for each tensor of either side.
+
+    Args:
+        expected: by official name.
+        gradients: of all parameters of the head, by our name.
+    """
+    ours = to_torch({name: gradients[name] for name in optim.trainable_names(gradients)})
+    check = Checker(f"{file}_grads", {f"grad {name}": value for name, value in expected.items()})
+    for name in sorted(expected.keys() | ours.keys()):
+        if name not in ours:
+            check.fail(f"grad {name}")
+            continue
+        largest = float(np.abs(expected.get(name, 0)).max())
+        # A softmax ignores a shift that all keys have in common: only rounding is left.
+        tolerance = _ZERO_GRADIENT if name.endswith("k_proj.bias") else _GRADIENTS * largest
+        check.close(f"grad {name}", ours[name], tolerance)
+    return check.rows
+
+
+def _moved_by_rounding(
+    features: Float[np.ndarray, "pictures g g channels"],
+) -> Iterator[Float[np.ndarray, "pictures g g channels"]]:
+    """The official features, then a few copies within float32 rounding of them.
+
+    A hidden unit of the decoder whose input is 0 up to rounding lets its gradient pass or not, and moves
+    the gradients above it by far more than their tolerance. So the gradients are those of the pictures'
+    own features or, where they differ, of these; all must agree in one and the same run.
+    """
+    yield features
+    rng = np.random.default_rng(0)
+    for _ in range(8):
+        yield (features + rng.uniform(-_ROUNDING, _ROUNDING, features.shape)).astype(np.float32)
+
+
+def replay_losses(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+    """`loss_masks.npz`: losses at given points and at own ones, the sampler alone, points on the border."""
+    logits = jnp.asarray(check.input("in.logits")[:, 0])
+    targets = jnp.asarray(check.input("in.targets")[:, 0])
+    valid = np.ones(len(logits), bool)
+
+    coords = check.input("in.point_coords")
+    check.close("mid.point_logits", losses.point_sample(logits, coords))
+    check.close("mid.point_labels", losses.point_sample(targets, coords))
+    for index, name in enumerate(("loss_mask", "loss_dice")):
+
+        def loss(logits, index=index):
+            return losses.mask_losses(logits, targets, coords, valid)[index]
+
+        value, gradient = jax.jit(jax.value_and_grad(loss))(logits)
+        check.close(f"out.{name}", value, LOSSES)
+        largest = np.abs(check.input(f"out.grad_{name}")).max()
+        check.close(f"out.grad_{name}", gradient[:, None], float(_GRADIENTS * largest))
+
+    candidates, uniform = check.input("in.uniform_oversampled"), check.input("in.uniform_random")
+    num_uncertain = coords.shape[1] - uniform.shape[1]
+    sampled = losses.sample_points(logits, candidates, uniform, num_uncertain)
+    _check_points(check, "out.sampled_coords", sampled, num_uncertain)
+    values = losses.mask_losses(logits, targets, sampled, valid)
+    for name, value in zip(("loss_mask", "loss_dice"), values, strict=True):
+        check.close(f"out.sampled_{name}", value, LOSSES)
+
+    candidates, uniform = check.input("in.small_uniform_oversampled"), check.input("in.small_uniform_random")
+    num_points, importance = (
+        int(check.input("in.small_num_points")),
+        float(check.input("in.small_importance")),
+    )
+    num_uncertain = int(importance * num_points)
+    candidates = candidates[:, : int(check.input("in.small_oversample") * num_points)]
+    check.close("mid.small_uncertainty", -jnp.abs(losses.point_sample(logits, candidates)))
+    sampled = losses.sample_points(logits, candidates, uniform, num_uncertain)
+    _check_points(check, "out.small_coords", sampled, num_uncertain)
+
+    border = losses.point_sample(logits, check.input("in.border_coords"))
+    check.close("out.border_samples", border[:, None])
+
+
+def _check_points(check: Checker, name: str, points, num_uncertain: int) -> None:
+    """Sampled points: the uncertain ones as a set, for nearly equal uncertainties have no stable order."""
+    expected, points = check.input(name), np.array(points)
+    if points.shape == expected.shape:
+        for ours, official in zip(points, expected, strict=True):
+            of_ours, of_official = (np.lexsort(rows[:num_uncertain].T) for rows in (ours, official))
+            ours[of_official] = ours[of_ours]  # put into the official order
+    check.equal(name, points)
+
+
+def replay_optim(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+    """`optim.npz`: AdamW with a rate that drops, over two trainings."""
+    for tag in ("short", "long"):
+        _replay_adamw(check, tag)
+
+
+def _replay_adamw(check: Checker, tag: str) -> None:
+    grads = check.input(f"in.{tag}.grads")
+    steps = len(grads)
+    if tag == "short":
+        drop = steps / check.input("in.short.epochs") * check.input("in.short.drop")
+    else:
+        drop = 10 * check.input("in.long.steps_per_epoch")  # officially after epoch 10
+    config = OptimConfig(learning_rate=float(check.input("in.lr")), drop_at=min(float(drop) / steps, 1))
+    optimizer = optim.make_optimizer(config, steps)
+    params = {name: jnp.asarray(check.input(f"in.{name}")) for name in ("param", "param_zero_grad")}
+
+    @jax.jit
+    def step(params, state, grad):
+        gradients = {"param": grad, "param_zero_grad": jnp.zeros_like(params["param_zero_grad"])}
+        updates, state = optimizer.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    state, history = optimizer.init(params), []
+    for grad in grads:
+        params, state = step(params, state, grad)
+        history.append(params)
+    for name in params:
+        check.close(f"out.{tag}.{name}", np.stack([values[name] for values in history]), LOSSES)
+    # A parameter without a gradient is officially skipped; ours is never given to the optimizer.
+    untouched = check.input("in.param_no_grad")
+    check.equal(f"out.{tag}.param_no_grad", np.tile(untouched, (steps, 1)))
+    rate = optim.learning_rate(config, steps)
+    check.close(f"out.{tag}.lr", [rate(i) for i in range(steps)], LOSSES * config.learning_rate)
+    moments = optax.tree_utils.tree_get(state, "mu"), optax.tree_utils.tree_get(state, "nu")
+    for name, moment in zip(("exp_avg", "exp_avg_sq"), moments, strict=True):
+        check.close(f"out.{tag}.{name}", moment["param"], LOSSES)

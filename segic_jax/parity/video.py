@@ -1,0 +1,141 @@
+"""Replay of the golden video: every stage of `forward_vos` (model/segic.py:804-990), frame by frame."""
+
+from functools import partial
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, UInt8
+
+from segic_jax import programs
+from segic_jax.data.canvas import PADDING, fitted_taps, resample, resample_image
+from segic_jax.evaluate import video
+from segic_jax.models import segic
+from segic_jax.models.correspondence import similarity_map
+from segic_jax.models.resize import bilinear
+from segic_jax.parity.decoder import read_slots
+from segic_jax.parity.encoders import cast, text_features
+from segic_jax.parity.goldens import Goldens
+from segic_jax.parity.table import PICTURES, Checker, Row, channels_first
+from segic_jax.prompts import INSTANCES
+
+_ROUNDING = 1e-5  # float32 rounding of an interpolated 0/1 mask
+
+
+def replay_vos(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+    """`segic_vos.npz`. The frames enter as the official code has them on its canvas, not rounded to uint8."""
+    frames = np.moveaxis(check.input("in.frames"), 1, -1)
+    given = check.input("in.inst_masks")
+    ids = check.input("in.inst_ids")
+    # The first frame's annotation holds the same masks, as ids.
+    check.equal("in.inst_masks", (check.input("in.first_frame_index") == ids[:, None, None]) * np.uint8(255))
+
+    canvas = check.input("mid.images").shape[-1]
+    config, text_config, backbone, text_params, head = golden.segic(canvas)
+    images, soft_masks, size = _on_canvas(frames, given, canvas)
+    check.close("mid.images", np.moveaxis(images, -1, 1), PICTURES)
+    check.close("mid.inst_masks", soft_masks, PICTURES)
+    check.equal("mid.ori_size", size)
+    masks = soft_masks / 255 > 0.5
+
+    check.equal("mid.prompts", np.full(len(frames), INSTANCES))
+    ids, attended = check.input("mid.input_ids"), check.input("mid.attention_mask")
+    text = text_features(text_config, cast(text_params, dtype), ids, attended).pooled
+    check.close("mid.text_features", text)
+
+    sizes = np.tile(np.int32(size), (len(frames), 1))
+    features = programs.extract(config, cast(backbone, dtype), images, sizes)
+    check.close("mid.image_embeddings", channels_first(features))
+
+    memory = video.remember(features[:1], masks)
+    look = jax.jit(video.look, static_argnums=0)
+    latest_map = jax.jit(partial(similarity_map, canvas=canvas, eps=video.EPS))
+    pooled, neck, low_res, iou, logits = [memory.first], [], [], [], []
+    for t in range(len(frames)):
+        before = memory
+        seen, memory = look(config, head, features[t : t + 1], before, text[t])
+        neck.append(seen.decoded.image)
+        latest = latest_map(features[t : t + 1], before.latest[None]) if before.predicted.all() else None
+        _check_prompts(check, t, seen.decoded, latest)
+        if t == 0:  # officially not decoded: its masks are given
+            memory = before
+            continue
+        pooled.append(memory.latest)
+        low_res.append(seen.decoded.logits[0, :, None])
+        iou.append(seen.decoded.iou[0, :, None])
+        logits.append(seen.logits)
+    check.close("mid.neck_out", channels_first(jnp.concatenate(neck)))
+    check.close("mid.inst_feat", np.stack(pooled))
+    check.close("mid.low_res_masks", np.stack(low_res))
+    check.close("mid.iou_pred", np.stack(iou))
+    _check_index_masks(check, masks, logits, size, frames.shape[1:3])
+
+
+def _check_prompts(
+    check: Checker, t: int, decoded: segic.Decoded, latest: Float[Array, "1 objects quarter quarter"] | None
+) -> None:
+    """What the decoder is told about each object of frame `t`; `latest`: cosine map of the latest masks."""
+    similarity = decoded.similarity if latest is None else jnp.concatenate([decoded.similarity, latest])
+    check.close(f"mid.sim.{t}", jnp.swapaxes(similarity, 0, 1))
+    check.equal(f"mid.point_coords.{t}", decoded.points[0])
+    check.equal(f"mid.point_labels.{t}", decoded.point_labels[0])
+    tokens_valid = np.asarray(decoded.tokens_valid[0, 0])  # the same for all objects: all are crossed
+    check.close(f"mid.text_tokens.{t}", decoded.tokens[0][:, tokens_valid])
+    check.close(f"mid.sparse.{t}", read_slots(decoded.prompts)[0])
+    check.close(f"mid.dense.{t}", channels_first(decoded.prompts.dense[0]))
+
+
+def _check_index_masks(
+    check: Checker,
+    masks: Bool[np.ndarray, "objects S S"],
+    logits: list[Float[Array, "objects S S"]],
+    size: tuple[int, int],
+    own: tuple[int, int],
+) -> None:
+    """Frame 0, the given masks taken for logits, in a row of its own: it has pixels on its threshold.
+
+    Its row counts the differing pixels, and passes if at all of them a mask that begins beside the pixel is
+    interpolated to 0, or two masks to the same value, up to rounding; `tolerance` counts such pixels.
+    """
+    name = "out.index_masks"
+    expected = check.input(name)
+    given = jnp.asarray(masks, jnp.float32)
+    first = np.asarray(video.index_mask(given, size, own))
+    rest = [np.asarray(video.index_mask(one, size, own)) for one in logits]
+    actual = np.stack([first, *rest])
+    if actual.shape != expected.shape:
+        check.equal(name, actual)
+        return
+    check.equal(name, np.concatenate([expected[:1], actual[1:]]))
+    values = np.asarray(bilinear(given[:, : size[0], : size[1], None], own)[..., 0])
+    inside = values >= _ROUNDING
+    beside = np.stack([cv2.dilate(one.astype(np.uint8), np.ones((3, 3))) > 0 for one in inside])
+    on_threshold = (beside & ~inside).any(0)
+    best, second = np.sort(np.concatenate([values, np.zeros_like(values[:1])]), axis=0)[[-1, -2]]
+    on_threshold |= (second >= _ROUNDING) & (best - second < _ROUNDING)
+    differs = first != expected[0]
+    check.rows.append(
+        Row(
+            file=check.file,
+            array=f"{name}[0]",
+            max_abs_error=float(differs.sum()),
+            tolerance=float(on_threshold.sum()),
+            passed=not (differs & ~on_threshold).any(),
+        )
+    )
+
+
+def _on_canvas(
+    frames: UInt8[np.ndarray, "frames height width 3"],
+    masks: UInt8[np.ndarray, "objects height width"],
+    canvas: int,
+) -> tuple[Float[np.ndarray, "frames S S 3"], Float[np.ndarray, "objects S S"], tuple[int, int]]:
+    """The official `ResizeVOS`, without the rounding of `data.canvas.resize_and_pad`."""
+    _, rows, columns, _ = frames.shape
+    taps = fitted_taps(rows, columns, canvas)
+    images = np.stack([resample_image(frame, *taps) for frame in frames])
+    height, width = images.shape[1:3]
+    padding = [(0, canvas - height), (0, canvas - width)]
+    images = np.pad(images, [(0, 0), *padding, (0, 0)], constant_values=PADDING)
+    return images, np.pad(resample(masks, *taps), [(0, 0), *padding]), (height, width)
