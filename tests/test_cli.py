@@ -6,10 +6,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from tiny import bundle, picture
 
 from segic_jax.cli import main
 from segic_jax.weights.bundle import save_bundle
+from segic_jax.weights.torch_names import to_torch
 
 EVAL = Path(__file__).parent.parent / "eval.py"
 
@@ -89,7 +91,7 @@ def test_bad_references_are_one_sentence(files, tmp_path, capsys, ref, sentence)
 
 
 def test_names_of_results(files):
-    from segic_jax.cli import expanded
+    from segic_jax.commands.predict import expanded
     from segic_jax.data.episodes import DataError
 
     one, two, other = Path("x/a.jpg"), Path("x/a.png"), Path("y/a.jpg")
@@ -132,3 +134,54 @@ def test_eval_says_what_is_missing(files):
     done = run_eval("--benchmark", "folder", *weights)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "--data-root" in done.stderr
+
+
+def test_official_weights_in_and_out(files, tmp_path, capsys):
+    """A head and a backbone on their own, joined with a text tower, and the head back out."""
+    head, backbone = tmp_path / "segic.safetensors", tmp_path / "dinov2.safetensors"
+    save_file(to_torch(as_numpy(bundle().head)), head)
+    save_file(to_torch(as_numpy(bundle().backbone)), backbone)
+    assert main_code("convert", backbone, "--num-heads", "2", "--out", tmp_path / "part.safetensors") == 0
+    assert "not a whole model yet" in capsys.readouterr().out
+    assert main_code("convert", head, backbone, "--out", tmp_path / "x.safetensors") == 2
+    assert "--num-heads" in capsys.readouterr().err
+    assert main_code("export", files / "tiny.safetensors", "--out", tmp_path / "out.safetensors") == 0
+    exported = load_file(tmp_path / "out.safetensors")
+    assert exported.keys() == load_file(head).keys()
+    assert (
+        main_code(
+            "predict",
+            "--weights",
+            tmp_path / "part.safetensors",
+            "--ref",
+            files / "ref.png",
+            files / "mask.png",
+            "--target",
+            files / "targets",
+            "--out",
+            tmp_path / "out",
+        )
+        == 2
+    )
+    assert "segic convert" in capsys.readouterr().err
+
+
+def test_weights_commands(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("SEGIC_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main_code("weights", "list") == 0
+    assert "menglc/SEGIC" in capsys.readouterr().out
+    assert main_code("weights", "fetch", "dinov3") == 2
+    assert "known are dinov2-s" in capsys.readouterr().err
+    assert main_code("parity", "report", tmp_path, "--html", tmp_path / "x.html") == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def main_code(*arguments) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(list(map(str, arguments)))
+    return stopped.value.code
+
+
+def as_numpy(params):
+    return {name: np.asarray(value) for name, value in params.items()}

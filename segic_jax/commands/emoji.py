@@ -1,0 +1,28 @@
+"""`segic emoji`: the embedded benchmark as files."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+
+@dataclass
+class Emoji:
+    """The benchmark inside the package, as a folder of pictures and masks: CLASS/N.jpg and CLASS/N.png."""
+
+    action: tyro.conf.Positional[Literal["export"]]
+    """What to do."""
+    out: Path
+    """Folder for the pictures; new or empty."""
+    split: Literal["novel", "validation", "base"] = "novel"
+    """Which classes; the benchmark is scored on the novel ones."""
+
+    def run(self) -> int:
+        """Write the split's pictures."""
+        from segic_jax.data.emoji.source import EmojiSource
+        from segic_jax.data.sources import folder
+
+        count = folder.export(EmojiSource(split=self.split), self.out)
+        print(f"{count} pictures with masks in {self.out}")
+        return 0
