@@ -69,6 +69,7 @@ class Outcome:
 
     rows: list[Row] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)  # arrays that the format does not have
+    notes: list[str] = field(default_factory=list)  # what a reader of the rows must know
     problems: list[str] = field(default_factory=list)  # files that could not be replayed, a sentence each
 
     @property
@@ -109,10 +110,13 @@ def run(options: Arguments) -> int:
         print(f"not in the format, and not read: {', '.join(outcome.unknown)}")
     if options.dtype != "float32":
         print(f"The frozen encoders ran in {options.dtype}; the tolerances are those of float32.")
+    for note in outcome.notes:
+        print(note)
     for problem in outcome.problems:
         print(problem, file=sys.stderr)
     if options.json:
         report = {"passed": outcome.passed, "rows": [row.to_json() for row in outcome.rows]}
+        report["notes"] = outcome.notes
         options.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", "utf-8")
     return 2 if outcome.problems else 0 if outcome.passed else 1
 
@@ -142,6 +146,7 @@ def _replay(name: str, golden: Goldens, outcome: Outcome, options: Arguments) ->
         outcome.problems.append(f"{golden.folder / name}.npz does not have the format's shapes: {first_line}")
         _fail_the_rest(check)
     outcome.rows += check.rows
+    outcome.notes += [f"{name}: {note}" for note in check.notes]
 
 
 def _fail_the_rest(check: Checker) -> None:

@@ -46,6 +46,7 @@ class Checker:
     def __init__(self, file: str, arrays: Mapping[str, np.ndarray]):
         self.file = file
         self.rows: list[Row] = []
+        self.notes: list[str] = []  # what a reader of the rows must know
         self._arrays = arrays
         self._read: set[str] = set()
 
