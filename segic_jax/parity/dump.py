@@ -253,7 +253,7 @@ def _stages(config: ModelConfig) -> list[_Planned]:
     ]
 
 
-def _compute(dump: Dump, pair: Arrays, dtype) -> Iterator[tuple[str, Array]]:
+def _compute(dump: Dump, pair: Arrays, dtype) -> Iterator[tuple[str, Array | np.ndarray]]:
     """(name in the pair's file, our array in its layout)."""
     config, side = dump.config, dump.config.canvas
     for end in ("", "_dual"):

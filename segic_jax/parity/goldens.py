@@ -137,7 +137,8 @@ class Goldens:
         text = text_config(parts.text, num_heads=1)
         prompts = self._first(*_PROMPTS)
         if prompts:
-            text = self._with_text_heads(parts.text, *prompts[:2], "pooled", prompts[2])
+            ids, attended, features = prompts
+            text = self._with_text_heads(parts.text, ids, attended, "pooled", features)
         config = model_config(parts.head, vit, canvas)
         return Segic(
             config,

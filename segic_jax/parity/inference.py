@@ -129,7 +129,7 @@ def replay_semseg(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) 
 def _check_resized(check: Checker, which: str, canvas: int) -> None:
     """The official `Resize` of the file's own pictures, before our canvas rounds it."""
     image, label = (check.input(f"in.orig_{kind}{which}") for kind in ("image", "label"))
-    taps = fitted_taps(*image.shape[1:], canvas)
+    taps = fitted_taps(image.shape[1], image.shape[2], canvas)
     resized = resample(image, *taps)
     size = resized.shape[1:]
     beside = [(0, 0), *((0, canvas - side) for side in size)]

@@ -223,8 +223,8 @@ def _within_rounding(
     yield "the official features", features
     rng = np.random.default_rng(0)
     for copy in range(1, 9):
-        moved = features + rng.uniform(-_ROUNDING, _ROUNDING, features.shape)
-        yield f"the official features moved by up to {_ROUNDING:g} at random (copy {copy})", np.float32(moved)
+        moved = (features + rng.uniform(-_ROUNDING, _ROUNDING, features.shape)).astype(np.float32)
+        yield f"the official features moved by up to {_ROUNDING:g} at random (copy {copy})", moved
 
 
 def replay_losses(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:

@@ -112,7 +112,7 @@ def convert(
     if text is not None:
         tower = _tower(text, found, num_heads)
         weights["text"] = tower.params
-        if model is not None and model.text_width != tower.config.width:
+        if head is not None and model is not None and model.text_width != tower.config.width:
             raise ConvertError(
                 f"The text tower of {text.what} has width {tower.config.width}, but the head of {head.what} "
                 f"was trained on one of width {model.text_width}; SegIC's is CLIP ViT-L/14."
