@@ -5,7 +5,7 @@ that the official code calls (train.py:473-510, vos_benchmark/evaluator.py). Fra
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
+from itertools import islice, pairwise, zip_longest
 from typing import NamedTuple
 
 import cv2
@@ -151,11 +151,8 @@ def benchmark(videos: Iterable[Video], *, skip_ends: bool = True) -> Benchmark:
 
 
 def _without_ends(frames: Iterable[ObjectMap]) -> Iterator[ObjectMap]:
-    last = None
-    for number, frame in enumerate(frames):
-        if number > 1:
-            yield last
-        last = frame
+    for frame, _ in pairwise(islice(frames, 1, None)):
+        yield frame
 
 
 def to_csv(result: Benchmark) -> str:
