@@ -120,7 +120,8 @@ class Flow:
     def best(self, maps):
         """[n, S, S] -> [n, 2] as (x, y)."""
         top = maps.flatten(1).topk(2, dim=1)
-        if (maps.abs().amax((1, 2)) > 0).any() and (top.values[:, 0] - top.values[:, 1]).min() < 1e-4:
+        gaps = (top.values[:, 0] - top.values[:, 1])[maps.abs().amax((1, 2)) > 0]  # 0 everywhere: the first
+        if (gaps < 1e-4).any():
             raise Unsuitable
         place = maps.flatten(1).argmax(1)
         return torch.stack([place % self.canvas, place // self.canvas], -1).float()
@@ -386,7 +387,7 @@ def training(flow: Flow, rng, spec: Set) -> tuple[dict, dict]:
         targets, parts, predicted = sides[index][0], [], []
         for i, count in enumerate(counts):
             pooled = flow.pool(other[i], context[i])
-            if (pooled == 0).all(1).any():
+            if not index and (pooled == 0).all(1).any():
                 raise Unsuitable
             use_box, use_cross = passes[index, i]
             boxes = boxes_of(targets[i]) if use_box else None
