@@ -31,7 +31,7 @@ from segic_jax.params import Params
 from segic_jax.parity.decoder import read_slots
 from segic_jax.parity.encoders import cast
 from segic_jax.parity.goldens import Goldens, Segic
-from segic_jax.parity.table import FEATURES, LOSSES, PICTURES, Checker, channels_first, channels_last
+from segic_jax.parity.table import LOSSES, PICTURES, Checker, channels_first, channels_last, decided
 from segic_jax.prompts import INSTANCES, NONE, class_prompt
 
 
@@ -123,7 +123,7 @@ def replay_semseg(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) 
     check.close("out.mask_score", jax.nn.sigmoid(np.abs(masks)).mean((1, 2)))
     own = tuple(check.input("in.full_hw").tolist())
     stored = check.input("out.masks")[:, 0]
-    check.equal("out.full_masks", _decided(resize(masks, own), resize(stored, own))[:, None])
+    check.equal("out.full_masks", decided(resize(masks, own), resize(stored, own))[:, None])
 
 
 def _check_resized(check: Checker, which: str, canvas: int) -> None:
@@ -165,18 +165,13 @@ def _check_scores(check: Checker, masks: np.ndarray) -> None:
     truth = check.input("in.ori_label")[:, 0] > 128
     stored = check.input("out.masks")[:, 0]
     own = truth.shape[1:]
-    predicted = _decided(resize(masks, own), resize(stored, own)).astype(bool)
+    predicted = decided(resize(masks, own), resize(stored, own)).astype(bool)
     pairs = list(zip(predicted, truth, strict=True))
     sums = np.sum([intersection_union(*pair) for pair in pairs], axis=0)
     check.equal("out.intersection", sums[0])
     check.equal("out.union", sums[1])
     check.close("out.mean_iou", np.mean([mask_iou(*pair) for pair in pairs]), LOSSES)
     check.close("out.mean_boundary_iou", np.mean([boundary_iou(*pair) for pair in pairs]), LOSSES)
-
-
-def _decided(logits: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """0/1 masks; a pixel that the tolerance does not decide takes the side of the stored logits."""
-    return np.where(np.abs(stored) < FEATURES, stored > 0, logits > 0).astype(np.uint8)
 
 
 def _run(model: Segic, inputs: Inputs, dtype: jax.typing.DTypeLike) -> Stages:

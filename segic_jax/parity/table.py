@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Shaped, UInt8
 
 FEATURES = 1e-4  # features, prompts, logits
 LOSSES = 1e-6
@@ -105,6 +105,13 @@ def max_abs_error(actual: Shaped[np.ndarray, "..."], expected: Shaped[np.ndarray
     with np.errstate(invalid="ignore"):
         difference = np.where(same, 0, np.abs(actual - expected))
     return float(difference.max(initial=0.0))
+
+
+def decided(
+    logits: Shaped[np.ndarray, "*shape"], stored: Shaped[np.ndarray, "*shape"]
+) -> UInt8[np.ndarray, "*shape"]:
+    """0/1 masks; a pixel that the tolerance does not decide takes the side of the stored logits."""
+    return np.where(np.abs(stored) < FEATURES, stored > 0, logits > 0).astype(np.uint8)
 
 
 def channels_last(array) -> Shaped[np.ndarray, "..."]:

@@ -19,7 +19,7 @@ from segic_jax.models import segic
 from segic_jax.params import Params
 from segic_jax.parity.encoders import cast, text_features
 from segic_jax.parity.goldens import Goldens
-from segic_jax.parity.table import LOSSES, Checker, Row, channels_first, channels_last
+from segic_jax.parity.table import LOSSES, Checker, Row, channels_first, channels_last, decided
 from segic_jax.prompts import INSTANCES, NONE, class_prompt
 from segic_jax.train import losses, optim
 from segic_jax.weights.torch_names import Tensors, to_torch
@@ -56,7 +56,7 @@ def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike
     prompt_proj, inst_proj = _projections(config, head, table, passes)
     check.close("mid.prompt_proj_out", prompt_proj)
     for index, way in enumerate(_PASSES):
-        _check_pass(check, f"mid.{way}", passes[index], batch, index, inst_proj[index])
+        _check_pass(check, f"mid.{way}", passes, batch, index, inst_proj[index])
     check.close("out.masks", passes[0].decoded.logits[batch["valid"]][:, None])
 
     coords = np.stack([_slots(check.input(f"mid.{way}.loss_point_coords"), counts) for way in _PASSES])
@@ -151,13 +151,14 @@ def _projections(config: ModelConfig, head: Params, table, passes):
 def _check_pass(
     check: Checker,
     prefix: str,
-    one: segic.TrainPass,
+    passes: tuple[segic.TrainPass, segic.TrainPass],
     batch: dict[str, Bool[np.ndarray, "..."]],
     index: int,
     inst_proj,
 ) -> None:
     """One pass; officially its arrays have a row for each mask, and no slots that are not read."""
-    valid, decoded = batch["valid"], one.decoded
+    one, previous = passes[index], passes[0]
+    valid, decoded, pixels = batch["valid"], one.decoded, one.context_masks.shape[-1]
     check.close(f"{prefix}.neck_out", channels_first(decoded.image))
     check.close(f"{prefix}.inst_feat", one.context.pooled[valid])
     check.close(f"{prefix}.inst_proj_out", inst_proj[valid])
@@ -168,7 +169,12 @@ def _check_pass(
     check.close(f"{prefix}.iou_pred", decoded.iou[valid][:, None])
     target = batch["reference_masks" if index else "target_masks"]
     check.equal(f"{prefix}.target", target[valid][:, None])
-    check.equal(f"{prefix}.context_mask", one.context_masks[valid][:, None])
+    if index:  # the predictions of the forward pass
+        stored = segic.upsample(jnp.asarray(check.input("mid.fwd.low_res_masks")), pixels)[:, 0]
+        context = decided(segic.upsample(previous.decoded.logits, pixels)[valid], stored)
+    else:
+        context = one.context_masks[valid]
+    check.equal(f"{prefix}.context_mask", context[:, None])
 
     prompts = jax.tree.map(np.asarray, decoded.prompts)
     tokens, tokens_valid = np.asarray(decoded.tokens), np.asarray(decoded.tokens_valid)

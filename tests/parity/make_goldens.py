@@ -399,7 +399,7 @@ def training(flow: Flow, rng, spec: Set) -> tuple[dict, dict]:
                 out[f"mid.{way}.boxes.{i}"] = boxes
             parts.append(stages | {"inst_feat": pooled, "point_prompt": stages["point_coords"]})
             logits = flow.enlarged(stages["low_res_masks"].detach())[:, 0]
-            if logits.abs().min() < 1e-5:
+            if logits.abs().min() < 1e-6:
                 raise Unsuitable
             predicted.append(logits > 0)
         for name in ("neck_out", "inst_feat", "inst_proj_out", "sim", "mask_input", "point_prompt",
