@@ -15,6 +15,7 @@ from segic_jax.parity.dump import DumpError
 from segic_jax.parity.report import write_report
 
 torch = pytest.importorskip("torch")
+pytest.importorskip("PIL")  # the official environment has it
 import torch_segic  # noqa: E402
 
 HERE = Path(__file__).parent
