@@ -128,6 +128,8 @@ class Dino(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
 
     def interpolate_pos_encoding(self, x, rows: int, columns: int):
+        if rows == columns == self.side * self.patch_size:
+            return self.pos_embed
         scale = [(side // self.patch_size + self.interpolate_offset) / self.side for side in (rows, columns)]
         table = self.pos_embed[:, 1:].unflatten(1, (self.side, self.side)).movedim(-1, 1)
         table = F.interpolate(table, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)
