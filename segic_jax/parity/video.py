@@ -6,7 +6,7 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, Integer, UInt8
 
 from segic_jax import programs
 from segic_jax.data.canvas import PADDING, fitted_taps, resample, resample_image
@@ -17,7 +17,7 @@ from segic_jax.models.resize import bilinear
 from segic_jax.parity.decoder import read_slots
 from segic_jax.parity.encoders import cast, text_features
 from segic_jax.parity.goldens import Goldens
-from segic_jax.parity.table import PICTURES, Checker, Row, channels_first
+from segic_jax.parity.table import FEATURES, PICTURES, Checker, Row, channels_first
 from segic_jax.prompts import INSTANCES
 
 _ROUNDING = 1e-5  # float32 rounding of an interpolated 0/1 mask
@@ -93,16 +93,18 @@ def _check_index_masks(
     size: tuple[int, int],
     own: tuple[int, int],
 ) -> None:
-    """Frame 0, the given masks taken for logits, in a row of its own: it has pixels on its threshold.
+    """All frames; a pixel that the tolerance of the logits does not decide is that of the stored logits.
 
-    Its row counts the differing pixels, and passes if at all of them a mask that begins beside the pixel is
+    Frame 0, the given masks taken for logits, has a row of its own: it has pixels on its threshold. The row
+    counts the differing pixels, and passes if at all of them a mask that begins beside the pixel is
     interpolated to 0, or two masks to the same value, up to rounding; `tolerance` counts such pixels.
     """
     name = "out.index_masks"
     expected = check.input(name)
     given = jnp.asarray(masks, jnp.float32)
     first = np.asarray(video.index_mask(given, size, own))
-    rest = [np.asarray(video.index_mask(one, size, own)) for one in logits]
+    stored = segic.upsample(check.input("mid.low_res_masks")[:, :, 0], masks.shape[-1])
+    rest = [_index_mask(*both, size, own) for both in zip(logits, stored, strict=True)]
     actual = np.stack([first, *rest])
     if actual.shape != expected.shape:
         check.equal(name, actual)
@@ -124,6 +126,22 @@ def _check_index_masks(
             passed=not (differs & ~on_threshold).any(),
         )
     )
+
+
+def _index_mask(
+    logits: Float[Array, "objects S S"],
+    stored: Float[Array, "objects S S"],
+    size: tuple[int, int],
+    own: tuple[int, int],
+) -> Integer[np.ndarray, "height width"]:
+    """Of the logits; of the stored ones where an object is near its threshold, or two are nearly equal."""
+    values = np.asarray(bilinear(stored[:, : size[0], : size[1], None], own)[..., 0])
+    best, second = np.sort(np.concatenate([np.maximum(values, 0), np.zeros_like(values[:1])]), axis=0)[
+        [-1, -2]
+    ]
+    undecided = (np.abs(values) < FEATURES).any(0) | (second > 0) & (best - second < FEATURES)
+    ours, theirs = (np.asarray(video.index_mask(one, size, own)) for one in (logits, stored))
+    return np.where(undecided, theirs, ours)
 
 
 def _on_canvas(
