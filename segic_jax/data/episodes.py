@@ -1,16 +1,21 @@
-"""What the data sources deliver: pictures, training pairs and evaluation episodes.
+"""What the data sources deliver: pictures with masks, training pairs and evaluation episodes.
 
-A source implements `PairSource` (training), `EpisodeSource` (evaluation) or both. A key is a string
-that names one picture with its mask inside its source.
+A source implements `PairSource` (training), `Source` (evaluation) or both.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
 from segic_jax.config import InputError
+
+if TYPE_CHECKING:
+    from segic_jax.data.manifest import Manifest
+
+ClassId = int | str  # as the benchmark numbers or names its classes
 
 
 class DataError(InputError):
@@ -35,13 +40,44 @@ class Pair:
     is_instance: bool = False
 
 
+class View(NamedTuple):
+    """One picture with one mask on it, as its source names them."""
+
+    picture: str
+    class_id: ClassId
+    instance: int | None = None  # which object of the class; None where all of them make the mask
+
+
+class Labelled(NamedTuple):
+    """What a view shows."""
+
+    image: UInt8[np.ndarray, "height width 3"]  # RGB
+    mask: Bool[np.ndarray, "height width"]
+    ignored: Bool[np.ndarray, "height width"] | None = None  # pixels that no score counts
+
+
 @dataclass(frozen=True)
 class Episode:
-    """Segment `class_name` in the target, as shown in the references (keys of the source)."""
+    """Segment a class in the target as the references show it."""
 
-    class_name: str
+    class_id: ClassId
     target: str
-    references: tuple[str, ...]
+    references: tuple[str, ...]  # a picture may come twice: the field's draws do that
+    instances: tuple[int, ...] = ()  # the target's, then each reference's, where the benchmark has them
+
+    @property
+    def target_view(self) -> View:
+        """The target with its true mask."""
+        return View(self.target, self.class_id, self.instances[0] if self.instances else None)
+
+    @property
+    def reference_views(self) -> tuple[View, ...]:
+        """The shots in order."""
+        instances = self.instances[1:] or (None,) * len(self.references)
+        return tuple(
+            View(picture, self.class_id, instance)
+            for picture, instance in zip(self.references, instances, strict=True)
+        )
 
 
 @runtime_checkable
@@ -58,19 +94,38 @@ class PairSource(Protocol):
 
 
 @runtime_checkable
-class EpisodeSource(Protocol):
-    """Evaluation data."""
+class Source(Protocol):
+    """Evaluation data. Instances are pickled into worker processes: keep open files and large caches out."""
 
     @property
     def name(self) -> str:
         """Of the benchmark, for reports."""
         ...
 
-    @property
-    def episodes(self) -> list[Episode]:
-        """All episodes, in a fixed order."""
+    def manifest(self, protocol: str, fold: int, shots: int) -> "Manifest":
+        """The episodes of one fold.
+
+        Raises:
+            DataError: the benchmark has no such protocol, fold or number of shots.
+        """
         ...
 
-    def load(self, key: str) -> tuple[UInt8[np.ndarray, "height width 3"], Bool[np.ndarray, "height width"]]:
-        """The RGB image and the mask of one key."""
+    def class_name(self, class_id: ClassId) -> str:
+        """In words, as a text prompt takes it.
+
+        Raises:
+            DataError: an unknown class, or a benchmark whose files name none.
+        """
+        ...
+
+    def views(self) -> Iterator[View]:
+        """Everything that `load` takes, the views of one picture next to each other, in a fixed order."""
+        ...
+
+    def load(self, view: View) -> Labelled:
+        """Read one picture and its mask.
+
+        Raises:
+            DataError: a file is missing or damaged, or picture and mask differ in size.
+        """
         ...

@@ -1,10 +1,12 @@
-"""Pictures and masks that people have: any format OpenCV reads -> RGB uint8, or bool."""
+"""Pictures, masks and label maps from files: any format that OpenCV or Pillow reads -> numpy arrays."""
 
+import io
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Integer, UInt8
+from PIL import Image
 
 from segic_jax.data.episodes import DataError
 
@@ -42,6 +44,61 @@ def read_mask(path: Path | str) -> Bool[np.ndarray, "height width"]:
     if pixels.shape[2] == 4 and (pixels[..., 3] < 255).any():
         return pixels[..., 3] > 127
     return pixels[..., :3].max(-1) > 127
+
+
+def read_rgb(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB with the pixels as they are stored: a benchmark's masks know nothing of orientation tags.
+
+    Raises:
+        DataError: the file is missing, cut off or no picture.
+    """
+    return _decode(_read(path), path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def read_labels(path: Path | str) -> Integer[np.ndarray, "height width"]:
+    """A label map with the numbers as they are stored, 8, 16 or 32 bits; those of a palette are its indices.
+
+    Raises:
+        DataError: the file is missing, cut off or has several channels.
+    """
+    labels = np.asarray(_open(path))
+    if labels.ndim != 2:
+        raise DataError(f"{path} is a colour picture, not a label map: save one number a pixel.")
+    return labels.astype(np.uint8) if labels.dtype == bool else labels
+
+
+def read_grey(path: Path | str) -> UInt8[np.ndarray, "height width"]:
+    """Brightness, as Pillow's `convert("L")` has it (palettes resolved).
+
+    Raises:
+        DataError: the file is missing, cut off or no picture.
+    """
+    return np.asarray(_open(path).convert("L"))
+
+
+def require_size(
+    image: UInt8[np.ndarray, "height width 3"],
+    mask: np.ndarray,
+    image_path: Path | str,
+    mask_path: Path | str,
+) -> None:
+    """Raise DataError where a mask or label map has another size than its picture."""
+    if mask.shape != image.shape[:2]:
+        raise DataError(
+            f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} pixels, {image_path} "
+            f"{image.shape[1]} x {image.shape[0]}: get both again; they must be of one size."
+        )
+
+
+def _open(path: Path | str) -> Image.Image:
+    content = _read(path)
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
+        # Pillow's ways to say "damaged".
+        raise DataError(f"{path} is damaged or no picture: get the file again.") from error
+    return image
 
 
 def _read(path: Path | str) -> bytes:

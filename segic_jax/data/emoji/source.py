@@ -1,13 +1,17 @@
 """The embedded benchmark as training pairs and as a fixed list of episodes."""
 
 import zlib
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.emoji.compose import BENCHMARK_STYLE, TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import Split, SpriteBank, SpriteClass
-from segic_jax.data.episodes import Episode, Pair, Picture
+from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, Pair, Picture, View
+from segic_jax.data.manifest import Manifest
 
 SCENE_SIDE = 192  # pixels of a benchmark scene
 SCENES = 10  # of each class in the benchmark
@@ -37,7 +41,6 @@ class EmojiPairs:
         return Picture(image=image, masks=(labels == 1)[None])
 
 
-@dataclass(frozen=True)
 class EmojiSource:
     """A fixed benchmark on the classes of one split: SCENES scenes a class, each a target once.
 
@@ -45,39 +48,68 @@ class EmojiSource:
     from a generator keyed by its name.
     """
 
-    split: Split
-    name: str = "emoji"
-    shots: int = 1
-    bank: SpriteBank = field(init=False)
-    episodes: list[Episode] = field(init=False)
+    name = "emoji"
 
-    def __post_init__(self):
-        object.__setattr__(self, "bank", SpriteBank.load(self.split))
-        object.__setattr__(
-            self,
-            "episodes",
-            [
-                Episode(
-                    class_name=concept.name,
-                    target=f"{concept.name}/{number}",
-                    references=tuple(
-                        f"{concept.name}/{(number + shot) % SCENES + 1}" for shot in range(self.shots)
-                    ),
-                )
-                for concept in self.bank.classes
-                for number in range(1, SCENES + 1)
-            ],
+    def __init__(self, split: Split = "novel"):
+        self.bank = SpriteBank.load(split)
+        self._concepts = {concept.name: concept for concept in self.bank.classes}
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """Raises DataError when there are not enough scenes for `shots`."""
+        if shots >= SCENES:
+            raise DataError(f"A class has {SCENES} scenes: at most {SCENES - 1} shots, not {shots}.")
+        episodes = tuple(
+            Episode(
+                class_id=name,
+                target=str(number),
+                references=tuple(str((number + shot) % SCENES + 1) for shot in range(shots)),
+            )
+            for name in self._concepts
+            for number in range(1, SCENES + 1)
         )
+        return Manifest(self.name, protocol, fold, shots, tuple(self._concepts), episodes)
 
-    def load(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """`<class>/<number>` -> RGB uint8 [192, 192, 3] and mask bool [192, 192]."""
-        name, number = key.split("/")
-        concept = next(c for c in self.bank.classes if c.name == name)
-        rng = np.random.default_rng([zlib.crc32(name.encode()), int(number)])
-        artist = concept.artists[(int(number) - 1) % len(concept.artists)]
+    def class_name(self, class_id: ClassId) -> str:
+        """The label of the drawing."""
+        return self._concepts[str(class_id)].label
+
+    def views(self) -> Iterator[View]:
+        """All scenes, class by class."""
+        for name in self._concepts:
+            for number in range(1, SCENES + 1):
+                yield View(str(number), name)
+
+    def load(self, view: View) -> Labelled:
+        """RGB uint8 [192, 192, 3] and mask bool [192, 192]."""
+        name, number = str(view.class_id), int(view.picture)
+        concept = self._concepts[name]
+        rng = np.random.default_rng([zlib.crc32(name.encode()), number])
+        artist = concept.artists[(number - 1) % len(concept.artists)]
         others = distractors(rng, self.bank, concept, int(rng.integers(1, 4)))
         image, labels = compose(rng, [(name, artist), *others], SCENE_SIDE, BENCHMARK_STYLE)
-        return image, labels == 1
+        return Labelled(image, labels == 1)
+
+
+def _open(root: Path | None) -> EmojiSource:
+    return EmojiSource()
+
+
+def _check(root: Path) -> list[Check]:
+    return [Check("scenes", sum(1 for _ in EmojiSource().views()), 640)]
+
+
+BENCHMARK = Benchmark(
+    name="emoji",
+    title="composed scenes of 64 emoji classes that the shipped model never saw",
+    kind="episodes",
+    protocols=("original",),
+    layout="Inside the package.",
+    download="Inside the package.",
+    pictures="emoji",
+    open=_open,
+    check=_check,
+    needs_root=False,
+)
 
 
 def two_artists(rng: np.random.Generator, concept: SpriteClass) -> tuple[str, str]:

@@ -1,17 +1,20 @@
-"""A folder of classes in FSS-1000's layout -> episodes and training pairs; and the way back.
+"""A folder of classes in FSS-1000's layout -> episodes; and the way back.
 
 <root>/<class>/<n>.jpg    a picture (.jpg or .jpeg)
 <root>/<class>/<n>.png    its mask: 128 and above is the object
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, UInt8
 
-from segic_jax.data.episodes import DataError, Episode, EpisodeSource, Pair, Picture
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, Source, View
+from segic_jax.data.files import read_grey, read_rgb, require_size
+from segic_jax.data.manifest import Manifest
+from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json
 
 PICTURE_ENDINGS = (".jpg", ".jpeg")
 
@@ -19,19 +22,18 @@ PICTURE_ENDINGS = (".jpg", ".jpeg")
 class FolderSource:
     """Every picture is a target once; its references are the next numbers of its class, wrapping.
 
-    Classes are sorted by name, pictures by number. A key is "<class>/<n>".
+    Classes are sorted by name, pictures by number.
     """
 
-    def __init__(
-        self, root: str | Path, *, name: str = "folder", classes: Sequence[str] | None = None, shots: int = 1
-    ):
+    name = "folder"
+
+    def __init__(self, root: str | Path, classes: Sequence[str] | None = None):
         """`classes` restricts the source to these folders; by default it takes all.
 
         Raises:
-            DataError: a folder is missing, a picture has no mask, or a class has too few pictures.
+            DataError: a folder is missing, a picture has no mask, or there is no picture at all.
         """
         self.root = Path(root)
-        self.name = name
         if not self.root.is_dir():
             raise DataError(f"{self.root} is not a folder: give the one that holds a folder for each class.")
         if classes is None:
@@ -40,55 +42,45 @@ class FolderSource:
             ]
         if not classes:
             raise DataError(f"{self.root} holds no class: put pictures and masks in {self.root}/<class>/.")
-        self.pictures = {name: _pictures(self.root / name, shots) for name in sorted(classes)}
-        self.episodes = [
-            Episode(
-                class_name,
-                keys[i],
-                tuple(keys[(i + step) % len(keys)] for step in range(1, shots + 1)),
-            )
-            for class_name, files in self.pictures.items()
-            for keys in [list(files)]
-            for i in range(len(keys))
-        ]
+        self.pictures = {name: _pictures(self.root / name) for name in sorted(classes)}
 
-    def load(self, key: str) -> tuple[UInt8[np.ndarray, "height width 3"], Bool[np.ndarray, "height width"]]:
-        """The RGB image and the mask of one key.
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """Raises DataError when a class has too few pictures for `shots`."""
+        episodes = []
+        for class_name, pictures in self.pictures.items():
+            if len(pictures) <= shots:
+                raise DataError(
+                    f"{self.root / class_name} holds too few pictures ({len(pictures)}): a target and "
+                    f"{shots} reference(s) take {shots + 1}."
+                )
+            for i, target in enumerate(pictures):
+                references = (pictures[(i + step) % len(pictures)] for step in range(1, shots + 1))
+                episodes.append(Episode(class_name, target, tuple(references)))
+        return Manifest(self.name, protocol, fold, shots, tuple(self.pictures), tuple(episodes))
 
-        Raises:
-            DataError: a file cannot be read, or image and mask do not fit each other.
-        """
-        image_path = self.pictures[key.rpartition("/")[0]][key]
+    def class_name(self, class_id: ClassId) -> str:
+        """The folder's name with spaces for underscores."""
+        return str(class_id).replace("_", " ")
+
+    def views(self) -> Iterator[View]:
+        """All pictures, class by class."""
+        for class_name, pictures in self.pictures.items():
+            for picture in pictures:
+                yield View(picture, class_name)
+
+    def load(self, view: View) -> Labelled:
+        """The RGB image and the mask of one picture."""
+        image_path = self.root / str(view.class_id) / view.picture
         mask_path = image_path.with_suffix(".png")
-        # Pixels as stored: an orientation tag would turn the image but not its mask.
-        image = _read(image_path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        mask = _read(mask_path, cv2.IMREAD_GRAYSCALE)
-        if mask.shape != image.shape[:2]:
-            raise DataError(
-                f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} pixels, {image_path.name} "
-                f"{image.shape[1]} x {image.shape[0]}: save the mask at the picture's size."
-            )
+        image, mask = read_rgb(image_path), read_grey(mask_path)
+        require_size(image, mask, image_path, mask_path)
         if 0 < mask.max() < 128:
             raise DataError(f"{mask_path} has no value above {mask.max()}: save the object as 255.")
-        return image, mask >= 128
-
-    def __len__(self) -> int:
-        """Pictures, which is also how many pairs make an epoch."""
-        return len(self.episodes)
-
-    def pair(self, rng: np.random.Generator) -> Pair:
-        """A random class and two different pictures of it."""
-        class_name, files = list(self.pictures.items())[rng.integers(len(self.pictures))]
-        target, reference = (self.load(list(files)[i]) for i in rng.choice(len(files), size=2, replace=False))
-        return Pair(
-            target=Picture(target[0], target[1][None]),
-            reference=Picture(reference[0], reference[1][None]),
-            name=class_name,
-        )
+        return Labelled(image, mask >= 128)
 
 
-def export(source: EpisodeSource, out_dir: str | Path) -> int:
-    """Write all pictures of a source in this layout, numbered in the order of its targets.
+def export(source: Source, protocol: str, out_dir: str | Path) -> int:
+    """Write all pictures of a source's episodes in this layout, numbered in the order of its targets.
 
     Images are JPEG (quality 95), masks are PNG. Returns the number of pictures.
 
@@ -98,24 +90,25 @@ def export(source: EpisodeSource, out_dir: str | Path) -> int:
     out_dir = Path(out_dir)
     if out_dir.exists() and any(out_dir.iterdir()):
         raise DataError(f"{out_dir} is not empty: choose another folder or empty it.")
-    keys: dict[str, dict[str, None]] = {}  # class -> its keys, in order
-    for episode in source.episodes:
-        keys.setdefault(episode.class_name, {})[episode.target] = None
-    for episode in source.episodes:
-        keys[episode.class_name].update(dict.fromkeys(episode.references))
-    for class_name, members in keys.items():
-        folder = out_dir / class_name
+    episodes = source.manifest(protocol, 0, 1).episodes
+    views: dict[ClassId, dict[View, None]] = {}  # class -> its views, in order
+    for episode in episodes:
+        views.setdefault(episode.class_id, {})[episode.target_view] = None
+    for episode in episodes:
+        views[episode.class_id].update(dict.fromkeys(episode.reference_views))
+    for class_id, members in views.items():
+        folder = out_dir / str(class_id)
         folder.mkdir(parents=True)
-        for number, key in enumerate(members, start=1):
-            image, mask = source.load(key)
+        for number, view in enumerate(members, start=1):
+            shown = source.load(view)
             quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
-            _write(folder / f"{number}.jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), quality)
-            _write(folder / f"{number}.png", mask.astype(np.uint8) * 255, [])
-    return sum(map(len, keys.values()))
+            _write(folder / f"{number}.jpg", cv2.cvtColor(shown.image, cv2.COLOR_RGB2BGR), quality)
+            _write(folder / f"{number}.png", shown.mask.astype(np.uint8) * 255, [])
+    return sum(map(len, views.values()))
 
 
-def _pictures(folder: Path, shots: int) -> dict[str, Path]:
-    """Key -> image file, sorted by number (names that are no numbers follow, by name)."""
+def _pictures(folder: Path) -> list[str]:
+    """File names, sorted by number (names that are no numbers follow, by name)."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: every class needs a folder of its name.")
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -127,33 +120,39 @@ def _pictures(folder: Path, shots: int) -> dict[str, Path]:
     for stem, path in masks.items():
         if stem not in images:
             raise DataError(f"{path} is a mask without a picture: save the picture as {stem}.jpg beside it.")
-    if len(images) <= shots:
-        raise DataError(
-            f"{folder} holds too few pictures ({len(images)}): a target and {shots} reference(s) take "
-            f"{shots + 1}."
-        )
     stems = sorted(
         images, key=lambda stem: (not stem.isdecimal(), int(stem) if stem.isdecimal() else 0, stem)
     )
-    return {f"{folder.name}/{stem}": images[stem] for stem in stems}
-
-
-def _read(path: Path, flags: int) -> np.ndarray:
-    """Decode a file; a truncated one is an error, where cv2 would fill the rest with grey."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}): restore the file.") from error
-    complete = (
-        b"IEND" in content
-        if path.suffix == ".png"
-        else content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")  # end of image after the last scan
-    )
-    array = cv2.imdecode(np.frombuffer(content, np.uint8), flags) if complete else None
-    if array is None:
-        raise DataError(f"{path} is damaged or not an image: copy or save it again.")
-    return array
+    return [images[stem].name for stem in stems]
 
 
 def _write(path: Path, array: np.ndarray, options: list[int]) -> None:
     path.write_bytes(cv2.imencode(path.suffix, array, options)[1].tobytes())
+
+
+def open_folder(root: Path | str) -> FolderSource | CocoFolderSource:
+    """A folder of classes, or a COCO JSON or the folder that holds it."""
+    path = find_json(Path(root))
+    return FolderSource(root) if path is None else CocoFolderSource(path)
+
+
+def check(root: Path) -> list[Check]:
+    """Any number of classes and pictures will do."""
+    pictures = open_folder(root).pictures
+    return [Check("classes", len(pictures)), Check("pictures", sum(map(len, pictures.values())))]
+
+
+BENCHMARK = Benchmark(
+    name="folder",
+    title="your own pictures and masks",
+    kind="episodes",
+    protocols=("original",),
+    layout=(
+        "<class>/<n>.jpg\n<class>/<n>.png   the mask: 128 and above is the object\n"
+        "or one COCO .json with its pictures beside it or in images/"
+    ),
+    download="Yours.",
+    pictures="folder",
+    open=open_folder,
+    check=check,
+)

@@ -1,0 +1,97 @@
+"""COCO's annotation files: which classes lie on which pictures, and their masks.
+
+Read once with the standard library; annotations are kept by picture, polygons as arrays.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool
+
+from segic_jax.data.episodes import DataError
+from segic_jax.data.masks import as_polygon, decode, union
+
+
+class CocoJson:
+    """An `instances_*.json`, or a file of the same form."""
+
+    def __init__(self, path: Path | str):
+        """Raises DataError when the file is missing, no JSON, or without the three lists of COCO's format."""
+        self.path = Path(path)
+        try:
+            content = json.loads(self.path.read_bytes())
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing: get COCO's annotations.") from error
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path} is damaged or no JSON: get the file again.") from error
+        self.images: dict[int, str] = {}  # image id -> file name
+        self.sizes: dict[int, tuple[int, int]] = {}  # image id -> (height, width)
+        self._annotations: dict[int, list[tuple[int, object]]] = {}  # image id -> class and segmentation
+        self._pictures: dict[int, set[int]] = {}
+        try:
+            named = {int(one["id"]): str(one["name"]) for one in content["categories"]}
+            self.categories = dict(sorted(named.items()))
+            for image in content["images"]:
+                self.images[image["id"]] = _file_name(image)
+                self.sizes[image["id"]] = int(image["height"]), int(image["width"])
+            for one in content["annotations"]:
+                image, class_id = one["image_id"], int(one["category_id"])
+                if image not in self.images or class_id not in self.categories:
+                    raise DataError(
+                        f"{path} has an annotation of image {image} and class {class_id}, which it does not "
+                        "list: get the file again."
+                    )
+                segmentation = one["segmentation"]
+                if isinstance(segmentation, list):  # as numbers of Python they fill gigabytes
+                    segmentation = [as_polygon(points) for points in segmentation]
+                self._annotations.setdefault(image, []).append((class_id, segmentation))
+                self._pictures.setdefault(class_id, set()).add(image)
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{path} is not in COCO's format ({error!r}): it needs images, annotations and categories."
+            ) from error
+
+    def pictures(self, category_id: int) -> Sequence[int]:
+        """Ids of the images with this class, sorted."""
+        return sorted(self._pictures.get(category_id, ()))
+
+    def classes_of_pictures(self) -> dict[int, set[int]]:
+        """Image id -> its classes, for images with annotations."""
+        return {image: {class_id for class_id, _ in many} for image, many in self._annotations.items()}
+
+    def mask(self, image_id: int, category_id: int) -> Bool[np.ndarray, "height width"]:
+        """All objects of a class together, crowds included.
+
+        Raises:
+            DataError: a segmentation that makes no mask.
+        """
+        try:
+            return union(self._of(image_id, category_id), *self.sizes[image_id])
+        except ValueError as error:
+            raise DataError(f"{self.path}, image {image_id}: {error}; get the file again.") from error
+
+    def instances(
+        self, image_id: int, category_id: int | None = None
+    ) -> Bool[np.ndarray, "objects height width"]:
+        """One mask an annotation, in the file's order; of all classes where none is given."""
+        size = self.sizes[image_id]
+        try:
+            masks = [decode(one, *size) for one in self._of(image_id, category_id)]
+        except ValueError as error:
+            raise DataError(f"{self.path}, image {image_id}: {error}; get the file again.") from error
+        return np.stack(masks) if masks else np.zeros((0, *size), bool)
+
+    def _of(self, image_id: int, category_id: int | None) -> list:
+        of = self._annotations.get(image_id, ())
+        return [one for class_id, one in of if category_id in (None, class_id)]
+
+
+def _file_name(image: dict) -> str:
+    """COCO's `file_name`; LVIS has only an address, whose last two parts are folder and file."""
+    if "file_name" in image:
+        return str(image["file_name"])
+    return "/".join(str(image["coco_url"]).split("/")[-2:])

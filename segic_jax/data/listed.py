@@ -1,0 +1,107 @@
+"""A source whose classes each have a list of pictures, with one mask file a picture."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from segic_jax.data.draws import choose
+from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.files import read_grey, read_rgb, require_size
+from segic_jax.data.manifest import Manifest
+
+
+@dataclass
+class ListedSource:
+    """Masks are grey pictures; `threshold` and above is the object."""
+
+    name: str
+    protocols: tuple[str, ...]
+    pictures: Mapping[ClassId, Sequence[str]]  # in the order of the draw
+    names: Mapping[ClassId, str]  # in words
+    paths: Callable[[View], tuple[Path, Path]]  # picture and mask; must be picklable
+    episodes: int | None = None  # 600 officially; None: as many as there are pictures
+    threshold: int = 128
+    _known: set[View] = field(init=False, repr=False)
+
+    def __post_init__(self):
+        self._known = set(self.views())
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """Raises DataError for another protocol or fold, or where a class has too few pictures."""
+        if protocol not in self.protocols or fold != 0 or shots < 1:
+            raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, fold 0, 1 shot or more.")
+        count = self.episodes or sum(map(len, self.pictures.values()))
+        episodes = turn_episodes(self.name, self.pictures, count, shots)
+        return Manifest(self.name, protocol, fold, shots, tuple(self.pictures), tuple(episodes))
+
+    def class_name(self, class_id: ClassId) -> str:
+        """In words. Raises DataError for an unknown class."""
+        if class_id not in self.names:
+            raise DataError(f"{self.name} has no class {class_id!r}: choose one of {list(self.names)}.")
+        return self.names[class_id]
+
+    def views(self) -> Iterator[View]:
+        """All pictures, class by class."""
+        for class_id, pictures in self.pictures.items():
+            for picture in pictures:
+                yield View(picture, class_id)
+
+    def load(self, view: View) -> Labelled:
+        """The picture and its mask. Raises DataError for a view that is none, and for bad files."""
+        if view not in self._known:
+            raise DataError(f"{self.name} has no picture {view.picture} of class {view.class_id!r}.")
+        image_path, mask_path = self.paths(view)
+        image, mask = read_rgb(image_path), read_grey(mask_path)
+        require_size(image, mask, image_path, mask_path)
+        return Labelled(image, mask >= self.threshold)
+
+
+def turn_episodes(
+    name: str, pictures: Mapping[ClassId, Sequence[str]], count: int, shots: int
+) -> list[Episode]:
+    """The classes in turn; target and references drawn with seed 0 as INSID3's loaders do.
+
+    A reference is drawn until it is not the target; several may be the same.
+
+    Raises:
+        DataError: a class has only one picture.
+    """
+    rng = np.random.RandomState(0)
+    classes = list(pictures)
+    for class_id in classes:
+        if len(pictures[class_id]) < 2:
+            raise DataError(f"{name}: class {class_id!r} has fewer than two pictures; an episode takes two.")
+    episodes = []
+    for number in range(count):
+        class_id = classes[number % len(classes)]
+        target = choose(rng, pictures[class_id])
+        references: list[str] = []
+        while len(references) < shots:
+            reference = choose(rng, pictures[class_id])
+            if reference != target:
+                references.append(reference)
+        episodes.append(Episode(class_id, target, tuple(references)))
+    return episodes
+
+
+def find_root(root: Path | str, name: str, inside: str, download: str) -> Path:
+    """The benchmark's own folder: `root`, or `name` in it, whichever holds `inside`.
+
+    Raises:
+        DataError: neither does.
+    """
+    root = Path(root)
+    for folder in (root / name, root):
+        if (folder / inside).is_dir():
+            return folder
+    raise DataError(f"{root / inside} is missing: get it from {download}.")
+
+
+def files(folder: Path, ending: str, download: str) -> list[str]:
+    """Names of the files in a folder, sorted. Raises DataError where there is none."""
+    names = sorted(path.name for path in folder.glob(f"*{ending}")) if folder.is_dir() else []
+    if not names:
+        raise DataError(f"{folder} holds no {ending} files: get them from {download}.")
+    return names

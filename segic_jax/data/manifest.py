@@ -1,0 +1,113 @@
+"""Lists of episodes as files: JSON lines, gzipped; the first line says what the list is.
+
+    {"format": "segic_jax episodes", "version": 1, "benchmark": "coco20i", "protocol": "matcher", ...}
+    [72, "val2014/COCO_val2014_000000507081.jpg", ["val2014/COCO_val2014_000000486122.jpg"]]
+
+A line is [class, target, [references]], and where a benchmark has instances, their numbers as a fourth
+entry: the target's, then each reference's.
+"""
+
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+
+from segic_jax.data.episodes import ClassId, DataError, Episode
+
+FORMAT, VERSION = "segic_jax episodes", 1
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The episodes of one fold of a benchmark, in order."""
+
+    benchmark: str
+    protocol: str  # whose draw it is
+    fold: int
+    shots: int
+    classes: tuple[ClassId, ...]  # all of the fold, also those without an episode
+    episodes: tuple[Episode, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Of the lines as one JSON list; it names the episodes in papers and results."""
+        return episodes_hash(self.episodes)
+
+    def write(self, path: Path | str) -> None:
+        """The same manifest always gives the same bytes."""
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "benchmark": self.benchmark,
+            "protocol": self.protocol,
+            "fold": self.fold,
+            "shots": self.shots,
+            "classes": self.classes,
+            "episodes": len(self.episodes),
+            "sha256": self.sha256,
+        }
+        lines = [json.dumps(header), *(json.dumps(_row(episode)) for episode in self.episodes)]
+        Path(path).write_bytes(gzip.compress("\n".join([*lines, ""]).encode(), mtime=0))
+
+
+def episodes_hash(episodes: Sequence[Episode]) -> str:
+    """SHA-256 of `[[class, target, [references]], ...]` as Python's json.dumps writes it."""
+    return hashlib.sha256(json.dumps([_row(episode) for episode in episodes]).encode()).hexdigest()
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """A file that `Manifest.write` wrote, gzipped or not.
+
+    Raises:
+        DataError: missing, damaged, of another format, or changed since it was written.
+    """
+    try:
+        return parse_manifest(Path(path).read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): give a list of episodes.") from error
+
+
+def shipped(benchmark: str, protocol: str, fold: int, shots: int) -> Manifest | None:
+    """The list inside this package, if there is one; INSID3 has Matcher's."""
+    own = {"insid3": "matcher"}.get(protocol, protocol)
+    name = f"{benchmark}_{own}_fold{fold}_{shots}shot.jsonl.gz"
+    file = resources.files("segic_jax.data").joinpath("manifests", name)
+    return replace(parse_manifest(file.read_bytes(), name), protocol=protocol) if file.is_file() else None
+
+
+def parse_manifest(content: bytes, name: str) -> Manifest:
+    """The same from bytes; `name` is for error messages."""
+    try:
+        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
+        header, *rows = (json.loads(line) for line in text.splitlines())
+        if (header["format"], header["version"]) != (FORMAT, VERSION):
+            raise DataError(f"{name} is a list of version {header['version']}; this program reads {VERSION}.")
+        episodes = tuple(
+            Episode(class_id, target, tuple(references), tuple(instances[0]) if instances else ())
+            for class_id, target, references, *instances in rows
+        )
+        manifest = Manifest(
+            benchmark=header["benchmark"],
+            protocol=header["protocol"],
+            fold=header["fold"],
+            shots=header["shots"],
+            classes=tuple(header["classes"]),
+            episodes=episodes,
+        )
+        expected = header["sha256"]
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{name} is no list of episodes: make one with `segic episodes make`.") from error
+    if manifest.sha256 != expected:
+        raise DataError(f"{name} does not have the episodes that its first line promises: get it again.")
+    return manifest
+
+
+def _row(episode: Episode) -> list:
+    row = [episode.class_id, episode.target, list(episode.references)]
+    return [*row, list(episode.instances)] if episode.instances else row

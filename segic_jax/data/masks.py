@@ -1,0 +1,97 @@
+"""COCO segmentations -> masks, by pycocotools.
+
+A segmentation is a list of polygons [x, y, x, y, ...] in pixels, or run lengths down the columns: {"size":
+[height, width], "counts": a list of numbers, or COCO's text of them as str or bytes}.
+"""
+
+import re
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool
+
+_COUNTS = re.compile(rb"[0-o]*[0-O]")  # the last digit of a number has no continuation bit
+
+
+def decode(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    """The union of its polygons, or its run lengths, as the official loaders rasterise them.
+
+    No polygons give an empty mask. A mask that is an array already is returned as one.
+
+    Raises:
+        ValueError: it is none of these, its own size is another, or its numbers make no sense.
+    """
+    if isinstance(segmentation, np.ndarray) and segmentation.ndim == 2:
+        _require_size(segmentation.shape, height, width)
+        return segmentation != 0
+    if isinstance(segmentation, dict):
+        return _run_lengths(segmentation, height, width)
+    if not isinstance(segmentation, list):
+        raise ValueError(f"a segmentation is polygons or run lengths, not {type(segmentation).__name__}")
+    if not segmentation:
+        return np.zeros((height, width), bool)
+    return _polygons([as_polygon(points) for points in segmentation], height, width)
+
+
+def union(segmentations: list, height: int, width: int) -> Bool[np.ndarray, "height width"]:
+    """Of several segmentations. Raises ValueError as `decode` does."""
+    mask = np.zeros((height, width), bool)
+    for segmentation in segmentations:
+        mask |= decode(segmentation, height, width)
+    return mask
+
+
+def as_polygon(points: Any) -> np.ndarray:
+    """float64 [2 * n] from a flat list of numbers. Raises ValueError where it is none."""
+    if not isinstance(points, np.ndarray) and not (
+        isinstance(points, list) and set(map(type, points)) <= {int, float, np.float64, np.float32}
+    ):
+        raise ValueError("a polygon is a flat list of numbers")
+    try:
+        points = np.asarray(points, np.float64)
+    except (OverflowError, TypeError) as error:
+        raise ValueError("a polygon of numbers beyond all pictures") from error
+    if points.ndim != 1 or not np.isfinite(points).all():
+        raise ValueError("a polygon is a flat list of finite numbers")
+    return points
+
+
+def _polygons(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    from pycocotools import mask as coco
+
+    # The library follows each edge pixel by pixel: far points would take memory without end.
+    reach = 2 * max(height, width)
+    if any(points.size < 4 or np.abs(points).max() > reach for points in polygons):
+        raise ValueError("a polygon of a point, or far outside its picture")
+    try:
+        return coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))).astype(bool)
+    except Exception as error:  # the library raises nearly anything, also a bare Exception
+        raise ValueError(f"polygons that make no mask ({error})") from error
+
+
+def _run_lengths(segmentation: dict, height: int, width: int) -> np.ndarray:
+    from pycocotools import mask as coco
+
+    counts = segmentation.get("counts")
+    _require_size(segmentation.get("size"), height, width)
+    try:
+        if isinstance(counts, (list, np.ndarray)):
+            counts = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
+        counts = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
+        if not _COUNTS.fullmatch(counts):
+            raise ValueError("characters that are no run lengths")
+        mask = coco.decode({"size": [height, width], "counts": counts}).astype(bool)
+    except Exception as error:
+        raise ValueError(f"run lengths that make no mask ({error})") from error
+    # The library refuses too many pixels, but leaves missing ones as the memory was: too few are known by
+    # their fitting into one pixel less.
+    try:
+        coco.decode({"size": [1, height * width - 1], "counts": counts})
+    except ValueError:
+        return mask
+    raise ValueError("run lengths that end before the picture does")
+
+
+def _require_size(size: Any, height: int, width: int) -> None:
+    if not isinstance(size, (list, tuple)) or tuple(size) != (height, width) or not height * width:
+        raise ValueError(f"the mask's size is {size}, the picture's [{height}, {width}]")

@@ -1,0 +1,53 @@
+"""ADE20K's 150 classes, as the MIT scene parsing challenge gives them.
+
+ade20k/images/{training,validation}/<id>.jpg
+ade20k/annotations/{training,validation}/<id>.png     8 bits: 0 is none and ignored, 1 is class 0, ..., 150
+
+The official code numbers the classes 1..150 too and leaves 0 out (utils/fss.py, `SemADE`, with "none" before
+the names). Names are the first words of the challenge's objectInfo150.txt.
+"""
+
+from pathlib import Path
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
+
+DOWNLOAD = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip (name its folder ade20k)"
+
+
+def open_source(root: Path | None) -> LabelMaps:
+    """Raises DataError where there is no ade20k/annotations below `root`."""
+    folder = find_folder(Path(root or "."), "ade20k", "annotations")
+    return LabelMaps(
+        name="ade20k",
+        classes=class_names("ade20k"),
+        folders={
+            "train": Folders(folder / "images/training", folder / "annotations/training"),
+            "val": Folders(folder / "images/validation", folder / "annotations/validation"),
+        },
+        ending=".png",
+        first=1,
+        ignored=0,
+        download=DOWNLOAD,
+    )
+
+
+def check(root: Path) -> list[Check]:
+    """Both splits."""
+    return open_source(root).check({"train": 20210, "val": 2000})
+
+
+BENCHMARK = Benchmark(
+    name="ade20k",
+    title="ADE20K (Zhou et al., CVPR 2017): 150 classes, semantic segmentation",
+    kind="semseg",
+    protocols=("semseg",),
+    layout=(
+        "ade20k/images/{training,validation}/*.jpg\n"
+        "ade20k/annotations/{training,validation}/*.png   0 is none, 1..150"
+    ),
+    download=DOWNLOAD,
+    pictures="ade20k",
+    open=open_source,
+    check=check,
+)

@@ -1,0 +1,98 @@
+"""COCO val2017 as a semantic benchmark: the command in official SegIC's README.
+
+<root>/val2017/*.jpg
+<root>/annotations/instances_val2017.json
+
+Every picture is a target once, with one of its classes; all 80 classes, one fold (utils/fss.py, `SemCOCO`).
+This is not COCO-20i.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.coco_json import CocoJson
+from segic_jax.data.draws import semcoco_episodes
+from segic_jax.data.episodes import ClassId, DataError, Labelled, View
+from segic_jax.data.files import read_rgb, require_size
+from segic_jax.data.manifest import Manifest
+
+DOWNLOAD = "https://cocodataset.org/#download (2017 val images and train/val annotations)"
+
+
+class CocoSource:
+    """Class ids are COCO's (1 to 90, with gaps); the mask of a class is the union of its objects."""
+
+    name = "coco"
+
+    def __init__(self, root: Path | str):
+        """`root` is coco/ or its parent.
+
+        Raises:
+            DataError: the pictures' folder or the annotations are missing or damaged.
+        """
+        root = Path(root)
+        self.root = root / "coco" if (root / "coco").is_dir() else root
+        if not (self.root / "val2017").is_dir():
+            raise DataError(f"{self.root / 'val2017'} is missing: unpack COCO's pictures there ({DOWNLOAD}).")
+        self.coco = CocoJson(self.root / "annotations/instances_val2017.json")
+        self._ids = {name: image for image, name in self.coco.images.items()}
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """Raises DataError for another protocol than SegIC's, another fold than 0, or several shots."""
+        if protocol not in BENCHMARK.protocols or fold != 0 or shots != 1:
+            raise DataError(f"{self.name} is drawn for {' and '.join(BENCHMARK.protocols)}, fold 0, 1 shot.")
+        episodes = semcoco_episodes(self.coco, fold=None, leak=protocol == "segic-leak")
+        return Manifest(self.name, protocol, fold, shots, tuple(self.coco.categories), tuple(episodes))
+
+    def class_name(self, class_id: ClassId) -> str:
+        """As COCO has it."""
+        if class_id not in self.coco.categories:
+            raise DataError(f"{self.name} has no class {class_id!r}: its file numbers them from 1 to 90.")
+        return self.coco.categories[int(class_id)]
+
+    def views(self) -> Iterator[View]:
+        """Every class of every picture."""
+        for image, classes in sorted(self.coco.classes_of_pictures().items()):
+            for class_id in sorted(classes):
+                yield View(self.coco.images[image], class_id)
+
+    def load(self, view: View) -> Labelled:
+        """The picture, and all objects of the class."""
+        if view.picture not in self._ids:
+            raise DataError(f"{self.coco.path} has no picture {view.picture}: list the episodes anew.")
+        path = self.root / "val2017" / view.picture
+        image = read_rgb(path)
+        mask = self.coco.mask(self._ids[view.picture], int(view.class_id))
+        require_size(image, mask, path, self.coco.path)
+        return Labelled(image, mask)
+
+
+def check(root: Path) -> list[Check]:
+    """Classes, annotated pictures, and which of them are there."""
+    try:
+        source = CocoSource(root)
+    except DataError as error:
+        return [Check("COCO val2017", "missing", problem=str(error))]
+    pictures = {view.picture for view in source.views()}
+    found = sum((source.root / "val2017" / picture).is_file() for picture in pictures)
+    gone = f"some are missing from {source.root / 'val2017'}: unpack them again."
+    return [
+        Check("classes", len(source.coco.categories), 80),
+        Check("annotated pictures", len(pictures), 4952),
+        Check("of them on disk", found, len(pictures), "" if found == len(pictures) else gone),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="coco",
+    title="COCO val2017, one class of each picture: official SegIC's README command",
+    kind="episodes",
+    protocols=("segic", "segic-leak"),
+    layout="coco/val2017/*.jpg\ncoco/annotations/instances_val2017.json",
+    download=DOWNLOAD,
+    pictures="coco",
+    open=CocoSource,
+    check=check,
+    shots=(1,),
+)

@@ -1,0 +1,145 @@
+"""COCO-20i (Nguyen and Todorovic, ICCV 2019) as Matcher lays it out: 80 classes in four folds.
+
+<root>/{train2014,val2014}/COCO_<split>_XXXXXXXXXXXX.jpg
+<root>/annotations/{train2014,val2014}/<same name>.png    value = class + 1, 0 is background
+
+Which pictures a class has is fixed by the published lists, which are part of this package; fold f tests the
+classes f, f + 4, ...
+"""
+
+import gzip
+import json
+from collections.abc import Iterator
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.draws import SEEDS, coco20i_episodes
+from segic_jax.data.episodes import ClassId, DataError, Labelled, View
+from segic_jax.data.files import read_labels, read_rgb, require_size
+from segic_jax.data.manifest import Manifest, shipped
+
+FOLDS, CLASSES = 4, 80
+DOWNLOAD = (
+    "https://cocodataset.org/#download (2014 images); masks: Google Drive 1PNw4U3T2MhzAEBWGGgceXvYU3cZ7mJL1 "
+    "(val) and 1cwup51kcr4m7v9jO14ArpxKMA4O3-Uge (train)"
+)
+
+
+class Coco20iSource:
+    """Pictures of val2014; class ids are 0 to 79."""
+
+    name = "coco20i"
+
+    def __init__(self, root: Path | str):
+        """`root` is COCO2014/ or its parent.
+
+        Raises:
+            DataError: val2014 or annotations/val2014 is missing.
+        """
+        root = Path(root)
+        self.root = root / "COCO2014" if (root / "COCO2014").is_dir() else root
+        for folder in (self.root / "val2014", self.root / "annotations/val2014"):
+            if not folder.is_dir():
+                raise DataError(f"{folder} is missing: get it from {DOWNLOAD}.")
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """1000 episodes of a fold; for 1 and 5 shots they are shipped with the package.
+
+        Raises:
+            DataError: no such protocol or fold, or no shots.
+        """
+        if protocol not in SEEDS or fold not in range(FOLDS) or shots < 1:
+            raise DataError(
+                f"{self.name} is drawn for {', '.join(SEEDS)}, folds 0 to {FOLDS - 1}, 1 shot or more."
+            )
+        return shipped(self.name, protocol, fold, shots) or draw(protocol, fold, shots)
+
+    def class_name(self, class_id: ClassId) -> str:
+        """As COCO has it."""
+        if class_id not in range(CLASSES):
+            raise DataError(f"{self.name} has the classes 0 to {CLASSES - 1}, not {class_id!r}.")
+        return class_names()[int(class_id)]
+
+    def views(self) -> Iterator[View]:
+        """Every class of every picture of the lists, picture by picture."""
+        classes: dict[str, list[int]] = {}
+        for class_id, pictures in enumerate(class_pictures("val")):
+            for picture in pictures:
+                classes.setdefault(picture, []).append(class_id)
+        for picture in sorted(classes):
+            for class_id in classes[picture]:
+                yield View(picture, class_id)
+
+    def load(self, view: View) -> Labelled:
+        """The picture, and where its label map has the class."""
+        image_path = self.root / view.picture
+        label_path = (self.root / "annotations" / view.picture).with_suffix(".png")
+        image, labels = read_rgb(image_path), read_labels(label_path)
+        require_size(image, labels, image_path, label_path)
+        return Labelled(image, labels == int(view.class_id) + 1)
+
+
+@cache
+def class_names() -> tuple[str, ...]:
+    """The 80 classes in COCO's order."""
+    file = resources.files("segic_jax.data").joinpath("splits/coco_classes.txt")
+    return tuple(file.read_text("utf-8").splitlines())
+
+
+@cache
+def class_pictures(split: Literal["trn", "val"]) -> list[list[str]]:
+    """For each class its pictures in the published order, such as val2014/COCO_val2014_000000000042.jpg."""
+    file = resources.files("segic_jax.data").joinpath(f"splits/coco20i_{split}.json.gz")
+    folders = {"t": "train2014", "v": "val2014"}
+    return [
+        [f"{folders[one[0]]}/COCO_{folders[one[0]]}_{int(one[1:]):012}.jpg" for one in pictures]
+        for pictures in json.loads(gzip.decompress(file.read_bytes()))
+    ]
+
+
+def fold_classes(fold: int) -> tuple[int, ...]:
+    """The 20 classes that a fold tests."""
+    return tuple(range(fold, CLASSES, FOLDS))
+
+
+def draw(protocol: str, fold: int, shots: int) -> Manifest:
+    """The field's episodes, drawn anew."""
+    classes, pictures = fold_classes(fold), class_pictures("val")
+    episodes = coco20i_episodes({c: pictures[c] for c in classes}, SEEDS[protocol], shots)
+    return Manifest("coco20i", protocol, fold, shots, classes, tuple(episodes))
+
+
+def check(root: Path) -> list[Check]:
+    """Pictures and label maps of the lists."""
+    try:
+        source = Coco20iSource(root)
+    except DataError as error:
+        return [Check("COCO-20i", "missing", problem=str(error))]
+    pictures = {view.picture for view in source.views()}
+    maps = {str(Path(picture).with_suffix(".png")) for picture in pictures}
+    lines = []
+    for what, folder, names in (
+        ("pictures", source.root, pictures),
+        ("label maps", source.root / "annotations", maps),
+    ):
+        gone = sorted(name for name in names if not (folder / name).is_file())
+        problem = f"{folder / gone[0]} is missing: get it from {DOWNLOAD}." if gone else ""
+        lines.append(Check(f"{what} of the lists", len(names) - len(gone), len(names), problem))
+    return lines
+
+
+BENCHMARK = Benchmark(
+    name="coco20i",
+    title="COCO-20i: 80 classes of COCO 2014 in four folds of 1000 episodes",
+    kind="episodes",
+    protocols=("matcher", "insid3", "segic"),
+    layout="COCO2014/val2014/*.jpg\nCOCO2014/annotations/val2014/*.png   value = class + 1",
+    download=DOWNLOAD,
+    pictures="coco",
+    open=Coco20iSource,
+    check=check,
+    folds=FOLDS,
+)

@@ -1,0 +1,83 @@
+"""Your own pictures with a COCO JSON: the other layout of `folder`.
+
+A picture's `file_name` is relative to the JSON's folder, or to `images/` beside it. Every picture of a class
+is a target once; its references are the next ones of its class, sorted by file name, wrapping.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from segic_jax.data.coco_json import CocoJson
+from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.files import read_rgb, require_size
+from segic_jax.data.manifest import Manifest
+
+
+class CocoFolderSource:
+    """Class ids are the category ids; the mask of a class is the union of its objects."""
+
+    name = "folder"
+
+    def __init__(self, path: Path):
+        """Raises DataError when the JSON is missing, damaged or without annotations."""
+        self.coco = CocoJson(path)
+        self._ids = {name: image for image, name in self.coco.images.items()}
+        self.pictures = {
+            class_id: sorted(self.coco.images[image] for image in self.coco.pictures(class_id))
+            for class_id in self.coco.categories
+        }
+        if not any(self.pictures.values()):
+            raise DataError(f"{path} has no annotation: add some, or give another file.")
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """Raises DataError when a class has too few pictures for `shots`."""
+        episodes = []
+        for class_id, pictures in self.pictures.items():
+            if 0 < len(pictures) <= shots:
+                raise DataError(
+                    f"{self.coco.path}: {self.coco.categories[class_id]} is on {len(pictures)} picture(s); a "
+                    f"target and {shots} reference(s) take {shots + 1}."
+                )
+            for i, target in enumerate(pictures):
+                references = (pictures[(i + step) % len(pictures)] for step in range(1, shots + 1))
+                episodes.append(Episode(class_id, target, tuple(references)))
+        classes = tuple(class_id for class_id, pictures in self.pictures.items() if pictures)
+        return Manifest(self.name, protocol, fold, shots, classes, tuple(episodes))
+
+    def class_name(self, class_id: ClassId) -> str:
+        """As the JSON has it."""
+        if class_id not in self.coco.categories:
+            raise DataError(f"{self.coco.path} has no category {class_id!r}.")
+        return self.coco.categories[int(class_id)]
+
+    def views(self) -> Iterator[View]:
+        """Every class of every picture."""
+        for image, classes in sorted(self.coco.classes_of_pictures().items()):
+            for class_id in sorted(classes):
+                yield View(self.coco.images[image], class_id)
+
+    def load(self, view: View) -> Labelled:
+        """The picture, and all objects of the class."""
+        if view.picture not in self._ids:
+            raise DataError(f"{self.coco.path} has no picture {view.picture}.")
+        folder = self.coco.path.parent
+        path = folder / view.picture
+        if not path.is_file() and (folder / "images" / view.picture).is_file():
+            path = folder / "images" / view.picture
+        image, mask = read_rgb(path), self.coco.mask(self._ids[view.picture], int(view.class_id))
+        require_size(image, mask, path, self.coco.path)
+        return Labelled(image, mask)
+
+
+def find_json(root: Path) -> Path | None:
+    """The JSON that `root` is, or that lies in it as the only one; None where it is laid out by folders.
+
+    Raises:
+        DataError: several.
+    """
+    if root.is_file():
+        return root
+    found = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")])
+    if len(found) > 1:
+        raise DataError(f"{root} holds {found[0].name} and {found[1].name}: give one of them as --data-root.")
+    return found[0] if found else None

@@ -1,0 +1,151 @@
+"""iSAID-5i, from above (Yao et al., TGRS 2021), as INSID3 scores it (datasets/isaid.py): 15 classes.
+
+<root>/val/images/<name>.png
+<root>/val/semantic_png/<name>_instance_color_RGB.png    class + 1; 255 counts nowhere
+<root>/splits/val/fold{0,1,2}.txt                        lines name__class, the class from 1
+
+Every line is a target once; its references are other lines of its class.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.draws import choose
+from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.files import read_labels, read_rgb, require_size
+from segic_jax.data.listed import find_root
+from segic_jax.data.manifest import Manifest
+
+FOLDS, EACH = 3, 5
+DOWNLOAD = (
+    "Google Drive 17PQ1iKCbaj2OjwBdCn_VBh09ntI4lxgL (patches) and 1RBmVHXGhEXak2XB4OeCzQj2yswOmuMB2 (splits)"
+)
+NAMES = (
+    "ship",
+    "storage tank",
+    "baseball diamond",
+    "tennis court",
+    "basketball court",
+    "ground track field",
+    "bridge",
+    "large vehicle",
+    "small vehicle",
+    "helicopter",
+    "swimming pool",
+    "roundabout",
+    "soccer ball field",
+    "plane",
+    "harbor",
+)
+
+
+class IsaidSource:
+    """Class ids are 0 to 14; fold f has the classes 5 f to 5 f + 4."""
+
+    name = "isaid"
+
+    def __init__(self, root: Path | str):
+        """`root` is iSAID/ or its parent.
+
+        Raises:
+            DataError: a folder or a split file is missing, or a line of it is no name__class.
+        """
+        self.root = find_root(root, "iSAID", "val/images", DOWNLOAD)
+        self.lines = [self._lines(fold) for fold in range(FOLDS)]
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """Every line of a fold. Raises DataError where a class has only one picture."""
+        if protocol not in BENCHMARK.protocols or fold not in range(FOLDS) or shots < 1:
+            raise DataError(
+                f"{self.name} is drawn for {', '.join(BENCHMARK.protocols)}, folds 0 to {FOLDS - 1}, "
+                "1 shot or more."
+            )
+        lines = self.lines[fold]
+        pictures: dict[int, list[str]] = {}
+        for picture, class_id in lines:
+            pictures.setdefault(class_id, []).append(picture)
+        for class_id, of in pictures.items():
+            if len(set(of)) < 2:
+                raise DataError(
+                    f"fold{fold}.txt lists one picture of {NAMES[class_id]}; an episode takes two."
+                )
+        rng = np.random.RandomState(0)
+        episodes = []
+        for target, class_id in lines:
+            references: list[str] = []
+            while len(references) < shots:
+                reference = choose(rng, pictures[class_id])
+                if reference != target:
+                    references.append(reference)
+            episodes.append(Episode(class_id, target, tuple(references)))
+        classes = tuple(range(EACH * fold, EACH * (fold + 1)))
+        return Manifest(self.name, protocol, fold, shots, classes, tuple(episodes))
+
+    def class_name(self, class_id: ClassId) -> str:
+        """In words."""
+        if class_id not in range(len(NAMES)):
+            raise DataError(f"{self.name} has the classes 0 to {len(NAMES) - 1}, not {class_id!r}.")
+        return NAMES[int(class_id)]
+
+    def views(self) -> Iterator[View]:
+        """Every class of every patch that is listed, patch by patch."""
+        for picture, class_id in sorted({line for lines in self.lines for line in lines}):
+            yield View(picture, class_id)
+
+    def load(self, view: View) -> Labelled:
+        """The patch, its class, and the pixels that count nowhere."""
+        image_path = self.root / "val/images" / f"{view.picture}.png"
+        label_path = self.root / "val/semantic_png" / f"{view.picture}_instance_color_RGB.png"
+        image, labels = read_rgb(image_path), read_labels(label_path)
+        require_size(image, labels, image_path, label_path)
+        return Labelled(image, labels == int(view.class_id) + 1, labels == 255)
+
+    def _lines(self, fold: int) -> list[tuple[str, int]]:
+        path = self.root / f"splits/val/fold{fold}.txt"
+        if not path.is_file():
+            raise DataError(f"{path} is missing: get it from {DOWNLOAD}.")
+        lines = []
+        for line in path.read_text("utf-8").split():
+            name, _, number = line.partition("__")
+            if not number.isdecimal() or not EACH * fold < int(number) <= EACH * (fold + 1):
+                raise DataError(f"{path}: {line!r} is no name__class of this fold; get it from {DOWNLOAD}.")
+            lines.append((name, int(number) - 1))
+        return lines
+
+
+def check(root: Path) -> list[Check]:
+    """Patches of the lists, and which of them are there."""
+    try:
+        source = IsaidSource(root)
+    except DataError as error:
+        return [Check("iSAID", "missing", problem=str(error))]
+    patches = {view.picture for view in source.views()}
+    found = sum((source.root / "val/images" / f"{patch}.png").is_file() for patch in patches)
+    lines = sum(map(len, source.lines))
+    gone = f"some are missing from {source.root / 'val/images'}: unpack them again."
+    return [
+        Check("lines of the lists", lines),
+        Check("patches of the lists", len(patches)),
+        Check("of them on disk", found, len(patches), "" if found == len(patches) else gone),
+        Check("patches on disk", sum(1 for _ in (source.root / "val/images").glob("*.png")), 6363),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="isaid",
+    title="iSAID-5i, 15 classes from above in three folds (INSID3)",
+    kind="episodes",
+    protocols=("insid3", "original"),
+    layout=(
+        "iSAID/val/images/*.png\niSAID/val/semantic_png/*_instance_color_RGB.png\n"
+        "iSAID/splits/val/fold{0,1,2}.txt"
+    ),
+    download=DOWNLOAD,
+    pictures="isaid",
+    open=IsaidSource,
+    check=check,
+    folds=FOLDS,
+)

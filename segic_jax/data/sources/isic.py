@@ -1,0 +1,61 @@
+"""ISIC 2018 skin lesions, task 1, as INSID3 scores them (datasets/isic.py): three kinds of lesion.
+
+<root>/ISIC2018_Task1-2_Training_Input/{1,2,3}/<id>.jpg      sorted by DR-Adapter's ISIC_Split.py
+<root>/ISIC2018_Task1_Training_GroundTruth/<id>_segmentation.png
+"""
+
+from functools import partial
+from pathlib import Path
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.episodes import DataError, View
+from segic_jax.data.listed import ListedSource, files, find_root
+
+INPUT, TRUTH = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
+DOWNLOAD = (
+    "https://challenge.isic-archive.com/data/ (2018), sorted into 1, 2, 3 by DR-Adapter's ISIC_Split.py"
+)
+COUNTS = (208, 1867, 519)
+
+
+def open_source(root: Path | str) -> ListedSource:
+    """`root` is ISIC/ or its parent. Raises DataError where a folder is missing or empty."""
+    root = find_root(root, "ISIC", INPUT, DOWNLOAD)
+    pictures = {
+        number: [f"{number + 1}/{name}" for name in files(root / INPUT / str(number + 1), ".jpg", DOWNLOAD)]
+        for number in range(3)
+    }
+    return ListedSource(
+        name="isic",
+        protocols=("insid3", "original"),
+        pictures=pictures,
+        names=dict.fromkeys(range(3), "skin lesion"),  # the files do not say which kind is which
+        paths=partial(_paths, root),
+        episodes=600,
+    )
+
+
+def _paths(root: Path, view: View) -> tuple[Path, Path]:
+    return root / INPUT / view.picture, root / TRUTH / f"{Path(view.picture).stem}_segmentation.png"
+
+
+def check(root: Path) -> list[Check]:
+    """Pictures of each kind."""
+    try:
+        source = open_source(root)
+    except DataError as error:
+        return [Check("ISIC 2018", "missing", problem=str(error))]
+    return [Check(f"pictures in {i + 1}/", len(source.pictures[i]), COUNTS[i]) for i in range(3)]
+
+
+BENCHMARK = Benchmark(
+    name="isic",
+    title="ISIC 2018, three kinds of skin lesion, 600 episodes (INSID3)",
+    kind="episodes",
+    protocols=("insid3", "original"),
+    layout=f"ISIC/{INPUT}/{{1,2,3}}/*.jpg\nISIC/{TRUTH}/*_segmentation.png",
+    download=DOWNLOAD,
+    pictures="isic",
+    open=open_source,
+    check=check,
+)

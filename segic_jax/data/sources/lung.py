@@ -1,0 +1,64 @@
+"""Chest X-rays (Shenzhen and Montgomery sets) as INSID3 scores them (datasets/lung.py): the lungs.
+
+<root>/CXR_png/<name>.png    800 pictures
+<root>/masks/<name>_mask.png, and <name>.png for those of Montgomery (MCUCXR...)    704 masks
+"""
+
+from functools import partial
+from pathlib import Path
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.episodes import DataError, View
+from segic_jax.data.listed import ListedSource, files, find_root
+
+DOWNLOAD = "Kaggle, nikhilpandey360/chest-xray-masks-and-labels"
+
+
+def open_source(root: Path | str) -> ListedSource:
+    """`root` is LungSegmentation/ or its parent. Raises DataError where a folder is missing or empty."""
+    root = find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD)
+    # Sorted by mask, which is not the order of the pictures.
+    pictures = [_picture(name) for name in files(root / "masks", ".png", DOWNLOAD)]
+    return ListedSource(
+        name="lung",
+        protocols=("insid3", "original"),
+        pictures={0: pictures},
+        names={0: "lung"},
+        paths=partial(_paths, root),
+        episodes=600,
+    )
+
+
+def _picture(mask: str) -> str:
+    return mask if "MCUCXR" in mask else mask.removesuffix("_mask.png") + ".png"
+
+
+def _paths(root: Path, view: View) -> tuple[Path, Path]:
+    stem = Path(view.picture).stem
+    mask = view.picture if "MCUCXR" in view.picture else f"{stem}_mask.png"
+    return root / "CXR_png" / view.picture, root / "masks" / mask
+
+
+def check(root: Path) -> list[Check]:
+    """Pictures and masks."""
+    try:
+        source = open_source(root)
+        found = len(
+            files(find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD) / "CXR_png", ".png", DOWNLOAD)
+        )
+    except DataError as error:
+        return [Check("chest X-rays", "missing", problem=str(error))]
+    return [Check("pictures", found, 800), Check("masks", len(source.pictures[0]), 704)]
+
+
+BENCHMARK = Benchmark(
+    name="lung",
+    title="chest X-rays, the lungs, 600 episodes (INSID3)",
+    kind="episodes",
+    protocols=("insid3", "original"),
+    layout="LungSegmentation/CXR_png/*.png\nLungSegmentation/masks/*.png",
+    download=DOWNLOAD,
+    pictures="lung",
+    open=open_source,
+    check=check,
+)

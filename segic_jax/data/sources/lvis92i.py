@@ -1,0 +1,218 @@
+"""LVIS-92i (Matcher, Liu et al., ICLR 2024): 920 classes of LVIS in ten folds, drawn as Matcher draws them.
+
+<root>/lvis_val.pkl                     {class: {picture: {"annotations": [{"segmentation": ...}, ...]}}}
+<root>/coco/{train2017,val2017}/*.jpg   LVIS's validation pictures are of both
+<root>/lvis_v1_val.json                 for class names and official SegIC's protocols; or in ../lvis/
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.coco_json import CocoJson
+from segic_jax.data.draws import choose, semcoco_episodes
+from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.files import read_rgb
+from segic_jax.data.manifest import Manifest
+from segic_jax.data.masks import as_polygon, union
+from segic_jax.data.pickles import read_pickle
+
+FOLDS, EPISODES = 10, 2300
+CLASSES = 920  # of more than one validation picture
+DOWNLOAD = "lvis.zip of github.com/aim-uofa/Matcher (datasets/README.md)"
+
+Annotations = dict[int, dict[str, list]]  # class -> picture -> segmentations
+
+
+class Lvis92iSource:
+    """The mask of a class is the union of its objects; class ids are LVIS's."""
+
+    name = "lvis92i"
+
+    def __init__(self, root: Path | str):
+        """`root` is LVIS/ or its parent.
+
+        Raises:
+            DataError: lvis_val.pkl or coco/ is missing or damaged.
+        """
+        root = Path(root)
+        self.root = root / "LVIS" if (root / "LVIS").is_dir() else root
+        if not (self.root / "coco").is_dir():
+            raise DataError(f"{self.root / 'coco'} is missing: put COCO's train2017 and val2017 there.")
+        self._annotations: Annotations | None = self._read()
+        # The order of the pickle is part of the draw.
+        self.pictures = {class_id: list(pictures) for class_id, pictures in self._annotations.items()}
+        self._names: dict[int, str] = {}
+        self._segic: dict[str, list[Manifest]] = {}  # of all folds, by protocol
+
+    def __getstate__(self) -> dict:
+        # A worker reads its own, if it needs them.
+        return self.__dict__ | {"_annotations": None, "_segic": {}}
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """2300 episodes of a fold.
+
+        Raises:
+            DataError: no such protocol or fold, or too few classes or pictures.
+        """
+        if protocol not in BENCHMARK.protocols:
+            raise DataError(f"{self.name} has no protocol {protocol!r}: {', '.join(BENCHMARK.protocols)}.")
+        if fold not in range(FOLDS) or shots < 1:
+            raise DataError(f"{self.name} has the folds 0 to {FOLDS - 1} and takes 1 shot or more.")
+        if protocol in ("segic", "segic-leak"):
+            if shots != 1:
+                raise DataError(f"{self.name} takes 1 shot with the protocol {protocol}.")
+            if protocol not in self._segic:
+                self._segic[protocol] = self._segic_manifests(protocol)
+            return self._segic[protocol][fold]
+        classes = self._classes(fold, shots)
+        return Manifest(
+            self.name, protocol, fold, shots, classes, tuple(self._matcher_episodes(classes, shots))
+        )
+
+    def class_name(self, class_id: ClassId) -> str:
+        """As LVIS has it, underscores and all: official SegIC gives it so to its text encoder."""
+        if not self._names:
+            self._names = self._json().categories
+        if class_id not in self._names:
+            raise DataError(f"{self.name} has no class {class_id!r}.")
+        return self._names[int(class_id)]
+
+    def views(self) -> Iterator[View]:
+        """Every class in every picture that has it, picture by picture."""
+        classes: dict[str, list[int]] = {}
+        for class_id, pictures in self.pictures.items():
+            for picture in pictures:
+                classes.setdefault(picture, []).append(class_id)
+        for picture in sorted(classes):
+            for class_id in classes[picture]:
+                yield View(picture, class_id)
+
+    def load(self, view: View) -> Labelled:
+        """The whole picture; of several objects, all of them make the mask."""
+        if self._annotations is None:
+            self._annotations = self._read()
+        segmentations = self._annotations.get(view.class_id, {}).get(view.picture)
+        if segmentations is None:
+            raise DataError(
+                f"{self.root / 'lvis_val.pkl'} has no class {view.class_id!r} in {view.picture}: "
+                f"get it again ({DOWNLOAD})."
+            )
+        image = read_rgb(self.root / "coco" / view.picture)
+        try:
+            return Labelled(image, union(segmentations, *image.shape[:2]))
+        except ValueError as error:
+            raise DataError(
+                f"{self.root / 'lvis_val.pkl'}, class {view.class_id} in {view.picture}: {error}; "
+                "get it again."
+            ) from error
+
+    def _classes(self, fold: int, shots: int) -> tuple[int, ...]:
+        """Classes with more pictures than shots, dealt out; those that do not go round are left out."""
+        enough = [class_id for class_id, pictures in self.pictures.items() if len(pictures) > shots]
+        classes = enough[fold::FOLDS][: len(enough) // FOLDS]
+        if not classes:
+            raise DataError(
+                f"{self.root / 'lvis_val.pkl'} has {len(enough)} classes of more than {shots} pictures: "
+                f"{FOLDS} folds take as many."
+            )
+        return tuple(classes)
+
+    def _matcher_episodes(self, classes: tuple[int, ...], shots: int) -> Iterator[Episode]:
+        """As Matcher (data/lvis.py:35-41, 110-149) and INSID3 (datasets/lvis.py:35-103) draw with seed 0.
+
+        The classes come in turn; a reference may come twice. No picture takes part in the draw.
+        """
+        rng = np.random.RandomState(0)
+        for number in range(EPISODES):
+            class_id = classes[number % len(classes)]
+            pictures = self.pictures[class_id]
+            target = choose(rng, pictures)
+            references: list[str] = []
+            while len(references) < shots:
+                reference = choose(rng, pictures)
+                if reference != target:
+                    references.append(reference)
+            yield Episode(class_id, target, tuple(references))
+
+    def _segic_manifests(self, protocol: str) -> list[Manifest]:
+        """Of all folds at once: the file takes long to read and much memory to keep."""
+        coco = self._json()
+        self._names = coco.categories
+        classes = sorted(class_id for class_id in coco.categories if len(coco.pictures(class_id)) > 1)
+        manifests = []
+        for fold in range(FOLDS):
+            episodes = semcoco_episodes(coco, fold=fold, leak=protocol == "segic-leak")
+            manifests.append(
+                Manifest(self.name, protocol, fold, 1, tuple(classes[fold::FOLDS]), tuple(episodes))
+            )
+        return manifests
+
+    def _json(self) -> CocoJson:
+        for folder in (self.root, self.root.parent / "lvis"):
+            if (folder / "lvis_v1_val.json").is_file():
+                return CocoJson(folder / "lvis_v1_val.json")
+        raise DataError(
+            f"{self.root / 'lvis_v1_val.json'} is missing: the class names and the protocol segic need it "
+            "(https://www.lvisdataset.org/dataset)."
+        )
+
+    def _read(self) -> Annotations:
+        path = self.root / "lvis_val.pkl"
+        if not path.is_file():
+            raise DataError(f"{path} is missing: it is part of {DOWNLOAD}.")
+        content = read_pickle(path)
+        try:
+            for pictures in content.values():
+                for picture, entry in pictures.items():  # in place: as numbers of Python they fill gigabytes
+                    pictures[picture] = [_packed(one["segmentation"]) for one in entry["annotations"]]
+            return {int(class_id): pictures for class_id, pictures in content.items()}
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise DataError(f"{path} is not laid out as LVIS-92i's ({error!r}): get {DOWNLOAD}.") from error
+
+
+def _packed(segmentation: Any) -> Any:
+    """Polygons as arrays."""
+    return list(map(as_polygon, segmentation)) if isinstance(segmentation, list) else segmentation
+
+
+def check(root: Path) -> list[Check]:
+    """Classes, and which pictures of the pickle are there."""
+    try:
+        source = Lvis92iSource(root)
+    except DataError as error:
+        return [Check("LVIS-92i", "missing", problem=str(error))]
+    classes = sum(len(pictures) > 1 for pictures in source.pictures.values())
+    pictures = {picture for pictures in source.pictures.values() for picture in pictures}
+    found = sum((source.root / "coco" / picture).is_file() for picture in pictures)
+    try:
+        names, unnamed = len(source._json().categories), ""
+    except DataError as error:
+        names, unnamed = 0, str(error)
+    other = f"not the published lists: get {DOWNLOAD}."
+    gone = f"some are missing from {source.root / 'coco'}: unpack COCO's train2017 and val2017 there."
+    return [
+        Check("classes of more than 1 picture", classes, CLASSES, "" if classes == CLASSES else other),
+        Check("pictures", found, len(pictures), "" if found == len(pictures) else gone),
+        Check("class names in lvis_v1_val.json (may be missing)", names, None, unnamed),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="lvis92i",
+    title="LVIS-92i (Matcher): 920 classes of LVIS in ten folds",
+    kind="episodes",
+    protocols=("matcher", "insid3", "segic", "segic-leak"),
+    layout=(
+        "LVIS/lvis_val.pkl\nLVIS/coco/{train2017,val2017}/*.jpg\n"
+        "LVIS/lvis_v1_val.json   for class names and the segic protocols"
+    ),
+    download=DOWNLOAD,
+    pictures="lvis",
+    open=Lvis92iSource,
+    check=check,
+    folds=FOLDS,
+)

@@ -1,0 +1,269 @@
+"""PACO-Part as Matcher (Liu et al., ICLR 2024) cut it: parts of objects, each seen in a crop to its object.
+
+<root>/paco/paco_part_train.pkl        only the order of its 448 classes is used
+<root>/paco/paco_part_val.pkl          {"cid2img": {class: [{image id: path}]}, "img2anno": {image id: [...]}}
+<root>/coco/{train2017,val2017}/*.jpg
+
+An annotation has category_id, obj_ann_id, obj_bbox [x, y, width, height] and segmentation. Class ids are the
+file's category ids; an instance is an obj_ann_id.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.draws import choose
+from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.files import read_rgb
+from segic_jax.data.manifest import Manifest
+from segic_jax.data.masks import as_polygon, union
+from segic_jax.data.pickles import read_pickle
+
+FOLDS, EPISODES = 4, 2500
+CLASSES, DRAWN = 448, 303  # of the training list; of all folds for 1 shot
+PATIENCE = 10_000  # episodes with an empty crop in a row before giving up
+DOWNLOAD = "paco.zip of github.com/aim-uofa/Matcher (datasets/README.md)"
+
+
+class PartObject(NamedTuple):
+    """One object of a picture with one kind of its parts."""
+
+    rows: slice
+    columns: slice
+    segmentations: list
+
+
+Annotations = dict[str, dict[int, dict[int, PartObject]]]  # picture -> class -> instance
+
+
+class PacoPartSource:
+    """Crops of one object with the union of the masks of one kind of its parts."""
+
+    name = "paco_part"
+
+    def __init__(self, root: Path | str):
+        """`root` is PACO-Part/ or its parent.
+
+        Raises:
+            DataError: a pickle or coco/ is missing or damaged.
+        """
+        root = Path(root)
+        self.root = root / "PACO-Part" if (root / "PACO-Part").is_dir() else root
+        self._train, self._val = (self.root / "paco" / f"paco_part_{split}.pkl" for split in ("train", "val"))
+        for path in (self._train, self._val, self.root / "coco"):
+            if not path.exists():
+                raise DataError(
+                    f"{path} is missing: get {DOWNLOAD}, and COCO's train2017 and val2017 for coco/."
+                )
+        # The order of both pickles is part of the draw.
+        content = read_pickle(self._train)
+        try:
+            self.train_classes = tuple(map(int, content["cid2img"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise DataError(
+                f"{self._train} is not laid out as PACO-Part's ({error!r}): get {DOWNLOAD}."
+            ) from error
+        del content
+        self.pictures: dict[int, list[str]] = {}  # of the validation split, by class, each once
+        self._annotations: Annotations | None = self._read()
+
+    def __getstate__(self) -> dict:
+        return self.__dict__ | {"_annotations": None}  # a worker reads its own, if it needs them
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """2500 episodes of a fold.
+
+        Raises:
+            DataError: no such protocol or fold, too few classes, or a picture is missing.
+        """
+        if protocol not in BENCHMARK.protocols:
+            raise DataError(f"{self.name} has no protocol {protocol!r}: {', '.join(BENCHMARK.protocols)}.")
+        if fold not in range(FOLDS) or shots < 1:
+            raise DataError(f"{self.name} has the folds 0 to {FOLDS - 1} and takes 1 shot or more.")
+        classes = self.fold_classes(fold, shots)
+        if not classes:
+            raise DataError(f"{self._val} has no class of fold {fold} with more than {shots} pictures.")
+        return Manifest(self.name, protocol, fold, shots, classes, tuple(self._episodes(classes, shots)))
+
+    def fold_classes(self, fold: int, shots: int) -> tuple[int, ...]:
+        """Classes of the training list dealt out to the folds, those with more pictures than shots."""
+        dealt = self.train_classes[fold::FOLDS][: len(self.train_classes) // FOLDS]
+        return tuple(class_id for class_id in dealt if len(self.pictures.get(class_id, ())) > shots)
+
+    def class_name(self, class_id: ClassId) -> str:
+        """Raises DataError: the files number the classes, but name none."""
+        raise DataError(f"{self._val} names no classes: run {self.name} without class names.")
+
+    def views(self) -> Iterator[View]:
+        """Every kind of part of every object, object by object."""
+        classes: dict[str, list[int]] = {}
+        for class_id, pictures in self.pictures.items():
+            for picture in pictures:
+                classes.setdefault(picture, []).append(class_id)
+        for picture in sorted(classes):
+            kinds: dict[int, list[int]] = {}
+            for class_id in classes[picture]:
+                for instance in self._objects(picture, class_id):
+                    kinds.setdefault(instance, []).append(class_id)
+            for instance, class_ids in kinds.items():
+                for class_id in class_ids:
+                    yield View(picture, class_id, instance)
+
+    def load(self, view: View) -> Labelled:
+        """The crop of the picture to the object's box, and the parts in it."""
+        one = self._objects(view.picture, view.class_id).get(view.instance)
+        if one is None:
+            raise DataError(
+                f"{self._val} has no object {view.instance!r} with the part {view.class_id!r} "
+                f"in {view.picture}."
+            )
+        image = read_rgb(self.root / "coco" / view.picture)
+        try:
+            mask = union(one.segmentations, *image.shape[:2])
+        except ValueError as error:
+            raise DataError(
+                f"{self._val}, class {view.class_id} in {view.picture}: {error}; get it again."
+            ) from error
+        window = one.rows, one.columns  # what lies beyond the picture falls away, as it does officially
+        if not mask[window].size:
+            raise DataError(
+                f"{self._val}: the box of object {view.instance} holds nothing of {view.picture}."
+            )
+        return Labelled(np.ascontiguousarray(image[window]), mask[window])
+
+    def _episodes(self, classes: Sequence[int], shots: int) -> Iterator[Episode]:
+        """As INSID3 (datasets/paco_part.py:34-53, 119-185) and Matcher (data/paco_part.py) draw with seed 0.
+
+        A class, a picture, one of its objects; references likewise, which may come twice. Where a crop is
+        empty the whole episode is drawn again. That depends on the boxes and on the picture's size, so of
+        each picture drawn the header is read, and nothing else.
+        """
+        rng = np.random.RandomState(0)
+        sizes: dict[str, tuple[int, int]] = {}
+
+        def is_empty(class_id: int, picture: str, instance: int) -> bool:
+            if picture not in sizes:
+                sizes[picture] = _size(self.root / "coco" / picture)
+            one = self._objects(picture, class_id)[instance]
+            windows = zip((one.rows, one.columns), sizes[picture], strict=True)
+            return any(not range(side)[window] for window, side in windows)
+
+        def episode() -> tuple[int, list[tuple[str, int]]]:
+            class_id = choose(rng, classes)
+            drawn: list[tuple[str, int]] = []
+            while len(drawn) < 1 + shots:
+                picture = choose(rng, self.pictures[class_id])
+                if not drawn or picture != drawn[0][0]:
+                    drawn.append((picture, choose(rng, self._instances(picture, class_id))))
+            return class_id, drawn
+
+        for _ in range(EPISODES):
+            for _ in range(PATIENCE):
+                class_id, drawn = episode()
+                if not any(is_empty(class_id, *one) for one in drawn):
+                    break
+            else:
+                raise DataError(
+                    f"{self._val}: the boxes hold nothing of the pictures in {self.root / 'coco'}."
+                )
+            (target, *references), instances = zip(*drawn, strict=True)
+            yield Episode(class_id, target, tuple(references), instances)
+
+    def _instances(self, picture: str, class_id: int) -> list[int]:
+        instances = list(self._objects(picture, class_id))
+        if not instances:
+            raise DataError(f"{self._val} lists {picture} for class {class_id} but has no such part in it.")
+        return instances
+
+    def _objects(self, picture: str, class_id: ClassId) -> dict[int, PartObject]:
+        if self._annotations is None:
+            self._annotations = self._read()
+        return self._annotations.get(picture, {}).get(class_id, {})
+
+    def _read(self) -> Annotations:
+        """The validation pickle: fills `pictures` too."""
+        content = read_pickle(self._val)
+        try:
+            ids: dict[str, Any] = {}  # picture -> image id
+            for class_id, entries in content["cid2img"].items():
+                names = []
+                for entry in entries:
+                    (image_id, path), *_ = entry.items()
+                    names.append(name := "/".join(path.split("/")[-2:]))
+                    if ids.setdefault(name, image_id) != image_id:
+                        raise ValueError(f"two ids for {name}")
+                self.pictures[int(class_id)] = list(dict.fromkeys(names))
+            # Image by image out of the pickle: twice in memory they would be gigabytes.
+            return {name: _by_class(content["img2anno"].pop(image_id, [])) for name, image_id in ids.items()}
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(
+                f"{self._val} is not laid out as PACO-Part's ({error!r}): get {DOWNLOAD}."
+            ) from error
+
+
+def _by_class(annotations: list[dict[str, Any]]) -> dict[int, dict[int, PartObject]]:
+    """Class -> instance -> its object, in the order of the file; the first box counts."""
+    found: dict[int, dict[int, PartObject]] = {}
+    for one in annotations:
+        instances = found.setdefault(int(one["category_id"]), {})
+        instance = int(one["obj_ann_id"])
+        if instance not in instances:
+            x, y, width, height = one["obj_bbox"]
+            rows, columns = slice(int(y), int(y + height)), slice(int(x), int(x + width))
+            instances[instance] = PartObject(rows, columns, [])
+        segmentation = one["segmentation"]
+        packed = list(map(as_polygon, segmentation)) if isinstance(segmentation, list) else segmentation
+        instances[instance].segmentations.append(packed)
+    return found
+
+
+def _size(path: Path) -> tuple[int, int]:
+    """Height and width as the header says."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file.") from error
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(f"{path} is damaged or no picture: get the file again.") from error
+
+
+def check(root: Path) -> list[Check]:
+    """Classes, and which pictures of the validation lists are there."""
+    try:
+        source = PacoPartSource(root)
+    except DataError as error:
+        return [Check("PACO-Part", "missing", problem=str(error))]
+    pictures = {picture for pictures in source.pictures.values() for picture in pictures}
+    found = sum((source.root / "coco" / picture).is_file() for picture in pictures)
+    drawn = sum(len(source.fold_classes(fold, 1)) for fold in range(FOLDS))
+    other = f"not the published lists: get {DOWNLOAD}."
+    gone = f"some are missing from {source.root / 'coco'}: unpack COCO's train2017 and val2017 there."
+    return [
+        Check(
+            "classes of the training list",
+            len(source.train_classes),
+            CLASSES,
+            "" if len(source.train_classes) == CLASSES else other,
+        ),
+        Check("classes drawn for 1 shot", drawn, DRAWN, "" if drawn == DRAWN else other),
+        Check("validation pictures", found, len(pictures), "" if found == len(pictures) else gone),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="paco_part",
+    title="PACO-Part (Matcher): 303 kinds of parts in four folds, cropped to the object",
+    kind="episodes",
+    protocols=("matcher", "insid3"),
+    layout="PACO-Part/paco/paco_part_{train,val}.pkl\nPACO-Part/coco/{train2017,val2017}/*.jpg",
+    download=DOWNLOAD,
+    pictures="paco",
+    open=PacoPartSource,
+    check=check,
+    folds=FOLDS,
+)

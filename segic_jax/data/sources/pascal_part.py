@@ -1,0 +1,261 @@
+"""PASCAL-Part as Matcher (Liu et al., ICLR 2024) cut it: parts of objects, each seen in a crop to its object.
+
+<root>/VOCdevkit/VOC2010/
+    all_obj_part_to_image.json     {fold: {"object": {object: {"part": {part: {split: [id]}}}}}}
+    Annotations_Part_json_merged_part_classes/<id>.json     objects, their boxes, masks of their parts
+    JPEGImages/<id>.jpg
+
+A class is "object+part", as the official loaders name it; a picture is its id; an instance is the number of
+the object among those of its name in the picture.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.draws import choose
+from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.files import read_rgb
+from segic_jax.data.manifest import Manifest
+from segic_jax.data.masks import union
+
+FOLDS = ("animals", "indoor", "person", "vehicles")
+MOST_EPISODES = 2500
+PATIENCE = 100_000  # draws without a usable object before giving up
+SPOKEN = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
+DOWNLOAD = "pascal.zip of github.com/aim-uofa/Matcher (datasets/README.md), VOC2010 from host.robots.ox.ac.uk"
+
+
+class PartObject(NamedTuple):
+    """One object of a picture."""
+
+    name: str
+    box: tuple[int, int, int, int]  # left, top, right, bottom; the last two are outside
+    parts: dict[str, list]  # name -> run lengths
+
+
+class PascalPartSource:
+    """Crops of one object with the union of the masks of one of its parts."""
+
+    name = "pascal_part"
+
+    def __init__(self, root: Path | str):
+        """`root` is Pascal-Part/, its parent or its VOCdevkit/VOC2010/.
+
+        Raises:
+            DataError: the index or a folder is missing or damaged.
+        """
+        self.root = _find(Path(root))
+        path = self.root / "all_obj_part_to_image.json"
+        for folder in ("JPEGImages", "Annotations_Part_json_merged_part_classes"):
+            if not (self.root / folder).is_dir():
+                raise DataError(f"{self.root / folder} is missing: it is part of {DOWNLOAD}.")
+        index = _read_json(path)
+        self.pictures: dict[str, list[str]] = {}  # of the validation split, by class
+        self.fold_classes: list[tuple[str, ...]] = []
+        self.fold_lengths: list[int] = []
+        try:
+            for fold in FOLDS:
+                parts = {
+                    f"{name}+{part}": splits
+                    for name, entry in index[fold]["object"].items()
+                    for part, splits in entry["part"].items()
+                }
+                classes = [name for name, splits in parts.items() if splits["train"] and splits["val"]]
+                # Left out by the official loaders (INSID3 datasets/pascal_part.py:36).
+                self.fold_classes.append(tuple(name for name in classes if name != "aeroplane+TAIL"))
+                self.fold_lengths.append(
+                    min(sum(len(splits["val"]) for splits in parts.values()), MOST_EPISODES)
+                )
+                self.pictures |= {name: list(map(str, parts[name]["val"])) for name in self.fold_classes[-1]}
+        except (AttributeError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{path} is not laid out as PASCAL-Part's ({error!r}): get {DOWNLOAD}."
+            ) from error
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """As many episodes as the fold's validation lists have entries, at most 2500.
+
+        Raises:
+            DataError: no such protocol or fold, a class with too few pictures, or a file is missing.
+        """
+        if protocol not in BENCHMARK.protocols:
+            raise DataError(f"{self.name} has no protocol {protocol!r}: {', '.join(BENCHMARK.protocols)}.")
+        if fold not in range(len(FOLDS)) or shots < 1:
+            raise DataError(f"{self.name} has the folds 0 to {len(FOLDS) - 1} and takes 1 shot or more.")
+        classes = self.fold_classes[fold]
+        if not classes:
+            raise DataError(f"{self.root / 'all_obj_part_to_image.json'} has no class of fold {FOLDS[fold]}.")
+        return Manifest(self.name, protocol, fold, shots, classes, tuple(self._episodes(fold, shots)))
+
+    def class_name(self, class_id: ClassId) -> str:
+        """ "head of a cat"."""
+        if class_id not in self.pictures:
+            raise DataError(
+                f"{self.name} has no class {class_id!r}: they are named as {next(iter(self.pictures))!r}."
+            )
+        name, _, part = str(class_id).partition("+")
+        article = "an" if name[0] in "aeiou" else "a"
+        return f"{part.lower().replace('_', ' ')} of {article} {SPOKEN.get(name, name)}"
+
+    def views(self) -> Iterator[View]:
+        """The parts of every object of the validation pictures, object by object."""
+        classes: dict[str, list[str]] = {}
+        for class_id, pictures in self.pictures.items():
+            for picture in pictures:
+                classes.setdefault(picture, []).append(class_id)
+        for picture in sorted(classes):
+            numbers: dict[str, int] = {}
+            for one in self._objects(picture):
+                number = numbers[one.name] = numbers.get(one.name, -1) + 1
+                for class_id in dict.fromkeys(classes[picture]):
+                    name, _, part = class_id.partition("+")
+                    if name == one.name and _has(one, part):
+                        yield View(picture, class_id, number)
+
+    def load(self, view: View) -> Labelled:
+        """The crop of the picture to the object's box, and the part in it."""
+        name, _, part = str(view.class_id).partition("+")
+        path = self._annotation(view.picture)
+        objects = [one for one in self._objects(view.picture) if one.name == name]
+        number = view.instance
+        if number is None or number not in range(len(objects)):
+            raise DataError(f"{path} has no {name!r} of number {number!r}.")
+        one = objects[number]
+        image_path = self.root / "JPEGImages" / f"{view.picture}.jpg"
+        image = read_rgb(image_path)
+        try:
+            mask = union(one.parts.get(part, []), *image.shape[:2])
+        except ValueError as error:
+            raise DataError(f"{path}, {part!r} of {name!r} {number}: {error}; get it again.") from error
+        left, top, right, bottom = one.box
+        window = np.s_[
+            top:bottom, left:right
+        ]  # what lies beyond the picture falls away, as it does officially
+        if not mask[window].size:
+            raise DataError(f"{path}: the box {one.box} of {name!r} {number} holds nothing of {image_path}.")
+        return Labelled(np.ascontiguousarray(image[window]), mask[window])
+
+    def _episodes(self, fold: int, shots: int) -> Iterator[Episode]:
+        """As INSID3 (datasets/pascal_part.py:71-141) and Matcher (data/pascal_part.py) draw with seed 0.
+
+        The classes come in turn. A draw is a picture, then one of its objects of the class's name; one
+        without the part is drawn again. It depends on the annotations only, not on the pictures.
+        """
+        rng = np.random.RandomState(0)
+        usable: dict[tuple[str, str], list[bool]] = {}  # for each object: whether it has the part
+
+        def draw(class_id: str, taken: Sequence[str]) -> tuple[str, int]:
+            name, _, part = class_id.partition("+")
+            for _ in range(PATIENCE):
+                picture = choose(rng, self.pictures[class_id])
+                if picture in taken:
+                    continue
+                if (picture, class_id) not in usable:
+                    objects = [one for one in self._objects(picture) if one.name == name]
+                    usable[picture, class_id] = [_has(one, part) for one in objects]
+                having = usable[picture, class_id]
+                if having and having[instance := choose(rng, range(len(having)))]:
+                    return picture, instance
+            raise DataError(
+                f"{self.root / 'all_obj_part_to_image.json'}: the class {class_id} has too few pictures for "
+                f"{shots} shot(s): {len(set(self.pictures[class_id]))} of which {len(taken)} are taken."
+            )
+
+        classes = self.fold_classes[fold]
+        for number in range(self.fold_lengths[fold]):
+            class_id = classes[number % len(classes)]
+            drawn: list[tuple[str, int]] = []
+            for _ in range(1 + shots):
+                drawn.append(draw(class_id, [picture for picture, _ in drawn]))
+            (target, *references), instances = zip(*drawn, strict=True)
+            yield Episode(class_id, target, tuple(references), instances)
+
+    def _annotation(self, picture: str) -> Path:
+        return self.root / "Annotations_Part_json_merged_part_classes" / f"{picture}.json"
+
+    def _objects(self, picture: str) -> list[PartObject]:
+        path = self._annotation(picture)
+        content = _read_json(path)
+        try:
+            return [_object(entry) for entry in content["object"]]
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise DataError(f"{path} is not laid out as PASCAL-Part's ({error!r}): get it again.") from error
+
+
+def _object(entry: dict[str, Any]) -> PartObject:
+    left, top, right, bottom = map(int, entry["bndbox"].values())  # in the file's order
+    parts: dict[str, list] = {}
+    for part in entry["parts"]:
+        for mask in part["mask"]:
+            parts.setdefault(part["name"], []).append(
+                {"size": [*map(int, mask["size"])], "counts": mask["counts"]}
+            )
+    return PartObject(entry["name"], (left, top, right, bottom), parts)
+
+
+def _has(one: PartObject, part: str) -> bool:
+    """A part whose mask has any size; also one that covers no pixel."""
+    masks = one.parts.get(part)
+    return bool(masks) and bool(np.prod(masks[0]["size"]))
+
+
+def _find(root: Path) -> Path:
+    for place in (root / "Pascal-Part/VOCdevkit/VOC2010", root / "VOCdevkit/VOC2010", root):
+        if (place / "all_obj_part_to_image.json").is_file():
+            return place
+    raise DataError(
+        f"{root}/VOCdevkit/VOC2010/all_obj_part_to_image.json is missing: it is part of {DOWNLOAD}."
+    )
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing: it is part of {DOWNLOAD}.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is cut off or no JSON: get {DOWNLOAD}.") from error
+
+
+def check(root: Path) -> list[Check]:
+    """Classes, and which pictures and annotations of the validation lists are there."""
+    try:
+        source = PascalPartSource(root)
+    except DataError as error:
+        return [Check("PASCAL-Part", "missing", problem=str(error))]
+    pictures = sorted({picture for pictures in source.pictures.values() for picture in pictures})
+    images = sum((source.root / "JPEGImages" / f"{picture}.jpg").is_file() for picture in pictures)
+    annotations = sum(source._annotation(picture).is_file() for picture in pictures)
+    gone = f"some are missing: unpack {DOWNLOAD}."
+    return [
+        *(
+            Check(f"classes of fold {number} ({name})", len(classes))
+            for number, (name, classes) in enumerate(zip(FOLDS, source.fold_classes, strict=True))
+        ),
+        Check("validation pictures", images, len(pictures), "" if images == len(pictures) else gone),
+        Check("their annotations", annotations, len(pictures), "" if annotations == len(pictures) else gone),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="pascal_part",
+    title="PASCAL-Part (Matcher): parts of objects in four folds, cropped to the object",
+    kind="episodes",
+    protocols=("matcher", "insid3"),
+    layout=(
+        "Pascal-Part/VOCdevkit/VOC2010/{JPEGImages,Annotations_Part_json_merged_part_classes}/\n"
+        "Pascal-Part/VOCdevkit/VOC2010/all_obj_part_to_image.json"
+    ),
+    download=DOWNLOAD,
+    pictures="pascal",
+    open=PascalPartSource,
+    check=check,
+    folds=len(FOLDS),
+)

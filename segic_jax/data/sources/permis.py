@@ -1,0 +1,105 @@
+"""PerMIS, the same object again in a video (Samuel et al., 2024), as INSID3 scores it (datasets/permis.py).
+
+<root>/<video>/{0,1,2}.jpg
+<root>/<video>/masks.npz.npy    an object array of three {track: mask}; the first track of each frame counts
+
+Frame 0 is the reference of frames 1 and 2. The official loader takes videos as the file system lists them;
+here they are sorted.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.files import read_rgb, require_size
+from segic_jax.data.manifest import Manifest
+from segic_jax.data.pickles import read_npy
+
+DOWNLOAD = "https://github.com/dvirsamuel/PDM (built from BURST and TAO)"
+
+
+class PermisSource:
+    """One class; a picture is <video>/<frame>.jpg."""
+
+    name = "permis"
+
+    def __init__(self, root: Path | str):
+        """`root` is PerMIRS/ or its parent. Raises DataError where there is no video."""
+        root = Path(root)
+        self.root = root / "PerMIRS" if (root / "PerMIRS").is_dir() else root
+        self.videos = sorted(path.parent.name for path in self.root.glob("*/masks.npz.npy"))
+        if not self.videos:
+            raise DataError(f"{self.root} holds no <video>/masks.npz.npy: get it from {DOWNLOAD}.")
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """Two episodes a video. Raises DataError for several shots: there is one reference."""
+        if protocol not in BENCHMARK.protocols or fold != 0 or shots != 1:
+            raise DataError(f"{self.name} is drawn for {', '.join(BENCHMARK.protocols)}, fold 0, 1 shot.")
+        episodes = tuple(
+            Episode(0, f"{video}/{frame}.jpg", (f"{video}/0.jpg",))
+            for video in self.videos
+            for frame in (1, 2)
+        )
+        return Manifest(self.name, protocol, fold, shots, (0,), episodes)
+
+    def class_name(self, class_id: ClassId) -> str:
+        """Raises DataError: its objects have no names."""
+        raise DataError(f"{self.name} names no classes: leave the class names out.")
+
+    def views(self) -> Iterator[View]:
+        """All frames."""
+        for video in self.videos:
+            for frame in range(3):
+                yield View(f"{video}/{frame}.jpg", 0)
+
+    def load(self, view: View) -> Labelled:
+        """A frame and its object."""
+        image_path = self.root / view.picture
+        mask_path = image_path.parent / "masks.npz.npy"
+        image = read_rgb(image_path)
+        try:
+            mask = np.asarray(next(iter(read_npy(mask_path)[int(image_path.stem)].values())))
+            if mask.ndim != 2:
+                raise ValueError(f"a mask of {mask.ndim} axes")
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError, StopIteration) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(
+                f"{mask_path} does not hold three frames with a mask each: get it again."
+            ) from error
+        require_size(image, mask, image_path, mask_path)
+        return Labelled(image, mask > 0)
+
+
+def check(root: Path) -> list[Check]:
+    """Videos with three frames."""
+    try:
+        source = PermisSource(root)
+    except DataError as error:
+        return [Check("PerMIS", "missing", problem=str(error))]
+    whole = [
+        video
+        for video in source.videos
+        if all((source.root / video / f"{i}.jpg").is_file() for i in range(3))
+    ]
+    return [
+        Check("videos", len(source.videos), 216),
+        Check("with three frames", len(whole), len(source.videos)),
+    ]
+
+
+BENCHMARK = Benchmark(
+    name="permis",
+    title="PerMIS, 216 videos: find the object of the first frame in two others (INSID3)",
+    kind="episodes",
+    protocols=("insid3", "original"),
+    layout="PerMIRS/<video>/{0,1,2}.jpg\nPerMIRS/<video>/masks.npz.npy",
+    download=DOWNLOAD,
+    pictures="permis",
+    open=PermisSource,
+    check=check,
+    shots=(1,),
+)

@@ -1,0 +1,82 @@
+"""PerSeg (Zhang et al., PerSAM, ICLR 2024): 40 objects, each in several pictures.
+
+<root>/Images/<object>/NN.jpg
+<root>/Annotations/<object>/NN.png    coloured; what is not black is the object
+
+Picture 00 is the reference of all others of its object.
+"""
+
+from functools import partial
+from pathlib import Path
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.episodes import DataError, Episode, View
+from segic_jax.data.listed import ListedSource, files, find_root
+from segic_jax.data.manifest import Manifest
+
+DOWNLOAD = "https://github.com/ZrrSkywalker/Personalize-SAM (PerSeg)"
+
+
+class PersegSource(ListedSource):
+    """Class ids are the names of the folders."""
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """Raises DataError for several shots: there is one reference."""
+        if protocol not in self.protocols or fold != 0 or shots != 1:
+            raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, fold 0, 1 shot.")
+        episodes = []
+        for class_id, pictures in self.pictures.items():
+            if "00.jpg" not in pictures:
+                raise DataError(f"Images/{class_id}/00.jpg is missing: get it from {DOWNLOAD}.")
+            episodes += [Episode(class_id, one, ("00.jpg",)) for one in pictures if one != "00.jpg"]
+        return Manifest(self.name, protocol, fold, shots, tuple(self.pictures), tuple(episodes))
+
+
+def open_source(root: Path | str) -> PersegSource:
+    """`root` is the folder above (data/ of PerSAM) or its parent.
+
+    Raises:
+        DataError: a folder is missing or empty.
+    """
+    root = Path(root)
+    root = next((root / name for name in ("PerSeg", "data") if (root / name / "Images").is_dir()), root)
+    root = find_root(root, "PerSeg", "Images", DOWNLOAD)
+    objects = sorted(path.name for path in (root / "Images").iterdir() if path.is_dir())
+    return PersegSource(
+        name="perseg",
+        protocols=("original",),
+        pictures={one: files(root / "Images" / one, ".jpg", DOWNLOAD) for one in objects},
+        names={one: one.replace("_", " ") for one in objects},
+        paths=partial(_paths, root),
+        threshold=1,
+    )
+
+
+def _paths(root: Path, view: View) -> tuple[Path, Path]:
+    folder = str(view.class_id)
+    mask = Path(view.picture).with_suffix(".png").name
+    return root / "Images" / folder / view.picture, root / "Annotations" / folder / mask
+
+
+def check(root: Path) -> list[Check]:
+    """Objects and pictures."""
+    try:
+        source = open_source(root)
+    except DataError as error:
+        return [Check("PerSeg", "missing", problem=str(error))]
+    pictures = sum(map(len, source.pictures.values()))
+    return [Check("objects", len(source.pictures), 40), Check("pictures", pictures)]
+
+
+BENCHMARK = Benchmark(
+    name="perseg",
+    title="PerSeg: 40 objects, shown once (PerSAM)",
+    kind="episodes",
+    protocols=("original",),
+    layout="Images/<object>/{00,01,...}.jpg\nAnnotations/<object>/{00,01,...}.png",
+    download=DOWNLOAD,
+    pictures="perseg",
+    open=open_source,
+    check=check,
+    shots=(1,),
+)

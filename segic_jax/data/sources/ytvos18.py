@@ -1,0 +1,115 @@
+"""YouTube-VOS 2018 (Xu et al., ECCV 2018): the validation set, and a hold-out that can be scored here.
+
+<root>/val/{JPEGImages,Annotations}/<video>/*.{jpg,png}, <root>/val/meta.json
+<root>/train/{JPEGImages,Annotations}/<video>/*.{jpg,png}
+
+The validation set has label maps only where objects first appear; its scores come from the challenge's
+server, which may not answer. The hold-out is 50 videos of the training set, whose label maps are complete.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.episodes import DataError
+from segic_jax.data.video import VideoSource, make_clip
+
+DOWNLOAD = "https://youtube-vos.org/dataset/vos/ (2018; a registration is needed)"
+HELD_OUT = 50  # videos, drawn with seed 0 from the sorted names
+
+
+def open_validation(root: Path | str) -> VideoSource:
+    """`root` is ytbvos18/ or its parent.
+
+    Raises:
+        DataError: meta.json, a video or a frame that it lists is missing.
+    """
+    folder = _split(Path(root), "val")
+    path = folder / "meta.json"
+    try:
+        videos = json.loads(path.read_bytes())["videos"]
+        required = {
+            name: frozenset(stem for one in video["objects"].values() for stem in one["frames"])
+            for name, video in videos.items()
+        }
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): get it from {DOWNLOAD}.") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} is no list of videos and objects: get it again ({DOWNLOAD}).") from error
+    return VideoSource(
+        "ytvos18",
+        [
+            make_clip(name, folder / "JPEGImages" / name, folder / "Annotations" / name, required[name])
+            for name in sorted(required)
+        ],
+    )
+
+
+def open_held_out(root: Path | str) -> VideoSource:
+    """`root` is ytbvos18/ or its parent. Raises DataError when the training set is missing."""
+    folder = _split(Path(root), "train")
+    names = sorted(path.name for path in (folder / "JPEGImages").glob("*") if path.is_dir())
+    if not names:
+        raise DataError(f"{folder / 'JPEGImages'} holds no video: get it from {DOWNLOAD}.")
+    drawn = np.random.default_rng(0).permutation(len(names))[:HELD_OUT]
+    return VideoSource(
+        "ytvos18_holdout",
+        [
+            make_clip(name, folder / "JPEGImages" / name, folder / "Annotations" / name)
+            for name in sorted(names[i] for i in drawn)
+        ],
+    )
+
+
+def _split(root: Path, split: str) -> Path:
+    root = root / "ytbvos18" if (root / "ytbvos18").is_dir() else root
+    if not (root / split).is_dir():
+        raise DataError(f"{root / split} is missing: get YouTube-VOS 2018 from {DOWNLOAD}.")
+    return root / split
+
+
+def check_validation(root: Path) -> list[Check]:
+    """Videos."""
+    return _check(open_validation, root, 474)
+
+
+def check_held_out(root: Path) -> list[Check]:
+    """Videos, and whether all their frames have label maps."""
+    return _check(open_held_out, root, HELD_OUT)
+
+
+def _check(open_split, root: Path, videos: int) -> list[Check]:
+    try:
+        clips = open_split(root).videos()
+    except DataError as error:
+        return [Check("YouTube-VOS 2018", "missing", problem=str(error))]
+    lines = [Check("videos", len(clips), videos), Check("frames", sum(len(c.frames) for c in clips))]
+    if open_split is open_held_out:
+        lines.append(Check("videos with all label maps", sum(c.scored for c in clips), len(clips)))
+    return lines
+
+
+BENCHMARK = Benchmark(
+    name="ytvos18",
+    title="YouTube-VOS 2018 val: predictions for the challenge's server",
+    kind="video",
+    protocols=("official", "repaired"),
+    layout="ytbvos18/val/{JPEGImages,Annotations}/<video>/\nytbvos18/val/meta.json",
+    download=DOWNLOAD,
+    pictures="ytvos",
+    open=open_validation,
+    check=check_validation,
+)
+HOLDOUT = Benchmark(
+    name="ytvos18_holdout",
+    title="YouTube-VOS 2018: 50 training videos, J&F computed here",
+    kind="video",
+    protocols=("official", "repaired"),
+    layout="ytbvos18/train/{JPEGImages,Annotations}/<video>/",
+    download=DOWNLOAD,
+    pictures="ytvos",
+    open=open_held_out,
+    check=check_held_out,
+)

@@ -1,0 +1,76 @@
+"""What the video benchmarks deliver: clips of frames with label maps of some or all of them."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Integer, UInt8
+
+from segic_jax.data.episodes import DataError
+from segic_jax.data.files import read_labels, read_rgb, require_size
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One video."""
+
+    name: str
+    frames: tuple[Path, ...]  # in order
+    annotations: Mapping[int, Path]  # by frame number from 0: label maps, 0 is background
+    required: frozenset[int]  # frames that a benchmark's server wants; all where it does not say
+    scored: bool  # whether the annotations are of all frames, so that they can be compared
+
+
+class VideoSource:
+    """A fixed list of clips."""
+
+    def __init__(self, name: str, clips: Iterable[Clip]):
+        self.name = name
+        self._clips = list(clips)
+
+    def videos(self) -> list[Clip]:
+        """All clips, sorted by name."""
+        return self._clips
+
+    def frame(self, clip: Clip, number: int) -> UInt8[np.ndarray, "height width 3"]:
+        """RGB. Raises DataError when the file is missing or damaged."""
+        return read_rgb(clip.frames[number])
+
+    def annotation(self, clip: Clip, number: int) -> Integer[np.ndarray, "height width"]:
+        """Object ids. Raises DataError when the file is missing or damaged."""
+        return read_labels(clip.annotations[number])
+
+
+def make_clip(name: str, frames: Path, annotations: Path, required: frozenset[str] | None = None) -> Clip:
+    """A clip from a folder of .jpg frames and one of .png label maps of the same stems.
+
+    Args:
+        required: stems of the frames that a server wants; None for all.
+
+    Raises:
+        DataError: a folder is missing or empty, or a label map has no frame.
+    """
+    for folder, ending in ((frames, ".jpg"), (annotations, ".png")):
+        if not folder.is_dir() or not any(folder.glob(f"*{ending}")):
+            raise DataError(f"{folder} holds no {ending} files: unpack the benchmark again.")
+    pictures = tuple(sorted(frames.glob("*.jpg")))
+    numbers = {path.stem: number for number, path in enumerate(pictures)}
+    maps = {}
+    for path in sorted(annotations.glob("*.png")):
+        if path.stem not in numbers:
+            raise DataError(f"{path} has no frame {frames / path.stem}.jpg: unpack the benchmark again.")
+        maps[numbers[path.stem]] = path
+    wanted = frozenset(range(len(pictures)))
+    if required is not None:
+        unknown = sorted(required - numbers.keys())
+        if unknown:
+            raise DataError(f"{frames / unknown[0]}.jpg is missing: meta.json lists it; unpack it again.")
+        wanted = frozenset(numbers[stem] for stem in required)
+    return Clip(name, pictures, maps, wanted, len(maps) == len(pictures))
+
+
+def check_sizes(source: VideoSource, clip: Clip) -> None:
+    """Raise DataError where a label map has another size than its frame."""
+    for number, path in clip.annotations.items():
+        require_size(source.frame(clip, number), source.annotation(clip, number), clip.frames[number], path)

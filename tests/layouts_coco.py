@@ -1,0 +1,79 @@
+"""Tiny COCO 2014, COCO 2017 and FSS-1000 trees in the official layouts."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+HEIGHT, WIDTH = 24, 32
+# Image id -> [(class, polygon)]; 1 and 3 alone have class 3; 17 is on three pictures.
+ANNOTATIONS = {
+    1: [(17, [2, 2, 10, 2, 10, 10, 2, 10]), (3, [20, 4, 28, 4, 28, 20, 20, 20])],
+    2: [(17, [4, 4, 16, 4, 16, 20, 4, 20])],
+    3: [(3, [0, 0, 8, 0, 8, 8, 0, 8]), (3, [16, 16, 24, 16, 24, 24, 16, 24])],
+    5: [(17, [10, 10, 20, 10, 20, 20, 10, 20])],
+}
+
+
+def noise(seed):
+    return np.random.default_rng(seed).integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+
+
+def label_map(values):
+    """Stripes of values."""
+    labels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    for i, value in enumerate(values):
+        labels[4 * i : 4 * i + 4] = value
+    return labels
+
+
+def write_coco20i(root: Path, episodes):
+    """`root` becomes COCO2014/ with the pictures of some episodes; each shows its class and class 79."""
+    classes: dict[str, set[int]] = {}
+    for episode in episodes:
+        for picture in (episode.target, *episode.references):
+            classes.setdefault(picture, {79}).add(episode.class_id)
+    for seed, (picture, shown) in enumerate(classes.items()):
+        for path in (root / picture, root / "annotations" / picture):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(root / picture), noise(seed))
+        labels = label_map([one + 1 for one in sorted(shown)])
+        cv2.imwrite(str((root / "annotations" / picture).with_suffix(".png")), labels)
+
+
+def write_fss1000(root: Path, classes, parent=""):
+    """All ten pictures of the classes; the mask is a square of the picture's number."""
+    for name in classes:
+        folder = root / parent / name
+        folder.mkdir(parents=True)
+        for number in range(1, 11):
+            mask = np.zeros((12, 16), np.uint8)
+            mask[:number, :number] = 255
+            cv2.imwrite(str(folder / f"{number}.jpg"), mask)
+            cv2.imwrite(str(folder / f"{number}.png"), mask)
+
+
+def coco_json(**changes):
+    annotations = [
+        {"id": i, "image_id": image, "category_id": class_id, "iscrowd": 0, "segmentation": [polygon]}
+        for i, (image, class_id, polygon) in enumerate(
+            (image, *one) for image, many in ANNOTATIONS.items() for one in many
+        )
+    ]
+    return {
+        "images": [
+            {"id": i, "file_name": f"{i:012}.jpg", "height": HEIGHT, "width": WIDTH} for i in (5, 1, 2, 3, 4)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": 17, "name": "cat"}, {"id": 3, "name": "car"}],
+    } | changes
+
+
+def write_coco(root: Path):
+    """`root` becomes coco/."""
+    (root / "val2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    for i in (1, 2, 3, 4, 5):
+        cv2.imwrite(str(root / f"val2017/{i:012}.jpg"), noise(i))
+    (root / "annotations/instances_val2017.json").write_text(json.dumps(coco_json()))

@@ -1,0 +1,90 @@
+"""Tiny trees of INSID3's cross-domain sets, of PerSeg and of a COCO JSON, in the official layouts."""
+
+import json
+
+import cv2
+import numpy as np
+from layouts_coco import HEIGHT, WIDTH, coco_json, noise
+
+
+def square(size, value=255):
+    """`size` x `size` pixels of `value`, top left."""
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[:size, :size] = value
+    return mask
+
+
+def put(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+def write_isic(root):
+    """`root` becomes ISIC/: 3, 4 and 2 pictures; the square of number n has n pixels a side."""
+    n = 0
+    for folder, count in enumerate((3, 4, 2), start=1):
+        for _ in range(count):
+            n += 1
+            put(root / f"ISIC2018_Task1-2_Training_Input/{folder}/ISIC_{n:07}.jpg", noise(n))
+            put(root / f"ISIC2018_Task1_Training_GroundTruth/ISIC_{n:07}_segmentation.png", square(n))
+
+
+def write_lung(root):
+    """`root` becomes LungSegmentation/: two masks of each hospital, one picture without a mask."""
+    for n, name in enumerate(("CHNCXR_0001_0", "CHNCXR_0002_1", "MCUCXR_0001_0", "MCUCXR_0003_1"), start=3):
+        put(root / f"CXR_png/{name}.png", noise(n))
+        put(root / ("masks/" + name + ("" if "MCU" in name else "_mask") + ".png"), square(n))
+    put(root / "CXR_png/CHNCXR_0009_0.png", noise(9))
+
+
+def write_isaid(root):
+    """`root` becomes iSAID/: fold f has its first and last class on three patches; 255 is ignored."""
+    for fold in range(3):
+        lines = []
+        for n in range(3):
+            name = f"P{fold}_{n}"
+            labels = square(6 + n, 5 * fold + 1) + square(0)
+            labels[12:16] = 5 * fold + 5
+            labels[20:] = 255
+            put(root / f"val/images/{name}.png", noise(10 * fold + n))
+            put(root / f"val/semantic_png/{name}_instance_color_RGB.png", labels)
+            lines += [f"{name}__{5 * fold + 1}", f"{name}__{5 * fold + 5}"]
+        path = root / f"splits/val/fold{fold}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes("".join(line + "\r\n" for line in lines).encode())
+
+
+def write_suim(root):
+    """`root` becomes SUIM/: three pictures, all classes on each but an empty mask in one."""
+    for n in range(3):
+        put(root / f"images/d_{n}_.jpg", noise(n))
+        for folder in ("FV", "HD", "PF", "RI", "RO", "SR", "WR"):
+            empty = folder == "PF" and n == 1
+            put(root / f"masks/{folder}/d_{n}_.bmp", square(4 + n, 100 if empty else 255))
+
+
+def write_permis(root):
+    """`root` becomes PerMIRS/: two videos; the first track is the object."""
+    for n, video in enumerate(("vid_b", "vid_a")):
+        frames = np.empty(3, object)
+        for frame in range(3):
+            put(root / video / f"{frame}.jpg", noise(frame))
+            frames[frame] = {7: square(5 + n + frame, 1), 9: square(2, 1)}
+        np.save(root / video / "masks.npz.npy", frames, allow_pickle=True)
+
+
+def write_perseg(root):
+    """`root` holds Images/ and Annotations/: two objects of three pictures, masks in red."""
+    for name in ("teapot", "red_cup"):
+        for n in range(3):
+            put(root / f"Images/{name}/{n:02}.jpg", noise(n))
+            put(
+                root / f"Annotations/{name}/{n:02}.png", np.dstack([square(0), square(0), square(6 + n, 128)])
+            )
+
+
+def write_coco_folder(root, images="images/"):
+    """A COCO JSON with its pictures in images/."""
+    for n in (1, 2, 3, 4, 5):
+        put(root / f"{images}{n:012}.jpg", noise(n))
+    (root / "mine.json").write_text(json.dumps(coco_json()))

@@ -1,0 +1,97 @@
+"""`segic data check` finds what is wrong, names it, and goes on."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from layouts_video import write_davis17
+from PIL import Image
+
+from segic_jax.cli import main
+from segic_jax.data.benchmarks import BENCHMARKS
+
+
+def segic(*arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", *map(str, arguments)])
+    return stopped.value.code
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("ant", "bee"):
+        (tmp_path / name).mkdir()
+        for i in (1, 2, 3):
+            mask = np.zeros((20, 30), np.uint8)
+            mask[:5] = 255
+            Image.fromarray(mask).convert("RGB").save(tmp_path / name / f"{i}.jpg")
+            Image.fromarray(mask).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+def test_all_is_well(folder, capsys):
+    assert segic("check", "folder", "--root", folder) == 0
+    out = capsys.readouterr().out
+    assert "Everything is there." in out
+    assert "pictures with masks, read                       6       6  ok" in out
+
+
+def test_every_problem_is_named(folder, capsys):
+    cut = folder / "ant/2.jpg"
+    cut.write_bytes(cut.read_bytes()[:-20])
+    Image.fromarray(np.full((20, 31), 255, np.uint8)).save(folder / "bee/1.png")
+    Image.fromarray(np.zeros((20, 30), np.uint8)).save(folder / "bee/3.png")
+    (folder / "bee/note\r").write_text("")
+    assert segic("check", "folder", "--root", folder) == 1
+    out = capsys.readouterr().out
+    for words in (
+        "ant/2.jpg is cut off",
+        "bee/1.png is 31 x 20",
+        "shows nothing of class bee",
+        "bee/note\\r",
+    ):
+        assert words in out
+    assert "3       6  not what the benchmark has" in out
+    assert segic("check", "folder", "--root", folder, "--quick") == 1
+    assert "cut off" not in capsys.readouterr().out
+
+
+def test_a_missing_benchmark_says_where_to_get_it(tmp_path, capsys):
+    for name, benchmark in BENCHMARKS.items():
+        if not benchmark.needs_root:
+            continue
+        assert segic("check", name, "--root", tmp_path / "none") == 2
+        message = capsys.readouterr().err
+        assert benchmark.layout.splitlines()[0] in message
+        assert benchmark.download in message
+        assert segic("check", name) == 2
+
+
+def test_an_empty_folder_is_one_sentence(tmp_path, capsys):
+    for name, benchmark in BENCHMARKS.items():
+        if benchmark.needs_root:
+            code = segic("check", name, "--root", tmp_path)
+            captured = capsys.readouterr()
+            assert code in (1, 2), name
+            assert "Traceback" not in captured.err
+            assert code == 1 or len(captured.err.splitlines()) == 1
+
+
+def test_video(tmp_path, capsys):
+    write_davis17(tmp_path)
+    Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "2017/Annotations/480p/cows/00002.png")
+    assert segic("check", "davis17", "--root", tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "cows/00002.png is of another size" in out
+    assert "not what the benchmark has" in out  # 2 videos of 30
+
+
+def test_list(capsys):
+    assert segic("list") == 0
+    out = capsys.readouterr().out
+    assert all(f"{name}: " in out for name in BENCHMARKS)
+
+
+def test_the_page_names_every_benchmark():
+    page = (Path(__file__).parent.parent / "docs/benchmarks.md").read_text()
+    assert all(f"`{name}`" in page for name in BENCHMARKS)

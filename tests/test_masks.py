@@ -1,0 +1,91 @@
+"""COCO segmentations against masks by hand."""
+
+import numpy as np
+import pytest
+from pycocotools import mask as coco
+
+from segic_jax.data.masks import as_polygon, decode, union
+
+# Columns first: 3 off, 2 on, 1 off, 4 on, 2 off.
+COUNTS = [3, 2, 1, 4, 2]
+
+
+def by_hand(counts, height, width):
+    flat = np.concatenate([np.full(count, n % 2, bool) for n, count in enumerate(counts)])
+    return flat.reshape(width, height).T
+
+
+def test_run_lengths_in_every_spelling():
+    expected = by_hand(COUNTS, 3, 4)
+    compressed = coco.encode(np.asfortranarray(expected, np.uint8))["counts"]
+    for counts in (COUNTS, np.array(COUNTS), compressed, compressed.decode(), bytearray(compressed)):
+        found = decode({"size": [3, 4], "counts": counts}, 3, 4)
+        assert found.dtype == bool
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(decode(expected.astype(np.uint8) * 7, 3, 4), expected)
+
+
+def test_polygons():
+    square = [1, 1, 3, 1, 3, 4, 1, 4]
+    expected = np.zeros((5, 6), bool)
+    expected[1:4, 1:3] = True
+    np.testing.assert_array_equal(decode([square], 5, 6), expected)
+    np.testing.assert_array_equal(decode([np.array(square, float)], 5, 6), expected)
+    expected[0:2, 4:6] = True
+    far = [4.0, 0.0, 9.0, 0.0, 9.0, 2.0, 4.0, 2.0]  # reaches out of the picture
+    np.testing.assert_array_equal(decode([square, far], 5, 6), expected)
+    np.testing.assert_array_equal(union([[square], [far]], 5, 6), expected)
+    assert not decode([], 5, 6).any()
+    assert not union([], 5, 6).any()
+
+
+def test_polygons_as_the_official_loaders_have_them():
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        polygons = [rng.uniform(-2, 30, 2 * rng.integers(3, 9)) for _ in range(rng.integers(1, 4))]
+        expected = coco.decode(coco.merge(coco.frPyObjects(polygons, 24, 28)))
+        np.testing.assert_array_equal(decode([one.tolist() for one in polygons], 24, 28), expected == 1)
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        None,
+        "text",
+        [1, 2, 3, 4, 5, 6],
+        [[]],
+        [[1, 2]],
+        [["a"] * 6],
+        [[0, 0, float("nan"), 1, 2, 2]],
+        [[0, 0, 1e9, 1, 2, 2]],
+        [[10**400] * 6],
+        [[[0, 0], [1, 1]]],
+        [np.zeros((2, 3))],
+        [np.array([None, 1, 2, 3, 4, 5])],
+        np.zeros((2, 2)),
+        {},
+        {"size": [3, 4]},
+        {"size": [4, 3], "counts": [12]},
+        {"size": 12, "counts": [12]},
+        {"size": [3, 4], "counts": None},
+        {"size": [3, 4], "counts": [13]},
+        {"size": [3, 4], "counts": [11]},  # the library would leave the last pixel as the memory was
+        {"size": [3, 4], "counts": []},
+        {"size": [3, 4], "counts": [-1, 13]},
+        {"size": [3, 4], "counts": ["a"]},
+        {"size": [3, 4], "counts": b""},
+        {"size": [3, 4], "counts": b"l"},  # ends inside a number
+        {"size": [3, 4], "counts": b"\xff"},
+        {"size": [3, 4], "counts": "é"},
+        {"size": [3, 4], "counts": b"oooooooooo0"},
+    ],
+)
+def test_nonsense_is_a_value_error(nonsense):
+    with pytest.raises(ValueError, match=r"\w"):
+        decode(nonsense, 3, 4)
+
+
+def test_as_polygon():
+    assert as_polygon([1, 2.5]).dtype == np.float64
+    with pytest.raises(ValueError, match="flat list"):
+        as_polygon([[1, 2]])
