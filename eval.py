@@ -1,61 +1,165 @@
-"""Score a model on a benchmark: `python eval.py --benchmark emoji`.
+"""Score a model on a benchmark: `python eval.py --benchmark fss1000 --data-root DIR`.
 
-Writes result.json and a sheet of pictures, and prints a table.
+`python eval.py --list` shows every benchmark and what it needs. Repeat a stopped command and it goes on.
 """
 
+import hashlib
+import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import tyro
 
-from segic_jax.config import InputError
-from segic_jax.data.emoji.source import EmojiSource
-from segic_jax.data.episodes import DataError, EpisodeSource
-from segic_jax.data.sources.folder import FolderSource
-from segic_jax.data.sources.fss1000 import Fss1000Source
-from segic_jax.evaluate.report import table, write
-from segic_jax.evaluate.run import evaluate
-from segic_jax.weights.bundle import load_bundle
+from segic_jax import distributed
+from segic_jax.config import ConfigError, InputError
+from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.benchmarks import find_benchmark, listing, open_source
+from segic_jax.data.manifest import Manifest, read_manifest
+from segic_jax.evaluate.protocols import PROTOCOLS, find_protocol
+from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 
 
 @dataclass
 class Args:
-    benchmark: Literal["emoji", "folder", "fss1000"] = "emoji"
-    """emoji is inside the package; the others read <data-root>/<class>/<n>.jpg and .png."""
+    benchmark: str = "emoji"
+    """A name of --list."""
     data_root: Path | None = None
+    """The folder with the benchmark's data; --list says what must be in it."""
     weights: str = ""
     """Model file, or a name of `segic weights list`; the small model inside the package by default."""
-    out: Path | None = None  # outputs/eval_BENCHMARK by default
-    limit: int | None = None  # score only so many episodes, spread over the list
-    batch_size: int = 16
+    out: Path | None = None
+    """Folder for the results; outputs/eval_... by default."""
+    protocol: str | None = None
+    """Whose convention: matcher, insid3, segic or original; the benchmark's first by default."""
+    fold: str = "all"
+    """A number from 0, or all."""
     shots: int = 1
-    class_names: bool = False
-    """Give the model the class names as text, as the official evaluation does."""
-    baselines: bool = True
-
-
-def make_source(args: Args) -> EpisodeSource:
-    if args.benchmark == "emoji":
-        return EmojiSource(split="novel", shots=args.shots)
-    if args.data_root is None:
-        raise DataError(f"--benchmark {args.benchmark} needs --data-root, the folder of its classes.")
-    return (FolderSource if args.benchmark == "folder" else Fss1000Source)(args.data_root, shots=args.shots)
+    """References an episode."""
+    episodes: Path | None = None
+    """A list of episodes (see `segic episodes`) instead of the benchmark's own."""
+    limit: int | None = None
+    """Answer only so many episodes, pictures or videos, spread over the list."""
+    class_names: bool | None = None
+    """Give the model the class names as text; by default as the protocol says, where the model can."""
+    baselines: bool | None = None
+    """Also score what a result has to beat; by default for emoji and folder."""
+    batch_size: int = 16
+    """Episodes on their way at once; it changes no result."""
+    workers: int = 0
+    """Processes that read pictures; 0: threads."""
+    classes: Literal["present", "all"] = "present"
+    """Semantic segmentation: decode the classes that a picture shows (official), or all."""
+    merge: Literal["independent", "argmax"] = "independent"
+    """Semantic segmentation: each class by itself (official), or one class a pixel."""
+    bank: Literal["train", "val"] | None = None
+    """Semantic segmentation: where references come from; train by default, where there is one."""
+    semantics: Literal["official", "repaired"] = "official"
+    """Video: numbering and late objects as in the official code, or true ids and all objects."""
+    list: bool = False
+    """Show every benchmark and stop."""
 
 
 def main(args: Args) -> None:
+    if args.list:
+        print(listing())
+        return
+    distributed.initialize()
+    benchmark = find_benchmark(args.benchmark)
+    source = open_source(benchmark, args.data_root)
     weights = find(args.weights)
-    random = weights.with_name(weights.stem + "_random_backbone.safetensors")
-    options = {"batch_size": args.batch_size, "limit": args.limit, "baselines": args.baselines}
-    options["class_names"] = args.class_names
-    if random.is_file():
-        options["random_backbone"] = load_bundle(random)
-    report, rows = evaluate(load_bundle(weights), make_source(args), **options)
-    out = args.out or Path("outputs") / f"eval_{args.benchmark}"
-    write(out, report, rows)
-    print(f"{table(report)}\n{out}: result.json, sheet.png")
+    bundle = load_bundle(weights)
+    out = args.out or Path("outputs") / default_name(args, weights)
+    if benchmark.kind == "semseg":
+        from segic_jax.evaluate.semseg import evaluate_semseg, table
+
+        result = evaluate_semseg(
+            bundle,
+            source,
+            benchmark=benchmark,
+            classes=args.classes,
+            merge=args.merge,
+            bank=args.bank or ("val" if benchmark.name == "pc459" else "train"),
+            class_names=args.class_names,
+            batch_size=args.batch_size,
+            limit=args.limit,
+            out=out,
+        )
+    elif benchmark.kind == "video":
+        from segic_jax.evaluate.video_run import evaluate_video, table
+
+        result = evaluate_video(
+            bundle, source, benchmark=benchmark, semantics=args.semantics, limit=args.limit, out=out
+        )
+    else:
+        from segic_jax.evaluate.report import table
+
+        result = _episodes(args, bundle, benchmark, source, out)
+    if distributed.is_main():
+        print(f"{table(result)}\n{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def _episodes(args: Args, bundle: Bundle, benchmark: Benchmark, source, out: Path) -> dict:
+    from segic_jax.evaluate.run import evaluate
+
+    protocol = find_protocol(args.protocol or benchmark.protocols[0])
+    class_names = protocol.class_names if args.class_names is None else args.class_names
+    if args.class_names is None and class_names and bundle.tower is None and len(bundle.text) < 2:
+        class_names = False
+        print(f"{bundle.name} cannot read class names; they are not given.", file=sys.stderr)
+    baselines = benchmark.name in ("emoji", "folder") if args.baselines is None else args.baselines
+    random = bundle.path and bundle.path.with_name(bundle.path.stem + "_random_backbone.safetensors")
+    return evaluate(
+        bundle,
+        benchmark,
+        source,
+        manifests(args, benchmark, source),
+        protocol=protocol,
+        out=out,
+        batch_size=args.batch_size,
+        workers=args.workers,
+        limit=args.limit,
+        class_names=class_names,
+        baselines=baselines,
+        random_backbone=load_bundle(random) if baselines and random and random.is_file() else None,
+    )
+
+
+def manifests(args: Args, benchmark: Benchmark, source) -> Sequence[Manifest]:
+    """The folds that were asked for."""
+    if args.episodes:
+        one = read_manifest(args.episodes)
+        if one.benchmark != benchmark.name:
+            raise ConfigError(f"{args.episodes} lists episodes of {one.benchmark}, not of {benchmark.name}.")
+        return [one]
+    name = args.protocol or benchmark.protocols[0]
+    if name not in benchmark.protocols and name in PROTOCOLS:
+        raise ConfigError(f"{benchmark.name} is drawn for {', '.join(benchmark.protocols)}, not for {name}.")
+    find_protocol(name)
+    if args.fold == "all":
+        folds = range(benchmark.folds)
+    elif args.fold.isdecimal() and int(args.fold) < benchmark.folds:
+        folds = [int(args.fold)]
+    else:
+        raise ConfigError(
+            f"--fold {args.fold}: {benchmark.name} has folds 0 to {benchmark.folds - 1}; give one, or all."
+        )
+    if args.shots < 1 or (benchmark.shots and args.shots not in benchmark.shots):
+        known = ", ".join(map(str, benchmark.shots)) or "1 or more"
+        raise ConfigError(f"--shots {args.shots}: {benchmark.name} is drawn for {known}.")
+    return [source.manifest(name, fold, args.shots) for fold in folds]
+
+
+def default_name(args: Args, weights: Path) -> str:
+    """A folder for each experiment: whatever changes a row changes the name."""
+    same = ("out", "limit", "batch_size", "workers", "list", "weights")
+    changing = {name: value for name, value in asdict(args).items() if name not in same}
+    stat = weights.stat()
+    key = json.dumps([changing, str(weights.resolve()), stat.st_size, stat.st_mtime_ns], default=str)
+    return f"eval_{args.benchmark}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
 if __name__ == "__main__":
@@ -63,3 +167,6 @@ if __name__ == "__main__":
         main(tyro.cli(Args, description=__doc__))
     except (InputError, OSError) as error:
         sys.exit(print(error, file=sys.stderr) or 2)
+    except KeyboardInterrupt:
+        print("\nStopped; the same command goes on from here.", file=sys.stderr)
+        sys.exit(130)

@@ -3,6 +3,7 @@
 A batch is split over the axis, everything else is replicated; a large frozen backbone can be split too.
 """
 
+import json
 import os
 import signal
 from collections.abc import Mapping
@@ -48,6 +49,24 @@ def _in_cluster() -> bool:
 def is_main() -> bool:
     """Whether this process writes the logs."""
     return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Wait until every process is here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def gather_json(value) -> list:
+    """A JSON value of every process, in the order of processes, on all of them; a collective call."""
+    if jax.process_count() == 1:
+        return [value]
+    content = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    lengths = multihost_utils.process_allgather(np.array([len(content)], np.int32)).ravel()
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(content)] = content
+    parts = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+    return [json.loads(part[:length].tobytes()) for part, length in zip(parts, lengths, strict=True)]
 
 
 def make_mesh() -> Mesh:

@@ -59,27 +59,39 @@ def test_fb_iou_is_the_mean_of_both_sides():
 
 def test_interval_holds_the_score_and_shrinks_with_agreement():
     wide, narrow = some_counts(spread=0.8), some_counts(spread=0.1)
-    low, high = metrics.bootstrap_interval(wide)
+    low, high = metrics.bootstrap_interval([wide])
     assert low < metrics.mean_iou(wide) < high
-    assert metrics.bootstrap_interval(wide) == (low, high)  # seeded
-    narrow_low, narrow_high = metrics.bootstrap_interval(narrow)
+    assert metrics.bootstrap_interval([wide]) == (low, high)  # seeded
+    narrow_low, narrow_high = metrics.bootstrap_interval([narrow])
     assert narrow_high - narrow_low < (high - low) / 4
 
 
 def test_interval_equals_a_plain_loop():
     counts = some_counts(episodes=40)
     random = np.random.default_rng(7)
-    times = random.multinomial(40, np.full(40, 1 / 40), size=50)
     means = []
-    for row in times:
-        drawn = np.repeat(np.arange(40), row)
+    for _ in range(50):
+        drawn = random.integers(40, size=40)
         fields = (counts.classes, counts.intersection, counts.union, counts.pixels)
         means.append(metrics.mean_iou(Counts(*(field[drawn] for field in fields))))
     expected = np.percentile(means, [2.5, 97.5])
-    np.testing.assert_allclose(metrics.bootstrap_interval(counts, samples=50, seed=7), expected)
+    np.testing.assert_allclose(metrics.bootstrap_interval([counts], samples=50, seed=7), expected)
 
 
 def test_nothing_on_both_sides_counts_as_zero_for_the_class():
     counts = Counts(*(np.array(values) for values in ([0, 1], [0, 10], [0, 10], [30, 30])))
     assert metrics.mean_iou(counts) == 50
     assert metrics.episode_iou(counts) == 100
+
+
+def test_folds_are_drawn_each_by_itself():
+    folds = [some_counts(episodes=30), some_counts(episodes=50, spread=0.2)]
+    low, high = metrics.bootstrap_interval(folds)
+    assert low < np.mean([metrics.mean_iou(one) for one in folds]) < high
+    assert high - low < np.subtract(*metrics.bootstrap_interval(folds[:1])[::-1])
+
+
+def test_a_class_without_an_episode_counts_as_zero_in_its_fold():
+    counts = some_counts()
+    seen = len(np.unique(counts.classes))
+    assert metrics.fold_mean_iou(counts, 2 * seen) == pytest.approx(metrics.mean_iou(counts) / 2)

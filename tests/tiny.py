@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
-from segic_jax.data.episodes import Episode
+from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.episodes import Episode, Labelled, View
+from segic_jax.data.manifest import Manifest
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.params import Params, Template, as_float32
 from segic_jax.weights.bundle import Bundle
@@ -58,14 +60,33 @@ class DiskSource:
 
     name = "disks"
 
-    def __init__(self, shots: int = 1):
-        self.episodes = [
-            Episode(c, f"{c}/{i}", tuple(f"{c}/{(i + step) % 4}" for step in range(1, shots + 1)))
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        episodes = tuple(
+            Episode(c, str(i), tuple(str((i + step) % 4) for step in range(1, shots + 1)))
             for c in ("disk", "ring")
             for i in range(4)
-        ]
+        )
+        return Manifest(self.name, protocol, fold, shots, ("disk", "ring"), episodes)
 
-    def load(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        name, number = key.split("/")
-        seed = 10 * (name == "ring") + int(number)
-        return picture(seed, 40 + 7 * seed, 90 - 3 * seed)
+    def class_name(self, class_id: str) -> str:
+        return class_id
+
+    def views(self):
+        return (View(str(i), c) for c in ("disk", "ring") for i in range(4))
+
+    def load(self, view: View) -> Labelled:
+        seed = 10 * (view.class_id == "ring") + int(view.picture)
+        return Labelled(*picture(seed, 40 + 7 * seed, 90 - 3 * seed))
+
+
+DISKS = Benchmark(
+    name="disks",
+    title="bright disks",
+    kind="episodes",
+    protocols=("original", "matcher"),
+    layout="",
+    download="",
+    pictures="disks",
+    open=lambda root: DiskSource(),
+    check=lambda root: [],
+)

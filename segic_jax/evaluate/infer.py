@@ -1,136 +1,299 @@
-"""Episodes in, real-valued maps at the targets' own size out: the part of evaluation that runs a model.
+"""Episodes in, a judgement of each out: the part of evaluation that runs a model.
 
-Batches have a fixed size (the last one is padded with invalid rows) and pictures lie on the canvas, so each
-program is compiled once.
+One stream of pictures: each reference once, before the first episode that needs it, then the targets. The
+programs always get the same number of rows, so an answer depends neither on the batch size nor on the number
+of devices, workers or hosts; pictures lie on the canvas, so each program is compiled once.
 """
 
-import sys
-import time
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
+import absl.flags
+import cv2
+import grain
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 
 from segic_jax import programs
 from segic_jax.data.canvas import resize, resize_and_pad
-from segic_jax.data.episodes import Episode, EpisodeSource
+from segic_jax.data.episodes import DataError, Episode, Labelled, Source, View
+from segic_jax.evaluate.baselines import without_reference
 from segic_jax.models.segic import Context, References
 from segic_jax.weights.bundle import Bundle
 
-
-class TargetMaps(NamedTuple):
-    """What the model says about the target of one episode."""
-
-    index: int  # of the episode
-    image: UInt8[np.ndarray, "height width 3"]
-    truth: Bool[np.ndarray, "height width"]
-    cosine: Float[np.ndarray, "height width"]  # with the first of the contexts, -1..1
-    logits: dict[str, Float[np.ndarray, "height width"]]  # for each context
+BLOCK = 256  # episodes whose references are encoded before their targets
+T = TypeVar("T")
 
 
-def encode_references(
-    bundle: Bundle,
-    source: EpisodeSource,
-    episodes: Sequence[Episode],
-    *,
-    batch_size: int,
-    class_names: bool = False,
-) -> Context:
-    """The Context of every episode, stacked: [episodes, 1 concept, ...], on the host."""
-    config = bundle.config
-    canvas, shots = config.canvas, max(len(episode.references) for episode in episodes)
-    text = bundle.text_features([episode.class_name if class_names else "" for episode in episodes])
-    parts = []
-    for start in _progress(range(0, len(episodes), batch_size), len(episodes), "references"):
-        rows = episodes[start : start + batch_size]
-        images = np.zeros((batch_size, shots, canvas, canvas, 3), np.uint8)
-        sizes = np.full((batch_size, shots, 2), canvas, np.int32)
+class Task(NamedTuple):
+    """An episode to be answered."""
+
+    index: int  # in the whole list
+    fold: int
+    episode: Episode
+    text: Float[np.ndarray, " text_width"]
+    wrong: View | None = None  # a reference of another class, for that baseline
+
+
+class Answer(NamedTuple):
+    """What a model says about a target, on the canvas."""
+
+    task: Task
+    shown: Labelled  # the target at its own size
+    reference: Labelled | None  # the first one at its own size, where it was asked for
+    size: tuple[int, int]  # valid (h, w) of the canvas
+    cosine: Float[np.ndarray, "S S"]
+    logits: dict[str, Float[np.ndarray, "S S"]]  # with the reference ("segic"), and by baseline
+
+
+def rows_at_once() -> int:
+    """Rows of every program: a fixed number, so that it never changes a result."""
+    return 1 if jax.default_backend() == "cpu" else 8
+
+
+class Model:
+    """A bundle on every local device."""
+
+    def __init__(self, bundle: Bundle):
+        self.config = bundle.config
+        self._copies = [
+            (device, jax.device_put(bundle.backbone, device), jax.device_put(bundle.head, device))
+            for device in jax.local_devices()
+        ]
+        self._turn = 0
+        self._vectors: dict[View, tuple[jax.Array, int]] = {}
+
+    def knows(self, view: View) -> bool:
+        """Whether this reference has been encoded."""
+        return view in self._vectors
+
+    def learn(self, views: Sequence[View], pictures: Sequence["_Placed"]) -> None:
+        """Encode references: one feature each."""
+        device, backbone, _ = self._next()
+        images, sizes = _stacked(pictures, self.config.canvas)
+        rows, canvas = len(images), self.config.canvas
+        masks = np.zeros((rows, 1, 1, canvas, canvas), bool)
+        for row, picture in enumerate(pictures):
+            masks[row, 0, 0] = picture.mask
         references = References(
             images=None,  # the backbone takes them by themselves, as it does targets
             sizes=None,
-            masks=np.zeros((batch_size, 1, shots, canvas, canvas), bool),
-            picture=np.tile(np.arange(shots, dtype=np.int32), (batch_size, 1, 1)),
-            valid=np.zeros((batch_size, 1, shots), bool),
-            text=np.zeros((batch_size, 1, config.text_width), np.float32),
+            masks=masks,
+            picture=np.zeros((rows, 1, 1), np.int32),
+            valid=np.ones((rows, 1, 1), bool),
+            text=np.zeros((rows, 1, self.config.text_width), np.float32),
         )
-        for row, episode in enumerate(rows):
-            references.text[row, 0] = text[start + row]
-            for shot, key in enumerate(episode.references):
-                image, mask = source.load(key)
-                placed = resize_and_pad(image, mask[None], canvas)
-                images[row, shot] = placed.image
-                sizes[row, shot] = placed.size
-                references.masks[row, 0, shot] = placed.masks[0]
-                references.valid[row, 0, shot] = True
-        flat = images.reshape(-1, canvas, canvas, 3), sizes.reshape(-1, 2)
-        features = programs.extract(config, bundle.backbone, *flat)
-        features = features.reshape(batch_size, shots, *features.shape[1:])
-        parts.append(jax.tree.map(np.asarray, programs.encode(features, references)))
-    return jax.tree.map(lambda *values: np.concatenate(values)[: len(episodes)], *parts)
+        images, sizes, references = jax.device_put((images, sizes, references), device)
+        features = programs.extract(self.config, backbone, images, sizes)
+        visual = programs.encode(features[:, None], references).visual[:, 0, 0]
+        self._vectors |= {view: (visual, row) for row, view in enumerate(views)}
+
+    def context(
+        self, references: Sequence[Sequence[View]], text: Float[np.ndarray, "rows text_width"]
+    ) -> Context:
+        """Contexts of one concept from references that are known, padded to the rows of the programs."""
+        rows, shots = rows_at_once(), len(references[0])
+        visual = np.zeros((rows, 1, shots, self.config.vit.width), np.float32)
+        for row, views in enumerate(references):
+            for shot, view in enumerate(views):
+                vectors, at = self._vectors[view]
+                visual[row, 0, shot] = np.asarray(vectors)[at]
+        padded = np.zeros((rows, 1, text.shape[1]), np.float32)
+        padded[: len(text), 0] = text
+        return Context(
+            pooled=visual.sum(2) / np.float32(shots),
+            visual=visual,
+            visual_valid=np.ones((rows, 1, shots), bool),
+            text=padded,
+        )
+
+    def segment(
+        self, pictures: Sequence["_Placed"], contexts: Mapping[str, Context]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The cosine maps with the first of the contexts, and the mask logits with each: [rows, 1, S, S]."""
+        device, backbone, head = self._next()
+        images, sizes = jax.device_put(_stacked(pictures, self.config.canvas), device)
+        first = next(iter(contexts))  # a transfer sorts them
+        contexts = jax.device_put(dict(contexts), device)
+        features = programs.extract(self.config, backbone, images, sizes)
+        cosine = programs.cosine(self.config.canvas, features, contexts[first])
+        return cosine, {
+            name: programs.decode(self.config, head, features, context) for name, context in contexts.items()
+        }
+
+    def _next(self):
+        self._turn += 1
+        return self._copies[self._turn % len(self._copies)]
 
 
-def target_maps(
-    bundle: Bundle,
-    source: EpisodeSource,
-    episodes: Sequence[Episode],
-    contexts: dict[str, Context],
+class _Placed(NamedTuple):
+    """A view on its canvas."""
+
+    image: UInt8[np.ndarray, "S S 3"]
+    size: tuple[int, int]
+    mask: Bool[np.ndarray, "S S"]
+    shown: Labelled | None  # at its own size, for targets
+    reference: Labelled | None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _Load:
+    """Number of an item -> its picture; runs in worker processes."""
+
+    source: Source
+    items: Sequence[tuple[View, bool, View | None]]  # view, whether it is a target, a reference to show
+    canvas: int
+
+    def __call__(self, number: int) -> _Placed:
+        cv2.setNumThreads(0)
+        view, is_target, reference = self.items[number]
+        try:
+            shown = self.source.load(view)
+            placed = resize_and_pad(shown.image, shown.mask[None], self.canvas)
+            beside = self.source.load(reference) if reference else None
+        except DataError as error:  # a worker process would wrap it
+            empty = np.zeros(0, np.uint8)
+            return _Placed(empty, (0, 0), empty, None, None, str(error))
+        return _Placed(placed.image, placed.size, placed.masks[0], shown if is_target else None, beside)
+
+
+def judge_all(
+    models: Mapping[str, Model],
+    source: Source,
+    tasks: Sequence[Task],
+    judge: Callable[[Answer], T],
     *,
-    batch_size: int,
-) -> Iterator[TargetMaps]:
-    """Decode every target with each of `contexts` (as `encode_references` gives them), in order."""
-    config = bundle.config
-    waiting = None  # the batch on the device, while the next one is read
-    for start in _progress(range(0, len(episodes), batch_size), len(episodes), "targets"):
-        pictures = [source.load(episode.target) for episode in episodes[start : start + batch_size]]
-        images = np.zeros((batch_size, config.canvas, config.canvas, 3), np.uint8)
-        sizes = np.full((batch_size, 2), config.canvas, np.int32)
-        for row, (image, mask) in enumerate(pictures):
-            placed = resize_and_pad(image, mask[None], config.canvas)
-            images[row], sizes[row] = placed.image, placed.size
-        rows = np.minimum(np.arange(start, start + batch_size), len(episodes) - 1)
-        features = programs.extract(config, bundle.backbone, images, sizes)
-        batch = [jax.tree.map(lambda x: x[rows], context) for context in contexts.values()]  # noqa: B023
-        cosine = programs.cosine(config.canvas, features, batch[0])
-        logits = [programs.decode(config, bundle.head, features, context) for context in batch]
-        if waiting:
-            yield from _at_own_size(*waiting)
-        waiting = start, pictures, sizes, cosine, dict(zip(contexts, logits, strict=True))
-    if waiting:
-        yield from _at_own_size(*waiting)
+    blank: bool = False,
+    show_references: bool = False,
+    in_flight: int = 16,
+    workers: int = 0,
+) -> Iterator[T]:
+    """The judgements of all tasks, in order; `judge` runs in threads while the devices work.
+
+    Args:
+        models: "segic", and further ones whose logits stand under their names.
+        blank: also decode without a reference ("no_reference"); tasks with `wrong` also with that one.
+        show_references: give each answer its first reference.
+        in_flight: episodes between reading and judgement, at most (rounded up).
+
+    Raises:
+        DataError: a picture cannot be read; what came before it has been yielded.
+    """
+    items, plan = _stream(tasks, show_references)
+    pictures = _loaded(_Load(source, items, next(iter(models.values())).config.canvas), workers)
+    group = rows_at_once()
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        waiting: deque[Future] = deque()
+        try:
+            for kind, members in plan:
+                batches = [members[i : i + group] for i in range(0, len(members), group)]
+                for batch in batches:
+                    placed, error = [], ""
+                    for _ in batch:
+                        one = next(pictures)
+                        error = error or one.error
+                        placed.append(one)
+                    if error:
+                        while waiting:
+                            yield waiting.popleft().result()
+                        raise DataError(error)
+                    if kind == "references":
+                        for model in models.values():
+                            model.learn(batch, placed)
+                        continue
+                    cosine, logits = _segmented(models, batch, placed, blank)
+                    for row, (task, one) in enumerate(zip(batch, placed, strict=True)):
+                        waiting.append(pool.submit(_judged, judge, task, one, row, cosine, logits))
+                    while len(waiting) > max(in_flight, group):
+                        yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+            pictures.close()
 
 
-def _at_own_size(
-    start: int, pictures: list, sizes: np.ndarray, cosine: Array, logits: dict[str, Array]
-) -> Iterator[TargetMaps]:
-    cosine, logits = jax.tree.map(lambda x: np.asarray(x)[:, 0], (cosine, logits))
-    for row, (image, truth) in enumerate(pictures):
-        size, own = sizes[row], truth.shape
-        yield TargetMaps(
-            index=start + row,
-            image=image,
-            truth=truth,
-            cosine=to_own_size(cosine[row], size, own),
-            logits={name: to_own_size(values[row], size, own) for name, values in logits.items()},
+def _stream(tasks: Sequence[Task], show_references: bool):
+    """The order of reading: for each block its new references, then its targets."""
+    known: set[View] = set()
+    items, plan = [], []
+    for start in range(0, len(tasks), BLOCK):
+        block = tasks[start : start + BLOCK]
+        needed = [v for t in block for v in (*t.episode.reference_views, *([t.wrong] if t.wrong else []))]
+        new = [view for view in dict.fromkeys(needed) if view not in known]
+        known.update(new)
+        items += [(view, False, None) for view in new]
+        items += [
+            (t.episode.target_view, True, t.episode.reference_views[0] if show_references else None)
+            for t in block
+        ]
+        plan += [("references", new), ("targets", block)]
+    return items, plan
+
+
+def _loaded(load: _Load, workers: int) -> grain.DatasetIterator:
+    dataset = grain.MapDataset.range(len(load.items)).map(load)
+    threads = 1 if workers else 2
+    dataset = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)
+    )
+    if workers:
+        # grain 0.2.18's workers read an absl flag, which only absl.app.run would have parsed.
+        absl.flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=8)
         )
+    return iter(dataset)
+
+
+def _segmented(models: Mapping[str, Model], batch: Sequence[Task], placed: Sequence[_Placed], blank: bool):
+    text = np.stack([task.text for task in batch])
+    references = [task.episode.reference_views for task in batch]
+    model = models["segic"]
+    context = model.context(references, text)
+    contexts = {"segic": context}
+    if blank:
+        contexts["no_reference"] = without_reference(context)
+    if batch[0].wrong is not None:
+        wrong = [[task.wrong] * len(task.episode.references) for task in batch]
+        contexts["wrong_reference"] = model.context(wrong, text)
+    cosine, logits = model.segment(placed, contexts)
+    for name, other in models.items():
+        if name != "segic":
+            _, more = other.segment(placed, {name: other.context(references, text)})
+            logits |= more
+    return cosine, logits
+
+
+def _judged(judge, task: Task, placed: _Placed, row: int, cosine: jax.Array, logits: dict[str, jax.Array]):
+    return judge(
+        Answer(
+            task,
+            placed.shown,
+            placed.reference,
+            placed.size,
+            np.asarray(cosine)[row, 0],
+            {name: np.asarray(values)[row, 0] for name, values in logits.items()},
+        )
+    )
+
+
+def _stacked(pictures: Sequence[_Placed], canvas: int) -> tuple[np.ndarray, np.ndarray]:
+    images = np.zeros((rows_at_once(), canvas, canvas, 3), np.uint8)
+    sizes = np.full((rows_at_once(), 2), canvas, np.int32)
+    for row, picture in enumerate(pictures):
+        images[row], sizes[row] = picture.image, picture.size
+    return images, sizes
 
 
 def to_own_size(
-    values: Float[np.ndarray, "canvas_height canvas_width"], size: Sequence[int], own: tuple[int, int]
+    values: Float[np.ndarray, "canvas_height canvas_width"], size: Sequence[int], own: Sequence[int]
 ) -> Float[np.ndarray, "height width"]:
-    """Crop a canvas to its valid `size`, then bilinear to the picture's `own` (train.py:443-460)."""
+    """Crop a canvas to its valid `size`, then bilinear to `own` (height, width) (train.py:443-460)."""
     return resize(values[: size[0], : size[1]], own)
-
-
-def _progress(starts: range, total: int, what: str) -> Iterator[int]:
-    """Pass `starts` on and show how far they are on stderr, at most once a second."""
-    begin = shown = time.perf_counter()
-    for start in starts:
-        yield start
-        now, done = time.perf_counter(), min(start + starts.step, total)
-        if now - shown > 1 or done == total:
-            shown = now
-            line = f"\r{what}: {done}/{total} episodes, {done / (now - begin):.1f} a second "
-            print(line, end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)

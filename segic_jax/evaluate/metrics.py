@@ -4,6 +4,7 @@ The sums are those of the official code (utils/misc.py:577-629, utils/meter.py:1
 the few-shot literature's.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -90,19 +91,27 @@ def episode_iou(counts: Counts) -> float:
     return 100 * float((counts.intersection[seen] / counts.union[seen]).sum() / max(seen.sum(), 1))
 
 
-def bootstrap_interval(counts: Counts, *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of `mean_iou` in per cent: episodes are drawn anew with replacement, `samples` times.
+def fold_mean_iou(counts: Counts, classes: int) -> float:
+    """Mean over all `classes` of a fold, in per cent; one without an episode counts as 0."""
+    return mean_iou(counts) * len(np.unique(counts.classes)) / classes
 
-    A class that a draw misses is left out of that draw's mean.
+
+def bootstrap_interval(folds: Sequence[Counts], *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of the mean over folds of `mean_iou`, in per cent.
+
+    The episodes of each fold are drawn anew with replacement, `samples` times. A class that a draw
+    misses is left out of that draw's mean.
     """
-    classes, of = np.unique(counts.classes, return_inverse=True)
-    episodes = len(of)
     random = np.random.default_rng(seed)
-    times = random.multinomial(episodes, np.full(episodes, 1 / episodes), size=samples)
-    member = np.eye(len(classes))[of]  # [episodes, classes]
-    intersection = times @ (counts.intersection[:, None] * member)
-    union = times @ (counts.union[:, None] * member)
-    drawn = times @ member > 0
-    means = (intersection / np.maximum(union, 1)).sum(1) / drawn.sum(1)
+    means = np.zeros(samples)
+    for counts in folds:
+        classes, of = np.unique(counts.classes, return_inverse=True)
+        episodes = len(of)
+        for sample in range(samples):
+            times = np.bincount(random.integers(episodes, size=episodes), minlength=episodes)
+            intersection = np.bincount(of, times * counts.intersection, len(classes))
+            union = np.bincount(of, times * counts.union, len(classes))
+            drawn = np.bincount(of, times, len(classes)) > 0
+            means[sample] += (intersection / np.maximum(union, 1))[drawn].mean() / len(folds)
     low, high = np.percentile(100 * means, [2.5, 97.5])
     return float(low), float(high)

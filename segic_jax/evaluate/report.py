@@ -1,11 +1,15 @@
-"""Results for people: a table, result.json and a sheet of pictures, all drawn with OpenCV."""
+"""Results for people: a table, files, one self-contained page, and a sheet of pictures."""
 
+import base64
+import csv
+import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
+import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
@@ -23,12 +27,13 @@ LABELS = {
     "wrong_reference": "head with a wrong reference",
     "random_backbone": "head on a random backbone",
 }
+KINDS = {"best": "Best", "median": "Median", "worst": "Worst"}
 
 
-@dataclass(frozen=True)
-class SheetRow:
-    """One episode on the sheet; masks are at their pictures' size, the map at the target's."""
+class GalleryItem(NamedTuple):
+    """One episode to be drawn; masks are at their pictures' size, the map at the target's."""
 
+    kind: str  # of KINDS
     title: str
     reference: Image
     reference_mask: Mask
@@ -36,33 +41,115 @@ class SheetRow:
     cosine: Float[np.ndarray, "height width"]
     prediction: Mask
     truth: Mask
-    iou: float
+    iou: float | None  # 0..1; None where nothing was there and nothing was found
 
 
-def table(report: dict) -> str:
-    """The scores as aligned lines."""
-    size = f"{report['episodes']} episodes of {report['classes']} classes"
-    lines = [f"{report['benchmark']}: {size}, mIoU in per cent"]
-    rows = {"segic": report["scores"], **report["baselines"]}
-    for name, scores in rows.items():
+def chosen(rows: Sequence[dict], count: int = 4) -> dict[str, list[int]]:
+    """Indices of the episodes to show: `count` each of the highest, the middle and the lowest IoU."""
+    scored = [row for row in rows if row["iou"] is not None]
+    order = [row["index"] for row in sorted(scored, key=lambda row: (-row["iou"], row["index"]))]
+    count = min(count, len(order) // 3)
+    middle = (len(order) - count) // 2
+    if not count:
+        return {"best": order, "median": [], "worst": []}
+    return {
+        "best": order[:count],
+        "median": order[middle : middle + count],
+        "worst": order[len(order) - count :],
+    }
+
+
+def table(result: dict) -> str:
+    """The scores as aligned lines, one screen."""
+    protocol = result["protocol"]
+    lines = [
+        f"{result['benchmark']}: {result['episodes']} episodes of {result['classes']} classes, "
+        f"{result['shots']} shot(s), mIoU in per cent",
+        f"  protocol {protocol['name']}: {protocol['truth']}; class names "
+        f"{'given' if result['class_names_given'] else 'not given'}",
+    ]
+    for name, scores in {"segic": result["scores"], **result["baselines"]}.items():
         low, high = scores["interval_95"]
         lines.append(f"  {LABELS[name]:<28}{scores['miou']:6.1f}   95 % interval {low:.1f} - {high:.1f}")
-    scores = report["scores"]
-    lines.append(
-        f"  SegIC: FB-IoU {scores['fb_iou']:.1f}, mean of the episodes' IoU {scores['episode_iou']:.1f}"
-    )
-    return "\n".join([*lines, *(f"  {note}" for note in report["notes"])])
+    scores = result["scores"]
+    boundary = "-" if scores["boundary_iou"] is None else f"{scores['boundary_iou']:.1f}"
+    lines += [
+        f"  mean over all classes of a fold {scores['miou_fold_classes']:.1f}, "
+        f"over classes seen {scores['miou_seen_classes']:.1f}",
+        f"  FB-IoU {scores['fb_iou']:.1f}, mean of the episodes' IoU {scores['episode_iou']:.1f}, "
+        f"boundary IoU {boundary}",
+    ]
+    if len(result["fold_scores"]) > 1:
+        folds = "  ".join(f"{fold}: {one['miou']:.1f}" for fold, one in result["fold_scores"].items())
+        lines.append(f"  folds  {folds}")
+    ranked = sorted(result["class_iou"].items(), key=lambda one: one[1])
+    if len(ranked) > 3:
+        for label, part in (("best", ranked[:-4:-1]), ("worst", ranked[:3])):
+            lines.append(f"  {label:<6} " + ", ".join(f"{name[:20]} {value:.1f}" for name, value in part))
+    return "\n".join([*lines, *(f"  {note}" for note in result["notes"])])
 
 
-def write(out: Path, report: dict, rows: Sequence[SheetRow]) -> None:
-    """`result.json` and `sheet.png` in the folder `out`, which is made if need be."""
+def write(out: Path, result: dict, rows: Sequence[dict], gallery: Sequence[GalleryItem]) -> None:
+    """result.json, per_class.csv, episodes.jsonl, report.html and sheet.png, each whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
-    (out / "result.json").write_text(json.dumps(report, indent=2) + "\n")
-    if not cv2.imwrite(str(out / "sheet.png"), cv2.cvtColor(sheet(rows), cv2.COLOR_RGB2BGR)):
-        raise OSError(f"{out / 'sheet.png'} could not be written.")
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["class", "iou"])
+    writer.writerows(result["class_iou"].items())
+    files = {
+        "per_class.csv": table.getvalue(),
+        "episodes.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "report.html": page(result, rows, gallery),
+        "result.json": json.dumps(result, indent=2) + "\n",
+    }
+    if gallery:
+        whole_write(out / "sheet.png", _encoded(sheet(gallery), ".png"))
+    for name, text in files.items():
+        whole_write(out / name, text.encode())
 
 
-def sheet(rows: Sequence[SheetRow]) -> Image:
+def whole_write(path: Path, content: bytes) -> None:
+    """The file appears when it is whole."""
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(content)
+    part.replace(path)
+
+
+def page(result: dict, rows: Sequence[dict], gallery: Sequence[GalleryItem]) -> str:
+    """One HTML page that needs nothing beside it."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("segic_jax.evaluate"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    ious = [row["iou"] for row in rows if row["iou"] is not None]
+    histogram, _ = np.histogram(ious, bins=20, range=(0, 1))
+    pictures = [
+        {
+            "kind": KINDS[item.kind],
+            "title": item.title,
+            "iou": "-" if item.iou is None else f"{100 * item.iou:.1f}",
+            "tiles": [
+                (label, _data_uri(_fitted(image, TILE)))
+                for label, image in (
+                    ("reference", outlined(item.reference, item.reference_mask, GREEN)),
+                    ("target", item.target),
+                    ("cosine map", heat(item.cosine)),
+                    ("prediction", overlay(item.target, item.prediction, RED)),
+                    ("truth", overlay(item.target, item.truth, GREEN)),
+                )
+            ],
+        }
+        for item in gallery
+    ]
+    return environment.get_template("report.html.j2").render(
+        result=result,
+        labels=LABELS,
+        classes=sorted(result["class_iou"].items(), key=lambda one: -one[1]),
+        histogram=histogram.tolist(),
+        pictures=pictures,
+    )
+
+
+def sheet(rows: Sequence[GalleryItem]) -> Image:
     """One line an episode: reference, target, cosine map, prediction, truth."""
     return np.concatenate(
         [
@@ -71,7 +158,10 @@ def sheet(rows: Sequence[SheetRow]) -> Image:
                     _tile(outlined(row.reference, row.reference_mask, GREEN), f"reference: {row.title}"),
                     _tile(row.target, "target"),
                     _tile(heat(row.cosine), f"cosine map, up to {row.cosine.max():.2f}"),
-                    _tile(overlay(row.target, row.prediction, RED), f"prediction, IoU {100 * row.iou:.0f}"),
+                    _tile(
+                        overlay(row.target, row.prediction, RED),
+                        f"prediction, IoU {100 * (row.iou or 0):.0f}",
+                    ),
                     _tile(overlay(row.target, row.truth, GREEN), "truth"),
                 ],
                 axis=1,
@@ -102,10 +192,24 @@ def heat(values: Float[np.ndarray, "height width"]) -> Image:
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
 
 
-def _tile(image: Image, caption: str) -> Image:
+def _fitted(image: Image, side: int) -> Image:
+    """Shrunk or enlarged so that the longer side is `side`."""
     height, width = image.shape[:2]
-    scale = TILE / max(height, width)
+    scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _tile(image: Image, caption: str) -> Image:
     tile = np.full((TILE + CAPTION, TILE + 4, 3), 255, np.uint8)
-    tile[CAPTION : CAPTION + size[1], : size[0]] = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    small = _fitted(image, TILE)
+    tile[CAPTION : CAPTION + small.shape[0], : small.shape[1]] = small
     return cv2.putText(tile, caption, (1, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
+
+
+def _encoded(image: Image, ending: str) -> bytes:
+    return cv2.imencode(ending, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def _data_uri(image: Image) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(_encoded(image, ".jpg")).decode()

@@ -1,209 +1,251 @@
-"""Score a model on an EpisodeSource: class-accumulated mIoU, its interval, and the baselines beside it.
+"""Score a model on episodes: rows go to disk as they come, and all else is made of rows.
 
-Targets and masks are compared at the targets' own size, at logit > 0, as the official evaluation does
-(train.py:443-460, utils/meter.py:19-42).
+Formulas: `evaluate.metrics`; what is compared at which size: `evaluate.protocols`.
 """
 
-import hashlib
-import json
-import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import cv2
-import flax
 import jax
-import jaxlib
 import numpy as np
+from tqdm import tqdm
 
 import segic_jax
 from segic_jax.config import ConfigError
-from segic_jax.data.episodes import DataError, Episode, EpisodeSource
-from segic_jax.evaluate import metrics
-from segic_jax.evaluate.baselines import copy_mask, exchanged, without_reference, wrong_references
-from segic_jax.evaluate.infer import encode_references, target_maps
-from segic_jax.evaluate.metrics import Counts
-from segic_jax.evaluate.report import SheetRow
+from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.episodes import DataError, Source
+from segic_jax.data.manifest import Manifest, episodes_hash
+from segic_jax.distributed import is_main
+from segic_jax.evaluate import report
+from segic_jax.evaluate.baselines import wrong_references
+from segic_jax.evaluate.infer import Answer, Model, Task, judge_all, to_own_size
+from segic_jax.evaluate.protocols import Protocol, find_protocol
+from segic_jax.evaluate.records import Records, environment, in_domain, model_identity
+from segic_jax.evaluate.report import GalleryItem
+from segic_jax.evaluate.rows import class_labels, mask_of, row_of, summary
 from segic_jax.weights.bundle import Bundle
-
-PROTOCOL = (
-    "mIoU: intersections and unions summed for each class, then the mean over classes; targets at their own "
-    "size; logit > 0; interval: 1000 bootstrap draws of the episodes"
-)
 
 
 def evaluate(
     bundle: Bundle,
-    source: EpisodeSource,
+    benchmark: Benchmark,
+    source: Source,
+    manifests: Sequence[Manifest],
     *,
+    protocol: Protocol,
+    out: Path,
     batch_size: int = 16,
+    workers: int = 0,
     limit: int | None = None,
     class_names: bool = False,
-    baselines: bool = True,
+    baselines: bool = False,
     random_backbone: Bundle | None = None,
-    sheet_rows: int = 10,
-) -> tuple[dict, list[SheetRow]]:
-    """The report (the content of result.json) and rows for the picture sheet.
+) -> dict:
+    """Answer all episodes, write `out` (see docs/benchmarks.md) and give the content of its result.json.
+
+    Started again with the same `out`, it goes on after the rows that are there. Several hosts share the work.
 
     Args:
-        limit: evaluate about every len / limit-th episode only.
-        class_names: give the model the class names as text, where its table has them.
+        manifests: one a fold.
+        batch_size: episodes between reading and judgement; it changes no result.
+        workers: processes that read pictures; 0 reads in threads.
+        limit: answer about every len / limit-th episode only.
+        class_names: give the model the class names as text.
         baselines: also score what `evaluate.baselines` lists.
-        random_backbone: a model trained over a frozen random backbone, scored as one more baseline.
-        sheet_rows: how many episodes the sheet shows.
+        random_backbone: a model trained over a frozen random backbone, one more baseline.
 
     Raises:
         ConfigError: `batch_size` or `limit` below 1.
-        DataError: the source has no episodes, or a picture cannot be read.
+        DataError: no episodes, a picture that cannot be read, or `out` holds another run.
         BundleError: `class_names` without text features for them.
     """
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise ConfigError(f"batch_size {batch_size} and limit {limit} must be at least 1.")
+    if batch_size < 1 or workers < 0 or (limit is not None and limit < 1):
+        raise ConfigError(
+            f"batch_size {batch_size} and limit {limit} must be at least 1, workers {workers} at least 0."
+        )
     begin = time.perf_counter()
-    episodes = chosen_episodes(source, limit)
-    shown = set(np.linspace(0, len(episodes) - 1, min(sheet_rows, len(episodes))).astype(int).tolist())
-    context = encode_references(bundle, source, episodes, batch_size=batch_size, class_names=class_names)
-    contexts, notes = {"segic": context}, []
-    threshold = bundle.notes.get("cosine_threshold")
-    if baselines:
-        contexts["no_reference"] = without_reference(context)
-        order = wrong_references(episodes)
-        if order is None:
-            notes.append("There is only one class, so no wrong reference to show.")
-        else:
-            contexts["wrong_reference"] = exchanged(context, order)
-        if threshold is None:
-            notes.append(f"{bundle.name} names no cosine threshold; that baseline is left out.")
+    tasks = make_tasks(bundle, source, manifests, class_names=class_names, wrong=baselines)
+    chosen = spread(tasks, limit)
+    threshold = bundle.notes.get("cosine_threshold") if baselines else None
+    models = {"segic": bundle} | ({"random_backbone": random_backbone} if random_backbone else {})
+    identity = {
+        "benchmark": benchmark.name,
+        "protocol": protocol.to_dict(),
+        "episodes": [manifest.sha256 for manifest in manifests],
+        "model": model_identity(bundle),
+        "class_names": class_names,
+        "baselines": sorted({*models, *(["all"] if baselines else [])} - {"segic"}),
+        "version": segic_jax.__version__,
+    }
+    records = Records(out, identity)
+    todo = [task for task in chosen if task.index not in records.done]
+    own = todo[jax.process_index() :: jax.process_count()]
+    models = {name: Model(one) for name, one in models.items()}
+    progress = _Progress(chosen, records.done, len(own), benchmark.name)
+    try:
+        answers = judge_all(
+            models,
+            source,
+            own,
+            lambda answer: row_of(answer, protocol, threshold, baselines),
+            blank=baselines,
+            show_references=baselines,
+            in_flight=batch_size,
+            workers=workers,
+        )
+        for row in answers:
+            records.add([row])
+            progress.add(row)
+    finally:
+        records.close()
+        progress.close()
+    done = records.gathered()
+    rows = [done[task.index] for task in chosen]
 
-    tallies: dict[str, Tally] = {}
-    rows = []
-    for maps in target_maps(bundle, source, episodes, contexts, batch_size=batch_size):
-        episode = episodes[maps.index]
-        masks = {name: logits > 0 for name, logits in maps.logits.items()}
-        if baselines and threshold is not None:
-            masks["cosine"] = maps.cosine > threshold
-        if baselines or maps.index in shown:
-            reference, reference_mask = source.load(episode.references[0])
-        if baselines:
-            masks["copy"] = copy_mask(reference_mask, maps.truth.shape)
-        for name, mask in masks.items():
-            tallies.setdefault(name, Tally()).add(episode, mask, maps.truth)
-        if maps.index in shown:
-            iou = metrics.mask_iou(masks["segic"], maps.truth)
-            rows.append(
-                SheetRow(
-                    title=episode.class_name,
-                    reference=reference,
-                    reference_mask=reference_mask,
-                    target=maps.image,
-                    cosine=maps.cosine,
-                    prediction=masks["segic"],
-                    truth=maps.truth,
-                    iou=iou,
-                )
-            )
-    if baselines and random_backbone is None:
-        notes.append("No model over a random backbone was given; that baseline is left out.")
-    elif baselines:
-        tallies["random_backbone"] = _segic_only(random_backbone, source, episodes, batch_size, class_names)
-
-    scores = {name: tally.scores() for name, tally in tallies.items()}
-    report = {
-        "benchmark": source.name,
-        "protocol": PROTOCOL,
-        "shots": max(len(episode.references) for episode in episodes),
-        "episodes": len(episodes),
-        "episodes_sha256": episodes_hash(episodes),
-        "classes": len({episode.class_name for episode in episodes}),
+    by_index = {task.index: task for task in chosen}
+    result = {
+        "benchmark": benchmark.name,
+        "title": benchmark.title,
+        "protocol": protocol.to_dict(),
+        "shots": manifests[0].shots,
+        "folds": [manifest.fold for manifest in manifests],
         "class_names_given": class_names,
-        "scores": scores.pop("segic"),
-        "class_iou": tallies["segic"].class_iou(),
-        "baselines": {name: scores[name] for name in sorted(scores)},
+        "in_domain": in_domain(bundle, benchmark.pictures),
+        "manifest": {
+            "sha256": episodes_hash([e for manifest in manifests for e in manifest.episodes]),
+            "folds": {str(manifest.fold): manifest.sha256 for manifest in manifests},
+        },
+        "episodes": len(rows),
+        "episodes_in_list": len(tasks),
+        "classes": len({(row["fold"], row["class"]) for row in rows}),
+        **summary(rows, manifests, protocol, class_labels(source, rows)),
         "cosine_threshold": threshold,
-        "notes": notes,
-        "model": {"file": bundle.name, "sha256": _file_hash(bundle.path), "notes": bundle.notes},
+        "notes": _notes(bundle, tasks, baselines, random_backbone),
+        "model": model_identity(bundle) | {"notes": bundle.notes},
+        "environment": environment(),
         "seconds": round(time.perf_counter() - begin, 1),
-        "versions": _versions(),
     }
-    return report, rows
+    if is_main():
+        gallery = _gallery(models["segic"], source, by_index, rows, protocol)
+        report.write(out, result, rows, gallery)
+    return result
 
 
-class Tally:
-    """Sums of one method over the episodes."""
-
-    def __init__(self):
-        self._classes: dict[str, int] = {}
-        self._rows: list[tuple[int, int, int, int]] = []
-
-    def add(self, episode: Episode, mask: np.ndarray, truth: np.ndarray) -> None:
-        """Count one target."""
-        number = self._classes.setdefault(episode.class_name, len(self._classes))
-        self._rows.append((number, *metrics.intersection_union(mask, truth), truth.size))
-
-    def counts(self) -> Counts:
-        """Everything so far."""
-        return Counts(*np.array(self._rows, np.int64).T)
-
-    def scores(self) -> dict:
-        """In per cent, rounded to hundredths."""
-        counts = self.counts()
-        return {
-            "miou": round(metrics.mean_iou(counts), 2),
-            "interval_95": [round(end, 2) for end in metrics.bootstrap_interval(counts)],
-            "fb_iou": round(metrics.fb_iou(counts), 2),
-            "episode_iou": round(metrics.episode_iou(counts), 2),
-        }
-
-    def class_iou(self) -> dict[str, float]:
-        """By class name, in per cent."""
-        values = metrics.class_iou(self.counts())
-        return {name: round(100 * values[number], 2) for name, number in sorted(self._classes.items())}
+def score(
+    bundle: Bundle, source: Source, manifest: Manifest, *, limit: int | None = None, batch_size: int = 16
+) -> dict:
+    """`scores` of the result alone, without files; every host answers everything."""
+    protocol = find_protocol("original")
+    tasks = spread(make_tasks(bundle, source, [manifest]), limit)
+    answers = judge_all(
+        {"segic": Model(bundle)},
+        source,
+        tasks,
+        lambda answer: row_of(answer, protocol),
+        in_flight=batch_size,
+    )
+    return summary(list(answers), [manifest], protocol, {})["scores"]
 
 
-def _segic_only(
-    bundle: Bundle, source: EpisodeSource, episodes: Sequence[Episode], batch_size: int, class_names: bool
-) -> Tally:
-    context = encode_references(bundle, source, episodes, batch_size=batch_size, class_names=class_names)
-    tally = Tally()
-    for maps in target_maps(bundle, source, episodes, {"segic": context}, batch_size=batch_size):
-        tally.add(episodes[maps.index], maps.logits["segic"] > 0, maps.truth)
-    return tally
-
-
-def chosen_episodes(source: EpisodeSource, limit: int | None) -> list[Episode]:
-    """All episodes, or `limit` of them spread evenly over the list."""
-    episodes = list(source.episodes)
-    if not episodes:
+def make_tasks(
+    bundle: Bundle,
+    source: Source,
+    manifests: Sequence[Manifest],
+    *,
+    class_names: bool = False,
+    wrong: bool = False,
+) -> list[Task]:
+    """All episodes of all folds, numbered."""
+    tasks: list[Task] = []
+    text: dict[str, np.ndarray] = {}
+    for manifest in manifests:
+        if not all(episode.references for episode in manifest.episodes):
+            raise DataError(f"{source.name} has episodes without a reference; give it at least one shot.")
+        order = wrong_references(manifest.episodes) if wrong else None
+        for i, episode in enumerate(manifest.episodes):
+            name = source.class_name(episode.class_id) if class_names else ""
+            if name not in text:
+                text[name] = bundle.text_feature(name)
+            other = manifest.episodes[order[i]].reference_views[0] if order else None
+            tasks.append(Task(len(tasks), manifest.fold, episode, text[name], other))
+    if not tasks:
         raise DataError(f"{source.name} has no episodes.")
-    if not all(episode.references for episode in episodes):
-        raise DataError(f"{source.name} has episodes without a reference; give it at least one shot.")
-    if limit is None or limit >= len(episodes):
-        return episodes
-    return [episodes[i * len(episodes) // limit] for i in range(limit)]
+    return tasks
 
 
-def episodes_hash(episodes: Sequence[Episode]) -> str:
-    """SHA-256 of the list as JSON: [[class, target, [references]], ...]."""
-    rows = [[episode.class_name, episode.target, list(episode.references)] for episode in episodes]
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+def spread(tasks: Sequence[Task], limit: int | None) -> Sequence[Task]:
+    """All tasks, or `limit` of them spread evenly over the list."""
+    if limit is None or limit >= len(tasks):
+        return tasks
+    return [tasks[i * len(tasks) // limit] for i in range(limit)]
 
 
-def _file_hash(path: Path | None) -> str | None:
-    if path is None:
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _notes(bundle: Bundle, tasks: Sequence[Task], baselines: bool, random_backbone: Bundle | None) -> list:
+    if not baselines:
+        return []
+    notes = []
+    if all(task.wrong is None for task in tasks):
+        notes.append("There is only one class, so no wrong reference to show.")
+    if bundle.notes.get("cosine_threshold") is None:
+        notes.append(f"{bundle.name} names no cosine threshold; that baseline is left out.")
+    if random_backbone is None:
+        notes.append("No model over a random backbone was given; that baseline is left out.")
+    return notes
 
 
-def _versions() -> dict[str, str]:
-    return {
-        "segic_jax": segic_jax.__version__,
-        "jax": jax.__version__,
-        "jaxlib": jaxlib.__version__,
-        "flax": flax.__version__,
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "python": platform.python_version(),
-        "device": jax.devices()[0].device_kind,
-    }
+def _gallery(
+    model: Model, source: Source, tasks: Mapping[int, Task], rows: Sequence[dict], protocol: Protocol
+) -> list[GalleryItem]:
+    """The best, median and worst episodes, answered once more to be drawn."""
+    chosen = [(kind, index) for kind, many in report.chosen(rows).items() for index in many]
+    iou = {row["index"]: row["iou"] for row in rows}
+    kinds = iter(kind for kind, _ in chosen)
+
+    def item(answer: Answer) -> GalleryItem:
+        episode = answer.task.episode
+        own = answer.shown.mask.shape
+        assert answer.reference is not None  # asked for below
+        return GalleryItem(
+            kind="",
+            title=f"{episode.class_id}: {episode.target}",
+            reference=answer.reference.image,
+            reference_mask=answer.reference.mask,
+            target=answer.shown.image,
+            cosine=to_own_size(answer.cosine, answer.size, own),
+            prediction=mask_of(answer, answer.logits["segic"], own),
+            truth=answer.shown.mask,
+            iou=iou[answer.task.index],
+        )
+
+    answers = judge_all({"segic": model}, source, [tasks[i] for _, i in chosen], item, show_references=True)
+    return [one._replace(kind=next(kinds)) for one in answers]
+
+
+class _Progress:
+    """A bar with the running mIoU of all rows so far and the time left."""
+
+    def __init__(self, chosen: Sequence[Task], done: Mapping[int, dict], todo: int, name: str):
+        self._sums: dict = {}
+        kept = [done[task.index] for task in chosen if task.index in done]
+        for row in kept:
+            self._count(row)
+        self._bar = tqdm(
+            total=len(kept) + todo, initial=len(kept), desc=name, unit="episode", disable=not is_main()
+        )
+
+    def _count(self, row: dict) -> None:
+        sums = self._sums.setdefault((row["fold"], row["class"]), [0, 0])
+        sums[0] += row["intersection"]
+        sums[1] += row["union"]
+
+    def add(self, row: dict) -> None:
+        """One more row."""
+        self._count(row)
+        mean = float(np.mean([i / max(u, 1) for i, u in self._sums.values()]))
+        self._bar.set_postfix(mIoU=f"{100 * mean:.1f}", refresh=False)
+        self._bar.update()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self._bar.close()

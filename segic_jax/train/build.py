@@ -11,10 +11,12 @@ import numpy as np
 from segic_jax.config import Config, ConfigError, ViTConfig, to_dict
 from segic_jax.data.emoji.source import EmojiPairs, EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.data.episodes import EpisodeSource, PairSource
+from segic_jax.data.episodes import PairSource, Source
+from segic_jax.data.manifest import Manifest
+from segic_jax.data.pairs import ClassPairs
 from segic_jax.data.sources.folder import FolderSource
-from segic_jax.evaluate.baselines import tune_threshold
-from segic_jax.evaluate.run import evaluate
+from segic_jax.evaluate.run import score
+from segic_jax.evaluate.threshold import tune_threshold
 from segic_jax.params import Params, as_float32
 from segic_jax.train.loop import Evaluate, Parts
 from segic_jax.weights.bundle import Bundle, load_bundle
@@ -55,7 +57,7 @@ def finished_bundle(config: Config, parts: Parts, head: Params) -> Bundle:
     notes = to_dict(config) | {"backbone": Path(config.backbone).name}  # a path means nothing elsewhere
     bundle = Bundle(config.model, parts.backbone, head, dict(parts.text), notes)
     if config.validation:
-        notes["cosine_threshold"], _ = tune_threshold(bundle, _episodes(config.validation))
+        notes["cosine_threshold"], _ = tune_threshold(bundle, *_episodes(config.validation))
     return bundle
 
 
@@ -76,21 +78,22 @@ def load_backbone(path: str, config: ViTConfig) -> Params:
 def _pairs(config: Config) -> PairSource:
     if config.source == "emoji":
         return EmojiPairs(SpriteBank.load("base"), config.model.canvas)
-    return FolderSource(config.source)
+    return ClassPairs(FolderSource(config.source))
 
 
-def _episodes(validation: str) -> EpisodeSource:
-    return EmojiSource("validation") if validation == "emoji" else FolderSource(validation)
+def _episodes(validation: str) -> tuple[Source, Manifest]:
+    source = EmojiSource("validation") if validation == "emoji" else FolderSource(validation)
+    return source, source.manifest("original", 0, 1)
 
 
 def _validation(config: Config, backbone: Params, text: Mapping[str, np.ndarray]) -> Evaluate | None:
     if not config.validation:
         return None
-    source = _episodes(config.validation)
+    source, manifest = _episodes(config.validation)
 
     def scores(head: Params) -> dict[str, float]:
         bundle = Bundle(config=config.model, backbone=backbone, head=head, text=dict(text))
-        report, _ = evaluate(bundle, source, limit=config.train.eval_episodes, baselines=False, sheet_rows=0)
-        return {name: report["scores"][name] for name in ("miou", "fb_iou", "episode_iou")}
+        found = score(bundle, source, manifest, limit=config.train.eval_episodes)
+        return {name: found[name] for name in ("miou", "fb_iou", "episode_iou")}
 
     return scores
