@@ -114,24 +114,25 @@ class SegicHead(nnx.Module):
         return features
 
     def tokens(
-        self, context: Context, use_cross: Bool[Array, " batch"]
-    ) -> tuple[Float[Array, "batch concepts tokens width"], Bool[Array, "batch concepts tokens"]]:
+        self, context: Context, use_cross: Bool[Array, " batch"], rows: Int[Array, " rows"] | None = None
+    ) -> tuple[Float[Array, "batch rows tokens width"], Bool[Array, "batch rows tokens"]]:
         """Each concept's text token, then the visual tokens of all concepts in order, and their validity.
 
         Where `use_cross` is False a concept reads only its own visual tokens, without the type
-        embedding (segic.py:683-697, 1029-1039).
+        embedding (segic.py:683-697, 1029-1039). `rows` are the concepts that read; all if None.
         """
         batch, concepts, shots, _ = context.visual.shape
         visual = self.inst_proj(context.visual).reshape(batch, 1, concepts * shots, -1)
-        own = jnp.repeat(jnp.eye(concepts, dtype=bool), shots, axis=1)  # [concepts, concepts * shots]
+        rows = jnp.arange(concepts) if rows is None else rows
+        own = jnp.repeat(rows[:, None] == jnp.arange(concepts), shots, axis=1)  # [rows, concepts * shots]
         kind = self.inst_type_embed.embedding
         cross = use_cross[:, None, None]
         visual = visual + jnp.where(cross[..., None], jnp.where(own[..., None], kind[1], kind[0]), 0)
         valid = context.visual_valid.reshape(batch, 1, -1) & (own | cross)
-        text = self.prompt_proj(context.text)[:, :, None]
+        text = self.prompt_proj(context.text[:, rows])[:, :, None]
         return (
             jnp.concatenate([text, visual], axis=2),
-            jnp.concatenate([jnp.ones((batch, concepts, 1), bool), valid], axis=2),
+            jnp.concatenate([jnp.ones((batch, len(rows), 1), bool), valid], axis=2),
         )
 
 
@@ -217,6 +218,7 @@ def decode_stages(
     use_cross: Bool[Array, " batch"] | None = None,
     cross_points: bool = False,
     eps: float = 1e-8,
+    rows: Int[Array, " rows"] | None = None,
 ) -> Decoded:
     """Decode, and keep every stage.
 
@@ -227,10 +229,18 @@ def decode_stages(
         cross_points: a concept also reads the other concepts' points, as points outside. The official
             code does this in videos and not in pictures (segic.py:912, 680).
         eps: least norm of a feature in the cosine; 1e-4 in videos (segic.py:648, 889).
+        rows: decode only these concepts; they still read the tokens of all, so that many concepts can be
+            decoded part by part. `boxes` and the results then have a row for each of them.
+
+    Raises:
+        ValueError: `rows` with `cross_points`.
     """
+    if cross_points and rows is not None:
+        raise ValueError("crossed points need all concepts at once")
     module = head_template(config).bind(head)
-    batch, concepts = context.pooled.shape[:2]
-    similarity = similarity_map(features, context.pooled, config.canvas, eps)
+    pooled = context.pooled if rows is None else context.pooled[:, rows]
+    batch, concepts = pooled.shape[:2]
+    similarity = similarity_map(features, pooled, config.canvas, eps)
     at_canvas = enlarged(similarity, config.canvas)
     points = best_point(at_canvas)  # [batch, concepts, 2]
     if cross_points:
@@ -240,7 +250,8 @@ def decode_stages(
     else:
         points = points[:, :, None]
         labels, points_valid = jnp.ones((batch, concepts, 1), jnp.int32), None
-    tokens, tokens_valid = module.tokens(context, jnp.ones(batch, bool) if use_cross is None else use_cross)
+    use_cross = jnp.ones(batch, bool) if use_cross is None else use_cross
+    tokens, tokens_valid = module.tokens(context, use_cross, rows)
     prompts = module.prompt_encoder(
         points=points,
         point_labels=labels,
