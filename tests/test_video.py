@@ -38,8 +38,16 @@ def clip():
     return frames, masks
 
 
-def run(bundle, frames, masks):
-    return np.stack(list(video.segment_video(bundle, frames, masks)))
+def annotated(masks, ids=(1, 2)):
+    """The first mask on top."""
+    annotation = np.zeros(masks.shape[1:], np.int32)
+    for one, mask in list(zip(ids, masks, strict=True))[::-1]:
+        annotation[mask] = one
+    return annotation
+
+
+def run(bundle, frames, masks, semantics="repaired"):
+    return np.stack(list(video.follow(bundle, frames, {0: annotated(masks)}, semantics=semantics)))
 
 
 def test_the_first_answer_is_the_given_masks_and_the_rest_are_places(bundle, clip):
@@ -62,32 +70,63 @@ def test_one_frame_at_a_time_equals_all_frames_at_once(bundle, clip):
     for t in range(1, len(frames)):
         seen, memory = look(bundle.config, bundle.head, features[t : t + 1], memory, bundle.text[INSTANCES])
         expected.append(video.index_mask(seen.logits, placed[t].size, (HEIGHT, WIDTH)))
-    np.testing.assert_array_equal(run(bundle, iter(frames), masks[0])[1:], expected)
+    # Empty slots beside the objects change the rounding.
+    assert (run(bundle, iter(frames), masks[0])[1:] != expected).mean() < 1e-3
 
 
 def test_order_of_objects_permutes_the_answer(bundle, clip):
     frames, masks = clip
     swapped = run(bundle, frames, masks[0, ::-1])
-    np.testing.assert_array_equal(run(bundle, frames, masks[0]), np.array([0, 2, 1])[swapped])
+    assert (run(bundle, frames, masks[0]) != np.array([0, 2, 1])[swapped]).mean() < 1e-3
 
 
 def test_ids_are_those_of_the_annotation(bundle, clip):
     frames, masks = clip
-    annotation = np.where(masks[0, 1], 700, np.where(masks[0, 0], 3, 0)).astype(np.int32)
-    places = run(bundle, frames, annotation == np.array([3, 700])[:, None, None])
-    got = np.stack(list(video.segment_annotated(bundle, frames, {0: annotation})))
-    np.testing.assert_array_equal(got, np.array([0, 3, 700])[places])
+    annotation = annotated(masks[0], (700, 3))
+    places = run(bundle, frames, masks[0, ::-1])
+    got = np.stack(list(video.follow(bundle, frames, {0: annotation}, semantics="repaired")))
     np.testing.assert_array_equal(got[0], annotation)
+    assert (got != np.array([0, 3, 700])[places]).mean() < 1e-3
+
+
+def test_official_numbers_and_first_frame(bundle, clip):
+    """1, 2, ... whatever the ids; the first answer comes back from the canvas; later objects are ignored."""
+    frames, masks = clip
+    annotation = annotated(masks[0], (700, 3))
+    official = np.stack(list(video.follow(bundle, frames, {0: annotation, 2: annotated(masks[2], (9, 8))})))
+    repaired = np.stack(list(video.follow(bundle, frames, {0: annotation}, semantics="repaired")))
+    np.testing.assert_array_equal(official[1:], np.searchsorted([0, 3, 700], repaired[1:]))
+    placed = resize_and_pad(frames[0], annotation == np.array([3, 700])[:, None, None], 64)
+    first = video.index_mask(placed.masks, placed.size, (HEIGHT, WIDTH))
+    np.testing.assert_array_equal(official[0], first)
+    assert (first > 0).sum() > (annotation > 0).sum()
+
+
+def test_official_drops_the_least_value_even_where_it_is_an_object(bundle, clip):
+    frames, masks = clip
+    annotation = np.where(masks[0, 0], 2, 1)
+    official = np.stack(list(video.follow(bundle, frames, {0: annotation})))
+    assert set(np.unique(official)) <= {0, 1}
+    repaired = np.stack(list(video.follow(bundle, frames, {0: annotation}, semantics="repaired")))
+    np.testing.assert_array_equal(repaired[0], annotation)
+
+
+def test_more_objects_than_slots(bundle, clip):
+    frames, _ = clip
+    annotation = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) // 200 + 1  # 12 stripes
+    got = list(video.follow(bundle, frames, {0: annotation}, semantics="repaired"))
+    np.testing.assert_array_equal(got[0], annotation)
+    assert len(got) == 5
 
 
 def test_an_object_that_comes_later_joins(bundle, clip):
     frames, masks = clip
     late = {1: masks[1, 0] * 5, 3: masks[3, 1] * 2 + masks[3, 0] * ~masks[3, 1] * 5}
-    got = np.stack(list(video.segment_annotated(bundle, frames, late)))
+    got = np.stack(list(video.follow(bundle, frames, late, semantics="repaired")))
     assert not got[0].any()
     assert set(np.unique(got[2])) <= {0, 5}
     np.testing.assert_array_equal(got[3] == 2, masks[3, 1])
-    alone = np.stack(list(video.segment_annotated(bundle, frames[1:], {0: masks[1, 0] * 5})))
+    alone = np.stack(list(video.follow(bundle, frames[1:], {0: masks[1, 0] * 5}, semantics="repaired")))
     np.testing.assert_array_equal(got[1:3], alone[:2])
     np.testing.assert_array_equal(got[3], np.where(masks[3, 1], 2, alone[2]))
     assert (got[4] == 2).any() or (got[4] == 5).any()
@@ -113,13 +152,15 @@ def test_overlap_goes_to_the_larger_logit_and_padding_is_cut():
     np.testing.assert_array_equal(index, np.where(np.arange(16) < 5, 1, 2)[:, None].repeat(64, 1))
 
 
-def test_compiled_once_for_all_frames(bundle, clip):
+def test_compiled_once_for_all_sizes_and_objects(bundle, clip):
     frames, masks = clip
-    compiled = programs.extract, video._remember, video._step, video._index_mask
+    compiled = programs.extract, video._join, video._step
     run(bundle, frames[:2], masks[0])
     before = [program._cache_size() for program in compiled]
     run(bundle, frames, masks[0])
-    run(bundle, frames[::-1], masks[4])
+    run(bundle, frames[:, 5:, :30], masks[0][:, 5:, :30])
+    annotation = masks[0, 0] * 7 + (np.arange(WIDTH) > 50) * 1
+    list(video.follow(bundle, frames, {0: annotation, 3: masks[3, 1] * 3}, semantics="repaired"))
     assert [program._cache_size() for program in compiled] == before
 
 

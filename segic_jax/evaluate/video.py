@@ -1,13 +1,14 @@
-"""Semi-supervised video object segmentation: frames and the objects' first masks -> one index mask a frame.
+"""Semi-supervised video object segmentation: frames and the objects' first masks -> one index map a frame.
 
 Follows `forward_vos` (model/segic.py:804-990 of the official code), which holds the features of a whole
 video. Here a frame enters, is encoded once, and leaves two features an object behind: that of its first
-mask and that of its latest predicted one.
+mask and that of its latest predicted one. Objects lie in slots, so that one compiled step serves all videos.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,16 +17,17 @@ from jaxtyping import Array, Bool, Float, Integer, UInt8, UInt16
 
 from segic_jax import programs
 from segic_jax.config import ModelConfig
-from segic_jax.data.canvas import resize_and_pad
+from segic_jax.data.canvas import resize, resize_and_pad
 from segic_jax.data.episodes import DataError
 from segic_jax.models.correspondence import pool
-from segic_jax.models.resize import bilinear
 from segic_jax.models.segic import Context, Decoded, decode_stages, upsample
 from segic_jax.params import Params
 from segic_jax.prompts import INSTANCES
 from segic_jax.weights.bundle import Bundle
 
 EPS = 1e-4  # least norm of a feature in the cosine (segic.py:889); pictures have 1e-8
+SLOTS = 8  # objects of the compiled step; doubled when a video has more
+Semantics = Literal["official", "repaired"]
 
 
 class Memory(NamedTuple):
@@ -34,6 +36,7 @@ class Memory(NamedTuple):
     first: Float[Array, "objects channels"]  # pooled inside the given mask
     latest: Float[Array, "objects channels"]  # pooled inside the latest predicted mask
     predicted: Bool[Array, " objects"]  # whether there is a predicted mask yet
+    valid: Bool[Array, " objects"]  # which slots hold an object
 
 
 class Seen(NamedTuple):
@@ -46,7 +49,24 @@ class Seen(NamedTuple):
 def remember(features: Float[Array, "1 g g channels"], masks: Bool[Array, "objects S S"]) -> Memory:
     """The memory after the frame with the given masks; an object with an empty mask has a zero feature."""
     first = pool(features, masks)
-    return Memory(first, jnp.zeros_like(first), jnp.zeros(len(masks), bool))
+    objects = len(masks)
+    return Memory(first, jnp.zeros_like(first), jnp.zeros(objects, bool), jnp.ones(objects, bool))
+
+
+def join(
+    memory: Memory,
+    features: Float[Array, "1 g g channels"],
+    masks: Bool[Array, "objects S S"],
+    new: Bool[Array, " objects"],
+) -> Memory:
+    """Put the objects of this frame's masks into the slots that are `new`."""
+    arrived = remember(features, masks)
+    return Memory(
+        *(
+            jnp.where(new.reshape(-1, *(1,) * (old.ndim - 1)), one, old)
+            for old, one in zip(memory, arrived, strict=True)
+        )
+    )
 
 
 def look(
@@ -65,31 +85,32 @@ def look(
     context = Context(
         pooled=memory.first[None],
         visual=jnp.stack([memory.first, memory.latest], axis=1)[None],
-        visual_valid=jnp.stack([jnp.ones(objects, bool), memory.predicted], axis=1)[None],
+        visual_valid=jnp.stack([memory.valid, memory.valid & memory.predicted], axis=1)[None],
         text=jnp.tile(text, (1, objects, 1)),
     )
     decoded = decode_stages(config, head, features, context, cross_points=True, eps=EPS)
     logits = upsample(decoded.logits, config.canvas)[0]
     latest = pool(features, logits > 0)
-    return Seen(decoded, logits), Memory(memory.first, latest, jnp.ones(objects, bool))
+    return Seen(decoded, logits), Memory(memory.first, latest, memory.valid, memory.valid)
 
 
 def index_mask(
-    logits: Float[Array, "objects S S"], size: tuple[int, int], own: tuple[int, int]
-) -> UInt16[Array, "height width"]:
+    logits: Float[np.ndarray, "objects S S"], size: tuple[int, int], own: tuple[int, int]
+) -> UInt16[np.ndarray, "height width"]:
     """0, or 1 + the object with the largest sigmoid among those above 0 (segic.py:971-990).
 
     Args:
         size: valid (h, w) on the canvas.
         own: (height, width) of the frame.
     """
-    logits = bilinear(logits[:, : size[0], : size[1], None], own)[..., 0]
-    best = jnp.argmax(jnp.where(logits > 0, jax.nn.sigmoid(logits), 0), axis=0)
-    return jnp.where((logits > 0).any(0), best + 1, 0).astype(jnp.uint16)
+    logits = resize(np.asarray(logits, np.float32)[:, : size[0], : size[1]], own)
+    inside = logits > 0
+    with np.errstate(over="ignore"):
+        probability = np.where(inside, 1 / (1 + np.exp(-logits)), 0)
+    return np.where(inside.any(0), probability.argmax(0) + 1, 0).astype(np.uint16)
 
 
-_remember = jax.jit(remember)
-_index_mask = jax.jit(index_mask, static_argnums=(1, 2))
+_join = jax.jit(join)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -98,10 +119,29 @@ def _step(config, head, features, memory, text):
     return seen.logits, memory
 
 
-class Tracker:
-    """Follows objects through one video, a frame at a time.
+class Answer(NamedTuple):
+    """A frame that may still be on its way from the device."""
 
-    Compiled once for each number of objects and size of the frames, whatever the video's length.
+    logits: Array | None  # [slots, S, S]; None where no object was known
+    objects: int  # how many of the slots are known objects
+    size: tuple[int, int]
+    own: tuple[int, int]
+    new: Bool[np.ndarray, "new height width"]
+
+    def labels(self) -> UInt16[np.ndarray, "height width"]:
+        """0, or 1 + the object's place in the order of arrival; new objects have their given pixels."""
+        index = np.zeros(self.own, np.uint16)
+        if self.logits is not None:
+            index = index_mask(np.asarray(self.logits)[: self.objects], self.size, self.own)
+        if len(self.new):
+            index = np.where(self.new.any(0), self.objects + 1 + self.new.argmax(0), index)
+        return index.astype(np.uint16)
+
+
+class Tracker:
+    """Follows objects through one video, a frame at a time, in constant memory.
+
+    Its programs are compiled once for videos of up to SLOTS objects and any size of frames.
     """
 
     def __init__(self, bundle: Bundle, *, prompt: str = INSTANCES):
@@ -112,30 +152,23 @@ class Tracker:
         """
         self._bundle = bundle
         self._text = jnp.asarray(bundle.prompt_features([prompt])[0])
-        self._memory: Memory | None = None
-
-    @property
-    def objects(self) -> int:
-        """How many objects are known."""
-        return 0 if self._memory is None else len(self._memory.first)
+        width = bundle.config.vit.width
+        empty = np.zeros((SLOTS, width), np.float32), np.zeros(SLOTS, bool)
+        self._memory = Memory(empty[0], empty[0], empty[1], empty[1])
+        self.objects = 0  # how many are known
 
     def step(
         self,
         frame: UInt8[np.ndarray, "height width 3"],
         new: Bool[np.ndarray, "new height width"] | None = None,
-    ) -> UInt16[np.ndarray | Array, "height width"]:
-        """The index mask of the next frame: 0, or 1 + the object's place in the order of arrival.
+    ) -> Answer:
+        """Look at the next frame.
 
         Args:
             frame: RGB.
             new: masks of objects that are shown for the first time. They come after the known ones, and
                 their pixels are given back as they are, also where a known object is predicted; the first
-                of them where they overlap. (The official result of the first frame is `index_mask` of the
-                given masks taken for logits instead, which is wider by up to a canvas pixel; later objects
-                are never taken up there.)
-
-        Returns:
-            An array that may still be on its way from the device.
+                of them where they overlap.
 
         Raises:
             DataError: masks of another size than the frame.
@@ -148,82 +181,94 @@ class Tracker:
                 f"The masks are {new.shape[2]} x {new.shape[1]} pixels, their frame {own[1]} x {own[0]}; "
                 "make them the same size."
             )
-        known = self.objects
-        if not known and not len(new):
-            return np.zeros(own, np.uint16)
+        known, logits = self.objects, None
         placed = resize_and_pad(frame, new, config.canvas)
-        size = np.asarray([placed.size], np.int32)
-        features = programs.extract(config, self._bundle.backbone, placed.image[None], size)
-        index = np.zeros(own, np.uint16)
+        if known or len(new):
+            size = np.asarray([placed.size], np.int32)
+            features = programs.extract(config, self._bundle.backbone, placed.image[None], size)
         if known:
             logits, self._memory = _step(config, self._bundle.head, features, self._memory, self._text)
-            index = _index_mask(logits, placed.size, own)
         if len(new):
-            index = np.where(new.any(0), known + 1 + new.argmax(0), index).astype(np.uint16)
-            arrived = _remember(features, placed.masks)
-            if known:
-                arrived = Memory(*map(jnp.concatenate, zip(self._memory, arrived, strict=True)))
-            self._memory = arrived
-        return index
+            self.objects = known + len(new)
+            slots = len(self._memory.valid)
+            while slots < self.objects:
+                slots *= 2
+            grown = [(0, slots - len(self._memory.valid))]
+            memory = Memory(
+                *(np.pad(np.asarray(one), grown + [(0, 0)] * (one.ndim - 1)) for one in self._memory)
+            )
+            masks = np.zeros((slots, config.canvas, config.canvas), bool)
+            masks[known : self.objects] = placed.masks
+            places = np.arange(slots)
+            is_new = (places >= known) & (places < self.objects)
+            self._memory = _join(memory, features, masks, is_new)
+        return Answer(logits, known, placed.size, own, new)
 
 
-def segment_video(
-    bundle: Bundle,
-    frames: Iterable[UInt8[np.ndarray, "height width 3"]],
-    first_masks: Bool[np.ndarray, "objects height width"],
-    *,
-    prompt: str = INSTANCES,
-) -> Iterator[UInt16[np.ndarray, "height width"]]:
-    """Index masks of all frames, in order: 0, or 1 + the object's place in `first_masks`.
-
-    `first_masks` lie on the first frame, whose answer they are (see `Tracker.step`).
-    """
-    tracker = Tracker(bundle, prompt=prompt)
-    yield from _one_behind(
-        tracker.step(frame, first_masks if number == 0 else None) for number, frame in enumerate(frames)
-    )
-
-
-def segment_annotated(
+def follow(
     bundle: Bundle,
     frames: Iterable[UInt8[np.ndarray, "height width 3"]],
     annotations: Mapping[int, Integer[np.ndarray, "height width"]],
     *,
+    semantics: Semantics = "official",
     prompt: str = INSTANCES,
 ) -> Iterator[UInt16[np.ndarray, "height width"]]:
-    """The same with the annotations' own object ids, which need not be 1, 2, ...
+    """Index maps of all frames, in order.
 
     Args:
-        annotations: by frame number from 0; 0 is background. An object is followed from the first
-            annotation that shows it (YouTube-VOS has objects that come later); what later ones say about
+        annotations: by frame number from 0; 0 is background. Each is looked up when its frame comes.
+        semantics: "official" (segic.py:804-990, utils/vos_dataset.py): the objects are the values of the
+            first annotation but the least one, which is an object where there is no background; they belong
+            to the first frame, whichever the annotation is of; they are numbered 1, 2, ...; later objects
+            are ignored; the first answer is the given masks taken for logits on the canvas, which is wider
+            by up to a canvas pixel. "repaired": the annotations' own ids; an object is followed from the
+            first annotation that shows it, whose pixels are that frame's answer; what later ones say about
             it is not read. Frames before the first annotation are all background.
 
     Raises:
         DataError: an annotation of another size than its frame.
+        BundleError: the model knows no feature of the prompt.
     """
-    tracker = Tracker(bundle, prompt=prompt)
-    ids = [0]  # by place; the official code answers with the place (segic.py:988)
-
-    def answers():
-        for number, frame in enumerate(frames):
-            new = None
-            if number in annotations:
-                annotation = annotations[number]
-                arrived = [i for i in np.unique(annotation).tolist() if i not in ids]
-                new = annotation == np.reshape(arrived, (-1, 1, 1))
-                ids.extend(arrived)
-            yield tracker.step(frame, new), np.asarray(ids, np.uint16)
-
-    for index, known in _one_behind(answers()):
-        yield known[index]
-
-
-def _one_behind(answers: Iterator) -> Iterator:
-    """The same on the host; each is fetched only after the next one has been sent to the device."""
-    waiting = None
-    for answer in answers:
+    answers = (_official if semantics == "official" else _repaired)(
+        Tracker(bundle, prompt=prompt), frames, annotations
+    )
+    # The map of a frame is made while the device works on the next one.
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        waiting = None
+        for answer in answers:
+            future = pool.submit(answer)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = future
         if waiting is not None:
-            yield jax.tree.map(np.asarray, waiting)
-        waiting = answer
-    if waiting is not None:
-        yield jax.tree.map(np.asarray, waiting)
+            yield waiting.result()
+
+
+def _official(tracker: Tracker, frames: Iterable, annotations: Mapping):
+    for number, frame in enumerate(frames):
+        if number:
+            yield tracker.step(frame).labels
+            continue
+        annotation = annotations[min(annotations)]
+        ids = np.unique(annotation)[1:]
+        new = annotation == ids[:, None, None]
+        answer = tracker.step(frame, new)
+        given = resize_and_pad(frame, new, tracker._bundle.config.canvas)
+        yield partial(index_mask, given.masks, answer.size, answer.own)
+
+
+def _repaired(tracker: Tracker, frames: Iterable, annotations: Mapping):
+    ids = [0]  # by place
+    for number, frame in enumerate(frames):
+        new = None
+        if number in annotations:
+            annotation = annotations[number]
+            arrived = [i for i in np.unique(annotation).tolist() if i not in ids]
+            new = annotation == np.reshape(arrived, (-1, 1, 1))
+            ids = [*ids, *arrived]
+        answer = tracker.step(frame, new)
+        yield partial(_numbered, answer, np.asarray(ids, np.uint16))
+
+
+def _numbered(answer: Answer, ids: UInt16[np.ndarray, " places"]) -> UInt16[np.ndarray, "height width"]:
+    return ids[answer.labels()]
