@@ -6,7 +6,9 @@ from typing import Annotated
 
 import tyro
 
+from segic_jax.commands.data import Data
 from segic_jax.commands.emoji import Emoji
+from segic_jax.commands.episodes import Episodes
 from segic_jax.commands.parity import Parity
 from segic_jax.commands.predict import Predict
 from segic_jax.commands.weights import Convert, Export, Weights
@@ -18,6 +20,8 @@ Command = (
     | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Data, tyro.conf.subcommand("data")]
+    | Annotated[Episodes, tyro.conf.subcommand("episodes")]
     | Annotated[Parity, tyro.conf.subcommand("parity")]
 )
 

@@ -23,6 +23,6 @@ class Emoji:
         from segic_jax.data.emoji.source import EmojiSource
         from segic_jax.data.sources import folder
 
-        count = folder.export(EmojiSource(split=self.split), self.out)
+        count = folder.export(EmojiSource(self.split), "original", self.out)
         print(f"{count} pictures with masks in {self.out}")
         return 0
