@@ -233,7 +233,7 @@ class Config:
 
     backbone: str  # .safetensors file of the frozen weights: a model of this project, or DINOv2's own names
     pretrain: PretrainConfig | None = None  # make the backbone first, instead of reading a file
-    source: str = "emoji"  # training pairs: 'emoji', or a folder of classes in FSS-1000's layout
+    source: str = "emoji"  # training pairs: 'emoji', a folder of classes, or a data set of data.build
     validation: str = "emoji"  # the same for the validation; "" for none
     start: str = ""  # model file whose head the training starts from; "" for a fresh one
     model: ModelConfig = field(default_factory=ModelConfig)

@@ -3,6 +3,8 @@
 from pathlib import Path
 
 from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.build.info import find_built
+from segic_jax.data.build.read import open_built
 from segic_jax.data.emoji import source as emoji
 from segic_jax.data.episodes import DataError
 from segic_jax.data.sources import (
@@ -62,11 +64,16 @@ def find_benchmark(name: str) -> Benchmark:
 
 
 def open_source(benchmark: Benchmark, root: Path | None):
-    """The benchmark's source over the data in `root`.
+    """The benchmark's source over the data in `root`, in the official layout or as `data.build` wrote them.
 
     Raises:
         DataError: nothing there, or something of it is missing; the message says where to get it.
     """
+    if root is not None and find_built(root):
+        source = open_built(root)
+        if source.name != benchmark.name:
+            raise DataError(f"{root} holds {source.name}, not {benchmark.name}: give the folder of that one.")
+        return source
     if benchmark.needs_root and (root is None or not root.exists()):
         place = "--data-root is missing" if root is None else f"{root} is missing"
         layout = "; ".join(benchmark.layout.splitlines())

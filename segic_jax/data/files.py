@@ -1,6 +1,10 @@
 """Pictures, masks and label maps from files: any format that OpenCV or Pillow reads -> numpy arrays."""
 
+import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import cv2
@@ -10,6 +14,7 @@ from PIL import Image
 
 from segic_jax.data.episodes import DataError
 
+_WATCHED: ContextVar[dict[Path, str] | None] = ContextVar("watched", default=None)
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -52,7 +57,12 @@ def read_rgb(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     Raises:
         DataError: the file is missing, cut off or no picture.
     """
-    return _decode(_read(path), path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    return decode_rgb(_read(path), path)
+
+
+def decode_rgb(content: bytes, name: Path | str) -> UInt8[np.ndarray, "height width 3"]:
+    """The same from a file's bytes; `name` is for the error message."""
+    return _decode(content, name, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def read_labels(path: Path | str) -> Integer[np.ndarray, "height width"]:
@@ -90,6 +100,34 @@ def require_size(
         )
 
 
+@contextmanager
+def watched() -> Iterator[dict[Path, str]]:
+    """The files that this thread reads inside, in order, each with its SHA-256."""
+    read: dict[Path, str] = {}
+    token = _WATCHED.set(read)
+    try:
+        yield read
+    finally:
+        _WATCHED.reset(token)
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """The file as it is; every reader of data goes through here.
+
+    Raises:
+        DataError: the file is missing or cannot be read.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    if (read := _WATCHED.get()) is not None:
+        read[Path(path)] = hashlib.sha256(content).hexdigest()
+    return content
+
+
 def _open(path: Path | str) -> Image.Image:
     content = _read(path)
     try:
@@ -103,12 +141,7 @@ def _open(path: Path | str) -> Image.Image:
 
 def _read(path: Path | str) -> bytes:
     """The file's bytes, checked to be all there: OpenCV would fill what is missing with grey."""
-    try:
-        content = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    content = read_bytes(path)
     if not _complete(content):
         raise DataError(f"{path} is cut off; get the whole file again.")
     return content

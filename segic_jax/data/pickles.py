@@ -18,6 +18,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from segic_jax.data.episodes import DataError
+from segic_jax.data.files import read_bytes
 
 _FLOATS = re.compile(rb"(?:G.{8}){1,1000}+", re.DOTALL)
 _FLOAT = np.dtype([("code", "u1"), ("value", ">f8")])
@@ -42,7 +43,7 @@ def read_pickle(path: Path | str) -> Any:
     Raises:
         DataError: naming the file: missing, damaged, or holding anything else. Nothing in it is run.
     """
-    return _interpret(_read(path), 0, path)
+    return _interpret(read_bytes(path), 0, path)
 
 
 def read_npy(path: Path | str) -> np.ndarray:
@@ -51,7 +52,7 @@ def read_npy(path: Path | str) -> np.ndarray:
     Raises:
         DataError: naming the file: missing, damaged, or holding anything else. Nothing in it is run.
     """
-    content = _read(path)
+    content = read_bytes(path)
     try:
         shape, fortran, dtype, start = _npy_header(content)
         if not dtype.hasobject:
@@ -382,12 +383,3 @@ def _npy_header(content: bytes) -> tuple[tuple[int, ...], bool, np.dtype, int]:
 
 def _odd(why: str) -> NoReturn:
     raise ValueError(why)
-
-
-def _read(path: Path | str) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error

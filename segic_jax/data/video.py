@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Integer, UInt8
+from PIL import Image
 
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import read_labels, read_rgb, require_size
+from segic_jax.data.listed import files
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,10 @@ class VideoSource:
         """Object ids. Raises DataError when the file is missing or damaged."""
         return read_labels(clip.annotations[number])
 
+    def palette(self, clip: Clip) -> list[int] | None:
+        """The colours of the first label map, RGB of each id, flat; None where it has none."""
+        return Image.open(clip.annotations[min(clip.annotations)]).getpalette()
+
 
 def make_clip(name: str, frames: Path, annotations: Path, required: frozenset[str] | None = None) -> Clip:
     """A clip from a folder of .jpg frames and one of .png label maps of the same stems.
@@ -51,13 +57,11 @@ def make_clip(name: str, frames: Path, annotations: Path, required: frozenset[st
     Raises:
         DataError: a folder is missing or empty, or a label map has no frame.
     """
-    for folder, ending in ((frames, ".jpg"), (annotations, ".png")):
-        if not folder.is_dir() or not any(folder.glob(f"*{ending}")):
-            raise DataError(f"{folder} holds no {ending} files: unpack the benchmark again.")
-    pictures = tuple(sorted(frames.glob("*.jpg")))
+    pictures = tuple(frames / name for name in files(frames, ".jpg", "the benchmark's archive"))
     numbers = {path.stem: number for number, path in enumerate(pictures)}
     maps = {}
-    for path in sorted(annotations.glob("*.png")):
+    for label_map in files(annotations, ".png", "the benchmark's archive"):
+        path = annotations / label_map
         if path.stem not in numbers:
             raise DataError(f"{path} has no frame {frames / path.stem}.jpg: unpack the benchmark again.")
         maps[numbers[path.stem]] = path

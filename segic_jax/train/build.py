@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.config import Config, ConfigError, ViTConfig, to_dict
+from segic_jax.data.build.info import find_built
+from segic_jax.data.build.read import open_built
 from segic_jax.data.emoji.source import EmojiPairs, EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.data.episodes import PairSource, Source
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.pairs import ClassPairs
-from segic_jax.data.sources.folder import FolderSource
+from segic_jax.data.sources.folder import open_folder
 from segic_jax.evaluate.run import score
 from segic_jax.evaluate.threshold import tune_threshold
 from segic_jax.params import Params, as_float32
@@ -78,12 +80,20 @@ def load_backbone(path: str, config: ViTConfig) -> Params:
 def _pairs(config: Config) -> PairSource:
     if config.source == "emoji":
         return EmojiPairs(SpriteBank.load("base"), config.model.canvas)
-    return ClassPairs(FolderSource(config.source))
+    return ClassPairs(_source(config.source))
 
 
 def _episodes(validation: str) -> tuple[Source, Manifest]:
-    source = EmojiSource("validation") if validation == "emoji" else FolderSource(validation)
+    source = EmojiSource("validation") if validation == "emoji" else _source(validation)
     return source, source.manifest("original", 0, 1)
+
+
+def _source(root: str) -> Source:
+    """A folder of classes, or a data set that `data.build` wrote of any benchmark with episodes."""
+    source = open_built(root) if find_built(root) else open_folder(root)
+    if not isinstance(source, Source):
+        raise ConfigError(f"{root} holds {source.name}, which has no episodes: give another data set.")
+    return source
 
 
 def _validation(config: Config, backbone: Params, text: Mapping[str, np.ndarray]) -> Evaluate | None:

@@ -1,0 +1,189 @@
+"""One record of a built data set: a picture with all that is marked on it, or a frame with its label map.
+
+Pictures are the bytes of the original file where those decode to what the source shows, else PNG. Masks are
+COCO run lengths, label maps PNG: nothing is lost either way.
+"""
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Integer, UInt8
+
+from segic_jax.data.episodes import ClassId, DataError
+from segic_jax.data.files import ENDINGS, decode_rgb, read_rgb
+from segic_jax.data.masks import decode
+
+Form = Literal["picture", "frame"]
+NO_INSTANCE = -1
+
+Image = UInt8[np.ndarray, "height width 3"]
+Mask = Bool[np.ndarray, "height width"]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One mask on a picture."""
+
+    class_id: ClassId
+    instance: int | None
+    mask: Mask
+
+
+@dataclass(frozen=True)
+class PictureRecord:
+    """A picture of a source of episodes or of semantic segmentation."""
+
+    picture: str  # as the source names it
+    image: Image
+    concepts: tuple[Concept, ...]
+    ignored: Mask | None
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """A frame of a video."""
+
+    video: str
+    frame: str  # the stem of its file
+    image: Image
+    labels: Integer[np.ndarray, "height width"] | None  # object ids up to 65535, where it has them
+
+
+@cache
+def features(form: Form):
+    """What TFDS has to know of a record."""
+    import tensorflow_datasets as tfds
+
+    image = tfds.features.Image(shape=(None, None, 3))
+    if form == "frame":
+        labels = tfds.features.Image(shape=(None, None, 1), dtype=np.uint16, encoding_format="png")
+        return tfds.features.FeaturesDict(
+            {
+                "video": tfds.features.Text(),
+                "frame": tfds.features.Text(),
+                "image": image,
+                "labels": labels,  # one pixel where the frame has none
+            }
+        )
+    return tfds.features.FeaturesDict(
+        {
+            "picture": tfds.features.Text(),
+            "image": image,
+            "concepts": tfds.features.Sequence(
+                {
+                    "class_id": tfds.features.Text(),  # JSON: a number or a text
+                    "instance": np.int64,
+                    "mask": tfds.features.Text(),  # COCO run lengths; the size is the picture's
+                }
+            ),
+            "ignored": tfds.features.Text(),  # the same, or empty
+        }
+    )
+
+
+def encode(record: PictureRecord | FrameRecord, read: Iterable[Path]) -> bytes:
+    """A record as TFDS stores it.
+
+    Args:
+        read: the files that the source read for it, among them perhaps the picture as it is.
+
+    Raises:
+        DataError: a label map with more than 65535 objects.
+    """
+    fields: dict = {"image": io.BytesIO(_image_bytes(record.image, read))}
+    if isinstance(record, FrameRecord):
+        labels = np.zeros((1, 1), np.uint16) if record.labels is None else record.labels
+        if labels.min() < 0 or labels.max() > np.iinfo(np.uint16).max:
+            raise DataError(f"{record.video}/{record.frame} has object ids beyond 65535: number them anew.")
+        fields |= {
+            "video": record.video,
+            "frame": record.frame,
+            "labels": io.BytesIO(_png(labels.astype(np.uint16))),
+        }
+        form: Form = "frame"
+    else:
+        fields |= {
+            "picture": record.picture,
+            "concepts": [
+                {
+                    "class_id": json.dumps(one.class_id),
+                    "instance": NO_INSTANCE if one.instance is None else one.instance,
+                    "mask": _run_lengths(one.mask),
+                }
+                for one in record.concepts
+            ],
+            "ignored": b"" if record.ignored is None else _run_lengths(record.ignored),
+        }
+        form = "picture"
+    schema = features(form)
+    return schema.serialize_example(schema.encode_example(fields))
+
+
+def decode_picture(fields: dict, name: str, concepts: Iterable[int] | None = None) -> PictureRecord:
+    """From what TFDS reads with its pictures left encoded; `name` is for error messages.
+
+    Args:
+        concepts: the numbers of those that are wanted; the masks of the others stay empty. None: all.
+
+    Raises:
+        DataError: it is damaged.
+    """
+    image = decode_rgb(bytes(fields["image"]), name)
+    height, width = image.shape[:2]
+    empty = np.zeros((height, width), bool)
+    many = fields["concepts"]
+    wanted = range(len(many["mask"])) if concepts is None else set(concepts)
+
+    def mask(counts: bytes) -> Mask:
+        try:
+            return decode({"size": [height, width], "counts": bytes(counts)}, height, width)
+        except ValueError as error:
+            raise DataError(f"{name} is damaged ({error}): build the data set again.") from error
+
+    return PictureRecord(
+        picture=fields["picture"].decode(),
+        image=image,
+        concepts=tuple(
+            Concept(
+                json.loads(class_id),
+                None if instance == NO_INSTANCE else int(instance),
+                mask(counts) if i in wanted else empty,
+            )
+            for i, (class_id, instance, counts) in enumerate(
+                zip(many["class_id"], many["instance"], many["mask"], strict=True)
+            )
+        ),
+        ignored=mask(fields["ignored"]) if fields["ignored"] else None,
+    )
+
+
+def decode_labels(content: bytes, name: str) -> Integer[np.ndarray, "height width"]:
+    """The label map of a frame: 8 bits where they suffice. Raises DataError where it is damaged."""
+    labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if labels is None or labels.ndim != 2:
+        raise DataError(f"{name} is damaged: build the data set again.")
+    return labels.astype(np.uint8) if labels.max() < 256 else labels
+
+
+def _image_bytes(image: Image, read: Iterable[Path]) -> bytes:
+    for path in read:
+        if path.suffix.lower() in ENDINGS and np.array_equal(read_rgb(path), image):
+            return path.read_bytes()
+    return _png(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def _run_lengths(mask: Mask) -> bytes:
+    from pycocotools import mask as coco
+
+    return coco.encode(np.asfortranarray(mask, np.uint8))["counts"]

@@ -1,0 +1,240 @@
+"""Any benchmark's data as a TFDS data set in array_record files, without TensorFlow.
+
+<out>/<name>/<version>/
+    <name>-<split>.array_record-00000-of-00012    ITEMS pictures or frames each
+    dataset_info.json, features.json              for TFDS
+    segic_jax.json.gz                             what TFDS has no place for (info.py); written last
+    manifests/<protocol>_fold<f>_<k>shot.jsonl.gz the episodes, drawn from the original data
+    parts/                                        what is known of finished files, until all are
+
+A file appears under its name when it is whole, so a build that was killed goes on with the next one.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from tqdm import tqdm
+
+from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.build.examples import Item, items, records
+from segic_jax.data.build.info import VERSION, Info, VideoInfo, find_built
+from segic_jax.data.build.records import FrameRecord, PictureRecord, encode, features
+from segic_jax.data.episodes import DataError
+from segic_jax.data.files import watched
+
+ITEMS = 256  # pictures or frames a file
+
+
+class _Encoded(NamedTuple):
+    examples: list[bytes]
+    index: list  # as Info.records
+    sources: dict[str, str]
+
+
+def build(
+    benchmark: Benchmark,
+    source,
+    root: Path | None,
+    out: Path,
+    *,
+    read: Mapping[Path, str],
+    shots: Sequence[int],
+    threads: int = 4,
+) -> Path:
+    """Write the data set and give its folder; what an earlier call finished is kept.
+
+    Args:
+        source: what `benchmark` opens in `root`.
+        read: the files that were read to open it, with their SHA-256 (`files.watched`).
+        shots: numbers of references for which episodes are drawn and kept, as far as the benchmark has them.
+
+    Raises:
+        DataError: a file is missing or damaged, or `out` holds a build of other data. What is done stays.
+    """
+    folder = out / benchmark.name / VERSION
+    if find_built(folder):
+        _write_manifests(benchmark, source, folder / "manifests", shots)
+        return folder
+    work = list(items(benchmark.kind, source))
+    if not work:
+        raise DataError(f"{root} holds nothing of {benchmark.name}.")
+    _claim(folder / "parts" / "build.json", benchmark, work)
+    base = root.resolve() if root else Path()
+
+    def named(files: Mapping[Path, str]) -> dict[str, str]:
+        return {_relative(path, base): digest for path, digest in files.items()}
+
+    def encoded(item: Item) -> _Encoded:
+        with watched() as files:
+            made = records(benchmark.kind, source, item)
+        return _Encoded([encode(one, files) for one in made], [_index(one) for one in made], named(files))
+
+    splits = {split: [item for item in work if item.split == split] for split in {w.split: 0 for w in work}}
+    with (
+        tqdm(total=len(work), desc=benchmark.name, unit="picture") as bar,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        for split, of in splits.items():
+            for number, start in enumerate(range(0, len(of), ITEMS)):
+                path = folder / _file_name(benchmark.name, split, number, len(of))
+                if not path.exists():
+                    _write_file(path, pool.map(encoded, of[start : start + ITEMS]))
+                bar.update(min(ITEMS, len(of) - start))
+    _finish(benchmark, source, folder, splits, named(read), shots)
+    return folder
+
+
+def _claim(path: Path, benchmark: Benchmark, work: Sequence[Item]) -> None:
+    """Refuse to go on with a build of other data."""
+    listed = hashlib.sha256(repr([(item.split, item.what) for item in work]).encode()).hexdigest()
+    identity = {"benchmark": benchmark.name, "items": len(work), "sha256": listed, "items_a_file": ITEMS}
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(identity))
+    elif path.read_text() != json.dumps(identity):
+        raise DataError(
+            f"{path.parent.parent} holds a build of other data: delete it, or choose another --out."
+        )
+
+
+def _write_file(path: Path, content: Iterator[_Encoded]) -> None:
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    index, sources, size = [], {}, 0
+    part = path.with_name(path.name + ".part")
+    writer = ArrayRecordWriter(str(part), "group_size:1")  # records are read one by one
+    try:
+        for one in content:
+            for example in one.examples:
+                writer.write(example)
+                size += len(example)
+            index += one.index
+            sources |= one.sources
+    finally:
+        writer.close()
+    known = {"records": index, "sources": sources, "bytes": size}
+    _part_file(path).write_text(json.dumps(known))
+    part.replace(path)
+
+
+def _finish(
+    benchmark: Benchmark,
+    source,
+    folder: Path,
+    splits: dict[str, list[Item]],
+    sources: dict[str, str],
+    shots: Sequence[int],
+) -> None:
+    import tensorflow_datasets as tfds
+
+    index: dict[str, list] = {}
+    split_infos = []
+    for split, of in splits.items():
+        paths = [
+            folder / _file_name(benchmark.name, split, number, len(of))
+            for number in range(-(-len(of) // ITEMS))
+        ]
+        known = [json.loads(_part_file(path).read_text()) for path in paths]
+        index[split] = [one for part in known for one in part["records"]]
+        for part in known:
+            sources |= part["sources"]
+        split_infos.append(
+            tfds.core.SplitInfo(
+                name=split,
+                shard_lengths=[len(part["records"]) for part in known],
+                num_bytes=sum(part["bytes"] for part in known),
+            )
+        )
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=features("frame" if benchmark.kind == "video" else "picture"),
+        split_infos=split_infos,
+        version=VERSION,
+        check_data=False,  # it would want TensorFlow
+        description=benchmark.title,
+        homepage=benchmark.download,
+    )
+    _write_manifests(benchmark, source, folder / "manifests", shots)
+    info = Info(
+        benchmark=benchmark.name,
+        kind=benchmark.kind,
+        records=index,
+        class_names=_class_names(benchmark, source, index),
+        sources=dict(sorted(sources.items())),
+        videos=_videos(source) if benchmark.kind == "video" else [],
+    )
+    info.write(folder)
+    shutil.rmtree(folder / "parts")
+
+
+def _write_manifests(benchmark: Benchmark, source, folder: Path, shots: Sequence[int]) -> None:
+    if benchmark.kind != "episodes":
+        return
+    folder.mkdir(exist_ok=True)
+    for protocol in benchmark.protocols:
+        for fold in range(benchmark.folds):
+            for count in shots:
+                path = folder / manifest_name(protocol, fold, count)
+                if path.exists():
+                    continue
+                try:
+                    manifest = source.manifest(protocol, fold, count)
+                except DataError:
+                    continue  # it has no such episodes
+                manifest.write(path)
+
+
+def manifest_name(protocol: str, fold: int, shots: int) -> str:
+    """Of the file in manifests/."""
+    return f"{protocol}_fold{fold}_{shots}shot.jsonl.gz"
+
+
+def _class_names(benchmark: Benchmark, source, index: dict[str, list]) -> list | None:
+    if benchmark.kind == "video":
+        return None
+    if benchmark.kind == "semseg":
+        return list(enumerate(source.classes))
+    ids = dict.fromkeys(class_id for of in index.values() for _, views in of for class_id, _ in views)
+    try:
+        return [(class_id, source.class_name(class_id)) for class_id in ids]
+    except DataError:
+        return None
+
+
+def _videos(source) -> list[VideoInfo]:
+    return [
+        VideoInfo(
+            name=clip.name,
+            frames=[path.stem for path in clip.frames],
+            annotations=sorted(clip.annotations),
+            required=sorted(clip.required),
+            scored=clip.scored,
+            palette=source.palette(clip),
+        )
+        for clip in source.videos()
+    ]
+
+
+def _index(record: PictureRecord | FrameRecord) -> list:
+    if isinstance(record, FrameRecord):
+        return [record.video, record.frame]
+    return [record.picture, [[one.class_id, one.instance] for one in record.concepts]]
+
+
+def _relative(path: Path, base: Path) -> str:
+    path = path.resolve()
+    return str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+
+
+def _file_name(name: str, split: str, number: int, count: int) -> str:
+    """As TFDS names it."""
+    return f"{name}-{split}.array_record-{number:05}-of-{-(-count // ITEMS):05}"
+
+
+def _part_file(path: Path) -> Path:
+    return path.parent / "parts" / f"{path.name}.json"
