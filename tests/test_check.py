@@ -4,11 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layouts_video import write_davis17
+from layouts_domains import write_isic
+from layouts_parts import write_lvis92i, write_pascal_part
+from layouts_semantic import write_pc459
+from layouts_video import write_davis17, write_ytvos18
 from PIL import Image
 
 from segic_jax.cli import main
-from segic_jax.data.benchmarks import BENCHMARKS
+from segic_jax.data.benchmarks import BENCHMARKS, find_benchmark
+from segic_jax.data.build import __main__ as build
 
 
 def segic(*arguments):
@@ -84,6 +88,68 @@ def test_video(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "cows/00002.png is of another size" in out
     assert "not what the benchmark has" in out  # 2 videos of 30
+
+
+def test_a_damaged_first_label_map_stops_nothing(tmp_path, capsys):
+    write_davis17(tmp_path)
+    (tmp_path / "2017/Annotations/480p/bear/00000.png").write_bytes(b"")
+    assert segic("check", "davis17", "--root", tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "bear/00000.png is damaged" in out
+    assert "first label maps, read" in out
+
+
+def test_a_list_of_videos_that_is_no_text(tmp_path, capsys):
+    write_davis17(tmp_path)
+    (tmp_path / "2017/ImageSets/2017/val.txt").write_bytes(b"\xff\xfe\0")
+    assert segic("check", "davis17", "--root", tmp_path) == 2
+    assert "val.txt is missing or no text" in capsys.readouterr().err
+    (tmp_path / "2017/ImageSets/2017/val.txt").write_text("bear\nunicorn\n")
+    assert segic("check", "davis17", "--root", tmp_path) == 2
+    assert "val.txt lists unicorn, but" in capsys.readouterr().err
+
+
+def test_hidden_files_are_no_frames(tmp_path):
+    write_davis17(tmp_path)
+    for folder in ("JPEGImages", "Annotations"):
+        for hidden in ("._00000.jpg", "._00000.png"):
+            (tmp_path / "2017" / folder / "480p/bear" / hidden).write_bytes(b"\0")
+    clip = find_benchmark("davis17").open(tmp_path).videos()[0]
+    assert len(clip.frames) == len(clip.annotations) == 5
+
+
+def test_youtube_vos_as_its_archive_names_it(tmp_path):
+    write_ytvos18(tmp_path / "ytbvos18")
+    (tmp_path / "ytbvos18/val").rename(tmp_path / "ytbvos18/valid")
+    for root in (tmp_path, tmp_path / "ytbvos18", tmp_path / "ytbvos18/valid"):
+        assert len(find_benchmark("ytvos18").open(root).videos()) == 2
+
+
+def test_a_damaged_annotation_stops_nothing(tmp_path, capsys):
+    write_pascal_part(tmp_path)
+    folder = tmp_path / "Pascal-Part/VOCdevkit/VOC2010/Annotations_Part_json_merged_part_classes"
+    (folder / "2008_000003.json").write_text("{")
+    assert segic("check", "pascal_part", "--root", tmp_path) == 1
+    assert "2008_000003.json is cut off" in capsys.readouterr().out
+
+
+def test_what_a_benchmark_does_without_is_no_problem(tmp_path, capsys):
+    write_lvis92i(tmp_path)
+    (tmp_path / "LVIS/lvis_v1_val.json").unlink()
+    segic("check", "lvis92i", "--root", tmp_path, "--quick")
+    assert capsys.readouterr().out.endswith("1 problem(s).\n")  # 20 classes of 920
+    write_pc459(tmp_path)
+    segic("check", "pc459", "--root", tmp_path)
+    out = capsys.readouterr().out
+    assert "pc459_train" not in out
+    assert out.endswith("1 problem(s).\n")  # 3 pictures of 5104
+
+
+def test_a_built_data_set_is_held_against_no_layout(tmp_path, capsys):
+    write_isic(tmp_path / "ISIC")
+    build.main(build.Args(name="isic", root=tmp_path, out=tmp_path / "built"))
+    assert segic("check", "isic", "--root", tmp_path / "built") == 0
+    assert "Everything is there." in capsys.readouterr().out
 
 
 def test_list(capsys):

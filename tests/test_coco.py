@@ -214,6 +214,9 @@ def test_coco20i_on_disk(tmp_path):
     assert (line.found, line.needed) == (6, 39059)
     target = tmp_path / "COCO2014" / episodes[0].target
     cv2.imwrite(str(target), np.zeros((9, 9, 3), np.uint8))
+    for class_id in (80, "cat"):
+        with pytest.raises(DataError, match="the classes 0 to 79"):
+            source.load(View(episodes[0].target, class_id))
     with pytest.raises(DataError, match=r"\.png is 32 x 24 pixels, .*9 x 9"):
         source.load(episodes[0].target_view)
     target.unlink()
@@ -224,3 +227,14 @@ def test_coco20i_on_disk(tmp_path):
             call()
     with pytest.raises(DataError, match="val2014 is missing"):
         Coco20iSource(tmp_path / "nothing")
+
+
+def test_an_unknown_class_is_named(coco):
+    with pytest.raises(DataError, match="no class 5"):
+        CocoSource(coco).load(View(name(1), 5))
+
+
+def test_annotations_without_an_episode_are_named(coco):
+    (coco / "annotations/instances_val2017.json").write_text(json.dumps(coco_json(annotations=[])))
+    with pytest.raises(DataError, match=r"instances_val2017\.json has no class that two pictures show"):
+        CocoSource(coco).manifest("segic", 0, 1)

@@ -21,6 +21,7 @@ from layouts_domains import (
 )
 
 from segic_jax.data.benchmarks import find_benchmark, open_source
+from segic_jax.data.check import require_files
 from segic_jax.data.episodes import DataError, Episode, View
 
 SETS = {
@@ -164,6 +165,26 @@ def test_perseg(tmp_path):
 
 
 @pytest.mark.parametrize("images", ["images/", ""])
+def test_a_coco_json_in_its_folder_of_annotations(tmp_path, images):
+    write_coco_folder(tmp_path, images)
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "mine.json").rename(tmp_path / "annotations/mine.json")
+    source = opened(tmp_path, "folder")
+    assert source.load(View(f"{3:012}.jpg", 3)).mask.sum() == 128
+    (tmp_path / f"{images}{3:012}.jpg").unlink()
+    with pytest.raises(DataError, match=f"{images}{3:012}.jpg: there is no such file"):
+        source.load(View(f"{3:012}.jpg", 3))
+
+
+def test_a_coco_json_that_lists_a_picture_twice(tmp_path):
+    write_coco_folder(tmp_path)
+    path = tmp_path / "mine.json"
+    path.write_text(path.read_text().replace(f"{5:012}.jpg", f"{1:012}.jpg"))
+    with pytest.raises(DataError, match=rf"mine\.json lists {1:012}\.jpg twice"):
+        opened(tmp_path, "folder")
+
+
+@pytest.mark.parametrize("images", ["images/", ""])
 def test_a_coco_json_as_folder(tmp_path, images):
     write_coco_folder(tmp_path, images)
     for root in (tmp_path, tmp_path / "mine.json"):
@@ -246,6 +267,8 @@ def test_what_is_missing_is_said_with_its_source(tmp_path, name):
         opened(root, name)
     assert benchmark.download in str(caught.value)
     assert benchmark.check(root)[0].problem
+    with pytest.raises(DataError, match=f"/{root.name}"):  # also from the folder above
+        opened(tmp_path, name)
 
 
 def test_isaid_without_its_lists(tmp_path):
@@ -255,8 +278,12 @@ def test_isaid_without_its_lists(tmp_path):
     with pytest.raises(DataError, match=r"fold1\.txt: 'P1_0__3' is no name__class of this fold"):
         opened(root, "isaid")
     path.write_text("P1_0__6\n")
-    with pytest.raises(DataError, match="one picture of ground track field"):
+    with pytest.raises(DataError, match=r"splits/val/fold1\.txt lists one picture of ground track field"):
         opened(root, "isaid").manifest("insid3", 1, 1)
+    for content, message in ((b"\xff\xfe\x00", "missing or no text"), (b"\r\n", "empty")):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=rf"fold1\.txt is {message}"):
+            opened(root, "isaid")
     path.unlink()
     with pytest.raises(DataError, match="1RBmVHXGhEXak2XB4OeCzQj2yswOmuMB2"):
         opened(root, "isaid")
@@ -268,3 +295,64 @@ def test_unknown_views_and_classes(tmp_path):
         source.load(View("9", 0))
     with pytest.raises(DataError, match="no class 5"):
         source.class_name(5)
+
+
+@pytest.mark.parametrize(("name", "class_id"), [("isaid", 15), ("isaid", "ship"), ("permis", 1)])
+def test_an_unknown_class_is_named(tmp_path, name, class_id):
+    source = opened(written(tmp_path, name), name)
+    with pytest.raises(DataError, match=f"has the class.* not {class_id!r}"):
+        source.load(next(source.views())._replace(class_id=class_id))
+
+
+@pytest.mark.parametrize("name", ["isic", "lung", "suim", "perseg"])
+def test_hidden_files_are_no_pictures(tmp_path, name):
+    root = written(tmp_path, name)
+    before = list(opened(root, name).views())
+    for folder in [path for path in root.rglob("*") if path.is_dir()]:
+        for hidden in ("._1.jpg", "._1.png", "._1.bmp", ".DS_Store"):
+            (folder / hidden).write_bytes(b"\0")
+    if name == "suim":
+        (root / "masks/FV/Thumbs.db").write_bytes(b"\0")
+    if name == "perseg":
+        (root / "Images/.ipynb_checkpoints").mkdir()
+    assert list(opened(root, name).views()) == before
+
+
+def test_endings_in_capitals_are_named(tmp_path):
+    root = written(tmp_path, "isic")
+    path = next((root / "ISIC2018_Task1-2_Training_Input/2").glob("*.jpg"))
+    path.rename(path.with_suffix(".JPG"))
+    with pytest.raises(DataError, match=rf"{path.stem}\.JPG ends in capitals: rename it"):
+        opened(root, "isic")
+
+
+def test_folder_has_one_protocol_and_fold(tmp_path):
+    write_coco_folder(tmp_path / "json")
+    for stem in ("1", "2"):
+        (tmp_path / "plain/ant").mkdir(parents=True, exist_ok=True)
+        for ending in (".jpg", ".png"):
+            (tmp_path / f"plain/ant/{stem}{ending}").write_bytes(b"")
+    for root in (tmp_path / "json", tmp_path / "plain"):
+        source = opened(root, "folder")
+        for protocol, fold, shots in (("matcher", 0, 1), ("original", 1, 1), ("original", 0, 0)):
+            with pytest.raises(DataError, match="is drawn for the protocol original"):
+                source.manifest(protocol, fold, shots)
+
+
+@pytest.mark.parametrize("name", [*SETS, "folder"])
+def test_the_files_of_a_view(tmp_path, name):
+    if name == "folder":
+        write_coco_folder(tmp_path / "mine")
+        source = opened(tmp_path / "mine", name)
+    else:
+        source = opened(written(tmp_path, name), name)
+    views = list(source.views())
+    require_files(source, views)
+    with pytest.raises(DataError, match="is missing, and an episode needs it"):
+        require_files(source, [View("none/7.jpg", views[0].class_id)])
+    path = source.paths(views[-1])[0]
+    path.unlink()
+    with pytest.raises(
+        DataError, match=f"{path.parent.name}/{path.name} is missing, and an episode needs it"
+    ):
+        require_files(source, views)

@@ -86,6 +86,49 @@ def test_a_changed_file_is_refused(tmp_path, change, message):
         read_manifest(tmp_path / "b")
 
 
+def written(path, *rows, **header):
+    first = {"format": "segic_jax episodes", "version": 1, "benchmark": "parts", "protocol": "matcher"}
+    lines = [first | {"fold": 2, "shots": 2, "classes": ["head", "tail"]} | header, *rows]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+def test_a_list_written_by_hand_needs_no_hash(tmp_path):
+    rows = (["head", "a.jpg", ["b.jpg", "b.jpg"], [3, 0, 1]], ["tail", "é.jpg", ["a.jpg", "b.jpg"]])
+    assert read_manifest(written(tmp_path / "mine", *rows)) == PARTS
+    with pytest.raises(DataError, match="take sha256 out of that line"):
+        read_manifest(written(tmp_path / "mine", *rows, sha256="0"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ["head", "a.jpg", "b.jpg"],
+        ["head", 3, ["b.jpg"]],
+        ["head", "", ["b.jpg"]],
+        ["head", "a.jpg", [3]],
+        [["head"], "a.jpg", ["b.jpg"]],
+        [1.5, "a.jpg", ["b.jpg"]],
+        ["head", "a.jpg", ["b.jpg"], [1]],
+        ["head", "a.jpg", ["b.jpg"], ["1", "2"]],
+        ["head", "a.jpg", ["b.jpg"], [1, 2], 3],
+        ["head", "a.jpg"],
+        "head",
+    ],
+)
+def test_a_row_that_is_no_episode_is_refused(tmp_path, row):
+    with pytest.raises(DataError, match="mine is no list of episodes"):
+        read_manifest(written(tmp_path / "mine", row, shots=1))
+
+
+@pytest.mark.parametrize("header", [{"shots": 2}, {"shots": 1, "fold": "0"}, {"shots": 1, "classes": 3}])
+def test_a_first_line_that_says_something_else_is_refused(tmp_path, header):
+    row = ["head", "a.jpg", ["b.jpg"]]
+    assert read_manifest(written(tmp_path / "mine", row, shots=1)).episodes
+    with pytest.raises(DataError, match="mine is no list of episodes"):
+        read_manifest(written(tmp_path / "mine", row, **header))
+
+
 def test_a_damaged_file_is_refused(tmp_path):
     PARTS.write(tmp_path / "a")
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-20])

@@ -89,3 +89,8 @@ def test_as_polygon():
     assert as_polygon([1, 2.5]).dtype == np.float64
     with pytest.raises(ValueError, match="flat list"):
         as_polygon([[1, 2]])
+
+
+def test_a_first_polygon_of_two_points():
+    with pytest.raises(ValueError, match="too few points"):
+        decode([[0, 0, 1, 1]], 3, 4)

@@ -133,6 +133,8 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
         source.manifest("matcher", 4, 1)
     with pytest.raises(DataError, match=r"2008_000003\.json has no 'cat' of number 7"):
         source.load(View("2008_000003", "cat+HEAD", 7))
+    with pytest.raises(DataError, match=r"2008_000003\.json: 'cat' 0 has no part 'WHEEL'"):
+        source.load(View("2008_000003", "cat+WHEEL", 0))
     annotation = folder / "Annotations_Part_json_merged_part_classes/2008_000003.json"
     good = json.loads(annotation.read_text())
     for odd in ("[", "[]", '{"object": 3}', '{"object": [{"name": "cat"}]}', "\xff", "[" * 100_000):
@@ -152,6 +154,16 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
         annotation.write_text(json.dumps({"object": [cat | changes]}))
         with pytest.raises(DataError, match=rf"2008_000003\.json.*{why}"):
             source.load(View("2008_000003", "cat+HEAD", 0))
+    annotation.write_text(json.dumps({"object": [{k: cat[k] for k in ("name", "bndbox")}, cat]}))
+    numbers = [view.instance for view in source.views() if view.picture == "2008_000003"]
+    assert set(numbers) == {1}  # some objects have no parts
+    flat, outside = (
+        cat | {"bndbox": {"xmin": left, "ymin": 3, "xmax": right, "ymax": 9}}
+        for left, right in ((4, 4), (40, 50))
+    )
+    annotation.write_text(json.dumps({"object": [flat, cat, outside]}))
+    numbers = [view.instance for view in source.views() if view.picture == "2008_000003"]
+    assert set(numbers) == {1}  # a box without a pixel is no view
     annotation.unlink()
     with pytest.raises(DataError, match=r"2008_000003\.json is missing"):
         source.manifest("matcher", 0, 5)
@@ -173,3 +185,18 @@ def test_check_counts(tiny):
     assert found["classes of fold 0 (animals)"] == (3, None)
     assert found["validation pictures"] == found["their annotations"] == (14, 14)
     assert BENCHMARK.folds == 4
+
+
+def test_every_folder_of_the_layout_opens(tiny):
+    root = tiny[0] / "Pascal-Part"
+    for inner in ("", "VOCdevkit", "VOCdevkit/VOC2010"):
+        assert PascalPartSource(root / inner).root == root / "VOCdevkit/VOC2010"
+
+
+def test_a_missing_index_is_named_where_it_belongs(tmp_path):
+    folder = tmp_path / "Pascal-Part/VOCdevkit/VOC2010"
+    folder.mkdir(parents=True)
+    with pytest.raises(
+        DataError, match=r"Pascal-Part/VOCdevkit/VOC2010/all_obj_part_to_image\.json is missing"
+    ):
+        PascalPartSource(tmp_path)

@@ -169,3 +169,18 @@ def test_coco_files_must_agree(tmp_path):
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="other classes"):
         source.pictures("train")
+
+
+def test_hidden_files_are_no_label_maps(tmp_path):
+    root = write_ade20k(tmp_path)
+    before = ade20k.open_source(root).pictures("val")
+    (root / "ade20k/annotations/validation/._ADE_val_1.png").write_bytes(b"")
+    assert ade20k.open_source(root).pictures("val") == before
+
+
+def test_ade20k_as_its_archive_names_it(tmp_path):
+    root = write_ade20k(tmp_path)
+    there = ade20k.open_source(root).pictures("val")
+    (root / "ade20k").rename(root / "ADEChallengeData2016")
+    for place in (root, root / "ADEChallengeData2016"):
+        assert ade20k.open_source(place).pictures("val") == there

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
+from segic_jax.data.check import require_files
 from segic_jax.data.episodes import DataError, Episode, Labelled, View
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.pairs import ClassPairs
@@ -174,21 +175,42 @@ def test_fss1000_splits():
 def test_fss1000_reads_both_layouts(tmp_path, parent):
     picture = cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
     mask = cv2.imencode(".png", np.full((4, 4), 255, np.uint8))[1].tobytes()
+    root = tmp_path / "FSS-1000"
     for name in class_names("test"):
-        (tmp_path / parent / name).mkdir(parents=True)
+        (root / parent / name).mkdir(parents=True)
         for number in range(1, 11):
-            (tmp_path / parent / name / f"{number}.jpg").write_bytes(picture)
-            (tmp_path / parent / name / f"{number}.png").write_bytes(mask)
-    source = Fss1000Source(tmp_path)
+            (root / parent / name / f"{number}.jpg").write_bytes(picture)
+            (root / parent / name / f"{number}.png").write_bytes(mask)
+    assert Fss1000Source(tmp_path).root == root / parent
+    source = Fss1000Source(root)
     episodes = source.manifest("matcher", 0, 1).episodes
     assert len(episodes) == 2400
     shown = source.load(episodes[0].target_view)
     assert shown.image.shape == (4, 4, 3)
     assert shown.mask.all()
-    assert [line.found for line in check(tmp_path)] == [0, 2400]
-    (tmp_path / parent / "odd\r").mkdir()
-    assert "rename it" in check(tmp_path)[0].problem
-    for ending in ("jpg", "png"):
-        (tmp_path / parent / name / f"7.{ending}").unlink()
-    with pytest.raises(DataError, match=rf"{name} has no 7\.jpg"):
+    assert [line.found for line in check(root)] == [240, 2400, 2400]
+    (root / parent / name / "7.jpg").unlink()
+    assert [line.found for line in check(root)] == [240, 2399, 2400]
+    assert f"{name}/7.jpg is missing" in check(root)[1].problem
+
+
+def test_fss1000_does_without_the_classes_that_no_episode_needs(tmp_path):
+    with pytest.raises(DataError, match=r"abe's_flyingfish is missing: unpack FSS-1000"):
         Fss1000Source(tmp_path)
+    picture = np.zeros((4, 4), np.uint8)
+    (tmp_path / "abacus").mkdir()  # of the training split
+    (tmp_path / "bamboo_slip").mkdir()
+    for number in range(1, 11):
+        for ending in ("jpg", "png"):
+            cv2.imwrite(str(tmp_path / f"bamboo_slip/{number}.{ending}"), picture)
+    source = Fss1000Source(tmp_path)
+    episodes = source.manifest("matcher", 0, 1).episodes
+    assert len(episodes) == 2400
+    mine = [
+        view for e in episodes if e.class_id == "bamboo_slip" for view in (e.target_view, *e.reference_views)
+    ]
+    require_files(source, mine)
+    assert source.load(mine[0]).image.shape == (4, 4, 3)
+    with pytest.raises(DataError, match=r"abe's_flyingfish/1\.jpg is missing, and an episode needs it"):
+        require_files(source, source.views())
+    assert [(line.found, line.needed) for line in check(tmp_path)] == [(1, 240), (10, 2400), (10, 2400)]

@@ -72,7 +72,10 @@ def turn_episodes(
     classes = list(pictures)
     for class_id in classes:
         if len(pictures[class_id]) < 2:
-            raise DataError(f"{name}: class {class_id!r} has fewer than two pictures; an episode takes two.")
+            raise DataError(
+                f"{name}: class {class_id!r} has fewer than two pictures that show it, and an episode takes "
+                "two: get the data again."
+            )
     episodes = []
     for number in range(count):
         class_id = classes[number % len(classes)]
@@ -96,12 +99,38 @@ def find_root(root: Path | str, name: str, inside: str, download: str) -> Path:
     for folder in (root / name, root):
         if (folder / inside).is_dir():
             return folder
-    raise DataError(f"{root / inside} is missing: get it from {download}.")
+    folder = root / name if (root / name).is_dir() else root
+    raise DataError(f"{folder / inside} is missing: get it from {download}.")
 
 
 def files(folder: Path, ending: str, download: str) -> list[str]:
-    """Names of the files in a folder, sorted. Raises DataError where there is none."""
-    names = sorted(path.name for path in folder.glob(f"*{ending}")) if folder.is_dir() else []
+    """Names of the files in a folder, sorted; hidden ones, which macOS leaves about, are none.
+
+    Raises:
+        DataError: there is none, or one whose ending is in capitals: the official loaders pass it over.
+    """
+    there = folder.iterdir() if folder.is_dir() else ()
+    names = sorted(
+        path.name for path in there if path.name.lower().endswith(ending) and not path.name.startswith(".")
+    )
     if not names:
-        raise DataError(f"{folder} holds no {ending} files: get them from {download}.")
+        raise DataError(f"{folder} holds no {f'*{ending}' if ending else 'files'}: get them from {download}.")
+    for name in names:
+        if not name.endswith(ending):
+            raise DataError(f"{folder / name} ends in capitals: rename it to end in {ending}.")
     return names
+
+
+def read_list(path: Path, download: str) -> list[str]:
+    """The words of a list, whatever its line ends.
+
+    Raises:
+        DataError: it is missing, empty or no text.
+    """
+    try:
+        words = path.read_text("utf-8-sig").split()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is missing or no text: get it from {download}.") from error
+    if not words:
+        raise DataError(f"{path} is empty: get it again from {download}.")
+    return words

@@ -86,10 +86,7 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
         header, *rows = (json.loads(line) for line in text.splitlines())
         if (header["format"], header["version"]) != (FORMAT, VERSION):
             raise DataError(f"{name} is a list of version {header['version']}; this program reads {VERSION}.")
-        episodes = tuple(
-            Episode(class_id, target, tuple(references), tuple(instances[0]) if instances else ())
-            for class_id, target, references, *instances in rows
-        )
+        episodes = tuple(_episode(*row) for row in rows)
         manifest = Manifest(
             benchmark=header["benchmark"],
             protocol=header["protocol"],
@@ -98,14 +95,32 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
             classes=tuple(header["classes"]),
             episodes=episodes,
         )
-        expected = header["sha256"]
+        expected = header.get("sha256", manifest.sha256)
+        if type(manifest.fold) is not int or any(len(e.references) != manifest.shots for e in episodes):
+            raise ValueError("the first line says something else")
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{name} is no list of episodes: make one with `segic episodes make`.") from error
     if manifest.sha256 != expected:
-        raise DataError(f"{name} does not have the episodes that its first line promises: get it again.")
+        raise DataError(
+            f"{name} does not have the episodes that its first line promises: get it again, or take sha256 "
+            "out of that line if you changed it yourself."
+        )
     return manifest
+
+
+def _episode(class_id, target, references, instances=()) -> Episode:
+    texts = [target, *references]
+    if (
+        type(class_id) not in (int, str)
+        or type(references) is not list
+        or any(type(text) is not str or not text for text in texts)
+        or any(type(number) is not int for number in instances)
+        or len(instances) not in (0, len(texts))
+    ):
+        raise ValueError("no [class, target, [references], [instances]]")
+    return Episode(class_id, target, tuple(references), tuple(instances))
 
 
 def _row(episode: Episode) -> list:

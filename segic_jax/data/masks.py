@@ -61,8 +61,10 @@ def _polygons(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray
 
     # The library follows each edge pixel by pixel: far points would take memory without end.
     reach = 2 * max(height, width)
-    if any(points.size < 4 or np.abs(points).max() > reach for points in polygons):
-        raise ValueError("a polygon of a point, or far outside its picture")
+    # Four numbers at first are a box to it, which it takes in another form only.
+    few = polygons[0].size < 6 or any(points.size < 4 for points in polygons)
+    if few or any(np.abs(points).max() > reach for points in polygons):
+        raise ValueError("a polygon of too few points, or far outside its picture")
     try:
         return coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))).astype(bool)
     except Exception as error:  # the library raises nearly anything, also a bare Exception

@@ -17,6 +17,7 @@ from tqdm import tqdm
 from segic_jax.data.benchmark import Check
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import read_labels, read_rgb, require_size
+from segic_jax.data.listed import files
 
 Split = Literal["train", "val"]
 
@@ -97,10 +98,7 @@ class LabelMaps:
                 f"{folder} is missing, so {self.name} has no {split} split here: get it from "
                 f"{self.download}, or take references from the other split (--bank)."
             )
-        stems = sorted(path.stem for path in folder.iterdir() if path.suffix == self.ending)
-        if not stems:
-            raise DataError(f"{folder} holds no *{self.ending}: get the data from {self.download}.")
-        return stems
+        return [name.removesuffix(self.ending) for name in files(folder, self.ending, self.download)]
 
     def present(self, split: Split, picture: str) -> tuple[int, ...]:
         """The classes in a label map."""

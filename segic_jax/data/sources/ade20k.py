@@ -1,6 +1,6 @@
 """ADE20K's 150 classes, as the MIT scene parsing challenge gives them.
 
-ade20k/images/{training,validation}/<id>.jpg
+ade20k/images/{training,validation}/<id>.jpg           the folder may have the archive's name as well
 ade20k/annotations/{training,validation}/<id>.png     8 bits: 0 is none and ignored, 1 is class 0, ..., 150
 
 The official code numbers the classes 1..150 too and leaves 0 out (utils/fss.py, `SemADE`, with "none" before
@@ -12,12 +12,14 @@ from pathlib import Path
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
 
-DOWNLOAD = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip (name its folder ade20k)"
+DOWNLOAD = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 
 
 def open_source(root: Path | None) -> LabelMaps:
     """Raises DataError where there is no ade20k/annotations below `root`."""
-    folder = find_folder(Path(root or "."), "ade20k", "annotations")
+    root = Path(root or ".")
+    inner = "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() else "ade20k"
+    folder = find_folder(root, inner, "annotations")
     return LabelMaps(
         name="ade20k",
         classes=class_names("ade20k"),

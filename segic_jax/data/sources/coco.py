@@ -43,6 +43,8 @@ class CocoSource:
         if protocol not in BENCHMARK.protocols or fold != 0 or shots != 1:
             raise DataError(f"{self.name} is drawn for {' and '.join(BENCHMARK.protocols)}, fold 0, 1 shot.")
         episodes = semcoco_episodes(self.coco, fold=None, leak=protocol == "segic-leak")
+        if not episodes:
+            raise DataError(f"{self.coco.path} has no class that two pictures show: get it from {DOWNLOAD}.")
         return Manifest(self.name, protocol, fold, shots, tuple(self.coco.categories), tuple(episodes))
 
     def class_name(self, class_id: ClassId) -> str:
@@ -57,11 +59,16 @@ class CocoSource:
             for class_id in sorted(classes):
                 yield View(self.coco.images[image], class_id)
 
+    def paths(self, view: View) -> tuple[Path, ...]:
+        """The picture."""
+        return (self.root / "val2017" / view.picture,)
+
     def load(self, view: View) -> Labelled:
         """The picture, and all objects of the class."""
         if view.picture not in self._ids:
             raise DataError(f"{self.coco.path} has no picture {view.picture}: list the episodes anew.")
-        path = self.root / "val2017" / view.picture
+        self.class_name(view.class_id)
+        (path,) = self.paths(view)
         image = read_rgb(path)
         mask = self.coco.mask(self._ids[view.picture], int(view.class_id))
         require_size(image, mask, path, self.coco.path)

@@ -73,10 +73,14 @@ class Coco20iSource:
             for class_id in classes[picture]:
                 yield View(picture, class_id)
 
+    def paths(self, view: View) -> tuple[Path, ...]:
+        """The picture and its label map."""
+        return self.root / view.picture, (self.root / "annotations" / view.picture).with_suffix(".png")
+
     def load(self, view: View) -> Labelled:
         """The picture, and where its label map has the class."""
-        image_path = self.root / view.picture
-        label_path = (self.root / "annotations" / view.picture).with_suffix(".png")
+        self.class_name(view.class_id)
+        image_path, label_path = self.paths(view)
         image, labels = read_rgb(image_path), read_labels(label_path)
         require_size(image, labels, image_path, label_path)
         return Labelled(image, labels == int(view.class_id) + 1)

@@ -1,7 +1,8 @@
 """Your own pictures with a COCO JSON: the other layout of `folder`.
 
-A picture's `file_name` is relative to the JSON's folder, or to `images/` beside it. Every picture of a class
-is a target once; its references are the next ones of its class, sorted by file name, wrapping.
+A picture's `file_name` is relative to the JSON's folder, or to `images/` beside it; where that folder is
+`annotations/`, to the folder above or its `images/`. Every picture of a class is a target once; its
+references are the next ones of its class, sorted by file name, wrapping.
 """
 
 from collections.abc import Iterator
@@ -19,9 +20,12 @@ class CocoFolderSource:
     name = "folder"
 
     def __init__(self, path: Path):
-        """Raises DataError when the JSON is missing, damaged or without annotations."""
+        """Raises DataError when the JSON is missing, damaged, without annotations or lists a file twice."""
         self.coco = CocoJson(path)
         self._ids = {name: image for image, name in self.coco.images.items()}
+        for image, name in self.coco.images.items():
+            if self._ids[name] != image:
+                raise DataError(f"{path} lists {name} twice: give each picture one id.")
         self.pictures = {
             class_id: sorted(self.coco.images[image] for image in self.coco.pictures(class_id))
             for class_id in self.coco.categories
@@ -30,7 +34,8 @@ class CocoFolderSource:
             raise DataError(f"{path} has no annotation: add some, or give another file.")
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Raises DataError when a class has too few pictures for `shots`."""
+        """Raises DataError for what `folder` is not drawn for, or a class of too few pictures."""
+        require_original(protocol, fold, shots)
         episodes = []
         for class_id, pictures in self.pictures.items():
             if 0 < len(pictures) <= shots:
@@ -56,17 +61,30 @@ class CocoFolderSource:
             for class_id in sorted(classes):
                 yield View(self.coco.images[image], class_id)
 
+    def paths(self, view: View) -> tuple[Path, ...]:
+        """The picture."""
+        folder = self.coco.path.parent
+        folders = [folder, folder / "images"]
+        if folder.name == "annotations":
+            folders += [folder.parent, folder.parent / "images"]
+        places = [one / view.picture for one in folders if one.is_dir()]
+        return (next((path for path in places if path.is_file()), places[-1]),)
+
     def load(self, view: View) -> Labelled:
         """The picture, and all objects of the class."""
         if view.picture not in self._ids:
             raise DataError(f"{self.coco.path} has no picture {view.picture}.")
-        folder = self.coco.path.parent
-        path = folder / view.picture
-        if not path.is_file() and (folder / "images" / view.picture).is_file():
-            path = folder / "images" / view.picture
+        self.class_name(view.class_id)
+        (path,) = self.paths(view)
         image, mask = read_rgb(path), self.coco.mask(self._ids[view.picture], int(view.class_id))
         require_size(image, mask, path, self.coco.path)
         return Labelled(image, mask)
+
+
+def require_original(protocol: str, fold: int, shots: int) -> None:
+    """Raise DataError for another protocol, a fold or no shots."""
+    if protocol != "original" or fold != 0 or shots < 1:
+        raise DataError("folder is drawn for the protocol original, fold 0, 1 shot or more.")
 
 
 def find_json(root: Path) -> Path | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.episodes import DataError
+from segic_jax.data.listed import read_list
 from segic_jax.data.video import VideoSource, make_clip
 
 DOWNLOAD = "https://davischallenge.org/davis2017/code.html (TrainVal, 480p)"
@@ -23,11 +24,12 @@ def open_source(root: Path | str) -> VideoSource:
     root = Path(root)
     root = next((root / part for part in ("2017", "DAVIS/2017", "DAVIS") if (root / part).is_dir()), root)
     listing = root / "ImageSets/2017/val.txt"
-    if not listing.is_file():
-        raise DataError(f"{listing} is missing: get DAVIS 2017 from {DOWNLOAD}.")
-    names = sorted(line.strip() for line in listing.read_text("utf-8").splitlines() if line.strip())
-    if not names:
-        raise DataError(f"{listing} lists no video: get it again from {DOWNLOAD}.")
+    names = sorted(read_list(listing, DOWNLOAD))
+    for name in names:
+        if not (root / "JPEGImages/480p" / name).is_dir():
+            raise DataError(
+                f"{listing} lists {name}, but {root / 'JPEGImages/480p' / name} is missing: get it."
+            )
     return VideoSource(
         "davis17",
         [

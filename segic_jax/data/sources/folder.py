@@ -14,7 +14,7 @@ from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, Source, View
 from segic_jax.data.files import read_grey, read_rgb, require_size
 from segic_jax.data.manifest import Manifest
-from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json
+from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json, require_original
 
 PICTURE_ENDINGS = (".jpg", ".jpeg")
 
@@ -45,7 +45,8 @@ class FolderSource:
         self.pictures = {name: _pictures(self.root / name) for name in sorted(classes)}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Raises DataError when a class has too few pictures for `shots`."""
+        """Raises DataError for what `folder` is not drawn for, or a class of too few pictures."""
+        require_original(protocol, fold, shots)
         episodes = []
         for class_name, pictures in self.pictures.items():
             if len(pictures) <= shots:
@@ -68,10 +69,14 @@ class FolderSource:
             for picture in pictures:
                 yield View(picture, class_name)
 
+    def paths(self, view: View) -> tuple[Path, ...]:
+        """The picture and its mask."""
+        path = self.root / str(view.class_id) / view.picture
+        return path, path.with_suffix(".png")
+
     def load(self, view: View) -> Labelled:
         """The RGB image and the mask of one picture."""
-        image_path = self.root / str(view.class_id) / view.picture
-        mask_path = image_path.with_suffix(".png")
+        image_path, mask_path = self.paths(view)
         image, mask = read_rgb(image_path), read_grey(mask_path)
         require_size(image, mask, image_path, mask_path)
         if 0 < mask.max() < 128:

@@ -1,6 +1,7 @@
 """FSS-1000 (Li et al., CVPR 2020): 1000 classes of 10 pictures, with the field's fixed test episodes.
 
-Folder layout: `<root>/<class>/<1..10>.jpg + .png`, or the same under `<root>/data/`.
+Folder layout: `<root>/<class>/<1..10>.jpg + .png`, or the same under `<root>/data/`. The lists of classes are
+part of this package; splits/ is not read.
 """
 
 from importlib import resources
@@ -14,6 +15,7 @@ from segic_jax.data.manifest import Manifest, shipped
 from segic_jax.data.sources.folder import FolderSource
 
 Split = Literal["trn", "val", "test"]
+DOWNLOAD = "https://github.com/HKUSTCV/FSS-1000"
 
 
 class Fss1000Source(FolderSource):
@@ -22,15 +24,18 @@ class Fss1000Source(FolderSource):
     name = "fss1000"
 
     def __init__(self, root: str | Path, *, split: Split = "test"):
-        """Raises DataError when a class of the split or one of its ten pictures is missing."""
+        """`root` is FSS-1000/ or its parent; some classes may be missing, where no episode needs them.
+
+        Raises:
+            DataError: no class of the split is there.
+        """
         root = Path(root)
-        if (root / "data").is_dir():
-            root = root / "data"
-        super().__init__(root, class_names(split))
-        for class_name, files in self.pictures.items():
-            missing = [n for n in range(1, 11) if f"{n}.jpg" not in files]
-            if missing:
-                raise DataError(f"{self.root / class_name} has no {missing[0]}.jpg: unpack FSS-1000 again.")
+        inner = ("FSS-1000/data", "FSS-1000", "data", "")
+        self.root = next(root / one for one in inner if (root / one).is_dir() or not one)
+        names = class_names(split)
+        if not any((self.root / name).is_dir() for name in names):
+            raise DataError(f"{self.root / names[0]} is missing: unpack FSS-1000 there ({DOWNLOAD}).")
+        self.pictures = {name: [f"{number}.jpg" for number in range(1, 11)] for name in names}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
         """All 2400 pictures as targets; for 1 and 5 shots the list is shipped with the package.
@@ -57,15 +62,18 @@ def draw(protocol: str, shots: int) -> Manifest:
 
 
 def check(root: Path) -> list[Check]:
-    """The test split; names from a list with CRLF line ends keep a carriage return, which is named."""
-    folder = root / "data" if (root / "data").is_dir() else root
-    odd = sorted(path.name for path in folder.iterdir() if path.name != path.name.strip())
-    problem = f"{folder} has {odd[0]!r}: rename it without blanks or carriage returns." if odd else ""
-    lines = [Check("odd names", len(odd), 0, problem)]
+    """The test split: classes, pictures and masks."""
     try:
-        lines.append(Check("pictures of the test classes", sum(1 for _ in Fss1000Source(root).views()), 2400))
+        source = Fss1000Source(root)
     except DataError as error:
-        lines.append(Check("pictures of the test classes", "incomplete", 2400, str(error)))
+        return [Check("FSS-1000", "missing", problem=str(error))]
+    there = sum((source.root / name).is_dir() for name in source.pictures)
+    paths = [source.paths(view) for view in source.views()]
+    lines = [Check("test classes", there, len(source.pictures))]
+    for what, files in zip(("pictures", "masks"), zip(*paths, strict=True), strict=True):
+        gone = [path for path in files if not path.is_file()]
+        problem = f"{gone[0]} is missing: get it from {DOWNLOAD}." if gone else ""
+        lines.append(Check(f"{what} of the test classes", len(files) - len(gone), len(files), problem))
     return lines
 
 
@@ -74,8 +82,8 @@ BENCHMARK = Benchmark(
     title="FSS-1000 (Li et al., CVPR 2020): 240 test classes of 10 pictures",
     kind="episodes",
     protocols=("matcher", "insid3", "segic"),
-    layout="<class>/{1..10}.jpg\n<class>/{1..10}.png   the mask; or both below data/",
-    download="https://github.com/HKUSTCV/FSS-1000",
+    layout="FSS-1000/<class>/{1..10}.jpg\nFSS-1000/<class>/{1..10}.png   the mask; or both below data/",
+    download=DOWNLOAD,
     pictures="fss1000",
     open=Fss1000Source,
     check=check,

@@ -16,7 +16,7 @@ from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.draws import choose
 from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
 from segic_jax.data.files import read_labels, read_rgb, require_size
-from segic_jax.data.listed import find_root
+from segic_jax.data.listed import find_root, read_list
 from segic_jax.data.manifest import Manifest
 
 FOLDS, EACH = 3, 5
@@ -70,7 +70,8 @@ class IsaidSource:
         for class_id, of in pictures.items():
             if len(set(of)) < 2:
                 raise DataError(
-                    f"fold{fold}.txt lists one picture of {NAMES[class_id]}; an episode takes two."
+                    f"{self._list(fold)} lists one picture of {NAMES[class_id]}; an episode takes two: "
+                    f"get it again from {DOWNLOAD}."
                 )
         rng = np.random.RandomState(0)
         episodes = []
@@ -95,20 +96,26 @@ class IsaidSource:
         for picture, class_id in sorted({line for lines in self.lines for line in lines}):
             yield View(picture, class_id)
 
+    def paths(self, view: View) -> tuple[Path, ...]:
+        """The patch and its label map."""
+        label = f"{view.picture}_instance_color_RGB.png"
+        return self.root / "val/images" / f"{view.picture}.png", self.root / "val/semantic_png" / label
+
     def load(self, view: View) -> Labelled:
         """The patch, its class, and the pixels that count nowhere."""
-        image_path = self.root / "val/images" / f"{view.picture}.png"
-        label_path = self.root / "val/semantic_png" / f"{view.picture}_instance_color_RGB.png"
+        self.class_name(view.class_id)
+        image_path, label_path = self.paths(view)
         image, labels = read_rgb(image_path), read_labels(label_path)
         require_size(image, labels, image_path, label_path)
         return Labelled(image, labels == int(view.class_id) + 1, labels == 255)
 
+    def _list(self, fold: int) -> Path:
+        return self.root / f"splits/val/fold{fold}.txt"
+
     def _lines(self, fold: int) -> list[tuple[str, int]]:
-        path = self.root / f"splits/val/fold{fold}.txt"
-        if not path.is_file():
-            raise DataError(f"{path} is missing: get it from {DOWNLOAD}.")
+        path = self._list(fold)
         lines = []
-        for line in path.read_text("utf-8").split():
+        for line in read_list(path, DOWNLOAD):
             name, _, number = line.partition("__")
             if not number.isdecimal() or not EACH * fold < int(number) <= EACH * (fold + 1):
                 raise DataError(f"{path}: {line!r} is no name__class of this fold; get it from {DOWNLOAD}.")

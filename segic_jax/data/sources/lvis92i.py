@@ -91,6 +91,10 @@ class Lvis92iSource:
             for class_id in classes[picture]:
                 yield View(picture, class_id)
 
+    def paths(self, view: View) -> tuple[Path, ...]:
+        """The picture."""
+        return (self.root / "coco" / view.picture,)
+
     def load(self, view: View) -> Labelled:
         """The whole picture; of several objects, all of them make the mask."""
         if self._annotations is None:
@@ -101,7 +105,7 @@ class Lvis92iSource:
                 f"{self.root / 'lvis_val.pkl'} has no class {view.class_id!r} in {view.picture}: "
                 f"get it again ({DOWNLOAD})."
             )
-        image = read_rgb(self.root / "coco" / view.picture)
+        image = read_rgb(*self.paths(view))
         try:
             return Labelled(image, union(segmentations, *image.shape[:2]))
         except ValueError as error:
@@ -151,14 +155,19 @@ class Lvis92iSource:
             )
         return manifests
 
+    def json_path(self) -> Path | None:
+        """Where lvis_v1_val.json lies, if anywhere."""
+        places = (folder / "lvis_v1_val.json" for folder in (self.root, self.root.parent / "lvis"))
+        return next((path for path in places if path.is_file()), None)
+
     def _json(self) -> CocoJson:
-        for folder in (self.root, self.root.parent / "lvis"):
-            if (folder / "lvis_v1_val.json").is_file():
-                return CocoJson(folder / "lvis_v1_val.json")
-        raise DataError(
-            f"{self.root / 'lvis_v1_val.json'} is missing: the class names and the protocol segic need it "
-            "(https://www.lvisdataset.org/dataset)."
-        )
+        path = self.json_path()
+        if path is None:
+            raise DataError(
+                f"{self.root / 'lvis_v1_val.json'} is missing: the class names and the protocol segic need "
+                "it (https://www.lvisdataset.org/dataset)."
+            )
+        return CocoJson(path)
 
     def _read(self) -> Annotations:
         path = self.root / "lvis_val.pkl"
@@ -189,15 +198,15 @@ def check(root: Path) -> list[Check]:
     pictures = {picture for pictures in source.pictures.values() for picture in pictures}
     found = sum((source.root / "coco" / picture).is_file() for picture in pictures)
     try:
-        names, unnamed = len(source._json().categories), ""
+        names, damage = len(source._json().categories) if source.json_path() else 0, ""
     except DataError as error:
-        names, unnamed = 0, str(error)
+        names, damage = 0, str(error)
     other = f"not the published lists: get {DOWNLOAD}."
     gone = f"some are missing from {source.root / 'coco'}: unpack COCO's train2017 and val2017 there."
     return [
         Check("classes of more than 1 picture", classes, CLASSES, "" if classes == CLASSES else other),
         Check("pictures", found, len(pictures), "" if found == len(pictures) else gone),
-        Check("class names in lvis_v1_val.json (may be missing)", names, None, unnamed),
+        Check("class names and protocol segic, of lvis_v1_val.json (may be missing)", names, None, damage),
     ]
 
 

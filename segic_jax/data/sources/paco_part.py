@@ -99,19 +99,28 @@ class PacoPartSource:
         raise DataError(f"{self._val} names no classes: run {self.name} without class names.")
 
     def views(self) -> Iterator[View]:
-        """Every kind of part of every object, object by object."""
+        """Every kind of part of every object whose box holds something, object by object."""
         classes: dict[str, list[int]] = {}
         for class_id, pictures in self.pictures.items():
             for picture in pictures:
                 classes.setdefault(picture, []).append(class_id)
         for picture in sorted(classes):
             kinds: dict[int, list[int]] = {}
+            try:
+                size = _size(self.root / "coco" / picture)
+            except DataError:
+                size = None  # `load` says so
             for class_id in classes[picture]:
-                for instance in self._objects(picture, class_id):
-                    kinds.setdefault(instance, []).append(class_id)
+                for instance, one in self._objects(picture, class_id).items():
+                    if size is None or not _is_empty(one, size):
+                        kinds.setdefault(instance, []).append(class_id)
             for instance, class_ids in kinds.items():
                 for class_id in class_ids:
                     yield View(picture, class_id, instance)
+
+    def paths(self, view: View) -> tuple[Path, ...]:
+        """The picture."""
+        return (self.root / "coco" / view.picture,)
 
     def load(self, view: View) -> Labelled:
         """The crop of the picture to the object's box, and the parts in it."""
@@ -121,7 +130,7 @@ class PacoPartSource:
                 f"{self._val} has no object {view.instance!r} with the part {view.class_id!r} "
                 f"in {view.picture}."
             )
-        image = read_rgb(self.root / "coco" / view.picture)
+        image = read_rgb(*self.paths(view))
         try:
             mask = union(one.segmentations, *image.shape[:2])
         except ValueError as error:
@@ -148,9 +157,7 @@ class PacoPartSource:
         def is_empty(class_id: int, picture: str, instance: int) -> bool:
             if picture not in sizes:
                 sizes[picture] = _size(self.root / "coco" / picture)
-            one = self._objects(picture, class_id)[instance]
-            windows = zip((one.rows, one.columns), sizes[picture], strict=True)
-            return any(not range(side)[window] for window, side in windows)
+            return _is_empty(self._objects(picture, class_id)[instance], sizes[picture])
 
         def episode() -> tuple[int, list[tuple[str, int]]]:
             class_id = choose(rng, classes)
@@ -219,6 +226,11 @@ def _by_class(annotations: list[dict[str, Any]]) -> dict[int, dict[int, PartObje
         packed = list(map(as_polygon, segmentation)) if isinstance(segmentation, list) else segmentation
         instances[instance].segmentations.append(packed)
     return found
+
+
+def _is_empty(one: PartObject, size: tuple[int, int]) -> bool:
+    """Whether its box holds nothing of a picture of this height and width."""
+    return any(not range(side)[window] for window, side in zip((one.rows, one.columns), size, strict=True))
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -44,7 +44,7 @@ class PascalPartSource:
     name = "pascal_part"
 
     def __init__(self, root: Path | str):
-        """`root` is Pascal-Part/, its parent or its VOCdevkit/VOC2010/.
+        """`root` is Pascal-Part/, its parent, its VOCdevkit/ or VOCdevkit/VOC2010/.
 
         Raises:
             DataError: the index or a folder is missing or damaged.
@@ -114,19 +114,24 @@ class PascalPartSource:
                 number = numbers[one.name] = numbers.get(one.name, -1) + 1
                 for class_id in dict.fromkeys(classes[picture]):
                     name, _, part = class_id.partition("+")
-                    if name == one.name and _has(one, part):
+                    if name == one.name and _has(one, part) and _is_inside(one, part):
                         yield View(picture, class_id, number)
+
+    def paths(self, view: View) -> tuple[Path, ...]:
+        """The picture and its annotations."""
+        return self.root / "JPEGImages" / f"{view.picture}.jpg", self._annotation(view.picture)
 
     def load(self, view: View) -> Labelled:
         """The crop of the picture to the object's box, and the part in it."""
         name, _, part = str(view.class_id).partition("+")
-        path = self._annotation(view.picture)
+        image_path, path = self.paths(view)
         objects = [one for one in self._objects(view.picture) if one.name == name]
         number = view.instance
         if number is None or number not in range(len(objects)):
             raise DataError(f"{path} has no {name!r} of number {number!r}.")
         one = objects[number]
-        image_path = self.root / "JPEGImages" / f"{view.picture}.jpg"
+        if not _has(one, part):
+            raise DataError(f"{path}: {name!r} {number} has no part {part!r}.")
         image = read_rgb(image_path)
         try:
             mask = union(one.parts.get(part, []), *image.shape[:2])
@@ -190,7 +195,7 @@ class PascalPartSource:
 def _object(entry: dict[str, Any]) -> PartObject:
     left, top, right, bottom = map(int, entry["bndbox"].values())  # in the file's order
     parts: dict[str, list] = {}
-    for part in entry["parts"]:
+    for part in entry.get("parts") or ():  # a boat or a table has none
         for mask in part["mask"]:
             parts.setdefault(part["name"], []).append(
                 {"size": [*map(int, mask["size"])], "counts": mask["counts"]}
@@ -204,13 +209,20 @@ def _has(one: PartObject, part: str) -> bool:
     return bool(masks) and bool(np.prod(masks[0]["size"]))
 
 
+def _is_inside(one: PartObject, part: str) -> bool:
+    """Whether the box holds something of the picture, whose size the masks have."""
+    left, top, right, bottom = one.box
+    height, width = one.parts[part][0]["size"]
+    return bool(range(height)[top:bottom] and range(width)[left:right])
+
+
 def _find(root: Path) -> Path:
-    for place in (root / "Pascal-Part/VOCdevkit/VOC2010", root / "VOCdevkit/VOC2010", root):
+    inner = ("Pascal-Part/VOCdevkit/VOC2010", "VOCdevkit/VOC2010", "VOC2010", "")
+    places = [root / one for one in inner if (root / one).is_dir()]
+    for place in places:
         if (place / "all_obj_part_to_image.json").is_file():
             return place
-    raise DataError(
-        f"{root}/VOCdevkit/VOC2010/all_obj_part_to_image.json is missing: it is part of {DOWNLOAD}."
-    )
+    raise DataError(f"{places[0] / 'all_obj_part_to_image.json'} is missing: it is part of {DOWNLOAD}.")
 
 
 def _read_json(path: Path) -> Any:

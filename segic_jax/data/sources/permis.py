@@ -55,10 +55,16 @@ class PermisSource:
             for frame in range(3):
                 yield View(f"{video}/{frame}.jpg", 0)
 
+    def paths(self, view: View) -> tuple[Path, ...]:
+        """The frame and the masks of its video."""
+        path = self.root / view.picture
+        return path, path.parent / "masks.npz.npy"
+
     def load(self, view: View) -> Labelled:
         """A frame and its object."""
-        image_path = self.root / view.picture
-        mask_path = image_path.parent / "masks.npz.npy"
+        if view.class_id != 0:
+            raise DataError(f"{self.name} has the class 0, not {view.class_id!r}.")
+        image_path, mask_path = self.paths(view)
         image = read_rgb(image_path)
         try:
             mask = np.asarray(next(iter(read_npy(mask_path)[int(image_path.stem)].values())))

@@ -41,7 +41,8 @@ def open_source(root: Path | str) -> PersegSource:
     root = Path(root)
     root = next((root / name for name in ("PerSeg", "data") if (root / name / "Images").is_dir()), root)
     root = find_root(root, "PerSeg", "Images", DOWNLOAD)
-    objects = sorted(path.name for path in (root / "Images").iterdir() if path.is_dir())
+    folders = (path for path in (root / "Images").iterdir() if path.is_dir())
+    objects = sorted(path.name for path in folders if not path.name.startswith("."))
     return PersegSource(
         name="perseg",
         protocols=("original",),

@@ -10,10 +10,11 @@ from pathlib import Path
 
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.episodes import DataError, View
-from segic_jax.data.files import read_grey
+from segic_jax.data.files import ENDINGS, read_grey
 from segic_jax.data.listed import ListedSource, files, find_root
 
-DOWNLOAD = "https://irvlab.cs.umn.edu/resources/suim-dataset (the TEST split, with masks of each class)"
+DOWNLOAD = "Kaggle, heyoujue/suim-merged (both splits; INSID3 docs/data.md)"
+PICTURES = 1635
 NAMES = {
     "FV": "fish",
     "HD": "human diver",
@@ -35,7 +36,8 @@ def open_source(root: Path | str) -> ListedSource:
     endings, pictures = {}, {}
     with ThreadPoolExecutor(4) as pool:
         for folder in NAMES:
-            masks = files(root / "masks" / folder, ".*", DOWNLOAD)
+            masks = files(root / "masks" / folder, "", DOWNLOAD)
+            masks = [mask for mask in masks if Path(mask).suffix.lower() in ENDINGS]
             seen = pool.map(_shows_something, [root / "masks" / folder / mask for mask in masks])
             kept = [mask for mask, shows in zip(masks, seen, strict=True) if shows]
             pictures[folder] = [f"{mask.split('.')[0]}.jpg" for mask in kept]
@@ -55,7 +57,8 @@ def _shows_something(path: Path) -> bool:
 
 def _paths(root: Path, masks: dict[tuple[str, str], str], view: View) -> tuple[Path, Path]:
     folder = str(view.class_id)
-    mask = masks[folder, Path(view.picture).stem]
+    stem = Path(view.picture).stem
+    mask = masks.get((folder, stem), f"{stem}.bmp")
     return root / "images" / view.picture, root / "masks" / folder / mask
 
 
@@ -63,9 +66,13 @@ def check(root: Path) -> list[Check]:
     """Pictures that show something of each class."""
     try:
         source = open_source(root)
+        pictures = files(find_root(root, "SUIM", "images", DOWNLOAD) / "images", ".jpg", DOWNLOAD)
     except DataError as error:
         return [Check("SUIM", "missing", problem=str(error))]
-    return [Check(f"pictures of {source.names[c]}", len(names)) for c, names in source.pictures.items()]
+    return [
+        Check("pictures", len(pictures), PICTURES),
+        *(Check(f"pictures of {source.names[c]}", len(names)) for c, names in source.pictures.items()),
+    ]
 
 
 BENCHMARK = Benchmark(

@@ -1,6 +1,6 @@
 """YouTube-VOS 2018 (Xu et al., ECCV 2018): the validation set, and a hold-out that can be scored here.
 
-<root>/val/{JPEGImages,Annotations}/<video>/*.{jpg,png}, <root>/val/meta.json
+<root>/val/{JPEGImages,Annotations}/<video>/*.{jpg,png}, <root>/val/meta.json    (valid/ in the download)
 <root>/train/{JPEGImages,Annotations}/<video>/*.{jpg,png}
 
 The validation set has label maps only where objects first appear; its scores come from the challenge's
@@ -21,12 +21,12 @@ HELD_OUT = 50  # videos, drawn with seed 0 from the sorted names
 
 
 def open_validation(root: Path | str) -> VideoSource:
-    """`root` is ytbvos18/ or its parent.
+    """`root` is ytbvos18/, its parent or its val/.
 
     Raises:
         DataError: meta.json, a video or a frame that it lists is missing.
     """
-    folder = _split(Path(root), "val")
+    folder = _split(Path(root), "val", "valid")
     path = folder / "meta.json"
     try:
         videos = json.loads(path.read_bytes())["videos"]
@@ -50,7 +50,7 @@ def open_validation(root: Path | str) -> VideoSource:
 def open_held_out(root: Path | str) -> VideoSource:
     """`root` is ytbvos18/ or its parent. Raises DataError when the training set is missing."""
     folder = _split(Path(root), "train")
-    names = sorted(path.name for path in (folder / "JPEGImages").glob("*") if path.is_dir())
+    names = sorted(path.name for path in (folder / "JPEGImages").glob("[!.]*") if path.is_dir())
     if not names:
         raise DataError(f"{folder / 'JPEGImages'} holds no video: get it from {DOWNLOAD}.")
     drawn = np.random.default_rng(0).permutation(len(names))[:HELD_OUT]
@@ -63,11 +63,14 @@ def open_held_out(root: Path | str) -> VideoSource:
     )
 
 
-def _split(root: Path, split: str) -> Path:
+def _split(root: Path, *names: str) -> Path:
     root = root / "ytbvos18" if (root / "ytbvos18").is_dir() else root
-    if not (root / split).is_dir():
-        raise DataError(f"{root / split} is missing: get YouTube-VOS 2018 from {DOWNLOAD}.")
-    return root / split
+    for name in names:
+        if (root / name).is_dir():
+            return root / name
+    if (root / "JPEGImages").is_dir():
+        return root
+    raise DataError(f"{root / names[0]} is missing: get YouTube-VOS 2018 from {DOWNLOAD}.")
 
 
 def check_validation(root: Path) -> list[Check]:
