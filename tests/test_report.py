@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from tiny import picture
 
+from segic_jax.data.episodes import DataError
 from segic_jax.evaluate import report
 from segic_jax.evaluate.report import GalleryItem
 
@@ -128,5 +129,6 @@ def test_files(tmp_path):
     sheet = cv2.imread(str(tmp_path / "out/sheet.png"))
     assert sheet.shape == (3 * (report.TILE + report.CAPTION), 5 * (report.TILE + 4), 3)
     report.write(tmp_path / "none", RESULT, [], [])
-    with pytest.raises(OSError, match="out"):
-        report.write(tmp_path / "out/result.json", RESULT, [], [])
+    (tmp_path / "blocked/per_class.csv").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"blocked/per_class\.csv cannot be written to: Is a directory\."):
+        report.write(tmp_path / "blocked", RESULT, [], [])

@@ -24,8 +24,9 @@ from segic_jax.evaluate import metrics, report
 from segic_jax.evaluate.baselines import copy_mask, wrong_references
 from segic_jax.evaluate.infer import Model, judge_all, rows_at_once, to_own_size
 from segic_jax.evaluate.protocols import find_protocol, nearest
-from segic_jax.evaluate.rows import counts_of, row_of
-from segic_jax.evaluate.run import evaluate, make_tasks, score, spread
+from segic_jax.evaluate.records import spread
+from segic_jax.evaluate.rows import counts_of, row_of, summary
+from segic_jax.evaluate.run import evaluate, make_tasks, score
 from segic_jax.evaluate.threshold import THRESHOLDS, tune_threshold
 from segic_jax.models import segic
 
@@ -172,12 +173,10 @@ import time
 from tiny import DISKS, DiskSource, bundle
 from segic_jax.evaluate import run
 from segic_jax.evaluate.protocols import find_protocol
-class Slow(DiskSource):
-    def load(self, view):
-        time.sleep(float(sys.argv[5]))
-        return super().load(view)
+row_of = run.row_of
+run.row_of = lambda *arguments: time.sleep(float(sys.argv[5])) or row_of(*arguments)
 if __name__ == "__main__":
-    source = Slow()
+    source = DiskSource()
     run.evaluate(
         bundle(), DISKS, source, [source.manifest("original", 0, 1)],
         protocol=find_protocol("original"), out=out, batch_size=batch, workers=workers, baselines=True,
@@ -275,8 +274,9 @@ def test_a_limit_is_spread_and_its_rows_are_used_again(model, tmp_path):
     assert run(model, tmp_path)["episodes"] == 8
     assert (tmp_path / "parts/00000.jsonl").read_text().startswith(before)
     assert len(spread(range(8), 100)) == 8
-    with pytest.raises(DataError, match="holds another run"):
-        run(model, tmp_path, baselines=True)
+    for options in ({"baselines": True}, {"random_backbone": model}):
+        with pytest.raises(DataError, match="holds another run"):
+            run(model, tmp_path, **options)
 
 
 def test_several_folds(model, tmp_path):
@@ -295,6 +295,25 @@ def test_several_folds(model, tmp_path):
         assert (
             one["miou"] == one["miou_fold_classes"] == pytest.approx(one["miou_seen_classes"] / 2, abs=0.01)
         )
+
+
+def test_only_the_mean_over_folds_is_rounded():
+    rows = [
+        {
+            "fold": fold,
+            "class": "a",
+            "intersection": n,
+            "union": 100_000,
+            "pixels": 200_000,
+            "boundary_iou": None,
+        }
+        for fold, n in enumerate((10_004, 10_004, 10_014))
+    ]
+    manifests = [dataclasses.replace(DiskSource().manifest("", fold, 1), classes=("a",)) for fold in range(3)]
+    found = summary(rows, manifests, ORIGINAL, {})
+    assert [found["fold_scores"][fold]["miou"] for fold in "012"] == [10.0, 10.0, 10.01]
+    assert found["scores"]["miou"] == 10.01  # of 10.00733, not of 10.00333
+    assert found["scores"]["boundary_iou"] is None
 
 
 def test_class_names_reach_the_model(model, tmp_path):
@@ -365,8 +384,9 @@ def test_what_cannot_be_scored_is_said(model, tmp_path):
         manifest = dataclasses.replace(manifest, episodes=episodes)
         with pytest.raises(DataError, match=message):
             evaluate(model, DISKS, source, [manifest], protocol=ORIGINAL, out=tmp_path / "b")
-    with pytest.raises(ConfigError, match="batch_size 0"):
-        run(model, tmp_path / "c", batch_size=0)
+    for options, message in (({"batch_size": 0}, "batch_size 0"), ({"limit": 0}, "limit 0")):
+        with pytest.raises(ConfigError, match=message):
+            run(model, tmp_path / "c", **options)
 
 
 def test_scores_alone(model, tmp_path):

@@ -9,21 +9,17 @@ import pytest
 from layouts_semantic import write_ade20k, write_ade847, write_coco_semantic, write_pc459
 from tiny import CONFIG, bundle
 
+from segic_jax.config import ConfigError
+from segic_jax.data.canvas import resize
 from segic_jax.data.episodes import DataError
 from segic_jax.data.semantic import SemanticPicture
 from segic_jax.data.sources import ade20k, ade847, coco_semantic, pc459
-from segic_jax.evaluate import semseg
-from segic_jax.evaluate.semseg import (
-    Bank,
-    Counts,
-    Model,
-    bootstrap_interval,
-    evaluate_semseg,
-    padded_slots,
-    score,
-    unique_names,
-)
-from segic_jax.models.segic import Context, decode
+from segic_jax.evaluate import semseg, semseg_decode
+from segic_jax.evaluate.semseg import evaluate_semseg
+from segic_jax.evaluate.semseg_bank import Bank
+from segic_jax.evaluate.semseg_decode import Model, padded_slots
+from segic_jax.evaluate.semseg_scores import Counts, bootstrap_interval, score, unique_names
+from segic_jax.models.segic import Context, decode, upsample
 from segic_jax.weights.bundle import BundleError
 
 TRUTH = SemanticPicture(  # classes 1 and 4; the last column is ignored
@@ -43,7 +39,7 @@ LOGITS = np.array(
 
 
 def test_each_class_by_itself():
-    counts = score(TRUTH, (1, 4, 7), iter([LOGITS]), "independent")
+    counts = score(TRUTH, (1, 4, 7), LOGITS, "independent")
     assert counts == {
         1: Counts(2, 4, 5, 3),  # 2 right of 3; one pixel of 4, and one more on ignored ground
         4: Counts(3, 4, 5, 3),
@@ -52,23 +48,50 @@ def test_each_class_by_itself():
 
 
 def test_the_largest_logit_decides():
-    expected = {
+    assert score(TRUTH, (1, 4, 7), LOGITS, "argmax") == {
         # Winners: 4 1 7 1 / none 4 4 7.
         1: Counts(1, 3, 4, 3),
         4: Counts(2, 4, 4, 3),
         7: Counts(0, 1, 2, 0),
     }
-    assert score(TRUTH, (1, 4, 7), iter([LOGITS]), "argmax") == expected
-    assert score(TRUTH, (1, 4, 7), iter(LOGITS[:, None]), "argmax") == expected  # in chunks of one
 
 
 def test_background_wins_where_no_logit_is_above_zero():
-    counts = score(TRUTH, (1, 4), iter([np.zeros((2, 2, 4), np.float32)]), "argmax")
+    counts = score(TRUTH, (1, 4), np.zeros((2, 2, 4), np.float32), "argmax")
     assert counts == {1: Counts(0, 3, 3, 3), 4: Counts(0, 3, 3, 3)}
 
 
 def test_a_class_that_is_not_decoded_counts_as_missed():
-    assert score(TRUTH, (4,), iter([LOGITS[1:2]]), "independent")[1] == Counts(0, 3, 3, 3)
+    assert score(TRUTH, (4,), LOGITS[1:2], "independent")[1] == Counts(0, 3, 3, 3)
+
+
+@pytest.mark.parametrize("merge", ["independent", "argmax"])
+def test_scores_equal_loops_over_pixels(merge):
+    random = np.random.default_rng(2)
+    for _ in range(30):
+        height, width = random.integers(1, 12, 2)
+        labels = random.integers(-1, 5, (height, width))  # -1 is ignored
+        classes = np.unique(labels[labels >= 0])
+        shown = SemanticPicture(
+            np.zeros((height, width, 3), np.uint8),
+            tuple(classes.tolist()),
+            labels == classes[:, None, None],
+            labels < 0,
+        )
+        decoded = (0, 2, 3, 9)
+        rows = random.normal(-0.5, 1, (4, 5, 7)).astype(np.float32)
+        rows[1] = -np.abs(rows[1])  # nowhere
+        own = resize(rows, (height, width))
+        expected: dict[int, list[int]] = {}
+        for y, x in np.ndindex(height, width):
+            above = [c for c, row in zip(decoded, own, strict=True) if row[y, x] > 0]
+            if merge == "argmax" and above:
+                above = [max(above, key=lambda c: own[decoded.index(c), y, x])]
+            for c in {*above, int(labels[y, x])} - {-1}:
+                true, found = labels[y, x] == c, c in above
+                add = (true and found, labels[y, x] >= 0, True, true)
+                expected[c] = [a + int(b) for a, b in zip(expected.get(c, [0] * 4), add, strict=True)]
+        assert {c: [*n] for c, n in score(shown, decoded, rows, merge).items()} == expected
 
 
 def concepts(count: int, slots: int) -> Context:
@@ -84,14 +107,12 @@ def concepts(count: int, slots: int) -> Context:
 def test_chunks_change_nothing():
     model, small = bundle(), concepts(21, 32)
     image = np.random.default_rng(0).integers(0, 255, (CONFIG.canvas, 50, 3), dtype=np.uint8)
-    chunks = list(Model(model, jax.devices()[0]).logits(image, small))
-    assert [len(chunk) for chunk in chunks] == [16, 5]
-    parted = np.concatenate(chunks)
+    parted = np.array(list(Model(model, jax.devices()[0]).logits(image, small)))
     padded = np.full((1, CONFIG.canvas, CONFIG.canvas, 3), 128, np.uint8)
     padded[0, :, :50] = image
-    features = semseg._features(CONFIG, model.backbone, padded[0], np.array([CONFIG.canvas, 50]))
+    features = semseg_decode._features(CONFIG, model.backbone, padded[0], np.array([CONFIG.canvas, 50]))
     whole = jax.jit(decode, static_argnums=0)(CONFIG, model.head, features, concepts(21, 21))[0]
-    whole = np.asarray(semseg.segic.upsample(whole, CONFIG.canvas))[0, :, :, :50]
+    whole = np.asarray(upsample(whole, CONFIG.canvas))[0, :, :, :50]
     np.testing.assert_allclose(parted, whole, atol=1e-4 * np.abs(whole).max())
     decided = np.abs(whole) > 1e-3
     np.testing.assert_array_equal((parted > 0)[decided], (whole > 0)[decided])
@@ -101,16 +122,13 @@ def test_847_concepts_are_decoded_by_one_program():
     assert padded_slots(847) == 848
     assert [padded_slots(n) for n in (0, 1, 4, 5, 9, 16, 17, 33)] == [4, 4, 4, 8, 16, 16, 32, 48]
     model = Model(bundle(), jax.devices()[0])
-    before = semseg._decode._cache_size()
+    before = semseg_decode._decode._cache_size()
     image = np.random.default_rng(1).integers(0, 255, (24, 32, 3), dtype=np.uint8)
-    rows = 0
-    for chunk in model.logits(image, concepts(847, 848)):
-        assert chunk.shape[0] <= semseg.CHUNK
-        assert chunk.shape[1:] == (24, 32)
-        assert np.isfinite(chunk).all()
-        rows += len(chunk)
-    assert rows == 847
-    assert semseg._decode._cache_size() == before + 1
+    rows = list(model.logits(image, concepts(847, 848)))
+    assert len(rows) == 847
+    assert {row.shape for row in rows} == {(48, 64)}
+    assert np.isfinite(rows).all()
+    assert semseg_decode._decode._cache_size() == before + 1
 
 
 def test_a_picture_is_never_its_own_reference():
@@ -165,6 +183,18 @@ def test_result_is_the_sum_of_the_rows(tmp_path):
     table = (out / "per_class.csv").read_text().splitlines()
     assert len(table) == 151
     assert table[1].startswith("0,wall,")
+    lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == [0, 1, 2]
+    first = [n[0] / n[1] for n in lines[0]["classes"].values() if n[3]]
+    assert lines[0]["iou"] == pytest.approx(np.mean(first))
+    page = (out / "report.html").read_text()
+    for words in (
+        f"{result['scores']['miou']:.2f} <small>",
+        ">wall<",
+        result["manifest"]["sha256"],
+        "oracle",
+    ):
+        assert words in page
 
 
 def test_neither_batch_size_nor_interruption_changes_a_row(tmp_path, monkeypatch):
@@ -207,6 +237,17 @@ def test_all_classes_are_decoded(tmp_path):
     # Training pictures show four classes of 150, and only these have a reference.
     assert len(result["bank"]["classes_without_reference"]) == 146
     assert {int(c) for line in rows(out).values() for c in json.loads(line)["classes"]} <= {0, 2, 4, 149}
+
+
+def test_a_limit_is_spread(tmp_path):
+    root = write_ade20k(tmp_path / "data")
+    result = run(root, tmp_path / "out", limit=1, bank="val")
+    run(root, tmp_path / "out", limit=2, bank="val")
+    assert sorted(rows(tmp_path / "out")) == [0, 1]  # of three: 0, then 0 and 3 // 2
+    assert (result["pictures"], result["pictures_in_list"]) == (1, 3)
+    for options in ({"limit": 0}, {"limit": -1}, {"batch_size": 0}):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            run(root, tmp_path / "out", bank="val", **options)
 
 
 def test_the_other_benchmarks(tmp_path):

@@ -11,8 +11,10 @@ import tiny
 from layouts_video import PALETTE, write_clip, write_davis17, write_ytvos18
 from PIL import Image
 
+from segic_jax.config import ConfigError
 from segic_jax.data.benchmarks import find_benchmark, open_source
 from segic_jax.data.episodes import DataError
+from segic_jax.evaluate import video_run
 from segic_jax.evaluate.video import follow
 from segic_jax.evaluate.video_metrics import frame_scores
 from segic_jax.evaluate.video_run import evaluate_video, table
@@ -59,6 +61,11 @@ def test_davis(bundle, tmp_path):
     assert result["scores"]["jf"] == pytest.approx((j + f) / 2, abs=0.01)
     objects_csv = (out / "per_object.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in objects_csv[1:]] == [["bear", "1"], ["bear", "2"], ["cows", "1"]]
+    lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    assert [(line["video"], len(line["objects"])) for line in lines] == [("bear", 2), ("cows", 1)]
+    page = (out / "report.html").read_text()
+    for words in (f"{result['scores']['jf']:.2f} <small>", ">cows<", result["manifest"]["sha256"]):
+        assert words in page
     assert "Global score" in (out / "official.csv").read_text()
     assert json.loads((out / "result.json").read_text()) == result
     assert "J&F" in table(result)
@@ -81,11 +88,22 @@ def test_a_killed_run_goes_on(bundle, tmp_path):
         run(bundle, "davis17", tmp_path, tmp_path / "out", semantics="repaired")
 
 
+def test_a_limit_is_spread(bundle, tmp_path):
+    names = tuple((name, (1,)) for name in "abcd")
+    write_davis17(tmp_path / "DAVIS", videos=names)
+    result = run(bundle, "davis17", tmp_path, tmp_path / "out", limit=2)
+    assert sorted(path.name for path in (tmp_path / "out/predictions").iterdir()) == ["a", "c"]
+    assert (result["videos"], result["videos_in_list"]) == (2, 4)
+    with pytest.raises(ConfigError, match="limit 0"):
+        run(bundle, "davis17", tmp_path, tmp_path / "out", limit=0)
+
+
 def test_youtube(bundle, tmp_path):
     write_ytvos18(tmp_path / "ytbvos18")
     result = run(bundle, "ytvos18", tmp_path, tmp_path / "official")
-    assert "scores" not in result
+    assert result["scores"] is None
     assert "submission.zip" in table(result)
+    assert "submission.zip" in (tmp_path / "official/report.html").read_text()
     with zipfile.ZipFile(tmp_path / "official/submission.zip") as archive:
         assert sorted(archive.namelist()) == [
             f"Annotations/{video}/{t:05}.png" for video in ("aa", "bb") for t in (0, 5, 10)
@@ -118,7 +136,10 @@ def cut(path):
 
 
 BREAK = {
-    "cut frame": (lambda d: cut(d / "JPEGImages/480p/cows/00003.jpg"), r"cows/00003\.jpg is cut off"),
+    "cut frame": (
+        lambda d: cut(d / "JPEGImages/480p/cows/00003.jpg"),
+        r"^[^;]*cows/00003\.jpg is cut off; [^;]*$",
+    ),
     "cut map": (lambda d: cut(d / "Annotations/480p/cows/00003.png"), r"cows/00003\.png is"),
     "other size": (
         lambda d: Image.fromarray(np.ones((3, 4), np.uint8)).save(d / "Annotations/480p/cows/00000.png"),
@@ -126,12 +147,12 @@ BREAK = {
     ),
     "other size later": (
         lambda d: Image.fromarray(np.ones((3, 4), np.uint8)).save(d / "Annotations/480p/cows/00002.png"),
-        "cows",
+        r"^[^;]*480p / cows: frame 1: truth is \(3, 4\) pixels, [^;]*; get the video again\.$",
     ),
-    "no video": (lambda d: shutil.rmtree(d / "JPEGImages/480p/cows"), r"480p/cows holds no \.jpg"),
+    "no video": (lambda d: shutil.rmtree(d / "JPEGImages/480p/cows"), r"480p/cows"),
     "no frame": (lambda d: (d / "JPEGImages/480p/cows/00002.jpg").unlink(), r"cows/00002\.png has no frame"),
     "no list": (lambda d: (d / "ImageSets/2017/val.txt").unlink(), r"val\.txt is missing"),
-    "empty list": (lambda d: (d / "ImageSets/2017/val.txt").write_text("\n"), "lists no video"),
+    "empty list": (lambda d: (d / "ImageSets/2017/val.txt").write_text("\n"), r"val\.txt"),
 }
 
 
@@ -182,3 +203,10 @@ def test_the_largest_id_of_a_palette(bundle, tmp_path):
     (tmp_path / "2017/ImageSets/2017/val.txt").write_text("v\n")
     run(bundle, "davis17", tmp_path, tmp_path / "out", semantics="repaired")
     assert set(np.unique(png(tmp_path / "out/predictions/v/00000.png"))) == {255}
+
+
+def test_ids_beyond_a_palette_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"00000\.png: object 300 has no place in a palette"):
+        video_run._write_map(tmp_path / "00000.png", np.full((2, 3), 300, np.uint16), None)
+    video_run._write_map(tmp_path / "00000.png", np.full((2, 3), 255, np.uint16), None)
+    assert png(tmp_path / "00000.png").max() == 255

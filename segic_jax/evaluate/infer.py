@@ -67,10 +67,6 @@ class Model:
         self._turn = 0
         self._vectors: dict[View, tuple[jax.Array, int]] = {}
 
-    def knows(self, view: View) -> bool:
-        """Whether this reference has been encoded."""
-        return view in self._vectors
-
     def learn(self, views: Sequence[View], pictures: Sequence["_Placed"]) -> None:
         """Encode references: one feature each."""
         device, backbone, _ = self._next()

@@ -4,25 +4,32 @@
 <out>/parts/<host>.jsonl           rows as they come; every one has an "index"
 """
 
+import errno
+import fcntl
 import hashlib
 import json
+import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
 
 from segic_jax import distributed
+from segic_jax.config import ConfigError
 from segic_jax.data.episodes import DataError
 from segic_jax.weights.bundle import Bundle
 
 LIBRARIES = ("segic_jax", "jax", "jaxlib", "flax", "numpy", "opencv-python-headless")
+T = TypeVar("T")
 
 
 class Records:
-    """The rows of one run, of all hosts."""
+    """The rows of one run, of all hosts; a context that closes its file."""
 
     def __init__(self, out: Path, identity: dict):
         """Read what is there already. Every host must make it at the same time.
@@ -31,25 +38,44 @@ class Records:
             identity: what the rows depend on; JSON values only.
 
         Raises:
-            DataError: the folder holds another run, or a damaged one.
+            DataError: the folder holds another run or a damaged one, is in use, or cannot be written to.
         """
-        self._folder = out / "parts"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        identity = json.loads(json.dumps(identity))
-        if distributed.is_main():
-            _claim(out / "run.json", identity)
-        distributed.barrier("run.json")
-        own = {row["index"]: row for path in sorted(self._folder.glob("*.jsonl")) for row in _rows(path)}
+        self._path = out / "parts" / f"{jax.process_index():05}.jsonl"
+        self._file = None
+        try:
+            with together():
+                self._file = _opened(self._path, out)
+                if distributed.is_main():
+                    _claim(out / "run.json", json.loads(json.dumps(identity)))
+            with together():
+                there = [row for path in sorted(self._path.parent.glob("*.jsonl")) for row in _rows(path)]
+                _cut(self._path)
+        except BaseException:
+            self.close()
+            raise
+        own = {row["index"]: row for row in there}
         # Hosts may see the files of the others or not: put everything together once.
         self.done = {row["index"]: row for rows in distributed.gather_json([*own.values()]) for row in rows}
-        self._file = (self._folder / f"{jax.process_index():05}.jsonl").open("a", encoding="utf-8")
 
-    def add(self, rows: Iterable[dict]) -> None:
-        """Rows of this host, on disk when this returns."""
-        for row in rows:
-            self.done[row["index"]] = row
-            self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+    def __enter__(self) -> "Records":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def add(self, row: dict) -> None:
+        """A row of this host, on disk when this returns.
+
+        Raises:
+            DataError: the disk is full, or fails.
+        """
+        line = (json.dumps(row) + "\n").encode()
+        try:
+            if os.write(self._file, line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise DataError(f"{self._path} cannot be written to: {error.strerror}.") from error
+        self.done[row["index"]] = row
 
     def gathered(self) -> dict[int, dict]:
         """All hosts' rows by index, in rising order; every host must call it."""
@@ -57,15 +83,53 @@ class Records:
         return {row["index"]: row for row in sorted(rows, key=lambda row: row["index"])}
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file, and leave the folder to others."""
+        if self._file is not None:
+            os.close(self._file)
+        self._file = None
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A block that every host runs; where one fails, all of them do, once their own blocks have ended.
+
+    Without it the others would wait for ever for that host's rows.
+
+    Raises:
+        DataError: what another host's error said.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    said = [one for one in distributed.gather_json(error and (str(error) or repr(error))) if one]
+    if error is not None:
+        raise error
+    if said:
+        raise DataError(said[0])
+
+
+def _opened(path: Path, out: Path) -> int:
+    """The file to append to, which no other process has; a killed one has it no more."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise DataError(f"{out} cannot be written to ({error.strerror}): choose another --out.") from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(file)
+        raise DataError(f"Another run writes into {out}: let it end, or choose another --out.") from error
+    except OSError:
+        pass  # a file system without locks
+    return file
 
 
 def _claim(path: Path, identity: dict) -> None:
     if not path.exists():
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(identity, indent=2) + "\n")
-        part.replace(path)
+        whole_write(path, (json.dumps(identity, indent=2) + "\n").encode())
         return
     try:
         there = json.loads(path.read_text())
@@ -80,15 +144,49 @@ def _claim(path: Path, identity: dict) -> None:
 
 
 def _rows(path: Path) -> list[dict]:
-    """All whole lines; a run that was killed may have left half of one, which is cut away."""
+    """All whole lines; a run that was killed may have left half of one."""
     content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if len(whole) < len(content):
-        path.write_bytes(whole)
     try:
-        return [json.loads(line) for line in whole.splitlines()]
+        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
     except ValueError as error:
         raise DataError(f"{path} is damaged: delete it, and its episodes are run again.") from error
+
+
+def _cut(path: Path) -> None:
+    """Take half a line away; only the host that appends to the file may do this."""
+    os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
+
+
+def whole_write(path: Path, content: bytes) -> None:
+    """The file appears when it is whole.
+
+    Raises:
+        DataError: the disk is full, or fails.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written to: {error.strerror}.") from error
+
+
+def spread(items: Sequence[T], limit: int | None) -> Sequence[T]:
+    """All items, or `limit` of them spread evenly over the list.
+
+    Raises:
+        ConfigError: `limit` below 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit {limit} must be at least 1.")
+    if limit is None or limit >= len(items):
+        return items
+    return [items[i * len(items) // limit] for i in range(limit)]
+
+
+def list_hash(items: Sequence) -> str:
+    """Which list of items a run goes through: SHA-256 of it as JSON."""
+    return hashlib.sha256(json.dumps(items).encode()).hexdigest()
 
 
 def model_identity(bundle: Bundle) -> dict:

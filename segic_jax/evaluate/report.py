@@ -13,6 +13,8 @@ import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
+from segic_jax.evaluate.records import whole_write
+
 Image = UInt8[np.ndarray, "height width 3"]  # RGB
 Mask = Bool[np.ndarray, "height width"]
 
@@ -108,20 +110,36 @@ def write(out: Path, result: dict, rows: Sequence[dict], gallery: Sequence[Galle
         whole_write(out / name, text.encode())
 
 
-def whole_write(path: Path, content: bytes) -> None:
-    """The file appears when it is whole."""
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    part.replace(path)
+def render(
+    template: str,
+    result: dict,
+    bars: Sequence[tuple[str, float]],
+    values: Sequence[float | None],
+    **more,
+) -> str:
+    """One HTML page that needs nothing beside it.
 
-
-def page(result: dict, rows: Sequence[dict], gallery: Sequence[GalleryItem]) -> str:
-    """One HTML page that needs nothing beside it."""
+    Args:
+        bars: names and per cents, in order.
+        values: 0..1, for the histogram; None is left out.
+        more: what else the template asks for.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("segic_jax.evaluate"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    ious = [row["iou"] for row in rows if row["iou"] is not None]
-    histogram, _ = np.histogram(ious, bins=20, range=(0, 1))
+    environment.globals["plural"] = _plural
+    histogram, _ = np.histogram([one for one in values if one is not None], bins=20, range=(0, 1))
+    return environment.get_template(template).render(
+        result=result, bars=bars, histogram=histogram.tolist(), **more
+    )
+
+
+def _plural(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def page(result: dict, rows: Sequence[dict], gallery: Sequence[GalleryItem]) -> str:
+    """The page of a run over episodes."""
     pictures = [
         {
             "kind": KINDS[item.kind],
@@ -130,22 +148,19 @@ def page(result: dict, rows: Sequence[dict], gallery: Sequence[GalleryItem]) -> 
             "tiles": [
                 (label, _data_uri(_fitted(image, TILE)))
                 for label, image in (
-                    ("reference", outlined(item.reference, item.reference_mask, GREEN)),
+                    ("reference", spotlight(item.reference, item.reference_mask, GREEN)),
                     ("target", item.target),
-                    ("cosine map", heat(item.cosine)),
-                    ("prediction", overlay(item.target, item.prediction, RED)),
-                    ("truth", overlay(item.target, item.truth, GREEN)),
+                    (f"cosine map, up to {item.cosine.max():.2f}", heat(item.cosine)),
+                    ("prediction", spotlight(item.target, item.prediction, RED)),
+                    ("truth", spotlight(item.target, item.truth, GREEN)),
                 )
             ],
         }
         for item in gallery
     ]
-    return environment.get_template("report.html.j2").render(
-        result=result,
-        labels=LABELS,
-        classes=sorted(result["class_iou"].items(), key=lambda one: -one[1]),
-        histogram=histogram.tolist(),
-        pictures=pictures,
+    bars = sorted(result["class_iou"].items(), key=lambda one: -one[1])
+    return render(
+        "report.html.j2", result, bars, [row["iou"] for row in rows], labels=LABELS, pictures=pictures
     )
 
 
@@ -155,14 +170,14 @@ def sheet(rows: Sequence[GalleryItem]) -> Image:
         [
             np.concatenate(
                 [
-                    _tile(outlined(row.reference, row.reference_mask, GREEN), f"reference: {row.title}"),
+                    _tile(spotlight(row.reference, row.reference_mask, GREEN), f"reference: {row.title}"),
                     _tile(row.target, "target"),
                     _tile(heat(row.cosine), f"cosine map, up to {row.cosine.max():.2f}"),
                     _tile(
-                        overlay(row.target, row.prediction, RED),
+                        spotlight(row.target, row.prediction, RED),
                         f"prediction, IoU {100 * (row.iou or 0):.0f}",
                     ),
-                    _tile(overlay(row.target, row.truth, GREEN), "truth"),
+                    _tile(spotlight(row.target, row.truth, GREEN), "truth"),
                 ],
                 axis=1,
             )
@@ -176,6 +191,12 @@ def overlay(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:
     tinted = image.copy()
     tinted[mask] = (0.5 * image[mask] + 0.5 * np.array(colour)).astype(np.uint8)
     return outlined(tinted, mask, colour)
+
+
+def spotlight(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:
+    """The picture grey and dark outside `mask`, which keeps its colours: it shows on any picture."""
+    dark = (0.45 * image.mean(-1, keepdims=True)).astype(np.uint8)
+    return outlined(np.where(mask[..., None], image, dark), mask, colour)
 
 
 def outlined(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:

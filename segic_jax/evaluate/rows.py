@@ -91,14 +91,9 @@ def summary(
 
     def scores(name: str | None) -> dict:
         single = [_fold_scores(part, manifest, protocol, name) for manifest, part in folds.items()]
-        means = {
-            key: None
-            if None in (values := [one[key] for one in single])
-            else round(float(np.mean(values)), 2)
-            for key in single[0]
-        }
+        means = {key: float(np.mean([one[key] for one in single])) for key in single[0]}  # NaN stays NaN
         interval = metrics.bootstrap_interval([counts_of(part, name) for part in folds.values()])
-        return means | {"interval_95": [round(end, 2) for end in interval]}
+        return _rounded(means) | {"interval_95": [round(end, 2) for end in interval]}
 
     class_iou = {}
     for manifest, part in folds.items():
@@ -111,7 +106,7 @@ def summary(
     return {
         "scores": scores(None),
         "fold_scores": {
-            str(manifest.fold): _fold_scores(part, manifest, protocol, None)
+            str(manifest.fold): _rounded(_fold_scores(part, manifest, protocol, None))
             for manifest, part in folds.items()
         },
         "class_iou": class_iou,
@@ -119,7 +114,9 @@ def summary(
     }
 
 
-def _fold_scores(rows: Sequence[dict], manifest: Manifest, protocol: Protocol, baseline: str | None) -> dict:
+def _fold_scores(
+    rows: Sequence[dict], manifest: Manifest, protocol: Protocol, baseline: str | None
+) -> dict[str, float]:
     counts = counts_of(rows, baseline)
     seen = metrics.mean_iou(counts)
     whole = metrics.fold_mean_iou(counts, len(manifest.classes))
@@ -130,11 +127,14 @@ def _fold_scores(rows: Sequence[dict], manifest: Manifest, protocol: Protocol, b
         "fb_iou": metrics.fb_iou(counts),
         "episode_iou": metrics.episode_iou(counts),
     }
-    scores = {name: round(value, 2) for name, value in scores.items()}
     if baseline is None:
         edges = [row["boundary_iou"] for row in rows if row["boundary_iou"] is not None]
-        scores["boundary_iou"] = percent(np.mean(edges)) if edges else None
+        scores["boundary_iou"] = 100 * float(np.mean(edges)) if edges else float("nan")
     return scores
+
+
+def _rounded(scores: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if np.isnan(value) else round(value, 2) for name, value in scores.items()}
 
 
 def class_labels(source: Source, rows: Sequence[dict]) -> dict[tuple[int, ClassId], str]:

@@ -5,6 +5,7 @@ Formulas: `evaluate.metrics`; what is compared at which size: `evaluate.protocol
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ from segic_jax.evaluate import report
 from segic_jax.evaluate.baselines import wrong_references
 from segic_jax.evaluate.infer import Answer, Model, Task, judge_all, to_own_size
 from segic_jax.evaluate.protocols import Protocol, find_protocol
-from segic_jax.evaluate.records import Records, environment, in_domain, model_identity
+from segic_jax.evaluate.records import Records, environment, in_domain, model_identity, spread, together
 from segic_jax.evaluate.report import GalleryItem
 from segic_jax.evaluate.rows import class_labels, mask_of, row_of, summary
 from segic_jax.weights.bundle import Bundle
@@ -60,10 +61,8 @@ def evaluate(
         DataError: no episodes, a picture that cannot be read, or `out` holds another run.
         BundleError: `class_names` without text features for them.
     """
-    if batch_size < 1 or workers < 0 or (limit is not None and limit < 1):
-        raise ConfigError(
-            f"batch_size {batch_size} and limit {limit} must be at least 1, workers {workers} at least 0."
-        )
+    if batch_size < 1 or workers < 0:
+        raise ConfigError(f"batch_size {batch_size} must be at least 1, workers {workers} at least 0.")
     begin = time.perf_counter()
     tasks = make_tasks(bundle, source, manifests, class_names=class_names, wrong=baselines)
     chosen = spread(tasks, limit)
@@ -75,32 +74,28 @@ def evaluate(
         "episodes": [manifest.sha256 for manifest in manifests],
         "model": model_identity(bundle),
         "class_names": class_names,
-        "baselines": sorted({*models, *(["all"] if baselines else [])} - {"segic"}),
+        "baselines": baselines,
+        "random_backbone": model_identity(random_backbone) if random_backbone else None,
         "version": segic_jax.__version__,
     }
-    records = Records(out, identity)
-    todo = [task for task in chosen if task.index not in records.done]
-    own = todo[jax.process_index() :: jax.process_count()]
     models = {name: Model(one) for name, one in models.items()}
-    progress = _Progress(chosen, records.done, len(own), benchmark.name)
-    try:
-        answers = judge_all(
-            models,
-            source,
-            own,
-            lambda answer: row_of(answer, protocol, threshold, baselines),
-            blank=baselines,
-            show_references=baselines,
-            in_flight=batch_size,
-            workers=workers,
-        )
-        for row in answers:
-            records.add([row])
-            progress.add(row)
-    finally:
-        records.close()
-        progress.close()
-    done = records.gathered()
+    with Records(out, identity) as records:
+        todo = [task for task in chosen if task.index not in records.done]
+        own = todo[jax.process_index() :: jax.process_count()]
+        with together(), closing(_Progress(chosen, records.done, len(own), benchmark.name)) as progress:
+            for row in judge_all(
+                models,
+                source,
+                own,
+                lambda answer: row_of(answer, protocol, threshold, baselines),
+                blank=baselines,
+                show_references=baselines,
+                in_flight=batch_size,
+                workers=workers,
+            ):
+                records.add(row)
+                progress.add(row)
+        done = records.gathered()
     rows = [done[task.index] for task in chosen]
 
     by_index = {task.index: task for task in chosen}
@@ -172,13 +167,6 @@ def make_tasks(
     if not tasks:
         raise DataError(f"{source.name} has no episodes.")
     return tasks
-
-
-def spread(tasks: Sequence[Task], limit: int | None) -> Sequence[Task]:
-    """All tasks, or `limit` of them spread evenly over the list."""
-    if limit is None or limit >= len(tasks):
-        return tasks
-    return [tasks[i * len(tasks) // limit] for i in range(limit)]
 
 
 def _notes(bundle: Bundle, tasks: Sequence[Task], baselines: bool, random_backbone: Bundle | None) -> list:

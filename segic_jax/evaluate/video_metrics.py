@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
+from segic_jax.config import InputError
+
 ObjectMap = Integer[np.ndarray, "height width"]  # 0 is background, any other number is an object
 
 NEAR = 0.008  # outlines agree where they are this close, as a part of the diagonal
@@ -140,6 +142,8 @@ def benchmark(videos: Iterable[Video], *, skip_ends: bool = True) -> Benchmark:
             truth, prediction = _without_ends(truth), _without_ends(prediction)
         try:
             scores = video_scores(truth, prediction)
+        except InputError:  # of a frame that cannot be read
+            raise
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         for object_id, score in scores.items():

@@ -1,7 +1,8 @@
 """Video benchmarks: every clip followed from its first annotation, palette PNGs, J&F where truth is here.
 
     <out>/predictions/<video>/<frame>.png    for the official tools
-    <out>/result.json, per_object.csv, official.csv (as vos_benchmark writes it)
+    <out>/result.json, report.html, episodes.jsonl (a line a video)
+    <out>/per_object.csv, official.csv (as vos_benchmark writes it)
     <out>/submission.zip                     Annotations/<video>/<frame>.png, where a server has the truth
 
 A video is done when its folder is whole and its row is on disk; a killed run goes on with the next one.
@@ -16,6 +17,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import jax
@@ -25,13 +27,23 @@ from PIL import Image
 from tqdm import tqdm
 
 import segic_jax
+from segic_jax.config import InputError
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import require_size
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.distributed import is_main
-from segic_jax.evaluate.records import Records, environment, in_domain, model_identity
-from segic_jax.evaluate.report import whole_write
+from segic_jax.evaluate.records import (
+    Records,
+    environment,
+    in_domain,
+    list_hash,
+    model_identity,
+    spread,
+    together,
+    whole_write,
+)
+from segic_jax.evaluate.report import render
 from segic_jax.evaluate.video import Semantics, follow
 from segic_jax.evaluate.video_metrics import Benchmark as Scores
 from segic_jax.evaluate.video_metrics import ObjectRow, Video, to_csv
@@ -56,71 +68,80 @@ def evaluate_video(
 
     Args:
         semantics: see `evaluate.video.follow`.
-        limit: only the first clips of the list.
+        limit: only about every len / limit-th clip.
 
     Raises:
+        ConfigError: `limit` below 1.
         DataError: a file is missing or damaged; clips that are done are kept. Or `out` holds another run.
         BundleError: the model has no feature of the instance prompt.
     """
     begin = time.perf_counter()
-    clips = source.videos()[:limit]
-    if not clips:
+    listed = source.videos()
+    if not listed:
         raise DataError(f"{source.name} has no videos.")
+    chosen = spread(range(len(listed)), limit)
     identity = {
         "benchmark": benchmark.name,
         "semantics": semantics,
         "model": model_identity(bundle),
-        "videos": [[clip.name, len(clip.frames)] for clip in source.videos()],
+        "videos": list_hash([[clip.name, len(clip.frames)] for clip in listed]),
         "version": segic_jax.__version__,
     }
-    records = Records(out, identity)
-    todo = [i for i in range(len(clips)) if i not in records.done][jax.process_index() :: jax.process_count()]
     predictions = out / "predictions"
-    kept = len(clips) - len(todo)
-    bar = tqdm(total=len(clips), initial=kept, desc=source.name, unit="video", disable=not is_main())
-    jf = [one[1] for row in records.done.values() for one in row["objects"]]
-    try:
-        for i in todo:
-            row = _segment(bundle, source, clips[i], predictions, semantics) | {"index": i}
-            records.add([row])
-            jf += [one[1] for one in row["objects"]]
-            if jf:
-                bar.set_postfix({"J&F": f"{np.mean(jf):.1f}"}, refresh=False)
-            bar.update()
-    finally:
-        records.close()
-        bar.close()
-    done = records.gathered()
-    rows = [done[i] for i in range(len(clips))]
+    with Records(out, identity) as records:
+        kept = [records.done[i] for i in chosen if i in records.done]
+        todo = [i for i in chosen if i not in records.done][jax.process_index() :: jax.process_count()]
+        bar = tqdm(
+            total=len(kept) + len(todo),
+            initial=len(kept),
+            desc=source.name,
+            unit="video",
+            disable=not is_main(),
+        )
+        jf = [one["jf"] for row in kept for one in row["objects"]]
+        with together(), closing(bar):
+            for i in todo:
+                row = {"index": i} | _segment(bundle, source, listed[i], predictions, semantics)
+                records.add(row)
+                jf += [one["jf"] for one in row["objects"]]
+                if jf:
+                    bar.set_postfix({"J&F": f"{np.mean(jf):.1f}"}, refresh=False)
+                bar.update()
+        done = records.gathered()
+    rows = [done[i] for i in chosen]
 
-    scored = [clip.scored for clip in clips]
+    scored = all(listed[i].scored for i in chosen)
     frames, seconds = (sum(row[key] for row in rows) for key in ("frames", "seconds"))
     result = {
         "benchmark": benchmark.name,
         "title": benchmark.title,
-        "protocol": {"name": semantics, "skipped_frames": "first and last"},
+        "protocol": {
+            "name": semantics,
+            "skipped_frames": "first and last",
+            "source": "SegIC model/segic.py:804-990, train.py:473-510",
+        },
+        "class_names_given": False,  # the prompt is one sentence for all objects
         "in_domain": in_domain(bundle, benchmark.pictures),
-        "videos": len(clips),
-        "videos_in_list": len(source.videos()),
+        "manifest": {"sha256": identity["videos"]},
+        "videos": len(rows),
+        "videos_in_list": len(listed),
         "frames": frames,
         "frames_per_second": round(frames / max(seconds, 1e-9), 2),
+        "scores": _scores(rows) if scored else None,
+        "notes": [],
         "model": model_identity(bundle) | {"notes": bundle.notes},
         "environment": environment(),
         "seconds": round(time.perf_counter() - begin, 1),
     }
-    if all(scored):
-        result["scores"] = _scores(rows)
-    else:
-        result["notes"] = [
+    if not scored:
+        result["notes"].append(
             "Not all frames have a label map here, so there are no scores: hand submission.zip to the "
             "benchmark's server."
-        ]
+        )
     if is_main():
-        if all(scored):
-            _write_scores(out, rows)
-        else:
-            _write_submission(out, clips, predictions)
-        whole_write(out / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+        _write(out, result, rows)
+        if not scored:
+            _write_submission(out, [listed[i] for i in chosen], predictions)
     return result
 
 
@@ -130,14 +151,14 @@ def table(result: dict) -> str:
         f"{result['benchmark']}: {result['videos']} videos, {result['frames']} frames, "
         f"{result['frames_per_second']} a second, semantics {result['protocol']['name']}"
     ]
-    if "scores" in result:
-        scores = result["scores"]
+    scores = result["scores"]
+    if scores:
         low, high = scores["interval_95"]
         lines.append(
             f"  J&F {scores['jf']:.1f}   95 % interval {low:.1f} - {high:.1f}   "
             f"J {scores['j']:.1f}   F {scores['f']:.1f}   {scores['objects']} objects"
         )
-    return "\n".join([*lines, *(f"  {note}" for note in result.get("notes", []))])
+    return "\n".join([*lines, *(f"  {note}" for note in result["notes"])])
 
 
 def _segment(
@@ -150,7 +171,7 @@ def _segment(
         shutil.rmtree(folder, ignore_errors=True)
     part.mkdir(parents=True)
     annotations = _Annotations(source, clip)
-    palette = Image.open(clip.annotations[min(clip.annotations)]).getpalette()
+    palette = source.palette(clip)
     frames = _ahead(lambda number: source.frame(clip, number), len(clip.frames))
 
     def written() -> Iterator[Integer[np.ndarray, "height width"]]:
@@ -164,10 +185,10 @@ def _segment(
         truth = _ahead(lambda number: source.annotation(clip, number), len(clip.frames))
         try:
             objects = jf_benchmark([Video(clip.name, truth, written())]).objects
+        except InputError:
+            raise
         except ValueError as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{clip.frames[0].parent}: {error}; get the video again.") from error
+            raise DataError(f"{clip.frames[0].parent.parent} / {error}; get the video again.") from error
     else:
         deque(written(), maxlen=0)
     part.replace(final)
@@ -175,7 +196,7 @@ def _segment(
         "video": clip.name,
         "frames": len(clip.frames),
         "seconds": round(time.perf_counter() - begin, 3),
-        "objects": [[one.object_id, one.jf, one.j, one.f] for one in objects],
+        "objects": [{"object": one.object_id, "jf": one.jf, "j": one.j, "f": one.f} for one in objects],
     }
 
 
@@ -204,11 +225,14 @@ def _ahead(read: Callable[[int], np.ndarray], count: int) -> Iterator[np.ndarray
 
 
 def _write_map(path: Path, index: Integer[np.ndarray, "height width"], palette: list[int] | None) -> None:
+    if index.max() > 255:
+        raise DataError(f"{path}: object {index.max()} has no place in a palette of 256 colours.")
     image = Image.fromarray(index.astype(np.uint8))
     if palette is not None:
-        image = image.convert("P") if image.mode != "L" else image
         image.putpalette(palette)
-    image.save(path)
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    whole_write(path, png.getvalue())
 
 
 def _scores(rows: Sequence[dict]) -> dict:
@@ -216,8 +240,8 @@ def _scores(rows: Sequence[dict]) -> dict:
     objects = [one for row in rows for one in row["objects"]]
     if not objects:
         raise DataError("No video has an object in its scored frames: look at the label maps.")
-    _, jf, j, f = np.array(objects, float).T
-    sums = np.array([[sum(one[1] for one in row["objects"]), len(row["objects"])] for row in rows])
+    jf, j, f = (np.array([one[key] for one in objects]) for key in ("jf", "j", "f"))
+    sums = np.array([[sum(one["jf"] for one in row["objects"]), len(row["objects"])] for row in rows])
     drawn = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
     totals = sums[drawn].sum(1)
     means = totals[:, 0] / np.maximum(totals[:, 1], 1)
@@ -230,15 +254,27 @@ def _scores(rows: Sequence[dict]) -> dict:
     }
 
 
-def _write_scores(out: Path, rows: Sequence[dict]) -> None:
-    objects = [ObjectRow(row["video"], *one) for row in rows for one in row["objects"]]
+def _write(out: Path, result: dict, rows: Sequence[dict]) -> None:
+    lines = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    means = [(row["video"], np.mean([one["jf"] for one in row["objects"]])) for row in rows if row["objects"]]
+    objects = [ObjectRow(row["video"], *one.values()) for row in rows for one in row["objects"]]
+    bars = sorted(means, key=lambda one: -one[1])
+    page = render("video.html.j2", result, bars, [one.jf / 100 for one in objects])
+    whole_write(out / "episodes.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    whole_write(out / "report.html", page.encode())
+    if result["scores"]:
+        _write_scores(out, objects, [row["video"] for row in rows])
+    whole_write(out / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+
+
+def _write_scores(out: Path, objects: list[ObjectRow], videos: list[str]) -> None:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["video", "object", "jf", "j", "f"])
     writer.writerows(objects)
     whole_write(out / "per_object.csv", table.getvalue().encode())
     j, f = (float(np.mean([getattr(one, key) for one in objects])) for key in ("j", "f"))
-    official = to_csv(Scores((j + f) / 2, j, f, objects, [row["video"] for row in rows]))
+    official = to_csv(Scores((j + f) / 2, j, f, objects, videos))
     whole_write(out / "official.csv", official.encode())
 
 
