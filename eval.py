@@ -69,9 +69,10 @@ def main(args: Args) -> None:
         return
     distributed.initialize()
     benchmark = find_benchmark(args.benchmark)
-    source = open_source(benchmark, args.data_root)
-    weights = find(args.weights)
-    bundle = load_bundle(weights)
+    with distributed.together():
+        source = open_source(benchmark, args.data_root)
+        weights = find(args.weights)
+        bundle = load_bundle(weights)
     out = args.out or Path("outputs") / default_name(args, weights)
     if benchmark.kind == "semseg":
         from segic_jax.evaluate.semseg import evaluate_semseg, table

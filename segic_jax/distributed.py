@@ -6,7 +6,8 @@ A batch is split over the axis, everything else is replicated; a large frozen ba
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 
@@ -15,7 +16,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from segic_jax.config import ConfigError
+from segic_jax.config import ConfigError, InputError
 
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -67,6 +68,27 @@ def gather_json(value) -> list:
     padded[: len(content)] = content
     parts = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
     return [json.loads(part[:length].tobytes()) for part, length in zip(parts, lengths, strict=True)]
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """A block that every host runs; where one fails, all of them do, once their own blocks have ended.
+
+    Without it the others would wait for ever for that host.
+
+    Raises:
+        InputError: what another host's error said.
+    """
+    error = None
+    try:
+        yield
+    except Exception as caught:
+        error = caught
+    said = [one for one in gather_json(error and (str(error) or repr(error))) if one]
+    if error is not None:
+        raise error
+    if said:
+        raise InputError(said[0])
 
 
 def make_mesh() -> Mesh:

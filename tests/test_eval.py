@@ -132,6 +132,25 @@ def test_a_list_of_another_benchmark_is_refused(weights, tmp_path):
         run(weights, tmp_path / "out", episodes=tmp_path / "list.gz")
 
 
+def test_missing_files_are_named_before_the_first_episode(weights, tmp_path):
+    """Eight of 4000 episodes have their files: those eight run, a ninth stops at once."""
+    write_some_coco20i(tmp_path / "data")
+    options = {"benchmark": "coco20i", "data_root": tmp_path / "data"}
+    with pytest.raises(ValueError, match=r"val2014.*\.jpg is missing, and an episode needs it"):
+        run(weights, tmp_path / "out", limit=9, **options)
+    assert not (tmp_path / "out/parts/00000.jsonl").read_bytes()
+    assert run(weights, tmp_path / "out", limit=8, **options)["episodes"] == 8
+
+
+def test_a_model_without_the_instance_prompt_follows_videos(tmp_path):
+    WRITE["davis17"](tmp_path / "data")
+    save_bundle(tmp_path / "model.safetensors", tiny.bundle())
+    options = {"benchmark": "davis17", "data_root": tmp_path / "data"}
+    result = run(str(tmp_path / "model.safetensors"), tmp_path / "out", **options)
+    assert "does not know the sentence 'please segment the instances'" in result["notes"][0]
+    assert result["scores"]["objects"] > 0
+
+
 def test_each_experiment_has_its_folder(weights):
     def name(**options):
         return program.default_name(program.Args(weights=weights, **options), Path(weights))

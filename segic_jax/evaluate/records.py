@@ -10,8 +10,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TypeVar
@@ -43,11 +42,11 @@ class Records:
         self._path = out / "parts" / f"{jax.process_index():05}.jsonl"
         self._file = None
         try:
-            with together():
+            with distributed.together():
                 self._file = _opened(self._path, out)
                 if distributed.is_main():
                     _claim(out / "run.json", json.loads(json.dumps(identity)))
-            with together():
+            with distributed.together():
                 there = [row for path in sorted(self._path.parent.glob("*.jsonl")) for row in _rows(path)]
                 _cut(self._path)
         except BaseException:
@@ -87,27 +86,6 @@ class Records:
         if self._file is not None:
             os.close(self._file)
         self._file = None
-
-
-@contextmanager
-def together() -> Iterator[None]:
-    """A block that every host runs; where one fails, all of them do, once their own blocks have ended.
-
-    Without it the others would wait for ever for that host's rows.
-
-    Raises:
-        DataError: what another host's error said.
-    """
-    error = None
-    try:
-        yield
-    except Exception as caught:
-        error = caught
-    said = [one for one in distributed.gather_json(error and (str(error) or repr(error))) if one]
-    if error is not None:
-        raise error
-    if said:
-        raise DataError(said[0])
 
 
 def _opened(path: Path, out: Path) -> int:

@@ -15,14 +15,15 @@ from tqdm import tqdm
 import segic_jax
 from segic_jax.config import ConfigError
 from segic_jax.data.benchmark import Benchmark
-from segic_jax.data.episodes import DataError, Source
+from segic_jax.data.check import require_files
+from segic_jax.data.episodes import DataError, Source, View
 from segic_jax.data.manifest import Manifest, episodes_hash
-from segic_jax.distributed import is_main
+from segic_jax.distributed import is_main, together
 from segic_jax.evaluate import report
 from segic_jax.evaluate.baselines import wrong_references
 from segic_jax.evaluate.infer import Answer, Model, Task, judge_all, to_own_size
 from segic_jax.evaluate.protocols import Protocol, find_protocol
-from segic_jax.evaluate.records import Records, environment, in_domain, model_identity, spread, together
+from segic_jax.evaluate.records import Records, environment, in_domain, model_identity, spread
 from segic_jax.evaluate.report import GalleryItem
 from segic_jax.evaluate.rows import class_labels, mask_of, row_of, summary
 from segic_jax.weights.bundle import Bundle
@@ -83,6 +84,7 @@ def evaluate(
         todo = [task for task in chosen if task.index not in records.done]
         own = todo[jax.process_index() :: jax.process_count()]
         with together(), closing(_Progress(chosen, records.done, len(own), benchmark.name)) as progress:
+            require_files(source, [view for task in own for view in _views(task)])
             for row in judge_all(
                 models,
                 source,
@@ -167,6 +169,12 @@ def make_tasks(
     if not tasks:
         raise DataError(f"{source.name} has no episodes.")
     return tasks
+
+
+def _views(task: Task) -> list[View]:
+    """Everything that is read for an episode."""
+    episode = task.episode
+    return [episode.target_view, *episode.reference_views, *([task.wrong] if task.wrong else [])]
 
 
 def _notes(bundle: Bundle, tasks: Sequence[Task], baselines: bool, random_backbone: Bundle | None) -> list:

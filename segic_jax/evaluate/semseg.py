@@ -32,7 +32,6 @@ from segic_jax.evaluate.records import (
     model_identity,
     percent,
     spread,
-    together,
     whole_write,
 )
 from segic_jax.evaluate.report import render
@@ -98,7 +97,7 @@ def evaluate_semseg(
     }
     models = [Model(bundle, device) for device in jax.local_devices()]
     with Records(out, identity) as records:
-        with together():
+        with distributed.together():
             references = make_bank(models, source, bank, text, out)
         todo = [i for i in chosen if i not in records.done]
         mine = todo[jax.process_index() :: jax.process_count()]
@@ -124,7 +123,7 @@ def evaluate_semseg(
             desc=benchmark.name,
             disable=not distributed.is_main(),
         )
-        with together(), closing(bar):
+        with distributed.together(), closing(bar):
             for done in spread_over(row, mine, models, batch_size):
                 records.add(done)
                 sums += class_sums([done], len(source.classes))[0]

@@ -32,7 +32,7 @@ from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import require_size
 from segic_jax.data.video import Clip, VideoSource
-from segic_jax.distributed import is_main
+from segic_jax.distributed import is_main, together
 from segic_jax.evaluate.records import (
     Records,
     environment,
@@ -40,7 +40,6 @@ from segic_jax.evaluate.records import (
     list_hash,
     model_identity,
     spread,
-    together,
     whole_write,
 )
 from segic_jax.evaluate.report import render
@@ -48,6 +47,7 @@ from segic_jax.evaluate.video import Semantics, follow
 from segic_jax.evaluate.video_metrics import Benchmark as Scores
 from segic_jax.evaluate.video_metrics import ObjectRow, Video, to_csv
 from segic_jax.evaluate.video_metrics import benchmark as jf_benchmark
+from segic_jax.prompts import INSTANCES, NONE
 from segic_jax.weights.bundle import Bundle
 
 AHEAD = 4  # frames read before they are needed
@@ -73,7 +73,6 @@ def evaluate_video(
     Raises:
         ConfigError: `limit` below 1.
         DataError: a file is missing or damaged; clips that are done are kept. Or `out` holds another run.
-        BundleError: the model has no feature of the instance prompt.
     """
     begin = time.perf_counter()
     listed = source.videos()
@@ -87,6 +86,8 @@ def evaluate_video(
         "videos": list_hash([[clip.name, len(clip.frames)] for clip in listed]),
         "version": segic_jax.__version__,
     }
+    # A model without a text tower has the features that it was trained with.
+    prompt = INSTANCES if bundle.tower is not None or INSTANCES in bundle.text else NONE
     predictions = out / "predictions"
     with Records(out, identity) as records:
         kept = [records.done[i] for i in chosen if i in records.done]
@@ -101,7 +102,7 @@ def evaluate_video(
         jf = [one["jf"] for row in kept for one in row["objects"]]
         with together(), closing(bar):
             for i in todo:
-                row = {"index": i} | _segment(bundle, source, listed[i], predictions, semantics)
+                row = {"index": i} | _segment(bundle, source, listed[i], predictions, semantics, prompt)
                 records.add(row)
                 jf += [one["jf"] for one in row["objects"]]
                 if jf:
@@ -133,6 +134,10 @@ def evaluate_video(
         "environment": environment(),
         "seconds": round(time.perf_counter() - begin, 1),
     }
+    if prompt != INSTANCES:
+        result["notes"].append(
+            f"{bundle.name} does not know the sentence {INSTANCES!r}: the empty prompt stood for it."
+        )
     if not scored:
         result["notes"].append(
             "Not all frames have a label map here, so there are no scores: hand submission.zip to the "
@@ -162,7 +167,12 @@ def table(result: dict) -> str:
 
 
 def _segment(
-    bundle: Bundle, source: VideoSource, clip: Clip, predictions: Path, semantics: Semantics
+    bundle: Bundle,
+    source: VideoSource,
+    clip: Clip,
+    predictions: Path,
+    semantics: Semantics,
+    prompt: str,
 ) -> dict:
     """Write one clip's maps and give its row."""
     begin = time.perf_counter()
@@ -175,7 +185,7 @@ def _segment(
     frames = _ahead(lambda number: source.frame(clip, number), len(clip.frames))
 
     def written() -> Iterator[Integer[np.ndarray, "height width"]]:
-        found = follow(bundle, frames, annotations, semantics=semantics)
+        found = follow(bundle, frames, annotations, semantics=semantics, prompt=prompt)
         for path, index in zip(clip.frames, found, strict=True):
             _write_map(part / f"{path.stem}.png", index, palette)
             yield index

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Integer, UInt8
@@ -35,7 +36,7 @@ class _Records:
 
     def __init__(self, folder: Path, split: str):
         self._folder, self._split = folder, split
-        self._data = None
+        self._data: Any = None
 
     def name(self, number: int) -> str:
         """For error messages."""
@@ -46,13 +47,14 @@ class _Records:
         try:
             if self._data is None:
                 self._data = self._open()
-            return self._data[number]
+            records: Any = self._data
+            return records[number]
         except Exception as error:  # TFDS, array_record and protobuf have no common error
             raise DataError(
                 f"{self.name(number)} cannot be read: build the data set again ({type(error).__name__})."
             ) from error
 
-    def _open(self):
+    def _open(self) -> Any:
         import tensorflow_datasets as tfds
 
         builder = tfds.builder_from_directory(self._folder)
