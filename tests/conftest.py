@@ -1,7 +1,10 @@
 """Fixtures that read the goldens, compact (tests/goldens) or full (the folder SEGIC_GOLDENS names)."""
 
+import atexit
 import gzip
 import os
+import shutil
+import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +15,14 @@ import pytest
 from safetensors.numpy import load
 
 jax.config.update("jax_default_matmul_precision", "highest")  # accelerators round products otherwise
+
+# Many tests run the same programs, some of them in processes of their own: each is compiled once a session.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="segic_jax_tests_")
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 FULL = os.environ.get("SEGIC_GOLDENS")
 FOLDER = Path(FULL) if FULL else Path(__file__).parent / "goldens"

@@ -8,7 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 import tiny_training
@@ -51,17 +50,6 @@ def same(a: dict, b: dict) -> bool:
 
 def losses(workdir: Path) -> list[float]:
     return [line["loss"] for line in read_metrics(workdir) if "loss" in line]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-    """Most trainings here are the same program."""
-    folder = str(tmp_path_factory.mktemp("cache"))
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder  # for the processes that are started
-    jax.config.update("jax_compilation_cache_dir", folder)
-    yield
-    del os.environ["JAX_COMPILATION_CACHE_DIR"]
-    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture(scope="module")
