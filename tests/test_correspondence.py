@@ -78,3 +78,16 @@ def test_boxes_and_features_of_empty_masks_are_zero():
     one = empty.at[0, 2, 5].set(True)
     np.testing.assert_array_equal(correspondence.mask_boxes(one), [[5, 2, 5, 2]])
     np.testing.assert_array_equal(correspondence.pool(jnp.ones((1, 2, 2, 3)), one), [[0, 0, 0]])
+
+
+def test_best_point_on_a_border_does_not_depend_on_rounding():
+    """The highest cell lies at the left border, where the enlarged map repeats it."""
+    rng = np.random.default_rng(0)
+    cells = rng.random((4, 4)).astype(np.float32) * 0.5
+    cells[2, 0] = 0.9
+    enlarged = np.asarray(correspondence.enlarged(jnp.asarray(cells[None]), 56))[0]
+    expected = correspondence.best_point(jnp.asarray(enlarged))
+    assert expected[0] == 0
+    for seed in range(20):
+        noise = np.random.default_rng(seed).uniform(-1.2e-7, 1.2e-7, enlarged.shape).astype(np.float32)
+        np.testing.assert_array_equal(correspondence.best_point(jnp.asarray(enlarged + noise)), expected)

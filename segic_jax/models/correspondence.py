@@ -11,6 +11,8 @@ from jaxtyping import Array, Bool, Float
 from segic_jax.models.layers import normalise
 from segic_jax.models.resize import bilinear_weights
 
+ROUNDING = 5e-7  # of a cosine in float32: eight units in the last place of 1
+
 
 def grid_cells(masks: Float[Array, "*batch S S"] | Bool[Array, "*batch S S"], grid: int) -> Array:
     """Masks with values 0..1 as 0/1 floats [..., grid, grid]: bilinear, then strictly over 0.5."""
@@ -86,9 +88,14 @@ def _interpolated_squared_norm(features: Array, weights: np.ndarray) -> Array:
 
 
 def best_point(similarity: Float[Array, "*batch S S"]) -> Float[Array, "*batch 2"]:
-    """(x, y) of the highest pixel; the first in reading order among equals."""
+    """(x, y) of the highest pixel; the first in reading order among equals.
+
+    Equal is what differs by rounding: along the borders the enlarged map repeats its values, and a matrix
+    product rounds each of them as its blocks fall, which depends on the number of rows and devices.
+    """
     side = similarity.shape[-1]
-    index = jnp.argmax(similarity.reshape(*similarity.shape[:-2], side * side), axis=-1)
+    flat = similarity.reshape(*similarity.shape[:-2], side * side)
+    index = jnp.argmax(flat >= flat.max(-1, keepdims=True) - ROUNDING, axis=-1)
     return jnp.stack([index % side, index // side], axis=-1).astype(jnp.float32)
 
 
