@@ -135,21 +135,56 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class DataConfig:
-    """How training pairs become batches; the defaults are the official recipe for semantic pairs."""
+class SourceConfig:
+    """One source of training pairs."""
 
-    max_concepts: int = 1  # slots of a pair; officially 19 for instances
-    flip: bool = True  # mirror each picture with probability 1/2
-    jitter: tuple[float, float] | None = (0.1, 2.0)  # scales of the large-scale jitter; None: only resize
+    name: str  # a name of data/training.py, such as 'coco_semantic'
+    root: str = ""  # the folder with its data; "" for what lies in the package
+    weight: float = 1.0  # its share of the pairs, relative to the other sources
+    without_fold: int | None = None  # the fold of COCO-20i whose classes are left out
+
+    def __post_init__(self):
+        _require(self.weight > 0, f"The weight {self.weight} of the source {self.name} must be above 0.")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Episodes that are answered during the training: the same ones every time."""
+
+    benchmark: str  # a name of `python eval.py --list`; 'emoji' takes the validation classes
+    root: str = ""  # the folder with its data
+    protocol: str = ""  # the benchmark's first by default
+    fold: int = 0
+    shots: int = 1
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """How training pairs become batches; the defaults are the official recipe."""
+
+    max_concepts: int = 19  # slots of a pair: instances, or a class and its negative prompts
     text_keep: float = 0.75  # probability of the class's prompt, else the empty one
     box: float = 0.5  # probability of a box prompt made from the target
     cross: float = 0.5  # probability of showing a concept the other concepts' tokens
+    # Semantic pairs: each picture by itself.
+    flip: bool = True  # mirror each picture with probability 1/2
+    jitter: tuple[float, float] | None = (0.1, 2.0)  # scales of the large-scale jitter; None: only resize
+    # Instances: two views of one picture.
+    crop: tuple[float, float] = (0.3, 1.0)  # share of the picture's area that a view shows
+    colour: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
+    colour_share: float = 0.2  # probability of the colour jitter
+    view_flip: float = 0.1  # probability of mirroring a view
+    instance_pixels: int = 100  # an instance shows more than so many in both views
+    # Negative prompts: classes that are in neither picture, whose mask is empty.
+    negative: float = 0.0  # probability, for semantic pairs; 0.25 where they are on
+    # Pictures that cannot be read are counted and replaced by the next draw.
+    max_unreadable: int = 100  # more than so many stop the training
     threads: int = 2  # for batches, in each process
     workers: int = 0  # processes for batches; 0: threads of the training process
 
     def __post_init__(self):
         _require(self.max_concepts >= 1, f"data.max_concepts {self.max_concepts} must be at least 1.")
-        for name in ("text_keep", "box", "cross"):
+        for name in ("text_keep", "box", "cross", "colour_share", "view_flip", "negative"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"data.{name} {value} is a probability: give a number from 0 to 1.")
         _require(
@@ -157,8 +192,17 @@ class DataConfig:
             f"data.jitter {self.jitter} must be the least and the largest scale, both above 0, or None.",
         )
         _require(
-            self.threads >= 0 and self.workers >= 0,
-            f"data.threads {self.threads} and data.workers {self.workers} must not be negative.",
+            0 < self.crop[0] <= self.crop[1] <= 1,
+            f"data.crop {self.crop} must be the least and the largest share, above 0 and at most 1.",
+        )
+        _require(
+            min(self.threads, self.workers, self.max_unreadable, self.instance_pixels) >= 0,
+            f"data.threads {self.threads}, data.workers {self.workers}, data.max_unreadable "
+            f"{self.max_unreadable} and data.instance_pixels {self.instance_pixels} must not be negative.",
+        )
+        _require(
+            not self.negative or self.max_concepts >= 2,
+            "data.negative needs slots for the negative prompts: set data.max_concepts to 10 or more.",
         )
 
 
@@ -197,6 +241,10 @@ class TrainConfig:
     checkpoint_every: int = 1_000  # steps; there is also one at each validation
     tensorboard: bool = False
     split_backbone: bool = False  # spread the frozen weights over the devices instead of copying them
+    accumulate: int = 1  # parts that a batch is computed in, one after the other, to save memory
+    remat: bool = False  # compute the head's activations again for the gradient, to save memory
+    negative_queue: int = 128  # features that are kept of each class, for negative prompts
+    negative_weight: float = 0.1  # of a negative prompt in the mask losses
 
     def __post_init__(self):
         for name in (
@@ -207,8 +255,14 @@ class TrainConfig:
             "eval_every",
             "eval_episodes",
             "checkpoint_every",
+            "accumulate",
+            "negative_queue",
         ):
             _require(getattr(self, name) >= 1, f"train.{name} {getattr(self, name)} must be at least 1.")
+        _require(
+            self.batch_size % self.accumulate == 0,
+            f"train.batch_size {self.batch_size} must be divisible by train.accumulate {self.accumulate}.",
+        )
 
 
 @dataclass(frozen=True)
@@ -233,8 +287,8 @@ class Config:
 
     backbone: str  # .safetensors file of the frozen weights: a model of this project, or DINOv2's own names
     pretrain: PretrainConfig | None = None  # make the backbone first, instead of reading a file
-    source: str = "emoji"  # training pairs: 'emoji', a folder of classes, or a data set of data.build
-    validation: str = "emoji"  # the same for the validation; "" for none
+    sources: tuple[SourceConfig, ...] = (SourceConfig("emoji"),)
+    validations: tuple[ValidationConfig, ...] = (ValidationConfig("emoji"),)  # the first decides what is best
     start: str = ""  # model file whose head the training starts from; "" for a fresh one
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -277,3 +331,13 @@ def model_config_from_dict(values: dict) -> ModelConfig:
         )
     except (TypeError, KeyError) as error:
         raise ConfigError(f"The stored model configuration does not fit this version: {error}.") from error
+
+
+def cache_folder() -> Path:
+    """Where converted weights and what is made once of data lie.
+
+    SEGIC_CACHE, else XDG_CACHE_HOME/segic_jax, else ~/.cache/segic_jax.
+    """
+    if chosen := os.environ.get("SEGIC_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "segic_jax"

@@ -1,8 +1,21 @@
+import colorsys
+import itertools
+
+import cv2
 import numpy as np
 import pytest
 
-from segic_jax.data.augment import flip, jitter_windows, jittered_taps, large_scale_jitter
+from segic_jax.data.augment import (
+    draw_view,
+    flip,
+    jitter_windows,
+    jittered_taps,
+    large_scale_jitter,
+    view_image,
+    view_mask,
+)
 from segic_jax.data.canvas import resample, resample_image
+from segic_jax.data.colour import draw_colour
 
 
 @pytest.mark.parametrize("case", range(5))
@@ -55,3 +68,154 @@ def test_extreme_draws_fit_the_canvas(uniform):
         assert 1 <= width <= 64
         assert placed.masks[0, :height, :width].all()
         assert placed.masks.sum() == height * width
+
+
+@pytest.mark.parametrize("shape", [(480, 640), (333, 500), (37, 29), (900, 1350), (384, 512), (256, 128)])
+def test_the_fast_resampling_is_the_exact_one(shape):
+    """Rounding may differ where the exact value is within 0.02 of a half; masks within 1e-4 of one half."""
+    rng = np.random.default_rng(sum(shape))
+    image = rng.integers(0, 256, (*shape, 3), dtype=np.uint8)
+    masks = cv2.GaussianBlur(rng.normal(size=shape), (0, 0), 2)[None] > 0
+    for uniforms in [
+        *rng.random((4, 3)),
+        np.array([1, 0, 1 - 1e-6]),
+        np.zeros(3),
+        np.array([0.9 / 1.9, 0, 0]),
+    ]:
+        placed = large_scale_jitter(image, masks, 256, uniforms)
+        taps = jittered_taps(*shape, 256, uniforms, (0.1, 2.0))
+        exact, shades = resample_image(image, *taps), resample(masks, *taps)[0]
+        height, width = placed.size
+        assert exact.shape[:2] == (height, width)
+        ours = placed.image[:height, :width]
+        assert np.abs(ours - exact).max() <= 0.52
+        assert (ours != np.rint(exact)).mean() < 0.01
+        assert (placed.image[height:] == 128).all()
+        assert (placed.image[:, width:] == 128).all()
+        differs = placed.masks[0, :height, :width] != (shades > 0.5)
+        assert np.abs(shades[differs] - 0.5).max(initial=0) < 1e-4
+        assert not placed.masks[:, height:].any()
+        assert not placed.masks[:, :, width:].any()
+
+
+OPTIONS = {"crop": (0.3, 1.0), "colour": (0.4, 0.4, 0.2, 0.1), "colour_share": 0.2, "mirror": 0.1}
+
+
+def test_views_are_drawn_as_torchvision_documents():
+    """Area and log of the aspect uniform; the place uniform over all that fit; each with its probability."""
+    rng = np.random.default_rng(0)
+    height, width = 1000, 1000
+    views = [draw_view(height, width, rng, **OPTIONS) for _ in range(6000)]
+    sides = np.array([(view.height, view.width) for view in views])
+    areas = sides.prod(1) / (height * width)
+    aspects = np.log(sides[:, 1] / sides[:, 0])
+    assert 0.3 - 1e-3 < areas.min() < 0.31
+    assert 0.98 < areas.max() <= 1
+    assert abs(aspects).max() < np.log(4 / 3) + 2e-3
+    small = areas < 0.5  # below it every aspect fits: both are uniform
+    np.testing.assert_allclose(np.histogram(areas[small], 4, (0.3, 0.5))[0] / small.sum(), 0.25, atol=0.04)
+    log_range = (-np.log(4 / 3), np.log(4 / 3))
+    np.testing.assert_allclose(np.histogram(aspects[small], 4, log_range)[0] / small.sum(), 0.25, atol=0.04)
+    places = np.array([(view.top, view.left) for view in views]) / np.maximum(1000 - sides, 1)
+    assert places.min() >= 0
+    assert places.max() <= 1
+    inner = (1000 - sides).min(1) > 50
+    np.testing.assert_allclose(np.histogram(places[inner, 0], 4, (0, 1))[0] / inner.sum(), 0.25, atol=0.04)
+    assert np.mean([view.mirrored for view in views]) == pytest.approx(0.1, abs=0.02)
+    assert np.mean([view.colour is not None for view in views]) == pytest.approx(0.2, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"), [((100, 1000), (0, 434, 100, 133)), ((1000, 100), (434, 0, 133, 100))]
+)
+def test_a_crop_that_never_fits_is_the_middle(shape, expected):
+    """A long strip has no window of the aspects with so large an area."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        view = draw_view(*shape, rng, **(OPTIONS | {"crop": (0.9, 1.0)}))
+        assert view[:4] == pytest.approx(expected, abs=1)
+
+
+def test_whole_picture():
+    view = draw_view(90, 110, np.random.default_rng(1), **(OPTIONS | {"crop": (1.0, 1.0)}))
+    assert (view.height, view.width) == (90, 110) or view.height * view.width == pytest.approx(9900, rel=0.02)
+
+
+def reference_view(image, mask, view, canvas):
+    """Crop, resize, colours, mirror with plain loops over documented formulas, all in float64."""
+    part = image[view.top : view.top + view.height, view.left : view.left + view.width] / 255.0
+    inside = mask[view.top : view.top + view.height, view.left : view.left + view.width]
+    place = [np.clip((np.arange(canvas) + 0.5) * side / canvas - 0.5, 0, None) for side in inside.shape]
+    low = [np.floor(one).astype(int) for one in place]
+    high = [np.minimum(one + 1, side - 1) for one, side in zip(low, inside.shape, strict=True)]
+    y, x = (one - np.floor(one) for one in place)
+    y, x = y[:, None, None], x[None, :, None]
+    top = part[low[0]][:, low[1]] * (1 - x) + part[low[0]][:, high[1]] * x
+    bottom = part[high[0]][:, low[1]] * (1 - x) + part[high[0]][:, high[1]] * x
+    shown = top * (1 - y) + bottom * y
+    if view.colour is not None:
+        shown = reference_colours(shown, view.colour)
+    rows, columns = (np.floor(np.arange(canvas) * side / canvas).astype(int) for side in inside.shape)
+    inside = inside[rows][:, columns]
+    return (shown[:, ::-1] * 255, inside[:, ::-1]) if view.mirrored else (shown * 255, inside)
+
+
+def reference_colours(rgb, colour):
+    """adjust_brightness, _contrast, _saturation and _hue of torchvision for floats in 0..1."""
+    for change in colour.order:
+        factor = colour.factors[change]
+        grey = rgb @ [0.2989, 0.587, 0.114]
+        if change == 0:
+            rgb = np.clip(rgb * factor, 0, 1)
+        elif change == 1:
+            rgb = np.clip(rgb * factor + grey.mean() * (1 - factor), 0, 1)
+        elif change == 2:
+            rgb = np.clip(rgb * factor + grey[..., None] * (1 - factor), 0, 1)
+        else:
+            flat = [colorsys.rgb_to_hsv(*pixel) for pixel in rgb.reshape(-1, 3)]
+            turned = [colorsys.hsv_to_rgb((h + factor) % 1, s, v) for h, s, v in flat]
+            rgb = np.array(turned).reshape(rgb.shape)
+    return rgb
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_views_equal_the_documented_formulas(share):
+    rng = np.random.default_rng(3)
+    image = rng.integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    mask = rng.random((50, 70)) > 0.5
+    for _ in range(12):
+        options = OPTIONS | {"colour_share": share, "mirror": 0.5}
+        view = draw_view(50, 70, rng, **options)
+        shown, inside = view_image(image, view, 64), np.empty((64, 64), bool)
+        view_mask(mask, view, inside)
+        expected, expected_inside = reference_view(image, mask, view, 64)
+        assert shown.dtype == np.uint8
+        assert np.abs(shown - expected).max() < 0.53  # rounding, and what float32 adds
+        np.testing.assert_array_equal(inside, expected_inside)
+
+
+def test_colours_are_drawn_in_their_ranges_and_in_any_order():
+    rng = np.random.default_rng(0)
+    drawn = [draw_colour(rng, (0.4, 0.4, 0.2, 0.1)) for _ in range(2000)]
+    assert {sum(10**i * one for i, one in enumerate(colour.order)) for colour in drawn} == {
+        sum(10**i * one for i, one in enumerate(order)) for order in itertools.permutations(range(4))
+    }
+    factors = np.array([colour.factors for colour in drawn])
+    np.testing.assert_allclose(factors.min(0), [0.6, 0.6, 0.8, -0.1], atol=2e-3)
+    np.testing.assert_allclose(factors.max(0), [1.4, 1.4, 1.2, 0.1], atol=2e-3)
+    assert draw_colour(rng, (2.0, 0, 0, 0)).factors[1:] == (1.0, 1.0, 0.0)
+
+
+def test_picture_and_mask_of_a_view_move_together():
+    """A mask that is the bright part of the picture stays it, up to the resampling's border."""
+    image = np.zeros((60, 80, 3), np.uint8)
+    mask = np.zeros((60, 80), bool)
+    mask[20:45, 30:70] = True
+    image[mask] = 255
+    rng = np.random.default_rng(4)
+    for _ in range(20):
+        view = draw_view(60, 80, rng, **(OPTIONS | {"colour_share": 0.0, "mirror": 0.5}))
+        shown, inside = view_image(image, view, 96), np.empty((96, 96), bool)
+        view_mask(mask, view, inside)
+        assert shown.shape == (96, 96, 3)
+        assert ((shown[..., 0] > 127) != inside).mean() < 0.03

@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save, save_file
 
-from segic_jax.config import InputError
+from segic_jax.config import InputError, cache_folder
 from segic_jax.weights import fetch as module
-from segic_jax.weights.fetch import FetchError, cache_folder, fetch, find, listed, table
+from segic_jax.weights.fetch import FetchError, fetch, find, listed, table
 from segic_jax.weights.known import KNOWN, KnownFile, KnownWeights
 
 huggingface_hub = pytest.importorskip("huggingface_hub")

@@ -37,7 +37,8 @@ class Pair:
     target: Picture
     reference: Picture
     name: str  # class name; ignored for instances
-    is_instance: bool = False
+    is_instance: bool = False  # both pictures are the same one; the pipeline makes two views of it
+    absent: tuple[str, ...] = ()  # names of classes that are in neither picture, for negative prompts
 
 
 class View(NamedTuple):
@@ -82,14 +83,28 @@ class Episode:
 
 @runtime_checkable
 class PairSource(Protocol):
-    """Training data."""
+    """Training data. Instances are pickled into worker processes: keep open files and large caches out."""
 
     def __len__(self) -> int:
         """How many pairs make one epoch."""
         ...
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Every name that a pair can have, or name as absent; none for instances."""
+        ...
+
+    @property
+    def has_instances(self) -> bool:
+        """Whether some of the pairs are instances."""
+        ...
+
     def pair(self, rng: np.random.Generator) -> Pair:
-        """Draw a pair; everything random comes from `rng`."""
+        """Draw a pair; everything random comes from `rng`.
+
+        Raises:
+            DataError: a file of this pair is missing or damaged.
+        """
         ...
 
 

@@ -1,35 +1,58 @@
-"""Training pairs from any source of labelled pictures: a random class, two of its pictures."""
+"""Semantic training pairs: one class in two different pictures of any source of labelled pictures.
 
-from collections.abc import Sequence
+`ClassPairs` draws the class first, as the official loader of COCO-20i does; `PicturePairs` draws the picture
+first, as that of ADE20k does. Both say which classes are in neither picture where the source can know it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 
-from segic_jax.data.episodes import ClassId, DataError, Pair, Picture, Source, View
+from segic_jax.data.episodes import ClassId, DataError, Labelled, Pair, Picture, Source, View
+from segic_jax.data.semantic import Split
 
 
 class ClassPairs:
-    """Pairs of different pictures of one class."""
+    """A class, each as often as any other, and two different pictures of it (utils/fss.py, `DatasetCOCO`)."""
 
-    def __init__(self, source: Source, classes: Sequence[ClassId] | None = None):
+    has_instances = False
+
+    def __init__(self, source: Source, classes: Sequence[ClassId] | None = None, *, exhaustive: bool = False):
         """`classes` restricts the pairs to some classes of the source.
+
+        Args:
+            exhaustive: a picture has a view of each class that it shows; the other classes are absent.
 
         Raises:
             DataError: a class has fewer than two pictures.
         """
         self.source = source
-        self.views: dict[ClassId, list[View]] = {}
+        views: dict[Any, list[View]] = {}  # a source numbers its classes or names them, not both
         for view in source.views():
             if classes is None or view.class_id in classes:
-                self.views.setdefault(view.class_id, []).append(view)
+                views.setdefault(view.class_id, []).append(view)
+        self.views: dict[ClassId, list[View]] = dict(sorted(views.items()))
         if not self.views:
             raise DataError(f"{source.name} has no class to draw pairs of.")
-        for class_id, views in self.views.items():
-            if len({view.picture for view in views}) < 2:
+        for class_id, of in self.views.items():
+            if len({view.picture for view in of}) < 2:
                 raise DataError(f"{source.name}: class {class_id} has one picture; a pair takes two.")
+        self._names = {class_id: source.class_name(class_id) for class_id in self.views}
+        self._shown: dict[str, set[ClassId]] | None = {} if exhaustive else None
+        if self._shown is not None:
+            for class_id, of in self.views.items():
+                for view in of:
+                    self._shown.setdefault(view.picture, set()).add(class_id)
 
     def __len__(self) -> int:
         """Views, which is also how many pairs make an epoch."""
         return sum(map(len, self.views.values()))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """In words."""
+        return tuple(dict.fromkeys(self._names.values()))
 
     def pair(self, rng: np.random.Generator) -> Pair:
         """A random class and two different pictures of it."""
@@ -37,6 +60,94 @@ class ClassPairs:
         target, reference = rng.choice(len(views), size=2, replace=False)
         while views[reference].picture == views[target].picture:
             reference = rng.integers(len(views))
-        shown = [self.source.load(views[i]) for i in (target, reference)]
-        pictures = [Picture(one.image, one.mask[None]) for one in shown]
-        return Pair(target=pictures[0], reference=pictures[1], name=self.source.class_name(class_id))
+        chosen = [views[target], views[reference]]
+        absent: tuple[str, ...] = ()
+        if self._shown is not None:
+            absent = _absent(self._names, *(self._shown[view.picture] for view in chosen))
+        return _pair(list(map(self.source.load, chosen)), self._names[class_id], absent)
+
+
+class SemanticReader(Protocol):
+    """What `PicturePairs` reads."""
+
+    @property
+    def name(self) -> str:
+        """Of the benchmark, for error messages."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names, by class number."""
+        ...
+
+    def load_class(self, split: Split, picture: str, number: int) -> Labelled:
+        """A picture and the mask of one class.
+
+        Raises:
+            DataError: a file is missing or damaged, or picture and labels differ in size.
+        """
+        ...
+
+
+class PicturePairs:
+    """A picture, one of its classes, and another picture with that class (utils/fss.py, `SemADE`).
+
+    A class that only one picture shows is never drawn: the official code would take it as its own reference.
+    """
+
+    has_instances = False
+
+    def __init__(self, source: SemanticReader, split: Split, present: Mapping[str, Sequence[int]]):
+        """`present` has the classes of each picture of the split.
+
+        Raises:
+            DataError: no class has two pictures.
+        """
+        self.source, self.split = source, split
+        self._present = {picture: tuple(classes) for picture, classes in present.items()}
+        pictures: dict[int, list[str]] = {}
+        for picture, classes in self._present.items():
+            for number in classes:
+                pictures.setdefault(number, []).append(picture)
+        self._pictures = {number: of for number, of in sorted(pictures.items()) if len(of) > 1}
+        self._targets = [
+            picture
+            for picture, classes in self._present.items()
+            if any(number in self._pictures for number in classes)
+        ]
+        if not self._targets:
+            raise DataError(f"{source.name}: no class has two pictures in {split}; a pair takes two.")
+
+    def __len__(self) -> int:
+        """Pictures."""
+        return len(self._targets)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of all classes of the source: one that is never drawn may still be named as absent."""
+        return tuple(dict.fromkeys(self.source.classes))
+
+    def pair(self, rng: np.random.Generator) -> Pair:
+        """A random picture, one of its classes, another picture of it."""
+        target = self._targets[rng.integers(len(self._targets))]
+        classes = [number for number in self._present[target] if number in self._pictures]
+        number = classes[rng.integers(len(classes))]
+        others = self._pictures[number]
+        reference = others[rng.integers(len(others) - 1)]
+        if reference == target:  # the last one stands in its place
+            reference = others[-1]
+        shown = (set(self._present[picture]) for picture in (target, reference))
+        absent = _absent(dict(enumerate(self.source.classes)), *shown)
+        loaded = [self.source.load_class(self.split, picture, number) for picture in (target, reference)]
+        return _pair(loaded, self.source.classes[number], absent)
+
+
+def _absent(names: Mapping, target: set, reference: set) -> tuple[str, ...]:
+    """A name that two classes share is absent only where both are."""
+    shown = {names[one] for one in target | reference}
+    return tuple(dict.fromkeys(name for name in names.values() if name not in shown))
+
+
+def _pair(loaded: list[Labelled], name: str, absent: tuple[str, ...]) -> Pair:
+    target, reference = (Picture(one.image, one.mask[None]) for one in loaded)
+    return Pair(target=target, reference=reference, name=name, absent=absent)

@@ -1,10 +1,13 @@
 """Training pairs -> batches, with grain.
 
 Row r of step t is pair number t * global_batch + r, and all its random numbers come from
-`np.random.default_rng([seed, number])`: the data do not depend on hosts, workers or restarts.
+`np.random.default_rng([seed, number, attempt])`: the data do not depend on hosts, workers or restarts. A pair
+that cannot be read is drawn again with the next attempt.
 """
 
-from collections.abc import Mapping
+import sys
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import absl.flags
@@ -13,12 +16,17 @@ import grain
 import numpy as np
 
 from segic_jax.config import DataConfig
-from segic_jax.data.augment import flip, large_scale_jitter
+from segic_jax.data.augment import draw_view, flip, large_scale_jitter, view_image, view_mask
 from segic_jax.data.canvas import Placed, resize_and_pad
-from segic_jax.data.episodes import DataError, PairSource, Picture
+from segic_jax.data.episodes import DataError, Pair, PairSource, Picture
 from segic_jax.prompts import INSTANCES, NONE, class_prompt
 
 ENDLESS = 2**48  # pairs; grain wants a length
+CANDIDATES = 40  # names of absent classes that a pair carries
+ATTEMPTS = 20  # at reading a pair
+
+_SAID: set[str] = set()  # what this process has reported
+_LOCK = threading.Lock()
 
 
 def training_batches(
@@ -38,19 +46,25 @@ def training_batches(
     A batch is a dictionary of arrays; b = global_batch / hosts, k = config.max_concepts, S = canvas:
         target_image, reference_image: uint8 [b, S, S, 3], RGB, padded
         target_size, reference_size: int32 [b, 2], valid (h, w)
-        target_masks, reference_masks: bool [b, k, S, S]
+        target_masks, reference_masks: uint8 [b, k, S, ceil(S / 8)], eight pixels of a row in each number as
+            `numpy.packbits` puts them: an eighth of the bytes that go to the device
         valid: bool [b, k], which slots hold a concept
         target_prompt, reference_prompt: int32 [b], rows of the text table
+        class_row: int32 [b], row of the class's own prompt, whichever was taken; -1 for instances
+        negative_rows: int32 [b, CANDIDATES], rows of classes that are in neither picture, shuffled, in
+            semantic pairs that are to have negative prompts; -1 elsewhere
         use_box, use_cross: bool [b, 2], in the forward and the reversed pass
+        unreadable: int32 [b], pairs that could not be read before this one could
 
     Args:
         prompts: text prompt -> row of the text table: '', `INSTANCES` where the source has
-            instances, and `class_prompt(name)` of all its classes where config.text_keep is above 0.
+            instances, and `class_prompt(name)` of all its classes.
 
     Call `close()` on the iterator when done: it ends the threads and workers.
 
     Raises:
-        DataError: `global_batch` cannot be split over the hosts; later, whatever a pair turns up.
+        DataError: `global_batch` cannot be split over the hosts; later, a pair that does not fit, or
+            ATTEMPTS pairs after one another that cannot be read.
     """
     if global_batch % hosts:
         raise DataError(
@@ -58,7 +72,8 @@ def training_batches(
         )
     examples = grain.MapDataset.range(ENDLESS).map(Examples(source, config, canvas, prompts, seed))
     # Batch before the host's stride: each host gets neighbouring rows of the same global batch.
-    batches = examples.batch(global_batch // hosts)[host::hosts][start_step:]
+    rows = examples.batch(global_batch // hosts, batch_fn=Stack(config.max_concepts))
+    batches = rows[host::hosts][start_step:]
     threads = 1 if config.workers else config.threads
     dataset = batches.to_iter_dataset(
         grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
@@ -73,8 +88,25 @@ def training_batches(
 
 
 @dataclass(frozen=True)
+class Stack:
+    """Rows -> a batch; masks are packed, and put into `slots`, of which the others are never touched."""
+
+    slots: int
+
+    def __call__(self, rows: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Stack each field."""
+        batch = {name: np.stack([row[name] for row in rows]) for name in rows[0] if name[-6:] != "_masks"}
+        for name in ("target_masks", "reference_masks"):
+            height, width = rows[0][name].shape[1:]
+            batch[name] = np.zeros((len(rows), self.slots, height, -(-width // 8)), np.uint8)
+            for row, into in zip(rows, batch[name], strict=True):
+                into[: len(row[name])] = np.packbits(row[name], axis=-1)
+        return batch
+
+
+@dataclass(frozen=True)
 class Examples:
-    """Number of a pair -> one row of a batch."""
+    """Number of a pair -> one row of a batch, with as many masks as it has."""
 
     source: PairSource
     config: DataConfig
@@ -83,39 +115,71 @@ class Examples:
     seed: int
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
-        """Draw and prepare pair `number`."""
+        """Draw and prepare pair `number`.
+
+        Raises:
+            DataError: as `training_batches`.
+        """
         cv2.setNumThreads(0)  # the batches are the parallel work
-        rng = np.random.default_rng([self.seed, number])
-        pair = self.source.pair(rng)
+        pair, rng, unreadable = self._readable(number)
         if len(pair.target.masks) != len(pair.reference.masks):
             raise DataError(
                 f"A pair of {pair.name!r} has {len(pair.target.masks)} target and "
                 f"{len(pair.reference.masks)} reference masks: give both the same concepts."
             )
-        target, reference = self._augmented(pair.target, rng), self._augmented(pair.reference, rng)
-        target_prompt, reference_prompt = (
-            self._prompt_row(pair.name, pair.is_instance, keep)
-            for keep in (rng.random(2) < self.config.text_keep).tolist()
-        )
+        target, reference = (self._views if pair.is_instance else self._jittered)(pair, rng)
+        keep = rng.random(2) < self.config.text_keep
         use_box = rng.random(2) < self.config.box
         use_cross = rng.random(2) < self.config.cross
-        concepts = self._chosen_concepts(target, reference, pair.is_instance, rng)
+        negative = rng.random() < self.config.negative
+        own, none = INSTANCES if pair.is_instance else class_prompt(pair.name), NONE
+        own_row = self._row(own)
+        target_prompt, reference_prompt = (
+            own_row if kept or pair.is_instance else self._row(none) for kept in keep.tolist()
+        )
         return {
             "target_image": target.image,
             "reference_image": reference.image,
             "target_size": np.array(target.size, np.int32),
             "reference_size": np.array(reference.size, np.int32),
-            "target_masks": self._slots(target.masks[concepts]),
-            "reference_masks": self._slots(reference.masks[concepts]),
-            "valid": np.arange(self.config.max_concepts) < len(concepts),
+            "target_masks": target.masks,
+            "reference_masks": reference.masks,
+            "valid": np.arange(self.config.max_concepts) < len(target.masks),
             "target_prompt": target_prompt,
             "reference_prompt": reference_prompt,
+            "class_row": np.int32(-1) if pair.is_instance else own_row,
+            "negative_rows": self._negative_rows(pair, negative, rng),
             "use_box": use_box,
             "use_cross": use_cross,
+            "unreadable": np.int32(unreadable),
         }
 
-    def _augmented(self, picture: Picture, rng: np.random.Generator) -> Placed:
-        uniforms = rng.random(4)
+    def _readable(self, number: int) -> tuple[Pair, np.random.Generator, int]:
+        """The first pair of this number that can be read, its random numbers, and how many could not."""
+        for attempt in range(ATTEMPTS):
+            rng = np.random.default_rng([self.seed, number, attempt])
+            try:
+                return self.source.pair(rng), rng, attempt
+            except DataError as error:
+                _say(str(error))
+                last = error
+        raise DataError(
+            f"{ATTEMPTS} pairs after one another cannot be read, the last one because: {last}"
+        ) from last
+
+    def _jittered(self, pair: Pair, rng: np.random.Generator) -> tuple[Placed, Placed]:
+        """Each picture mirrored and scaled by itself, with at most max_concepts of the concepts."""
+        concepts = np.arange(len(pair.target.masks))
+        uniforms = rng.random((2, 4))
+        if len(concepts) > self.config.max_concepts:
+            concepts = np.sort(rng.choice(concepts, self.config.max_concepts, replace=False))
+        target, reference = (
+            self._on_canvas(Picture(picture.image, picture.masks[concepts]), uniform)
+            for picture, uniform in zip((pair.target, pair.reference), uniforms, strict=True)
+        )
+        return target, reference
+
+    def _on_canvas(self, picture: Picture, uniforms: np.ndarray) -> Placed:
         image, masks = picture.image, picture.masks
         if self.config.flip:
             image, masks = flip(image, masks, uniforms[0])
@@ -123,23 +187,58 @@ class Examples:
             return large_scale_jitter(image, masks, self.canvas, uniforms[1:], self.config.jitter)
         return resize_and_pad(image, masks, self.canvas)
 
-    def _prompt_row(self, name: str, is_instance: bool, keep: bool) -> np.int32:
-        prompt = INSTANCES if is_instance else class_prompt(name) if keep else NONE
+    def _views(self, pair: Pair, rng: np.random.Generator) -> tuple[Placed, Placed]:
+        """Two views, with some of the instances that show in both (fss_inst.py:123-133).
+
+        The instances are looked at in random order until there are enough, which is a draw among all those
+        that show.
+        """
+        config, pictures = self.config, (pair.target, pair.reference)
+        views = [
+            draw_view(
+                picture.image.shape[0],
+                picture.image.shape[1],
+                rng,
+                crop=config.crop,
+                colour=config.colour,
+                colour_share=config.colour_share,
+                mirror=config.view_flip,
+            )
+            for picture in pictures
+        ]
+        wanted = max(int(rng.integers(config.max_concepts + 1)), 1)
+        there = len(pair.target.masks)
+        masks, shown = np.empty((2, min(wanted, there), self.canvas, self.canvas), bool), 0
+        for number in rng.permutation(there):
+            if shown == wanted:
+                break
+            for picture, view, into in zip(pictures, views, masks, strict=True):
+                view_mask(picture.masks[number], view, into[shown])
+                if np.count_nonzero(into[shown]) <= config.instance_pixels:
+                    break
+            else:
+                shown += 1
+        target, reference = (
+            Placed(view_image(picture.image, view, self.canvas), into[:shown], (self.canvas, self.canvas))
+            for picture, view, into in zip(pictures, views, masks, strict=True)
+        )
+        return target, reference
+
+    def _row(self, prompt: str) -> np.int32:
         if prompt not in self.prompts:
             raise DataError(f"The prompt {prompt!r} has no row in the text table: encode it and add it.")
         return np.int32(self.prompts[prompt])
 
-    def _chosen_concepts(
-        self, target: Placed, reference: Placed, is_instance: bool, rng: np.random.Generator
-    ) -> np.ndarray:
-        """At most max_concepts, at random; instances must show in both pictures (fss_inst.py:123-133)."""
-        concepts = np.arange(len(target.masks))
-        if is_instance:
-            concepts = concepts[target.masks.any((1, 2)) & reference.masks.any((1, 2))]
-        if len(concepts) > self.config.max_concepts:
-            concepts = np.sort(rng.choice(concepts, self.config.max_concepts, replace=False))
-        return concepts
+    def _negative_rows(self, pair: Pair, wanted: bool, rng: np.random.Generator) -> np.ndarray:
+        rows = np.full(CANDIDATES, -1, np.int32)
+        absent = pair.absent if wanted and not pair.is_instance else ()
+        chosen = rng.permutation(len(absent))[:CANDIDATES]
+        rows[: len(chosen)] = [self._row(class_prompt(absent[i])) for i in chosen]
+        return rows
 
-    def _slots(self, masks: np.ndarray) -> np.ndarray:
-        empty = np.zeros((self.config.max_concepts - len(masks), *masks.shape[1:]), bool)
-        return np.concatenate([masks, empty])
+
+def _say(sentence: str) -> None:
+    with _LOCK:
+        if sentence not in _SAID:
+            _SAID.add(sentence)
+            print(sentence, file=sys.stderr, flush=True)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Integer, UInt8
 from tqdm import tqdm
 
 from segic_jax.data.benchmark import Check
-from segic_jax.data.episodes import DataError
+from segic_jax.data.episodes import DataError, Labelled
 from segic_jax.data.files import read_labels, read_rgb, require_size
 from segic_jax.data.listed import files
 
@@ -112,6 +112,13 @@ class LabelMaps:
         require_size(image, labels, image_path, label_path)
         classes = np.unique(labels[labels >= 0])
         return SemanticPicture(image, tuple(classes.tolist()), labels == classes[:, None, None], labels < 0)
+
+    def load_class(self, split: Split, picture: str, number: int) -> Labelled:
+        """The picture and the mask of one class; its other labels are not checked, as `present` does."""
+        image_path, label_path = self._paths(split, picture)
+        image, labels = read_rgb(image_path), read_labels(label_path)
+        require_size(image, labels, image_path, label_path)
+        return Labelled(image, labels == number + self.first)
 
     def check(self, needed: Mapping[Split, int | None]) -> list[Check]:
         """Label maps of each split, counted, and the pictures that they lack."""

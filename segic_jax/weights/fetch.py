@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from segic_jax.config import InputError
+from segic_jax.config import InputError, cache_folder
 from segic_jax.weights.known import KNOWN, KnownFile, KnownWeights
 
 
@@ -32,13 +32,6 @@ class Row(NamedTuple):
     licence: str
     source: str
     path: Path | None  # of the converted file, if it is here
-
-
-def cache_folder() -> Path:
-    """Where converted files lie: SEGIC_CACHE, else XDG_CACHE_HOME/segic_jax, else ~/.cache/segic_jax."""
-    if chosen := os.environ.get("SEGIC_CACHE"):
-        return Path(chosen).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "segic_jax"
 
 
 def listed(*, cache: Path | None = None) -> list[Row]:

@@ -151,6 +151,13 @@ class BuiltSemanticSource:
             record.image, classes, masks, nothing if record.ignored is None else record.ignored
         )
 
+    def load_class(self, split: Split, picture: str, number: int) -> Labelled:
+        """The picture and the mask of one class of it."""
+        place, classes = self._places[split][picture]
+        concept = classes.index(number)
+        record = decode_picture(self._records[split][place], self._records[split].name(place), [concept])
+        return Labelled(record.image, record.concepts[concept].mask)
+
 
 class BuiltVideoSource(VideoSource):
     """Videos; the paths of a clip only name its frames."""

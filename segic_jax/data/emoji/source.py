@@ -15,6 +15,7 @@ from segic_jax.data.manifest import Manifest
 
 SCENE_SIDE = 192  # pixels of a benchmark scene
 SCENES = 10  # of each class in the benchmark
+SAME_CLASS = 0.3  # probability that an instance looks like an earlier one of its scene
 
 
 @dataclass(frozen=True)
@@ -25,20 +26,60 @@ class EmojiPairs:
     canvas: int
     distractors: int = 3  # at most, in each scene
 
+    has_instances = False
+
     def __len__(self) -> int:
         return len(self.bank.classes)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The labels of the drawings."""
+        return tuple(dict.fromkeys(concept.label for concept in self.bank.classes))
 
     def pair(self, rng: np.random.Generator) -> Pair:
         """Target and reference scenes of one class."""
         concept = self.bank.classes[rng.integers(len(self.bank.classes))]
         artists = two_artists(rng, concept)
-        target, reference = (self._scene(rng, concept, artist) for artist in artists)
-        return Pair(target=target, reference=reference, name=concept.label)
+        shown = {concept.name}
+        target, reference = (self._scene(rng, concept, artist, shown) for artist in artists)
+        labels = {one.label for one in self.bank.classes if one.name in shown}
+        absent = tuple(label for label in self.class_names if label not in labels)
+        return Pair(target=target, reference=reference, name=concept.label, absent=absent)
 
-    def _scene(self, rng: np.random.Generator, concept: SpriteClass, artist: str) -> Picture:
+    def _scene(self, rng: np.random.Generator, concept: SpriteClass, artist: str, shown: set[str]) -> Picture:
         others = distractors(rng, self.bank, concept, int(rng.integers(1, self.distractors + 1)))
+        shown.update(name for name, _ in others)
         image, labels = compose(rng, [(concept.name, artist), *others], self.canvas, TRAINING_STYLE)
         return Picture(image=image, masks=(labels == 1)[None])
+
+
+@dataclass(frozen=True)
+class EmojiInstancePairs:
+    """Endless scenes of several objects, each of them an instance; some are of one class."""
+
+    bank: SpriteBank
+    canvas: int
+    objects: tuple[int, int] = (2, 5)  # at least and at most
+
+    has_instances = True
+    class_names = ()
+
+    def __len__(self) -> int:
+        return len(self.bank.classes)
+
+    def pair(self, rng: np.random.Generator) -> Pair:
+        """One scene as target and as reference."""
+        count = int(rng.integers(self.objects[0], self.objects[1] + 1))
+        chosen: list[tuple[str, str]] = []
+        for _ in range(count):
+            if chosen and rng.random() < SAME_CLASS:
+                chosen.append(chosen[int(rng.integers(len(chosen)))])
+                continue
+            concept = self.bank.classes[rng.integers(len(self.bank.classes))]
+            chosen.append((concept.name, concept.artists[rng.integers(len(concept.artists))]))
+        image, labels = compose(rng, chosen, self.canvas, TRAINING_STYLE)
+        picture = Picture(image, labels == np.arange(1, count + 1)[:, None, None])
+        return Pair(target=picture, reference=picture, name="", is_instance=True)
 
 
 class EmojiSource:

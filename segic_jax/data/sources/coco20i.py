@@ -29,19 +29,21 @@ DOWNLOAD = (
 
 
 class Coco20iSource:
-    """Pictures of val2014; class ids are 0 to 79."""
+    """Pictures of val2014, or those of train2014 for training; class ids are 0 to 79."""
 
     name = "coco20i"
 
-    def __init__(self, root: Path | str):
+    def __init__(self, root: Path | str, *, split: Literal["trn", "val"] = "val"):
         """`root` is COCO2014/ or its parent.
 
         Raises:
-            DataError: val2014 or annotations/val2014 is missing.
+            DataError: the split's folder of pictures or of label maps is missing.
         """
         root = Path(root)
         self.root = root / "COCO2014" if (root / "COCO2014").is_dir() else root
-        for folder in (self.root / "val2014", self.root / "annotations/val2014"):
+        self._split: Literal["trn", "val"] = split
+        pictures = "train2014" if split == "trn" else "val2014"
+        for folder in (self.root / pictures, self.root / "annotations" / pictures):
             if not folder.is_dir():
                 raise DataError(f"{folder} is missing: get it from {DOWNLOAD}.")
 
@@ -66,7 +68,7 @@ class Coco20iSource:
     def views(self) -> Iterator[View]:
         """Every class of every picture of the lists, picture by picture."""
         classes: dict[str, list[int]] = {}
-        for class_id, pictures in enumerate(class_pictures("val")):
+        for class_id, pictures in enumerate(class_pictures(self._split)):
             for picture in pictures:
                 classes.setdefault(picture, []).append(class_id)
         for picture in sorted(classes):

@@ -1,0 +1,1 @@
+"""Speed and memory, measured; not part of the installed package."""

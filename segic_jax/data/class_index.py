@@ -1,0 +1,37 @@
+"""Which classes every picture of a split has: read from all its label maps once, then from the cache."""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from segic_jax.data.cache import cached
+from segic_jax.data.semantic import LabelMaps, Split
+
+FILE = "present.json"
+
+
+def present_classes(source: LabelMaps, split: Split) -> dict[str, tuple[int, ...]]:
+    """Picture -> its classes, rising. The cache is used while the label maps have the same names and sizes.
+
+    Raises:
+        DataError: there are no label maps, or one is damaged.
+    """
+    pictures = source.pictures(split)
+    folder = source.folders[split].labels
+    with os.scandir(folder) as entries:
+        listing = sorted((entry.name, entry.stat().st_size) for entry in entries)
+    digest = hashlib.sha256(json.dumps(listing).encode()).hexdigest()
+    version = [source.name, split, source.first, source.ignored, str(folder.resolve()), digest]
+
+    def make(into: Path) -> None:
+        with ThreadPoolExecutor() as pool:
+            found = pool.map(lambda picture: source.present(split, picture), pictures)
+            bar = tqdm(found, total=len(pictures), desc=f"classes of {source.name}", unit="label map")
+            (into / FILE).write_text(json.dumps(list(bar)), "utf-8")
+
+    stored = json.loads((cached("classes", version, make) / FILE).read_text("utf-8"))
+    return {picture: tuple(classes) for picture, classes in zip(pictures, stored, strict=True)}

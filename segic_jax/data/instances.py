@@ -1,0 +1,46 @@
+"""Instance training pairs: one picture, twice; the pipeline makes two views of it (utils/fss_inst.py)."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from segic_jax.data.episodes import DataError, Pair, Picture
+
+
+class InstanceReader(Protocol):
+    """Pictures by number. Pickled into worker processes: keep open files and large caches out."""
+
+    def __len__(self) -> int:
+        """How many."""
+        ...
+
+    def picture(self, number: int) -> Picture:
+        """One picture, with a mask for each of its instances; they may overlap.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class InstancePairs:
+    """Every picture is as likely as any other."""
+
+    reader: InstanceReader
+
+    has_instances = True
+    class_names = ()
+
+    def __post_init__(self):
+        if not len(self.reader):
+            raise DataError("There is no picture with instances to draw pairs of.")
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def pair(self, rng: np.random.Generator) -> Pair:
+        """A random picture as target and as reference."""
+        picture = self.reader.picture(int(rng.integers(len(self.reader))))
+        return Pair(target=picture, reference=picture, name="", is_instance=True)

@@ -1,0 +1,90 @@
+"""Training pictures with instances, from the COCO-like files that the official `InstCOCO` reads.
+
+coco/train2017/*.jpg               coco/annotations/instances_train2017.json
+lvis/{train2017,val2017}/*.jpg     lvis/lvis_v1_train.json    folder and file at the end of coco_url
+paco/...                           paco/annotations/paco_lvis_v1_train.json    file_name below paco/
+objects365/train/...               objects365/objects365_train.json    boxes as masks
+
+Every annotation is an instance, crowds too; a part of an object in PACO is one.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from segic_jax.data.annotations import Annotations
+from segic_jax.data.episodes import DataError, Picture
+from segic_jax.data.files import read_rgb, require_size
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a data set lies below its own folder."""
+
+    folder: str  # its own, which may be left out of the root
+    annotations: str
+    pictures: str  # what file names are relative to
+    download: str
+    boxes: bool = False
+
+
+COCO = Layout(
+    "coco",
+    "annotations/instances_train2017.json",
+    "train2017",
+    "https://cocodataset.org/#download (2017 train images and train/val annotations)",
+)
+LVIS = Layout(
+    "lvis",
+    "lvis_v1_train.json",
+    ".",
+    "https://www.lvisdataset.org/dataset (its pictures are COCO's train2017 and val2017)",
+)
+PACO = Layout(
+    "paco",
+    "annotations/paco_lvis_v1_train.json",
+    ".",
+    "https://github.com/facebookresearch/paco (its pictures are COCO's train2017 and val2017)",
+)
+OBJECTS365 = Layout("objects365", "objects365_train.json", "train", "https://www.objects365.org", boxes=True)
+
+
+class CocoInstances:
+    """Pictures with at least one object, by rising id."""
+
+    def __init__(self, root: Path | str, layout: Layout, without: Collection[str] = ()):
+        """`without` names classes whose objects are left out.
+
+        Raises:
+            DataError: the annotations are missing or damaged, or have no class of a name in `without`.
+        """
+        root = Path(root)
+        inner = root / layout.folder
+        self.root = inner if (inner / layout.annotations).is_file() else root
+        path = self.root / layout.annotations
+        if not path.is_file():
+            raise DataError(f"{path} is missing: get it from {layout.download}.")
+        self._layout = layout
+        self._annotations = Annotations(path, boxes=layout.boxes)
+        names = {name: number for number, name in self._annotations.categories.items()}
+        if unknown := sorted(set(without) - set(names)):
+            raise DataError(
+                f"{path} has no class {unknown[0]!r}, which is to be left out: get the file again."
+            )
+        self._without = frozenset(names[name] for name in without)
+        self._numbers = self._annotations.pictures(self._without)
+        if not len(self._numbers):
+            raise DataError(f"{path} has no annotation: get it from {layout.download}.")
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def picture(self, number: int) -> Picture:
+        """The picture and a mask for each annotation. Raises DataError where one of them is damaged."""
+        place = int(self._numbers[number])
+        path = self.root / self._layout.pictures / self._annotations.file_name(place)
+        image, masks = read_rgb(path), self._annotations.masks(place, self._without)
+        require_size(image, np.empty(masks.shape[1:], bool), path, self._annotations.path)
+        return Picture(image, masks)

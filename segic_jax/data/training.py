@@ -1,0 +1,134 @@
+"""Sources of training pairs by name, opened as the configuration says.
+
+Roots are the folders of the official code's data/ (the module of each source shows what must lie in them).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from segic_jax.config import ConfigError, SourceConfig
+from segic_jax.data.build.info import find_built
+from segic_jax.data.build.read import BuiltSemanticSource, BuiltSource, open_built
+from segic_jax.data.class_index import present_classes
+from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiPairs
+from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.data.episodes import DataError, PairSource
+from segic_jax.data.instances import InstancePairs
+from segic_jax.data.mixture import Mixture
+from segic_jax.data.pairs import ClassPairs, PicturePairs
+from segic_jax.data.sources import ade20k, coco20i
+from segic_jax.data.sources.coco_instances import COCO, LVIS, OBJECTS365, PACO, CocoInstances, Layout
+from segic_jax.data.sources.folder import open_folder
+from segic_jax.data.sources.fss1000 import Fss1000Source
+from segic_jax.data.sources.lip import LipInstances
+
+Opener = Callable[[SourceConfig, int], PairSource]  # the second argument is the canvas
+
+
+def open_mixture(configs: Sequence[SourceConfig], canvas: int) -> PairSource:
+    """All sources, mixed by their weights; one alone is returned as it is.
+
+    Args:
+        canvas: side of the scenes that a source composes.
+
+    Raises:
+        ConfigError: an unknown source, or a setting that it does not have.
+        DataError: its data are missing or damaged.
+    """
+    sources = [open_pairs(config, canvas) for config in configs]
+    return sources[0] if len(sources) == 1 else Mixture(sources, [config.weight for config in configs])
+
+
+def open_pairs(config: SourceConfig, canvas: int) -> PairSource:
+    """One source. Raises as `open_mixture`."""
+    if config.name not in SOURCES:
+        raise ConfigError(f"There is no source {config.name!r}: choose among {', '.join(SOURCES)}.")
+    if config.without_fold is not None:
+        if config.name not in WITH_FOLDS:
+            raise ConfigError(
+                f"The source {config.name} cannot leave out a fold of COCO-20i: only "
+                f"{' and '.join(WITH_FOLDS)} can; take without_fold away."
+            )
+        if config.without_fold not in range(coco20i.FOLDS):
+            raise ConfigError(f"{config.name}: without_fold is 0 to {coco20i.FOLDS - 1}.")
+    if config.name not in PACKAGED and not Path(config.root or "?").is_dir():
+        raise DataError(
+            f"The source {config.name} needs a folder with its data, and {config.root or 'none'} is there: "
+            "give the root of this source."
+        )
+    return SOURCES[config.name](config, canvas)
+
+
+def _emoji(config: SourceConfig, canvas: int) -> PairSource:
+    return EmojiPairs(SpriteBank.load("base"), canvas)
+
+
+def _emoji_instances(config: SourceConfig, canvas: int) -> PairSource:
+    return EmojiInstancePairs(SpriteBank.load("base"), canvas)
+
+
+def _folder(config: SourceConfig, canvas: int) -> PairSource:
+    if find_built(config.root) is None:
+        return ClassPairs(open_folder(config.root))
+    source = open_built(config.root)
+    if isinstance(source, BuiltSource):
+        return ClassPairs(source)
+    if isinstance(source, BuiltSemanticSource):
+        return _built_semantic(source)
+    raise DataError(f"{config.root} holds videos: give a data set of pictures.")
+
+
+def _fss1000(config: SourceConfig, canvas: int) -> PairSource:
+    return ClassPairs(Fss1000Source(config.root, split="trn"))
+
+
+def _coco_semantic(config: SourceConfig, canvas: int) -> PairSource:
+    left_out = () if config.without_fold is None else coco20i.fold_classes(config.without_fold)
+    classes = [number for number in range(coco20i.CLASSES) if number not in left_out]
+    return ClassPairs(coco20i.Coco20iSource(config.root, split="trn"), classes, exhaustive=True)
+
+
+def _ade20k_semantic(config: SourceConfig, canvas: int) -> PairSource:
+    if find_built(config.root) is not None:
+        source = open_built(config.root)
+        if not isinstance(source, BuiltSemanticSource):
+            raise DataError(f"{config.root} holds {source.name}: give ade20k's folder.")
+        return _built_semantic(source)
+    source = ade20k.open_source(Path(config.root))
+    return PicturePairs(source, "train", present_classes(source, "train"))
+
+
+def _built_semantic(source: BuiltSemanticSource) -> PairSource:
+    return PicturePairs(
+        source, "train", {picture: source.present("train", picture) for picture in source.pictures("train")}
+    )
+
+
+def _instances(layout: Layout) -> Opener:
+    def open_it(config: SourceConfig, canvas: int) -> PairSource:
+        fold = () if config.without_fold is None else coco20i.fold_classes(config.without_fold)
+        names = [coco20i.class_names()[number] for number in fold]
+        return InstancePairs(CocoInstances(config.root, layout, names))
+
+    return open_it
+
+
+def _lip(config: SourceConfig, canvas: int) -> PairSource:
+    return InstancePairs(LipInstances(config.root))
+
+
+SOURCES: dict[str, Opener] = {
+    "emoji": _emoji,
+    "emoji_instances": _emoji_instances,
+    "folder": _folder,
+    "fss1000": _fss1000,
+    "coco_semantic": _coco_semantic,
+    "ade20k_semantic": _ade20k_semantic,
+    "coco_instances": _instances(COCO),
+    "lvis_instances": _instances(LVIS),
+    "objects365_instances": _instances(OBJECTS365),
+    "paco_instances": _instances(PACO),
+    "lip_instances": _lip,
+}
+PACKAGED = ("emoji", "emoji_instances")
+WITH_FOLDS = ("coco_semantic", "coco_instances")
