@@ -55,11 +55,13 @@ def test_border(case):
 
 
 def test_draws_have_the_official_counts():
-    draws = losses.draw_points(jax.random.key(0), 2, 3)
+    draws = losses.draw_points(jax.random.key(0), jnp.arange(2), 3)
     assert draws.oversampled.shape == (2, 2, 3, 37632, 2)
     assert draws.uniform.shape == (2, 2, 3, 3136, 2)
     assert draws.num_uncertain == 9408
-    assert not np.array_equal(draws.oversampled[0], draws.oversampled[1])
+    assert not np.array_equal(draws.oversampled[:, 0], draws.oversampled[:, 1])
+    again = losses.draw_points(jax.random.key(0), jnp.array([1]), 3)  # whatever part of the batch it is in
+    np.testing.assert_array_equal(again.uniform[0], draws.uniform[1])
 
 
 def test_invalid_masks_do_not_count(case):

@@ -105,12 +105,16 @@ def small():
 
         return jax.value_and_grad(loss)(head)
 
-    return loss_and_gradients, features, batch
+    def run(*inputs):
+        return loss_and_gradients(*inputs)
+
+    run.config, run.head, run.table = config, head, table
+    return run, features, batch
 
 
 def test_invalid_concepts_and_pictures_change_nothing(small):
     run, features, batch = small
-    points = losses.draw_points(jax.random.key(0), 3, 3, num_points=64)
+    points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
     other = dict(batch)
     for name in ("target_masks", "reference_masks"):
         other[name] = np.where(batch["valid"][..., None, None], batch[name], False)
@@ -138,7 +142,7 @@ def test_nothing_valid_gives_zero_loss_and_finite_gradients(small):
         "target_masks": np.zeros((3, 3, 64, 64), bool),
         "reference_masks": np.zeros((3, 3, 64, 64), bool),
     }
-    points = losses.draw_points(jax.random.key(0), 3, 3, num_points=64)
+    points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
     loss, gradients = run(np.zeros_like(features), nothing, points)
     assert loss == 0
     for name, value in gradients.items():
@@ -148,9 +152,56 @@ def test_nothing_valid_gives_zero_loss_and_finite_gradients(small):
 def test_drawn_points_follow_the_key(small):
     run, features, batch = small
     first, again, other = (
-        run(features, batch, losses.draw_points(jax.random.key(seed), 3, 3, num_points=64))[0]
+        run(features, batch, losses.draw_points(jax.random.key(seed), jnp.arange(3), 3, num_points=64))[0]
         for seed in (0, 0, 1)
     )
     assert first == again
     assert first != other
     assert jnp.isfinite(first)
+
+
+def test_negative_prompts_change_what_they_should(small):
+    """Those of the third picture alone: its loss is theirs, and nobody else's changes."""
+    run, features, batch = small
+    config, head, table = run.config, run.head, run.table
+    points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
+    valid = np.zeros((3, 2, 3), bool)
+    valid[2, :, 1:] = True
+    negatives = segic.Negatives(valid, np.ones((3, 2, 3, 32), np.float32), np.ones((3, 2, 3), int))
+    batch = batch | {
+        name: np.where(batch["valid"][..., None, None], batch[name], False)
+        for name in ("target_masks", "reference_masks")
+    }
+
+    def parts(negatives, weight, totals=None):
+        return losses.train_loss(
+            config, head, *features, batch, table, points,
+            negatives=negatives, negative_weight=weight, totals=totals,
+        )[1]  # fmt: skip
+
+    without, heavy, light = parts(None, 0.1), parts(negatives, 1.0), parts(negatives, 0.1)
+    for name, alone in without.items():
+        # (5 old + 2 new) / 7 and (5 old + 0.2 new) / 5.2 for the same `old` and `new`.
+        new = (7 * heavy[name] - 5 * alone) / 2
+        np.testing.assert_allclose(light[name], (5 * alone + 0.2 * new) / 5.2, rtol=1e-5)
+    assert set(light) - set(without) == {"loss_score", "loss_score_reverse"}
+    # In parts that divide by the whole batch's totals the losses add up.
+    totals = losses.batch_totals(losses.mask_weights(batch["valid"], negatives, 0.1))
+    for name, value in parts(negatives, 0.1, totals).items():
+        np.testing.assert_allclose(value, light[name], rtol=1e-6)
+
+
+def test_remat_changes_no_gradient(small):
+    run, features, batch = small
+    points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
+
+    @partial(jax.jit, static_argnums=0)
+    def gradients(remat):
+        def loss(head):
+            return losses.train_loss(run.config, head, *features, batch, run.table, points, remat=remat)[0]
+
+        return jax.grad(loss)(run.head)
+
+    expected = gradients(False)
+    for name, value in gradients(True).items():
+        np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)

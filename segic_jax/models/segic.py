@@ -88,6 +88,16 @@ class TrainPass(NamedTuple):
     decoded: Decoded
 
 
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Negatives:
+    """Concepts that are in neither picture, in slots of a training batch; one choice for each pass."""
+
+    valid: Bool[Array, "batch passes concepts"]
+    features: Float[Array, "batch passes concepts channels"]  # of a reference elsewhere
+    prompts: Int[Array, "batch passes concepts"]  # rows of the text table
+
+
 class SegicHead(nnx.Module):
     """The trained part; attribute names are the official ones."""
 
@@ -305,6 +315,9 @@ def train_forward(
     reference_features: Float[Array, "batch g g channels"],
     batch: dict[str, Array],
     text_table: Float[Array, "prompts text_width"],
+    negatives: Negatives | None = None,
+    *,
+    remat: bool = False,
 ) -> tuple[TrainPass, TrainPass]:
     """Decoding of the targets, and of the references by context reversal (segic.py:458-476).
 
@@ -314,27 +327,35 @@ def train_forward(
         batch: `target_masks`, `reference_masks` bool [batch, concepts, S, S]; `valid` [batch, concepts];
             `target_prompt`, `reference_prompt` [batch], rows of text_table; `use_box`, `use_cross`
             bool [batch, 2], for the forward and the reversed pass.
+        negatives: negative prompts in slots that are not `valid`; a picture with some gets no box prompt
+            (segic.py:577-614, 700).
+        remat: compute the activations of the decoding again for the gradient.
     """
+
+    def decoded(head, features, context, boxes, use_box, use_cross):
+        return decode_stages(
+            config, head, features, context, boxes=boxes, use_box=use_box, use_cross=use_cross
+        )
 
     def one_pass(index, features, context_features, context_masks, masks, prompt):
         pooled = pool(context_features[:, None], context_masks)
+        prompts = jnp.repeat(prompt[:, None], masks.shape[1], axis=1)
+        valid, use_box = batch["valid"], batch["use_box"][:, index]
+        if negatives is not None:
+            extra = negatives.valid[:, index]
+            pooled = jnp.where(extra[..., None], negatives.features[:, index], pooled)
+            prompts = jnp.where(extra, negatives.prompts[:, index], prompts)
+            valid, use_box = valid | extra, use_box & ~extra.any(-1)
         context = Context(
             pooled=pooled,
             visual=pooled[:, :, None],
-            visual_valid=batch["valid"][..., None],
-            text=jnp.repeat(text_table[prompt][:, None], masks.shape[1], axis=1),
+            visual_valid=valid[..., None],
+            text=text_table[prompts],
         )
         boxes = mask_boxes(masks)
-        decoded = decode_stages(
-            config,
-            head,
-            features,
-            context,
-            boxes=boxes,
-            use_box=batch["use_box"][:, index],
-            use_cross=batch["use_cross"][:, index],
-        )
-        return TrainPass(context, context_masks, boxes, decoded)
+        decode_pass = jax.checkpoint(decoded) if remat else decoded
+        stages = decode_pass(head, features, context, boxes, use_box, batch["use_cross"][:, index])
+        return TrainPass(context, context_masks, boxes, stages)
 
     forward = one_pass(
         0,

@@ -5,13 +5,14 @@ Labels are read only at the points, logits are never enlarged.
 """
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
-from segic_jax.models.segic import train_forward
+from segic_jax.models.segic import Negatives, train_forward
 from segic_jax.params import Params
 
 
@@ -20,36 +21,40 @@ from segic_jax.params import Params
 class PointDraws:
     """Uniform numbers in 0..1 from which the loss points of both passes are made."""
 
-    oversampled: Float[Array, "passes batch concepts candidates 2"]  # the most uncertain are kept
-    uniform: Float[Array, "passes batch concepts rest 2"]  # all kept
+    oversampled: Float[Array, "batch passes concepts candidates 2"]  # the most uncertain are kept
+    uniform: Float[Array, "batch passes concepts rest 2"]  # all kept
     num_uncertain: int = field(metadata={"static": True})  # how many of the candidates are kept
 
 
 def draw_points(
     key: jax.Array,
-    batch: int,
+    rows: Int[Array, " batch"],
     concepts: int,
     *,
     num_points: int = 12544,
     oversample: float = 3.0,
     importance: float = 0.75,
 ) -> PointDraws:
-    """All random numbers of one training step, for the forward and the reversed pass.
+    """The random numbers of some rows of a batch, for the forward and the reversed pass.
 
     Args:
         key: made from (seed, step).
+        rows: their places in the global batch: a row gets the same numbers in whatever part it is computed.
         num_points: points a mask; 112 x 112 officially.
         oversample: candidates = num_points * oversample.
         importance: share of the points taken from the most uncertain candidates.
     """
-    keys = jax.random.split(key)
     num_uncertain = int(importance * num_points)
     candidates = int(oversample * num_points)
-    return PointDraws(
-        oversampled=jax.random.uniform(keys[0], (2, batch, concepts, candidates, 2)),
-        uniform=jax.random.uniform(keys[1], (2, batch, concepts, num_points - num_uncertain, 2)),
-        num_uncertain=num_uncertain,
-    )
+
+    def draw(row):
+        keys = jax.random.split(jax.random.fold_in(key, row))
+        return (
+            jax.random.uniform(keys[0], (2, concepts, candidates, 2)),
+            jax.random.uniform(keys[1], (2, concepts, num_points - num_uncertain, 2)),
+        )
+
+    return PointDraws(*jax.vmap(draw)(rows), num_uncertain=num_uncertain)
 
 
 def sample_points(
@@ -69,16 +74,33 @@ def mask_losses(
     logits: Float[Array, "batch concepts h w"],
     targets: Float[Array, "batch concepts S S"] | Bool[Array, "batch concepts S S"],
     coords: Float[Array, "batch concepts points 2"],
-    valid: Bool[Array, "batch concepts"],
+    weights: Float[Array, "batch concepts"] | Bool[Array, "batch concepts"],
+    total: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(cross-entropy, dice), each the mean over the valid masks of the whole batch; 0 without any."""
+    """(cross-entropy, dice), each the weighted mean over the masks; 0 without any.
+
+    The official dice with weights divides twice and does not weight the masks (utils/loss_mask.py:111-113);
+    this is the mean that its cross-entropy takes.
+
+    Args:
+        weights: of each mask; 0 (False) where a slot is empty.
+        total: what the sums are divided by, for a part of a batch; the sum of the weights if None.
+    """
     x = point_sample(logits, coords)
     labels = point_sample(targets, coords)
     cross_entropy = jnp.mean(jnp.maximum(x, 0) - x * labels + jnp.log1p(jnp.exp(-jnp.abs(x))), axis=-1)
     p = jax.nn.sigmoid(x)
     dice = 1 - (2 * jnp.sum(p * labels, -1) + 1) / (jnp.sum(p, -1) + jnp.sum(labels, -1) + 1)
-    count = jnp.maximum(jnp.sum(valid), 1)
-    return jnp.sum(jnp.where(valid, cross_entropy, 0)) / count, jnp.sum(jnp.where(valid, dice, 0)) / count
+    return weighted_mean(cross_entropy, weights, total), weighted_mean(dice, weights, total)
+
+
+def weighted_mean(
+    values: Float[Array, "batch concepts"], weights: Array, total: Float[Array, ""] | None = None
+) -> Float[Array, ""]:
+    """Sum of weight times value over `total`; values of weight 0 may be anything."""
+    total = jnp.sum(weights) if total is None else total
+    # Not the sum where it is 0; weights of a batch with some are at least a negative prompt's.
+    return jnp.sum(jnp.where(weights > 0, values * weights, 0)) / jnp.where(total > 0, total, 1)
 
 
 def point_sample(
@@ -109,6 +131,26 @@ def _cell(coordinate: Array, size: int) -> tuple[Int[Array, "..."], Float[Array,
     return low.astype(jnp.int32) + 1, pixel - low
 
 
+class Totals(NamedTuple):
+    """What the sums over the global batch are divided by, in each of the two passes."""
+
+    weights: Float[Array, " passes"]  # of the masks
+    masks: Float[Array, " passes"]  # how many
+
+
+def mask_weights(
+    valid: Bool[Array, "batch concepts"], negatives: Negatives | None, negative_weight: float
+) -> Float[Array, "batch passes concepts"]:
+    """1 for a concept, `negative_weight` for a negative prompt, 0 for an empty slot."""
+    weights = jnp.broadcast_to(valid[:, None], (len(valid), 2, valid.shape[1])).astype(jnp.float32)
+    return weights if negatives is None else jnp.where(negatives.valid, negative_weight, weights)
+
+
+def batch_totals(weights: Float[Array, "batch passes concepts"]) -> Totals:
+    """From the weights of the whole batch."""
+    return Totals(weights.sum((0, 2)), (weights > 0).sum((0, 2)).astype(jnp.float32))
+
+
 def train_loss(
     config: ModelConfig,
     head: Params,
@@ -117,29 +159,45 @@ def train_loss(
     batch: dict[str, Array],
     text_table: Float[Array, "prompts text_width"],
     points: PointDraws | Float[Array, "passes batch concepts points 2"],
+    *,
+    negatives: Negatives | None = None,
+    negative_weight: float = 0.1,
+    totals: Totals | None = None,
+    remat: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The training loss of one batch and its four parts.
+    """The training loss of one batch and its parts.
 
-    The mean of the forward and the reversed pass; each is cross-entropy + dice (segic.py:458-476).
+    The mean of the forward and the reversed pass; each is cross-entropy + dice (segic.py:458-476), and with
+    negative prompts the score loss (segic.py:763-782): whether a prompt is none, from the predicted IoU.
 
     Args:
         head: all parameters of the head; differentiate with respect to the trainable ones.
         target_features, reference_features: from `models.segic.extract`.
         batch: see `models.segic.train_forward`.
         points: `draw_points(key, ...)`, or the loss points themselves (x, y in 0..1).
+        totals: those of the global batch where `batch` is a part of it; then the parts' losses add up.
+        remat: see `models.segic.train_forward`.
     """
     parts = {}
-    passes = train_forward(config, head, target_features, reference_features, batch, text_table)
+    passes = train_forward(
+        config, head, target_features, reference_features, batch, text_table, negatives, remat=remat
+    )
+    weights = mask_weights(batch["valid"], negatives, negative_weight)
+    totals = batch_totals(weights) if totals is None else totals
     targets = batch["target_masks"], batch["reference_masks"]
     for index, (suffix, one) in enumerate(zip(("", "_reverse"), passes, strict=True)):
-        logits = one.decoded.logits
+        logits, weight = one.decoded.logits, weights[:, index]
         if isinstance(points, PointDraws):
             coords = sample_points(
-                logits, points.oversampled[index], points.uniform[index], points.num_uncertain
+                logits, points.oversampled[:, index], points.uniform[:, index], points.num_uncertain
             )
         else:
             coords = points[index]
         parts["loss_mask" + suffix], parts["loss_dice" + suffix] = mask_losses(
-            logits, targets[index], coords, batch["valid"]
+            logits, targets[index], coords, weight, totals.weights[index]
         )
+        if negatives is not None:
+            score = one.decoded.iou
+            wrong = jnp.where(negatives.valid[:, index], jax.nn.softplus(score), jax.nn.softplus(-score))
+            parts["loss_score" + suffix] = weighted_mean(wrong, weight > 0, totals.masks[index])
     return jnp.stack(list(parts.values())).sum() / 2, parts

@@ -8,17 +8,19 @@ from segic_jax.config import OptimConfig
 from segic_jax.params import Params
 
 # Never reached by a gradient (`out.params_without_grad` of the official code): every concept has a mask
-# prompt, no loss reads the predicted IoU, and the Fourier matrix is a constant.
-UNTRAINED = (
-    "prompt_encoder/no_mask_embed/",
-    "prompt_encoder/pe_layer/",
-    "mask_decoder/iou_prediction_head/",
-)
+# prompt, and the Fourier matrix is a constant.
+UNTRAINED = ("prompt_encoder/no_mask_embed/", "prompt_encoder/pe_layer/")
+SCORE = "mask_decoder/iou_prediction_head/"  # only the score loss of negative prompts reads the predicted IoU
 
 
-def trainable_names(head: Params) -> list[str]:
-    """Names of the parameters that the loss reaches; only these are updated and decayed."""
-    return [name for name in head if not name.startswith(UNTRAINED)]
+def trainable_names(head: Params, *, score: bool = False) -> list[str]:
+    """Names of the parameters that the loss reaches; only these are updated and decayed.
+
+    Args:
+        score: whether there is a score loss.
+    """
+    untrained = UNTRAINED if score else (*UNTRAINED, SCORE)
+    return [name for name in head if not name.startswith(untrained)]
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
