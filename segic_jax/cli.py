@@ -11,6 +11,7 @@ from segic_jax.commands.emoji import Emoji
 from segic_jax.commands.episodes import Episodes
 from segic_jax.commands.parity import Parity
 from segic_jax.commands.predict import Predict
+from segic_jax.commands.runs import Runs
 from segic_jax.commands.weights import Convert, Export, Weights
 from segic_jax.config import InputError
 
@@ -23,6 +24,7 @@ Command = (
     | Annotated[Data, tyro.conf.subcommand("data")]
     | Annotated[Episodes, tyro.conf.subcommand("episodes")]
     | Annotated[Parity, tyro.conf.subcommand("parity")]
+    | Annotated[Runs, tyro.conf.subcommand("runs")]
 )
 
 

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "segic_jax").rglob("*.py"))
 BASE = {"config", "params", "prompts"}
-JOINED = BASE | {"models", "weights", "data", "distributed", "checkpoint", "metric_writer"}
+JOINED = BASE | {"models", "weights", "data", "distributed", "checkpoint", "metric_writer", "flops"}
 ALLOWED = {
     "config": set(),
     "prompts": set(),
@@ -17,8 +17,9 @@ ALLOWED = {
     "weights": BASE | {"models"},
     "data": {"config", "prompts"},
     "distributed": BASE,
-    "checkpoint": BASE,
+    "checkpoint": BASE | {"distributed"},
     "metric_writer": BASE,
+    "flops": set(),
     "programs": BASE | {"models"},
     "evaluate": JOINED | {"programs"},
     "segmenter": JOINED | {"programs"},

@@ -18,14 +18,15 @@ from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.check import require_files
 from segic_jax.data.episodes import DataError, Source, View
 from segic_jax.data.manifest import Manifest, episodes_hash
-from segic_jax.distributed import is_main, together
+from segic_jax.distributed import gather_json, is_main, together
 from segic_jax.evaluate import report
 from segic_jax.evaluate.baselines import wrong_references
-from segic_jax.evaluate.infer import Answer, Model, Task, judge_all, to_own_size
+from segic_jax.evaluate.gallery import gallery_item
+from segic_jax.evaluate.infer import Model, Task, judge_all
 from segic_jax.evaluate.protocols import Protocol, find_protocol
 from segic_jax.evaluate.records import Records, environment, in_domain, model_identity, spread
 from segic_jax.evaluate.report import GalleryItem
-from segic_jax.evaluate.rows import class_labels, mask_of, row_of, summary
+from segic_jax.evaluate.rows import class_labels, row_of, summary
 from segic_jax.weights.bundle import Bundle
 
 
@@ -132,17 +133,18 @@ def evaluate(
 def score(
     bundle: Bundle, source: Source, manifest: Manifest, *, limit: int | None = None, batch_size: int = 16
 ) -> dict:
-    """`scores` of the result alone, without files; every host answers everything."""
-    protocol = find_protocol("original")
+    """`scores` of the result alone, without files; the hosts share the work, and all of them must call it."""
+    protocol = find_protocol(manifest.protocol)
     tasks = spread(make_tasks(bundle, source, [manifest]), limit)
-    answers = judge_all(
-        {"segic": Model(bundle)},
-        source,
-        tasks,
-        lambda answer: row_of(answer, protocol),
-        in_flight=batch_size,
-    )
-    return summary(list(answers), [manifest], protocol, {})["scores"]
+    own = tasks[jax.process_index() :: jax.process_count()]
+    rows: list[dict] = []
+    with together():
+        answers = judge_all(
+            {"segic": Model(bundle)}, source, own, lambda a: row_of(a, protocol), in_flight=batch_size
+        )
+        rows += answers
+    rows = sorted((row for part in gather_json(rows) for row in part), key=lambda row: row["index"])
+    return summary(rows, [manifest], protocol, {})["scores"]
 
 
 def make_tasks(
@@ -198,23 +200,13 @@ def _gallery(
     iou = {row["index"]: row["iou"] for row in rows}
     kinds = iter(kind for kind, _ in chosen)
 
-    def item(answer: Answer) -> GalleryItem:
-        episode = answer.task.episode
-        own = answer.shown.mask.shape
-        assert answer.reference is not None  # asked for below
-        return GalleryItem(
-            kind="",
-            title=f"{episode.class_id}: {episode.target}",
-            reference=answer.reference.image,
-            reference_mask=answer.reference.mask,
-            target=answer.shown.image,
-            cosine=to_own_size(answer.cosine, answer.size, own),
-            prediction=mask_of(answer, answer.logits["segic"], own),
-            truth=answer.shown.mask,
-            iou=iou[answer.task.index],
-        )
-
-    answers = judge_all({"segic": model}, source, [tasks[i] for _, i in chosen], item, show_references=True)
+    answers = judge_all(
+        {"segic": model},
+        source,
+        [tasks[i] for _, i in chosen],
+        lambda answer: gallery_item(answer, iou[answer.task.index]),
+        show_references=True,
+    )
     return [one._replace(kind=next(kinds)) for one in answers]
 
 

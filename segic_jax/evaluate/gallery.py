@@ -1,0 +1,23 @@
+"""An answer as a line of the sheet: at the size of the pictures, for `evaluate.report.sheet`."""
+
+from segic_jax.evaluate.infer import Answer, to_own_size
+from segic_jax.evaluate.report import GalleryItem
+from segic_jax.evaluate.rows import mask_of
+
+
+def gallery_item(answer: Answer, iou: float | None) -> GalleryItem:
+    """Of an answer that `judge_all(..., show_references=True)` gave; its `kind` is empty."""
+    if answer.reference is None:
+        raise ValueError("The answer has no reference to draw: ask judge_all for them.")
+    episode, own = answer.task.episode, answer.shown.mask.shape
+    return GalleryItem(
+        kind="",
+        title=f"{episode.class_id}: {episode.target}",
+        reference=answer.reference.image,
+        reference_mask=answer.reference.mask,
+        target=answer.shown.image,
+        cosine=to_own_size(answer.cosine, answer.size, own),
+        prediction=mask_of(answer, answer.logits["segic"], own),
+        truth=answer.shown.mask,
+        iou=iou,
+    )

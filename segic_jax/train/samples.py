@@ -1,0 +1,47 @@
+"""Predictions of a training as pictures: the same few episodes at every validation.
+
+Out: WORKDIR/samples/step_00001000.png, a line an episode: reference, target, cosine map, prediction, truth.
+"""
+
+import sys
+from pathlib import Path
+
+import cv2
+
+from segic_jax.data.episodes import DataError, Source
+from segic_jax.data.manifest import Manifest
+from segic_jax.evaluate.gallery import gallery_item
+from segic_jax.evaluate.infer import Answer, Model, judge_all
+from segic_jax.evaluate.protocols import find_protocol
+from segic_jax.evaluate.report import GalleryItem, sheet, whole_write
+from segic_jax.evaluate.rows import row_of
+from segic_jax.evaluate.run import make_tasks, spread
+from segic_jax.weights.bundle import Bundle
+
+EPISODES = 6  # spread evenly over the list, so that they are of different classes
+KEPT = 20  # files: the first one, to see where it came from, and the last ones
+FOLDER = "samples"  # of the work directory
+
+
+def draw_samples(bundle: Bundle, source: Source, manifest: Manifest, workdir: Path, step: int) -> None:
+    """Answer a few episodes of `manifest` and draw them; one process calls it, not all of them.
+
+    The first file and the last 19 are kept. A training goes on without pictures: a file that cannot be read
+    or written is a sentence on stderr.
+    """
+    protocol = find_protocol("original")
+
+    def item(answer: Answer) -> GalleryItem:
+        return gallery_item(answer, row_of(answer, protocol)["iou"])
+
+    try:
+        tasks = spread(make_tasks(bundle, source, [manifest]), EPISODES)
+        drawn = sheet(list(judge_all({"segic": Model(bundle)}, source, tasks, item, show_references=True)))
+        folder = workdir / FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        png = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()
+        whole_write(folder / f"step_{step:08d}.png", png)
+        for old in sorted(folder.glob("step_*.png"))[1 : 1 - KEPT]:
+            old.unlink()
+    except (DataError, OSError) as error:
+        print(f"No sample predictions of step {step}: {error}", file=sys.stderr)

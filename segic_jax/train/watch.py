@@ -1,0 +1,189 @@
+"""What a training says as it runs: `metrics.jsonl`, TensorBoard if asked, and lines or a bar on the screen.
+
+In: the metrics of the steps, and the calls that time them.
+Out: a line of `metrics.jsonl` each log interval with the steps' mean metrics and
+    learning_rate
+    pairs_per_second
+    step_seconds, step_seconds_median
+    input_wait                      share of the time that the loop waited for its next batch
+    flops_per_second                of all devices together (segic_jax/flops.py says what counts)
+    flops_utilisation               share of the devices' peak (train/peaks.py), where that is known
+    memory_bytes, memory_peak_bytes the fullest local device now, and its most so far, where it says so
+    unreadable                      pictures so far that could not be read
+and a line with "validation/..." each validation. Process 0 writes; the others' calls do nothing.
+"""
+
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from segic_jax.config import TrainConfig
+from segic_jax.distributed import gather_json, is_main
+from segic_jax.metric_writer import MetricWriter, read_metrics
+from segic_jax.train.peaks import peak_flops
+
+
+class Watch:
+    """The log of one training; see the module for what it holds."""
+
+    def __init__(self, config: TrainConfig, workdir: Path, *, start: int):
+        """Go on with the log of `workdir` after step `start`.
+
+        Raises:
+            ConfigError: `config.tensorboard` without tensorboardX installed.
+        """
+        self._config, self._workdir = config, workdir
+        self._flops: float | None = None
+        self._from = start
+        self._bar = self._writer = None
+        if is_main():
+            self._writer = MetricWriter(workdir, start_step=start, tensorboard=config.tensorboard)
+            if sys.stdout.isatty():
+                self._bar = tqdm(
+                    total=config.steps,
+                    initial=start,
+                    file=sys.stdout,
+                    dynamic_ncols=True,
+                    bar_format="step {n_fmt}/{total_fmt} |{bar}|{postfix}",
+                )
+        self.restart_clock()
+
+    def begin(self, flops: float) -> None:
+        """Steps follow now.
+
+        Args:
+            flops: of one step, over all devices (`segic_jax.flops`).
+        """
+        self._flops = flops
+        self.restart_clock()
+
+    def validated(self, step: int) -> bool:
+        """Whether the log has the scores of this step; every process must ask."""
+        lines = [] if self._writer is None else read_metrics(self._workdir)
+        told = any(line["step"] == step and any("validation/" in name for name in line) for line in lines)
+        return any(gather_json(told))
+
+    def restart_clock(self) -> None:
+        """Leave out the time since the last report: compilation, validation, saving."""
+        self._since = time.monotonic()
+        self._waited = 0.0
+        self._marks: list[float] = []
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around whatever gets the next batch."""
+        begin = time.monotonic()
+        yield
+        self._waited += time.monotonic() - begin
+
+    def stepped(self) -> None:
+        """Once a step, when the loop has waited for the step before it."""
+        self._marks.append(time.monotonic())
+        if self._bar is not None:
+            self._bar.update()
+
+    def steps(
+        self,
+        step: int,
+        metrics: Sequence[Mapping[str, np.ndarray]],
+        *,
+        learning_rate: float,
+        unreadable: int,
+    ) -> None:
+        """Report the steps since the last report; all of them have finished.
+
+        Args:
+            metrics: of each of these steps.
+            learning_rate: of the last one.
+            unreadable: pictures so far.
+        """
+        now = time.monotonic()
+        count, seconds = step - self._from, max(now - self._since, 1e-9)
+        # The first mark comes before any step has finished, the last step's end after the last mark.
+        each = np.diff([*self._marks, now]) if self._marks else [seconds / count]
+        waited = self._waited
+        self._from = step
+        self.restart_clock()
+        if self._writer is None:
+            return
+        means = {name: float(np.mean([one[name] for one in metrics])) for name in metrics[0]}
+        speed = {
+            "pairs_per_second": count * self._config.batch_size / seconds,
+            "step_seconds": seconds / count,
+            "step_seconds_median": float(np.median(each)),
+            "input_wait": waited / seconds,
+        }
+        device = self._compute(seconds / count) | _memory()
+        line = {**means, "learning_rate": learning_rate, **speed, **device, "unreadable": unreadable}
+        self._writer.write(step, line)
+        left = timedelta(seconds=round((self._config.steps - step) * seconds / count))
+        if self._bar is not None:
+            pairs = speed["pairs_per_second"]
+            self._bar.set_postfix_str(f"loss {means['loss']:.4f}, {pairs:.1f} pairs/s, {left} left")
+        else:
+            print(f"{self._at(step)}  {_told(line)}  {left} left", flush=True)
+
+    def validation(self, step: int, scores: Mapping[str, float]) -> None:
+        """Report the scores of a validation; names may be paths, such as 'coco20i/miou'."""
+        if self._writer is None:
+            return
+        self._writer.write(step, {f"validation/{name}": value for name, value in scores.items()})
+        shown = [f"{name} {value:.2f}" for name, value in scores.items() if name.split("/")[-1] == "miou"]
+        text = f"{self._at(step)}  validation {', '.join(shown)}"
+        if self._bar is not None:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """End the files, and leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _at(self, step: int) -> str:
+        return f"step {step}/{self._config.steps}"
+
+    def _compute(self, step_seconds: float) -> dict[str, float]:
+        if self._flops is None:
+            return {}
+        reached = {"flops_per_second": self._flops / step_seconds}
+        peak = peak_flops(jax.devices()[0].device_kind)
+        if peak is not None:
+            reached["flops_utilisation"] = reached["flops_per_second"] / (peak * jax.device_count())
+        return reached
+
+
+def _memory() -> dict[str, int]:
+    """Of the fullest device of this process."""
+    stats = [found for device in jax.local_devices() if (found := device.memory_stats())]
+    names = {"memory_bytes": "bytes_in_use", "memory_peak_bytes": "peak_bytes_in_use"}
+    return {
+        name: max(one[theirs] for one in stats)
+        for name, theirs in names.items()
+        if stats and all(theirs in one for one in stats)
+    }
+
+
+def _told(line: Mapping[str, float]) -> str:
+    """The numbers that a person follows."""
+    parts = [
+        f"loss {line['loss']:.4f}",
+        f"learning rate {line['learning_rate']:.1e}",
+        f"{line['pairs_per_second']:.1f} pairs/s",
+        f"{line['step_seconds']:.3g} s a step",
+        f"{line['input_wait']:.0%} waiting for input",
+    ]
+    if "flops_utilisation" in line:
+        parts.append(f"{line['flops_utilisation']:.0%} of the peak FLOP/s")
+    if line["unreadable"]:
+        parts.append(f"{line['unreadable']} pictures unreadable")
+    return "  ".join(parts)
