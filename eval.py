@@ -7,7 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -59,6 +59,7 @@ class Args:
     """Semantic segmentation: where references come from; train by default, where there is one."""
     semantics: Literal["official", "repaired"] = "official"
     """Video: numbering and late objects as in the official code, or true ids and all objects."""
+    hosts: tyro.conf.OmitArgPrefixes[distributed.Hosts] = field(default_factory=distributed.Hosts)
     list: bool = False
     """Show every benchmark and stop."""
 
@@ -67,7 +68,7 @@ def main(args: Args) -> None:
     if args.list:
         print(listing())
         return
-    distributed.initialize()
+    distributed.initialize(args.hosts)
     benchmark = find_benchmark(args.benchmark)
     with distributed.together():
         source = open_source(benchmark, args.data_root)
@@ -156,7 +157,7 @@ def manifests(args: Args, benchmark: Benchmark, source) -> Sequence[Manifest]:
 
 def default_name(args: Args, weights: Path) -> str:
     """A folder for each experiment: whatever changes a row changes the name."""
-    same = ("out", "limit", "batch_size", "workers", "list", "weights")
+    same = ("out", "limit", "batch_size", "workers", "hosts", "list", "weights")
     changing = {name: value for name, value in asdict(args).items() if name not in same}
     stat = weights.stat()
     key = json.dumps([changing, str(weights.resolve()), stat.st_size, stat.st_mtime_ns], default=str)

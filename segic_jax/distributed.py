@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 
@@ -18,27 +19,60 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from segic_jax.config import ConfigError, InputError
 
-_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_NAMES = {
+    "--coordinator": "JAX_COORDINATOR_ADDRESS",
+    "--num-hosts": "JAX_NUM_PROCESSES",
+    "--host-id": "JAX_PROCESS_ID",
+}
 
 
-def initialize() -> None:
+@dataclass
+class Hosts:
+    """The processes of one run, for hosts where neither SLURM, MPI nor a TPU pod says it."""
+
+    coordinator: str | None = None
+    """host:port of the first host, reachable from all."""
+    num_hosts: int | None = None
+    """How many processes there are."""
+    host_id: int | None = None
+    """Which of them this is, from 0."""
+
+
+def initialize(hosts: Hosts | None = None) -> None:
     """Join the other processes of this run, if there are any; call it before any other JAX call.
 
-    One process needs nothing. Several are found in the environment: JAX_COORDINATOR_ADDRESS (host:port),
-    JAX_NUM_PROCESSES and JAX_PROCESS_ID, or what `srun`, `mpirun` and TPU pods set.
+    One process needs nothing. Several are found in `hosts`, else in the environment: in
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or in what `srun`, `mpirun` and
+    TPU pods set.
 
     Raises:
-        ConfigError: only some of the three variables are set.
+        ConfigError: only some of the three are given, or the others do not come.
     """
-    given = [name for name in _VARIABLES if os.environ.get(name)]
-    if len(given) == len(_VARIABLES):
-        address, processes, index = (os.environ[name] for name in _VARIABLES)
-        jax.distributed.initialize(address, int(processes), int(index))
-    elif given:
-        missing = ", ".join(name for name in _VARIABLES if name not in given)
-        raise ConfigError(f"{', '.join(given)} is set but {missing} is not; set all three or none.")
-    elif _in_cluster():
-        jax.distributed.initialize()
+    given = hosts or Hosts()
+    values = {
+        flag: os.environ.get(variable) if value is None else value
+        for (flag, variable), value in zip(
+            _NAMES.items(), (given.coordinator, given.num_hosts, given.host_id), strict=True
+        )
+    }
+    known = [flag for flag, value in values.items() if value not in (None, "")]
+    if known and len(known) < len(_NAMES):
+        flag = next(flag for flag in _NAMES if flag not in known)
+        raise ConfigError(f"{known[0]} is given but {flag} ({_NAMES[flag]}) is not: give all three or none.")
+    try:
+        if known:
+            address, processes, index = (str(value) for value in values.values())
+            if not (processes.isdecimal() and index.isdecimal() and int(index) < int(processes)):
+                raise ConfigError(f"--host-id {index} must be from 0 to --num-hosts {processes} - 1.")
+            jax.distributed.initialize(address, int(processes), int(index))
+        elif _in_cluster():
+            jax.distributed.initialize()
+    except RuntimeError as error:  # nobody there, or the port is taken
+        reason = str(error).splitlines()[0][:200]
+        raise ConfigError(
+            f"The processes of this run do not find each other ({reason}): is the coordinator's port "
+            "free and reachable, and was the command started on every host?"
+        ) from error
 
 
 def _in_cluster() -> bool:

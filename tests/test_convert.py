@@ -19,7 +19,7 @@ from segic_jax.models import segic
 from segic_jax.models.clip_text import text_template
 from segic_jax.params import ParamsError
 from segic_jax.weights.bundle import BundleError, load_bundle, read_weights
-from segic_jax.weights.convert import ConvertError, convert, export_head, read_backbone
+from segic_jax.weights.convert import ConvertError, convert, export_head, read_frozen
 from segic_jax.weights.formats import FormatError
 from segic_jax.weights.sources import SourceError, read_safetensors
 from segic_jax.weights.text import TextTower, encode_prompts
@@ -240,13 +240,13 @@ def test_a_head_of_this_project_keeps_its_canvas(files):
 
 def test_training_reads_any_backbone(files):
     expected = from_torch(official.backbone(), segic.backbone_template(official.VIT).shapes)
-    same(read_backbone(files / "dinov2.safetensors", official.VIT), expected)
+    same(read_frozen(files / "dinov2.safetensors", official.VIT).backbone, expected)
     save_file(official.hugging_face(official.backbone()), files / "hf.safetensors")
-    same(read_backbone(files / "hf.safetensors", official.VIT), expected)
+    same(read_frozen(files / "hf.safetensors", official.VIT).backbone, expected)
     with pytest.raises(ConvertError, match="holds no backbone"):
-        read_backbone(files / "segic.safetensors", official.VIT)
+        read_frozen(files / "segic.safetensors", official.VIT)
     with pytest.raises(ParamsError, match=r"unknown: blocks\.2\."):
-        read_backbone(files / "dinov2.safetensors", ViTConfig(width=64, depth=2, num_heads=1, pos_grid=5))
+        read_frozen(files / "dinov2.safetensors", ViTConfig(width=64, depth=2, num_heads=1, pos_grid=5))
 
 
 def test_a_tokenizer_may_be_given_or_lie_beside(files):

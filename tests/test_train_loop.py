@@ -8,13 +8,20 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tiny_training
 from tiny_training import CONFIG, Squares, parts, run, with_train
 
 from segic_jax.checkpoint import CheckpointError, Checkpoints, load_head
+from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiPairs
+from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.data.episodes import DataError
+from segic_jax.data.mixture import Mixture
+from segic_jax.distributed import StopRequest
 from segic_jax.metric_writer import read_metrics
+from segic_jax.prompts import INSTANCES, class_prompt
 from segic_jax.train.loop import TrainingError
 from segic_jax.train.optim import UNTRAINED
 
@@ -93,15 +100,20 @@ def test_killed_at_any_moment_it_goes_on_the_same_to_the_bit(straight, tmp_path)
 
 def test_it_learns_and_keeps_the_best(tmp_path):
     scores = iter([30.0, 20.0, 10.0])
-    heads = []
+    heads, drawn = [], []
 
-    def evaluate(head):
-        heads.append(head)
-        return {"miou": next(scores)}
+    class Validation:
+        def scores(self, head):
+            heads.append(head)
+            return {"miou": next(scores)}
+
+        def draw(self, head, workdir, step):
+            drawn.append(step)
 
     config = with_train(steps=40, log_every=10, eval_every=15, checkpoint_every=100)
     optim = dataclasses.replace(CONFIG.optim, learning_rate=3e-3, drop_at=1.0)
-    outcome = run(tmp_path, dataclasses.replace(config, optim=optim), evaluate=evaluate)
+    outcome = run(tmp_path, dataclasses.replace(config, optim=optim), validation=Validation())
+    assert drawn == [15, 30, 40]
     curve = losses(tmp_path)
     assert curve[-1] < 0.9 * curve[0]
 
@@ -123,17 +135,17 @@ def test_log_lines(straight):
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert lines[0].keys() >= {
         "loss", "loss_mask", "loss_dice", "loss_mask_reverse", "loss_dice_reverse", "grad_norm",
-        "learning_rate", "steps_per_second", "pairs_per_second",
+        "loss_score", "loss_score_reverse", "learning_rate", "step_seconds", "pairs_per_second",
     }  # fmt: skip
-    four = [lines[0][f"loss_{kind}{way}"] for kind in ("mask", "dice") for way in ("", "_reverse")]
-    assert lines[0]["loss"] == pytest.approx(sum(four) / 2, rel=1e-6)
+    parts = [lines[0][f"loss_{kind}{way}"] for kind in ("mask", "dice", "score") for way in ("", "_reverse")]
+    assert lines[0]["loss"] == pytest.approx(sum(parts) / 2, rel=1e-6)
     # Dropped after round(8 * 10 / 12) = 7 steps.
     assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3] * 7 + [1e-4])
 
 
 def test_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
     backbone = {name: value * np.nan for name, value in parts().backbone.items()}
-    with pytest.raises(TrainingError, match=r"The loss of step 1 is nan.*no checkpoint was written"):
+    with pytest.raises(TrainingError, match=r"step 1 \(pairs 0 to 7\) is nan.*no checkpoint was written"):
         run(tmp_path / "a", backbone=backbone)
 
     with pytest.raises(TrainingError, match=r"the checkpoint of step \d+ is the last good one"):
@@ -148,3 +160,73 @@ def test_another_backbone_is_refused(straight):
         run(straight[0], backbone=other)
     with pytest.raises(CheckpointError, match=r"train\.seed = 3, but it is 4 now"):
         run(straight[0], with_train(seed=4))
+
+
+class Unreadable(Squares):
+    """Every third draw cannot be read."""
+
+    def pair(self, rng):
+        if rng.random() < 0.33:
+            raise DataError("squares/7.jpg is cut off; get the whole file again.")
+        return super().pair(rng)
+
+
+def test_unreadable_pictures_are_counted_and_too_many_stop_the_training(tmp_path, capfd):
+    run(tmp_path / "a", source=Unreadable())
+    counts = [line["unreadable"] for line in read_metrics(tmp_path / "a")]
+    assert counts == sorted(counts)
+    assert 5 < counts[-1] < 70
+    assert capfd.readouterr().err.count("squares/7.jpg is cut off") == 1
+    few = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, max_unreadable=counts[-1] - 1))
+    with pytest.raises(TrainingError, match=f"{counts[-1]} pairs could not be read up to step 8, more than"):
+        run(tmp_path / "b", few, source=Unreadable())
+
+
+def test_nothing_compiles_after_the_first_steps(tmp_path):
+    """200 batches of semantic pairs and instances, with all the random draws there are."""
+    compiled, drawn = [], []
+
+    def listen(event, seconds, **_):
+        if "backend_compile" in event:
+            compiled.append(len(drawn))
+
+    class Counting(Mixture):
+        def pair(self, rng):
+            drawn.append(0)
+            return super().pair(rng)
+
+    bank = SpriteBank.load("base")
+    source = Counting([EmojiPairs(bank, 56), EmojiInstancePairs(bank, 56)], [1, 1])
+    text = dict.fromkeys(["", INSTANCES, *map(class_prompt, source.class_names)], np.zeros(4))
+    data = dataclasses.replace(CONFIG.data, max_concepts=5, instance_pixels=10)
+    config = dataclasses.replace(with_train(steps=200, log_every=50, checkpoint_every=1000), data=data)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        run(tmp_path, config, source=source, text=text)
+    finally:
+        jax.monitoring.clear_event_listeners()
+    assert len(drawn) >= 200 * 8
+    assert compiled
+    assert not [at for at in compiled if 20 * 8 < at < 199 * 8]  # at the end a checkpoint is written
+
+
+def test_a_stop_at_a_validation_is_made_up_for(tmp_path):
+    """Step 4 is one with a validation, and the signal comes there: the next start validates first."""
+    heads = []
+
+    class Validation:
+        def scores(self, head):
+            heads.append(head)
+            return {"miou": 1.0}
+
+        def draw(self, head, workdir, step):
+            pass
+
+    stops = iter([False, False, False, True])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StopRequest, "reached", lambda self, step: next(stops))
+        stopped = run(tmp_path, validation=Validation())
+    assert (stopped.step, stopped.finished, len(heads)) == (4, False, 0)
+    assert run(tmp_path, validation=Validation()).finished
+    assert [line["step"] for line in read_metrics(tmp_path) if "validation/miou" in line] == [4, 8]
+    assert len(heads) == 2

@@ -1,18 +1,23 @@
 """A training that takes seconds: a very small model and pictures of bright squares.
 
-Also a program, `python tests/tiny_training.py WORKDIR STEPS DEVICES`, for tests that need processes.
+Also a program for tests that need processes: `python tests/tiny_training.py WORKDIR STEPS DEVICES [OPTION]`.
+The option "accumulate" computes a batch in two parts, "workers" reads in two processes, "split" spreads the
+backbone over the devices, "slow" takes its time for every pair, "stop" stops after step 3, "gentle" takes
+small steps: large ones let differences of rounding grow, when a pixel of a predicted mask switches.
 """
 
 import dataclasses
 import sys
+import time
 from functools import cache
+from pathlib import Path
 
 import jax
 import numpy as np
 
 from segic_jax.config import Config, DataConfig, HeadConfig, ModelConfig, OptimConfig, TrainConfig, ViTConfig
 from segic_jax.data.episodes import Pair, Picture
-from segic_jax.distributed import initialize
+from segic_jax.distributed import StopRequest, initialize
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.train.loop import Outcome, Parts, train
 
@@ -24,30 +29,37 @@ CONFIG = Config(
         text_width=4,
         canvas=56,
     ),
-    data=DataConfig(max_concepts=2, jitter=None),
+    data=DataConfig(max_concepts=3, jitter=None, negative=0.5),
     optim=OptimConfig(learning_rate=1e-3),
     train=TrainConfig(
-        steps=8, batch_size=4, seed=3, num_points=64, log_every=1, eval_every=4, checkpoint_every=3
+        steps=8, batch_size=8, seed=3, num_points=64, log_every=1, eval_every=4, checkpoint_every=3
     ),
 )
 
 
 class Squares:
-    """Pairs of noise pictures with a bright square, the concept, at two places."""
+    """Pairs of noise pictures with a bright square or a dark one, the concept, at two places."""
+
+    class_names = ("square", "hole")
+    has_instances = False
+    pause = 0.0
 
     def __len__(self) -> int:
         return 100
 
     def pair(self, rng: np.random.Generator) -> Pair:
-        """Target and reference."""
-        return Pair(target=self._picture(rng), reference=self._picture(rng), name="square")
+        """Target and reference; the other class is in neither."""
+        time.sleep(self.pause)
+        name, other = self.class_names[:: 1 if rng.random() < 0.5 else -1]
+        target, reference = (self._picture(rng, name) for _ in range(2))
+        return Pair(target=target, reference=reference, name=name, absent=(other,))
 
-    def _picture(self, rng: np.random.Generator) -> Picture:
-        image = rng.integers(0, 100, (56, 50, 3), np.uint8)
+    def _picture(self, rng: np.random.Generator, name: str) -> Picture:
+        image = rng.integers(60, 160, (56, 50, 3), np.uint8)
         mask = np.zeros((1, 56, 50), bool)
         y, x = rng.integers(0, 28, 2)
         mask[0, y : y + 22, x : x + 22] = True
-        image[mask[0]] += 150
+        image[mask[0]] = image[mask[0]] + 90 if name == "square" else image[mask[0]] - 60
         return Picture(image, mask)
 
 
@@ -58,7 +70,12 @@ def with_train(**fields) -> Config:
 
 def parts(source=None, **others) -> Parts:
     """Everything but the configuration."""
-    text = {"": np.zeros(4), "a photo of a square": np.ones(4), "a photo of a nan": np.full(4, np.nan)}
+    text = {
+        "": np.zeros(4),
+        "a photo of a square": np.ones(4),
+        "a photo of a hole": -np.ones(4),
+        "a photo of a nan": np.full(4, np.nan),
+    }
     backbone, head = _init()
     return Parts(**{"source": source or Squares(), "backbone": backbone, "head": head, "text": text} | others)
 
@@ -73,7 +90,23 @@ def run(workdir, config: Config = CONFIG, source=None, **others) -> Outcome:
     return train(config, workdir, parts(source, **others))
 
 
-if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", int(sys.argv[3]))
+def main(workdir: str, steps: str, devices: str, *options: str) -> None:
+    """The program."""
+    jax.config.update("jax_num_cpu_devices", int(devices))
     initialize()
-    run(sys.argv[1], with_train(steps=int(sys.argv[2])))
+    config = with_train(
+        steps=int(steps), accumulate=2 if "accumulate" in options else 1, split_backbone="split" in options
+    )
+    if "gentle" in options:
+        config = dataclasses.replace(config, optim=OptimConfig(learning_rate=1e-4))
+    if "workers" in options:
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=2))
+    if "stop" in options:
+        StopRequest.reached = lambda self, step: step == 3
+    source = Squares()
+    source.pause = 0.1 if "slow" in options else 0.0
+    run(Path(workdir), config, source)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,6 +1,6 @@
 """From a Config to the objects that a training needs: data, frozen weights, text features, validation.
 
-The loop knows none of these by name; a new data source or kind of weights is added here.
+The loop knows none of these by name; a new kind of weights is added here, a new source in data/training.py.
 """
 
 from collections.abc import Mapping
@@ -8,21 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.config import Config, ConfigError, ViTConfig, to_dict
-from segic_jax.data.build.info import find_built
-from segic_jax.data.build.read import open_built
-from segic_jax.data.emoji.source import EmojiPairs, EmojiSource
-from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.data.episodes import PairSource, Source
-from segic_jax.data.manifest import Manifest
-from segic_jax.data.pairs import ClassPairs
-from segic_jax.data.sources.folder import open_folder
-from segic_jax.evaluate.run import score
+from segic_jax.config import Config, ConfigError, to_dict
+from segic_jax.data.episodes import PairSource
+from segic_jax.data.training import open_mixture
 from segic_jax.evaluate.threshold import tune_threshold
-from segic_jax.params import Params, as_float32
-from segic_jax.train.loop import Evaluate, Parts
+from segic_jax.params import as_float32
+from segic_jax.prompts import INSTANCES, NONE, class_prompt
+from segic_jax.train.loop import Parts
+from segic_jax.train.validate import BenchmarkValidation, open_episodes
 from segic_jax.weights.bundle import Bundle, load_bundle
-from segic_jax.weights.convert import read_backbone
+from segic_jax.weights.convert import read_frozen
+from segic_jax.weights.fetch import find
+from segic_jax.weights.text import TextTower, encode_prompts
 
 
 def build(config: Config) -> Parts:
@@ -31,79 +28,67 @@ def build(config: Config) -> Parts:
     Raises:
         ConfigError, DataError, BundleError, ParamsError: a file is missing or does not fit.
     """
-    backbone = load_backbone(config.backbone, config.model.vit)
-    # Without text features every prompt is the empty one.
-    text = {"": np.zeros(config.model.text_width, np.float32)}
-    head = None
-    if config.start:
-        start = load_bundle(config.start)
-        if start.config != config.model:
-            raise ConfigError(f"{config.start} is another model than `model` of the configuration says.")
-        head, text = start.head, start.text
-    if config.data.text_keep and len(text) == 1:
-        raise ConfigError("There are no text features of class names: set data.text_keep to 0.")
+    if not config.backbone:
+        raise ConfigError("The configuration names no backbone: give the file of its weights by --backbone.")
+    frozen = read_frozen(find(config.backbone), config.model.vit)
+    backbone = as_float32(frozen.backbone)
+    source = open_mixture(config.sources, config.model.canvas)
+    start = load_bundle(find(config.start)) if config.start else None
+    if start is not None and start.config != config.model:
+        raise ConfigError(f"{config.start} is another model than `model` of the configuration says.")
+    tower = frozen.tower or (start.tower if start else None)
+    text = text_features(config, source, tower, start.text if start else {})
     return Parts(
-        source=_pairs(config),
+        source=source,
         backbone=backbone,
         text=text,
-        head=head,
-        evaluate=_validation(config, backbone, text),
+        head=start.head if start else None,
+        validation=BenchmarkValidation(config, backbone, text) if config.validations else None,
     )
 
 
-def finished_bundle(config: Config, parts: Parts, head: Params) -> Bundle:
-    """The model file's content; its notes hold the configuration and the cosine map's best threshold.
+def text_features(
+    config: Config, source: PairSource, tower: TextTower | None, known: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """prompt -> feature, of every prompt that the training can use; rows of negative prompts are among them.
 
-    The threshold, which evaluation needs for a baseline, is chosen on the validation classes.
-    """
-    notes = to_dict(config) | {"backbone": Path(config.backbone).name}  # a path means nothing elsewhere
-    bundle = Bundle(config.model, parts.backbone, head, dict(parts.text), notes)
-    if config.validation:
-        notes["cosine_threshold"], _ = tune_threshold(bundle, *_episodes(config.validation))
-    return bundle
-
-
-def load_backbone(path: str, config: ViTConfig) -> Params:
-    """Frozen weights from a file of this project, or from DINOv2's as Meta, Hugging Face or timm ship it.
+    Without a text tower a class's prompt and the empty one are zeros, and that of instances is a constant, so
+    that a head can tell the two tasks apart.
 
     Raises:
-        ConfigError: there is no such file.
-        ParamsError: it is no such file, or its tensors do not fit `config`.
+        ConfigError: the text tower's width is not `model.text_width`, or `data.text_keep` without one.
+        TextError: the tower's tokenizer does not go with it.
     """
-    if not Path(path).is_file():
+    width = config.model.text_width
+    prompts = [NONE, INSTANCES, *(class_prompt(name) for name in source.class_names)]
+    missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
+    if tower is not None:
+        if tower.config.width != width:
+            raise ConfigError(
+                f"The text tower of {config.backbone} has width {tower.config.width}, but model.text_width "
+                f"is {width}: set it to that, or take other weights."
+            )
+        found = encode_prompts(tower, missing) if missing else {}
+    elif config.data.text_keep and any(prompt not in (NONE, INSTANCES) for prompt in missing):
         raise ConfigError(
-            f"{path or 'The empty path'}: there is no such file; give the backbone's weights with --backbone."
+            f"data.text_keep is {config.data.text_keep}, but {config.backbone} holds no text tower: join it "
+            "with CLIP's by `segic convert`, or set data.text_keep to 0."
         )
-    return as_float32(read_backbone(path, config))
+    else:
+        constant = np.full(width, width**-0.5, np.float32)
+        found = {prompt: constant * (prompt == INSTANCES) for prompt in missing}
+    return {prompt: known.get(prompt, found.get(prompt)) for prompt in dict.fromkeys(prompts)}
 
 
-def _pairs(config: Config) -> PairSource:
-    if config.source == "emoji":
-        return EmojiPairs(SpriteBank.load("base"), config.model.canvas)
-    return ClassPairs(_source(config.source))
+def finished_bundle(config: Config, parts: Parts, head: Mapping[str, np.ndarray]) -> Bundle:
+    """The model file's content; its notes hold the configuration and the cosine map's best threshold.
 
-
-def _episodes(validation: str) -> tuple[Source, Manifest]:
-    source = EmojiSource("validation") if validation == "emoji" else _source(validation)
-    return source, source.manifest("original", 0, 1)
-
-
-def _source(root: str) -> Source:
-    """A folder of classes, or a data set that `data.build` wrote of any benchmark with episodes."""
-    source = open_built(root) if find_built(root) else open_folder(root)
-    if not isinstance(source, Source):
-        raise ConfigError(f"{root} holds {source.name}, which has no episodes: give another data set.")
-    return source
-
-
-def _validation(config: Config, backbone: Params, text: Mapping[str, np.ndarray]) -> Evaluate | None:
-    if not config.validation:
-        return None
-    source, manifest = _episodes(config.validation)
-
-    def scores(head: Params) -> dict[str, float]:
-        bundle = Bundle(config=config.model, backbone=backbone, head=head, text=dict(text))
-        found = score(bundle, source, manifest, limit=config.train.eval_episodes)
-        return {name: found[name] for name in ("miou", "fb_iou", "episode_iou")}
-
-    return scores
+    The threshold, which evaluation needs for a baseline, is chosen on the first validation.
+    """
+    notes = to_dict(config) | {"backbone": Path(config.backbone).name}  # a path means nothing elsewhere
+    notes["trained_on"] = sorted({one.name.split("_")[0] for one in config.sources})
+    text = {prompt: parts.text[prompt] for prompt in parts.text}
+    bundle = Bundle(config.model, parts.backbone, dict(head), text, notes)
+    if config.validations:
+        notes["cosine_threshold"], _ = tune_threshold(bundle, *open_episodes(config.validations[0]))
+    return bundle

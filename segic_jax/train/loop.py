@@ -5,28 +5,38 @@ work directory, it gives the same bits as one that ran through.
 """
 
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from segic_jax import distributed
-from segic_jax.checkpoint import METRIC, Checkpoints, check_meta, fingerprint
+from segic_jax.checkpoint import METRIC, Checkpoints, fingerprint
 from segic_jax.config import Config, ConfigError, to_dict
 from segic_jax.data.episodes import PairSource
 from segic_jax.data.pipeline import training_batches
-from segic_jax.metric_writer import MetricWriter
+from segic_jax.flops import flops_of
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.params import Params, check
 from segic_jax.train.optim import learning_rate, make_optimizer, trainable_names
-from segic_jax.train.step import Frozen, init_state, make_train_step
+from segic_jax.train.step import Frozen, State, init_state, make_train_step
+from segic_jax.train.watch import Watch
 
-Evaluate = Callable[[Params], Mapping[str, float]]  # whole head -> scores, "miou" among them
+
+class Validation(Protocol):
+    """What is done with the head every so many steps."""
+
+    def scores(self, head: Params) -> Mapping[str, float]:
+        """By name, `miou` among them; every host calls it."""
+        ...
+
+    def draw(self, head: Params, workdir: Path, step: int) -> None:
+        """Some predictions as a picture; the main host calls it."""
+        ...
 
 
 class TrainingError(RuntimeError):
@@ -41,7 +51,7 @@ class Parts:
     backbone: Params  # frozen weights of `config.model.vit`, float32
     text: Mapping[str, np.ndarray]  # prompt -> feature [text_width]; the empty prompt "" is always there
     head: Params | None = None  # to start from; None: fresh
-    evaluate: Evaluate | None = None  # called every `config.train.eval_every` steps and at the end
+    validation: Validation | None = None  # every `config.train.eval_every` steps and at the end
 
 
 @dataclass(frozen=True)
@@ -60,44 +70,46 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
 
     Raises:
         ConfigError, ParamsError: the parts do not fit each other.
-        CheckpointError: `workdir` holds another experiment.
-        TrainingError: the loss or the gradient is not finite.
+        CheckpointError: `workdir` holds another experiment, or the disk is full.
+        DataError: the data cannot be used.
+        TrainingError: the loss or the gradient is not finite, or too many pictures cannot be read.
     """
     mesh = distributed.make_mesh()
     settings = config.train
-    if settings.batch_size % mesh.size:
+    if settings.batch_size // settings.accumulate % mesh.size:
         raise ConfigError(
-            f"train.batch_size {settings.batch_size} must be divisible by the number of devices, {mesh.size}."
+            f"train.batch_size {settings.batch_size} / train.accumulate {settings.accumulate} must be "
+            f"divisible by the number of devices, {mesh.size}."
         )
     check(parts.backbone, backbone_template(config.model.vit).shapes, "backbone parameters")
     head = head_template(config.model).init(settings.seed) if parts.head is None else parts.head
     check(head, head_template(config.model).shapes, "head parameters")
+    prompts = {prompt: row for row, prompt in enumerate(sorted(parts.text))}
+    table = np.stack([parts.text[prompt] for prompt in prompts]).astype(np.float32)
+
+    trainable = set(trainable_names(head, score=config.data.negative > 0))
+    params = distributed.replicate(mesh, {name: head[name] for name in head if name in trainable})
+    untrained = distributed.replicate(mesh, {name: head[name] for name in head if name not in trainable})
+    optimizer = make_optimizer(config.optim, settings.steps)
+    state = init_state(config, optimizer, params, len(prompts), mesh)
+
+    checkpoints = Checkpoints(workdir)
     meta = {
         "config": to_dict(config),
         "backbone": {"name": config.backbone, "sha256": fingerprint(parts.backbone)},
     }
+    start, unreadable = 0, 0
+    if found := checkpoints.restore_latest(_items(state, untrained), meta):
+        start, unreadable = found.step, found.notes["unreadable"]
+        untrained = found.items.pop("untrained")
+        state = state | found.items | {"step": distributed.replicate(mesh, np.int32(start))}
 
-    trainable = set(trainable_names(head))
-    params = distributed.replicate(mesh, {name: head[name] for name in head if name in trainable})
-    untrained = distributed.replicate(mesh, {name: head[name] for name in head if name not in trainable})
-    optimizer = make_optimizer(config.optim, settings.steps)
-    state = init_state(optimizer, params, mesh)
-
-    checkpoints = Checkpoints(workdir)
-    start = checkpoints.latest() or 0
-    if start:
-        check_meta(checkpoints.meta(start), meta, checkpoints.directory / str(start))
-        params, untrained, opt_state = checkpoints.restore(start, params, untrained, state["opt_state"])
-        step = distributed.replicate(mesh, np.int32(start))
-        state = {"step": step, "params": params, "opt_state": opt_state}
-
-    prompts = {prompt: row for row, prompt in enumerate(sorted(parts.text))}
-    table = np.stack([parts.text[prompt] for prompt in prompts]).astype(np.float32)
     frozen = Frozen(
         backbone=_place_backbone(config, mesh, parts.backbone),
         untrained=untrained,
         text_table=distributed.replicate(mesh, table),
     )
+    watch = Watch(settings, workdir, start=start)
     batches = training_batches(
         parts.source,
         config.data,
@@ -109,57 +121,81 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
         host=jax.process_index(),
         hosts=jax.process_count(),
     )
-    train_step = make_train_step(config, optimizer, mesh)
     rate = learning_rate(config.optim, settings.steps)
-    log = _Log(config, workdir, start) if distributed.is_main() else None
     stop = distributed.StopRequest()
 
     def whole_head() -> Params:
         return jax.device_get({**state["params"], **untrained})
 
+    def validate(validation: Validation, step: int) -> float:
+        head = whole_head()
+        scores = validation.scores(head)
+        watch.validation(step, scores)
+        if distributed.is_main():
+            validation.draw(head, workdir, step)
+        return float(scores[METRIC])
+
+    def due(step: int) -> Validation | None:
+        return parts.validation if step % settings.eval_every == 0 or step == settings.steps else None
+
     step, stopping = start, False
     pending: list[tuple[int, dict]] = []  # metrics on the device since the last line of the log
     try:
-        batch = distributed.shard_batch(mesh, next(batches))
+        if start and (validation := due(start)) and not watch.validated(start):
+            validate(validation, start)  # the run was stopped before it could
+        if start < settings.steps:
+            batch = distributed.shard_batch(mesh, next(batches))
+            traced = make_train_step(config, optimizer, mesh).trace(state, frozen, batch)
+            train_step = traced.lower().compile()  # one program: another shape of batch is an error
+            watch.begin(flops_of(traced.jaxpr.jaxpr))
         while step < settings.steps and not stopping:
             state, metrics = train_step(state, frozen, batch)
             step += 1
-            if log and step == start + 1:
-                log.restart_clock()  # leave out the compilation
             pending.append((step, metrics))
             # The host makes the next batch while the devices compute.
-            batch = distributed.shard_batch(mesh, next(batches))
+            with watch.waiting():
+                rows = next(batches)
+            batch = distributed.shard_batch(mesh, rows)
             if len(pending) > 1:
-                _check_finite(pending[-2], checkpoints)  # waits, so that at most one step is in flight
+                _check_finite(pending[-2], settings.batch_size, checkpoints)  # at most one step is in flight
+            watch.stepped()
 
-            last = step == settings.steps
             stopping = stop.reached(step)
-            evaluating = parts.evaluate is not None and (step % settings.eval_every == 0 or last)
-            saving = evaluating or stopping or last or step % settings.checkpoint_every == 0
+            validation = due(step)
+            last = step == settings.steps
+            saving = bool(validation) or stopping or last or step % settings.checkpoint_every == 0
             if step % settings.log_every == 0 or saving:
-                _check_finite(pending[-1], checkpoints)
-                if log:
-                    log.steps(step, jax.device_get([values for _, values in pending]), float(rate(step - 1)))
+                _check_finite(pending[-1], settings.batch_size, checkpoints)
+                values = jax.device_get([values for _, values in pending])
+                unreadable += sum(int(one.pop("unreadable")) for one in values)
+                watch.steps(step, values, learning_rate=float(rate(step - 1)), unreadable=unreadable)
                 pending = []
-            score = None
-            if parts.evaluate is not None and evaluating and not stopping:
-                scores = parts.evaluate(whole_head())
-                score = float(scores[METRIC])
-                if log:
-                    log.validation(step, scores)
             if saving:
-                checkpoints.save(step, state["params"], untrained, state["opt_state"], meta, score)
-                if log:
-                    log.restart_clock()
+                # One that is stopped has no time to validate; the next start makes up for it.
+                score = validate(validation, step) if validation and not stopping else None
+                notes = {"unreadable": unreadable}
+                checkpoints.save(step, _items(state, untrained), meta, score, notes)
+                watch.restart_clock()
+            if unreadable > config.data.max_unreadable:
+                raise TrainingError(
+                    f"{unreadable} pairs could not be read up to step {step}, more than "
+                    f"data.max_unreadable {config.data.max_unreadable}: the messages above name the files; "
+                    "mend them, or allow more."
+                )
     finally:
-        checkpoints.close()
         batches.close()
         stop.close()
-        if log:
-            log.close()
-    if stopping and log:
+        watch.close()
+        checkpoints.close()
+    if stopping and distributed.is_main():
         print(f"Stopped and saved after step {step}; run again with the same arguments to go on.")
-    return Outcome(head=whole_head(), step=step, finished=step >= settings.steps)
+    return Outcome(head=whole_head(), step=step, finished=step >= settings.steps and not stopping)
+
+
+def _items(state: State, untrained: Params) -> dict:
+    """What a checkpoint holds; the step is its name."""
+    items = {"params": state["params"], "untrained": untrained, "opt_state": state["opt_state"]}
+    return items | ({"queue": state["queue"]} if state["queue"] else {})
 
 
 def _place_backbone(config: Config, mesh: jax.sharding.Mesh, backbone: Params) -> Params:
@@ -170,7 +206,7 @@ def _place_backbone(config: Config, mesh: jax.sharding.Mesh, backbone: Params) -
     return place(mesh, backbone)
 
 
-def _check_finite(measured: tuple[int, dict], checkpoints: Checkpoints) -> None:
+def _check_finite(measured: tuple[int, dict], batch_size: int, checkpoints: Checkpoints) -> None:
     step, metrics = measured
     for name in ("loss", "grad_norm"):
         value = float(metrics[name])
@@ -180,47 +216,7 @@ def _check_finite(measured: tuple[int, dict], checkpoints: Checkpoints) -> None:
                 f"the checkpoint of step {kept} is the last good one" if kept else "no checkpoint was written"
             )
             raise TrainingError(
-                f"The {name} of step {step} is {value}, so the training stops; {kept}. "
+                f"The {name} of step {step} (pairs {(step - 1) * batch_size} to {step * batch_size - 1}) is "
+                f"{value}, so the training stops; {kept}. "
                 "Lower optim.learning_rate, or look for pictures or weights that are not finite."
             )
-
-
-class _Log:
-    """One line of text and one of JSON for each report."""
-
-    def __init__(self, config: Config, workdir: Path, start: int):
-        self._config = config.train
-        self._writer = MetricWriter(workdir, start_step=start, tensorboard=config.train.tensorboard)
-        self._from = start
-        self.restart_clock()
-
-    def restart_clock(self) -> None:
-        """Leave out the time since the last report (validation, writing)."""
-        self._since = time.monotonic()
-
-    def steps(self, step: int, metrics: list[dict[str, np.ndarray]], rate: float) -> None:
-        """Means over the steps since the last report."""
-        means = {name: float(np.mean([values[name] for values in metrics])) for name in metrics[0]}
-        per_second = (step - self._from) / max(time.monotonic() - self._since, 1e-9)
-        self._from = step
-        self.restart_clock()
-        pairs = per_second * self._config.batch_size
-        self._writer.write(
-            step,
-            {**means, "learning_rate": rate, "steps_per_second": per_second, "pairs_per_second": pairs},
-        )
-        left = timedelta(seconds=round((self._config.steps - step) / per_second))
-        print(
-            f"step {step}/{self._config.steps}  loss {means['loss']:.4f}  "
-            f"learning rate {rate:.1e}  {per_second:.2f} steps/s  {pairs:.1f} pairs/s  {left} left",
-            flush=True,
-        )
-
-    def validation(self, step: int, scores: Mapping[str, float]) -> None:
-        """Scores of the validation."""
-        self._writer.write(step, {f"validation/{name}": value for name, value in scores.items()})
-        print(f"step {step}/{self._config.steps}  validation mIoU {scores[METRIC]:.4f}", flush=True)
-
-    def close(self) -> None:
-        """End the log file."""
-        self._writer.close()

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from safetensors.numpy import save_file
 
 from segic_jax import distributed
-from segic_jax.checkpoint import Checkpoints, check_meta
+from segic_jax.checkpoint import Checkpoints
 from segic_jax.config import ModelConfig, PretrainConfig, to_dict
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import SpriteBank
@@ -71,10 +71,12 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
     }
 
     checkpoints = Checkpoints(workdir / FOLDER)
-    start = checkpoints.latest() or 0
-    if start:
-        check_meta(checkpoints.meta(start), meta, checkpoints.directory / str(start))
-        params, extra, opt_state = checkpoints.restore(start, params, extra, opt_state)
+    start = 0
+    if found := checkpoints.restore_latest(
+        {"params": params, "untrained": extra, "opt_state": opt_state}, meta
+    ):
+        start = found.step
+        params, extra, opt_state = (found.items[name] for name in ("params", "untrained", "opt_state"))
     groups = grain.MapDataset.range(ENDLESS).map(SceneGroups(bank, settings, model.canvas))
     groups = iter(groups[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
@@ -86,6 +88,10 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
         gradients, parts = jax.grad(loss, has_aux=True)((params, extra))
         updates, opt_state = optimizer.update(gradients, opt_state, (params, extra))
         return *optax.apply_updates((params, extra), updates), opt_state, parts
+
+    def save():
+        items = {"params": params, "untrained": extra, "opt_state": opt_state}
+        checkpoints.save(done, items, meta)
 
     writer = MetricWriter(workdir / FOLDER, start_step=start)
     stop = distributed.StopRequest()
@@ -104,8 +110,8 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
                 print(f"pretraining {done}/{settings.steps}  {losses}  {left:.0f} min left", flush=True)
                 since, pending = time.monotonic(), []
             if done % settings.checkpoint_every == 0:
-                checkpoints.save(done, params, extra, opt_state, meta, None)
-        checkpoints.save(done, params, extra, opt_state, meta, None)
+                save()
+        save()
     finally:
         checkpoints.close()
         groups.close()

@@ -164,17 +164,26 @@ def export_head(model: Path | str, out: Path | str) -> int:
     return len(tensors)
 
 
-def read_backbone(path: Path | str, config: ViTConfig) -> Tensors:
-    """Parameters of the backbone `config` from a file of any format, in the file's dtype.
+class FrozenParts(NamedTuple):
+    """What a training reads and does not change."""
+
+    backbone: Tensors  # in the file's dtype
+    tower: TextTower | None
+
+
+def read_frozen(path: Path | str, config: ViTConfig) -> FrozenParts:
+    """The backbone `config` from a file of any format, and the text tower where the file has one too.
 
     Raises:
         SourceError, FormatError, ParamsError: it cannot be read, or does not fit `config`.
         ConvertError: it holds no backbone.
     """
-    backbone = _Found.of([read_source(Path(path))]).parts.get("backbone")
+    found = _Found.of([read_source(Path(path))])
+    backbone, text = found.parts.get("backbone"), found.parts.get("text")
     if backbone is None:
         raise ConvertError(f"{path} holds no backbone; give a file with DINOv2's weights.")
-    return _parameters(backbone, backbone_template(config).shapes)
+    parameters = _parameters(backbone, backbone_template(config).shapes)
+    return FrozenParts(parameters, None if text is None else _tower(text, found, None))
 
 
 class _Found(NamedTuple):

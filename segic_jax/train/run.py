@@ -1,0 +1,44 @@
+"""A whole training: pretrain where it is asked for, train, write the model file."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from absl import logging
+
+from segic_jax import distributed
+from segic_jax.config import Config, InputError
+from segic_jax.train.build import build, finished_bundle
+from segic_jax.train.loop import TrainingError, train
+from segic_jax.train.pretrain import pretrained
+from segic_jax.weights.bundle import save_bundle
+
+MODEL = "model.safetensors"  # of the work directory
+
+
+def run(config: Config, workdir: Path, hosts: distributed.Hosts | None = None) -> int:
+    """Start or go on; the finished model is `workdir/model.safetensors`.
+
+    Returns the exit code: 0, 2 where something was wrong with the input, 1 where the training failed. What
+    was wrong stands in one sentence on stderr.
+    """
+    logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
+    try:
+        distributed.initialize(hosts)
+        if config.pretrain:
+            backbone = pretrained(config.pretrain, config.model, workdir)
+            if backbone is None:
+                return 0
+            config = dataclasses.replace(config, backbone=str(backbone))
+        parts = build(config)
+        outcome = train(config, workdir, parts)
+        if outcome.finished and distributed.is_main():
+            save_bundle(workdir / MODEL, finished_bundle(config, parts, outcome.head))
+            print(f"{workdir / MODEL}: the finished model", flush=True)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except TrainingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0

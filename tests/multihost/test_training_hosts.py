@@ -1,0 +1,114 @@
+"""Real processes with collectives between them: the same training on every topology."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from segic_jax.metric_writer import read_metrics
+
+TESTS = Path(__file__).parents[1]
+STEPS = 6
+
+
+def start(workdir, hosts, devices, *options):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [
+        sys.executable,
+        TESTS / "tiny_training.py",
+        workdir,
+        str(STEPS),
+        str(devices),
+        "gentle",
+        *options,
+    ]
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half the time: it is spent in compiling
+    }
+    return [
+        subprocess.Popen(
+            command,
+            env=environment
+            | (
+                {
+                    "JAX_COORDINATOR_ADDRESS": address,
+                    "JAX_NUM_PROCESSES": str(hosts),
+                    "JAX_PROCESS_ID": str(i),
+                }
+                if hosts > 1
+                else {}
+            ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(hosts)
+    ]
+
+
+def finish(processes):
+    outputs = [process.communicate(timeout=240) for process in processes]
+    for process, (_, errors) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, errors
+    return [out for out, _ in outputs]
+
+
+def curve(workdir):
+    return np.array([line["loss"] for line in read_metrics(workdir) if "loss" in line])
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """One process with four devices."""
+    workdir = tmp_path_factory.mktemp("one")
+    finish(start(workdir, 1, 4))
+    return workdir
+
+
+@pytest.mark.parametrize(
+    ("hosts", "devices", "options"),
+    [(2, 2, ()), (4, 1, ("workers",)), (1, 2, ("accumulate", "split"))],
+    ids=["2x2", "4x1, workers", "in parts, the backbone split"],
+)
+def test_the_loss_curve_is_that_of_one_process(one_process, tmp_path, hosts, devices, options):
+    finish(start(tmp_path, hosts, devices, *options))
+    assert len(curve(tmp_path)) == STEPS
+    np.testing.assert_allclose(curve(tmp_path), curve(one_process), rtol=2e-6)
+
+
+def test_eight_devices_then_two(one_process, tmp_path):
+    """Saved on one topology, restored on another; the batch of eight rows makes it possible."""
+    finish(start(tmp_path, 1, 8, "stop"))
+    assert len(curve(tmp_path)) == 3
+    finish(start(tmp_path, 1, 2))
+    np.testing.assert_allclose(curve(tmp_path), curve(one_process), rtol=2e-6)
+
+
+def test_sigterm_to_one_host_saves_on_all_and_the_rest_is_the_same(one_process, tmp_path):
+    processes = start(tmp_path, 2, 2, "slow")
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGTERM)
+    told = finish(processes)
+    assert "Stopped and saved after step" in told[0]
+    assert len(curve(tmp_path)) < STEPS
+    finish(start(tmp_path, 2, 2))
+    assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(curve(tmp_path), curve(one_process), rtol=2e-6)
+
+
+def test_one_of_the_three_values_is_not_enough(tmp_path):
+    environment = os.environ | {"JAX_NUM_PROCESSES": "2", "PYTHONPATH": str(TESTS.parent)}
+    command = [sys.executable, TESTS / "tiny_training.py", tmp_path, "1", "1"]
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "--num-hosts is given but --coordinator (JAX_COORDINATOR_ADDRESS) is not" in found.stderr
