@@ -1,15 +1,27 @@
 """The experiments of configs/: they build, at the published sizes, without allocating; mistakes are named."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
 
-from segic_jax.config import ConfigError, ModelConfig, ViTConfig, load_config, model_config_from_dict, to_dict
+from segic_jax.config import (
+    Config,
+    ConfigError,
+    ModelConfig,
+    PretrainConfig,
+    ViTConfig,
+    load_config,
+    model_config_from_dict,
+    to_dict,
+)
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.params import count
 from segic_jax.train.optim import trainable_names
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
@@ -42,3 +54,28 @@ def test_the_large_head_has_the_published_size():
 def test_a_setting_that_cannot_work_is_named(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def fields(config, prefix="") -> dict[str, object]:
+    """Every setting by its name on the command line."""
+    found = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name in ("sources", "validations"):
+            found |= fields(value[0], f"{prefix}{field.name}.N.")
+        elif dataclasses.is_dataclass(value) and field.name not in ("vit", "head"):
+            found |= fields(value, f"{prefix}{field.name}.")
+        found[prefix + field.name] = value
+    return found
+
+
+def test_the_documentation_has_every_field_with_its_default():
+    text = (ROOT / "docs/training.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| `([^`]+)` \|", text, re.MULTILINE))
+    defaults = fields(dataclasses.replace(Config(backbone=""), pretrain=PretrainConfig()))
+    assert rows.keys() >= defaults.keys()
+    assert not {name for name in rows if "." in name and name not in defaults}
+    for name, value in defaults.items():
+        if isinstance(value, int | float | str | bool | tuple) and "." in name and rows[name] != "required":
+            shown = eval(rows[name])  # a literal of this repository
+            assert shown == value, name

@@ -1,0 +1,12 @@
+"""Strict COCO-20i, fold 1: its 20 classes are in no training pair.
+
+python train.py --config configs/coco20i_fold1.py --workdir runs/coco20i_fold1
+"""
+
+from segic_jax.config import Config
+from segic_jax.train.recipe import strict_coco20i
+
+
+def get_config() -> Config:
+    """See `segic_jax.train.recipe`."""
+    return strict_coco20i(1)

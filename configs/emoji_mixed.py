@@ -1,0 +1,36 @@
+"""A short training of the head on two mixed sources, semantic pairs and instances, with negative prompts.
+
+    python train.py --config configs/emoji_mixed.py --workdir outputs/emoji_mixed
+
+The frozen backbone is the shipped model's. It is for trying the whole of the training in minutes on two CPU
+cores (tools/kill_and_resume.py does), not for a good model.
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from segic_jax.config import Config, DataConfig, OptimConfig, SourceConfig, TrainConfig
+from segic_jax.weights.bundle import SHIPPED
+
+
+def get_config() -> Config:
+    """`emoji_tiny`'s model, from the backbone that it made."""
+    config = runpy.run_path(str(Path(__file__).with_name("emoji_tiny.py")))["get_config"]()
+    return dataclasses.replace(
+        config,
+        backbone=str(SHIPPED),
+        pretrain=None,
+        sources=(SourceConfig("emoji"), SourceConfig("emoji_instances")),
+        data=DataConfig(max_concepts=4, flip=False, jitter=None, text_keep=0.0, negative=0.25),
+        optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=20),
+        train=TrainConfig(
+            steps=120,
+            batch_size=8,
+            num_points=1_024,
+            log_every=10,
+            eval_every=60,
+            eval_episodes=60,
+            checkpoint_every=15,
+        ),
+    )

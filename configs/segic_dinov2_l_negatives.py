@@ -1,0 +1,15 @@
+"""SegIC on DINOv2-L/14 with negative prompts: the paper's recipe, which the official script leaves out.
+
+python train.py --config configs/segic_dinov2_l_negatives.py --workdir runs/dinov2_l_negatives
+"""
+
+import dataclasses
+
+from segic_jax.config import Config, DataConfig, ViTConfig
+from segic_jax.train.recipe import official
+
+
+def get_config() -> Config:
+    """The official recipe, and negative prompts for a quarter of the semantic pairs (segic.py:577)."""
+    config = official(ViTConfig.dinov2("l"), "dinov2_vitl14_clip.safetensors")
+    return dataclasses.replace(config, data=DataConfig(negative=0.25))
