@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.config import Config, ConfigError, to_dict
+from segic_jax.config import Config, ConfigError, SourceConfig, to_dict
 from segic_jax.data.episodes import PairSource
 from segic_jax.data.training import open_mixture
 from segic_jax.evaluate.threshold import tune_threshold
@@ -86,9 +86,16 @@ def finished_bundle(config: Config, parts: Parts, head: Mapping[str, np.ndarray]
     The threshold, which evaluation needs for a baseline, is chosen on the first validation.
     """
     notes = to_dict(config) | {"backbone": Path(config.backbone).name}  # a path means nothing elsewhere
-    notes["trained_on"] = sorted({one.name.split("_")[0] for one in config.sources})
+    notes["trained_on"] = sorted({_data_set(one) for one in config.sources})
     text = {prompt: parts.text[prompt] for prompt in parts.text}
     bundle = Bundle(config.model, parts.backbone, dict(head), text, notes)
     if config.validations:
         notes["cosine_threshold"], _ = tune_threshold(bundle, *open_episodes(config.validations[0]))
     return bundle
+
+
+def _data_set(source: SourceConfig) -> str:
+    """As `Benchmark.pictures` names it; one whose test classes were left out is another."""
+    name = source.name.split("_")[0]
+    fold = source.without_fold
+    return name if fold is None else f"{name} without the classes of fold {fold}"
