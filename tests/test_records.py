@@ -129,7 +129,7 @@ def test_two_hosts_know_each_others_rows(tmp_path, disk):
             )
             for i in range(2)
         ]
-        answers = [process.communicate(timeout=120)[0].splitlines()[-2:] for process in processes]
+        answers = [process.communicate(timeout=400)[0].splitlines()[-2:] for process in processes]
         assert all(process.returncode == 0 for process in processes)
         return answers
 

@@ -196,7 +196,7 @@ def start(tmp_path, devices, batch, workers, out, *, pause=0, **environment):
 
 
 def finished(process):
-    _, errors = process.communicate(timeout=240)
+    _, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
 
 
@@ -228,7 +228,7 @@ def test_killed_half_way_it_ends_with_the_same_result(model, tmp_path):
     run(model, tmp_path / "whole", baselines=True)
     process = start(tmp_path, 1, 1, 0, tmp_path / "killed", pause=0.2)
     part = tmp_path / "killed/parts/00000.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while time.monotonic() < deadline and not (part.exists() and part.read_text().count("\n") >= 2):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
