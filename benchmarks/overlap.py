@@ -1,0 +1,81 @@
+"""Does making batches cost the training time? The same steps with real input, and with one batch repeated.
+
+    python -m benchmarks.overlap --config configs/emoji_mixed.py
+
+Prints the median step of both and their ratio: 1 where the input is hidden behind the steps.
+"""
+
+import dataclasses
+import json
+import tempfile
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+import numpy as np
+import tyro
+
+from segic_jax.config import Config, load_config
+from segic_jax.metric_writer import read_metrics
+from segic_jax.train import loop
+from segic_jax.train.build import build
+
+
+@dataclass
+class Args:
+    config: Path
+    """Configuration of the training; its validations and checkpoints are left out."""
+    steps: int = 40
+    """Of each training; the first quarter does not count."""
+    rounds: int = 2
+    """Both, in turn."""
+
+
+class Repeated:
+    """The first batch of an iterator, without end."""
+
+    def __init__(self, batches):
+        self._first = next(batches)
+        batches.close()
+
+    def __next__(self):
+        return self._first
+
+    def close(self) -> None:
+        """Nothing is left to end."""
+
+
+def main(args: Args) -> None:
+    """Measure and print."""
+    config = load_config(args.config)
+    settings = dataclasses.replace(
+        config.train,
+        steps=args.steps,
+        log_every=1,
+        eval_every=args.steps + 1,
+        checkpoint_every=args.steps + 1,
+    )
+    config = dataclasses.replace(config, validations=(), train=settings)
+    real, seconds = loop.training_batches, {"real input": [], "one batch": []}
+    for _ in range(args.rounds):
+        seconds["real input"] += _steps(config)
+        loop.training_batches = lambda *given, **named: Repeated(real(*given, **named))
+        seconds["one batch"] += _steps(config)
+        loop.training_batches = real
+    medians = {name: float(np.median(values)) for name, values in seconds.items()}
+    for name, values in seconds.items():
+        low, high = np.percentile(values, [10, 90])
+        print(f"{name:<11} {medians[name]:.3f} s a step (10 to 90 %: {low:.3f} to {high:.3f})")
+    print(json.dumps({"ratio": round(medians["real input"] / medians["one batch"], 3)}))
+
+
+def _steps(config: Config) -> list[float]:
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()):
+        loop.train(config, Path(folder), build(config))
+        lines = read_metrics(folder)
+    return [line["step_seconds"] for line in lines][config.train.steps // 4 :]
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))
