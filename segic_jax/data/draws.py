@@ -23,6 +23,16 @@ def choose(rng: np.random.RandomState, items: Sequence[T]) -> T:
     return items[int(rng.choice(len(items), 1, replace=False)[0])]
 
 
+def draw_others(rng: np.random.RandomState, items: Sequence[T], target: T, shots: int) -> tuple[T, ...]:
+    """Draw until there are enough that are not the target; they may repeat."""
+    references: list[T] = []
+    while len(references) < shots:
+        reference = choose(rng, items)
+        if reference != target:
+            references.append(reference)
+    return tuple(references)
+
+
 def coco20i_episodes(
     pictures: Mapping[int, Sequence[str]], seed: int, shots: int, count: int = 1000
 ) -> list[Episode]:
@@ -39,12 +49,8 @@ def coco20i_episodes(
     for _ in range(count):
         class_id = choose(rng, classes)
         target = choose(rng, pictures[class_id])
-        references: list[str] = []
-        while len(references) < shots:
-            reference = choose(rng, pictures[class_id])
-            if reference != target:
-                references.append(reference)
-        episodes.append(Episode(class_id, target, tuple(references)))
+        references = draw_others(rng, pictures[class_id], target, shots)
+        episodes.append(Episode(class_id, target, references))
     return episodes
 
 
@@ -58,11 +64,7 @@ def fss_episodes(classes: Sequence[str], seed: int, shots: int) -> list[Episode]
     episodes = []
     for class_name in sorted(classes):
         for target in sorted(numbers, key=str):
-            references: list[str] = []
-            while len(references) < shots:
-                number = choose(rng, numbers)
-                if number != target:
-                    references.append(f"{number}.jpg")
+            references = (f"{number}.jpg" for number in draw_others(rng, numbers, target, shots))
             episodes.append(Episode(class_name, f"{target}.jpg", tuple(references)))
     return episodes
 

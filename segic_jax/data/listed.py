@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.draws import choose
+from segic_jax.data.draws import choose, draw_others
 from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
 from segic_jax.data.files import read_grey, read_rgb, require_size
 from segic_jax.data.manifest import Manifest
@@ -80,12 +80,8 @@ def turn_episodes(
     for number in range(count):
         class_id = classes[number % len(classes)]
         target = choose(rng, pictures[class_id])
-        references: list[str] = []
-        while len(references) < shots:
-            reference = choose(rng, pictures[class_id])
-            if reference != target:
-                references.append(reference)
-        episodes.append(Episode(class_id, target, tuple(references)))
+        references = draw_others(rng, pictures[class_id], target, shots)
+        episodes.append(Episode(class_id, target, references))
     return episodes
 
 

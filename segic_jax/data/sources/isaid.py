@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.draws import choose
+from segic_jax.data.draws import draw_others
 from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
 from segic_jax.data.files import read_labels, read_rgb, require_size
 from segic_jax.data.listed import find_root, read_list
@@ -76,12 +76,8 @@ class IsaidSource:
         rng = np.random.RandomState(0)
         episodes = []
         for target, class_id in lines:
-            references: list[str] = []
-            while len(references) < shots:
-                reference = choose(rng, pictures[class_id])
-                if reference != target:
-                    references.append(reference)
-            episodes.append(Episode(class_id, target, tuple(references)))
+            references = draw_others(rng, pictures[class_id], target, shots)
+            episodes.append(Episode(class_id, target, references))
         classes = tuple(range(EACH * fold, EACH * (fold + 1)))
         return Manifest(self.name, protocol, fold, shots, classes, tuple(episodes))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.draws import choose, semcoco_episodes
+from segic_jax.data.draws import choose, draw_others, semcoco_episodes
 from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
 from segic_jax.data.files import read_rgb
 from segic_jax.data.manifest import Manifest
@@ -135,12 +135,7 @@ class Lvis92iSource:
             class_id = classes[number % len(classes)]
             pictures = self.pictures[class_id]
             target = choose(rng, pictures)
-            references: list[str] = []
-            while len(references) < shots:
-                reference = choose(rng, pictures)
-                if reference != target:
-                    references.append(reference)
-            yield Episode(class_id, target, tuple(references))
+            yield Episode(class_id, target, draw_others(rng, pictures, target, shots))
 
     def _segic_manifests(self, protocol: str) -> list[Manifest]:
         """Of all folds at once: the file takes long to read and much memory to keep."""
