@@ -36,7 +36,7 @@ class MetricWriter:
         kept = [line for line in lines if line["step"] <= start_step]
         part.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         part.replace(path)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
         self._tensorboard = None
         if tensorboard:
             try:

@@ -86,7 +86,6 @@ def test_the_original_bytes_are_kept_and_named(tmp_path):
     files = {str(path.relative_to(tmp_path / "data")) for path in (tmp_path / "data").rglob("*.*")}
     info = read_info(folder)
     assert set(info.sources) == files
-    content = b"".join(path.read_bytes() for path in sorted(folder.glob("*.array_record*")))
     import tensorflow_datasets as tfds
 
     skip = {"image": tfds.decode.SkipDecoding()}
@@ -94,7 +93,6 @@ def test_the_original_bytes_are_kept_and_named(tmp_path):
     assert stored[0]["image"] == (tmp_path / "data/ant/1.jpg").read_bytes()
     plain = tfds.builder_from_directory(folder).as_data_source("val")
     assert plain[0]["image"].shape == (41, 50, 3)
-    assert len(content) > 0
 
 
 def test_eval_gives_the_same_result(tmp_path):
