@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import TextConfig
-from segic_jax.models.attention import attention, join_heads, split_heads
+from segic_jax.models.attention import attention
 from segic_jax.models.layers import Embedding, LayerNorm, Linear, quick_gelu
 from segic_jax.params import Template
 
@@ -112,8 +112,9 @@ class TextAttention(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch length width"], mask: Bool[Array, "batch 1 length length"]
     ) -> Float[Array, "batch length width"]:
-        q, k, v = (split_heads(proj(x), self.heads) for proj in (self.q_proj, self.k_proj, self.v_proj))
-        return self.out_proj(join_heads(attention(q, k, v, mask)))
+        projected = (proj(x) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (part.reshape(*x.shape[:-1], self.heads, -1) for part in projected)
+        return self.out_proj(attention(q, k, v, mask).reshape(x.shape))
 
 
 class TextMLP(nnx.Module):

@@ -10,7 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from segic_jax.config import HeadConfig, ModelConfig
-from segic_jax.models.attention import attention, join_heads, split_heads
+from segic_jax.models.attention import attention
 from segic_jax.models.layers import MLP, Embedding, LayerNorm, LayerNorm2d, Linear, UpConv, gelu
 from segic_jax.models.prompt_encoder import Prompts
 
@@ -142,8 +142,9 @@ class Attention(nnx.Module):
 
     def __call__(self, q, k, v, valid=None):
         q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
-        q, k, v = (split_heads(x, self.heads) for x in (q, k, v))
-        return self.out_proj(join_heads(attention(q, k, v, valid)))
+        q, k, v = (x.reshape(*x.shape[:-1], self.heads, -1) for x in (q, k, v))
+        out = attention(q, k, v, valid)
+        return self.out_proj(out.reshape(*out.shape[:-2], -1))
 
 
 class MLPBlock(nnx.Module):

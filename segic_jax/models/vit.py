@@ -11,8 +11,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segic_jax.config import ViTConfig
-from segic_jax.models.attention import attention, join_heads, split_heads
-from segic_jax.models.layers import LayerNorm, PatchConv, gelu
+from segic_jax.models.attention import attention
+from segic_jax.models.layers import LayerNorm, Linear, PatchConv, gelu
 from segic_jax.models.resize import bicubic_antialias_weights, bicubic_weights, separable
 
 _normal = nnx.initializers.truncated_normal(0.02)
@@ -114,20 +114,21 @@ class SelfAttention(nnx.Module):
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.heads = config.num_heads
-        self.qkv = nnx.Linear(config.width, 3 * config.width, kernel_init=_normal, rngs=rngs)
-        self.proj = nnx.Linear(config.width, config.width, kernel_init=_normal, rngs=rngs)
+        self.qkv = Linear(config.width, 3 * config.width, kernel_init=_normal, rngs=rngs)
+        self.proj = Linear(config.width, config.width, kernel_init=_normal, rngs=rngs)
 
     def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
-        q, k, v = (split_heads(part, self.heads) for part in jnp.split(self.qkv(x), 3, axis=-1))
-        return self.proj(join_heads(attention(q, k, v)))
+        qkv = self.qkv(x).reshape(*x.shape[:-1], 3, self.heads, -1)
+        out = attention(*(qkv[..., i, :, :] for i in range(3)))
+        return self.proj(out.reshape(x.shape))
 
 
 class FeedForward(nnx.Module):
     """Two layers with exact GELU."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        self.fc1 = nnx.Linear(config.width, config.ffn_hidden, kernel_init=_normal, rngs=rngs)
-        self.fc2 = nnx.Linear(config.ffn_hidden, config.width, kernel_init=_normal, rngs=rngs)
+        self.fc1 = Linear(config.width, config.ffn_hidden, kernel_init=_normal, rngs=rngs)
+        self.fc2 = Linear(config.ffn_hidden, config.width, kernel_init=_normal, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         return self.fc2(gelu(self.fc1(x)))
@@ -137,8 +138,8 @@ class SwiGLU(nnx.Module):
     """The giant model's feed-forward: silu of the first half times the second."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
-        self.w12 = nnx.Linear(config.width, 2 * config.ffn_hidden, kernel_init=_normal, rngs=rngs)
-        self.w3 = nnx.Linear(config.ffn_hidden, config.width, kernel_init=_normal, rngs=rngs)
+        self.w12 = Linear(config.width, 2 * config.ffn_hidden, kernel_init=_normal, rngs=rngs)
+        self.w3 = Linear(config.ffn_hidden, config.width, kernel_init=_normal, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         gate, value = jnp.split(self.w12(x), 2, axis=-1)

@@ -98,12 +98,27 @@ def test_gelu():
 
 
 @pytest.mark.parametrize("tokens", [50, 1100])
-def test_attention_short_and_in_chunks(tokens):
-    q, k, v = (normal(1, 2, tokens, 16) for _ in range(3))
+def test_attention_with_a_mask(tokens):
+    q, k, v = (normal(1, tokens, 2, 16) for _ in range(3))
     mask = RNG.random((1, 1, 1, tokens)) < 0.7
-    expected = F.scaled_dot_product_attention(*map(torch.from_numpy, (q, k, v)), torch.from_numpy(mask))
     found = attention(*map(jnp.asarray, (q, k, v)), jnp.asarray(mask))
-    np.testing.assert_allclose(found, expected.numpy(), atol=2e-6)
+    np.testing.assert_allclose(found, torch_attention(q, k, v, mask), atol=2e-6)
+
+
+@pytest.mark.parametrize("tokens", [50, 1500])
+def test_attention_whole_and_head_by_head(tokens):
+    q, k, v = (normal(2, tokens, 2, 16) for _ in range(3))
+    found = attention(*map(jnp.asarray, (q, k, v)))
+    np.testing.assert_allclose(found, torch_attention(q, k, v), atol=2e-6)
+    halves = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v))
+    np.testing.assert_allclose(attention(*halves).astype(np.float32), found, atol=3e-2)
+
+
+def torch_attention(q, k, v, mask=None):
+    """torch's, with tokens before heads."""
+    mask = None if mask is None else torch.from_numpy(mask)
+    heads_first = (torch.from_numpy(x).transpose(-2, -3) for x in (q, k, v))
+    return F.scaled_dot_product_attention(*heads_first, mask).transpose(-2, -3).numpy()
 
 
 def test_cosine_map():
