@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "segic_jax").rglob("*.py"))
 BASE = {"config", "params", "prompts"}
 JOINED = BASE | {"models", "weights", "data", "distributed", "checkpoint", "metric_writer", "flops"}
+JOINED |= {"compile_cache"}
 ALLOWED = {
     "config": set(),
     "prompts": set(),
@@ -20,6 +21,7 @@ ALLOWED = {
     "checkpoint": BASE | {"distributed"},
     "metric_writer": BASE,
     "flops": set(),
+    "compile_cache": {"config"},
     "programs": BASE | {"models"},
     "evaluate": JOINED | {"programs"},
     "segmenter": JOINED | {"programs"},

@@ -34,6 +34,7 @@ class Predict:
         """Segment every target that can be read; 0, or 2 if one could not."""
         import cv2
 
+        from segic_jax.compile_cache import use_compile_cache
         from segic_jax.data.episodes import DataError
         from segic_jax.data.files import read_picture
         from segic_jax.evaluate.report import RED, overlay
@@ -43,6 +44,7 @@ class Predict:
         if not self.ref or not self.target:
             raise DataError("Give at least one --ref IMAGE MASK and one --target IMAGE.")
         targets = expanded(self.target)
+        use_compile_cache()
         context = load(find(self.weights)).fit([("object", image, mask) for image, mask in self.ref])
         self.out.mkdir(parents=True, exist_ok=True)
         scores, code = {}, 0
