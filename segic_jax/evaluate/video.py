@@ -53,22 +53,6 @@ def remember(features: Float[Array, "1 g g channels"], masks: Bool[Array, "objec
     return Memory(first, jnp.zeros_like(first), jnp.zeros(objects, bool), jnp.ones(objects, bool))
 
 
-def join(
-    memory: Memory,
-    features: Float[Array, "1 g g channels"],
-    masks: Bool[Array, "objects S S"],
-    new: Bool[Array, " objects"],
-) -> Memory:
-    """Put the objects of this frame's masks into the slots that are `new`."""
-    arrived = remember(features, masks)
-    return Memory(
-        *(
-            jnp.where(new.reshape(-1, *(1,) * (old.ndim - 1)), one, old)
-            for old, one in zip(memory, arrived, strict=True)
-        )
-    )
-
-
 def look(
     config: ModelConfig,
     head: Params,
@@ -110,7 +94,7 @@ def index_mask(
     return np.where(inside.any(0), probability.argmax(0) + 1, 0).astype(np.uint16)
 
 
-_join = jax.jit(join)
+_pool = jax.jit(pool)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -157,6 +141,17 @@ class Tracker:
         self._memory = Memory(empty[0], empty[0], empty[1], empty[1])
         self.objects = 0  # how many are known
 
+    def add(self, pooled: Float[np.ndarray, "new channels"]) -> None:
+        """Follow more objects, from the features inside their masks on whatever picture."""
+        known, self.objects = self.objects, self.objects + len(pooled)
+        more = _slots(self.objects) - len(self._memory.valid)
+        memory = Memory(
+            *(np.pad(np.asarray(one), [(0, more)] + [(0, 0)] * (one.ndim - 1)) for one in self._memory)
+        )
+        memory.first[known : self.objects] = pooled
+        memory.valid[known : self.objects] = True
+        self._memory = memory
+
     def step(
         self,
         frame: UInt8[np.ndarray, "height width 3"],
@@ -189,20 +184,17 @@ class Tracker:
         if known:
             logits, self._memory = _step(config, self._bundle.head, features, self._memory, self._text)
         if len(new):
-            self.objects = known + len(new)
-            slots = len(self._memory.valid)
-            while slots < self.objects:
-                slots *= 2
-            grown = [(0, slots - len(self._memory.valid))]
-            memory = Memory(
-                *(np.pad(np.asarray(one), grown + [(0, 0)] * (one.ndim - 1)) for one in self._memory)
-            )
-            masks = np.zeros((slots, config.canvas, config.canvas), bool)
-            masks[known : self.objects] = placed.masks
-            places = np.arange(slots)
-            is_new = (places >= known) & (places < self.objects)
-            self._memory = _join(memory, features, masks, is_new)
+            masks = np.zeros((_slots(len(new)), config.canvas, config.canvas), bool)
+            masks[: len(new)] = placed.masks
+            self.add(np.asarray(_pool(features, masks))[: len(new)])
         return Answer(logits, known, placed.size, own, new)
+
+
+def _slots(objects: int) -> int:
+    slots = SLOTS
+    while slots < objects:
+        slots *= 2
+    return slots
 
 
 def follow(
