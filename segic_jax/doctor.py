@@ -216,7 +216,7 @@ def _advice() -> list[str]:
         if any(Path("/dev").glob("nvidia[0-9]*")):
             lines.append("An NVIDIA card is here, but this JAX cannot use it: pip install -U 'jax[cuda13]'")
         elif sys.platform == "linux" and platform.machine() == "x86_64" and "avx512f" not in cpu_flags():
-            lines.append("Processors with AVX-512 or AMX are several times as fast as this one.")
+            lines.append("This processor has no AVX-512 and no AMX: matrix products run with AVX2 or less.")
         lines.append("Models on DINOv2-B and larger want an accelerator; the shipped one does not.")
     if _usable_cores() < (os.cpu_count() or 1):
         lines.append(f"This process may use {_usable_cores()} of {os.cpu_count()} cores only.")

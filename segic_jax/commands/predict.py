@@ -36,28 +36,26 @@ class Predict:
 
         from segic_jax.compile_cache import use_compile_cache
         from segic_jax.data.episodes import DataError
-        from segic_jax.data.files import read_picture
-        from segic_jax.evaluate.report import RED, overlay
-        from segic_jax.segmenter import load
-        from segic_jax.weights.fetch import find
+        from segic_jax.example import Example
+        from segic_jax.segmenter import Segmenter
 
         if not self.ref or not self.target:
             raise DataError("Give at least one --ref IMAGE MASK and one --target IMAGE.")
         targets = expanded(self.target)
         use_compile_cache()
-        context = load(find(self.weights)).fit([("object", image, mask) for image, mask in self.ref])
+        segmenter = Segmenter.load(self.weights)
+        context = segmenter.fit([Example(image, mask) for image, mask in self.ref])
         self.out.mkdir(parents=True, exist_ok=True)
         scores, code = {}, 0
         for name, path in targets.items():
             try:
-                image = read_picture(path)
+                result = segmenter.predict(path, context)
             except DataError as error:
                 print(error, file=sys.stderr)
                 code = 2
                 continue
-            result = context.predict(image)
             mask, score = result.masks[0], round(float(result.scores[0]), 4)
-            drawn = cv2.cvtColor(overlay(image, mask, RED), cv2.COLOR_RGB2BGR)
+            drawn = cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR)
             _write(self.out / f"{name}_mask.png", mask.astype("uint8") * 255)
             _write(self.out / f"{name}_overlay.jpg", drawn)
             scores[name] = {"target": str(path), "score": score, "pixels": int(mask.sum())}

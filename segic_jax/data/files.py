@@ -15,6 +15,7 @@ from PIL import Image
 from segic_jax.data.episodes import DataError
 
 _WATCHED: ContextVar[dict[Path, str] | None] = ContextVar("watched", default=None)
+MAX_PIXELS = 2 * 89_478_485  # of a picture: where Pillow refuses, too; such a picture takes half a gigabyte
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -24,7 +25,16 @@ def read_picture(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     Raises:
         DataError: the file is missing, cut off or no picture.
     """
-    return _decode(_read(path), path, cv2.IMREAD_COLOR_RGB)
+    content = _read(path)
+    try:
+        width, height = Image.open(io.BytesIO(content)).size
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} has more than {MAX_PIXELS // 10**6} million pixels: shrink it.") from error
+    except (OSError, ValueError, SyntaxError, TypeError):
+        width = height = 0  # no format of Pillow; OpenCV may have it
+    if width * height > MAX_PIXELS:
+        raise DataError(too_large(path, width, height))
+    return _decode(content, path, cv2.IMREAD_COLOR_RGB)
 
 
 def read_mask(path: Path | str) -> Bool[np.ndarray, "height width"]:
@@ -71,7 +81,7 @@ def read_labels(path: Path | str) -> Integer[np.ndarray, "height width"]:
     Raises:
         DataError: the file is missing, cut off or has several channels.
     """
-    labels = np.asarray(_open(path))
+    labels = np.asarray(open_picture(path))
     if labels.ndim != 2:
         raise DataError(f"{path} is a colour picture, not a label map: save one number a pixel.")
     return labels.astype(np.uint8) if labels.dtype == bool else labels
@@ -83,7 +93,14 @@ def read_grey(path: Path | str) -> UInt8[np.ndarray, "height width"]:
     Raises:
         DataError: the file is missing, cut off or no picture.
     """
-    return np.asarray(_open(path).convert("L"))
+    return np.asarray(open_picture(path).convert("L"))
+
+
+def too_large(what: Path | str, width: int, height: int) -> str:
+    """The sentence for a picture of more than MAX_PIXELS."""
+    return (
+        f"{what} has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} million can be read: shrink it."
+    )
 
 
 def require_size(
@@ -98,6 +115,25 @@ def require_size(
             f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} pixels, {image_path} "
             f"{image.shape[1]} x {image.shape[0]}: get both again; they must be of one size."
         )
+
+
+def whole_write(path: Path | str, content: bytes) -> None:
+    """The file appears under its name when it is whole; until then an older one stays as it is.
+
+    Raises:
+        DataError: the folder is missing, or the disk is full or fails.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(f"{path} cannot be written to: {error.strerror}.") from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -128,7 +164,12 @@ def read_bytes(path: Path | str) -> bytes:
     return content
 
 
-def _open(path: Path | str) -> Image.Image:
+def open_picture(path: Path | str) -> Image.Image:
+    """The whole picture as Pillow has it: with its mode, its palette and its 16 bits.
+
+    Raises:
+        DataError: the file is missing, cut off, damaged or no picture.
+    """
     content = _read(path)
     try:
         image = Image.open(io.BytesIO(content))

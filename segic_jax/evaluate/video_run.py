@@ -30,7 +30,7 @@ import segic_jax
 from segic_jax.config import InputError
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.episodes import DataError
-from segic_jax.data.files import require_size
+from segic_jax.data.files import require_size, whole_write
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.distributed import is_main, together
 from segic_jax.evaluate.records import (
@@ -40,7 +40,6 @@ from segic_jax.evaluate.records import (
     list_hash,
     model_identity,
     spread,
-    whole_write,
 )
 from segic_jax.evaluate.report import render
 from segic_jax.evaluate.video import Semantics, follow

@@ -1,0 +1,138 @@
+"""What the API computes on the device beyond the model itself: evidence of presence, and negatives.
+
+Pure functions; `programs` compiles them. A cell is a patch of the backbone's grid. Every concept keeps up to
+PATCHES cells of its references of each of three kinds, so that shapes do not depend on the number of shots.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from segic_jax.config import ModelConfig
+from segic_jax.models import segic
+from segic_jax.models.correspondence import cosine_map, grid_cells
+from segic_jax.models.layers import normalise
+from segic_jax.models.resize import bilinear
+from segic_jax.params import Params
+
+INSIDE, OUTSIDE, NEGATIVE = range(3)  # kinds of reference cells: the object, what is beside it, "not this"
+PATCHES = 128  # of each kind and concept
+EVIDENCE = ("similarity", "inside", "confidence", "cycle", "match", "margin", "area")
+STRENGTH = 40.0  # logits lost for each unit of cosine by which a negative matches better
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Slots:
+    """Concepts in fixed slots; those beyond the used ones have no valid token and no valid patch."""
+
+    context: segic.Context  # batch of 1
+    patches: Float[Array, "slots 3 patches channels"]  # of unit length
+    patches_valid: Bool[Array, "slots 3 patches"]
+
+
+class Shown(NamedTuple):
+    """What one mask on one reference gives."""
+
+    visual: Float[Array, " channels"]  # mean feature inside
+    inside: Bool[Array, "g g"]
+    valid: Bool[Array, "g g"]  # cells on the picture
+
+
+class Found(NamedTuple):
+    """What a batch of targets gives for some concepts."""
+
+    logits: Float[Array, "batch rows side side"]  # at 4 x grid
+    evidence: Float[Array, "batch rows evidence"]  # in the order of EVIDENCE
+
+
+def cells_on_picture(sizes: Int[Array, "n 2"], canvas: int, grid: int) -> Bool[Array, "n g g"]:
+    """Cells whose centre is on the picture; the first one always is."""
+    centre = (jnp.arange(grid) + 0.5) * (canvas / grid)
+    centre = centre.at[0].set(0)
+    return (centre[:, None] < sizes[:, 0, None, None]) & (centre < sizes[:, 1, None, None])
+
+
+def show(features: Float[Array, "g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]) -> Shown:
+    """Pool a reference. A mask that fills no cell stands for the cells that it covers most."""
+    grid, canvas = features.shape[0], mask.shape[0]
+    patch = canvas // grid
+    cover = mask.reshape(grid, patch, grid, patch).mean((1, 3))
+    cells = grid_cells(mask, grid) > 0
+    inside = jnp.where(cells.any(), cells, (cover >= cover.max()) & (cover > 0))
+    summed = jnp.einsum("ij,ijc->c", inside.astype(jnp.float32), features)
+    return Shown(summed / jnp.maximum(inside.sum(), 1), inside, cells_on_picture(size[None], canvas, grid)[0])
+
+
+def find(
+    config: ModelConfig,
+    head: Params,
+    features: Float[Array, "batch g g channels"],
+    sizes: Int[Array, "batch 2"],
+    slots: Slots,
+    rows: Int[Array, " rows"],
+) -> Found:
+    """Decode the concepts of `rows` and gather evidence of their presence."""
+    batch, grid = features.shape[:2]
+    context = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context)
+    decoded = segic.decode_stages(config, head, features, context, rows=rows)
+    best = _best_match(features, slots.patches[rows], slots.patches_valid[rows])
+    refused = jax.nn.relu(best[:, :, NEGATIVE] - best[:, :, INSIDE])
+    side = decoded.logits.shape[-1]
+    logits = decoded.logits - STRENGTH * bilinear(refused[..., None], (side, side))[..., 0]
+    valid = cells_on_picture(sizes, config.canvas, grid)[:, None]
+    return Found(logits, _evidence(logits, decoded.similarity, best, valid))
+
+
+def match(
+    config: ModelConfig, features: Float[Array, "1 g g channels"], slots: Slots
+) -> tuple[Float[Array, "slots S S"], Float[Array, "slots g g"], Int[Array, "slots g g"]]:
+    """For explanations: the cosine map, and for each cell the cosine and number of its best INSIDE patch."""
+    cosine = jnp.einsum("ijc,kpc->kijp", normalise(features[0], 1e-8), slots.patches[:, INSIDE])
+    cosine = jnp.where(slots.patches_valid[:, INSIDE, None, None], cosine, -1)
+    heat = cosine_map(features, slots.context.pooled, config.canvas)[0]
+    return heat, cosine.max(-1), cosine.argmax(-1)
+
+
+def _best_match(features: Array, patches: Array, patches_valid: Array) -> Float[Array, "batch rows 3 g g"]:
+    """The largest cosine of each cell to a reference cell of each kind; -1 where there is none."""
+    cosine = jnp.einsum("bijc,rkpc->brkijp", normalise(features, 1e-8), patches)
+    valid = patches_valid[None, :, :, None, None]
+    return jnp.where(valid, cosine, -1).max(-1)
+
+
+def _evidence(
+    logits: Array, similarity: Array, best: Array, valid: Array
+) -> Float[Array, "batch rows evidence"]:
+    grid = best.shape[-1]
+    probability = jax.nn.sigmoid(_to_grid(logits, grid))
+    inside = (probability > 0.5) & valid
+    area = inside.sum((-2, -1))
+
+    def mean_inside(values):
+        return jnp.where(inside, values, 0).sum((-2, -1)) / jnp.maximum(area, 1)
+
+    similarity = _to_grid(similarity, grid)
+    other = best[:, :, OUTSIDE:].max(2)
+    return jnp.stack(
+        [
+            jnp.where(valid, similarity, -1).max((-2, -1)),
+            mean_inside(similarity),
+            mean_inside(probability),
+            mean_inside((best[:, :, INSIDE] > other).astype(jnp.float32)),
+            mean_inside(best[:, :, INSIDE]),
+            mean_inside(best[:, :, INSIDE] - other),
+            area / jnp.maximum(valid.sum((-2, -1)), 1),
+        ],
+        axis=-1,
+    )
+
+
+def _to_grid(maps: Float[Array, "batch rows side side"], grid: int) -> Float[Array, "batch rows g g"]:
+    side = maps.shape[-1]
+    if side % grid:
+        return bilinear(maps[..., None], (grid, grid))[..., 0]
+    return maps.reshape(*maps.shape[:2], grid, side // grid, grid, side // grid).mean((3, 5))
