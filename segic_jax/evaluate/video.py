@@ -5,7 +5,8 @@ video. Here a frame enters, is encoded once, and leaves two features an object b
 mask and that of its latest predicted one. Objects lie in slots, so that one compiled step serves all videos.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal, NamedTuple
@@ -22,7 +23,7 @@ from segic_jax.data.episodes import DataError
 from segic_jax.models.correspondence import pool
 from segic_jax.models.segic import Context, Decoded, decode_stages, upsample
 from segic_jax.params import Params
-from segic_jax.prompts import INSTANCES
+from segic_jax.prompts import INSTANCES, NONE
 from segic_jax.weights.bundle import Bundle
 
 EPS = 1e-4  # least norm of a feature in the cosine (segic.py:889); pictures have 1e-8
@@ -224,7 +225,42 @@ def follow(
     answers = (_official if semantics == "official" else _repaired)(
         Tracker(bundle, prompt=prompt), frames, annotations
     )
-    # The map of a frame is made while the device works on the next one.
+    yield from _finished(answers)
+
+
+def tracked(
+    tracker: Tracker,
+    frames: Iterable[UInt8[np.ndarray, "height width 3"]],
+    first: Integer[np.ndarray, "height width"] | None = None,
+) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], UInt16[np.ndarray, "height width"]]]:
+    """Frames with their index maps, in order.
+
+    The numbers of objects that the tracker knows already are 1, 2, ...
+
+    Args:
+        first: the objects of the first frame, by the numbers that they keep; 0 is background.
+
+    Raises:
+        DataError: `first` has another size than the first frame.
+    """
+    seen: deque = deque()
+
+    def noted():
+        for frame in frames:
+            seen.append(frame)
+            yield frame
+
+    for labels in _finished(_repaired(tracker, noted(), {} if first is None else {0: first})):
+        yield seen.popleft(), labels
+
+
+def prompt_of(bundle: Bundle) -> str:
+    """The sentence for all objects: a model without a text tower has those that it was trained with."""
+    return INSTANCES if bundle.tower is not None or INSTANCES in bundle.text else NONE
+
+
+def _finished(answers: Iterable[Callable]) -> Iterator[UInt16[np.ndarray, "height width"]]:
+    """The map of a frame is made while the device works on the next one."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         waiting = None
         for answer in answers:
@@ -250,7 +286,7 @@ def _official(tracker: Tracker, frames: Iterable, annotations: Mapping):
 
 
 def _repaired(tracker: Tracker, frames: Iterable, annotations: Mapping):
-    ids = [0]  # by place
+    ids = [*range(tracker.objects + 1)]  # by place
     for number, frame in enumerate(frames):
         new = None
         if number in annotations:
