@@ -12,11 +12,10 @@ from jaxtyping import Float, Float16, Int32, UInt8
 
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import whole_write
-from segic_jax.finding import PATCHES, Slots
+from segic_jax.finding import KINDS, PATCHES, Slots
 from segic_jax.models import segic
 
 FORMAT = "segic_jax context 1"
-KINDS = 3
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,9 +18,19 @@ from segic_jax.models.layers import normalise
 from segic_jax.models.resize import bilinear
 from segic_jax.params import Params
 
-INSIDE, OUTSIDE, NEGATIVE = range(3)  # kinds of reference cells: the object, what is beside it, "not this"
+INSIDE, OUTSIDE, NEGATIVE = range(3)
+KINDS = 3  # kinds of reference cells: the object, what is beside it, "not this"
 PATCHES = 128  # of each kind and concept
-EVIDENCE = ("similarity", "inside", "confidence", "cycle", "match", "margin", "area")
+EVIDENCE = (
+    "similarity",  # the largest cosine to the mean feature of the examples
+    "inside",  # its mean inside the predicted mask
+    "confidence",  # mean probability inside the mask
+    "match",  # mean cosine, inside the mask, to the best cell of the object in the references
+    "margin",  # the same less the cosine to the best other cell
+    "cycle",  # share of the mask whose best cell in the references is one of the object's
+    "mutual",  # share of the object's reference cells whose best cell in the target matches back to them
+    "area",  # share of the picture
+)
 STRENGTH = 40.0  # logits lost for each unit of cosine by which a negative matches better
 
 
@@ -75,16 +85,24 @@ def find(
     slots: Slots,
     rows: Int[Array, " rows"],
 ) -> Found:
-    """Decode the concepts of `rows` and gather evidence of their presence."""
+    """Decode the concepts of `rows`, each as if it were alone, and gather evidence of their presence.
+
+    The head was trained with and without the other concepts' tokens; without them, a class that is added or
+    dropped changes no other's mask.
+    """
     batch, grid = features.shape[:2]
     context = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context)
-    decoded = segic.decode_stages(config, head, features, context, rows=rows)
-    best = _best_match(features, slots.patches[rows], slots.patches_valid[rows])
+    alone = jnp.zeros(batch, bool)
+    decoded = segic.decode_stages(config, head, features, context, use_cross=alone, rows=rows)
+    patches_valid = slots.patches_valid[rows]
+    cosine = _cosines(features, slots.patches[rows], patches_valid)
+    best = cosine.max(3).reshape(batch, -1, KINDS, grid, grid)
     refused = jax.nn.relu(best[:, :, NEGATIVE] - best[:, :, INSIDE])
     side = decoded.logits.shape[-1]
     logits = decoded.logits - STRENGTH * bilinear(refused[..., None], (side, side))[..., 0]
     valid = cells_on_picture(sizes, config.canvas, grid)[:, None]
-    return Found(logits, _evidence(logits, decoded.similarity, best, valid))
+    mutual = _mutual(cosine, patches_valid, valid.reshape(batch, 1, -1))
+    return Found(logits, _evidence(logits, decoded.similarity, best, mutual, valid))
 
 
 def match(
@@ -97,15 +115,27 @@ def match(
     return heat, cosine.max(-1), cosine.argmax(-1)
 
 
-def _best_match(features: Array, patches: Array, patches_valid: Array) -> Float[Array, "batch rows 3 g g"]:
-    """The largest cosine of each cell to a reference cell of each kind; -1 where there is none."""
-    cosine = jnp.einsum("bijc,rkpc->brkijp", normalise(features, 1e-8), patches)
-    valid = patches_valid[None, :, :, None, None]
-    return jnp.where(valid, cosine, -1).max(-1)
+def _cosines(
+    features: Array, patches: Array, patches_valid: Array
+) -> Float[Array, "batch rows 3 patches cells"]:
+    """Of each cell of the target to each cell of the references; -1 where there is none."""
+    cells = normalise(features, 1e-8).reshape(len(features), -1, features.shape[-1])
+    cosine = jnp.einsum("bnc,rkpc->brkpn", cells, patches)
+    return jnp.where(patches_valid[None, ..., None], cosine, -1)
+
+
+def _mutual(cosine: Array, patches_valid: Array, valid: Array) -> Float[Array, "batch rows"]:
+    """The share of INSIDE cells whose best target cell matches no other reference cell better."""
+    best = cosine.max((2, 3))  # [batch, rows, cells]
+    inside = jnp.where(valid[:, :, None], cosine[:, :, INSIDE], -2)
+    chosen = inside.argmax(-1)  # [batch, rows, patches]
+    back = inside.max(-1) >= jnp.take_along_axis(best, chosen, axis=-1)
+    count = patches_valid[:, INSIDE].sum(-1)
+    return (back & patches_valid[None, :, INSIDE]).sum(-1) / jnp.maximum(count, 1)
 
 
 def _evidence(
-    logits: Array, similarity: Array, best: Array, valid: Array
+    logits: Array, similarity: Array, best: Array, mutual: Array, valid: Array
 ) -> Float[Array, "batch rows evidence"]:
     grid = best.shape[-1]
     probability = jax.nn.sigmoid(_to_grid(logits, grid))
@@ -116,19 +146,18 @@ def _evidence(
         return jnp.where(inside, values, 0).sum((-2, -1)) / jnp.maximum(area, 1)
 
     similarity = _to_grid(similarity, grid)
-    other = best[:, :, OUTSIDE:].max(2)
-    return jnp.stack(
-        [
-            jnp.where(valid, similarity, -1).max((-2, -1)),
-            mean_inside(similarity),
-            mean_inside(probability),
-            mean_inside((best[:, :, INSIDE] > other).astype(jnp.float32)),
-            mean_inside(best[:, :, INSIDE]),
-            mean_inside(best[:, :, INSIDE] - other),
-            area / jnp.maximum(valid.sum((-2, -1)), 1),
-        ],
-        axis=-1,
-    )
+    object_, other = best[:, :, INSIDE], best[:, :, OUTSIDE:].max(2)
+    values = {
+        "similarity": jnp.where(valid, similarity, -1).max((-2, -1)),
+        "inside": mean_inside(similarity),
+        "confidence": mean_inside(probability),
+        "match": mean_inside(object_),
+        "margin": mean_inside(object_ - other),
+        "cycle": mean_inside((object_ > other).astype(jnp.float32)),
+        "mutual": mutual,
+        "area": area / jnp.maximum(valid.sum((-2, -1)), 1),
+    }
+    return jnp.stack([values[name] for name in EVIDENCE], axis=-1)
 
 
 def _to_grid(maps: Float[Array, "batch rows side side"], grid: int) -> Float[Array, "batch rows g g"]:

@@ -9,7 +9,18 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "segic_jax").rglob("*.py"))
 BASE = {"config", "params", "prompts"}
 JOINED = BASE | {"models", "weights", "data", "distributed", "checkpoint", "metric_writer", "flops"}
-API = {"finding", "programs", "drawing", "presence", "example", "context", "result", "explain"}
+API = {
+    "finding",
+    "programs",
+    "drawing",
+    "presence",
+    "example",
+    "context",
+    "result",
+    "explain",
+    "fitting",
+    "ahead",
+}
 ALLOWED = {
     "config": set(),
     "prompts": set(),
@@ -24,9 +35,11 @@ ALLOWED = {
     "finding": BASE | {"models"},
     "programs": BASE | {"models", "finding"},
     "drawing": set(),
-    "presence": {"finding"},
+    "presence": {"config", "finding"},
     "example": BASE | {"data"},
     "context": JOINED | {"finding"},
+    "fitting": JOINED | {"programs", "finding", "example", "context"},
+    "ahead": set(),
     "result": JOINED | {"drawing"},
     "explain": JOINED | {"finding", "context"},
     "segmenter": JOINED | API,
