@@ -12,7 +12,7 @@ from segic_jax import programs
 from segic_jax.context import Concept, Reference, thinned
 from segic_jax.data.canvas import Placed, resize_and_pad
 from segic_jax.example import Example, as_picture, source_of
-from segic_jax.finding import INSIDE, NEGATIVE, OUTSIDE, PATCHES
+from segic_jax.finding import INSIDE, OUTSIDE, PATCHES
 
 PREVIEW = 160  # longer side of the preview of a reference
 
@@ -54,7 +54,6 @@ def taught(
     shown: Read,
     row: int,
     reference: int,
-    negative: bool,
 ) -> Concept:
     """What one example teaches; a Concept that has no name and no text yet.
 
@@ -65,12 +64,8 @@ def taught(
     mask, placed, own = shown.placed.masks[row], shown.placed.size, shown.reference.size
     seen = jax.tree.map(np.asarray, programs.show(features, mask, np.array(placed, np.int32)))
     vectors = np.asarray(features)[0]
-    if negative:
-        groups = [(NEGATIVE, seen.inside)]
-    else:
-        groups = [(INSIDE, seen.inside), (OUTSIDE, seen.valid & ~seen.inside)]
     patches, kinds, places = [], [], []
-    for kind, chosen in groups:
+    for kind, chosen in ((INSIDE, seen.inside), (OUTSIDE, seen.valid & ~seen.inside)):
         at = np.argwhere(chosen)
         at = at[thinned(np.arange(len(at)), PATCHES)]
         patches.append(vectors[at[:, 0], at[:, 1]])
@@ -82,7 +77,7 @@ def taught(
     cells /= np.maximum(np.linalg.norm(cells, axis=-1, keepdims=True), 1e-8)
     return Concept(
         name="",
-        visual=seen.visual[None][: 0 if negative else 1],
+        visual=seen.visual[None],
         text=np.zeros(0, np.float32),
         patches=cells.astype(np.float16),
         kind=np.concatenate(kinds),

@@ -43,7 +43,7 @@ class Result:
     names: tuple[str, ...]
     presence: Float[np.ndarray, " concepts"]  # 0..1: how probable it is that the class is there at all
     present: Bool[np.ndarray, " concepts"]
-    evidence: Float[np.ndarray, "concepts evidence"]  # what `presence` was made of: `finding.EVIDENCE`
+    evidence: Float[np.ndarray, "concepts evidence"]  # what `presence` was made of: `presence.EVIDENCE`
     image: UInt8[np.ndarray, "height width 3"]  # the target, RGB
     source: str | None  # its path
     small_logits: Float[np.ndarray, "concepts side side"]  # of the whole canvas

@@ -34,9 +34,9 @@ from segic_jax.data.episodes import DataError
 from segic_jax.data.files import ENDINGS
 from segic_jax.example import Example, Picture, as_picture, source_of
 from segic_jax.explain import Explanation, explanation
-from segic_jax.finding import Slots
+from segic_jax.finding import Slots, cells_on_picture
 from segic_jax.fitting import Read, by_picture, read, taught
-from segic_jax.presence import calibration_of, judged
+from segic_jax.presence import calibration_of, judged, settle
 from segic_jax.result import Result
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
@@ -100,21 +100,24 @@ class Segmenter:
                 )
         text = self.bundle.text_features(names if class_names else [""] * len(names))
         parts: dict[str | None, list[Concept]] = {name: [] for name in names}
-        references = []
+        negatives, references = [], []
         with ThreadPoolExecutor(2) as pool:
             for group, future in ahead(pool, self._read, by_picture(examples), 4):
                 shown = future.result()
                 features = self.features(shown.placed)
                 for row, example in enumerate(group):
-                    part = taught(features, shown, row, len(references), example.negative)
-                    for name in [example.name] if example.name else names:
-                        parts[name].append(part)
+                    part = taught(features, shown, row, len(references))
+                    if example.negative:
+                        against = names if example.name is None else (example.name,)
+                        negatives.append(replace(part, text=self.bundle.text_feature(), against=against))
+                    else:
+                        parts[example.name].append(part)
                 references.append(shown.reference)
         concepts = tuple(
             joined([replace(part, name=name, text=feature) for part in parts[name]])
             for name, feature in zip(names, text, strict=True)
         )
-        return Context(self.fingerprint, concepts, tuple(references))
+        return Context(self.fingerprint, concepts, tuple(negatives), tuple(references))
 
     def load_context(self, path: Path | str) -> Context:
         """A Context that `Context.save` wrote.
@@ -219,23 +222,22 @@ class Segmenter:
             images[row], sizes[row] = target.placed.image, target.placed.size
         features = programs.extract(self.config, self._backbone, images, sizes)
         slots = self._slots_of(context)
-        count = len(context.names)
-        chunk = min(slots.patches.shape[0], ROWS)
-        found = [
-            programs.find(
-                self.config,
-                self._head,
-                features,
-                sizes,
-                slots,
-                np.arange(start, start + chunk, dtype=np.int32),
-            )
-            for start in range(0, count, chunk)
+        used, chunk = len(context.concepts) + len(context.negatives), min(slots.patches.shape[0], ROWS)
+        chunks = [np.arange(start, start + chunk, dtype=np.int32) for start in range(0, used, chunk)]
+        found = [programs.find(self.config, self._head, features, sizes, slots, rows) for rows in chunks]
+        against = [
+            [len(context.names) + i for i, one in enumerate(context.negatives) if name in one.against]
+            for name in context.names
         ]
 
+        shots = list(context.shots.values())
+
         def result(row: int, target: _Target) -> Result:
-            logits = np.concatenate([np.asarray(part.logits)[row] for part in found])[:count]
-            evidence = np.concatenate([np.asarray(part.evidence)[row] for part in found])[:count]
+            whole = jax.tree.map(
+                lambda *parts: np.concatenate([np.asarray(part)[row] for part in parts]), *found
+            )
+            on_picture = cells_on_picture(np.array(target.placed.size), canvas, self.config.grid)
+            logits, evidence = settle(whole, against, shots, on_picture)
             presence, present = judged(self._calibration, evidence)
             made = Result(
                 names=context.names,
@@ -289,11 +291,14 @@ class Segmenter:
     def _slots_of(self, context: Context) -> Slots:
         """On the device, made once for a Context."""
         if context not in self._slots:
-            self._slots[context] = jax.device_put(in_slots(context.concepts))
+            self._slots[context] = jax.device_put(in_slots((*context.concepts, *context.negatives)))
         return self._slots[context]
 
     def _require_own(self, context: Context, what: str) -> None:
-        if context.model != self.fingerprint:
+        widths = {(one.visual.shape[1], len(one.text)) for one in context.concepts}
+        if context.model != self.fingerprint or not widths <= {
+            (self.config.vit.width, self.config.text_width)
+        }:
             raise DataError(f"{what} belongs to another model than {self.name}: fit its examples again.")
 
     def _require_usable(self, context: Context) -> None:

@@ -67,7 +67,7 @@ def test_300_references(segmenter):
     context = segmenter.fit(examples)
     assert context.shots == {"class 0": 100, "class 1": 100, "class 2": 100}
     assert segmenter.predict(picture(3, 60, 60)[0], context).masks.shape == (3, 60, 60)
-    assert all(len(concept.patches) == 2 * PATCHES for concept in context.concepts)  # no more for more shots
+    assert all(len(concept.patches) <= 2 * PATCHES for concept in context.concepts)  # no more for more shots
 
 
 def test_many_targets_give_what_one_by_one_gives(segmenter, monkeypatch):

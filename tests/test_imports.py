@@ -35,7 +35,7 @@ ALLOWED = {
     "finding": BASE | {"models"},
     "programs": BASE | {"models", "finding"},
     "drawing": set(),
-    "presence": {"config", "finding"},
+    "presence": {"config", "data", "finding"},
     "example": BASE | {"data"},
     "context": JOINED | {"finding"},
     "fitting": JOINED | {"programs", "finding", "example", "context"},

@@ -23,13 +23,13 @@ from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import Split
 from segic_jax.data.episodes import View
 from segic_jax.example import Example
-from segic_jax.finding import EVIDENCE
-from segic_jax.presence import Calibration
+from segic_jax.presence import EVIDENCE, Calibration
 from segic_jax.segmenter import Segmenter
 from segic_jax.weights.bundle import load_bundle, read_weights, write_weights
 from segic_jax.weights.fetch import find
 
 ASKED = 8  # classes a scene
+SHOTS = (1, 5)
 LEAST_VISIBLE = 0.005  # of the scene, for an object to count as there
 RECALL = 0.95  # of what is there must count as present
 
@@ -117,12 +117,13 @@ class Args:
 
 
 def main(args: Args) -> None:
-    """Fit with one shot; measure with one and five."""
+    """Fit on all numbers of shots together; measure each."""
     path = find(args.weights)
     segmenter = Segmenter(load_bundle(path))
-    calibration = calibrate(ask(segmenter, "validation", args.scenes, 1))
+    parts = [ask(segmenter, "validation", args.scenes, shots) for shots in SHOTS]
+    calibration = calibrate(Asked(*map(np.concatenate, zip(*parts, strict=True))))
     print("| shots | measure | similarity alone | calibrated |\n| --- | --- | --- | --- |")
-    for shots in (1, 5):
+    for shots in SHOTS:
         novel = ask(segmenter, "novel", args.scenes, shots)
         scores = novel.evidence[:, EVIDENCE.index("similarity")], calibration.presence(novel.evidence)
         for name, measure in (("AUROC", auroc), ("false masks at 95 % recall", false_rate)):
