@@ -220,14 +220,25 @@ def thinned(indices: np.ndarray, most: int) -> np.ndarray:
     return indices[np.arange(most) * len(indices) // most]
 
 
-def slot_count(concepts: int) -> int:
-    """1, 4, 8, 16, 32, ...: the numbers of slots that programs are compiled for."""
-    return next(size for size in (1, 4, *(8 << i for i in range(20))) if concepts <= size)
+def chunk_sizes(concepts: int) -> list[int]:
+    """So many concepts in chunks of 16, 4 and 1: three programs serve any number of them."""
+    left = concepts % 16
+    if left > 12:
+        return [16] * (concepts // 16 + 1)
+    return [16] * (concepts // 16) + [4] * (left // 4) + {0: [], 1: [1]}.get(left % 4, [4])
 
 
-def in_slots(concepts: Sequence[Concept]) -> Slots:
-    """Padded to `slot_count`."""
-    count, channels = slot_count(len(concepts)), concepts[0].visual.shape[1]
+def in_slots(concepts: Sequence[Concept]) -> list[Slots]:
+    """For the programs: chunks of `chunk_sizes`, the last one padded."""
+    chunks, start = [], 0
+    for size in chunk_sizes(len(concepts)):
+        chunks.append(_slots(concepts[start : start + size], size))
+        start += size
+    return chunks
+
+
+def _slots(concepts: Sequence[Concept], count: int) -> Slots:
+    channels = concepts[0].visual.shape[1]
     pooled = np.zeros((1, count, channels), np.float32)
     text = np.zeros((1, count, len(concepts[0].text)), np.float32)
     patches = np.zeros((count, KINDS, PATCHES, channels), np.float32)

@@ -27,7 +27,7 @@ PATCHES = 128  # of each kind and concept
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Slots:
-    """Concepts in fixed slots; those beyond the used ones have no valid token and no valid patch."""
+    """Concepts that are decoded together; those beyond the used ones have no valid token and patch."""
 
     context: segic.Context  # batch of 1
     patches: Float[Array, "slots kinds patches channels"]  # of unit length
@@ -76,9 +76,8 @@ def find(
     features: Float[Array, "batch g g channels"],
     sizes: Int[Array, "batch 2"],
     slots: Slots,
-    rows: Int[Array, " rows"],
 ) -> Found:
-    """Decode the concepts of `rows`, each as if it were alone, and match their cells.
+    """Decode concepts, each as if it were alone, and match their cells.
 
     The head was trained with and without the other concepts' tokens; without them, a class that is added or
     dropped changes no other's mask.
@@ -86,17 +85,16 @@ def find(
     batch, grid, _, channels = features.shape
     context = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context)
     alone = jnp.zeros(batch, bool)
-    decoded = segic.decode_stages(config, head, features, context, use_cross=alone, rows=rows)
-    patches, patches_valid = slots.patches[rows], slots.patches_valid[rows]
+    decoded = segic.decode_stages(config, head, features, context, use_cross=alone)
     cells = normalise(features, 1e-8).reshape(batch, grid * grid, channels)
-    cosine = jnp.einsum("bnc,rkpc->brkpn", cells, patches)
-    cosine = jnp.where(patches_valid[None, ..., None], cosine, -1)
+    cosine = jnp.einsum("bnc,rkpc->brkpn", cells, slots.patches)
+    cosine = jnp.where(slots.patches_valid[None, ..., None], cosine, -1)
     on_picture = cells_on_picture(sizes, config.canvas, grid).reshape(batch, 1, 1, grid * grid)
     return Found(
         decoded.logits,
         bilinear(decoded.similarity[..., None], (grid, grid))[..., 0],
-        cosine.max(3).reshape(batch, len(rows), KINDS, grid, grid),
-        _mutual(cosine, patches_valid, on_picture),
+        cosine.max(3).reshape(*cosine.shape[:3], grid, grid),
+        _mutual(cosine, slots.patches_valid, on_picture),
     )
 
 

@@ -23,7 +23,6 @@ from weakref import WeakKeyDictionary
 import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from PIL.Image import Image
 
 from segic_jax import programs
 from segic_jax.ahead import ahead
@@ -31,8 +30,7 @@ from segic_jax.config import to_dict
 from segic_jax.context import Concept, Context, in_slots, joined, read_context
 from segic_jax.data.canvas import Placed, resize_and_pad
 from segic_jax.data.episodes import DataError
-from segic_jax.data.files import ENDINGS
-from segic_jax.example import Example, Picture, as_picture, source_of
+from segic_jax.example import Example, Picture, Targets, as_picture, listed, source_of
 from segic_jax.explain import Explanation, explanation
 from segic_jax.finding import Slots, cells_on_picture
 from segic_jax.fitting import Read, by_picture, read, taught
@@ -40,10 +38,6 @@ from segic_jax.presence import calibration_of, judged, settle
 from segic_jax.result import Result
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
-
-ROWS = 16  # classes decoded at a time
-
-Targets = Picture | Iterable[Picture]
 
 
 class Segmenter:
@@ -54,7 +48,7 @@ class Segmenter:
         self.config = bundle.config
         self._backbone, self._head = jax.device_put((bundle.backbone, bundle.head))
         self._calibration = calibration_of(bundle.notes)
-        self._slots: WeakKeyDictionary[Context, Slots] = WeakKeyDictionary()
+        self._slots: WeakKeyDictionary[Context, list[Slots]] = WeakKeyDictionary()
 
     @classmethod
     def load(cls, weights: Path | str = "") -> "Segmenter":
@@ -84,7 +78,7 @@ class Segmenter:
             class_names: also tell the model the names as text, where it has a text tower.
 
         Raises:
-            DataError: no positive example of a class, or an example that cannot be read (`Example.read`).
+            DataError: no positive example of a class, or one that cannot be used (`Example.object_on`).
             BundleError: `class_names`, and the model cannot read them.
         """
         examples = [examples] if isinstance(examples, Example) else list(examples)
@@ -175,8 +169,9 @@ class Segmenter:
         """
         self._require_usable(context)
         shown = self._placed(target)
-        found = programs.match(self.config, self.features(shown.placed), self._slots_of(context))
-        heat, best, which = map(np.asarray, found)
+        features, chunks = self.features(shown.placed), self._slots_of(context)
+        found = [programs.match(self.config, features, slots) for slots in chunks]
+        heat, best, which = (np.concatenate(parts) for parts in zip(*found, strict=True))
         own, patch = shown.image.shape[:2], self.config.vit.patch_size
         return [
             explanation(context, i, shown.placed, own, patch, heat[i], best[i], which[i], matches)
@@ -221,15 +216,14 @@ class Segmenter:
         for row, target in enumerate(targets):
             images[row], sizes[row] = target.placed.image, target.placed.size
         features = programs.extract(self.config, self._backbone, images, sizes)
-        slots = self._slots_of(context)
-        used, chunk = len(context.concepts) + len(context.negatives), min(slots.patches.shape[0], ROWS)
-        chunks = [np.arange(start, start + chunk, dtype=np.int32) for start in range(0, used, chunk)]
-        found = [programs.find(self.config, self._head, features, sizes, slots, rows) for rows in chunks]
+        found = [
+            programs.find(self.config, self._head, features, sizes, slots)
+            for slots in self._slots_of(context)
+        ]
         against = [
             [len(context.names) + i for i, one in enumerate(context.negatives) if name in one.against]
             for name in context.names
         ]
-
         shots = list(context.shots.values())
 
         def result(row: int, target: _Target) -> Result:
@@ -288,17 +282,16 @@ class Segmenter:
     def _submitted(self, pool, group, context, keep_absent, batch) -> list[Future[Result]]:
         return [pool.submit(finish) for finish in self._results(group, context, keep_absent, batch)]
 
-    def _slots_of(self, context: Context) -> Slots:
+    def _slots_of(self, context: Context) -> list[Slots]:
         """On the device, made once for a Context."""
         if context not in self._slots:
             self._slots[context] = jax.device_put(in_slots((*context.concepts, *context.negatives)))
         return self._slots[context]
 
     def _require_own(self, context: Context, what: str) -> None:
-        widths = {(one.visual.shape[1], len(one.text)) for one in context.concepts}
-        if context.model != self.fingerprint or not widths <= {
-            (self.config.vit.width, self.config.text_width)
-        }:
+        own = (self.config.vit.width, self.config.text_width)
+        fits = all((one.visual.shape[1], len(one.text)) == own for one in context.concepts)
+        if context.model != self.fingerprint or not fits:
             raise DataError(f"{what} belongs to another model than {self.name}: fit its examples again.")
 
     def _require_usable(self, context: Context) -> None:
@@ -311,22 +304,3 @@ class _Target(NamedTuple):
     image: UInt8[np.ndarray, "height width 3"]
     source: str | None
     placed: Placed
-
-
-def listed(targets: Targets) -> Iterable[Picture]:
-    """One picture, a folder's pictures by name, or whatever the iterable gives.
-
-    Raises:
-        DataError: a folder without pictures.
-    """
-    if isinstance(targets, (str, Path)):
-        folder = Path(targets)
-        if not folder.is_dir():
-            return [targets]
-        inside = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
-        if not inside:
-            raise DataError(f"{folder} holds no picture ({', '.join(ENDINGS)}).")
-        return inside
-    if isinstance(targets, Image) or (isinstance(targets, np.ndarray) and targets.ndim == 3):
-        return [targets]
-    return targets
