@@ -129,7 +129,7 @@ def broken(folder, how):
             return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.jpg is no picture"
         case "empty file":
             (folder / "ant/1.png").write_bytes(b"")
-            return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.png is no picture"
+            return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.png is damaged"
         case "truncated jpg" | "truncated png":
             path = folder / f"ant/1.{how[-3:]}"
             path.write_bytes(path.read_bytes()[:-30])

@@ -4,7 +4,7 @@ import hashlib
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -168,13 +168,11 @@ def open_picture(path: Path | str) -> Image.Image:
     """
     content = _read(path)
     image = _header(content, path)
-    try:
+    with suppress(*_DAMAGED):
         if image is not None:
             image.load()
             return image
-    except _DAMAGED as error:
-        raise DataError(f"{path} is damaged: get the file again.") from error
-    raise DataError(f"{path} is no picture that can be read; use PNG, JPEG, WebP, TIFF or BMP.")
+    raise DataError(f"{path} is damaged or no picture: get the file again.")
 
 
 def _header(content: bytes, path: Path | str) -> Image.Image | None:
