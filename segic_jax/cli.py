@@ -68,10 +68,7 @@ def parse(arguments: Sequence[str]) -> Any:
     described = [
         Annotated[
             command,
-            tyro.conf.subcommand(
-                name,
-                description=_help(command) if name in arguments[:1] else _help(command).partition("\n")[0],
-            ),
+            tyro.conf.subcommand(name, description=_help(command, whole=name in arguments[:1])),
         ]
         for name, command in COMMANDS.items()
     ]
@@ -88,5 +85,6 @@ def parse(arguments: Sequence[str]) -> Any:
     )
 
 
-def _help(command: type) -> str:
-    return getdoc(command) or ""
+def _help(command: type, *, whole: bool) -> str:
+    text = getdoc(command) or ""
+    return text if whole else text.partition("\n")[0]

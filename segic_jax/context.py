@@ -1,34 +1,34 @@
 """What the references taught: a few numbers a class, in one file that loads, merges and drops classes."""
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
+import safetensors.numpy
 from jaxtyping import Float, Float16, Int32, UInt8
+from safetensors import SafetensorError
 
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import whole_write
-from segic_jax.finding import PATCHES, Slots
+from segic_jax.finding import KINDS, PATCHES, Slots
 from segic_jax.models import segic
 
 FORMAT = "segic_jax context 1"
-KINDS = 3
 
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """One class: what its examples look like."""
+    """One class, or one negative example: what it looks like."""
 
-    name: str
+    name: str  # empty for a negative
     visual: Float[np.ndarray, "shots channels"]  # mean feature inside each positive example
     text: Float[np.ndarray, " text_width"]
     patches: Float16[np.ndarray, "patches channels"]  # cells of the references, of unit length
-    kind: UInt8[np.ndarray, " patches"]  # finding.INSIDE, OUTSIDE or NEGATIVE
+    kind: UInt8[np.ndarray, " patches"]  # finding.INSIDE or OUTSIDE
     place: Int32[np.ndarray, "patches 3"]  # index of the reference, x and y in its pixels
+    against: tuple[str, ...] = ()  # the classes that a negative speaks against
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,13 @@ class Reference:
 class Context:
     """Ready for any number of targets; made by `Segmenter.fit` or `Segmenter.load_context`.
 
-    At most 3 * PATCHES * channels * 2 bytes a class (120 KB with the shipped model, 790 KB with DINOv2-L),
-    whatever the number of examples, and a preview of 160 pixels of each reference picture.
+    About 4 * PATCHES * channels bytes a class (80 KB with the shipped model, half a MB with DINOv2-L),
+    whatever the number of its examples, as much for a negative, and a preview of each reference picture.
     """
 
     model: str  # fingerprint of the backbone and the canvas
     concepts: tuple[Concept, ...]
+    negatives: tuple[Concept, ...]
     references: tuple[Reference, ...]
 
     @property
@@ -77,7 +78,9 @@ class Context:
         for concept in other.concepts:
             moved = replace(concept, place=concept.place + offset)
             merged[concept.name] = joined([merged[concept.name], moved]) if concept.name in merged else moved
-        return Context(self.model, tuple(merged.values()), self.references + other.references)
+        moved = tuple(replace(one, place=one.place + offset) for one in other.negatives)
+        references = self.references + other.references
+        return Context(self.model, tuple(merged.values()), self.negatives + moved, references)
 
     def drop(self, *names: str) -> "Context":
         """Without these classes, and without the references that only they used.
@@ -91,15 +94,24 @@ class Context:
                 f"There is no class '{unknown[0]}' in the context; it has {', '.join(self.names)}."
             )
         concepts = [concept for concept in self.concepts if concept.name not in names]
-        used = sorted({int(i) for concept in concepts for i in concept.place[:, 0]})
-        number = np.zeros(len(self.references) + 1, np.int32)
+        negatives = [
+            replace(one, against=left)
+            for one in self.negatives
+            if (left := tuple(name for name in one.against if name not in names))
+        ]
+        used = sorted({int(i) for one in (*concepts, *negatives) for i in one.place[:, 0]})
+        number = np.zeros(len(self.references), np.int32)
         number[used] = np.arange(len(used))
-        moved = []
-        for concept in concepts:
-            place = concept.place.copy()
-            place[:, 0] = number[place[:, 0]]
-            moved.append(replace(concept, place=place))
-        return Context(self.model, tuple(moved), tuple(self.references[i] for i in used))
+
+        def moved(one: Concept) -> Concept:
+            return replace(one, place=np.column_stack([number[one.place[:, 0]], one.place[:, 1:]]))
+
+        return Context(
+            self.model,
+            tuple(map(moved, concepts)),
+            tuple(map(moved, negatives)),
+            tuple(self.references[i] for i in used),
+        )
 
     def save(self, path: Path | str) -> None:
         """Write one file; it appears under its name when it is whole.
@@ -108,7 +120,7 @@ class Context:
             DataError: the folder is missing, or the disk refuses.
         """
         arrays: dict[str, np.ndarray] = {}
-        for i, concept in enumerate(self.concepts):
+        for i, concept in enumerate((*self.concepts, *self.negatives)):
             arrays |= {f"{i}/{key}": getattr(concept, key) for key in _ARRAYS}
         for i, reference in enumerate(self.references):
             arrays[f"preview/{i}"] = np.frombuffer(reference.preview, np.uint8)
@@ -116,11 +128,10 @@ class Context:
             "format": FORMAT,
             "model": self.model,
             "names": self.names,
+            "negatives": [one.against for one in self.negatives],
             "references": [[one.source, *one.size] for one in self.references],
         }
-        file = io.BytesIO()
-        np.savez(file, head=np.array(json.dumps(head)), **arrays)
-        whole_write(path, file.getvalue())
+        whole_write(path, safetensors.numpy.save(arrays, {"context": json.dumps(head)}))
 
 
 _ARRAYS = ("visual", "text", "patches", "kind", "place")
@@ -132,45 +143,47 @@ def read_context(path: Path | str) -> Context:
     Raises:
         DataError: missing, damaged or another kind of file.
     """
+    if not Path(path).is_file():
+        raise DataError(f"{path}: there is no such file.")
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            head = json.loads(str(stored["head"]))
+        with safetensors.safe_open(path, framework="numpy") as file:
+            head = json.loads(file.metadata()["context"])
+            stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if head["format"] != FORMAT:
-                raise DataError(
-                    f"{path} was saved by another version ({head['format']}): fit its examples again."
-                )
+                raise DataError(f"{path} is of another version ({head['format']}): fit its examples again.")
+            named = [(str(name), ()) for name in head["names"]]
+            named += [("", tuple(map(str, against))) for against in head["negatives"]]
             concepts = tuple(
-                Concept(str(name), *(stored[f"{i}/{key}"] for key in _ARRAYS))
-                for i, name in enumerate(head["names"])
+                Concept(name, *(stored[f"{i}/{key}"] for key in _ARRAYS), against=against)
+                for i, (name, against) in enumerate(named)
             )
+            classes = len(head["names"])
             references = tuple(
                 Reference(str(source), (int(height), int(width)), stored[f"preview/{i}"].tobytes())
                 for i, (source, height, width) in enumerate(head["references"])
             )
-            context = Context(str(head["model"]), concepts, references)
+            context = Context(str(head["model"]), concepts[:classes], concepts[classes:], references)
             _check(context)
             return context
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file.") from error
     except DataError:
         raise
-    except _DAMAGED as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is damaged or no saved context; make it with Context.save.") from error
-
-
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile, MemoryError)
 
 
 def _check(context: Context) -> None:
     """Raise ValueError where arrays do not fit each other."""
     if len(set(context.names)) < len(context.names):
         raise ValueError("names")
-    for one in context.concepts:
+    if len({(one.visual.shape[1:], one.text.shape) for one in (*context.concepts, *context.negatives)}) > 1:
+        raise ValueError("widths")
+    for one in (*context.concepts, *context.negatives):
         count, channels = one.patches.shape
         fits = (
             one.visual.dtype == np.float32
             and one.visual.shape == (len(one.visual), channels)
             and len(one.visual) > 0
+            and set(one.against) <= set(context.names)
             and one.text.dtype == np.float32
             and one.text.ndim == 1
             and one.patches.dtype == np.float16
@@ -207,14 +220,25 @@ def thinned(indices: np.ndarray, most: int) -> np.ndarray:
     return indices[np.arange(most) * len(indices) // most]
 
 
-def slot_count(concepts: int) -> int:
-    """1, 4, 8, 16, 32, ...: the numbers of slots that programs are compiled for."""
-    return next(size for size in (1, 4, *(8 << i for i in range(20))) if concepts <= size)
+def chunk_sizes(concepts: int) -> list[int]:
+    """So many concepts in chunks of 16, 4 and 1: three programs serve any number of them."""
+    left = concepts % 16
+    if left > 12:
+        return [16] * (concepts // 16 + 1)
+    return [16] * (concepts // 16) + [4] * (left // 4) + {0: [], 1: [1]}.get(left % 4, [4])
 
 
-def in_slots(concepts: Sequence[Concept]) -> Slots:
-    """Padded to `slot_count`."""
-    count, channels = slot_count(len(concepts)), concepts[0].visual.shape[1]
+def in_slots(concepts: Sequence[Concept]) -> list[Slots]:
+    """For the programs: chunks of `chunk_sizes`, the last one padded."""
+    chunks, start = [], 0
+    for size in chunk_sizes(len(concepts)):
+        chunks.append(_slots(concepts[start : start + size], size))
+        start += size
+    return chunks
+
+
+def _slots(concepts: Sequence[Concept], count: int) -> Slots:
+    channels = concepts[0].visual.shape[1]
     pooled = np.zeros((1, count, channels), np.float32)
     text = np.zeros((1, count, len(concepts[0].text)), np.float32)
     patches = np.zeros((count, KINDS, PATCHES, channels), np.float32)

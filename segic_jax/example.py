@@ -4,7 +4,7 @@ A picture is a path, an RGB array or a PIL picture. The object is a mask (path, 
 a polygon or COCO's run lengths.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
@@ -14,10 +14,20 @@ from PIL import Image, ImageOps
 
 from segic_jax.data import masks
 from segic_jax.data.episodes import DataError
-from segic_jax.data.files import MAX_PIXELS, open_picture, read_labels, read_mask, read_picture, too_large
+from segic_jax.data.files import (
+    ENDINGS,
+    MAX_PIXELS,
+    open_picture,
+    read_labels,
+    read_mask,
+    read_picture,
+    too_large,
+)
 
 Picture = str | Path | UInt8[np.ndarray, "height width 3"] | Image.Image
 Mask = str | Path | Bool[np.ndarray, "height width"] | Integer[np.ndarray, "height width"] | Image.Image
+
+Targets = Picture | Iterable[Picture]  # one, a folder, a list, an iterator
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +114,25 @@ class Example:
 def source_of(picture: Picture | Mask) -> str | None:
     """The path of what was read from a file."""
     return str(picture) if isinstance(picture, (str, Path)) else None
+
+
+def listed(targets: Targets) -> Iterable[Picture]:
+    """One picture, a folder's pictures by name, or whatever the iterable gives.
+
+    Raises:
+        DataError: a folder without pictures.
+    """
+    if isinstance(targets, (str, Path)):
+        folder = Path(targets)
+        if not folder.is_dir():
+            return [targets]
+        inside = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+        if not inside:
+            raise DataError(f"{folder} holds no picture ({', '.join(ENDINGS)}).")
+        return inside
+    if isinstance(targets, Image.Image) or (isinstance(targets, np.ndarray) and targets.ndim == 3):
+        return [targets]
+    return targets
 
 
 def as_picture(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
@@ -200,7 +229,9 @@ def _one_object(values: np.ndarray, palette: bool, what: str) -> np.ndarray:
         label = len(there) < 64 and (counts[grey < 224] > 0.05 * counts.sum()).any()
         if soft and not label:
             return (values >> 8 if there[-1] > 255 else values) > 127
-    raise DataError(f"{what} holds several labels ({_listed(there)}): choose one with label=.")
+    raise DataError(
+        f"{what} holds several labels ({_listed(there)}): choose one with label= (a command: MASK:NUMBER)."
+    )
 
 
 def _one_colour(colours: np.ndarray, mask: np.ndarray, what: str) -> np.ndarray:
@@ -213,7 +244,7 @@ def _one_colour(colours: np.ndarray, mask: np.ndarray, what: str) -> np.ndarray:
         if (shares > 0.05).sum() > 1 and bright.min() > 0:
             raise DataError(
                 f"{what} marks several objects in different colours: save one of them in white, or a map of "
-                "numbers and choose one with label=."
+                "numbers and choose one with label= (a command: MASK:NUMBER)."
             )
     return mask
 

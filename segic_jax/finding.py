@@ -1,7 +1,7 @@
-"""What the API computes on the device beyond the model itself: evidence of presence, and negatives.
+"""What the API computes on the device beyond the model: which cells of target and references look alike.
 
-Pure functions; `programs` compiles them. A cell is a patch of the backbone's grid. Every concept keeps up to
-PATCHES cells of its references of each of three kinds, so that shapes do not depend on the number of shots.
+Pure functions; `programs` compiles them. A cell is a patch of the backbone's grid. A concept keeps up to
+PATCHES cells of its references of each kind, so that shapes do not depend on the number of shots.
 """
 
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
@@ -18,20 +19,19 @@ from segic_jax.models.layers import normalise
 from segic_jax.models.resize import bilinear
 from segic_jax.params import Params
 
-INSIDE, OUTSIDE, NEGATIVE = range(3)  # kinds of reference cells: the object, what is beside it, "not this"
+INSIDE, OUTSIDE = range(2)
+KINDS = 2  # kinds of reference cells: the object's, and those beside it
 PATCHES = 128  # of each kind and concept
-EVIDENCE = ("similarity", "inside", "confidence", "cycle", "match", "margin", "area")
-STRENGTH = 40.0  # logits lost for each unit of cosine by which a negative matches better
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Slots:
-    """Concepts in fixed slots; those beyond the used ones have no valid token and no valid patch."""
+    """Concepts that are decoded together; those beyond the used ones have no valid token and patch."""
 
     context: segic.Context  # batch of 1
-    patches: Float[Array, "slots 3 patches channels"]  # of unit length
-    patches_valid: Bool[Array, "slots 3 patches"]
+    patches: Float[Array, "slots kinds patches channels"]  # of unit length
+    patches_valid: Bool[Array, "slots kinds patches"]
 
 
 class Shown(NamedTuple):
@@ -43,17 +43,19 @@ class Shown(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a batch of targets gives for some concepts."""
+    """What a batch of targets gives for some concepts; a cosine is -1 where there is nothing to match."""
 
     logits: Float[Array, "batch rows side side"]  # at 4 x grid
-    evidence: Float[Array, "batch rows evidence"]  # in the order of EVIDENCE
+    similarity: Float[Array, "batch rows g g"]  # to the mean feature of the examples
+    matched: Float[Array, "batch rows kinds g g"]  # to the best reference cell of each kind
+    mutual: Float[Array, "batch rows"]  # share of the INSIDE cells that match one cell and are matched by it
 
 
-def cells_on_picture(sizes: Int[Array, "n 2"], canvas: int, grid: int) -> Bool[Array, "n g g"]:
-    """Cells whose centre is on the picture; the first one always is."""
-    centre = (jnp.arange(grid) + 0.5) * (canvas / grid)
-    centre = centre.at[0].set(0)
-    return (centre[:, None] < sizes[:, 0, None, None]) & (centre < sizes[:, 1, None, None])
+def cells_on_picture(sizes: Int[Array, "*n 2"], canvas: int, grid: int) -> Bool[Array, "*n g g"]:
+    """Cells whose centre is on the picture; the first one always is. Of NumPy or JAX, as `sizes` is."""
+    centre = (np.arange(grid) + 0.5) * (canvas / grid)
+    centre[0] = 0
+    return (centre[:, None] < sizes[..., 0, None, None]) & (centre < sizes[..., 1, None, None])
 
 
 def show(features: Float[Array, "g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]) -> Shown:
@@ -64,7 +66,8 @@ def show(features: Float[Array, "g g channels"], mask: Bool[Array, "S S"], size:
     cells = grid_cells(mask, grid) > 0
     inside = jnp.where(cells.any(), cells, (cover >= cover.max()) & (cover > 0))
     summed = jnp.einsum("ij,ijc->c", inside.astype(jnp.float32), features)
-    return Shown(summed / jnp.maximum(inside.sum(), 1), inside, cells_on_picture(size[None], canvas, grid)[0])
+    valid = cells_on_picture(size, canvas, grid)
+    return Shown(summed / jnp.maximum(inside.sum(), 1), inside, valid)
 
 
 def find(
@@ -73,18 +76,39 @@ def find(
     features: Float[Array, "batch g g channels"],
     sizes: Int[Array, "batch 2"],
     slots: Slots,
-    rows: Int[Array, " rows"],
 ) -> Found:
-    """Decode the concepts of `rows` and gather evidence of their presence."""
-    batch, grid = features.shape[:2]
+    """Decode concepts, each as if it were alone, and match their cells.
+
+    The head was trained with and without the other concepts' tokens; without them, a class that is added or
+    dropped changes no other's mask.
+    """
+    batch, grid, _, channels = features.shape
     context = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context)
-    decoded = segic.decode_stages(config, head, features, context, rows=rows)
-    best = _best_match(features, slots.patches[rows], slots.patches_valid[rows])
-    refused = jax.nn.relu(best[:, :, NEGATIVE] - best[:, :, INSIDE])
-    side = decoded.logits.shape[-1]
-    logits = decoded.logits - STRENGTH * bilinear(refused[..., None], (side, side))[..., 0]
-    valid = cells_on_picture(sizes, config.canvas, grid)[:, None]
-    return Found(logits, _evidence(logits, decoded.similarity, best, valid))
+    alone = jnp.zeros(batch, bool)
+    decoded = segic.decode_stages(config, head, features, context, use_cross=alone)
+    cells = normalise(features, 1e-8).reshape(batch, grid * grid, channels)
+    cosine = jnp.einsum("bnc,rkpc->brkpn", cells, slots.patches)
+    cosine = jnp.where(slots.patches_valid[None, ..., None], cosine, -1)
+    on_picture = cells_on_picture(sizes, config.canvas, grid).reshape(batch, 1, 1, grid * grid)
+    return Found(
+        decoded.logits,
+        bilinear(decoded.similarity[..., None], (grid, grid))[..., 0],
+        cosine.max(3).reshape(*cosine.shape[:3], grid, grid),
+        _mutual(cosine, slots.patches_valid, on_picture),
+    )
+
+
+def _mutual(
+    cosine: Float[Array, "batch rows kinds patches cells"],
+    patches_valid: Bool[Array, "rows kinds patches"],
+    on_picture: Bool[Array, "batch 1 1 cells"],
+) -> Float[Array, "batch rows"]:
+    best = cosine.max((2, 3))  # of each target cell
+    inside = jnp.where(on_picture, cosine[:, :, INSIDE], -2)
+    chosen = inside.argmax(-1)  # the target cell of each patch
+    back = inside.max(-1) >= jnp.take_along_axis(best, chosen, axis=-1)
+    valid = patches_valid[:, INSIDE]
+    return (back & valid).sum(-1) / jnp.maximum(valid.sum(-1), 1)
 
 
 def match(
@@ -95,44 +119,3 @@ def match(
     cosine = jnp.where(slots.patches_valid[:, INSIDE, None, None], cosine, -1)
     heat = cosine_map(features, slots.context.pooled, config.canvas)[0]
     return heat, cosine.max(-1), cosine.argmax(-1)
-
-
-def _best_match(features: Array, patches: Array, patches_valid: Array) -> Float[Array, "batch rows 3 g g"]:
-    """The largest cosine of each cell to a reference cell of each kind; -1 where there is none."""
-    cosine = jnp.einsum("bijc,rkpc->brkijp", normalise(features, 1e-8), patches)
-    valid = patches_valid[None, :, :, None, None]
-    return jnp.where(valid, cosine, -1).max(-1)
-
-
-def _evidence(
-    logits: Array, similarity: Array, best: Array, valid: Array
-) -> Float[Array, "batch rows evidence"]:
-    grid = best.shape[-1]
-    probability = jax.nn.sigmoid(_to_grid(logits, grid))
-    inside = (probability > 0.5) & valid
-    area = inside.sum((-2, -1))
-
-    def mean_inside(values):
-        return jnp.where(inside, values, 0).sum((-2, -1)) / jnp.maximum(area, 1)
-
-    similarity = _to_grid(similarity, grid)
-    other = best[:, :, OUTSIDE:].max(2)
-    return jnp.stack(
-        [
-            jnp.where(valid, similarity, -1).max((-2, -1)),
-            mean_inside(similarity),
-            mean_inside(probability),
-            mean_inside((best[:, :, INSIDE] > other).astype(jnp.float32)),
-            mean_inside(best[:, :, INSIDE]),
-            mean_inside(best[:, :, INSIDE] - other),
-            area / jnp.maximum(valid.sum((-2, -1)), 1),
-        ],
-        axis=-1,
-    )
-
-
-def _to_grid(maps: Float[Array, "batch rows side side"], grid: int) -> Float[Array, "batch rows g g"]:
-    side = maps.shape[-1]
-    if side % grid:
-        return bilinear(maps[..., None], (grid, grid))[..., 0]
-    return maps.reshape(*maps.shape[:2], grid, side // grid, grid, side // grid).mean((3, 5))

@@ -56,10 +56,9 @@ def find(
     features: Float[Array, "batch g g channels"],
     sizes: Int[Array, "batch 2"],
     slots: Slots,
-    rows: Int[Array, " rows"],
 ) -> Found:
-    """Low-resolution logits and evidence of some concepts of the API's Context."""
-    return finding.find(config, head, features, sizes, slots, rows)
+    """Low-resolution logits of some concepts of the API's Context, and how their cells match."""
+    return finding.find(config, head, features, sizes, slots)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -43,6 +43,7 @@ class Result:
     names: tuple[str, ...]
     presence: Float[np.ndarray, " concepts"]  # 0..1: how probable it is that the class is there at all
     present: Bool[np.ndarray, " concepts"]
+    evidence: Float[np.ndarray, "concepts evidence"]  # what `presence` was made of: `presence.EVIDENCE`
     image: UInt8[np.ndarray, "height width 3"]  # the target, RGB
     source: str | None  # its path
     small_logits: Float[np.ndarray, "concepts side side"]  # of the whole canvas
@@ -105,10 +106,10 @@ class Result:
 
         Regions below 2 % of the mask are left out.
         """
-        count, labels, statistics, _ = cv2.connectedComponentsWithStats(self.mask(concept).astype(np.uint8))
+        _, labels, statistics, _ = cv2.connectedComponentsWithStats(self.mask(concept).astype(np.uint8))
         areas = statistics[1:, cv2.CC_STAT_AREA]
         order = np.argsort(-areas, kind="stable")
-        return [labels == i + 1 for i in order if areas[i] >= SMALLEST * areas.sum()][:count]
+        return [labels == i + 1 for i in order if areas[i] >= SMALLEST * areas.sum()]
 
     def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
         """The target with every mask tinted and outlined, in the colours of `drawing.colours`."""
@@ -159,7 +160,7 @@ class Result:
             DataError: another ending, or the disk refuses.
         """
         path = Path(path)
-        if path.suffix:
+        if path.suffix and not path.is_dir():
             if path.suffix.lower() not in _WRITERS:
                 raise DataError(f"{path}: a result is saved as .png, .jpg or .json, or into a folder.")
             whole_write(path, _WRITERS[path.suffix.lower()](self))

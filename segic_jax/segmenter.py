@@ -12,38 +12,32 @@ import hashlib
 import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-import cv2
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8
-from PIL.Image import Image
+from jaxtyping import Array, Float, UInt8
 
 from segic_jax import programs
+from segic_jax.ahead import ahead
 from segic_jax.config import to_dict
-from segic_jax.context import Concept, Context, Reference, in_slots, joined, read_context, thinned
+from segic_jax.context import Concept, Context, in_slots, joined, read_context
 from segic_jax.data.canvas import Placed, resize_and_pad
 from segic_jax.data.episodes import DataError
-from segic_jax.data.files import ENDINGS
-from segic_jax.example import Example, Picture, as_picture, source_of
+from segic_jax.example import Example, Picture, Targets, as_picture, listed, source_of
 from segic_jax.explain import Explanation, explanation
-from segic_jax.finding import INSIDE, NEGATIVE, OUTSIDE, PATCHES, Slots
-from segic_jax.presence import UNCALIBRATED, calibration_of
+from segic_jax.finding import Slots, cells_on_picture
+from segic_jax.fitting import Read, by_picture, read, taught
+from segic_jax.presence import calibration_of, judged, settle
 from segic_jax.result import Result
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
-
-ROWS = 16  # classes decoded at a time
-PREVIEW = 160  # longer side of the preview of a reference
-
-Targets = Picture | Iterable[Picture]
 
 
 class Segmenter:
@@ -53,8 +47,8 @@ class Segmenter:
         self.bundle = bundle
         self.config = bundle.config
         self._backbone, self._head = jax.device_put((bundle.backbone, bundle.head))
-        self._calibration = calibration_of(bundle.notes) or UNCALIBRATED
-        self._slots: WeakKeyDictionary[Context, Slots] = WeakKeyDictionary()
+        self._calibration = calibration_of(bundle.notes)
+        self._slots: WeakKeyDictionary[Context, list[Slots]] = WeakKeyDictionary()
 
     @classmethod
     def load(cls, weights: Path | str = "") -> "Segmenter":
@@ -74,7 +68,7 @@ class Segmenter:
     @property
     def calibrated(self) -> bool:
         """Whether "absent" is decided; otherwise every class counts as present."""
-        return self._calibration is not UNCALIBRATED
+        return self._calibration is not None
 
     def fit(self, examples: Example | Iterable[Example], *, class_names: bool = False) -> Context:
         """Learn what to look for.
@@ -84,7 +78,7 @@ class Segmenter:
             class_names: also tell the model the names as text, where it has a text tower.
 
         Raises:
-            DataError: no positive example of a class, or an example that cannot be read (`Example.read`).
+            DataError: no positive example of a class, or one that cannot be used (`Example.object_on`).
             BundleError: `class_names`, and the model cannot read them.
         """
         examples = [examples] if isinstance(examples, Example) else list(examples)
@@ -100,26 +94,24 @@ class Segmenter:
                 )
         text = self.bundle.text_features(names if class_names else [""] * len(names))
         parts: dict[str | None, list[Concept]] = {name: [] for name in names}
-        on_picture: dict[str | int, list[Example]] = {}
-        for example in examples:
-            on_picture.setdefault(source_of(example.image) or id(example.image), []).append(example)
-        references = []
-        for index, together in enumerate(on_picture.values()):
-            image = as_picture(together[0].image)
-            references.append(_reference(together[0], image))
-            masks = np.stack([example.object_on(image) for example in together])
-            placed = resize_and_pad(image, masks, self.config.canvas)
-            features = self.features(placed)
-            for row, example in enumerate(together):
-                on_canvas = _at_least_a_pixel(placed.masks[row], masks[row], placed.size)
-                part = self._seen(features, on_canvas, placed.size, image.shape[:2], index, example.negative)
-                for name in [example.name] if example.name else names:
-                    parts[name].append(part)
+        negatives, references = [], []
+        with ThreadPoolExecutor(2) as pool:
+            for group, future in ahead(pool, self._read, by_picture(examples), 4):
+                shown = future.result()
+                features = self.features(shown.placed)
+                for row, example in enumerate(group):
+                    part = taught(features, shown, row, len(references))
+                    if example.negative:
+                        against = names if example.name is None else (example.name,)
+                        negatives.append(replace(part, text=self.bundle.text_feature(), against=against))
+                    else:
+                        parts[example.name].append(part)
+                references.append(shown.reference)
         concepts = tuple(
             joined([replace(part, name=name, text=feature) for part in parts[name]])
             for name, feature in zip(names, text, strict=True)
         )
-        return Context(self.fingerprint, concepts, tuple(references))
+        return Context(self.fingerprint, concepts, tuple(negatives), tuple(references))
 
     def load_context(self, path: Path | str) -> Context:
         """A Context that `Context.save` wrote.
@@ -177,8 +169,9 @@ class Segmenter:
         """
         self._require_usable(context)
         shown = self._placed(target)
-        found = programs.match(self.config, self.features(shown.placed), self._slots_of(context))
-        heat, best, which = map(np.asarray, found)
+        features, chunks = self.features(shown.placed), self._slots_of(context)
+        found = [programs.match(self.config, features, slots) for slots in chunks]
+        heat, best, which = (np.concatenate(parts) for parts in zip(*found, strict=True))
         own, patch = shown.image.shape[:2], self.config.vit.patch_size
         return [
             explanation(context, i, shown.placed, own, patch, heat[i], best[i], which[i], matches)
@@ -203,50 +196,8 @@ class Segmenter:
         sizes = np.array([placed.size], np.int32)
         return programs.extract(self.config, self._backbone, placed.image[None], sizes)
 
-    def _seen(
-        self,
-        features: Float[Array, "1 g g channels"],
-        mask: Bool[np.ndarray, "S S"],
-        placed: tuple[int, int],
-        own: tuple[int, int],
-        reference: int,
-        negative: bool,
-    ) -> Concept:
-        """What one example teaches; a Concept that has no name yet.
-
-        Args:
-            mask: on the canvas.
-            placed, own: (height, width) of the picture on the canvas and in the file.
-            reference: its place in `Context.references`.
-        """
-        shown = jax.tree.map(np.asarray, programs.show(features, mask, np.array(placed, np.int32)))
-        vectors, patch = np.asarray(features)[0], self.config.vit.patch_size
-        groups = (
-            [(NEGATIVE, shown.inside)]
-            if negative
-            else [(INSIDE, shown.inside), (OUTSIDE, shown.valid & ~shown.inside)]
-        )
-        patches, kinds, places = [], [], []
-        for kind, chosen in groups:
-            at = np.argwhere(chosen)
-            at = at[thinned(np.arange(len(at)), PATCHES)]
-            patches.append(vectors[at[:, 0], at[:, 1]])
-            kinds.append(np.full(len(at), kind, np.uint8))
-            centre = (at + 0.5) * patch * np.array(own) / np.array(placed)
-            y, x = np.minimum(centre, np.array(own) - 1).T
-            places.append(np.column_stack([np.full(len(at), reference), x, y]).astype(np.int32))
-        cells = np.concatenate(patches)
-        cells /= np.maximum(np.linalg.norm(cells, axis=-1, keepdims=True), 1e-8)
-        return Concept(
-            name="",
-            visual=shown.visual[None][: 0 if negative else 1],
-            text=np.zeros(0, np.float32),
-            patches=(cells / np.maximum(np.linalg.norm(cells, axis=-1, keepdims=True), 1e-8)).astype(
-                np.float16
-            ),
-            kind=np.concatenate(kinds),
-            place=np.concatenate(places),
-        )
+    def _read(self, group: Sequence[Example]) -> Read:
+        return read(group, self.config.canvas)
 
     def _placed(self, target: Picture) -> "_Target":
         image = as_picture(target)
@@ -257,35 +208,36 @@ class Segmenter:
         self, targets: Sequence["_Target"], context: Context, keep_absent: bool, batch: int
     ) -> list[Callable[[], Result]]:
         """Start the device; each function waits for its result and makes the masks."""
+        if not targets:
+            return []
         canvas = self.config.canvas
         images = np.zeros((batch, canvas, canvas, 3), np.uint8)
         sizes = np.full((batch, 2), canvas, np.int32)
         for row, target in enumerate(targets):
             images[row], sizes[row] = target.placed.image, target.placed.size
         features = programs.extract(self.config, self._backbone, images, sizes)
-        slots = self._slots_of(context)
-        count = len(context.names)
-        chunk = min(slots.patches.shape[0], ROWS)
         found = [
-            programs.find(
-                self.config,
-                self._head,
-                features,
-                sizes,
-                slots,
-                np.arange(start, start + chunk, dtype=np.int32),
-            )
-            for start in range(0, count, chunk)
+            programs.find(self.config, self._head, features, sizes, slots)
+            for slots in self._slots_of(context)
         ]
+        against = [
+            [len(context.names) + i for i, one in enumerate(context.negatives) if name in one.against]
+            for name in context.names
+        ]
+        shots = list(context.shots.values())
 
         def result(row: int, target: _Target) -> Result:
-            logits = np.concatenate([np.asarray(part.logits)[row] for part in found])[:count]
-            evidence = np.concatenate([np.asarray(part.evidence)[row] for part in found])[:count]
-            presence = self._calibration.presence(evidence)
+            whole = jax.tree.map(
+                lambda *parts: np.concatenate([np.asarray(part)[row] for part in parts]), *found
+            )
+            on_picture = cells_on_picture(np.array(target.placed.size), canvas, self.config.grid)
+            logits, evidence = settle(whole, against, shots, on_picture)
+            presence, present = judged(self._calibration, evidence)
             made = Result(
                 names=context.names,
                 presence=presence,
-                present=self._calibration.present(presence),
+                present=present,
+                evidence=evidence,
                 image=target.image,
                 source=target.source,
                 small_logits=logits,
@@ -300,49 +252,46 @@ class Segmenter:
 
     def _stream(self, targets: Iterator[Picture], context, keep_absent, on_error) -> Iterator[Result]:
         batch = 1 if jax.default_backend() == "cpu" else 8
-        with ThreadPoolExecutor(4) as pool:
-            reading: deque = deque()
-            finishing: deque = deque()
+        group: list[_Target] = []
+        finishing: deque[Future[Result]] = deque()
+        failed: DataError | None = None
+        with ThreadPoolExecutor(4) as pool, closing(ahead(pool, self._placed, targets, 2 * batch)) as read:
             try:
-                while True:
-                    while len(reading) < 2 * batch and (target := next(targets, None)) is not None:
-                        reading.append((target, pool.submit(self._placed, target)))
-                    if not reading:
-                        break
-                    group = []
-                    while reading and len(group) < batch:
-                        target, future = reading.popleft()
-                        try:
-                            group.append(future.result())
-                        except DataError as error:
-                            if on_error is None:
-                                finishing += self._submitted(pool, group, context, keep_absent, batch)
-                                while finishing:
-                                    yield finishing.popleft().result()
-                                raise
-                            on_error(target, error)
-                    finishing += self._submitted(pool, group, context, keep_absent, batch)
+                for target, future in read:
+                    try:
+                        group.append(future.result())
+                    except DataError as error:
+                        if on_error is None:
+                            failed = error
+                            break
+                        on_error(target, error)
+                    if len(group) == batch:
+                        finishing += self._submitted(pool, group, context, keep_absent, batch)
+                        group = []
                     while len(finishing) > 2 * batch:
                         yield finishing.popleft().result()
+                finishing += self._submitted(pool, group, context, keep_absent, batch)
                 while finishing:
                     yield finishing.popleft().result()
             finally:  # an error, Ctrl-C, or nobody wants the rest
-                for future in chain((future for _, future in reading), finishing):
+                for future in finishing:
                     future.cancel()
+        if failed is not None:
+            raise failed
 
-    def _submitted(self, pool, group, context, keep_absent, batch) -> list:
-        if not group:
-            return []
+    def _submitted(self, pool, group, context, keep_absent, batch) -> list[Future[Result]]:
         return [pool.submit(finish) for finish in self._results(group, context, keep_absent, batch)]
 
-    def _slots_of(self, context: Context) -> Slots:
+    def _slots_of(self, context: Context) -> list[Slots]:
         """On the device, made once for a Context."""
         if context not in self._slots:
-            self._slots[context] = jax.device_put(in_slots(context.concepts))
+            self._slots[context] = jax.device_put(in_slots((*context.concepts, *context.negatives)))
         return self._slots[context]
 
     def _require_own(self, context: Context, what: str) -> None:
-        if context.model != self.fingerprint:
+        own = (self.config.vit.width, self.config.text_width)
+        fits = all((one.visual.shape[1], len(one.text)) == own for one in context.concepts)
+        if context.model != self.fingerprint or not fits:
             raise DataError(f"{what} belongs to another model than {self.name}: fit its examples again.")
 
     def _require_usable(self, context: Context) -> None:
@@ -355,41 +304,3 @@ class _Target(NamedTuple):
     image: UInt8[np.ndarray, "height width 3"]
     source: str | None
     placed: Placed
-
-
-def listed(targets: Targets) -> Iterable[Picture]:
-    """One picture, a folder's pictures by name, or whatever the iterable gives.
-
-    Raises:
-        DataError: a folder without pictures.
-    """
-    if isinstance(targets, (str, Path)):
-        folder = Path(targets)
-        if not folder.is_dir():
-            return [targets]
-        inside = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
-        if not inside:
-            raise DataError(f"{folder} holds no picture ({', '.join(ENDINGS)}).")
-        return inside
-    if isinstance(targets, Image) or (isinstance(targets, np.ndarray) and targets.ndim == 3):
-        return [targets]
-    return targets
-
-
-def _at_least_a_pixel(
-    on_canvas: Bool[np.ndarray, "S S"], mask: Bool[np.ndarray, "height width"], placed: tuple[int, int]
-) -> Bool[np.ndarray, "S S"]:
-    """A mask that was lost in shrinking becomes the canvas pixel at its middle."""
-    if not on_canvas.any():
-        middle = [np.median(one) for one in np.nonzero(mask)]
-        y, x = (int(at * small / side) for at, small, side in zip(middle, placed, mask.shape, strict=True))
-        on_canvas[y, x] = True
-    return on_canvas
-
-
-def _reference(example: Example, image: np.ndarray) -> Reference:
-    scale = min(1, PREVIEW / max(image.shape[:2]))
-    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    jpeg = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1].tobytes()
-    return Reference(source_of(example.image) or "", image.shape[:2], jpeg)

@@ -10,7 +10,18 @@ MODULES = sorted((ROOT / "segic_jax").rglob("*.py"))
 BASE = {"config", "params", "prompts"}
 JOINED = BASE | {"models", "weights", "data", "distributed", "checkpoint", "metric_writer", "flops"}
 JOINED |= {"compile_cache"}
-API = {"finding", "programs", "drawing", "presence", "example", "context", "result", "explain"}
+API = {
+    "finding",
+    "programs",
+    "drawing",
+    "presence",
+    "example",
+    "context",
+    "result",
+    "explain",
+    "fitting",
+    "ahead",
+}
 ALLOWED = {
     "config": set(),
     "prompts": set(),
@@ -26,9 +37,11 @@ ALLOWED = {
     "finding": BASE | {"models"},
     "programs": BASE | {"models", "finding"},
     "drawing": set(),
-    "presence": {"finding"},
+    "presence": {"config", "data", "finding"},
     "example": BASE | {"data"},
     "context": JOINED | {"finding"},
+    "fitting": JOINED | {"programs", "finding", "example", "context"},
+    "ahead": set(),
     "result": JOINED | {"drawing"},
     "explain": JOINED | {"finding", "context"},
     "segmenter": JOINED | API,

@@ -46,7 +46,7 @@ def draw(context: Context, result: Result, explained: Sequence[Explanation], mos
 
 
 def spread(matches: Sequence[Match], mask: np.ndarray, most: int) -> list[Match]:
-    """The strongest inside the mask, no two of them close together; on the whole picture if there are none."""
+    """The strongest inside the mask, no two close together; of the whole picture if there are none inside."""
     height, width = mask.shape
     inside = [
         one

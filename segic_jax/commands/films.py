@@ -60,9 +60,7 @@ def open_clip(path: Path, fps: float, refused: Refused) -> Clip:
     film = cv2.VideoCapture(str(path))
     there, _ = film.read()
     if not there:
-        raise DataError(
-            f"{path} is no film that can be read: give MP4, WebM, MOV, AVI, or a folder of frames."
-        )
+        raise DataError(f"{path} is no film that can be read: give MP4, WebM, MOV or AVI, or frames.")
     count = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
     rate = film.get(cv2.CAP_PROP_FPS)
     film.release()
@@ -130,9 +128,7 @@ def objects_of(mask: Path) -> Integer[np.ndarray, "height width"]:
     if not labels.any():
         raise DataError(f"{mask} is empty: it marks no pixel.")
     if labels.max() > COLOURS:
-        raise DataError(
-            f"{mask} numbers an object {labels.max()}: a palette picture holds at most {COLOURS}."
-        )
+        raise DataError(f"{mask} numbers an object {labels.max()}; the most is {COLOURS}.")
     return labels
 
 
@@ -194,9 +190,7 @@ class Films:
             with _silent():
                 film = cv2.VideoWriter(str(_part(out)), fourcc, self._clip.fps, (width, height))
             if not film.isOpened():
-                raise DataError(
-                    f"{out} cannot be written: the disk refuses, or OpenCV lacks its codec; try .avi."
-                )
+                raise DataError(f"{out} cannot be written: no room, or no codec; try .avi.")
             self._films[out], self._size = film, (width, height)
         if self._size != (width, height):
             raise DataError(

@@ -1,12 +1,13 @@
 """`segic video`: follow objects through a clip."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
 from segic_jax.commands.references import WithReferences
-from segic_jax.commands.targets import Refused, progress
+from segic_jax.commands.targets import Refused, progress, say
 from segic_jax.config import InputError
 
 
@@ -36,6 +37,8 @@ class Video(WithReferences):
 
     def run(self) -> int:
         """Follow to the end; 0, or 2 if a frame could not be read."""
+        import numpy as np
+
         from segic_jax.commands.films import Films, objects_of, open_clip
         from segic_jax.evaluate.video import Tracker, prompt_of, tracked
 
@@ -61,7 +64,9 @@ class Video(WithReferences):
             segmenter, context = self.ready()
         tracker = Tracker(segmenter.bundle, prompt=prompt_of(segmenter.bundle))
         if first is None:
-            tracker.add([concept.visual.mean(0) for concept in context.concepts])
+            if context.negatives:
+                say("The context's negative examples are not used in videos.", file=sys.stderr)
+            tracker.add(np.stack([concept.visual.mean(0) for concept in context.concepts]))
         with Films(self.out, clip) as films:
             for frame, labels in progress(
                 tracked(tracker, clip.frames(), first), total=clip.count, unit="frame"

@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from PIL import Image
 from segic_jax.data.episodes import DataError
 
 _WATCHED: ContextVar[dict[Path, str] | None] = ContextVar("watched", default=None)
-MAX_PIXELS = 2 * 89_478_485  # of a picture: where Pillow refuses, too; such a picture takes half a gigabyte
+MAX_PIXELS = 2 * 89_478_485  # of a picture, as Pillow has it; that many take half a gigabyte
+_DAMAGED = (OSError, ValueError, SyntaxError, TypeError, struct.error)  # Pillow's ways to say so
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -26,14 +28,7 @@ def read_picture(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
         DataError: the file is missing, cut off or no picture.
     """
     content = _read(path)
-    try:
-        width, height = Image.open(io.BytesIO(content)).size
-    except Image.DecompressionBombError as error:
-        raise DataError(f"{path} has more than {MAX_PIXELS // 10**6} million pixels: shrink it.") from error
-    except (OSError, ValueError, SyntaxError, TypeError):
-        width = height = 0  # no format of Pillow; OpenCV may have it
-    if width * height > MAX_PIXELS:
-        raise DataError(too_large(path, width, height))
+    _header(content, path)  # for its size alone: what Pillow does not know, OpenCV may
     return _decode(content, path, cv2.IMREAD_COLOR_RGB)
 
 
@@ -47,8 +42,9 @@ def read_mask(path: Path | str) -> Bool[np.ndarray, "height width"]:
         DataError: the file is missing, cut off or no picture.
     """
     content = _read(path)
-    if content[:4] == b"\x89PNG" and content[25] == 3:  # colour type of the header: palette
-        background = content[(start := content.index(b"PLTE") + 4) : start + 3]  # RGB of index 0
+    palette = content.find(b"PLTE") + 4
+    if content[:4] == b"\x89PNG" and content[25:26] == b"\x03" and palette > 4:  # colour type: palette
+        background = content[palette : palette + 3]  # RGB of index 0
         colours = _decode(content, path, cv2.IMREAD_COLOR_RGB)
         return (colours != np.frombuffer(background, np.uint8)).any(-1)
     pixels = _decode(content, path, cv2.IMREAD_UNCHANGED)
@@ -171,12 +167,27 @@ def open_picture(path: Path | str) -> Image.Image:
         DataError: the file is missing, cut off, damaged or no picture.
     """
     content = _read(path)
+    image = _header(content, path)
+    with suppress(*_DAMAGED):
+        if image is not None:
+            image.load()
+            return image
+    raise DataError(f"{path} is damaged or no picture: get the file again.")
+
+
+def _header(content: bytes, path: Path | str) -> Image.Image | None:
+    """The picture before its pixels are read; DataError where these are too many, None where it is none."""
     try:
         image = Image.open(io.BytesIO(content))
-        image.load()
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        # Pillow's ways to say "damaged".
-        raise DataError(f"{path} is damaged or no picture: get the file again.") from error
+    except Image.DecompressionBombError as error:
+        most = MAX_PIXELS // 10**6
+        raise DataError(
+            f"{path} has more than {most} million pixels, too many to read: shrink it."
+        ) from error
+    except _DAMAGED:
+        return None
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(too_large(path, image.width, image.height))
     return image
 
 
