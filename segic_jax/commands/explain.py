@@ -6,7 +6,7 @@ from pathlib import Path
 import tyro
 
 from segic_jax.commands.references import WithReferences
-from segic_jax.commands.targets import Refused, make_folder, named_targets, progress, say
+from segic_jax.commands.targets import Refused, make_folder, named_targets, progress, require_no_file, say
 
 
 @dataclass(kw_only=True)
@@ -38,6 +38,7 @@ class Explain(WithReferences):
         if self.matches < 1:
             raise DataError(f"--matches {self.matches} must be at least 1.")
         targets = named_targets(self.targets)
+        require_no_file(self.out)
         segmenter, context = self.ready()
         refused = Refused()
         for name, path in progress(targets.items(), total=len(targets), unit="picture"):

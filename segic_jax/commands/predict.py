@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from segic_jax.commands.references import WithReferences, logit_of
-from segic_jax.commands.targets import Refused, make_folder, named_targets, progress, say
+from segic_jax.commands.targets import Refused, make_folder, named_targets, progress, require_no_file, say
 
 if TYPE_CHECKING:
     from segic_jax.commands.sheet import Card
@@ -51,6 +51,7 @@ class Predict(WithReferences):
         """Segment every target that can be read; 0, or 2 if one could not."""
         cut = logit_of(self.threshold)
         targets = named_targets(self.targets)
+        require_no_file(self.out)
         segmenter, context = self.ready()
         names = {str(path): name for name, path in targets.items()}
         refused = Refused()

@@ -69,6 +69,12 @@ def progress(items: Iterable, *, total: int | None, unit: str):
     return tqdm(items, total=total, unit=unit, disable=None, leave=False, file=sys.stderr)
 
 
+def require_no_file(path: Path) -> None:
+    """Before long work: raise InputError where a file is in a folder's place."""
+    if next(one for one in (path, *path.absolute().parents) if one.exists()).is_file():
+        raise InputError(f"{path} is a file, or below one: give --out a folder.")
+
+
 def make_folder(path: Path) -> None:
     """With its parents.
 
@@ -77,7 +83,5 @@ def make_folder(path: Path) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise InputError(f"{path} is a file: give --out a folder.") from error
     except OSError as error:
         raise InputError(f"{path} cannot be made ({error.strerror}).") from error
