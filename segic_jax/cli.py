@@ -51,8 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever read the output has enough of it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except (InputError, OSError) as error:
+    except InputError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        name = str(error.filename)
+        print(f"{name[:200] + '...' if len(name) > 200 else name}: {error.strerror}.", file=sys.stderr)
         sys.exit(2)
     except MemoryError:
         print("There is not enough memory: give smaller or fewer pictures.", file=sys.stderr)
