@@ -55,8 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(error, file=sys.stderr)
         sys.exit(2)
     except OSError as error:
-        name = str(error.filename)
-        print(f"{name[:200] + '...' if len(name) > 200 else name}: {error.strerror}.", file=sys.stderr)
+        name = str(error.filename or "The system")
+        name = name[:200] + "..." if len(name) > 200 else name
+        print(f"{name}: {error.strerror or error}.", file=sys.stderr)
         sys.exit(2)
     except MemoryError:
         print("There is not enough memory: give smaller or fewer pictures.", file=sys.stderr)
