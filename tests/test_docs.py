@@ -50,3 +50,12 @@ def test_commands_are_in_the_docs():
 
     text = (ROOT / "docs/commands.md").read_text("utf-8")
     assert [name for name in COMMANDS if f"segic {name}" not in text] == []
+
+
+def test_the_notebook_runs_top_to_bottom():
+    nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
+    notebook = nbformat.read(ROOT / "examples/quickstart.ipynb", as_version=4)
+    resources = {"metadata": {"path": str(ROOT / "examples")}}
+    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    outputs = [one for cell in notebook.cells for one in cell.get("outputs", ())]
+    assert sum("image/png" in one.get("data", {}) for one in outputs) == 2
