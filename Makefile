@@ -15,10 +15,10 @@ $(VENV)/installed: pyproject.toml
 
 demo: $(VENV)/installed
 	$(BIN)/segic predict --ref examples/reference.jpg examples/reference_mask.png \
-	  --target examples/targets --out outputs/demo
+	  examples/targets --out outputs/demo
 	$(BIN)/python eval.py --benchmark emoji --limit 200 --out outputs/demo/emoji
 	@echo
-	@echo "Predictions: outputs/demo/*_overlay.jpg   Evaluation: outputs/demo/emoji/sheet.png, result.json"
+	@echo "Predictions: outputs/demo/index.html   Evaluation: outputs/demo/emoji/sheet.png, result.json"
 
 test: lint
 	$(BIN)/python -m pytest -q

@@ -14,6 +14,7 @@ from typing import Literal
 import tyro
 
 from segic_jax import distributed
+from segic_jax.compile_cache import use_compile_cache
 from segic_jax.config import ConfigError, InputError
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.benchmarks import find_benchmark, listing, open_source
@@ -69,6 +70,7 @@ def main(args: Args) -> None:
         print(listing())
         return
     distributed.initialize(args.hosts)
+    use_compile_cache()
     benchmark = find_benchmark(args.benchmark)
     with distributed.together():
         source = open_source(benchmark, args.data_root)

@@ -1,47 +1,95 @@
 """The `segic` command."""
 
+import functools
+import operator
+import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated
+from inspect import getdoc
+from typing import Annotated, Any
 
 import tyro
 
 from segic_jax.commands.data import Data
+from segic_jax.commands.doctor import Doctor
 from segic_jax.commands.emoji import Emoji
 from segic_jax.commands.episodes import Episodes
+from segic_jax.commands.explain import Explain
+from segic_jax.commands.fit import Fit
 from segic_jax.commands.parity import Parity
 from segic_jax.commands.predict import Predict
 from segic_jax.commands.runs import Runs
+from segic_jax.commands.video import Video
 from segic_jax.commands.weights import Convert, Export, Weights
 from segic_jax.config import InputError
 
-Command = (
-    Annotated[Predict, tyro.conf.subcommand("predict")]
-    | Annotated[Emoji, tyro.conf.subcommand("emoji")]
-    | Annotated[Weights, tyro.conf.subcommand("weights")]
-    | Annotated[Convert, tyro.conf.subcommand("convert")]
-    | Annotated[Export, tyro.conf.subcommand("export")]
-    | Annotated[Data, tyro.conf.subcommand("data")]
-    | Annotated[Episodes, tyro.conf.subcommand("episodes")]
-    | Annotated[Parity, tyro.conf.subcommand("parity")]
-    | Annotated[Runs, tyro.conf.subcommand("runs")]
-)
+COMMANDS: dict[str, type] = {
+    "predict": Predict,
+    "fit": Fit,
+    "video": Video,
+    "explain": Explain,
+    "doctor": Doctor,
+    "weights": Weights,
+    "convert": Convert,
+    "export": Export,
+    "data": Data,
+    "episodes": Episodes,
+    "emoji": Emoji,
+    "runs": Runs,
+    "parity": Parity,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; the exit code is 2 if some input was wrong."""
-    command = tyro.cli(
-        Command,
-        prog="segic",
-        description="Show one picture with a mask, and find the same thing in other pictures.",
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
-    )
+    """Run the command; the exit code is 2 if some input was wrong, 130 after Ctrl-C."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        sys.exit(command.run())
-    except (InputError, OSError) as error:
+        command = parse(arguments)
+        code = command.run()
+        sys.stdout.flush()
+        sys.exit(code)
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except InputError as error:
         print(error, file=sys.stderr)
+        sys.exit(2)
+    except OSError as error:
+        name = str(error.filename or "The system")
+        name = name[:200] + "..." if len(name) > 200 else name
+        print(f"{name}: {error.strerror or error}.", file=sys.stderr)
+        sys.exit(2)
+    except MemoryError:
+        print("There is not enough memory: give smaller or fewer pictures.", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         sys.exit(130)
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """The command that the arguments ask for; wrong ones print why and exit with 2."""
+    # The list of commands shows a line of each, a command's own help all of it.
+    described = [
+        Annotated[
+            command,
+            tyro.conf.subcommand(name, description=_help(command, whole=name in arguments[:1])),
+        ]
+        for name, command in COMMANDS.items()
+    ]
+    return tyro.cli(
+        functools.reduce(operator.or_, described),
+        prog="segic",
+        description=(
+            "Show one picture with a mask, and find the same thing in other pictures.\n\n"
+            "  segic predict --ref cat.jpg cat.png photos/ --out found/\n"
+            "  segic predict --help"
+        ),
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+    )
+
+
+def _help(command: type, *, whole: bool) -> str:
+    text = getdoc(command) or ""
+    return text if whole else text.partition("\n")[0]

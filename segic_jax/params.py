@@ -90,4 +90,5 @@ def count(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> int:
 
 def as_float32(params: Mapping[str, np.ndarray]) -> Params:
     """Half-precision storage to float32 arrays."""
-    return {name: jnp.asarray(value, jnp.float32) for name, value in params.items()}
+    # Converted by numpy: JAX would compile a program for every shape.
+    return {name: jnp.asarray(np.asarray(value, np.float32)) for name, value in params.items()}

@@ -3,9 +3,11 @@
 from functools import partial
 
 import jax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
+from segic_jax import finding
 from segic_jax.config import ModelConfig
+from segic_jax.finding import Found, Shown, Slots
 from segic_jax.models import correspondence, segic
 from segic_jax.models.segic import Context, References
 from segic_jax.params import Params
@@ -39,3 +41,29 @@ def cosine(
 ) -> Float[Array, "batch concepts S S"]:
     """The correspondence maps alone, -1..1."""
     return correspondence.cosine_map(features, context.pooled, canvas)
+
+
+@jax.jit
+def show(features: Float[Array, "1 g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]) -> Shown:
+    """One mask on one reference, for the API."""
+    return finding.show(features[0], mask, size)
+
+
+@partial(jax.jit, static_argnums=0)
+def find(
+    config: ModelConfig,
+    head: Params,
+    features: Float[Array, "batch g g channels"],
+    sizes: Int[Array, "batch 2"],
+    slots: Slots,
+) -> Found:
+    """Low-resolution logits of some concepts of the API's Context, and how their cells match."""
+    return finding.find(config, head, features, sizes, slots)
+
+
+@partial(jax.jit, static_argnums=0)
+def match(
+    config: ModelConfig, features: Float[Array, "1 g g channels"], slots: Slots
+) -> tuple[Float[Array, "slots S S"], Float[Array, "slots g g"], Int[Array, "slots g g"]]:
+    """Which reference cell each cell of a target looks like."""
+    return finding.match(config, features, slots)

@@ -1,199 +1,306 @@
 """The practitioner's API: pictures of any size in, masks of the same size out.
 
-    result = load().fit("cat.jpg", "cat_mask.png").predict("other.jpg")
+    seg = Segmenter.load()
+    ctx = seg.fit([Example("cat.jpg", "cat.png", name="cat")])
+    result = seg.predict("street.jpg", ctx)
 
-`fit` reads the references once and gives a Context; `Context.predict` segments any number of targets.
+`fit` reads the examples once and gives a Context; `predict` segments any number of targets with it. The
+programs see pictures on the canvas and classes in slots: neither sizes nor numbers make them compile again.
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from zipfile import BadZipFile
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, UInt8, UInt16
+from jaxtyping import Array, Float, UInt8
 
 from segic_jax import programs
+from segic_jax.ahead import ahead
 from segic_jax.config import to_dict
-from segic_jax.data.canvas import Placed, resize, resize_and_pad
+from segic_jax.context import Concept, Context, in_slots, joined, read_context
+from segic_jax.data.canvas import Placed, resize_and_pad
 from segic_jax.data.episodes import DataError
-from segic_jax.data.files import read_mask, read_picture
-from segic_jax.models import segic
-from segic_jax.weights.bundle import SHIPPED, Bundle, load_bundle
-
-Picture = str | Path | UInt8[np.ndarray, "height width 3"]
-Mask = str | Path | Bool[np.ndarray, "height width"] | UInt8[np.ndarray, "height width"]
-
-
-def load(weights: Path | str = SHIPPED) -> "Segmenter":
-    """A Segmenter with the weights of a model file; the default is the small one inside the package.
-
-    Raises:
-        BundleError: the file is missing, damaged or of another kind.
-    """
-    return Segmenter(load_bundle(weights))
-
-
-@dataclass(frozen=True)
-class Result:
-    """What was found in one target, at its own size."""
-
-    names: tuple[str, ...]  # of the concepts, in the order of the arrays below
-    masks: Bool[np.ndarray, "concepts height width"]  # logit above 0; masks may overlap
-    label_map: UInt16[np.ndarray, "height width"]  # 0, or 1 + the concept with the largest logit above 0
-    logits: Float[np.ndarray, "concepts height width"]
-    scores: Float[np.ndarray, " concepts"]  # mean probability inside each mask, 0.5..1; 0 if it is empty
+from segic_jax.example import Example, Picture, Targets, as_picture, listed, source_of
+from segic_jax.explain import Explanation, explanation
+from segic_jax.finding import Slots, cells_on_picture
+from segic_jax.fitting import Read, by_picture, read, taught
+from segic_jax.presence import calibration_of, judged, settle
+from segic_jax.result import Result
+from segic_jax.weights.bundle import Bundle, load_bundle
+from segic_jax.weights.fetch import find
 
 
 class Segmenter:
-    """A model, ready to take references."""
+    """A model on the default device, ready to take references."""
 
     def __init__(self, bundle: Bundle):
         self.bundle = bundle
+        self.config = bundle.config
+        self._backbone, self._head = jax.device_put((bundle.backbone, bundle.head))
+        self._calibration = calibration_of(bundle.notes)
+        self._slots: WeakKeyDictionary[Context, list[Slots]] = WeakKeyDictionary()
 
-    def fit(
-        self, reference: Picture | Sequence[tuple[str, Picture, Mask]], mask: Mask | None = None
-    ) -> "Context":
+    @classmethod
+    def load(cls, weights: Path | str = "") -> "Segmenter":
+        """With a model file, or a name of `segic weights list`; by default the small model of the package.
+
+        Raises:
+            FetchError: known weights that are not here yet, or an unknown name.
+            BundleError: the file is damaged, of another kind, or no whole model.
+        """
+        return cls(load_bundle(find(weights)))
+
+    @property
+    def name(self) -> str:
+        """The weights' file name."""
+        return self.bundle.name
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether "absent" is decided; otherwise every class counts as present."""
+        return self._calibration is not None
+
+    def fit(self, examples: Example | Iterable[Example], *, class_names: bool = False) -> Context:
         """Learn what to look for.
 
         Args:
-            reference: a picture (a path, or an RGB array), shown together with its `mask`; or a list of
-                (name, picture, mask) for several classes. The same name again is another shot of that class.
-            mask: a path (`data.files.read_mask` tells what counts as the object), or an array of the
-                picture's size: bool, or uint8 with the object above 127.
+            examples: of any number of classes, in any order; the same name again is another shot.
+            class_names: also tell the model the names as text, where it has a text tower.
 
         Raises:
-            DataError: a file that cannot be read, an empty mask, or one of another size than its picture.
+            DataError: no positive example of a class, or one that cannot be used (`Example.object_on`).
+            BundleError: `class_names`, and the model cannot read them.
         """
-        if isinstance(reference, (str, Path, np.ndarray)):
-            if mask is None:
-                raise DataError("fit needs the picture's mask as well: fit(picture, mask).")
-            reference = [("object", reference, mask)]
-        if not reference:
-            raise DataError("fit needs at least one reference.")
-        shots: dict[str, list[int]] = {}
-        for i, (name, _, _) in enumerate(reference):
-            shots.setdefault(name, []).append(i)
-        shown = [self._reference(picture, mask) for _, picture, mask in reference]
-        config = self.bundle.config
-        slots = (1, len(shots), max(map(len, shots.values())))  # [batch, concepts, shots]
-        references = segic.References(
-            images=None,  # their features are there already
-            sizes=None,
-            masks=np.zeros((*slots, config.canvas, config.canvas), bool),
-            picture=np.zeros(slots, np.int32),
-            valid=np.zeros(slots, bool),
-            text=np.tile(self.bundle.text_feature(), (*slots[:2], 1)),
+        examples = [examples] if isinstance(examples, Example) else list(examples)
+        if not all(isinstance(example, Example) for example in examples):
+            raise DataError("fit takes examples: fit([Example(picture, mask, name=...), ...]).")
+        names = tuple(dict.fromkeys(e.name for e in examples if not e.negative))
+        if not names:
+            raise DataError("fit needs at least one positive example.")
+        for example in examples:
+            if example.name is not None and example.name not in names:
+                raise DataError(
+                    f"{example.source}: a negative example of '{example.name}', which has no positive one."
+                )
+        text = self.bundle.text_features(names if class_names else [""] * len(names))
+        parts: dict[str | None, list[Concept]] = {name: [] for name in names}
+        negatives, references = [], []
+        with ThreadPoolExecutor(2) as pool:
+            for group, future in ahead(pool, self._read, by_picture(examples), 4):
+                shown = future.result()
+                features = self.features(shown.placed)
+                for row, example in enumerate(group):
+                    part = taught(features, shown, row, len(references))
+                    if example.negative:
+                        against = names if example.name is None else (example.name,)
+                        negatives.append(replace(part, text=self.bundle.text_feature(), against=against))
+                    else:
+                        parts[example.name].append(part)
+                references.append(shown.reference)
+        concepts = tuple(
+            joined([replace(part, name=name, text=feature) for part in parts[name]])
+            for name, feature in zip(names, text, strict=True)
         )
-        for concept, indices in enumerate(shots.values()):
-            for shot, i in enumerate(indices):
-                references.masks[0, concept, shot] = shown[i][1]
-                references.picture[0, concept, shot] = i
-                references.valid[0, concept, shot] = True
-        features = jnp.stack([features for features, _ in shown], axis=1)
-        return Context(self, tuple(shots), jax.tree.map(np.asarray, programs.encode(features, references)))
+        return Context(self.fingerprint, concepts, tuple(negatives), tuple(references))
 
-    def load_context(self, path: Path | str) -> "Context":
+    def load_context(self, path: Path | str) -> Context:
         """A Context that `Context.save` wrote.
 
         Raises:
-            DataError: not such a file, or made with another backbone.
+            DataError: not such a file, or made with another model.
         """
-        try:
-            with np.load(path, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in ("pooled", "visual", "visual_valid", "text")}
-                names, backbone = json.loads(str(stored["names"])), str(stored["backbone"])
-        except FileNotFoundError as error:
-            raise DataError(f"{path}: there is no such file.") from error
-        except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile) as error:
-            raise DataError(f"{path} is no saved context; make it with Context.save.") from error
-        if backbone != self.backbone_hash():
-            raise DataError(
-                f"{path} belongs to another model than {self.bundle.name}; fit its references again."
-            )
-        return Context(self, tuple(names), segic.Context(**arrays))
+        context = read_context(path)
+        self._require_own(context, str(path))
+        return context
 
-    def backbone_hash(self) -> str:
-        """Of what a Context depends on besides its references; the head is no part of it."""
-        config = to_dict(self.bundle.config)
+    def predict(self, target: Picture, context: Context, *, keep_absent: bool = False) -> Result:
+        """Segment one picture.
+
+        Args:
+            keep_absent: give a mask to classes that seem to be absent, too.
+
+        Raises:
+            DataError: a file that cannot be read, or a Context of another model.
+        """
+        self._require_usable(context)
+        return self._results([self._placed(target)], context, keep_absent, 1)[0]()
+
+    def predict_many(
+        self,
+        targets: Targets,
+        context: Context,
+        *,
+        keep_absent: bool = False,
+        on_error: Callable[[Picture, DataError], None] | None = None,
+    ) -> Iterator[Result]:
+        """Segment one picture after another, in order, while others are read and finished in threads.
+
+        Each Result holds its picture: take what you need of it and let it go.
+
+        Args:
+            targets: pictures in a list or from an iterator, or a folder (its pictures by name).
+            on_error: called with a target that cannot be read, which is then left out; otherwise its error is
+                raised after the results before it.
+
+        Raises:
+            DataError: as `predict`, or a folder without pictures.
+        """
+        self._require_usable(context)
+        return self._stream(iter(listed(targets)), context, keep_absent, on_error)
+
+    def explain(self, target: Picture, context: Context, *, matches: int = 24) -> list[Explanation]:
+        """For each class: where the target looks like the examples, and which parts look like which.
+
+        Args:
+            matches: how many of the strongest to list for a class.
+
+        Raises:
+            DataError: as `predict`.
+        """
+        self._require_usable(context)
+        shown = self._placed(target)
+        features, chunks = self.features(shown.placed), self._slots_of(context)
+        found = [programs.match(self.config, features, slots) for slots in chunks]
+        heat, best, which = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        own, patch = shown.image.shape[:2], self.config.vit.patch_size
+        return [
+            explanation(context, i, shown.placed, own, patch, heat[i], best[i], which[i], matches)
+            for i in range(len(context.names))
+        ]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of what a Context depends on besides its references: backbone and canvas, not the head.
+
+        Of each tensor a few thousand numbers are read: gigabytes would take seconds.
+        """
+        config = to_dict(self.config)
         digest = hashlib.sha256(json.dumps([config["vit"], config["canvas"]]).encode())
         for name in sorted(self.bundle.backbone):
-            digest.update(np.asarray(self.bundle.backbone[name]).tobytes())
+            flat = self.bundle.backbone[name].reshape(-1)
+            digest.update(np.asarray(flat[:: max(1, len(flat) // 4096)]).tobytes())
         return digest.hexdigest()
 
     def features(self, placed: Placed) -> Float[Array, "1 g g channels"]:
         """Backbone features of a picture on the canvas."""
         sizes = np.array([placed.size], np.int32)
-        return programs.extract(self.bundle.config, self.bundle.backbone, placed.image[None], sizes)
+        return programs.extract(self.config, self._backbone, placed.image[None], sizes)
 
-    def _reference(self, picture: Picture, mask: Mask) -> tuple[Array, np.ndarray]:
-        """Features, and the mask on the canvas."""
-        image = _as_picture(picture)
-        mask_name = str(mask) if isinstance(mask, (str, Path)) else "The mask"
-        mask = read_mask(mask) if isinstance(mask, (str, Path)) else _as_mask(mask)
-        (height, width), (rows, columns) = image.shape[:2], mask.shape
-        if (rows, columns) != (height, width):
-            raise DataError(
-                f"{mask_name} is {columns} x {rows} pixels, its picture {width} x {height}; "
-                "make them the same size."
+    def _read(self, group: Sequence[Example]) -> Read:
+        return read(group, self.config.canvas)
+
+    def _placed(self, target: Picture) -> "_Target":
+        image = as_picture(target)
+        empty = np.zeros((0, *image.shape[:2]), bool)
+        return _Target(image, source_of(target), resize_and_pad(image, empty, self.config.canvas))
+
+    def _results(
+        self, targets: Sequence["_Target"], context: Context, keep_absent: bool, batch: int
+    ) -> list[Callable[[], Result]]:
+        """Start the device; each function waits for its result and makes the masks."""
+        if not targets:
+            return []
+        canvas = self.config.canvas
+        images = np.zeros((batch, canvas, canvas, 3), np.uint8)
+        sizes = np.full((batch, 2), canvas, np.int32)
+        for row, target in enumerate(targets):
+            images[row], sizes[row] = target.placed.image, target.placed.size
+        features = programs.extract(self.config, self._backbone, images, sizes)
+        found = [
+            programs.find(self.config, self._head, features, sizes, slots)
+            for slots in self._slots_of(context)
+        ]
+        against = [
+            [len(context.names) + i for i, one in enumerate(context.negatives) if name in one.against]
+            for name in context.names
+        ]
+        shots = list(context.shots.values())
+
+        def result(row: int, target: _Target) -> Result:
+            whole = jax.tree.map(
+                lambda *parts: np.concatenate([np.asarray(part)[row] for part in parts]), *found
             )
-        if not mask.any():
-            raise DataError(f"{mask_name} is empty; mark the object with values above 127.")
-        placed = resize_and_pad(image, mask[None], self.bundle.config.canvas)
-        return self.features(placed), placed.masks[0]
+            on_picture = cells_on_picture(np.array(target.placed.size), canvas, self.config.grid)
+            logits, evidence = settle(whole, against, shots, on_picture)
+            presence, present = judged(self._calibration, evidence)
+            made = Result(
+                names=context.names,
+                presence=presence,
+                present=present,
+                evidence=evidence,
+                image=target.image,
+                source=target.source,
+                small_logits=logits,
+                canvas=canvas,
+                placed=target.placed.size,
+                keep_absent=keep_absent,
+            )
+            made.areas  # noqa: B018 - measure it here, in the caller's thread
+            return made
+
+        return [lambda row=row, target=target: result(row, target) for row, target in enumerate(targets)]
+
+    def _stream(self, targets: Iterator[Picture], context, keep_absent, on_error) -> Iterator[Result]:
+        batch = 1 if jax.default_backend() == "cpu" else 8
+        group: list[_Target] = []
+        finishing: deque[Future[Result]] = deque()
+        failed: DataError | None = None
+        with ThreadPoolExecutor(4) as pool, closing(ahead(pool, self._placed, targets, 2 * batch)) as read:
+            try:
+                for target, future in read:
+                    try:
+                        group.append(future.result())
+                    except DataError as error:
+                        if on_error is None:
+                            failed = error
+                            break
+                        on_error(target, error)
+                    if len(group) == batch:
+                        finishing += self._submitted(pool, group, context, keep_absent, batch)
+                        group = []
+                    while len(finishing) > 2 * batch:
+                        yield finishing.popleft().result()
+                finishing += self._submitted(pool, group, context, keep_absent, batch)
+                while finishing:
+                    yield finishing.popleft().result()
+            finally:  # an error, Ctrl-C, or nobody wants the rest
+                for future in finishing:
+                    future.cancel()
+        if failed is not None:
+            raise failed
+
+    def _submitted(self, pool, group, context, keep_absent, batch) -> list[Future[Result]]:
+        return [pool.submit(finish) for finish in self._results(group, context, keep_absent, batch)]
+
+    def _slots_of(self, context: Context) -> list[Slots]:
+        """On the device, made once for a Context."""
+        if context not in self._slots:
+            self._slots[context] = jax.device_put(in_slots((*context.concepts, *context.negatives)))
+        return self._slots[context]
+
+    def _require_own(self, context: Context, what: str) -> None:
+        own = (self.config.vit.width, self.config.text_width)
+        fits = all((one.visual.shape[1], len(one.text)) == own for one in context.concepts)
+        if context.model != self.fingerprint or not fits:
+            raise DataError(f"{what} belongs to another model than {self.name}: fit its examples again.")
+
+    def _require_usable(self, context: Context) -> None:
+        self._require_own(context, "The context")
+        if not context.names:
+            raise DataError("The context has no class: fit an example.")
 
 
-@dataclass(frozen=True)
-class Context:
-    """What the references taught, ready for any number of targets."""
-
-    segmenter: Segmenter
-    names: tuple[str, ...]
-    arrays: segic.Context  # batch of 1
-
-    def predict(self, target: Picture) -> Result:
-        """Segment one picture (a path, or an RGB array).
-
-        Raises:
-            DataError: a file that cannot be read.
-        """
-        image = _as_picture(target)
-        bundle = self.segmenter.bundle
-        height, width = image.shape[:2]
-        placed = resize_and_pad(image, np.zeros((0, height, width), bool), bundle.config.canvas)
-        features = self.segmenter.features(placed)
-        canvas_logits = np.asarray(programs.decode(bundle.config, bundle.head, features, self.arrays))[0]
-        h, w = placed.size
-        logits = resize(canvas_logits[:, :h, :w], (height, width))
-        masks = logits > 0
-        inside = np.where(masks, logits, 0).astype(np.float64)
-        probability = np.where(masks, 1 / (1 + np.exp(-inside)), 0)
-        label_map = np.where(masks.any(0), 1 + logits.argmax(0), 0).astype(np.uint16)
-        scores = probability.sum((1, 2)) / np.maximum(masks.sum((1, 2)), 1)
-        return Result(self.names, masks, label_map, logits, scores.astype(np.float32))
-
-    def save(self, path: Path | str) -> None:
-        """Write an .npz of a few kilobytes; `Segmenter.load_context` reads it."""
-        arrays = {name: getattr(self.arrays, name) for name in ("pooled", "visual", "visual_valid", "text")}
-        with Path(path).open("wb") as file:
-            np.savez(file, names=json.dumps(self.names), backbone=self.segmenter.backbone_hash(), **arrays)
-
-
-def _as_picture(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
-    if isinstance(picture, (str, Path)):
-        return read_picture(picture)
-    picture = np.asarray(picture)
-    if picture.dtype != np.uint8 or picture.shape[2:] != (3,) or not picture.size:
-        raise DataError(f"A picture must be uint8 [height, width, 3], not {picture.dtype} {picture.shape}.")
-    return picture
-
-
-def _as_mask(mask: np.ndarray) -> Bool[np.ndarray, "height width"]:
-    mask = np.asarray(mask)
-    if mask.dtype not in (bool, np.uint8) or mask.ndim != 2:
-        raise DataError(f"A mask must be bool or uint8 [height, width], not {mask.dtype} {mask.shape}.")
-    return mask if mask.dtype == bool else mask > 127
+class _Target(NamedTuple):
+    image: UInt8[np.ndarray, "height width 3"]
+    source: str | None
+    placed: Placed

@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 def test_all_is_well(folder, capsys):
-    assert segic("check", "folder", "--root", folder) == 0
+    assert segic("check", "folder", "--data-root", folder) == 0
     out = capsys.readouterr().out
     assert "Everything is there." in out
     assert "pictures with masks, read                       6       6  ok" in out
@@ -46,7 +46,7 @@ def test_every_problem_is_named(folder, capsys):
     Image.fromarray(np.full((20, 31), 255, np.uint8)).save(folder / "bee/1.png")
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(folder / "bee/3.png")
     (folder / "bee/note\r").write_text("")
-    assert segic("check", "folder", "--root", folder) == 1
+    assert segic("check", "folder", "--data-root", folder) == 1
     out = capsys.readouterr().out
     for words in (
         "ant/2.jpg is cut off",
@@ -56,7 +56,7 @@ def test_every_problem_is_named(folder, capsys):
     ):
         assert words in out
     assert "3       6  not what the benchmark has" in out
-    assert segic("check", "folder", "--root", folder, "--quick") == 1
+    assert segic("check", "folder", "--data-root", folder, "--quick") == 1
     assert "cut off" not in capsys.readouterr().out
 
 
@@ -64,7 +64,7 @@ def test_a_missing_benchmark_says_where_to_get_it(tmp_path, capsys):
     for name, benchmark in BENCHMARKS.items():
         if not benchmark.needs_root:
             continue
-        assert segic("check", name, "--root", tmp_path / "none") == 2
+        assert segic("check", name, "--data-root", tmp_path / "none") == 2
         message = capsys.readouterr().err
         assert benchmark.layout.splitlines()[0] in message
         assert benchmark.download in message
@@ -74,7 +74,7 @@ def test_a_missing_benchmark_says_where_to_get_it(tmp_path, capsys):
 def test_an_empty_folder_is_one_sentence(tmp_path, capsys):
     for name, benchmark in BENCHMARKS.items():
         if benchmark.needs_root:
-            code = segic("check", name, "--root", tmp_path)
+            code = segic("check", name, "--data-root", tmp_path)
             captured = capsys.readouterr()
             assert code in (1, 2), name
             assert "Traceback" not in captured.err
@@ -84,7 +84,7 @@ def test_an_empty_folder_is_one_sentence(tmp_path, capsys):
 def test_video(tmp_path, capsys):
     write_davis17(tmp_path)
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "2017/Annotations/480p/cows/00002.png")
-    assert segic("check", "davis17", "--root", tmp_path) == 1
+    assert segic("check", "davis17", "--data-root", tmp_path) == 1
     out = capsys.readouterr().out
     assert "cows/00002.png is of another size" in out
     assert "not what the benchmark has" in out  # 2 videos of 30
@@ -93,7 +93,7 @@ def test_video(tmp_path, capsys):
 def test_a_damaged_first_label_map_stops_nothing(tmp_path, capsys):
     write_davis17(tmp_path)
     (tmp_path / "2017/Annotations/480p/bear/00000.png").write_bytes(b"")
-    assert segic("check", "davis17", "--root", tmp_path) == 1
+    assert segic("check", "davis17", "--data-root", tmp_path) == 1
     out = capsys.readouterr().out
     assert "bear/00000.png is damaged" in out
     assert "first label maps, read" in out
@@ -102,10 +102,10 @@ def test_a_damaged_first_label_map_stops_nothing(tmp_path, capsys):
 def test_a_list_of_videos_that_is_no_text(tmp_path, capsys):
     write_davis17(tmp_path)
     (tmp_path / "2017/ImageSets/2017/val.txt").write_bytes(b"\xff\xfe\0")
-    assert segic("check", "davis17", "--root", tmp_path) == 2
+    assert segic("check", "davis17", "--data-root", tmp_path) == 2
     assert "val.txt is missing or no text" in capsys.readouterr().err
     (tmp_path / "2017/ImageSets/2017/val.txt").write_text("bear\nunicorn\n")
-    assert segic("check", "davis17", "--root", tmp_path) == 2
+    assert segic("check", "davis17", "--data-root", tmp_path) == 2
     assert "val.txt lists unicorn, but" in capsys.readouterr().err
 
 
@@ -129,17 +129,17 @@ def test_a_damaged_annotation_stops_nothing(tmp_path, capsys):
     write_pascal_part(tmp_path)
     folder = tmp_path / "Pascal-Part/VOCdevkit/VOC2010/Annotations_Part_json_merged_part_classes"
     (folder / "2008_000003.json").write_text("{")
-    assert segic("check", "pascal_part", "--root", tmp_path) == 1
+    assert segic("check", "pascal_part", "--data-root", tmp_path) == 1
     assert "2008_000003.json is cut off" in capsys.readouterr().out
 
 
 def test_what_a_benchmark_does_without_is_no_problem(tmp_path, capsys):
     write_lvis92i(tmp_path)
     (tmp_path / "LVIS/lvis_v1_val.json").unlink()
-    segic("check", "lvis92i", "--root", tmp_path, "--quick")
+    segic("check", "lvis92i", "--data-root", tmp_path, "--quick")
     assert capsys.readouterr().out.endswith("1 problem(s).\n")  # 20 classes of 920
     write_pc459(tmp_path)
-    segic("check", "pc459", "--root", tmp_path)
+    segic("check", "pc459", "--data-root", tmp_path)
     out = capsys.readouterr().out
     assert "pc459_train" not in out
     assert out.endswith("1 problem(s).\n")  # 3 pictures of 5104
@@ -148,7 +148,7 @@ def test_what_a_benchmark_does_without_is_no_problem(tmp_path, capsys):
 def test_a_built_data_set_is_held_against_no_layout(tmp_path, capsys):
     write_isic(tmp_path / "ISIC")
     build.main(build.Args(name="isic", root=tmp_path, out=tmp_path / "built"))
-    assert segic("check", "isic", "--root", tmp_path / "built") == 0
+    assert segic("check", "isic", "--data-root", tmp_path / "built") == 0
     assert "Everything is there." in capsys.readouterr().out
 
 

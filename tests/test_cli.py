@@ -7,10 +7,9 @@ import cv2
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny import bundle, picture
+from tiny import bundle, command_files, picture
 
 from segic_jax.cli import main
-from segic_jax.weights.bundle import save_bundle
 from segic_jax.weights.torch_names import to_torch
 
 EVAL = Path(__file__).parent.parent / "eval.py"
@@ -18,16 +17,7 @@ EVAL = Path(__file__).parent.parent / "eval.py"
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """A folder with weights, a reference with its mask, and targets."""
-    root = tmp_path_factory.mktemp("cli")
-    save_bundle(root / "tiny.safetensors", bundle())
-    (root / "targets").mkdir()
-    for i, name in enumerate(("ref.png", "targets/a.jpg", "targets/b.png")):
-        image, mask = picture(i, 50 + i, 70)
-        cv2.imwrite(str(root / name), image)
-        if i == 0:
-            cv2.imwrite(str(root / "mask.png"), mask.astype(np.uint8) * 255)
-    return root
+    return command_files(tmp_path_factory.mktemp("cli"))
 
 
 def segic(files, *arguments) -> int:
@@ -35,70 +25,6 @@ def segic(files, *arguments) -> int:
     with pytest.raises(SystemExit) as stopped:
         main([str(files / a) if "." in a or "targets" in a else a for a in arguments])
     return stopped.value.code
-
-
-def predict(files, out, *targets, ref=("ref.png", "mask.png")) -> int:
-    weights = ("--weights", "tiny.safetensors")
-    return segic(files, "predict", "--ref", *ref, "--target", *targets, "--out", str(out), *weights)
-
-
-def test_predict_a_folder(files, tmp_path, capsys):
-    assert predict(files, tmp_path / "out", "targets") == 0
-    written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"a_mask.png", "a_overlay.jpg", "b_mask.png", "b_overlay.jpg", "scores.json"}
-    mask = cv2.imread(str(tmp_path / "out/b_mask.png"), cv2.IMREAD_UNCHANGED)
-    assert mask.shape == (52, 70)
-    assert set(np.unique(mask)) <= {0, 255}
-    scores = json.loads((tmp_path / "out/scores.json").read_text())
-    assert scores["b"]["pixels"] == (mask > 0).sum()
-    assert len(capsys.readouterr().out.splitlines()) == 2
-
-
-def test_a_bad_target_does_not_stop_the_others(files, tmp_path, capsys):
-    cut = files / "cut.jpg"
-    cut.write_bytes((files / "targets/a.jpg").read_bytes()[:-300])
-    assert predict(files, tmp_path / "out", "gone.jpg", "cut.jpg", "targets/b.png") == 2
-    said = capsys.readouterr()
-    assert "gone.jpg" in said.err
-    assert "cut.jpg is cut off" in said.err
-    assert len(said.err.splitlines()) == 2
-    assert "b.png: score" in said.out
-    assert (tmp_path / "out/b_mask.png").exists()
-
-
-def test_two_shots(files, tmp_path):
-    arguments = ("--ref", "ref.png", "mask.png") * 2
-    weights = ("--weights", "tiny.safetensors", "--target", "targets/a.jpg", "--out")
-    assert segic(files, "predict", *arguments, *weights, str(tmp_path / "out")) == 0
-
-
-@pytest.mark.parametrize(
-    ("ref", "sentence"),
-    [
-        (("ref.png", "targets/a.jpg"), "70 x 51 pixels"),
-        (("ref.png", "black.png"), "black.png is empty"),
-        (("ref.png", "none.png"), "none.png"),
-        (("none.png", "mask.png"), "none.png"),
-    ],
-)
-def test_bad_references_are_one_sentence(files, tmp_path, capsys, ref, sentence):
-    cv2.imwrite(str(files / "black.png"), np.zeros((50, 70), np.uint8))
-    assert predict(files, tmp_path / "out", "targets", ref=ref) == 2
-    said = capsys.readouterr()
-    assert sentence in said.err
-    assert len(said.err.splitlines()) == 1
-    assert not (tmp_path / "out").exists()
-
-
-def test_names_of_results(files):
-    from segic_jax.commands.predict import expanded
-    from segic_jax.data.episodes import DataError
-
-    one, two, other = Path("x/a.jpg"), Path("x/a.png"), Path("y/a.jpg")
-    assert list(expanded([one, one])) == ["a"]
-    assert list(expanded([one, two])) == ["a.jpg", "a.png"]
-    with pytest.raises(DataError, match="same files"):
-        expanded([one, other])
 
 
 def test_mistyped_arguments_exit_with_2(files):
@@ -156,7 +82,6 @@ def test_official_weights_in_and_out(files, tmp_path, capsys):
             "--ref",
             files / "ref.png",
             files / "mask.png",
-            "--target",
             files / "targets",
             "--out",
             tmp_path / "out",
@@ -173,7 +98,7 @@ def test_weights_commands(monkeypatch, tmp_path, capsys):
     assert "menglc/SEGIC" in capsys.readouterr().out
     assert main_code("weights", "fetch", "dinov3") == 2
     assert "known are dinov2-s" in capsys.readouterr().err
-    assert main_code("parity", "report", tmp_path, "--html", tmp_path / "x.html") == 2
+    assert main_code("parity", "report", tmp_path, "--out", tmp_path / "x.html") == 2
     assert str(tmp_path) in capsys.readouterr().err
 
 

@@ -9,6 +9,19 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "segic_jax").rglob("*.py"))
 BASE = {"config", "params", "prompts"}
 JOINED = BASE | {"models", "weights", "data", "distributed", "checkpoint", "metric_writer", "flops"}
+JOINED |= {"compile_cache"}
+API = {
+    "finding",
+    "programs",
+    "drawing",
+    "presence",
+    "example",
+    "context",
+    "result",
+    "explain",
+    "fitting",
+    "ahead",
+}
 ALLOWED = {
     "config": set(),
     "prompts": set(),
@@ -20,15 +33,26 @@ ALLOWED = {
     "checkpoint": BASE | {"distributed"},
     "metric_writer": BASE,
     "flops": set(),
-    "programs": BASE | {"models"},
-    "evaluate": JOINED | {"programs"},
-    "segmenter": JOINED | {"programs"},
-    "train": JOINED | {"evaluate"},
-    "parity": JOINED | {"programs", "evaluate", "segmenter", "train"},
-    "commands": JOINED | {"evaluate", "segmenter", "train", "parity", "__init__"},
+    "compile_cache": {"config"},
+    "finding": BASE | {"models"},
+    "programs": BASE | {"models", "finding"},
+    "drawing": set(),
+    "presence": {"config", "data", "finding"},
+    "example": BASE | {"data"},
+    "context": JOINED | {"finding"},
+    "fitting": JOINED | {"programs", "finding", "example", "context"},
+    "ahead": set(),
+    "result": JOINED | {"drawing"},
+    "explain": JOINED | {"finding", "context"},
+    "segmenter": JOINED | API,
+    "evaluate": JOINED | API | {"segmenter"},
+    "train": JOINED | {"evaluate", "drawing"},
+    "parity": JOINED | {"programs", "drawing", "evaluate", "train"},
+    "doctor": JOINED | {"__init__"},
+    "commands": JOINED | API | {"evaluate", "segmenter", "train", "parity", "doctor", "__init__"},
     "cli": {"config", "commands"},
     "__main__": {"cli"},
-    "__init__": JOINED | {"segmenter"},
+    "__init__": JOINED | API | {"segmenter"},
 }
 FORBIDDEN = {
     "": {"torch", "torchvision", "tensorflow"},

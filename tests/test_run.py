@@ -79,7 +79,7 @@ encode = jax.jit(segic.encode, static_argnums=0)
 
 
 def plain_logits(model, episode, source):
-    """One episode through the functions of models/segic.py."""
+    """One episode through the functions of models/segic.py; several shots are their mean."""
     canvas = model.config.canvas
     shown = [source.load(view) for view in episode.reference_views]
     target, truth, _ = source.load(episode.target_view)
@@ -93,7 +93,8 @@ def plain_logits(model, episode, source):
         valid=np.ones((1, 1, shots), bool),
         text=np.zeros((1, 1, 4), np.float32),
     )
-    context = encode(model.config, model.backbone, references)
+    shown = encode(model.config, model.backbone, references)
+    context = segic.Context(shown.pooled, shown.pooled[:, :, None], np.ones((1, 1, 1), bool), shown.text)
     sizes = np.array([placed.size])
     logits, _ = segment(model.config, model.backbone, model.head, placed.image[None], sizes, context)
     h, w = placed.size

@@ -2,12 +2,12 @@ import subprocess
 import sys
 
 import cv2
-import jax
 import numpy as np
 import pytest
 from tiny import bundle, picture
 
-from segic_jax import programs
+from segic_jax import Example
+from segic_jax.data.canvas import resize
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import read_mask, read_picture
 from segic_jax.segmenter import Segmenter
@@ -19,87 +19,101 @@ def segmenter():
 
 
 def test_importing_the_package_does_not_import_jax():
-    code = (
-        "import segic_jax, sys; assert 'jax' not in sys.modules; segic_jax.load; assert 'jax' in sys.modules"
-    )
+    code = "import segic_jax, sys; assert 'jax' not in sys.modules; segic_jax.Segmenter"
     code += "; assert not {'orbax', 'grain', 'tensorflow'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.parametrize("size", [(50, 80), (131, 64), (64, 64)])
+@pytest.mark.parametrize("size", [(50, 80), (131, 64), (64, 64), (1, 1), (3, 900)])
 def test_results_have_the_targets_size(segmenter, size):
-    result = segmenter.fit(*picture(0, 70, 60)).predict(picture(1, *size)[0])
+    context = segmenter.fit(Example(*picture(0, 70, 60)))
+    result = segmenter.predict(
+        picture(1, *size)[0] if min(size) > 2 else np.zeros((*size, 3), np.uint8), context
+    )
+    logits = result.logits()
     assert result.names == ("object",)
-    assert result.masks.shape == result.logits.shape == (1, *size)
-    assert np.array_equal(result.masks, result.logits > 0)
+    assert result.masks.shape == logits.shape == (1, *size)
+    assert np.array_equal(result.masks, logits > 0)
     assert np.array_equal(result.label_map, result.masks[0])
-    inside = result.logits[result.masks]
+    inside = logits[result.masks]
     expected = (1 / (1 + np.exp(-inside))).mean() if inside.size else 0
     assert result.scores[0] == pytest.approx(expected, abs=1e-5)
+    assert result.areas.tolist() == [inside.size]
 
 
-def test_nothing_found_scores_zero(segmenter):
+def test_logits_are_those_of_the_evaluation(segmenter):
+    """Small map -> canvas -> crop -> own size, in strips, equals the two steps on whole maps."""
+    context = segmenter.fit([Example(*picture(0, 70, 60)), Example(*picture(3, 60, 60), name="other")])
+    result = segmenter.predict(picture(1, 131, 90)[0], context)
+    h, w = result.placed
+    whole = resize(resize(result.small_logits, (64, 64))[:, :h, :w], (131, 90))
+    np.testing.assert_allclose(result.logits(), whole, atol=1e-4)
+
+
+def test_nothing_found_scores_zero():
     model = bundle()
     names = [name for name in model.head if name.startswith("mask_decoder/output_hypernetworks_mlps")]
     model.head.update({name: np.zeros_like(model.head[name]) for name in names})  # all logits are 0
-    result = Segmenter(model).fit(*picture(0, 70, 60)).predict(picture(1, 50, 80)[0])
+    segmenter = Segmenter(model)
+    result = segmenter.predict(picture(1, 50, 80)[0], segmenter.fit(Example(*picture(0, 70, 60))))
     assert not result.masks.any()
     assert not result.label_map.any()
     assert result.scores.tolist() == [0]
+    assert result.boxes == [None]
+    assert result.presence.tolist() == [0]
 
 
 def test_several_classes_and_shots(segmenter):
-    shown = [("disk", *picture(0, 70, 60)), ("ring", *picture(1, 64, 64)), ("disk", *picture(2, 50, 90))]
-    context = segmenter.fit(shown)
+    shown = [("disk", picture(0, 70, 60)), ("ring", picture(1, 64, 64)), ("disk", picture(2, 50, 90))]
+    context = segmenter.fit([Example(*pixels, name=name) for name, pixels in shown])
     assert context.names == ("disk", "ring")
-    assert context.arrays.visual_valid.tolist() == [[[True, True], [True, False]]]
-    alone = [segmenter.fit([one]).arrays.pooled[0, 0] for one in shown]
-    np.testing.assert_allclose(context.arrays.pooled[0, 0], (alone[0] + alone[2]) / 2, atol=1e-5)
-    np.testing.assert_allclose(context.arrays.pooled[0, 1], alone[1], atol=1e-5)
-    result = context.predict(picture(3, 60, 80)[0])
+    assert context.shots == {"disk": 2, "ring": 1}
+    alone = [segmenter.fit(Example(*pixels)).concepts[0].visual[0] for _, pixels in shown]
+    np.testing.assert_allclose(context.concepts[0].visual, [alone[0], alone[2]], atol=1e-6)
+    result = segmenter.predict(picture(3, 60, 80)[0], context)
     for row in range(2):
         assert not (result.label_map[~result.masks[row]] == row + 1).any()
     assert np.array_equal(result.label_map > 0, result.masks.any(0))
     both = result.masks.all(0)
-    assert np.array_equal(result.label_map[both], 1 + result.logits.argmax(0)[both])
-
-
-def test_new_target_sizes_compile_nothing(segmenter):
-    context = segmenter.fit(*picture(0, 70, 60))
-    context.predict(picture(1, 64, 64)[0])
-    before = programs.extract._cache_size(), programs.decode._cache_size()
-    context.predict(picture(2, 33, 100)[0])
-    assert (programs.extract._cache_size(), programs.decode._cache_size()) == before
+    assert np.array_equal(result.label_map[both], 1 + result.logits().argmax(0)[both])
 
 
 def test_a_context_is_saved_and_loaded(segmenter, tmp_path):
-    context = segmenter.fit([("disk", *picture(0, 70, 60)), ("ring", *picture(1, 64, 64))])
-    context.save(tmp_path / "c.npz")
-    loaded = segmenter.load_context(tmp_path / "c.npz")
+    examples = [Example(*picture(0, 70, 60), name="disk"), Example(*picture(1, 64, 64), name="ring")]
+    context = segmenter.fit(examples)
+    context.save(tmp_path / "c.segic")
+    loaded = segmenter.load_context(tmp_path / "c.segic")
     assert loaded.names == context.names
-    jax.tree.map(np.testing.assert_array_equal, loaded.arrays, context.arrays)
+    assert loaded.references == context.references
+    for one, other in zip(loaded.concepts, context.concepts, strict=True):
+        for key in ("visual", "text", "patches", "kind", "place"):
+            np.testing.assert_array_equal(getattr(one, key), getattr(other, key))
     with pytest.raises(DataError, match="another model"):
-        Segmenter(bundle(seed=3)).load_context(tmp_path / "c.npz")
+        Segmenter(bundle(seed=3)).load_context(tmp_path / "c.segic")
+    with pytest.raises(DataError, match="another model"):
+        Segmenter(bundle(seed=3)).predict(picture(0, 70, 60)[0], context)
     with pytest.raises(DataError, match="no such file"):
-        segmenter.load_context(tmp_path / "d.npz")
-    (tmp_path / "d.npz").write_bytes(b"nonsense")
+        segmenter.load_context(tmp_path / "d.segic")
+    (tmp_path / "d.segic").write_bytes(b"nonsense")
     with pytest.raises(DataError, match="no saved context"):
-        segmenter.load_context(tmp_path / "d.npz")
+        segmenter.load_context(tmp_path / "d.segic")
 
 
 def test_references_that_cannot_be_used(segmenter):
     image, mask = picture(0, 70, 60)
-    for reference, shown, sentence in [
-        (image, None, "mask as well"),
-        ([], None, "at least one"),
-        (image, np.zeros_like(mask), "empty"),
-        (image, mask.astype(np.uint8), "above 127"),  # 0 and 1
-        (image, mask[1:], "60 x 69 pixels, its picture 60 x 70"),
-        (image, mask.astype(float), "bool or uint8"),
-        (image / 255, mask, "uint8"),
+    for shown, sentence in [
+        ({}, "exactly one of mask"),
+        ({"mask": np.zeros_like(mask)}, "empty"),
+        ({"mask": mask[1:]}, "60 x 69 pixels, its picture 60 x 70"),
+        ({"mask": mask.astype(float)}, "bool or uint8"),
+        ({"mask": mask, "box": (0, 0, 1, 1)}, "exactly one"),
     ]:
         with pytest.raises(DataError, match=sentence):
-            segmenter.fit(reference, shown)
+            segmenter.fit(Example(image, **shown))
+    with pytest.raises(DataError, match="at least one"):
+        segmenter.fit([])
+    with pytest.raises(DataError, match="uint8"):
+        segmenter.fit(Example(image / 255, mask))
 
 
 def test_mask_files(tmp_path):

@@ -154,7 +154,7 @@ def test_overlap_goes_to_the_larger_logit_and_padding_is_cut():
 
 def test_compiled_once_for_all_sizes_and_objects(bundle, clip):
     frames, masks = clip
-    compiled = programs.extract, video._join, video._step
+    compiled = programs.extract, video._pool, video._step
     run(bundle, frames[:2], masks[0])
     before = [program._cache_size() for program in compiled]
     run(bundle, frames, masks[0])

@@ -1,5 +1,7 @@
 """A randomly initialised model that is small enough for tests, and pictures for it."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 
@@ -9,7 +11,7 @@ from segic_jax.data.episodes import Episode, Labelled, View
 from segic_jax.data.manifest import Manifest
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.params import Params, Template, as_float32
-from segic_jax.weights.bundle import Bundle
+from segic_jax.weights.bundle import Bundle, save_bundle
 
 CONFIG = ModelConfig(
     vit=ViTConfig(patch_size=8, width=32, depth=2, num_heads=2, pos_grid=8),
@@ -53,6 +55,18 @@ def picture(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
     cv2.circle(mask, centre, int(0.3 * min(height, width)), 1, -1)
     image[mask > 0] = (250, 220, 30 + 20 * (seed % 8))
     return image, mask > 0
+
+
+def command_files(root: Path) -> Path:
+    """A folder with weights, a reference with its mask, and targets."""
+    save_bundle(root / "tiny.safetensors", bundle())
+    (root / "targets").mkdir()
+    for i, name in enumerate(("ref.png", "targets/a.jpg", "targets/b.png")):
+        image, mask = picture(i, 50 + i, 70)
+        cv2.imwrite(str(root / name), image)
+        if i == 0:
+            cv2.imwrite(str(root / "mask.png"), mask.astype(np.uint8) * 255)
+    return root
 
 
 class DiskSource:

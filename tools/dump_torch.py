@@ -4,7 +4,7 @@
 
 Needs nothing of this project: copy the file to where the official code runs (torch 1.13 or newer,
 transformers, safetensors, numpy, Pillow). DIR then holds manifest.json, weights.safetensors (the complete
-state dict) and pair_0.npz, pair_1.npz, ... `segic parity report DIR --html OUT.html` replays it in JAX.
+state dict) and pair_0.npz, pair_1.npz, ... `segic parity report DIR --out OUT.html` replays it in JAX.
 """
 
 from __future__ import annotations  # the official environment may have Python 3.8

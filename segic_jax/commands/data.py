@@ -13,7 +13,7 @@ class Check:
 
     name: tyro.conf.Positional[str]
     """A name of `segic data list`."""
-    root: Path | None = None
+    data_root: Path | None = None
     """The folder with the benchmark's data."""
     quick: bool = False
     """Counts and names only; do not read the pictures."""
@@ -23,7 +23,7 @@ class Check:
         from segic_jax.data.benchmarks import find_benchmark
         from segic_jax.data.check import check_benchmark
 
-        report = check_benchmark(find_benchmark(self.name), self.root, quick=self.quick)
+        report = check_benchmark(find_benchmark(self.name), self.data_root, quick=self.quick)
         print(report)
         print(f"{report.problems} problem(s)." if report.problems else "Everything is there.")
         return 1 if report.problems else 0

@@ -79,8 +79,11 @@ class Hash:
 
     def run(self) -> int:
         """Print one line a file."""
+        from segic_jax.config import InputError
         from segic_jax.data.manifest import read_manifest
 
+        if not self.files:
+            raise InputError("Give at least one list of episodes.")
         for path in self.files:
             print(f"{read_manifest(path).sha256}  {path}")
         return 0

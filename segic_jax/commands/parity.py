@@ -18,13 +18,13 @@ class Parity:
     """What to do."""
     dump: tyro.conf.Positional[Path]
     """The folder that tools/dump_torch.py wrote."""
-    html: Path
-    """The page to write; the same figures go to a .json beside it."""
+    out: Path
+    """The page to write, .html; the same figures go to a .json beside it."""
 
     def run(self) -> int:
         """0 if every float32 stage is within its tolerance, else 1."""
         from segic_jax.parity.report import write_report
 
-        passed = write_report(self.dump, self.html)
-        print(f"{self.html}: {'every stage is within' if passed else 'some stage is beyond'} its tolerance")
+        passed = write_report(self.dump, self.out)
+        print(f"{self.out}: {'every stage is within' if passed else 'some stage is beyond'} its tolerance")
         return 0 if passed else 1

@@ -2,8 +2,9 @@
 
 import hashlib
 import io
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from PIL import Image
 from segic_jax.data.episodes import DataError
 
 _WATCHED: ContextVar[dict[Path, str] | None] = ContextVar("watched", default=None)
+MAX_PIXELS = 2 * 89_478_485  # of a picture, as Pillow has it; that many take half a gigabyte
+_DAMAGED = (OSError, ValueError, SyntaxError, TypeError, struct.error)  # Pillow's ways to say so
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
@@ -24,7 +27,9 @@ def read_picture(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     Raises:
         DataError: the file is missing, cut off or no picture.
     """
-    return _decode(_read(path), path, cv2.IMREAD_COLOR_RGB)
+    content = _read(path)
+    _header(content, path)  # for its size alone: what Pillow does not know, OpenCV may
+    return _decode(content, path, cv2.IMREAD_COLOR_RGB)
 
 
 def read_mask(path: Path | str) -> Bool[np.ndarray, "height width"]:
@@ -37,8 +42,9 @@ def read_mask(path: Path | str) -> Bool[np.ndarray, "height width"]:
         DataError: the file is missing, cut off or no picture.
     """
     content = _read(path)
-    if content[:4] == b"\x89PNG" and content[25] == 3:  # colour type of the header: palette
-        background = content[(start := content.index(b"PLTE") + 4) : start + 3]  # RGB of index 0
+    palette = content.find(b"PLTE") + 4
+    if content[:4] == b"\x89PNG" and content[25:26] == b"\x03" and palette > 4:  # colour type: palette
+        background = content[palette : palette + 3]  # RGB of index 0
         colours = _decode(content, path, cv2.IMREAD_COLOR_RGB)
         return (colours != np.frombuffer(background, np.uint8)).any(-1)
     pixels = _decode(content, path, cv2.IMREAD_UNCHANGED)
@@ -71,7 +77,7 @@ def read_labels(path: Path | str) -> Integer[np.ndarray, "height width"]:
     Raises:
         DataError: the file is missing, cut off or has several channels.
     """
-    labels = np.asarray(_open(path))
+    labels = np.asarray(open_picture(path))
     if labels.ndim != 2:
         raise DataError(f"{path} is a colour picture, not a label map: save one number a pixel.")
     return labels.astype(np.uint8) if labels.dtype == bool else labels
@@ -83,7 +89,14 @@ def read_grey(path: Path | str) -> UInt8[np.ndarray, "height width"]:
     Raises:
         DataError: the file is missing, cut off or no picture.
     """
-    return np.asarray(_open(path).convert("L"))
+    return np.asarray(open_picture(path).convert("L"))
+
+
+def too_large(what: Path | str, width: int, height: int) -> str:
+    """The sentence for a picture of more than MAX_PIXELS."""
+    return (
+        f"{what} has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} million can be read: shrink it."
+    )
 
 
 def require_size(
@@ -98,6 +111,25 @@ def require_size(
             f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} pixels, {image_path} "
             f"{image.shape[1]} x {image.shape[0]}: get both again; they must be of one size."
         )
+
+
+def whole_write(path: Path | str, content: bytes) -> None:
+    """The file appears under its name when it is whole; until then an older one stays as it is.
+
+    Raises:
+        DataError: the folder is missing, or the disk is full or fails.
+    """
+    path = Path(path)
+    part = path.with_name(path.name + ".part")
+    try:
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise DataError(f"{path} cannot be written to: {error.strerror}.") from error
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
@@ -128,14 +160,34 @@ def read_bytes(path: Path | str) -> bytes:
     return content
 
 
-def _open(path: Path | str) -> Image.Image:
+def open_picture(path: Path | str) -> Image.Image:
+    """The whole picture as Pillow has it: with its mode, its palette and its 16 bits.
+
+    Raises:
+        DataError: the file is missing, cut off, damaged or no picture.
+    """
     content = _read(path)
+    image = _header(content, path)
+    with suppress(*_DAMAGED):
+        if image is not None:
+            image.load()
+            return image
+    raise DataError(f"{path} is damaged or no picture: get the file again.")
+
+
+def _header(content: bytes, path: Path | str) -> Image.Image | None:
+    """The picture before its pixels are read; DataError where these are too many, None where it is none."""
     try:
         image = Image.open(io.BytesIO(content))
-        image.load()
-    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError) as error:
-        # Pillow's ways to say "damaged".
-        raise DataError(f"{path} is damaged or no picture: get the file again.") from error
+    except Image.DecompressionBombError as error:
+        most = MAX_PIXELS // 10**6
+        raise DataError(
+            f"{path} has more than {most} million pixels, too many to read: shrink it."
+        ) from error
+    except _DAMAGED:
+        return None
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(too_large(path, image.width, image.height))
     return image
 
 

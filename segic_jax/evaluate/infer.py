@@ -23,6 +23,7 @@ from segic_jax.data.canvas import resize, resize_and_pad
 from segic_jax.data.episodes import DataError, Episode, Labelled, Source, View
 from segic_jax.evaluate.baselines import without_reference
 from segic_jax.models.segic import Context, References
+from segic_jax.params import Params
 from segic_jax.weights.bundle import Bundle
 
 BLOCK = 256  # episodes whose references are encoded before their targets
@@ -91,21 +92,26 @@ class Model:
     def context(
         self, references: Sequence[Sequence[View]], text: Float[np.ndarray, "rows text_width"]
     ) -> Context:
-        """Contexts of one concept from references that are known, padded to the rows of the programs."""
-        rows, shots = rows_at_once(), len(references[0])
-        visual = np.zeros((rows, 1, shots, self.config.vit.width), np.float32)
+        """Contexts of one concept from references that are known, padded to the rows of the programs.
+
+        Several shots become their mean: the best of three ways (`evaluate.kshot`).
+        """
+        rows = rows_at_once()
+        mean = self.shots(references).mean(2)
+        padded = np.zeros((rows, 1, text.shape[1]), np.float32)
+        padded[: len(text), 0] = text
+        return Context(
+            pooled=mean, visual=mean[:, :, None], visual_valid=np.ones((rows, 1, 1), bool), text=padded
+        )
+
+    def shots(self, references: Sequence[Sequence[View]]) -> Float[np.ndarray, "rows 1 shots channels"]:
+        """The feature of each reference, padded to the rows of the programs."""
+        visual = np.zeros((rows_at_once(), 1, len(references[0]), self.config.vit.width), np.float32)
         for row, views in enumerate(references):
             for shot, view in enumerate(views):
                 vectors, at = self._vectors[view]
                 visual[row, 0, shot] = np.asarray(vectors)[at]
-        padded = np.zeros((rows, 1, text.shape[1]), np.float32)
-        padded[: len(text), 0] = text
-        return Context(
-            pooled=visual.sum(2) / np.float32(shots),
-            visual=visual,
-            visual_valid=np.ones((rows, 1, shots), bool),
-            text=padded,
-        )
+        return visual
 
     def segment(
         self, pictures: Sequence["_Placed"], contexts: Mapping[str, Context]
@@ -117,9 +123,11 @@ class Model:
         contexts = jax.device_put(dict(contexts), device)
         features = programs.extract(self.config, backbone, images, sizes)
         cosine = programs.cosine(self.config.canvas, features, contexts[first])
-        return cosine, {
-            name: programs.decode(self.config, head, features, context) for name, context in contexts.items()
-        }
+        return cosine, {name: self.decode(head, features, context) for name, context in contexts.items()}
+
+    def decode(self, head: Params, features: jax.Array, context: Context) -> jax.Array:
+        """Mask logits [rows, 1, S, S]."""
+        return programs.decode(self.config, head, features, context)
 
     def _next(self):
         self._turn += 1

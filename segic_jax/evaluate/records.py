@@ -21,6 +21,7 @@ import numpy as np
 from segic_jax import distributed
 from segic_jax.config import ConfigError
 from segic_jax.data.episodes import DataError
+from segic_jax.data.files import whole_write
 from segic_jax.weights.bundle import Bundle
 
 LIBRARIES = ("segic_jax", "jax", "jaxlib", "flax", "numpy", "opencv-python-headless")
@@ -133,20 +134,6 @@ def _rows(path: Path) -> list[dict]:
 def _cut(path: Path) -> None:
     """Take half a line away; only the host that appends to the file may do this."""
     os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
-
-
-def whole_write(path: Path, content: bytes) -> None:
-    """The file appears when it is whole.
-
-    Raises:
-        DataError: the disk is full, or fails.
-    """
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written to: {error.strerror}.") from error
 
 
 def spread(items: Sequence[T], limit: int | None) -> Sequence[T]:

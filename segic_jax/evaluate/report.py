@@ -13,7 +13,8 @@ import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from segic_jax.evaluate.records import whole_write
+from segic_jax.data.files import whole_write
+from segic_jax.drawing import heat, outlined
 
 Image = UInt8[np.ndarray, "height width 3"]  # RGB
 Mask = Bool[np.ndarray, "height width"]
@@ -186,31 +187,10 @@ def sheet(rows: Sequence[GalleryItem]) -> Image:
     )
 
 
-def overlay(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:
-    """The picture with `mask` tinted and outlined."""
-    tinted = image.copy()
-    tinted[mask] = (0.5 * image[mask] + 0.5 * np.array(colour)).astype(np.uint8)
-    return outlined(tinted, mask, colour)
-
-
 def spotlight(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:
     """The picture grey and dark outside `mask`, which keeps its colours: it shows on any picture."""
     dark = (0.45 * image.mean(-1, keepdims=True)).astype(np.uint8)
     return outlined(np.where(mask[..., None], image, dark), mask, colour)
-
-
-def outlined(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:
-    """The picture with the edge of `mask` drawn on it."""
-    edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    thickness = max(1, round(max(mask.shape) / 200))
-    return cv2.drawContours(np.ascontiguousarray(image).copy(), edges, -1, colour, thickness)
-
-
-def heat(values: Float[np.ndarray, "height width"]) -> Image:
-    """Colours from the lowest to the highest value."""
-    low, high = float(values.min()), float(values.max())
-    grey = (255 * (values - low) / max(high - low, 1e-6)).astype(np.uint8)
-    return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
 
 
 def _fitted(image: Image, side: int) -> Image:

@@ -23,6 +23,7 @@ import segic_jax
 from segic_jax import distributed
 from segic_jax.config import ConfigError
 from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.files import whole_write
 from segic_jax.data.semantic import SemanticSource, Split
 from segic_jax.evaluate.records import (
     Records,
@@ -32,7 +33,6 @@ from segic_jax.evaluate.records import (
     model_identity,
     percent,
     spread,
-    whole_write,
 )
 from segic_jax.evaluate.report import render
 from segic_jax.evaluate.semseg_bank import REFERENCE_SEED, Bank, make_bank, text_features

@@ -12,8 +12,8 @@ from tqdm import tqdm
 
 from segic_jax import distributed
 from segic_jax.data.episodes import DataError
+from segic_jax.data.files import whole_write
 from segic_jax.data.semantic import SemanticSource, Split, draw_references
-from segic_jax.evaluate.records import whole_write
 from segic_jax.evaluate.semseg_decode import Model, padded_slots, spread_over
 from segic_jax.evaluate.semseg_scores import unique_names
 from segic_jax.models.segic import Context

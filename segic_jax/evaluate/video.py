@@ -5,7 +5,8 @@ video. Here a frame enters, is encoded once, and leaves two features an object b
 mask and that of its latest predicted one. Objects lie in slots, so that one compiled step serves all videos.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal, NamedTuple
@@ -22,7 +23,7 @@ from segic_jax.data.episodes import DataError
 from segic_jax.models.correspondence import pool
 from segic_jax.models.segic import Context, Decoded, decode_stages, upsample
 from segic_jax.params import Params
-from segic_jax.prompts import INSTANCES
+from segic_jax.prompts import INSTANCES, NONE
 from segic_jax.weights.bundle import Bundle
 
 EPS = 1e-4  # least norm of a feature in the cosine (segic.py:889); pictures have 1e-8
@@ -51,22 +52,6 @@ def remember(features: Float[Array, "1 g g channels"], masks: Bool[Array, "objec
     first = pool(features, masks)
     objects = len(masks)
     return Memory(first, jnp.zeros_like(first), jnp.zeros(objects, bool), jnp.ones(objects, bool))
-
-
-def join(
-    memory: Memory,
-    features: Float[Array, "1 g g channels"],
-    masks: Bool[Array, "objects S S"],
-    new: Bool[Array, " objects"],
-) -> Memory:
-    """Put the objects of this frame's masks into the slots that are `new`."""
-    arrived = remember(features, masks)
-    return Memory(
-        *(
-            jnp.where(new.reshape(-1, *(1,) * (old.ndim - 1)), one, old)
-            for old, one in zip(memory, arrived, strict=True)
-        )
-    )
 
 
 def look(
@@ -110,7 +95,7 @@ def index_mask(
     return np.where(inside.any(0), probability.argmax(0) + 1, 0).astype(np.uint16)
 
 
-_join = jax.jit(join)
+_pool = jax.jit(pool)
 
 
 @partial(jax.jit, static_argnums=0)
@@ -157,6 +142,17 @@ class Tracker:
         self._memory = Memory(empty[0], empty[0], empty[1], empty[1])
         self.objects = 0  # how many are known
 
+    def add(self, pooled: Float[np.ndarray, "new channels"]) -> None:
+        """Follow more objects, from the features inside their masks on whatever picture."""
+        known, self.objects = self.objects, self.objects + len(pooled)
+        more = _slots(self.objects) - len(self._memory.valid)
+        memory = Memory(
+            *(np.pad(np.asarray(one), [(0, more)] + [(0, 0)] * (one.ndim - 1)) for one in self._memory)
+        )
+        memory.first[known : self.objects] = pooled
+        memory.valid[known : self.objects] = True
+        self._memory = memory
+
     def step(
         self,
         frame: UInt8[np.ndarray, "height width 3"],
@@ -189,20 +185,17 @@ class Tracker:
         if known:
             logits, self._memory = _step(config, self._bundle.head, features, self._memory, self._text)
         if len(new):
-            self.objects = known + len(new)
-            slots = len(self._memory.valid)
-            while slots < self.objects:
-                slots *= 2
-            grown = [(0, slots - len(self._memory.valid))]
-            memory = Memory(
-                *(np.pad(np.asarray(one), grown + [(0, 0)] * (one.ndim - 1)) for one in self._memory)
-            )
-            masks = np.zeros((slots, config.canvas, config.canvas), bool)
-            masks[known : self.objects] = placed.masks
-            places = np.arange(slots)
-            is_new = (places >= known) & (places < self.objects)
-            self._memory = _join(memory, features, masks, is_new)
+            masks = np.zeros((_slots(len(new)), config.canvas, config.canvas), bool)
+            masks[: len(new)] = placed.masks
+            self.add(np.asarray(_pool(features, masks))[: len(new)])
         return Answer(logits, known, placed.size, own, new)
+
+
+def _slots(objects: int) -> int:
+    slots = SLOTS
+    while slots < objects:
+        slots *= 2
+    return slots
 
 
 def follow(
@@ -232,7 +225,42 @@ def follow(
     answers = (_official if semantics == "official" else _repaired)(
         Tracker(bundle, prompt=prompt), frames, annotations
     )
-    # The map of a frame is made while the device works on the next one.
+    yield from _finished(answers)
+
+
+def tracked(
+    tracker: Tracker,
+    frames: Iterable[UInt8[np.ndarray, "height width 3"]],
+    first: Integer[np.ndarray, "height width"] | None = None,
+) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], UInt16[np.ndarray, "height width"]]]:
+    """Frames with their index maps, in order.
+
+    The numbers of objects that the tracker knows already are 1, 2, ...
+
+    Args:
+        first: the objects of the first frame, by the numbers that they keep; 0 is background.
+
+    Raises:
+        DataError: `first` has another size than the first frame.
+    """
+    seen: deque = deque()
+
+    def noted():
+        for frame in frames:
+            seen.append(frame)
+            yield frame
+
+    for labels in _finished(_repaired(tracker, noted(), {} if first is None else {0: first})):
+        yield seen.popleft(), labels
+
+
+def prompt_of(bundle: Bundle) -> str:
+    """The sentence for all objects: a model without a text tower has those that it was trained with."""
+    return INSTANCES if bundle.tower is not None or INSTANCES in bundle.text else NONE
+
+
+def _finished(answers: Iterable[Callable]) -> Iterator[UInt16[np.ndarray, "height width"]]:
+    """The map of a frame is made while the device works on the next one."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         waiting = None
         for answer in answers:
@@ -258,7 +286,7 @@ def _official(tracker: Tracker, frames: Iterable, annotations: Mapping):
 
 
 def _repaired(tracker: Tracker, frames: Iterable, annotations: Mapping):
-    ids = [0]  # by place
+    ids = [*range(tracker.objects + 1)]  # by place
     for number, frame in enumerate(frames):
         new = None
         if number in annotations:

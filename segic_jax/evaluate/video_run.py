@@ -30,7 +30,7 @@ import segic_jax
 from segic_jax.config import InputError
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.episodes import DataError
-from segic_jax.data.files import require_size
+from segic_jax.data.files import require_size, whole_write
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.distributed import is_main, together
 from segic_jax.evaluate.records import (
@@ -40,14 +40,13 @@ from segic_jax.evaluate.records import (
     list_hash,
     model_identity,
     spread,
-    whole_write,
 )
 from segic_jax.evaluate.report import render
-from segic_jax.evaluate.video import Semantics, follow
+from segic_jax.evaluate.video import Semantics, follow, prompt_of
 from segic_jax.evaluate.video_metrics import Benchmark as Scores
 from segic_jax.evaluate.video_metrics import ObjectRow, Video, to_csv
 from segic_jax.evaluate.video_metrics import benchmark as jf_benchmark
-from segic_jax.prompts import INSTANCES, NONE
+from segic_jax.prompts import INSTANCES
 from segic_jax.weights.bundle import Bundle
 
 AHEAD = 4  # frames read before they are needed
@@ -86,8 +85,7 @@ def evaluate_video(
         "videos": list_hash([[clip.name, len(clip.frames)] for clip in listed]),
         "version": segic_jax.__version__,
     }
-    # A model without a text tower has the features that it was trained with.
-    prompt = INSTANCES if bundle.tower is not None or INSTANCES in bundle.text else NONE
+    prompt = prompt_of(bundle)
     predictions = out / "predictions"
     with Records(out, identity) as records:
         kept = [records.done[i] for i in chosen if i in records.done]

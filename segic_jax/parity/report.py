@@ -14,8 +14,9 @@ import jaxlib
 import numpy as np
 
 import segic_jax
+from segic_jax.drawing import overlay
 from segic_jax.evaluate.metrics import mask_iou
-from segic_jax.evaluate.report import GREEN, RED, overlay
+from segic_jax.evaluate.report import GREEN, RED
 from segic_jax.parity.dump import (
     DTYPES,
     Arrays,

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.config import InputError
-from segic_jax.evaluate.report import whole_write
+from segic_jax.data.files import whole_write
 from segic_jax.metric_writer import FILE, read_metrics
 
 REVERSE = "_reverse"  # ending of the second pass's names

@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import logging
 
 from segic_jax import distributed
+from segic_jax.compile_cache import use_compile_cache
 from segic_jax.config import Config, InputError
 from segic_jax.train.build import build, finished_bundle
 from segic_jax.train.loop import TrainingError, train
@@ -25,6 +26,7 @@ def run(config: Config, workdir: Path, hosts: distributed.Hosts | None = None) -
     logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
     try:
         distributed.initialize(hosts)
+        use_compile_cache()
         if config.pretrain:
             backbone = pretrained(config.pretrain, config.model, workdir)
             if backbone is None:

@@ -1,0 +1,55 @@
+"""`segic explain`: why a mask is where it is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from segic_jax.commands.references import WithReferences
+from segic_jax.commands.targets import Refused, make_folder, named_targets, progress, require_no_file, say
+
+
+@dataclass(kw_only=True)
+class Explain(WithReferences):
+    """Draw which part of a reference each part of a mask looks like, and where the target looks alike at all.
+
+      segic explain --ref cat.jpg cat.png street.jpg --out why/
+      segic explain --context pets.segic photos/ --out why/
+
+    Writes NAME.png for each target, a row a class: the references, the target with its mask and numbered
+    matches, and the cosine similarity of every place to the references' mean feature. The exit code is 2
+    if a target could not be read.
+    """
+
+    targets: tyro.conf.Positional[tuple[Path, ...]]
+    """Pictures; a folder stands for all pictures in it."""
+    out: Path
+    """Folder for the pictures; made if need be."""
+    matches: int = 12
+    """How many to draw for a class, spread over its mask."""
+
+    def run(self) -> int:
+        """Draw every target that can be read; 0, or 2 if one could not."""
+        from segic_jax.commands.explanation import draw
+        from segic_jax.data.episodes import DataError
+        from segic_jax.data.files import whole_write
+        from segic_jax.example import as_picture
+
+        if self.matches < 1:
+            raise DataError(f"--matches {self.matches} must be at least 1.")
+        targets = named_targets(self.targets)
+        require_no_file(self.out)
+        segmenter, context = self.ready()
+        refused = Refused()
+        for name, path in progress(targets.items(), total=len(targets), unit="picture"):
+            try:
+                image = as_picture(path)
+            except DataError as error:
+                refused(path, error)
+                continue
+            result = segmenter.predict(image, context)
+            explained = segmenter.explain(image, context, matches=segmenter.config.grid**2)
+            make_folder(self.out)
+            whole_write(self.out / f"{name}.png", draw(context, result, explained, self.matches))
+            say(self.out / f"{name}.png")
+        return 2 if refused.said else 0

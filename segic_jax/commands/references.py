@@ -1,0 +1,108 @@
+"""What several commands take: references on the command line or in a saved context, and weights."""
+
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from segic_jax.config import InputError
+
+if TYPE_CHECKING:
+    from segic_jax.context import Context
+    from segic_jax.example import Example
+    from segic_jax.segmenter import Segmenter
+
+_PAIR = tyro.conf.arg(metavar="IMAGE MASK")
+_BOX = re.compile(r"-?[\d.]+(,-?[\d.]+){3}")
+_LABEL = re.compile(r"(.+):(\d+)")
+
+
+@dataclass(kw_only=True)
+class WithReferences:
+    """The arguments that say what to look for."""
+
+    ref: Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, str], ...]], _PAIR] = ()
+    """A picture and what it shows: a mask of its size (PNG, white or opaque on the object), one label of a
+    mask with several (MASK:3), or a box in pixels (X0,Y0,X1,Y1)."""
+    name: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """What it is called: once for all --ref, or once for each, in their order. The same name again makes
+    another example of that class."""
+    negative: Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, str], ...]], _PAIR] = ()
+    """A picture and a mask of what looks alike and is not meant."""
+    context: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A file of `segic fit`, instead of --ref or besides it."""
+    class_names: bool = False
+    """Tell the model the names as text, where it has a text tower."""
+    weights: str = ""
+    """Model file, or a name of `segic weights list`; the small model inside the package by default."""
+
+    def ready(self) -> "tuple[Segmenter, Context]":
+        """The model, and what it has learned from the references.
+
+        Raises:
+            InputError: the arguments do not go together, or a file cannot be used.
+        """
+        examples = self.examples()
+        if not examples and not self.context:
+            raise InputError("Say what to look for: --ref IMAGE MASK, or --context FILE of `segic fit`.")
+
+        from segic_jax.compile_cache import use_compile_cache
+        from segic_jax.segmenter import Segmenter
+
+        use_compile_cache()
+        segmenter = Segmenter.load(self.weights)
+        parts = [segmenter.load_context(path) for path in self.context]
+        if examples:
+            parts.append(segmenter.fit(examples, class_names=self.class_names))
+        return segmenter, sum(parts[1:], parts[0])
+
+    def examples(self) -> "list[Example]":
+        """Of --ref, --name and --negative.
+
+        Raises:
+            InputError: there are neither as many names as references, nor one, nor none; or a negative
+                without a reference.
+        """
+        if len(self.name) > 1 and len(self.name) != len(self.ref):
+            raise InputError(
+                f"There are {len(self.ref)} --ref and {len(self.name)} --name: give one name for all, "
+                "or one for each in the same order."
+            )
+        if self.name and not self.ref:
+            raise InputError("--name names a --ref IMAGE MASK; there is none.")
+        if self.negative and not self.ref:
+            raise InputError("--negative needs a --ref IMAGE MASK besides it.")
+        names = self.name if len(self.name) == len(self.ref) else (self.name or ("object",)) * len(self.ref)
+        return [
+            _example(image, mask, name, negative=False)
+            for (image, mask), name in zip(self.ref, names, strict=True)
+        ] + [_example(image, mask, None, negative=True) for image, mask in self.negative]
+
+
+def _example(image: Path, mask: str, name: str | None, *, negative: bool) -> "Example":
+    from segic_jax.example import Example
+
+    if not Path(mask).exists():
+        if _BOX.fullmatch(mask):
+            try:
+                box = [float(value) for value in mask.split(",")]
+            except ValueError as error:
+                raise InputError(f"{mask}: a box is four numbers in pixels, X0,Y0,X1,Y1.") from error
+            return Example(image, box=box, name=name, negative=negative)
+        if label := _LABEL.fullmatch(mask):
+            return Example(image, label[1], label=int(label[2]), name=name, negative=negative)
+    return Example(image, mask, name=name, negative=negative)
+
+
+def logit_of(threshold: float) -> float:
+    """Of a probability that a user gave.
+
+    Raises:
+        InputError: it is not between 0 and 1.
+    """
+    if not 0 < threshold < 1:
+        raise InputError(f"--threshold {threshold:g} is a probability: give a number between 0 and 1.")
+    return math.log(threshold / (1 - threshold))

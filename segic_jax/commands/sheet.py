@@ -1,0 +1,112 @@
+"""The contact sheet of a run: one page that needs nothing from elsewhere, and can be mailed."""
+
+import base64
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import jinja2
+import numpy as np
+from jaxtyping import UInt8
+
+from segic_jax.context import Context
+from segic_jax.drawing import colours
+from segic_jax.result import Result
+
+SIDE = 480  # longer side of a picture on the page: sharp at twice the pixels of its card
+MOST = 1000  # pictures on the page: a few dozen megabytes
+
+
+class Found(NamedTuple):
+    """One class on one target."""
+
+    name: str
+    colour: str  # CSS
+    present: bool
+    presence: float  # 0..1
+    score: float  # 0..1; 0 for an empty mask
+    share: float  # of the picture's pixels
+
+
+class Card(NamedTuple):
+    """One target on the page."""
+
+    name: str  # of its results
+    source: str
+    picture: str  # data URI
+    width: int
+    height: int
+    found: list[Found]
+
+
+def card(name: str, result: Result, drawn: UInt8[np.ndarray, "height width 3"]) -> Card:
+    """From a result and its overlay."""
+    small = _shrunk(drawn)
+    pixels = result.label_map.size
+    return Card(
+        name,
+        result.source or "",
+        _jpeg_uri(small),
+        small.shape[1],
+        small.shape[0],
+        [
+            Found(*values)
+            for values in zip(
+                result.names,
+                _css(len(result.names)),
+                (bool(area) for area in result.areas),
+                map(float, result.presence),
+                map(float, result.scores),
+                (float(area) / pixels for area in result.areas),
+                strict=True,
+            )
+        ],
+    )
+
+
+def page(context: Context, cards: Sequence[Card], refused: Sequence[str], made: dict[str, str]) -> str:
+    """The HTML.
+
+    Args:
+        cards: of the targets, in order; the first MOST are shown.
+        refused: a sentence for each target that could not be read.
+        made: how the run was made, as lines of a table.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("segic_jax.commands"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    totals = [
+        {"name": name, "colour": colour, "count": sum(one.found[i].present for one in cards)}
+        for i, (name, colour) in enumerate(zip(context.names, _css(len(context.names)), strict=True))
+    ]
+    references = [
+        {"source": one.source, "picture": "data:image/jpeg;base64," + base64.b64encode(one.preview).decode()}
+        for one in context.references
+    ]
+    return environment.get_template("sheet.html.j2").render(
+        totals=totals,
+        references=references,
+        cards=cards[:MOST],
+        left_out=len(cards[MOST:]),
+        total=len(cards),
+        refused=refused,
+        made=made,
+    )
+
+
+def _css(count: int) -> list[str]:
+    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours(count)]
+
+
+def _shrunk(image: np.ndarray) -> np.ndarray:
+    height, width = image.shape[:2]
+    scale = SIDE / max(height, width)
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+
+
+def _jpeg_uri(image: np.ndarray) -> str:
+    jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg.tobytes()).decode()

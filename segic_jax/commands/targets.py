@@ -1,0 +1,87 @@
+"""Targets on the command line: which files they are, and what their results are called."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segic_jax.config import InputError
+
+if TYPE_CHECKING:
+    from segic_jax.data.episodes import DataError
+    from segic_jax.example import Picture
+
+
+def named_targets(targets: Sequence[Path]) -> dict[str, Path]:
+    """Name of the results -> file, without repetitions; a folder stands for its pictures, by name.
+
+    A result is called as its file is, without the ending; where that fits several files, with it, and where
+    that fits several, too, with as many folders before it as it takes (a_1.jpg and b_1.jpg).
+
+    Raises:
+        InputError: there is no target; a folder without pictures.
+    """
+    from segic_jax.segmenter import listed
+
+    if not targets:
+        raise InputError("Give at least one target: a picture, or a folder of pictures.")
+    paths = dict.fromkeys(Path(path) for target in targets for path in listed(target))
+    same = {Path(os.path.abspath(path)): path for path in reversed(paths)}
+    files = [path for path in paths if same[Path(os.path.abspath(path))] == path]
+    names = [path.stem for path in files]
+    for depth in range(1, 100):
+        # Without upper and lower case: some disks do not know them.
+        folded = [name.lower() for name in names]
+        count = Counter(folded)
+        clashing = [i for i, name in enumerate(folded) if count[name] > 1]
+        if not clashing:
+            break
+        for i in clashing:
+            names[i] = "_".join(Path(os.path.abspath(files[i])).parts[-depth:]).replace(os.sep, "")
+    return dict(zip(names, files, strict=True))
+
+
+class Refused:
+    """Says which targets cannot be read, and remembers them."""
+
+    def __init__(self):
+        self.said: dict[str, str] = {}  # by target
+
+    def __call__(self, target: "Picture", error: "DataError") -> None:
+        self.said[str(target)] = str(error)
+        say(error, file=sys.stderr)
+
+
+def say(text: object, *, file=None) -> None:
+    """Print a line above a progress bar, if there is one."""
+    from tqdm import tqdm
+
+    tqdm.write(str(text), file=file or sys.stdout)
+    (file or sys.stdout).flush()
+
+
+def progress(items: Iterable, *, total: int | None, unit: str):
+    """A bar on stderr where that is a terminal; it goes away when it is done."""
+    from tqdm import tqdm
+
+    return tqdm(items, total=total, unit=unit, disable=None, leave=False, file=sys.stderr)
+
+
+def require_no_file(path: Path) -> None:
+    """Before long work: raise InputError where a file is in a folder's place."""
+    if next(one for one in (path, *path.absolute().parents) if one.exists()).is_file():
+        raise InputError(f"{path} is a file, or below one: give --out a folder.")
+
+
+def make_folder(path: Path) -> None:
+    """With its parents.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made ({error.strerror}).") from error

@@ -1,0 +1,113 @@
+"""Three ways to use several references, compared: `python -m segic_jax.evaluate.kshot`.
+
+mean: one token and one cosine map, of the mean feature. tokens: a token for each shot, the map of the mean.
+max: a token for each shot, the largest of the shots' cosine maps. `mean` is what the API and eval.py use.
+"""
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from segic_jax.config import InputError, ModelConfig
+from segic_jax.data.emoji.source import EmojiSource
+from segic_jax.evaluate.infer import Model, judge_all
+from segic_jax.evaluate.protocols import find_protocol
+from segic_jax.evaluate.rows import row_of, summary
+from segic_jax.evaluate.run import make_tasks
+from segic_jax.models import segic
+from segic_jax.models.correspondence import best_point, enlarged, similarity_map
+from segic_jax.models.segic import Context, head_template
+from segic_jax.params import Params
+from segic_jax.weights.bundle import Bundle, load_bundle
+from segic_jax.weights.fetch import find
+
+OTHERS = ("tokens", "max")
+
+
+class EachShot(Model):
+    """A model whose contexts keep the shots apart."""
+
+    def __init__(self, bundle: Bundle, way: Literal["tokens", "max"]):
+        super().__init__(bundle)
+        self.way = way
+
+    def context(self, references, text) -> Context:
+        """As `Model.context`, with a token a shot."""
+        context, visual = super().context(references, text), self.shots(references)
+        return Context(context.pooled, visual, np.ones(visual.shape[:3], bool), context.text)
+
+    def decode(self, head, features, context):
+        """As `Model.decode`."""
+        return _decode(self.config, self.way, head, features, context)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _decode(config: ModelConfig, way: str, head: Params, features: jax.Array, context: Context) -> jax.Array:
+    """`segic.decode` for one concept, with a choice of the map."""
+    module = head_template(config).bind(head)
+    if way == "max":
+        similarity = similarity_map(features, context.visual[:, 0], config.canvas).max(1, keepdims=True)
+    else:
+        similarity = similarity_map(features, context.pooled, config.canvas)
+    at_canvas = enlarged(similarity, config.canvas)
+    tokens, tokens_valid = module.tokens(context, jnp.ones(len(features), bool))
+    prompts = module.prompt_encoder(
+        points=best_point(at_canvas)[:, :, None],
+        point_labels=jnp.ones((len(features), 1, 1), jnp.int32),
+        points_valid=None,
+        boxes=None,
+        use_box=None,
+        masks=at_canvas,
+        tokens=tokens,
+        tokens_valid=tokens_valid,
+    )
+    position = module.prompt_encoder.dense_position()
+    logits, _ = module.mask_decoder(module.embed_image(features), position, prompts)
+    return segic.upsample(logits[:, :, 0], config.canvas)
+
+
+def compare(bundle: Bundle, source: EmojiSource, shots: int) -> dict[str, dict]:
+    """The scores of each way, in per cent."""
+    manifest = source.manifest("original", 0, shots)
+    models = {"segic": Model(bundle)} | {way: EachShot(bundle, way) for way in OTHERS}
+    protocol = find_protocol("original")
+    tasks = make_tasks(bundle, source, [manifest])
+    rows = list(judge_all(models, source, tasks, lambda answer: row_of(answer, protocol)))
+    result = summary(rows, [manifest], protocol, {})
+    return {"mean": result["scores"]} | {way: result["baselines"][way] for way in OTHERS}
+
+
+@dataclass
+class Args:
+    """Print a table of mIoU, by way and number of shots, on the emoji benchmark."""
+
+    weights: str = ""
+    """Model file, or a name of `segic weights list`."""
+    split: Literal["validation", "novel"] = "novel"
+    """Classes: validation to choose by, novel to report."""
+    shots: tuple[int, ...] = (1, 2, 5)
+    """References an episode."""
+
+
+def main(args: Args) -> None:
+    """One line a number of shots."""
+    bundle, source = load_bundle(find(args.weights)), EmojiSource(args.split)
+    print("| shots | " + " | ".join(("mean", *OTHERS)) + " |\n| --- | --- | --- | --- |")
+    for shots in args.shots:
+        scores = compare(bundle, source, shots)
+        print(
+            f"| {shots} | " + " | ".join(f"{one['miou']:.1f}" for one in scores.values()) + " |", flush=True
+        )
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Args))
+    except InputError as error:
+        sys.exit(print(error, file=sys.stderr) or 2)

@@ -1,0 +1,263 @@
+"""What was found in one target, at the target's own size.
+
+A Result holds the model's small maps; masks, label map and logits are made of them when they are asked for, a
+strip of rows at a time, so that another threshold or a large picture costs no second run and little memory.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8, UInt16
+from PIL import Image
+
+from segic_jax.data.canvas import bilinear_taps, resample
+from segic_jax.data.episodes import DataError
+from segic_jax.data.files import whole_write
+from segic_jax.drawing import colours, overlays
+
+STRIP = 1 << 22  # pixels that are worked on at a time
+SMALLEST = 0.02  # of the mask: a connected region below this share is no object of its own
+
+
+class _Measured(NamedTuple):
+    label_map: UInt16[np.ndarray, "height width"]
+    areas: np.ndarray
+    boxes: list
+    scores: Float[np.ndarray, " concepts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """Masks of every class of the Context, in its order.
+
+    A class that is not `present` has an empty mask and no place in the label map (`keep_absent` keeps it);
+    its logits can be read all the same.
+    """
+
+    names: tuple[str, ...]
+    presence: Float[np.ndarray, " concepts"]  # 0..1: how probable it is that the class is there at all
+    present: Bool[np.ndarray, " concepts"]
+    evidence: Float[np.ndarray, "concepts evidence"]  # what `presence` was made of: `presence.EVIDENCE`
+    image: UInt8[np.ndarray, "height width 3"]  # the target, RGB
+    source: str | None  # its path
+    small_logits: Float[np.ndarray, "concepts side side"]  # of the whole canvas
+    canvas: int
+    placed: tuple[int, int]  # (h, w) of the picture on the canvas
+    cut: float = 0.0  # logits above it are inside
+    keep_absent: bool = False
+    instances_from: str = "regions"  # connected regions of the mask
+
+    def threshold(self, cut: float) -> "Result":
+        """The same answer with masks cut at another logit; the model does not run again."""
+        return replace(self, cut=float(cut))
+
+    @property
+    def label_map(self) -> UInt16[np.ndarray, "height width"]:
+        """0, or 1 + the class with the largest logit above the cut."""
+        return self._measured.label_map
+
+    @property
+    def areas(self) -> np.ndarray:
+        """Pixels of each mask."""
+        return self._measured.areas
+
+    @property
+    def boxes(self) -> list[tuple[int, int, int, int] | None]:
+        """(x0, y0, x1, y1) around each mask, x1 and y1 just beyond it; None for an empty one."""
+        return self._measured.boxes
+
+    @property
+    def scores(self) -> Float[np.ndarray, " concepts"]:
+        """Mean probability inside each mask; 0 for an empty one."""
+        return self._measured.scores
+
+    @cached_property
+    def masks(self) -> Bool[np.ndarray, "concepts height width"]:
+        """Logit above the cut; masks of several classes may overlap."""
+        return np.stack([self.mask(i) for i in range(len(self.names))])
+
+    def mask(self, concept: int) -> Bool[np.ndarray, "height width"]:
+        """One of the masks."""
+        height, width = self.image.shape[:2]
+        mask = np.zeros((height, width), bool)
+        if self._shown(concept):
+            for start, logits in self._strips(concept):
+                mask[start : start + len(logits)] = logits > self.cut
+        return mask
+
+    def logits(self, concept: int | None = None) -> Float[np.ndarray, "*concepts height width"]:
+        """Of one class, or of all: float32 at the target's size, absent classes as well."""
+        chosen = range(len(self.names)) if concept is None else [concept]
+        height, width = self.image.shape[:2]
+        values = np.empty((len(chosen), height, width), np.float32)
+        for row, i in enumerate(chosen):
+            for start, strip in self._strips(i):
+                values[row, start : start + len(strip)] = strip
+        return values if concept is None else values[0]
+
+    def instances(self, concept: int) -> list[Bool[np.ndarray, "height width"]]:
+        """The mask split into objects, the largest first; `instances_from` says how.
+
+        Regions below 2 % of the mask are left out.
+        """
+        _, labels, statistics, _ = cv2.connectedComponentsWithStats(self.mask(concept).astype(np.uint8))
+        areas = statistics[1:, cv2.CC_STAT_AREA]
+        order = np.argsort(-areas, kind="stable")
+        return [labels == i + 1 for i in order if areas[i] >= SMALLEST * areas.sum()]
+
+    def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
+        """The target with every mask tinted and outlined, in the colours of `drawing.colours`."""
+        tints = colours(len(self.names))
+        shown = [i for i in range(len(self.names)) if self.areas[i]]
+        return overlays(self.image, [self.mask(i) for i in shown], [tints[i] for i in shown])
+
+    def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict]:
+        """COCO annotations of the masks that are not empty: compressed RLE, bbox, area, category, score.
+
+        Category ids are 1 + the class's place in `names`.
+        """
+        from pycocotools import mask as coco
+
+        annotations = []
+        for i, name in enumerate(self.names):
+            if self.boxes[i] is None:
+                continue
+            rle = coco.encode(np.asfortranarray(self.mask(i), np.uint8))
+            x0, y0, x1, y1 = self.boxes[i]
+            annotations.append(
+                {
+                    "id": first_id + len(annotations),
+                    "image_id": image_id,
+                    "category_id": i + 1,
+                    "category_name": name,
+                    "segmentation": {"size": list(rle["size"]), "counts": str(rle["counts"], "ascii")},
+                    "bbox": [x0, y0, x1 - x0, y1 - y0],
+                    "area": int(self.areas[i]),
+                    "iscrowd": 0,
+                    "score": round(float(self.scores[i]), 4),
+                    "presence": round(float(self.presence[i]), 4),
+                }
+            )
+        return annotations
+
+    def save(self, path: Path | str) -> list[Path]:
+        """Write what the ending of `path` says; without one it is a folder and gets all three.
+
+        .png: the label map, a palette PNG (16-bit grey above 255 classes). .jpg: the overlay. .json:
+        `to_coco` with its image and categories. In a folder their names are NAME_labels.png,
+        NAME_overlay.jpg and NAME.json.
+
+        Returns:
+            The files written, each of which is whole.
+
+        Raises:
+            DataError: another ending, or the disk refuses.
+        """
+        path = Path(path)
+        if path.suffix and not path.is_dir():
+            if path.suffix.lower() not in _WRITERS:
+                raise DataError(f"{path}: a result is saved as .png, .jpg or .json, or into a folder.")
+            whole_write(path, _WRITERS[path.suffix.lower()](self))
+            return [path]
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{path} cannot be made ({error.strerror}).") from error
+        stem = Path(self.source).stem if self.source else "picture"
+        files = [path / f"{stem}_labels.png", path / f"{stem}_overlay.jpg", path / f"{stem}.json"]
+        for file in files:
+            whole_write(file, _WRITERS[file.suffix](self))
+        return files
+
+    @cached_property
+    def _measured(self) -> _Measured:
+        height, width = self.image.shape[:2]
+        count = len(self.names)
+        label_map = np.zeros((height, width), np.uint16)
+        best = np.full((height, width), self.cut, np.float32) if count > 1 else None
+        areas, boxes, scores = np.zeros(count, np.int64), [None] * count, np.zeros(count, np.float32)
+        for i in range(count):
+            if not self._shown(i):
+                continue
+            rows, columns = np.zeros(height, bool), np.zeros(width, bool)
+            probability = 0.0
+            for start, logits in self._strips(i):
+                strip = slice(start, start + len(logits))
+                inside = logits > self.cut
+                if not inside.any():
+                    continue
+                rows[strip] = inside.any(1)
+                columns |= inside.any(0)
+                values = logits[inside]
+                areas[i] += len(values)
+                probability += float((1 / (1 + np.exp(-np.clip(values, -80, 80), dtype=np.float64))).sum())
+                if best is None:
+                    label_map[strip][inside] = 1
+                else:
+                    wins = logits > best[strip]
+                    label_map[strip][wins] = i + 1
+                    best[strip][wins] = logits[wins]
+            if areas[i]:
+                (y0, y1), (x0, x1) = (
+                    (int(np.argmax(a)), int(len(a) - np.argmax(a[::-1]))) for a in (rows, columns)
+                )
+                boxes[i] = (x0, y0, x1, y1)
+                scores[i] = probability / areas[i]
+        return _Measured(label_map, areas, boxes, scores)
+
+    def _shown(self, concept: int) -> bool:
+        """Whether the mask can have a pixel; bilinear resampling makes no larger value."""
+        allowed = bool(self.present[concept]) or self.keep_absent
+        return allowed and float(self.small_logits[concept].max()) > self.cut
+
+    def _strips(self, concept: int) -> Iterator[tuple[int, Float[np.ndarray, "rows width"]]]:
+        """First row and logits of one strip after another.
+
+        Small map -> canvas -> picture, both bilinear; OpenCV, which is fast, does a strip's columns.
+        """
+        (height, width), (h, w) = self.image.shape[:2], self.placed
+        side = self.small_logits.shape[-1]
+        to_canvas = bilinear_taps(side, self.canvas, side / self.canvas)
+        on_canvas = resample(self.small_logits[concept], to_canvas.cropped(0, h), to_canvas.cropped(0, w))
+        rows = bilinear_taps(h, height, h / height)
+        step = max(1, STRIP // width)
+        for start in range(0, height, step):
+            part = rows.cropped(start, step)
+            fraction = part.fraction[:, None]
+            narrow = on_canvas[part.low] * (1 - fraction) + on_canvas[part.high] * fraction
+            yield start, cv2.resize(narrow, (width, len(narrow)), interpolation=cv2.INTER_LINEAR)
+
+
+def _label_png(result: Result) -> bytes:
+    if len(result.names) > 255:
+        return cv2.imencode(".png", result.label_map)[1].tobytes()
+    import io
+
+    picture = Image.fromarray(result.label_map.astype(np.uint8), "P")
+    picture.putpalette([0, 0, 0, *(value for colour in colours(len(result.names)) for value in colour)])
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+def _overlay_jpg(result: Result) -> bytes:
+    return cv2.imencode(".jpg", cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def _json(result: Result) -> bytes:
+    height, width = result.image.shape[:2]
+    content = {
+        "images": [{"id": 1, "file_name": result.source or "", "height": height, "width": width}],
+        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(result.names)],
+        "annotations": result.to_coco(),
+    }
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+_WRITERS = {".png": _label_png, ".jpg": _overlay_jpg, ".jpeg": _overlay_jpg, ".json": _json}

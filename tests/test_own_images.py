@@ -1,0 +1,25 @@
+"""docs/own_images.md: every block of Python runs."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own_images.md").read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [(0, {"out/1_labels.png", "out/1_overlay.jpg", "out/1.json"}), (1, {"pets.segic"}), (2, set())],
+)
+def test_a_block_runs_and_writes(number, written, tmp_path, monkeypatch):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(BLOCKS[number], f"block {number}", "exec"), {})
+    files = (path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
+    assert {str(path) for path in files if path.parts[0] != "examples"} == written
+
+
+def test_every_block_is_run():
+    assert len(BLOCKS) == 3
