@@ -6,6 +6,7 @@ from typing import Annotated
 
 import tyro
 
+from segic_jax.commands.app import App
 from segic_jax.commands.data import Data
 from segic_jax.commands.emoji import Emoji
 from segic_jax.commands.episodes import Episodes
@@ -17,6 +18,7 @@ from segic_jax.config import InputError
 
 Command = (
     Annotated[Predict, tyro.conf.subcommand("predict")]
+    | Annotated[App, tyro.conf.subcommand("app")]
     | Annotated[Emoji, tyro.conf.subcommand("emoji")]
     | Annotated[Weights, tyro.conf.subcommand("weights")]
     | Annotated[Convert, tyro.conf.subcommand("convert")]
