@@ -67,6 +67,9 @@ def application(segmenter: Segmenter, header: str, host: str, folder: Path) -> f
     app.add_middleware(Guard)
     if host in LOOPBACK:  # a page of another site that points its name here gets nothing
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    # Where Gradio believes that it was not launched, as when mounted, it lets a request name any file of the
+    # machine as its upload (`processing_utils._check_allowed`).
+    blocks.has_launched = True
     return gr.mount_gradio_app(
         app,
         blocks,

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -68,6 +69,28 @@ def test_the_server_gives_no_other_file_and_bounds_requests(address):
     assert ask(address, "/", host="rebound.example").status == 400
     assert ask(address, "/gradio_api/queue/join", "POST", content_length=str(41 * 2**20)).status == 413
     assert ask(address, "/gradio_api/upload", "POST", transfer_encoding="chunked").status == 411
+
+
+def test_a_request_cannot_name_a_file_of_the_server_as_its_upload(address, tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "private.png")
+
+    def event(path):
+        """What the server answers when the file at `path` is given as the uploaded picture."""
+        upload = {"path": str(path), "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+        body = {"data": [None, upload], "fn_index": number, "session_hash": "abc", "trigger_id": trigger}
+        headers = {"content-type": "application/json"}
+        post = urllib.request.Request(f"{address}/gradio_api/queue/join", json.dumps(body).encode(), headers)
+        urllib.request.urlopen(post).read()
+        with urllib.request.urlopen(f"{address}/gradio_api/queue/data?session_hash=abc") as stream:
+            return next(line for line in stream if b"process_completed" in line)
+
+    config = json.load(urllib.request.urlopen(f"{address}/config"))
+    bring = next(one for one in config["dependencies"] if len(one["inputs"]) == 2)
+    number, trigger = bring["id"], bring["targets"][0][0]
+    for path in (tmp_path / "private.png", "http://127.0.0.1:9/a.png"):
+        answer = event(path)
+        assert b'"success":false' in answer
+        assert b"data-picture" not in answer
 
 
 def test_paint_search_threshold_correct_and_download(page, tmp_path):
