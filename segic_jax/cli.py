@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from segic_jax.commands.app import App
 from segic_jax.commands.data import Data
 from segic_jax.commands.doctor import Doctor
 from segic_jax.commands.emoji import Emoji
@@ -28,6 +29,7 @@ COMMANDS: dict[str, type] = {
     "fit": Fit,
     "video": Video,
     "explain": Explain,
+    "app": App,
     "doctor": Doctor,
     "weights": Weights,
     "convert": Convert,

@@ -1,0 +1,104 @@
+"""What the page takes, and the reading of an upload within these limits."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image, UnidentifiedImageError
+
+from segic_jax.data.episodes import DataError
+from segic_jax.data.files import read_picture
+from segic_jax.example import as_mask
+
+MAX_MEGABYTES = 20  # of one file
+MAX_PIXELS = 64_000_000  # of one picture, before it is shrunk
+SIDE = 1280  # a picture's longer side is shrunk to this: it bounds the memory of a visitor
+MAX_EXAMPLES = 20
+MAX_TARGETS = 20
+MAX_CLASSES = 8
+MAX_NAME = 40  # characters of a class name
+MATCHES = 40  # looked through for those that are drawn
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # by content, whatever the name says
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # what the file chooser offers
+
+
+def read_upload(path: Path | str, name: str) -> UInt8[np.ndarray, "height width 3"]:
+    """RGB with the longer side at most SIDE.
+
+    Args:
+        name: what the visitor called the file; error messages use it.
+
+    Raises:
+        DataError: no picture of a known format, damaged, cut off or beyond the limits.
+    """
+    _check(path, name)
+    return shrink(_with_name(read_picture, path, name))
+
+
+def read_mask_upload(path: Path | str, name: str, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    """The object's pixels in a mask file, at `size`.
+
+    Args:
+        size: (height, width) of the picture, which may have been shrunk; the mask must have its shape.
+
+    Raises:
+        DataError: as `read_upload`, or a mask of another shape than its picture.
+    """
+    _check(path, name)
+    mask = _with_name(as_mask, path, name)
+    # Shrinking keeps the shape up to half a pixel a side.
+    scale = max(size) / max(mask.shape)
+    if any(abs(had * scale - has) > 1 for had, has in zip(mask.shape, size, strict=True)):
+        raise DataError(
+            f"{name} is {mask.shape[1]} x {mask.shape[0]} pixels and has another shape than its picture; "
+            "make them the same size."
+        )
+    return stretch(mask, size)
+
+
+def shrink(image: UInt8[np.ndarray, "height width 3"], side: int = SIDE) -> np.ndarray:
+    """The picture with its longer side at most `side`."""
+    scale = side / max(image.shape[:2])
+    if scale >= 1:
+        return image
+    height, width = (max(1, round(scale * length)) for length in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def stretch(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
+    """A mask at another size (height, width)."""
+    if mask.shape == tuple(size):
+        return mask
+    height, width = size
+    return cv2.resize(mask.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST) > 0
+
+
+def _check(path: Path | str, name: str) -> None:
+    """From the file's size and header only: nothing large is decoded."""
+    megabytes = Path(path).stat().st_size / 2**20
+    if megabytes > MAX_MEGABYTES:
+        raise DataError(f"{name} has {megabytes:.0f} MB; the page takes {MAX_MEGABYTES} MB.")
+    try:
+        with Image.open(path, formats=FORMATS) as header:
+            width, height = header.size
+    except UnidentifiedImageError as error:
+        raise DataError(f"{name} is no picture; use PNG, JPEG, WebP, TIFF or BMP.") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(_too_many(name)) from error
+    except (OSError, ValueError, SyntaxError, TypeError) as error:  # Pillow's ways to say "damaged"
+        raise DataError(f"{name} is damaged; get the file again.") from error
+    if width * height > MAX_PIXELS:
+        raise DataError(_too_many(name))
+
+
+def _too_many(name: str) -> str:
+    return f"{name} has more than {MAX_PIXELS // 10**6} million pixels; save it smaller."
+
+
+def _with_name(read, path: Path | str, name: str) -> np.ndarray:
+    """What `read(path)` gives, its errors speaking of `name` instead of the path on the server."""
+    try:
+        return read(path)
+    except DataError as error:
+        raise DataError(str(error).replace(str(path), name)) from error

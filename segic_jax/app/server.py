@@ -1,0 +1,140 @@
+"""Serves the page: one model for all visitors, one folder for all files, nothing fetched from elsewhere."""
+
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import fastapi
+import gradio as gr
+import uvicorn
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from segic_jax.app import layout, limits
+from segic_jax.app.events import Page
+from segic_jax.config import ConfigError
+from segic_jax.segmenter import Segmenter
+
+HERE = Path(__file__).parent
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MAX_WAITING = 32  # events in the queue of the model
+MAX_VISITORS = 50  # sessions in memory; the oldest goes first
+CLEAN_SECONDS = (600, 3600)  # how often files are cleaned, and how old they may be
+UPLOAD_BYTES = (limits.MAX_TARGETS * limits.MAX_MEGABYTES + 1) * 2**20  # of a request with several files
+REQUEST_BYTES = 40 * 2**20  # of any other: painted masks
+HEADERS = {
+    # The browser itself refuses to fetch anything from another machine, or to frame the page.
+    # Gradio compiles its events' JavaScript in the page, hence unsafe-eval.
+    "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
+    "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'none'",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+}
+
+
+def serve(segmenter: Segmenter, header: str, host: str, port: int, folder: Path) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Args:
+        header: HTML above the steps.
+        port: 0 takes a free one.
+        folder: for everything that is written; the one that GRADIO_TEMP_DIR names.
+
+    Raises:
+        ConfigError: the address cannot be used.
+    """
+    listener = _listener(host, port)
+    address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # uvicorn raises it again when it has stopped
+    app = application(segmenter, header, host, folder)
+    config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
+    print(f"The page is at {address}   Ctrl-C stops it.", flush=True)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def application(segmenter: Segmenter, header: str, host: str, folder: Path) -> fastapi.FastAPI:
+    """The page as an ASGI application that writes in `folder` only."""
+    with gr.Blocks(title="segic", analytics_enabled=False, delete_cache=CLEAN_SECONDS) as blocks:
+        gr.HTML(header, padding=False)
+        Page(segmenter, folder)
+    blocks.state_session_capacity = MAX_VISITORS
+    blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
+    app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(Guard)
+    if host in LOOPBACK:  # a page of another site that points its name here gets nothing
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
+    # Where Gradio believes that it was not launched, as when mounted, it lets a request name any file of the
+    # machine as its upload (`processing_utils._check_allowed`).
+    blocks.has_launched = True
+    return gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        footer_links=[],
+        max_file_size=limits.MAX_MEGABYTES * 2**20,
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        pwa=False,
+        mcp_server=False,
+        app_kwargs={"docs_url": None, "redoc_url": None, "openapi_url": None},
+        theme=layout.THEME,
+        css_paths=HERE / "style.css",
+        head=f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>",
+    )
+
+
+class Guard:
+    """Bounds the size of requests, and sends HEADERS with every answer."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The ASGI interface."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [
+                    *message.get("headers", []),
+                    *((key.encode(), value.encode()) for key, value in HEADERS.items()),
+                ]
+            await send(message)
+
+        if (refusal := _refusal(scope)) is not None:
+            await refusal(scope, receive, send_with_headers)
+        else:
+            await self.app(scope, receive, send_with_headers)
+
+
+def _refusal(scope: Scope) -> PlainTextResponse | None:
+    if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        return None
+    length = dict(scope["headers"]).get(b"content-length", b"")
+    if not length.isdigit():
+        return PlainTextResponse("A request must say its length.", 411)
+    limit = UPLOAD_BYTES if scope["path"].endswith("/upload") else REQUEST_BYTES
+    if int(length) > limit:
+        return PlainTextResponse(f"A request may have {limit // 2**20} MB.", 413)
+    return None
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()  # who asks before the page is ready waits
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"The page cannot be served at {host}, port {port} ({error}); choose another --port."
+        ) from error
+    return listener

@@ -1,0 +1,242 @@
+"""What one visitor has on the page: a picture being marked, examples, targets and results. No Gradio here."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from segic_jax.app import limits
+from segic_jax.context import Context
+from segic_jax.data.episodes import DataError
+from segic_jax.drawing import Colour, Image, Mask, colours
+from segic_jax.example import Example
+from segic_jax.explain import Explanation
+from segic_jax.result import Result
+from segic_jax.segmenter import Segmenter
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+
+
+class Picture(NamedTuple):
+    """A picture and what the visitor called it."""
+
+    name: str
+    image: Image
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One marked picture: either mask or box is given."""
+
+    picture: Picture
+    name: str  # of the class
+    mask: Mask | None = None
+    box: Box | None = None
+    negative: bool = False  # it looks like the class and is another thing
+
+    def example(self) -> Example:
+        """As the library takes it."""
+        return Example(self.picture.image, self.mask, box=self.box, name=self.name, negative=self.negative)
+
+
+@dataclass
+class Target:
+    """A picture to search, and what was found; the result holds what every threshold needs."""
+
+    picture: Picture
+    result: Result | None = None
+
+
+@dataclass
+class Session:
+    """Everything of one visitor."""
+
+    draft: Picture | None = None  # the picture being marked
+    shots: list[Shot] = field(default_factory=list)
+    context: Context | None = None  # of the shots
+    targets: list[Target] = field(default_factory=list)
+    chosen_shot: int | None = None
+    chosen_target: int = 0
+    probability: float = 0.5  # a pixel above it is inside; the slider
+    keep_absent: bool = False  # whether classes that seem to be absent are marked, too
+    explained: bool = (
+        False  # whether the page shows what matched, and files to download, for the chosen target
+    )
+    prepared: bool = False
+
+    @property
+    def colours(self) -> dict[str, Colour]:
+        """The classes, in the order of their first examples, and the colours that the library gives them."""
+        names = list(dict.fromkeys(shot.name for shot in self.shots if not shot.negative))
+        return dict(zip(names, colours(len(names)), strict=True))
+
+    @property
+    def references(self) -> list[Picture]:
+        """The pictures of the examples, as `Context.references` numbers them."""
+        return list({id(shot.picture.image): shot.picture for shot in self.shots}.values())
+
+    def take(self, name: str, mask: Mask | None, box: Box | None, negative: bool = False) -> None:
+        """The draft becomes an example of the class `name`; all results are dropped.
+
+        Raises:
+            DataError: nothing marked, a name that cannot be, a negative of an unknown class, or one too many.
+        """
+        if self.draft is None:
+            raise DataError("Bring a picture of the thing first.")
+        name = clean_name(name)
+        if len(self.shots) >= limits.MAX_EXAMPLES:
+            raise DataError(f"The page takes {limits.MAX_EXAMPLES} examples; remove one first.")
+        if name not in self.colours and len(self.colours) >= limits.MAX_CLASSES:
+            known = ", ".join(self.colours)
+            raise DataError(f"The page takes {limits.MAX_CLASSES} classes; use one of: {known}.")
+        if negative and name not in self.colours:
+            raise DataError(f"Show first what {name} is, then what it is not.")
+        if box is not None:
+            shot = Shot(self.draft, name, None, clean_box(box, self.draft.image), negative)
+        elif mask is not None and mask.any():
+            shot = Shot(self.draft, name, mask, None, negative)
+        else:
+            raise DataError("Nothing is marked yet: paint over the thing, or drag a box around it.")
+        self.shots.append(shot)
+        self.draft = None
+        self._forget()
+
+    def remove_shot(self) -> None:
+        """Drop the chosen example, and with the last one of a class also what the class is not."""
+        if self.chosen_shot is None or self.chosen_shot >= len(self.shots):
+            raise DataError("Choose the example that is to be removed.")
+        del self.shots[self.chosen_shot]
+        shown = {shot.name for shot in self.shots if not shot.negative}
+        self.shots = [shot for shot in self.shots if shot.name in shown]
+        self._forget()
+
+    def check_room(self, count: int) -> None:
+        """Raise DataError if `count` more targets are more than the page takes."""
+        if (total := len(self.targets) + count) > limits.MAX_TARGETS:
+            raise DataError(
+                f"The page searches {limits.MAX_TARGETS} pictures, these would be {total}; "
+                "for a whole folder there is the command segic predict."
+            )
+
+    def add_targets(self, pictures: Sequence[Picture]) -> None:
+        """Further pictures to search.
+
+        Raises:
+            DataError: more than the page takes; none of them is added then.
+        """
+        self.check_room(len(pictures))
+        self.targets += [Target(picture) for picture in pictures]
+
+    def choose_target(self, index: int) -> None:
+        """Look at another one."""
+        self.chosen_target = index
+        self.explained = self.prepared = False
+
+    def remove_target(self) -> None:
+        """Drop the chosen target."""
+        if self.chosen_target < len(self.targets):
+            del self.targets[self.chosen_target]
+        self.choose_target(0)
+
+    def find(self, segmenter: Segmenter, tell: Callable[[int, int], None]) -> None:
+        """Search every target that has no result yet.
+
+        Args:
+            tell: called with (done, all) before each picture.
+
+        Raises:
+            DataError: no example or no target.
+        """
+        if not self.shots:
+            raise DataError("Show first what to find: bring a picture and mark the thing.")
+        if not self.targets:
+            raise DataError("Add pictures to search.")
+        if self.context is None:
+            self.context = segmenter.fit([shot.example() for shot in self.shots])
+        context = self.context
+        waiting = [target for target in self.targets if target.result is None]
+        for done, target in enumerate(waiting):
+            tell(done, len(waiting))
+            result = segmenter.predict(target.picture.image, context)
+            if self.context is not context:  # the visitor changed the examples meanwhile
+                raise DataError("The examples have changed; search again.")
+            target.result = result
+        self.choose_target(min(self.chosen_target, len(self.targets) - 1))
+
+    @property
+    def chosen(self) -> Target | None:
+        """The target to look at, if it was searched."""
+        if self.chosen_target < len(self.targets) and self.targets[self.chosen_target].result is not None:
+            return self.targets[self.chosen_target]
+        return None
+
+    def shown(self, result: Result) -> Result:
+        """A result as the page shows it; the model does not run."""
+        probability = min(max(self.probability, 0.01), 0.99)
+        cut = float(np.log(probability / (1 - probability)))
+        return replace(result, cut=cut, keep_absent=self.keep_absent)
+
+    def explain(self, segmenter: Segmenter, name: str) -> tuple[Explanation, Picture]:
+        """Why the mask of a class on the chosen target is where it is, and that target.
+
+        Raises:
+            DataError: nothing was found yet, or there is no such class.
+        """
+        if self.chosen is None or self.context is None:
+            raise DataError("Search first; then there is something to explain.")
+        for one in segmenter.explain(self.chosen.picture.image, self.context, matches=limits.MATCHES):
+            if one.name == name:
+                return one, self.chosen.picture
+        raise DataError("Choose the class that is to be explained.")
+
+    def correct(self, name: str) -> Mask:
+        """Make the chosen target the draft; the mask of the class is what there is to correct.
+
+        Raises:
+            DataError: nothing was found yet, or there is no such class.
+        """
+        if self.chosen is None:
+            raise DataError("Search first; then there is a mask to correct.")
+        result = self.shown(self.chosen.result)
+        if name not in result.names:
+            raise DataError("Choose the class whose mask is to be corrected.")
+        self.draft = self.chosen.picture
+        return result.mask(result.names.index(name))
+
+    def _forget(self) -> None:
+        self.context, self.chosen_shot = None, None
+        self.explained = self.prepared = False
+        for target in self.targets:
+            target.result = None
+
+
+def clean_name(name: str) -> str:
+    """A class name without control characters and double blanks.
+
+    Raises:
+        DataError: empty or too long.
+    """
+    name = " ".join("".join(c if c.isprintable() else " " for c in name or "").split())
+    if not name:
+        raise DataError("Give the thing a name.")
+    if len(name) > limits.MAX_NAME:
+        raise DataError(f"The name has {len(name)} characters; the page takes {limits.MAX_NAME}.")
+    return name
+
+
+def clean_box(box: Box, image: Image) -> Box:
+    """Corners in order and inside the picture.
+
+    Raises:
+        DataError: a missing number, or no area inside the picture.
+    """
+    if any(value is None or not np.isfinite(value) for value in box):
+        raise DataError("A box needs four numbers: left, top, right and bottom.")
+    height, width = image.shape[:2]
+    (left, right), (top, bottom) = sorted(box[0::2]), sorted(box[1::2])
+    left, right = (min(max(x, 0), width) for x in (left, right))
+    top, bottom = (min(max(y, 0), height) for y in (top, bottom))
+    if right - left < 1 or bottom - top < 1:
+        raise DataError(f"The box has no area inside the picture of {width} x {height} pixels.")
+    return left, top, right, bottom

@@ -1,0 +1,44 @@
+"""`segic app`: the web page."""
+
+import os
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+
+@dataclass
+class App:
+    """A web page to mark a thing in one picture and find it in others.
+
+    It needs Gradio: pip install 'segic_jax[app]'. Pictures stay on this machine; only this machine can open
+    the page unless --host says otherwise.
+    """
+
+    host: str = "127.0.0.1"
+    """Address to serve at; 0.0.0.0 opens the page to the network: anybody who reaches it may use it."""
+    port: int = 7860
+    """Port; 0 takes a free one."""
+    weights: str = ""
+    """Model file, or a name of `segic weights list`; the small model inside the package by default."""
+
+    def run(self) -> int:
+        """Serve until Ctrl-C."""
+        from segic_jax.config import ConfigError
+
+        if find_spec("gradio") is None:
+            raise ConfigError("segic app needs Gradio: pip install 'segic_jax[app]'")
+        with tempfile.TemporaryDirectory(prefix="segic_app_", ignore_cleanup_errors=True) as folder:
+            # Gradio reads both when it is imported.
+            os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
+            import jax
+
+            from segic_jax.app.layout import header
+            from segic_jax.app.server import serve
+            from segic_jax.segmenter import Segmenter
+
+            segmenter = Segmenter.load(self.weights)
+            device = {"cpu": "CPU", "gpu": "GPU"}.get(jax.default_backend(), jax.default_backend())
+            text = header(segmenter.name, device, embedded=not self.weights)
+            serve(segmenter, text, self.host, self.port, Path(folder))
+        return 0
