@@ -35,8 +35,10 @@ class App:
 
             from segic_jax.app.layout import header
             from segic_jax.app.server import serve
+            from segic_jax.compile_cache import use_compile_cache
             from segic_jax.segmenter import Segmenter
 
+            use_compile_cache()
             segmenter = Segmenter.load(self.weights)
             device = {"cpu": "CPU", "gpu": "GPU"}.get(jax.default_backend(), jax.default_backend())
             text = header(segmenter.name, device, embedded=not self.weights)
