@@ -9,6 +9,7 @@ from segic_jax.config import HeadConfig, ModelConfig, PretrainConfig, ViTConfig
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.models.segic import backbone_template
 from segic_jax.train import pretrain
+from segic_jax.weights.convert import read_frozen
 
 MODEL = ModelConfig(
     vit=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),
@@ -65,7 +66,10 @@ def test_gradients_are_finite_even_without_any_object():
 
 
 def test_going_on_after_a_stop_gives_the_same_bits(tmp_path, monkeypatch):
-    straight = load_file(pretrain.pretrained(SETTINGS, MODEL, tmp_path / "straight"))
+    file = pretrain.pretrained(SETTINGS, MODEL, tmp_path / "straight")
+    straight = load_file(file)
+    read = read_frozen(file, MODEL.vit).backbone  # as the training of the head does
+    assert all(np.array_equal(read[name], straight[f"backbone/{name}"]) for name in read)
 
     asked = iter([False, False, True])
     monkeypatch.setattr(pretrain.distributed.StopRequest, "reached", lambda self, step: next(asked))

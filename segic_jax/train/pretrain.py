@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
-from safetensors.numpy import save_file
 
 from segic_jax import distributed
 from segic_jax.checkpoint import Checkpoints
@@ -28,6 +27,7 @@ from segic_jax.metric_writer import MetricWriter
 from segic_jax.models.layers import normalise
 from segic_jax.models.segic import backbone_template, normalised_pixels
 from segic_jax.params import Params
+from segic_jax.weights.bundle import Weights, write_weights
 
 MAX_OBJECTS = 5  # in a scene
 FOLDER = "pretrain"  # of the work directory
@@ -49,9 +49,8 @@ def pretrained(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> P
         if params is None:
             return None
         workdir.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".tmp")
-        save_file({f"backbone/{name}": np.asarray(value) for name, value in params.items()}, unfinished)
-        unfinished.rename(file)
+        backbone = {name: np.asarray(value) for name, value in params.items()}
+        write_weights(file, Weights(vit=model.vit, backbone=backbone))
     return file
 
 
