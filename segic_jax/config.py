@@ -273,6 +273,7 @@ class PretrainConfig:
     group_scenes: int = 16  # scenes a step
     group_classes: int = 14  # classes that these scenes share
     background_weight: float = 0.35  # of a background patch, where an object's patch has 1
+    half: bool = False  # matrix products in half precision (train/half.py)
     learning_rate: float = 1e-3  # after the warm-up; then down to 0 along a cosine
     warmup_steps: int = 200
     weight_decay: float = 0.05

@@ -1,5 +1,7 @@
 """The pretraining's losses and its restart."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from segic_jax.config import HeadConfig, ModelConfig, PretrainConfig, ViTConfig
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.models.segic import backbone_template
 from segic_jax.train import pretrain
+from segic_jax.train.half import half_products
+from segic_jax.weights.convert import read_frozen
 
 MODEL = ModelConfig(
     vit=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),
@@ -16,7 +20,7 @@ MODEL = ModelConfig(
     canvas=32,
 )
 SETTINGS = PretrainConfig(
-    steps=4, group_scenes=4, group_classes=6, log_every=2, checkpoint_every=2, warmup_steps=1
+    steps=4, group_scenes=4, group_classes=6, half=True, log_every=2, checkpoint_every=2, warmup_steps=1
 )
 
 
@@ -31,6 +35,21 @@ def test_a_group_names_the_class_of_every_object():
         present = np.unique(labels[labels > 0])
         assert (classes[present - 1] >= 0).all()
     assert len(np.unique(scenes["classes"][scenes["classes"] >= 0])) <= SETTINGS.group_classes
+
+
+def test_half_precision_hardly_turns_the_gradient():
+    """Of the backbone's matrices, at a size where products are in half precision."""
+    vit = replace(MODEL.vit, width=64)
+    model = replace(MODEL, vit=vit)
+    params, extra = backbone_template(vit).init(0), pretrain.init_extra(model, 497, 0)
+
+    def gradient(params, scenes):
+        return jax.grad(lambda p: pretrain.pretrain_loss(model, SETTINGS, p, extra, **scenes)[0])(params)
+
+    full, half = (jax.jit(one)(params, group()) for one in (gradient, half_products(gradient)))
+    for name, value in full.items():
+        assert np.linalg.norm(half[name] - value) < 0.03 * np.linalg.norm(value) + 1e-6, name
+    assert any((half[name] != value).any() for name, value in full.items())
 
 
 def test_features_that_name_their_class_have_almost_no_loss():
@@ -65,7 +84,10 @@ def test_gradients_are_finite_even_without_any_object():
 
 
 def test_going_on_after_a_stop_gives_the_same_bits(tmp_path, monkeypatch):
-    straight = load_file(pretrain.pretrained(SETTINGS, MODEL, tmp_path / "straight"))
+    file = pretrain.pretrained(SETTINGS, MODEL, tmp_path / "straight")
+    straight = load_file(file)
+    read = read_frozen(file, MODEL.vit).backbone  # as the training of the head does
+    assert all(np.array_equal(read[name], straight[f"backbone/{name}"]) for name in read)
 
     asked = iter([False, False, True])
     monkeypatch.setattr(pretrain.distributed.StopRequest, "reached", lambda self, step: next(asked))

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
-from safetensors.numpy import save_file
 
 from segic_jax import distributed
 from segic_jax.checkpoint import Checkpoints
@@ -28,6 +27,8 @@ from segic_jax.metric_writer import MetricWriter
 from segic_jax.models.layers import normalise
 from segic_jax.models.segic import backbone_template, normalised_pixels
 from segic_jax.params import Params
+from segic_jax.train.half import half_products
+from segic_jax.weights.bundle import Weights, write_weights
 
 MAX_OBJECTS = 5  # in a scene
 FOLDER = "pretrain"  # of the work directory
@@ -49,9 +50,8 @@ def pretrained(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> P
         if params is None:
             return None
         workdir.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".tmp")
-        save_file({f"backbone/{name}": np.asarray(value) for name, value in params.items()}, unfinished)
-        unfinished.rename(file)
+        backbone = {name: np.asarray(value) for name, value in params.items()}
+        write_weights(file, Weights(vit=model.vit, backbone=backbone))
     return file
 
 
@@ -80,7 +80,6 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
     groups = grain.MapDataset.range(ENDLESS).map(SceneGroups(bank, settings, model.canvas))
     groups = iter(groups[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
-    @jax.jit
     def step(params, extra, opt_state, group):
         def loss(trained):
             return pretrain_loss(model, settings, *trained, **group)
@@ -88,6 +87,8 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
         gradients, parts = jax.grad(loss, has_aux=True)((params, extra))
         updates, opt_state = optimizer.update(gradients, opt_state, (params, extra))
         return *optax.apply_updates((params, extra), updates), opt_state, parts
+
+    step = jax.jit(half_products(step) if settings.half else step, donate_argnums=(0, 1, 2))
 
     def save():
         items = {"params": params, "untrained": extra, "opt_state": opt_state}
