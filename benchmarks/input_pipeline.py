@@ -58,7 +58,7 @@ class Args:
 PARTS: list[tuple[ModuleType, str, Callable[[tuple], str]]] = [
     (files, "read_bytes", lambda args: "reading files"),
     (files, "_decode", lambda args: "decoding JPEGs"),
-    (files, "_open", lambda args: "decoding masks (PNG)"),
+    (files, "open_picture", lambda args: "decoding masks (PNG)"),
     (annotations, "decode", lambda args: "drawing polygons"),
     (augment, "_resized", lambda args: f"resampling {'pictures' if args[0].ndim == 3 else 'masks'}"),
     (augment, "_round_into", lambda args: "rounding pictures to 8 bits"),
