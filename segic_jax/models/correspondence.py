@@ -119,4 +119,5 @@ def _resize(maps: Array, side: int) -> Array:
 
 def _both_sides(maps: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
     """rows @ map @ columns.T for every square map."""
-    return jnp.asarray(rows) @ (maps @ jnp.asarray(columns.T))
+    across = maps @ jnp.asarray(columns.T)
+    return jnp.swapaxes(jnp.swapaxes(across, -1, -2) @ jnp.asarray(rows.T), -1, -2)

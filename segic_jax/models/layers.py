@@ -80,18 +80,29 @@ class Conv3x3(nnx.Module):
 
 
 class UpConv(nnx.Module):
-    """torch's ConvTranspose2d with kernel 2 and stride 2; the kernel is [2, 2, out, in]."""
+    """torch's ConvTranspose2d with kernel 2 and stride 2; the kernel is [2, 2, out, in].
+
+    The four pixels of each cell stay beside one another; `interleaved` puts them in their places.
+    """
 
     def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform", in_axis=-2, out_axis=-1)
         self.kernel = nnx.Param(init(rngs.params(), (2, 2, features_out, features_in)))
         self.bias = nnx.Param(jnp.zeros(features_out))
 
-    def __call__(self, x: Float[Array, "*batch height width _"]) -> Float[Array, "*batch height2 width2 _"]:
-        *batch, height, width, channels = x.shape
-        y = x @ self.kernel.reshape(-1, channels).T  # [..., height, width, 2 * 2 * out]
-        y = y.reshape(*batch, height, width, 2, 2, -1)
-        return jnp.moveaxis(y, -3, -4).reshape(*batch, 2 * height, 2 * width, -1) + self.bias
+    def __call__(self, x: Float[Array, "*batch cells _"]) -> Float[Array, "*batch pixels _"]:
+        y = x @ self.kernel.reshape(-1, x.shape[-1]).T  # [..., cells, 2 * 2 * out]
+        return y.reshape(*x.shape[:-2], -1, len(self.bias)) + self.bias
+
+
+def interleaved(x: Float[Array, "*batch pixels"], grid: int, times: int) -> Float[Array, "*batch side side"]:
+    """Pixels that so many `UpConv`s made of grid x grid cells, in their places."""
+    *batch, _ = x.shape
+    first = len(batch)
+    x = x.reshape(*batch, grid, grid, *[2, 2] * times)  # rows and columns in turn, the coarse first
+    rows, columns = (range(first + start, x.ndim, 2) for start in (0, 1))
+    side = grid * 2**times
+    return x.transpose(*range(first), *rows, *columns).reshape(*batch, side, side)
 
 
 class MLP(nnx.Module):

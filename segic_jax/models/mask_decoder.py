@@ -4,6 +4,8 @@ Follows model/segment_anything_training/modeling/mask_decoder.py and transformer
 valid is masked as a key in every attention that reads tokens, so it changes nothing.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -11,9 +13,11 @@ from jaxtyping import Array, Bool, Float
 
 from segic_jax.config import HeadConfig, ModelConfig
 from segic_jax.models.attention import attention
-from segic_jax.models.layers import MLP, Embedding, LayerNorm, LayerNorm2d, Linear, UpConv, gelu
-from segic_jax.models.prompt_encoder import Prompts
+from segic_jax.models.layers import MLP, Embedding, LayerNorm, LayerNorm2d, Linear, UpConv, gelu, interleaved
+from segic_jax.models.prompt_encoder import DensePrompt, Prompts
 
+# On a CPU, of as many concepts as have so many cells together: what is made of more leaves its cache.
+CELLS_AT_ONCE = 4096
 _norm_epsilon = 1e-5  # torch's default; the upscaling's LayerNorm2d has 1e-6
 
 
@@ -51,6 +55,22 @@ class MaskDecoder(nnx.Module):
         SegIC uses token 0, or with a task indicator 0 for classes and 1 for instances
         (mask_decoder.py:103-110).
         """
+        cells = image.shape[1] * image.shape[2]
+        at_once = max(1, CELLS_AT_ONCE // cells)
+        if jax.default_backend() != "cpu" or prompts.sparse.shape[1] <= at_once:
+            return self._decoded(image, image_position, prompts)
+        shared = prompts.dense
+
+        def one_part(part):
+            sparse, valid, features = part
+            return self._decoded(
+                image, image_position, Prompts(sparse, valid, shared._replace(features=features))
+            )
+
+        own = (prompts.sparse, prompts.sparse_valid, shared.features)
+        return in_parts(one_part, own, axis=1, at_once=at_once)
+
+    def _decoded(self, image, image_position, prompts):
         batch, concepts = prompts.sparse.shape[:2]
         own = jnp.concatenate([self.iou_token.embedding[...], self.mask_tokens.embedding[...]])
         tokens = jnp.concatenate(
@@ -58,19 +78,12 @@ class MaskDecoder(nnx.Module):
         )
         valid = jnp.pad(prompts.sparse_valid, ((0, 0), (0, 0), (own.shape[0], 0)), constant_values=True)
 
-        cells = image[:, None] + prompts.dense
-        tokens, flat = self.transformer(
-            cells.reshape(batch, concepts, -1, cells.shape[-1]),
-            image_position.reshape(-1, image_position.shape[-1]),
-            tokens,
-            valid,
-        )
-        upscaled = flat.reshape(cells.shape)
+        tokens, pixels = self.transformer(image, image_position, prompts.dense, tokens, valid)
         for layer in self.output_upscaling:
-            upscaled = layer(upscaled)
+            pixels = layer(pixels)
         filters = [mlp(tokens[:, :, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
-        logits = jnp.einsum("bkmc,bkhwc->bkmhw", jnp.stack(filters, axis=2), upscaled)
-        return logits, self.iou_prediction_head(tokens[:, :, 0])
+        logits = jnp.swapaxes(pixels @ jnp.stack(filters, axis=3), 2, 3)  # [batch, concepts, masks, pixels]
+        return interleaved(logits, image.shape[1], 2), self.iou_prediction_head(tokens[:, :, 0])
 
 
 class TwoWayTransformer(nnx.Module):
@@ -85,17 +98,72 @@ class TwoWayTransformer(nnx.Module):
 
     def __call__(
         self,
-        image: Float[Array, "batch concepts cells width"],
-        image_position: Float[Array, "cells width"],
+        image: Float[Array, "batch grid grid width"],
+        image_position: Float[Array, "grid grid width"],
+        dense: DensePrompt,
         tokens: Float[Array, "batch concepts tokens width"],
         valid: Bool[Array, "batch concepts tokens"],
     ) -> tuple[Float[Array, "batch concepts tokens width"], Float[Array, "batch concepts cells width"]]:
         """Returns tokens and image after both have read each other."""
         position, valid = tokens, valid[:, :, None, None, :]  # the tokens are their own positions
-        for layer in self.layers:
-            tokens, image = layer(tokens, image, position, image_position, valid)
-        read = self.final_attn_token_to_image(tokens + position, image + image_position, image)
-        return self.norm_final_attn(tokens + read), image
+        first, *others = self.layers
+        shared = image[:, None] + dense.bias
+        seen = first.projection(image_position).of_sum(shared, dense)
+        cells = shared + dense.features @ dense.kernel
+        cells = cells.reshape(*cells.shape[:2], -1, cells.shape[-1])
+        tokens, cells = first(tokens, cells, seen, position, valid)
+        for layer in others:
+            seen = layer.projection(image_position).of(cells)
+            tokens, cells = layer(tokens, cells, seen, position, valid)
+        final = self.final_attn_token_to_image
+        seen = ImageProjection.made(image_position, final.k_proj, final.v_proj).of(cells)
+        read = final.read(final.q_proj(tokens + position), seen.keys, seen.values)
+        return self.norm_final_attn(tokens + read), cells
+
+
+class Seen(NamedTuple):
+    """What tokens read of the image, and what the image asks of them: [batch, concepts, cells, inner]."""
+
+    keys: Array
+    values: Array
+    queries: Array | None = None
+
+
+class ImageProjection(NamedTuple):
+    """Keys and queries of the cells at their positions, and values of the cells alone.
+
+    A product of a sum is a sum of products: that of the positions is the same for all concepts.
+    """
+
+    kernels: tuple[Float[Array, "width inner"], ...]  # of keys, values and, perhaps, queries
+    offsets: tuple[Float[Array, "#cells inner"], ...]
+
+    @classmethod
+    def made(cls, position: Array, keys: Linear, values: Linear, queries: Linear | None = None):
+        """For the three projections, or for the first two."""
+        position = position.reshape(-1, position.shape[-1])
+        linears = [keys, values] if queries is None else [keys, values, queries]
+        return cls(
+            tuple(one.kernel[...] for one in linears),
+            tuple(one.bias[...][None] if one is values else one(position) for one in linears),
+        )
+
+    def of(self, cells: Float[Array, "batch concepts cells width"]) -> Seen:
+        """Of cells of each concept's own."""
+        return Seen(
+            *(cells @ kernel + offset for kernel, offset in zip(self.kernels, self.offsets, strict=True))
+        )
+
+    def of_sum(self, shared: Float[Array, "batch 1 grid grid width"], dense: DensePrompt) -> Seen:
+        """Of the sum of both; `shared` has the bias of `dense`."""
+        shared, own = (x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in (shared, dense.features))
+        seen = self.of(shared)
+        return Seen(
+            *(
+                own @ (dense.kernel @ kernel) + of_shared
+                for kernel, of_shared in zip(self.kernels, seen, strict=False)
+            )
+        )
 
 
 class TwoWayAttentionBlock(nnx.Module):
@@ -115,18 +183,24 @@ class TwoWayAttentionBlock(nnx.Module):
         self.norm4 = norm()
         self.cross_attn_image_to_token = Attention(config, cross=True, rngs=rngs)
 
-    def __call__(self, tokens, image, position, image_position, valid):
+    def projection(self, image_position: Float[Array, "grid grid width"]) -> ImageProjection:
+        """Of the image, for both attentions between it and the tokens."""
+        reads, asks = self.cross_attn_token_to_image, self.cross_attn_image_to_token
+        return ImageProjection.made(image_position, reads.k_proj, reads.v_proj, asks.q_proj)
+
+    def __call__(self, tokens, cells, seen: Seen, position, valid):
         if self.first:  # without positions and without residual (transformer.py:288-295)
             tokens = self.self_attn(tokens, tokens, tokens, valid)
         else:
             placed = tokens + position
             tokens = tokens + self.self_attn(placed, placed, tokens, valid)
         tokens = self.norm1(tokens)
-        placed_image = image + image_position
-        tokens = self.norm2(tokens + self.cross_attn_token_to_image(tokens + position, placed_image, image))
+        reads, asks = self.cross_attn_token_to_image, self.cross_attn_image_to_token
+        read = reads.read(reads.q_proj(tokens + position), seen.keys, seen.values)
+        tokens = self.norm2(tokens + read)
         tokens = self.norm3(tokens + self.mlp(tokens))
-        image = image + self.cross_attn_image_to_token(placed_image, tokens + position, tokens, valid)
-        return tokens, self.norm4(image)
+        answers = asks.read(seen.queries, asks.k_proj(tokens + position), asks.v_proj(tokens), valid)
+        return tokens, self.norm4(cells + answers)
 
 
 class Attention(nnx.Module):
@@ -141,7 +215,10 @@ class Attention(nnx.Module):
         self.out_proj = Linear(inner, config.width, rngs=rngs)
 
     def __call__(self, q, k, v, valid=None):
-        q, k, v = self.q_proj(q), self.k_proj(k), self.v_proj(v)
+        return self.read(self.q_proj(q), self.k_proj(k), self.v_proj(v), valid)
+
+    def read(self, q, k, v, valid=None):
+        """From queries, keys and values that are projected already: [batch, concepts, tokens, inner]."""
         q, k, v = (x.reshape(*x.shape[:-1], self.heads, -1) for x in (q, k, v))
         out = attention(q, k, v, valid)
         return self.out_proj(out.reshape(*out.shape[:-2], -1))
@@ -156,3 +233,25 @@ class MLPBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         return self.lin2(jax.nn.relu(self.lin1(x)))
+
+
+def in_parts(function, arrays, *, axis: int, at_once: int):
+    """`function` of a tuple of arrays, computed for at most `at_once` places of an axis at a time.
+
+    The function must treat each place of the axis by itself and keep it.
+    """
+    count = arrays[0].shape[axis]
+    parts = -(-count // at_once)
+    size = -(-count // parts)
+
+    def split(x):
+        padding = [(0, parts * size - count if one == axis else 0) for one in range(x.ndim)]
+        x = jnp.pad(x, padding).reshape(*x.shape[:axis], parts, size, *x.shape[axis + 1 :])
+        return jnp.moveaxis(x, axis, 0)
+
+    def joined(x):
+        x = jnp.moveaxis(x, 0, axis)
+        x = x.reshape(*x.shape[:axis], parts * size, *x.shape[axis + 2 :])
+        return jax.lax.slice_in_dim(x, 0, count, axis=axis)
+
+    return jax.tree.map(joined, jax.lax.map(function, jax.tree.map(split, arrays)))

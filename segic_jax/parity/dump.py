@@ -353,7 +353,7 @@ def _decode(
         "mid.point_labels": decoded.point_labels[0],
         "mid.text_tokens": decoded.tokens[0],
         "mid.sparse": decoded.prompts.sparse[0],
-        "mid.dense": jnp.moveaxis(decoded.prompts.dense[0], -1, 1),
+        "mid.dense": jnp.moveaxis(decoded.prompts.dense.whole[0], -1, 1),
         "mid.image_pe": jnp.moveaxis(module.prompt_encoder.dense_position(), -1, 0)[None],
         "mid.low_res_masks": decoded.logits[0, :, None],
         "mid.iou_pred": decoded.iou[0, :, None],

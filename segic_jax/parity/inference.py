@@ -151,7 +151,7 @@ def _check_decoding(check: Checker, prefix: str, stages: Stages, size: np.ndarra
     check.equal(f"{prefix}point_labels", decoded.point_labels[0])
     check.close(f"{prefix}text_tokens", decoded.tokens[0])
     check.close(f"{prefix}sparse", read_slots(decoded.prompts)[0])
-    check.close(f"{prefix}dense", channels_first(decoded.prompts.dense[0]))
+    check.close(f"{prefix}dense", channels_first(decoded.prompts.dense.whole[0]))
     check.close(f"{prefix}image_pe", channels_first(stages.position)[None])
     check.close(f"{prefix}low_res_masks", decoded.logits[0, :, None])
     check.close(f"{prefix}iou_pred", decoded.iou[0, :, None])

@@ -185,7 +185,7 @@ def _check_pass(
         check.close(f"{prefix}.text_tokens.{picture}", np.stack([tokens[i][tokens_valid[i]] for i in rows]))
         sparse = [prompts.sparse[i][prompts.sparse_valid[i]] for i in rows]
         check.close(f"{prefix}.sparse.{picture}", np.stack(sparse))
-        check.close(f"{prefix}.dense.{picture}", channels_first(prompts.dense[picture, :count]))
+        check.close(f"{prefix}.dense.{picture}", channels_first(prompts.dense.whole[picture, :count]))
 
 
 def _check_untrained(check: Checker, gradients: Params) -> None:
