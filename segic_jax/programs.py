@@ -71,7 +71,7 @@ def find(
     sizes: Int[Array, "batch 2"],
     slots: Slots,
 ) -> Found:
-    """Logits at 4 x grid of some concepts of the API's Context, each decoded alone, and how their cells match.
+    """Logits at 4 x grid of concepts of the API's Context, each decoded alone, and how their cells match.
 
     Args:
         sizes: (h, w) of each target on the canvas.

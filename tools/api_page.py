@@ -45,7 +45,7 @@ PARTS = (
     ),
     Part(
         "Errors",
-        "Every error about something that was given is an `InputError`; the commands print it and exit with 2.",
+        "All are `segic_jax.InputError`: one sentence, which the commands print before they exit with 2.",
         (
             "config.InputError",
             "config.ConfigError",
@@ -91,9 +91,9 @@ PARTS = (
     ),
     Part(
         "The model",
-        "Pure functions over arrays, for research; [how_it_works.md](how_it_works.md) shows the way through them. "
-        "Those of `programs` are compiled, once for each shape of their arguments; those of `models.segic` are "
-        "for use inside a `jax.jit` of your own.",
+        "Pure functions over arrays, for research; [how_it_works.md](how_it_works.md) shows the way through "
+        "them. Those of `programs` are compiled, once for each shape of their arguments; those of "
+        "`models.segic` are for use inside a `jax.jit` of your own.",
         (
             "config.ModelConfig",
             "config.ViTConfig",
@@ -133,10 +133,11 @@ HEAD = """# API
 
 Made from the docstrings by `python tools/api_page.py`; do not edit it by hand.
 
-`Float[np.ndarray, "height width"]` is a float array with these axes ([jaxtyping](https://docs.kidger.site/jaxtyping/));
-`*batch` stands for any number of axes. `np.ndarray` lies in the machine's memory, `Array` on JAX's device. Masks are
-`[height, width]`, pictures `[height, width, 3]` in RGB, points and boxes `(x, y)`. S is the side of the canvas, g that
-of the backbone's grid. `segic.py:300` and the like are lines of the official code.
+`Float[np.ndarray, "height width"]` is a float array with these axes, as
+[jaxtyping](https://docs.kidger.site/jaxtyping/) writes them; `*batch` stands for any number of axes.
+`np.ndarray` lies in the machine's memory, `Array` on JAX's device. Masks are `[height, width]`, pictures
+`[height, width, 3]` in RGB, points and boxes `(x, y)`. S is the side of the canvas, g that of the
+backbone's grid. `segic.py:300` and the like are lines of the official code.
 """
 
 
@@ -186,7 +187,10 @@ def _described(thing: griffe.Object, name: str) -> list[str]:
     members = [one for one in thing.members.values() if _public(one)]
     fields = [one.source for one in thing.members.values() if _is_field(one)]
     bases = ", ".join(str(base) for base in thing.bases)
-    text = [_code(f"class {thing.name}" + (f"({bases})" if bases else "") + ":" + _body(fields)), *_text(thing)]
+    text = [
+        _code(f"class {thing.name}" + (f"({bases})" if bases else "") + ":" + _body(fields)),
+        *_text(thing),
+    ]
     properties = [one for one in members if one.is_attribute and "property" in one.labels]
     if properties:
         text += ["| property | type | |", "| --- | --- | --- |"]
@@ -204,7 +208,11 @@ def _public(member: griffe.Object) -> bool:
 
 def _is_field(member: griffe.Object) -> bool:
     """Of a dataclass or a named tuple, and neither a property nor set in `__init__`."""
-    return member.is_attribute and "property" not in member.labels and not member.source.strip().startswith("self.")
+    return (
+        member.is_attribute
+        and "property" not in member.labels
+        and not member.source.strip().startswith("self.")
+    )
 
 
 def _body(fields: list[str]) -> str:

@@ -107,7 +107,7 @@ def _blend(x: np.ndarray, taps: Taps, axis: int) -> np.ndarray:
 def resize_and_pad(
     image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
 ) -> Placed:
-    """The official `Resize`: the longer side becomes `canvas`, the picture lies top left, the rest is padding.
+    """The official `Resize`: the longer side becomes `canvas`, the picture lies top left, beside it padding.
 
     Bilinear, without antialiasing; masks are cut above 0.5, so that a tiny one may come out empty.
     """
