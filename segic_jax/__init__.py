@@ -15,6 +15,7 @@ _WHERE = {
     "Result": "result",
     "Explanation": "explain",
     "DataError": "data.episodes",
+    "InputError": "config",
 }
 __all__ = list(_WHERE)
 

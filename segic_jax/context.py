@@ -44,6 +44,7 @@ class Reference:
 class Context:
     """Ready for any number of targets; made by `Segmenter.fit` or `Segmenter.load_context`.
 
+    `one + other` merges, `drop` leaves classes out, `save` writes a file; none of them changes a Context.
     About 4 * PATCHES * channels bytes a class (80 KB with the shipped model, half a MB with DINOv2-L),
     whatever the number of its examples, as much for a negative, and a preview of each reference picture.
     """

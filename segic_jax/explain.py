@@ -12,10 +12,10 @@ from segic_jax.finding import INSIDE
 
 @dataclass(frozen=True)
 class Match:
-    """One part of the target and the part of a reference that it looks like; in each picture's pixels."""
+    """One cell of the target and the cell of a reference that it looks like; in each picture's pixels."""
 
     target: tuple[float, float]  # x, y
-    reference: int  # of Context.references
+    reference: int  # its place in Context.references
     point: tuple[int, int]  # x, y on that reference
     similarity: float  # cosine, -1..1
 

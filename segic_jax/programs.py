@@ -17,13 +17,19 @@ from segic_jax.params import Params
 def extract(
     config: ModelConfig, backbone: Params, images: Array, sizes: Int[Array, "n 2"]
 ) -> Float[Array, "n g g channels"]:
-    """Features of pictures on the canvas."""
+    """Features of pictures on the canvas; see `models.segic.extract`.
+
+    Args:
+        backbone: parameters; in half precision the backbone runs in it.
+        images: uint8 or float [n, S, S, 3], 0..255.
+        sizes: (h, w) of each picture on the canvas; what lies beyond is padding.
+    """
     return segic.extract(config, backbone, images, sizes)
 
 
 @jax.jit
 def encode(features: Float[Array, "batch pictures g g channels"], references: References) -> Context:
-    """Contexts from the features of reference pictures."""
+    """Contexts from the features of reference pictures; `references.images` and `sizes` are not read."""
     return segic.encode_features(features, references)
 
 
@@ -31,7 +37,11 @@ def encode(features: Float[Array, "batch pictures g g channels"], references: Re
 def decode(
     config: ModelConfig, head: Params, features: Float[Array, "batch g g channels"], context: Context
 ) -> Float[Array, "batch concepts S S"]:
-    """Mask logits on the canvas from the features of targets."""
+    """Mask logits on the canvas from the features of targets; inside where positive.
+
+    Concepts read each other's tokens, as in the official code; the API's `find` decodes each alone. Crop to
+    the picture's (h, w) on the canvas before use.
+    """
     return segic.upsample(segic.decode(config, head, features, context)[0], config.canvas)
 
 
@@ -45,7 +55,11 @@ def cosine(
 
 @jax.jit
 def show(features: Float[Array, "1 g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]) -> Shown:
-    """One mask on one reference, for the API."""
+    """One mask on one reference, for the API.
+
+    Args:
+        size: (h, w) of the picture on the canvas.
+    """
     return finding.show(features[0], mask, size)
 
 
@@ -57,7 +71,12 @@ def find(
     sizes: Int[Array, "batch 2"],
     slots: Slots,
 ) -> Found:
-    """Low-resolution logits of some concepts of the API's Context, and how their cells match."""
+    """Logits at 4 x grid of concepts of the API's Context, each decoded alone, and how their cells match.
+
+    Args:
+        sizes: (h, w) of each target on the canvas.
+        slots: of `context.in_slots`.
+    """
     return finding.find(config, head, features, sizes, slots)
 
 
@@ -65,5 +84,10 @@ def find(
 def match(
     config: ModelConfig, features: Float[Array, "1 g g channels"], slots: Slots
 ) -> tuple[Float[Array, "slots S S"], Float[Array, "slots g g"], Int[Array, "slots g g"]]:
-    """Which reference cell each cell of a target looks like."""
+    """Which reference cell each cell of a target looks like.
+
+    Returns:
+        The cosine map on the canvas; for each cell the cosine to its best cell of the object, -1..1; and the
+        place of that cell among those of the concept.
+    """
     return finding.match(config, features, slots)

@@ -42,19 +42,23 @@ class Result:
 
     names: tuple[str, ...]
     presence: Float[np.ndarray, " concepts"]  # 0..1: how probable it is that the class is there at all
-    present: Bool[np.ndarray, " concepts"]
+    present: Bool[np.ndarray, " concepts"]  # the decision; all True where the model is not calibrated
     evidence: Float[np.ndarray, "concepts evidence"]  # what `presence` was made of: `presence.EVIDENCE`
     image: UInt8[np.ndarray, "height width 3"]  # the target, RGB
     source: str | None  # its path
     small_logits: Float[np.ndarray, "concepts side side"]  # of the whole canvas
-    canvas: int
+    canvas: int  # its side in pixels
     placed: tuple[int, int]  # (h, w) of the picture on the canvas
     cut: float = 0.0  # logits above it are inside
     keep_absent: bool = False
     instances_from: str = "regions"  # connected regions of the mask
 
     def threshold(self, cut: float) -> "Result":
-        """The same answer with masks cut at another logit; the model does not run again."""
+        """The same answer with masks cut at another logit; the model does not run again.
+
+        Args:
+            cut: any number; pixels whose probability is above 1 / (1 + exp(-cut)) are inside. 0 is 0.5.
+        """
         return replace(self, cut=float(cut))
 
     @property
@@ -83,7 +87,11 @@ class Result:
         return np.stack([self.mask(i) for i in range(len(self.names))])
 
     def mask(self, concept: int) -> Bool[np.ndarray, "height width"]:
-        """One of the masks."""
+        """One of the masks.
+
+        Args:
+            concept: the class's place in `names`, from 0.
+        """
         height, width = self.image.shape[:2]
         mask = np.zeros((height, width), bool)
         if self._shown(concept):
@@ -92,7 +100,11 @@ class Result:
         return mask
 
     def logits(self, concept: int | None = None) -> Float[np.ndarray, "*concepts height width"]:
-        """Of one class, or of all: float32 at the target's size, absent classes as well."""
+        """Of one class, or of all: float32 at the target's size, absent classes as well.
+
+        Args:
+            concept: the class's place in `names`, from 0; None for all of them.
+        """
         chosen = range(len(self.names)) if concept is None else [concept]
         height, width = self.image.shape[:2]
         values = np.empty((len(chosen), height, width), np.float32)
@@ -102,7 +114,7 @@ class Result:
         return values if concept is None else values[0]
 
     def instances(self, concept: int) -> list[Bool[np.ndarray, "height width"]]:
-        """The mask split into objects, the largest first; `instances_from` says how.
+        """The mask split into its connected regions, the largest first; objects that touch stay one.
 
         Regions below 2 % of the mask are left out.
         """

@@ -41,7 +41,10 @@ from segic_jax.weights.fetch import find
 
 
 class Segmenter:
-    """A model on the default device, ready to take references."""
+    """A model on JAX's default device, ready to take references.
+
+    `bundle` holds its weights and notes, `config` the sizes of the network.
+    """
 
     def __init__(self, bundle: Bundle):
         self.bundle = bundle
@@ -52,7 +55,11 @@ class Segmenter:
 
     @classmethod
     def load(cls, weights: Path | str = "") -> "Segmenter":
-        """With a model file, or a name of `segic weights list`; by default the small model of the package.
+        """Read a model and put it on the device.
+
+        Args:
+            weights: a model file, or a name of `segic weights list` that was fetched; "" is the small model
+                of the package.
 
         Raises:
             FetchError: known weights that are not here yet, or an unknown name.
@@ -127,10 +134,16 @@ class Segmenter:
         """Segment one picture.
 
         Args:
+            target: a path, a uint8 RGB array [height, width, 3] or a PIL picture, of any size up to 178
+                million pixels.
+            context: of `fit` or `load_context`, with at least one class.
             keep_absent: give a mask to classes that seem to be absent, too.
 
+        Returns:
+            Masks, label map and presence at the target's own size, a row for each class of the Context.
+
         Raises:
-            DataError: a file that cannot be read, or a Context of another model.
+            DataError: a picture that cannot be read, a Context of another model, or one without a class.
         """
         self._require_usable(context)
         return self._results([self._placed(target)], context, keep_absent, 1)[0]()
@@ -162,7 +175,7 @@ class Segmenter:
         """For each class: where the target looks like the examples, and which parts look like which.
 
         Args:
-            matches: how many of the strongest to list for a class.
+            matches: how many of the strongest to list for a class, at most one for each cell of the grid.
 
         Raises:
             DataError: as `predict`.
@@ -192,7 +205,7 @@ class Segmenter:
         return digest.hexdigest()
 
     def features(self, placed: Placed) -> Float[Array, "1 g g channels"]:
-        """Backbone features of a picture on the canvas."""
+        """Backbone features of a picture on the canvas, float32 on the device; not of unit length."""
         sizes = np.array([placed.size], np.int32)
         return programs.extract(self.config, self._backbone, placed.image[None], sizes)
 

@@ -1,26 +1,69 @@
-"""Links lead somewhere, and the commands in code blocks are ones that the command line takes."""
+"""Links lead somewhere, code runs, and every command line is one that the program takes."""
 
+import contextlib
+import importlib.util
 import re
 import shlex
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import tyro
 
-from segic_jax.cli import parse
+from segic_jax.cli import COMMANDS, parse
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-names = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+sys.path.insert(0, str(ROOT))
+import eval as evaluation  # noqa: E402
+import finetune  # noqa: E402
+import train  # noqa: E402
+
+PAGES = [ROOT / "README.md", ROOT / "configs/README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SIGNATURES = "api.md"  # its blocks of Python are signatures; test_api_page.py makes the page again
+WRITING = "own_images.md"  # test_own_images.py runs its blocks and looks at the files
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
-def commands(text: str) -> list[str]:
-    """The lines of shell blocks that start with segic, continued lines joined, comments cut."""
-    blocks = re.findall(r"```sh\n(.*?)```", text, re.S)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [line.strip() for line in lines if line.strip().startswith("segic ")]
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of every block of code."""
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.S | re.M)
 
 
-@names
+def words_of(lines: str) -> list[list[str]]:
+    """Continued lines joined, comments cut."""
+    lines = lines.replace("\\\n", " ").splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def check(words: list[str]) -> None:
+    """Whether the project has this command, and takes these arguments where it can say so without work."""
+    match words:
+        case ["segic", *arguments]:
+            parse(arguments)
+        case ["python", "train.py", *arguments]:
+            train.parse(arguments)
+        case ["python", "eval.py", *arguments]:
+            tyro.cli(evaluation.Args, args=arguments)
+        case ["python", "finetune.py", *arguments]:
+            tyro.cli(finetune.Args, args=arguments)
+        case ["python", "-m", module, *_]:
+            assert importlib.util.find_spec(module), module
+        case ["python", script, *_]:
+            assert Path(script).is_file(), script
+        case ["make", target]:
+            assert re.search(rf"^{target}:", Path("Makefile").read_text(), re.M), target
+        case ["pip", "install", what]:
+            extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
+            assert what in {f"segic_jax[{name}]" for name in extras}
+        case ["srun" | "gcloud", *_]:  # a command of ours, started by another one
+            inner = re.search(r"python train\.py .*", " ".join(words)).group()
+            check(shlex.split(inner))
+        case _:
+            pytest.fail(f"{' '.join(words)}: no command that this test knows")
+
+
+@pages
 def test_links(page):
     text = page.read_text("utf-8")
     for link in [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r'src="([^"]+)"', text)]:
@@ -34,20 +77,56 @@ def test_links(page):
             assert anchor in {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}, link
 
 
-@names
-def test_commands_parse(page):
-    for line in commands(page.read_text("utf-8")):
-        parse(shlex.split(line, comments=True)[1:])
+@pages
+def test_files_that_are_named_exist(page):
+    named = r"`((?:segic_jax|tests|tools|configs|docs|examples|benchmarks)/[\w./]*)`"
+    for name in re.findall(named, page.read_text("utf-8")):
+        assert (ROOT / name).exists(), name
 
 
-def test_a_wrong_command_is_noticed():
-    with pytest.raises(SystemExit):
-        parse(shlex.split(commands("```sh\nsegic predict --target x --out y\n```")[0])[1:])
+@pages
+def test_every_block_is_known(page):
+    assert {language for language, _ in blocks(page)} <= {"python", "sh", ""}
+
+
+@pages
+def test_commands(page, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for language, text in blocks(page):
+        if language == "":  # what a program prints; a command there stands behind a dollar
+            text = "\n".join(re.findall(r"^\$ (.*)$", text, re.M))
+        if language != "python":
+            for words in words_of(text):
+                check(words)
+
+
+@pages
+def test_python_runs(page, tmp_path, monkeypatch):
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    for number, (language, text) in enumerate(blocks(page)):
+        if language == "python":
+            code = compile(text, f"{page.name}, block {number}", "exec")
+            if page.name not in (SIGNATURES, WRITING):
+                exec(code, {})
+
+
+@pytest.mark.parametrize(
+    "line", ["segic predict --target x --out y", "python eval.py --benchmrk x", "python none.py", "curl x"]
+)
+def test_a_wrong_command_is_noticed(line, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises((SystemExit, AssertionError, pytest.fail.Exception)), contextlib.redirect_stderr(None):
+        check(shlex.split(line))
+
+
+def test_the_readme_leads_to_every_page():
+    text = (ROOT / "README.md").read_text("utf-8")
+    missing = [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in text]
+    assert missing == []
 
 
 def test_commands_are_in_the_docs():
-    from segic_jax.cli import COMMANDS
-
     text = (ROOT / "docs/commands.md").read_text("utf-8")
     assert [name for name in COMMANDS if f"segic {name}" not in text] == []
 

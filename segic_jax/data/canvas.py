@@ -107,7 +107,10 @@ def _blend(x: np.ndarray, taps: Taps, axis: int) -> np.ndarray:
 def resize_and_pad(
     image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
 ) -> Placed:
-    """The official `Resize` to `canvas` x `canvas` pixels."""
+    """The official `Resize`: the longer side becomes `canvas`, the picture lies top left, beside it padding.
+
+    Bilinear, without antialiasing; masks are cut above 0.5, so that a tiny one may come out empty.
+    """
     height, width = image.shape[:2]
     if max(height, width) == canvas:
         return pad(image, masks, canvas)
