@@ -15,10 +15,11 @@ import tyro
 
 from segic_jax import distributed
 from segic_jax.compile_cache import use_compile_cache
-from segic_jax.config import ConfigError, InputError
+from segic_jax.config import ConfigError
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.benchmarks import find_benchmark, listing, open_source
 from segic_jax.data.manifest import Manifest, read_manifest
+from segic_jax.entry import exit_code
 from segic_jax.evaluate.protocols import PROTOCOLS, find_protocol
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
@@ -167,10 +168,5 @@ def default_name(args: Args, weights: Path) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (InputError, OSError) as error:
-        sys.exit(print(error, file=sys.stderr) or 2)
-    except KeyboardInterrupt:
-        print("\nStopped; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+    stopped = "\nStopped; the same command goes on from here."
+    sys.exit(exit_code(lambda: main(tyro.cli(Args, description=__doc__)), stopped))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from segic_jax.data import masks
 from segic_jax.data.episodes import DataError
@@ -18,10 +18,9 @@ from segic_jax.data.files import (
     ENDINGS,
     MAX_PIXELS,
     open_picture,
-    read_labels,
-    read_mask,
     read_picture,
     too_large,
+    upright,
 )
 
 Picture = str | Path | UInt8[np.ndarray, "height width 3"] | Image.Image
@@ -145,7 +144,7 @@ def as_picture(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
         return read_picture(picture)
     if isinstance(picture, Image.Image):
         _require_size(*picture.size)
-        return np.asarray(_eight_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
+        return np.asarray(_eight_bits(upright(picture, "The picture")).convert("RGB"))
     array = np.asarray(picture)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise DataError(f"A picture must be uint8 [height, width, 3], not {array.dtype} {list(array.shape)}.")
@@ -162,29 +161,25 @@ def as_mask(mask: Mask, label: int | None = None) -> Bool[np.ndarray, "height wi
     """
     what = source_of(mask) or "The mask"
     if isinstance(mask, (str, Path)):
-        if label is not None:
-            return _chosen(read_labels(mask), label, what)
-        opened = open_picture(mask)
-        if opened.format == "JPEG" or opened.mode not in _LABEL_MODES:
-            return _one_colour(np.asarray(opened.convert("RGB")), read_mask(mask), what)
-        return _one_object(np.asarray(opened), opened.mode == "P", what)
+        mask = open_picture(mask)
     if isinstance(mask, Image.Image):
-        if mask.mode in _LABEL_MODES:
-            values, palette = np.asarray(mask), mask.mode == "P"
-        else:
-            values, palette = _flattened(mask, what), False
+        jpeg, palette, mask = mask.format == "JPEG", mask.mode == "P", upright(mask, what)
+        if label is None and (jpeg or mask.mode not in _LABEL_MODES):
+            return _marked(mask, what)
     else:
-        values, palette = np.asarray(mask), False
+        palette = False
+    values = np.asarray(mask)
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise DataError(
-            f"{what} must be bool or uint8 [height, width], not {values.dtype} {list(values.shape)}."
+            f"{what} must be a mask or a map of whole numbers [height, width], "
+            f"not {values.dtype} {list(values.shape)}."
         )
     if label is not None:
         return _chosen(values, label, what)
     return values if values.dtype == bool else _one_object(values, palette, what)
 
 
-_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
 
 
 def _require_size(width: int, height: int) -> None:
@@ -199,13 +194,14 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _flattened(mask: Image.Image, what: str) -> np.ndarray:
-    """0 or 255 from a colour picture, as files are read."""
-    rgba = np.asarray(mask.convert("RGBA"))
-    if (rgba[..., 3] < 255).any():
-        return np.where(rgba[..., 3] > 127, 255, 0).astype(np.uint8)
-    marked = rgba[..., :3].max(-1) > 127
-    return 255 * _one_colour(rgba[..., :3], marked, what).astype(np.uint8)
+def _marked(mask: Image.Image, what: str) -> Bool[np.ndarray, "height width"]:
+    """The opaque part of a picture with transparency, else what is bright in one colour."""
+    if mask.has_transparency_data:
+        alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
+        if alpha.min() < 255:
+            return alpha > 127
+    colours = np.asarray(mask.convert("RGB"))
+    return _one_colour(colours, colours.max(-1) > 127, what)
 
 
 def _chosen(values: np.ndarray, label: int, what: str) -> np.ndarray:

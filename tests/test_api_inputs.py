@@ -154,7 +154,7 @@ def test_masks_that_cannot_be_used(tmp_path):
         (LABELS, "several labels"),
         (void, "several labels"),
         (Image.fromarray(coloured), "several objects"),
-        (MASK.astype(float), "bool or uint8"),
+        (MASK.astype(float), "whole numbers"),
         (np.zeros_like(MASK), "empty"),
         (MASK[1:], "60 x 69 pixels, its picture 60 x 70"),
         (tmp_path / "gone.png", "no such file"),

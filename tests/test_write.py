@@ -80,7 +80,7 @@ def test_one_copy_at_a_time(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("folder/t", BASE, r"folder/t could not be written \(No such file"),
+        ("folder/t", BASE, r"folder/t cannot be written to: No such file"),
         ("t", BASE.astype(complex), "x has the type complex128"),
         ("t", np.array(["a"]), "x has the type <U1"),
     ],
@@ -106,7 +106,7 @@ def test_a_full_disk(tmp_path):
     path = tmp_path / "t.safetensors"
     path.write_text("old")
     run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
-    assert run.stdout == f"{path} could not be written (File too large).\n"
+    assert run.stdout == f"{path} cannot be written to: File too large.\n"
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == [path.name]
 

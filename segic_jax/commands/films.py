@@ -25,8 +25,6 @@ Frame = UInt8[np.ndarray, "height width 3"]
 CODECS = {".mp4": "mp4v", ".webm": "VP80", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "XVID"}
 COLOURS = 255  # objects that a palette picture can number
 
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # damage is said in our words
-
 
 @dataclass(frozen=True)
 class Clip:
@@ -56,7 +54,6 @@ def open_clip(path: Path, fps: float, refused: Refused) -> Clip:
         return _folder(path, files, fps, refused)
     if not path.exists():
         raise DataError(f"{path}: there is no such film or folder.")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     film = cv2.VideoCapture(str(path))
     there, _ = film.read()
     if not there:

@@ -59,6 +59,10 @@ class WithReferences:
             parts.append(segmenter.fit(examples, class_names=self.class_names))
         return segmenter, sum(parts[1:], parts[0])
 
+    def pictures(self) -> list[Path | str]:
+        """The files of `examples`."""
+        return [path for one in self.examples() for path in (one.image, one.mask) if path is not None]
+
     def examples(self) -> "list[Example]":
         """Of --ref, --name and --negative.
 

@@ -153,6 +153,8 @@ def read_weights(path: Path | str) -> Weights:
     try:
         backbone, head, text = (_part(tensors, prefix) for prefix in ("backbone/", "head/", "text/"))
         values = {name: json.loads(value) for name, value in metadata.items() if name in _METADATA}
+        if not isinstance(values["notes"], dict):
+            raise TypeError("its notes are no object")
         vit, tower, table = None, None, {}
         if backbone:
             vit = ViTConfig(**(values["config"]["vit"] if head else values["vit"]))
@@ -171,7 +173,7 @@ def read_weights(path: Path | str) -> Weights:
             notes=values["notes"],
             path=path,
         )
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
         raise BundleError(f"{path} does not fit this version of segic_jax: {error}") from error
     if tensors:
         raise BundleError(f"{path} does not fit this version of segic_jax: unknown {', '.join(tensors)}.")

@@ -1,0 +1,48 @@
+"""What stands around every command line of the project: an exit code, and one sentence about wrong input."""
+
+import os
+import sys
+import warnings
+from collections.abc import Callable
+
+from segic_jax.config import InputError
+
+
+def exit_code(work: Callable[[], int | None], stopped: str = "Stopped.") -> int:
+    """Do the work; what it returns, 2 if some input was wrong, 130 after Ctrl-C.
+
+    Args:
+        stopped: what to say after Ctrl-C.
+    """
+    _speak_alone()
+    try:
+        code = work()
+        sys.stdout.flush()
+        return code or 0
+    except BrokenPipeError:  # whoever read the output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except InputError as error:
+        sentence = str(error)
+    except OSError as error:
+        name = str(error.filename or "The system")
+        name = name[:200] + "..." if len(name) > 200 else name
+        sentence = f"{name}: {error.strerror or error}."
+    except MemoryError:
+        sentence = "There is not enough memory: give smaller or fewer pictures."
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return 130
+    print(sentence, file=sys.stderr)
+    return 2
+
+
+def _speak_alone() -> None:
+    """Damaged files are named in our words; OpenCV, FFmpeg and Pillow would add lines of their own."""
+    os.environ |= {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}  # read at their first use
+    if "cv2" in sys.modules:
+        sys.modules["cv2"].utils.logging.setLogLevel(0)
+    warnings.filterwarnings("ignore", module="PIL")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a file name may hold bytes that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
