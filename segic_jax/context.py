@@ -179,7 +179,7 @@ def read_context(path: Path | str) -> Context:
         AttributeError,
         RecursionError,
     ) as error:
-        raise DataError(f"{path} is damaged or no saved context; make it with Context.save.") from error
+        raise DataError(f"{path} is damaged or no saved context: make it again (segic fit).") from error
 
 
 def _check(context: Context) -> None:

@@ -27,7 +27,9 @@ def exit_code(work: Callable[[], int | None], stopped: str = "Stopped.") -> int:
     except OSError as error:
         name = str(error.filename or "The system")
         name = name[:200] + "..." if len(name) > 200 else name
-        sentence = f"{name}: {error.strerror or error}."
+        sentence = (
+            f"{name} cannot be used ({error.strerror or error}): look at its name, its rights and the room."
+        )
     except MemoryError:
         sentence = "There is not enough memory: give smaller or fewer pictures."
     except KeyboardInterrupt:

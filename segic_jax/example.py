@@ -6,6 +6,7 @@ a polygon or COCO's run lengths.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,8 @@ class Example:
             )
         if self.label is not None and self.mask is None:
             raise DataError(f"{self.source}: label picks a value of a mask; there is no mask.")
+        if self.label is not None and not isinstance(self.label, Integral):
+            raise DataError(f"{self.source}: label is the whole number of the object in its mask.")
         if self.name is None and not self.negative:
             raise DataError(f"{self.source}: only a negative example may go without a name.")
         if self.name is not None and (not isinstance(self.name, str) or not self.name.strip()):
@@ -107,7 +110,7 @@ class Example:
                 return masks.decode(_flat(self.polygon), height, width), "The polygon"
             return masks.decode(dict(self.rle), height, width), "The rle"
         except (ValueError, TypeError) as error:
-            raise DataError(f"{self.source}: the {what} cannot be used: {error}.") from error
+            raise DataError(f"{self.source}: the {what} cannot be used: {_short(error)}.") from error
 
 
 def source_of(picture: Picture | Mask) -> str | None:
@@ -144,8 +147,8 @@ def as_picture(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
         return read_picture(picture)
     if isinstance(picture, Image.Image):
         _require_size(*picture.size)
-        return np.asarray(_eight_bits(upright(picture, "The picture")).convert("RGB"))
-    array = np.asarray(picture)
+        picture = _eight_bits(upright(picture, "The picture")).convert("RGB")
+    array = _array(picture, "A picture")
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise DataError(f"A picture must be uint8 [height, width, 3], not {array.dtype} {list(array.shape)}.")
     _require_size(array.shape[1], array.shape[0])
@@ -168,10 +171,10 @@ def as_mask(mask: Mask, label: int | None = None) -> Bool[np.ndarray, "height wi
             return _marked(mask, what)
     else:
         palette = False
-    values = np.asarray(mask)
+    values = _array(mask, what)
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise DataError(
-            f"{what} must be a mask or a map of whole numbers [height, width], "
+            f"{what} must be true and false, or whole numbers, [height, width], "
             f"not {values.dtype} {list(values.shape)}."
         )
     if label is not None:
@@ -180,6 +183,17 @@ def as_mask(mask: Mask, label: int | None = None) -> Bool[np.ndarray, "height wi
 
 
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
+
+
+def _array(values: object, what: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of several lengths, tensors elsewhere
+        raise DataError(f"{what} cannot be made an array: {_short(error)}.") from error
+
+
+def _short(value: object) -> str:
+    return " ".join(str(value).split())[:80]
 
 
 def _require_size(width: int, height: int) -> None:
@@ -249,7 +263,7 @@ def _box_mask(box: Sequence[float], height: int, width: int, source: str) -> np.
     try:
         x0, y0, x1, y1 = (float(value) for value in box)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{source}: a box is (x0, y0, x1, y1) in pixels, not {box!r}.") from error
+        raise DataError(f"{source}: a box is (x0, y0, x1, y1) in pixels, not {_short(box)}.") from error
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):  # refuses NaN as well
         raise DataError(
             f"{source}: the box {x0:g} {y0:g} {x1:g} {y1:g} must have x0 < x1 and y0 < y1 and lie inside "

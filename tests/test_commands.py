@@ -126,7 +126,7 @@ def test_the_threshold_is_a_probability(segic, tmp_path):
         (("targets", "--negative", "ref.png", "mask.png"), "--negative needs"),
         (("targets", *REF, "--threshold", "1"), "between 0 and 1"),
         (("targets", "--context", "mask.png"), "no saved context"),
-        (("x" * 5000, *REF), "xxx...: File name too long."),
+        (("x" * 5000, *REF), "xxx... cannot be used (File name too long)"),
         (("targets", *REF, "--out", "ref.png"), "is a file"),
         (("empty", *REF), "holds no picture"),
     ],

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segic_jax.segmenter import Segmenter
 
 _PAIR = tyro.conf.arg(metavar="IMAGE MASK")
-_BOX = re.compile(r"-?[\d.]+(,-?[\d.]+){3}")
+_BOX = re.compile(r"[-\d.]*(,[-\d.]*)+")
 _LABEL = re.compile(r"(.+):(\d+)")
 
 

@@ -92,4 +92,4 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path} cannot be made ({error.strerror}).") from error
+        raise InputError(f"{path} cannot be made ({error.strerror}): give another --out.") from error
