@@ -45,6 +45,9 @@ def _speak_alone() -> None:
     if "cv2" in sys.modules:
         sys.modules["cv2"].utils.logging.setLogLevel(0)
     warnings.filterwarnings("ignore", module="PIL")
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a file name may hold bytes that the terminal's encoding lacks
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by whoever started the command
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        # A file's name may hold what the terminal cannot show.
+        if hasattr(stream := getattr(sys, name), "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -32,6 +32,13 @@ def test_mistyped_arguments_exit_with_2(files):
     assert segic(files, "emoji", "import") == 2
 
 
+def test_episodes_that_are_not_drawn(tmp_path, capsys):
+    for wrong in (("--shots", "0"), ("--fold", "3"), ("--protocol", "matcher")):
+        assert main_code("episodes", "make", "emoji", "--out", tmp_path / "new", *wrong) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
 def run_eval(*arguments):
     command = [sys.executable, str(EVAL), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=EVAL.parent)

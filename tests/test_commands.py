@@ -142,6 +142,32 @@ def test_bad_input_is_one_sentence(segic, files, tmp_path, capsys, arguments, se
     assert not (tmp_path / "out").exists()
 
 
+def test_originals_are_never_written_over(segic, files, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in files.rglob("*.*") if path.is_file()}
+    for arguments in (
+        ("explain", *REF, "targets", "--out", "targets"),
+        ("explain", *REF, "ref.png", "--out", "."),
+        ("fit", *REF, "--out", "mask.png"),
+        ("convert", "tiny.safetensors", "--out", "tiny.safetensors"),
+        ("export", "tiny.safetensors", "--out", "ref.png"),
+    ):
+        assert segic(*arguments, *(WEIGHTS if arguments[1] == "--ref" else ())) == 2
+        assert "give another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_names_of_any_bytes(segic, files, tmp_path, capsys):
+    names = [b"a b.png", b"-x.png", b"%s.png", b"a\nb.png", "猫.png".encode(), b"\xff\xfe.png", b"<b>&.png"]
+    (files / "odd").mkdir()
+    for name in names:
+        (files / "odd" / os.fsdecode(name)).write_bytes((files / "ref.png").read_bytes())
+    assert segic("predict", *REF, "--name", os.fsdecode(b"\xff"), "odd", "--out", tmp_path, *WEIGHTS) == 0
+    assert sorted(os.listdir(os.fsencode(tmp_path / "labels"))) == sorted(names)
+    assert "overlays/%FF%FE.png" in (tmp_path / "index.html").read_text()
+    assert segic("predict", *REF, "a\0b", "--out", tmp_path, *WEIGHTS) == 2
+    assert "NUL" in capsys.readouterr().err
+
+
 def test_names_of_results(tmp_path):
     one, two, other = Path("x/a.jpg"), Path("x/a.png"), Path("y/A.jpg")
     assert list(named_targets([one, one, Path("y/../x/a.jpg")])) == ["a"]

@@ -91,6 +91,18 @@ def test_what_cannot_be_written_is_named(tmp_path, name, value, message):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_file_takes_the_place_of_files_only(tmp_path):
+    """A rename would replace a device, and a name that just fits would become too long."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder", "", "a\0b"):
+        with pytest.raises(WriteError, match="no name of a file"):
+            write_safetensors(tmp_path / name, {"x": BASE}, {})
+    assert (tmp_path / "pipe").is_fifo()
+    write_safetensors(tmp_path / ("x" * 255), {"x": BASE}, {})
+    assert sorted(map(len, os.listdir(tmp_path))) == [4, 6, 255]
+
+
 def test_a_full_disk(tmp_path):
     """The limit on the size of a file stands in for it."""
     script = (
