@@ -1,7 +1,9 @@
 """What stands around every command line of the project: an exit code, and one sentence about wrong input."""
 
 import os
+import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 
@@ -15,6 +17,7 @@ def exit_code(work: Callable[[], int | None], stopped: str = "Stopped.") -> int:
         stopped: what to say after Ctrl-C.
     """
     _speak_alone()
+    heard = _listen()
     try:
         code = work()
         sys.stdout.flush()
@@ -32,11 +35,26 @@ def exit_code(work: Callable[[], int | None], stopped: str = "Stopped.") -> int:
         )
     except MemoryError:
         sentence = "There is not enough memory: give smaller or fewer pictures."
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ImportError) as error:
+        if isinstance(error, ImportError) and not heard:
+            raise
         print(stopped, file=sys.stderr)
         return 130
     print(sentence, file=sys.stderr)
     return 2
+
+
+def _listen() -> list[int]:
+    """The signals of Ctrl-C as they come: a compiled library that starts makes an ImportError of them."""
+    heard: list[int] = []
+
+    def stop(number, frame) -> None:
+        heard.append(number)
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, stop)
+    return heard
 
 
 def _speak_alone() -> None:

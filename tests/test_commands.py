@@ -233,6 +233,16 @@ def test_ctrl_c_ends_the_film_where_it_is(segic, clip, tmp_path, capsys, monkeyp
     assert sum(film.read()[0] for _ in range(10)) == 3
 
 
+def test_a_full_disk_is_said_of_a_film(segic, clip, tmp_path, capsys, monkeypatch):
+    """OpenCV goes on writing, and nothing arrives."""
+    rooms = iter([10**6, 10**6, 100])
+    usage = type("Usage", (), {"free": property(lambda _: next(rooms))})
+    monkeypatch.setattr("segic_jax.commands.films.shutil.disk_usage", lambda _: usage())
+    assert segic("video", "clip.avi", "--mask", "first.png", "--out", tmp_path / "o.avi", *WEIGHTS) == 2
+    assert "no room" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["o.avi"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

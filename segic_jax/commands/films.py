@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -194,6 +195,8 @@ class Films:
                 f"Frame {self._count + 1} of {self._clip.source} has {width} x {height} pixels, the first "
                 f"{self._size[0]} x {self._size[1]}: a film needs one size; give --out a folder."
             )
+        if shutil.disk_usage(out.parent).free < drawn.nbytes:  # OpenCV does not say so
+            raise DataError(f"{out} cannot be written to: no room is left on the disk.")
         film.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
 
 
