@@ -15,11 +15,12 @@ import tyro
 
 from segic_jax import distributed
 from segic_jax.compile_cache import use_compile_cache
-from segic_jax.config import ConfigError, InputError
+from segic_jax.config import ConfigError
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.benchmarks import find_benchmark, listing, open_source
 from segic_jax.data.manifest import Manifest, read_manifest
-from segic_jax.evaluate.protocols import PROTOCOLS, find_protocol
+from segic_jax.entry import exit_code
+from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 
@@ -36,7 +37,7 @@ class Args:
     """Folder for the results; outputs/eval_... by default."""
     protocol: str | None = None
     """Whose convention: matcher, insid3, segic or original; the benchmark's first by default."""
-    fold: str = "all"
+    fold: int | Literal["all"] = "all"
     """A number from 0, or all."""
     shots: int = 1
     """References an episode."""
@@ -140,20 +141,8 @@ def manifests(args: Args, benchmark: Benchmark, source) -> Sequence[Manifest]:
             raise ConfigError(f"{args.episodes} lists episodes of {one.benchmark}, not of {benchmark.name}.")
         return [one]
     name = args.protocol or benchmark.protocols[0]
-    if name not in benchmark.protocols and name in PROTOCOLS:
-        raise ConfigError(f"{benchmark.name} is drawn for {', '.join(benchmark.protocols)}, not for {name}.")
-    find_protocol(name)
-    if args.fold == "all":
-        folds = range(benchmark.folds)
-    elif args.fold.isdecimal() and int(args.fold) < benchmark.folds:
-        folds = [int(args.fold)]
-    else:
-        raise ConfigError(
-            f"--fold {args.fold}: {benchmark.name} has folds 0 to {benchmark.folds - 1}; give one, or all."
-        )
-    if args.shots < 1 or (benchmark.shots and args.shots not in benchmark.shots):
-        known = ", ".join(map(str, benchmark.shots)) or "1 or more"
-        raise ConfigError(f"--shots {args.shots}: {benchmark.name} is drawn for {known}.")
+    folds = range(benchmark.folds) if args.fold == "all" else [args.fold]
+    benchmark.require_drawn(name, folds, args.shots)
     return [source.manifest(name, fold, args.shots) for fold in folds]
 
 
@@ -167,10 +156,5 @@ def default_name(args: Args, weights: Path) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (InputError, OSError) as error:
-        sys.exit(print(error, file=sys.stderr) or 2)
-    except KeyboardInterrupt:
-        print("\nStopped; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+    stopped = "\nStopped; the same command goes on from here."
+    sys.exit(exit_code(lambda: main(tyro.cli(Args, description=__doc__)), stopped))

@@ -14,12 +14,12 @@ import tyro
 from segic_jax.config import (
     Config,
     DataConfig,
-    InputError,
     OptimConfig,
     SourceConfig,
     TrainConfig,
     ValidationConfig,
 )
+from segic_jax.entry import exit_code
 from segic_jax.train.run import run
 from segic_jax.weights.bundle import load_bundle
 from segic_jax.weights.fetch import find
@@ -78,12 +78,7 @@ def make_config(args: Args) -> Config:
 
 def main(args: Args) -> int:
     """Returns the exit code; see `segic_jax.train.run`."""
-    try:
-        config = make_config(args)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return run(config, args.workdir.resolve())
+    return exit_code(lambda: run(make_config(args), args.workdir.resolve()))
 
 
 if __name__ == "__main__":

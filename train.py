@@ -12,19 +12,15 @@ from pathlib import Path
 
 import tyro
 
-from segic_jax.config import Config, InputError, load_config
+from segic_jax.config import Config, load_config
 from segic_jax.distributed import Hosts
+from segic_jax.entry import exit_code
 from segic_jax.train.run import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code; see `segic_jax.train.run`."""
-    try:
-        config, workdir, hosts = parse(sys.argv[1:] if arguments is None else arguments)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return run(config, workdir, hosts)
+    return exit_code(lambda: run(*parse(sys.argv[1:] if arguments is None else arguments)))
 
 
 def parse(arguments: Sequence[str]) -> tuple[Config, Path, Hosts]:

@@ -2,7 +2,6 @@
 
 import functools
 import operator
-import os
 import sys
 from collections.abc import Sequence
 from inspect import getdoc
@@ -23,6 +22,7 @@ from segic_jax.commands.runs import Runs
 from segic_jax.commands.video import Video
 from segic_jax.commands.weights import Convert, Export, Weights
 from segic_jax.config import InputError
+from segic_jax.entry import exit_code
 
 COMMANDS: dict[str, type] = {
     "predict": Predict,
@@ -43,34 +43,19 @@ COMMANDS: dict[str, type] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; the exit code is 2 if some input was wrong, 130 after Ctrl-C."""
+    """Run the command and exit with `exit_code`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        command = parse(arguments)
-        code = command.run()
-        sys.stdout.flush()
-        sys.exit(code)
-    except BrokenPipeError:  # whoever read the output has enough of it
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        name = str(error.filename or "The system")
-        name = name[:200] + "..." if len(name) > 200 else name
-        print(f"{name}: {error.strerror or error}.", file=sys.stderr)
-        sys.exit(2)
-    except MemoryError:
-        print("There is not enough memory: give smaller or fewer pictures.", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(exit_code(lambda: parse(arguments).run()))
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """The command that the arguments ask for; wrong ones print why and exit with 2."""
+    """The command that the arguments ask for; wrong ones print why and exit with 2.
+
+    Raises:
+        InputError: a NUL byte, which no file name can have.
+    """
+    if any("\0" in argument for argument in arguments):
+        raise InputError("An argument holds a NUL byte: leave it out.")
     # The list of commands shows a line of each, a command's own help all of it.
     described = [
         Annotated[

@@ -119,7 +119,7 @@ class ModelConfig:
 
     def __post_init__(self):
         _require(
-            self.canvas % self.vit.patch_size == 0,
+            self.canvas > 0 and self.canvas % self.vit.patch_size == 0,
             f"ModelConfig.canvas {self.canvas} must be a multiple of vit.patch_size {self.vit.patch_size}.",
         )
         _require(

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import whole_write
-from segic_jax.finding import KINDS, PATCHES, Slots
+from segic_jax.finding import INSIDE, KINDS, PATCHES, Slots
 from segic_jax.models import segic
 
 FORMAT = "segic_jax context 1"
@@ -136,13 +136,14 @@ class Context:
 
 
 _ARRAYS = ("visual", "text", "patches", "kind", "place")
+_DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
 def read_context(path: Path | str) -> Context:
     """A file of `Context.save`.
 
     Raises:
-        DataError: missing, damaged or another kind of file.
+        DataError: missing, damaged, without a class, or another kind of file.
     """
     if not Path(path).is_file():
         raise DataError(f"{path}: there is no such file.")
@@ -165,11 +166,21 @@ def read_context(path: Path | str) -> Context:
             )
             context = Context(str(head["model"]), concepts[:classes], concepts[classes:], references)
             _check(context)
+            if not context.names:
+                raise DataError(f"{path} has no class: fit an example.")
             return context
     except DataError:
         raise
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is damaged or no saved context; make it with Context.save.") from error
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise DataError(f"{path} is damaged or no saved context: make it again (segic fit).") from error
 
 
 def _check(context: Context) -> None:
@@ -193,6 +204,7 @@ def _check(context: Context) -> None:
             and one.place.dtype == np.int32
             and one.place.shape == (count, 3)
             and (one.kind < KINDS).all()
+            and (one.kind == INSIDE).any()
             and (np.bincount(one.kind, minlength=KINDS) <= PATCHES).all()
             and (one.place >= 0).all()
             and (one.place[:, 0] < len(context.references)).all()

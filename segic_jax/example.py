@@ -6,11 +6,12 @@ a polygon or COCO's run lengths.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
-from PIL import Image, ImageOps
+from PIL import Image
 
 from segic_jax.data import masks
 from segic_jax.data.episodes import DataError
@@ -18,10 +19,9 @@ from segic_jax.data.files import (
     ENDINGS,
     MAX_PIXELS,
     open_picture,
-    read_labels,
-    read_mask,
     read_picture,
     too_large,
+    upright,
 )
 
 Picture = str | Path | UInt8[np.ndarray, "height width 3"] | Image.Image
@@ -67,6 +67,8 @@ class Example:
             )
         if self.label is not None and self.mask is None:
             raise DataError(f"{self.source}: label picks a value of a mask; there is no mask.")
+        if self.label is not None and not isinstance(self.label, Integral):
+            raise DataError(f"{self.source}: label is the whole number of the object in its mask.")
         if self.name is None and not self.negative:
             raise DataError(f"{self.source}: only a negative example may go without a name.")
         if self.name is not None and (not isinstance(self.name, str) or not self.name.strip()):
@@ -108,7 +110,7 @@ class Example:
                 return masks.decode(_flat(self.polygon), height, width), "The polygon"
             return masks.decode(dict(self.rle), height, width), "The rle"
         except (ValueError, TypeError) as error:
-            raise DataError(f"{self.source}: the {what} cannot be used: {error}.") from error
+            raise DataError(f"{self.source}: the {what} cannot be used: {_short(error)}.") from error
 
 
 def source_of(picture: Picture | Mask) -> str | None:
@@ -145,8 +147,8 @@ def as_picture(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
         return read_picture(picture)
     if isinstance(picture, Image.Image):
         _require_size(*picture.size)
-        return np.asarray(_eight_bits(ImageOps.exif_transpose(picture)).convert("RGB"))
-    array = np.asarray(picture)
+        picture = _eight_bits(upright(picture, "The picture")).convert("RGB")
+    array = _array(picture, "A picture")
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise DataError(f"A picture must be uint8 [height, width, 3], not {array.dtype} {list(array.shape)}.")
     _require_size(array.shape[1], array.shape[0])
@@ -162,29 +164,36 @@ def as_mask(mask: Mask, label: int | None = None) -> Bool[np.ndarray, "height wi
     """
     what = source_of(mask) or "The mask"
     if isinstance(mask, (str, Path)):
-        if label is not None:
-            return _chosen(read_labels(mask), label, what)
-        opened = open_picture(mask)
-        if opened.format == "JPEG" or opened.mode not in _LABEL_MODES:
-            return _one_colour(np.asarray(opened.convert("RGB")), read_mask(mask), what)
-        return _one_object(np.asarray(opened), opened.mode == "P", what)
+        mask = open_picture(mask)
     if isinstance(mask, Image.Image):
-        if mask.mode in _LABEL_MODES:
-            values, palette = np.asarray(mask), mask.mode == "P"
-        else:
-            values, palette = _flattened(mask, what), False
+        jpeg, palette, mask = mask.format == "JPEG", mask.mode == "P", upright(mask, what)
+        if label is None and (jpeg or mask.mode not in _LABEL_MODES):
+            return _marked(mask, what)
     else:
-        values, palette = np.asarray(mask), False
+        palette = False
+    values = _array(mask, what)
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise DataError(
-            f"{what} must be bool or uint8 [height, width], not {values.dtype} {list(values.shape)}."
+            f"{what} must be true and false, or whole numbers, [height, width], "
+            f"not {values.dtype} {list(values.shape)}."
         )
     if label is not None:
         return _chosen(values, label, what)
     return values if values.dtype == bool else _one_object(values, palette, what)
 
 
-_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L")
+_LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
+
+
+def _array(values: object, what: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # rows of several lengths, tensors elsewhere
+        raise DataError(f"{what} cannot be made an array: {_short(error)}.") from error
+
+
+def _short(value: object) -> str:
+    return " ".join(str(value).split())[:80]
 
 
 def _require_size(width: int, height: int) -> None:
@@ -199,13 +208,14 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def _flattened(mask: Image.Image, what: str) -> np.ndarray:
-    """0 or 255 from a colour picture, as files are read."""
-    rgba = np.asarray(mask.convert("RGBA"))
-    if (rgba[..., 3] < 255).any():
-        return np.where(rgba[..., 3] > 127, 255, 0).astype(np.uint8)
-    marked = rgba[..., :3].max(-1) > 127
-    return 255 * _one_colour(rgba[..., :3], marked, what).astype(np.uint8)
+def _marked(mask: Image.Image, what: str) -> Bool[np.ndarray, "height width"]:
+    """The opaque part of a picture with transparency, else what is bright in one colour."""
+    if mask.has_transparency_data:
+        alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
+        if alpha.min() < 255:
+            return alpha > 127
+    colours = np.asarray(mask.convert("RGB"))
+    return _one_colour(colours, colours.max(-1) > 127, what)
 
 
 def _chosen(values: np.ndarray, label: int, what: str) -> np.ndarray:
@@ -253,7 +263,7 @@ def _box_mask(box: Sequence[float], height: int, width: int, source: str) -> np.
     try:
         x0, y0, x1, y1 = (float(value) for value in box)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{source}: a box is (x0, y0, x1, y1) in pixels, not {box!r}.") from error
+        raise DataError(f"{source}: a box is (x0, y0, x1, y1) in pixels, not {_short(box)}.") from error
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):  # refuses NaN as well
         raise DataError(
             f"{source}: the box {x0:g} {y0:g} {x1:g} {y1:g} must have x0 < x1 and y0 < y1 and lie inside "

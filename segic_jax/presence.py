@@ -93,6 +93,12 @@ def _evidence(logits, similarity, own, other, on_picture, known) -> list[float]:
     return [float(values[name]) for name in EVIDENCE]
 
 
+_ANOTHER = (
+    "The model file's calibration of presence is of another version; make it again: "
+    "python -m segic_jax.evaluate.presence --weights FILE --save"
+)
+
+
 @dataclass(frozen=True)
 class Calibration:
     """Of one model."""
@@ -103,10 +109,7 @@ class Calibration:
 
     def __post_init__(self):
         if set(self.weights) != set(EVIDENCE):
-            raise ConfigError(
-                "The model file's calibration of presence is of another version; make it again: "
-                "python -m segic_jax.evaluate.presence --weights FILE --save"
-            )
+            raise ConfigError(_ANOTHER)
 
     def presence(self, evidence: Float[np.ndarray, "*n evidence"]) -> Float[np.ndarray, "*n"]:
         """Probability that the class is there, where it is there in half of the pictures."""
@@ -135,4 +138,9 @@ def calibration_of(notes: Mapping) -> Calibration | None:
     Raises:
         ConfigError: a calibration of another version.
     """
-    return Calibration(**notes["presence"]) if "presence" in notes else None
+    if "presence" not in notes:
+        return None
+    try:
+        return Calibration(**notes["presence"])
+    except TypeError as error:  # other fields than today's
+        raise ConfigError(_ANOTHER) from error

@@ -234,6 +234,9 @@ def test_nothing_is_left_half_written(segmenter, tmp_path, monkeypatch, stop, er
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(DataError, match="cannot be written to"):
         context.save(tmp_path / "no folder" / "c.segic")
+    context.drop("a").save(tmp_path / "nothing")
+    with pytest.raises(DataError, match="nothing has no class"):
+        segmenter.load_context(tmp_path / "nothing")
 
 
 def test_damaged_contexts_are_refused(segmenter, tmp_path):

@@ -6,7 +6,7 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 from pycocotools import mask as coco
 from tiny import bundle, picture
 
@@ -86,6 +86,22 @@ def test_pictures_of_every_kind(tmp_path):
     same(smooth, "jpg", turned, tolerance=4, quality=98, exif=exif)
 
 
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_pictures_and_masks_are_turned_as_their_tag_says(tmp_path, tag):
+    """Files by OpenCV and by Pillow, and opened pictures, all the same."""
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    image, mask = Image.fromarray(IMAGE), Image.fromarray(WHITE)
+    image.save(tmp_path / "image.png", exif=exif)
+    mask.save(tmp_path / "mask.png", exif=exif)
+    plain = ImageOps.exif_transpose(Image.open(tmp_path / "image.png"))
+    for shown in (tmp_path / "image.png", Image.open(tmp_path / "image.png")):
+        assert np.array_equal(as_picture(shown), np.asarray(plain))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "mask.png"))) > 0
+    for shown in (tmp_path / "mask.png", Image.open(tmp_path / "mask.png")):
+        assert np.array_equal(as_mask(shown), expected)
+
+
 def huge_png() -> bytes:
     """20 000 x 20 000 pixels of one bit, in 50 KB."""
 
@@ -126,6 +142,28 @@ def test_pictures_that_cannot_be_used(tmp_path):
             as_picture(array)
 
 
+def test_damage_is_said_once(tmp_path, capfd):
+    """One wrong bit in a PNG; pictures that Pillow cannot read; odd arrays. libpng stays silent."""
+    Image.fromarray(IMAGE).save(tmp_path / "whole.png")
+    content = bytearray((tmp_path / "whole.png").read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "bit.png").write_bytes(content)
+    (tmp_path / "last.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-1])
+    for name in ("bit.png", "last.png"):
+        for read in (as_picture, as_mask):
+            with pytest.raises(DataError, match=rf"{name} is cut off or damaged"):
+                read(tmp_path / name)
+    for odd, sentence in [
+        (Image.open(tmp_path / "bit.png"), "damaged"),
+        (Image.new("RGB", (0, 0)), "uint8"),
+        ([[1], [1, 2]], "array"),
+        ("a\0b.png", "cannot be read"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            as_picture(odd)
+    assert capfd.readouterr().err == ""
+
+
 def test_masks_with_soft_edges_are_no_labels(tmp_path):
     large = cv2.resize(WHITE, (600, 700))
     soft = cv2.GaussianBlur(large, (9, 9), 0)
@@ -145,6 +183,7 @@ def test_masks_that_cannot_be_used(tmp_path):
     coloured = np.zeros((70, 60, 3), np.uint8)
     coloured[LABELS == 3], coloured[LABELS == 7] = (255, 0, 0), (0, 255, 0)
     Image.fromarray(coloured).save(tmp_path / "coloured.png")
+    Image.fromarray(MASK.astype(np.float32)).save(tmp_path / "float.tif")
     void = np.where(MASK, 1, 0).astype(np.uint8)
     void[:9] = 255
     for mask, sentence in [
@@ -152,9 +191,10 @@ def test_masks_that_cannot_be_used(tmp_path):
         (tmp_path / "palette.png", "several labels"),
         (tmp_path / "coloured.png", "several objects in different colours"),
         (LABELS, "several labels"),
+        (tmp_path / "float.tif", r"float\.tif must be .*whole numbers"),
         (void, "several labels"),
         (Image.fromarray(coloured), "several objects"),
-        (MASK.astype(float), "bool or uint8"),
+        (MASK.astype(float), "whole numbers"),
         (np.zeros_like(MASK), "empty"),
         (MASK[1:], "60 x 69 pixels, its picture 60 x 70"),
         (tmp_path / "gone.png", "no such file"),
@@ -172,6 +212,7 @@ def test_masks_that_cannot_be_used(tmp_path):
         ({"mask": MASK, "box": (0, 0, 1, 1)}, "it has mask, box"),
         ({"box": (0, 0, 1, 1), "label": 3}, "label picks"),
         ({"mask": MASK, "name": None}, "negative"),
+        ({"mask": MASK, "label": 1.5}, "whole number"),
         ({"mask": MASK, "name": " "}, "not empty"),
         ({"box": (5, 5, 5, 9)}, "x0 < x1"),
         ({"box": (0, 0, 61, 9)}, "inside the picture of 60 x 70"),

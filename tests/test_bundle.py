@@ -255,6 +255,10 @@ def no_json(tensors, metadata):
     metadata["notes"] = "{"
 
 
+def notes_of_nothing(tensors, metadata):
+    metadata["notes"] = "null"
+
+
 def another_format(tensors, metadata):
     metadata["format"] = "something else"
 
@@ -271,6 +275,7 @@ def another_format(tensors, metadata):
         (no_configuration, "config"),
         (more_prompts_than_rows, "shorter"),
         (no_json, "does not fit this version"),
+        (notes_of_nothing, "notes"),
         (another_format, "format"),
     ],
 )
@@ -305,3 +310,10 @@ def test_missing_and_damaged_files(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(BundleError, match=r"cut\.safetensors is damaged"):
         load_bundle(path)
+
+
+def test_official_weights_are_to_be_converted(tmp_path):
+    """What a newcomer tries first: the downloaded file itself."""
+    (tmp_path / "segic.pth").write_bytes(b"\x80\x02}q\x00.")
+    with pytest.raises(BundleError, match=r"no model of this project.*segic convert .*segic\.pth"):
+        load_bundle(tmp_path / "segic.pth")

@@ -1,6 +1,8 @@
 import json
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
@@ -10,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import bundle, command_files, picture
 
 from segic_jax.cli import main
+from segic_jax.entry import exit_code
 from segic_jax.weights.torch_names import to_torch
 
 EVAL = Path(__file__).parent.parent / "eval.py"
@@ -30,6 +33,13 @@ def segic(files, *arguments) -> int:
 def test_mistyped_arguments_exit_with_2(files):
     assert segic(files, "predict", "--reff", "x") == 2
     assert segic(files, "emoji", "import") == 2
+
+
+def test_episodes_that_are_not_drawn(tmp_path, capsys):
+    for wrong in (("--shots", "0"), ("--fold", "3"), ("--protocol", "matcher")):
+        assert main_code("episodes", "make", "emoji", "--out", tmp_path / "new", *wrong) == 2
+        assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
 
 
 def run_eval(*arguments):
@@ -110,3 +120,20 @@ def main_code(*arguments) -> int:
 
 def as_numpy(params):
     return {name: np.asarray(value) for name, value in params.items()}
+
+
+def test_however_a_command_ends_it_is_a_code_and_a_sentence(capsys):
+    def interrupted_import():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ImportError("while initializing the extension")
+
+    def without_room():
+        raise OSError(28, "No space left on device", "out/a.png")
+
+    assert exit_code(interrupted_import) == 130
+    assert capsys.readouterr().err == "Stopped.\n"
+    assert exit_code(without_room) == 2
+    assert capsys.readouterr().err.startswith("out/a.png cannot be used (No space left on device)")
+    with pytest.raises(ImportError):  # a defect, not wrong input
+        exit_code(lambda: (_ for _ in ()).throw(ImportError("no module")))

@@ -126,7 +126,7 @@ def test_the_threshold_is_a_probability(segic, tmp_path):
         (("targets", "--negative", "ref.png", "mask.png"), "--negative needs"),
         (("targets", *REF, "--threshold", "1"), "between 0 and 1"),
         (("targets", "--context", "mask.png"), "no saved context"),
-        (("x" * 5000, *REF), "xxx...: File name too long."),
+        (("x" * 5000, *REF), "xxx... cannot be used (File name too long)"),
         (("targets", *REF, "--out", "ref.png"), "is a file"),
         (("empty", *REF), "holds no picture"),
     ],
@@ -140,6 +140,32 @@ def test_bad_input_is_one_sentence(segic, files, tmp_path, capsys, arguments, se
     assert sentence in said.err
     assert len(said.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_originals_are_never_written_over(segic, files, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in files.rglob("*.*") if path.is_file()}
+    for arguments in (
+        ("explain", *REF, "targets", "--out", "targets"),
+        ("explain", *REF, "ref.png", "--out", "."),
+        ("fit", *REF, "--out", "mask.png"),
+        ("convert", "tiny.safetensors", "--out", "tiny.safetensors"),
+        ("export", "tiny.safetensors", "--out", "ref.png"),
+    ):
+        assert segic(*arguments, *(WEIGHTS if arguments[1] == "--ref" else ())) == 2
+        assert "give another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_names_of_any_bytes(segic, files, tmp_path, capsys):
+    names = [b"a b.png", b"-x.png", b"%s.png", b"a\nb.png", "猫.png".encode(), b"\xff\xfe.png", b"<b>&.png"]
+    (files / "odd").mkdir()
+    for name in names:
+        (files / "odd" / os.fsdecode(name)).write_bytes((files / "ref.png").read_bytes())
+    assert segic("predict", *REF, "--name", os.fsdecode(b"\xff"), "odd", "--out", tmp_path, *WEIGHTS) == 0
+    assert sorted(os.listdir(os.fsencode(tmp_path / "labels"))) == sorted(names)
+    assert "overlays/%FF%FE.png" in (tmp_path / "index.html").read_text()
+    assert segic("predict", *REF, "a\0b", "--out", tmp_path, *WEIGHTS) == 2
+    assert "NUL" in capsys.readouterr().err
 
 
 def test_names_of_results(tmp_path):
@@ -205,6 +231,16 @@ def test_ctrl_c_ends_the_film_where_it_is(segic, clip, tmp_path, capsys, monkeyp
     assert "3 of 6 frames" in capsys.readouterr().err
     film = cv2.VideoCapture(str(tmp_path / "o.avi"))
     assert sum(film.read()[0] for _ in range(10)) == 3
+
+
+def test_a_full_disk_is_said_of_a_film(segic, clip, tmp_path, capsys, monkeypatch):
+    """OpenCV goes on writing, and nothing arrives."""
+    rooms = iter([10**6, 10**6, 100])
+    usage = type("Usage", (), {"free": property(lambda _: next(rooms))})
+    monkeypatch.setattr("segic_jax.commands.films.shutil.disk_usage", lambda _: usage())
+    assert segic("video", "clip.avi", "--mask", "first.png", "--out", tmp_path / "o.avi", *WEIGHTS) == 2
+    assert "no room" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == ["o.avi"]
 
 
 @pytest.mark.parametrize(

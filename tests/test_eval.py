@@ -112,7 +112,7 @@ def test_shipped_episodes_are_what_is_answered(weights, tmp_path):
         ({"benchmark": "davis17", "data_root": Path("nowhere")}, "nowhere is missing"),
         ({"protocol": "matcher"}, "emoji is drawn for original, not for matcher"),
         ({"protocol": "nonsense"}, "There is no protocol 'nonsense'"),
-        ({"fold": "3"}, "emoji has folds 0 to 0"),
+        ({"fold": 3}, "emoji has folds 0 to 0"),
         ({"shots": 0}, "--shots 0"),
         ({"shots": 12}, "at most 9 shots"),
         ({"limit": 0}, "limit 0"),
@@ -156,7 +156,7 @@ def test_each_experiment_has_its_folder(weights):
         return program.default_name(program.Args(weights=weights, **options), Path(weights))
 
     assert name() == name(limit=5, workers=2, batch_size=3)
-    assert len({name(), name(shots=5), name(fold="0"), name(protocol="segic"), name(class_names=True)}) == 5
+    assert len({name(), name(shots=5), name(fold=0), name(protocol="segic"), name(class_names=True)}) == 5
 
 
 def test_the_list(capsys):

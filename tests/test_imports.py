@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "segic_jax").rglob("*.py"))
 BASE = {"config", "params", "prompts"}
 JOINED = BASE | {"models", "weights", "data", "distributed", "checkpoint", "metric_writer", "flops"}
-JOINED |= {"compile_cache"}
+JOINED |= {"compile_cache", "entry"}
 API = {
     "finding",
     "programs",
@@ -24,11 +24,13 @@ API = {
 }
 ALLOWED = {
     "config": set(),
+    "entry": {"config"},
+    "whole": {"config"},
     "prompts": set(),
     "params": {"config"},
     "models": BASE,
-    "weights": BASE | {"models"},
-    "data": {"config", "prompts"},
+    "weights": BASE | {"models", "whole"},
+    "data": {"config", "prompts", "entry", "whole"},
     "distributed": BASE,
     "checkpoint": BASE | {"distributed"},
     "metric_writer": BASE,
@@ -51,7 +53,7 @@ ALLOWED = {
     "doctor": JOINED | {"__init__"},
     "app": {"config", "data", "segmenter"} | API,
     "commands": {"app", "doctor"} | JOINED | API | {"evaluate", "segmenter", "train", "parity", "__init__"},
-    "cli": {"config", "commands"},
+    "cli": {"config", "entry", "commands"},
     "__main__": {"cli"},
     "__init__": JOINED | API | {"segmenter"},
 }

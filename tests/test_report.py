@@ -130,5 +130,5 @@ def test_files(tmp_path):
     assert sheet.shape == (3 * (report.TILE + report.CAPTION), 5 * (report.TILE + 4), 3)
     report.write(tmp_path / "none", RESULT, [], [])
     (tmp_path / "blocked/per_class.csv").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"blocked/per_class\.csv cannot be written to: Is a directory\."):
+    with pytest.raises(DataError, match=r"blocked/per_class\.csv' is a folder"):
         report.write(tmp_path / "blocked", RESULT, [], [])

@@ -94,7 +94,7 @@ def test_a_broken_picture_of_one_host_ends_both(tmp_path):
     for process in two_hosts("semseg", root, out, 0):
         _, errors = process.communicate(timeout=400)
         assert process.returncode == 2, errors
-        assert errors.splitlines()[-1] == f"{picture} is cut off; get the whole file again."
+        assert errors.splitlines()[-1] == f"{picture} is cut off or damaged; get the whole file again."
     assert sum(path.read_text().count("\n") for path in out.glob("parts/*")) == whole["pictures"] - 1
     picture.write_bytes(content)
     run("semseg", root, out)

@@ -138,7 +138,7 @@ def cut(path):
 BREAK = {
     "cut frame": (
         lambda d: cut(d / "JPEGImages/480p/cows/00003.jpg"),
-        r"^[^;]*cows/00003\.jpg is cut off; [^;]*$",
+        r"^[^;]*cows/00003\.jpg is cut off or damaged; [^;]*$",
     ),
     "cut map": (lambda d: cut(d / "Annotations/480p/cows/00003.png"), r"cows/00003\.png is"),
     "other size": (

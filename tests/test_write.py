@@ -80,7 +80,7 @@ def test_one_copy_at_a_time(tmp_path):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("folder/t", BASE, r"folder/t could not be written \(No such file"),
+        ("folder/t", BASE, r"folder/t cannot be written to: No such file"),
         ("t", BASE.astype(complex), "x has the type complex128"),
         ("t", np.array(["a"]), "x has the type <U1"),
     ],
@@ -89,6 +89,18 @@ def test_what_cannot_be_written_is_named(tmp_path, name, value, message):
     with pytest.raises(WriteError, match=message):
         write_safetensors(tmp_path / name, {"x": value}, {})
     assert os.listdir(tmp_path) == []
+
+
+def test_a_file_takes_the_place_of_files_only(tmp_path):
+    """A rename would replace a device, and a name that just fits would become too long."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "folder", "", "a\0b"):
+        with pytest.raises(WriteError, match="no name of a file"):
+            write_safetensors(tmp_path / name, {"x": BASE}, {})
+    assert (tmp_path / "pipe").is_fifo()
+    write_safetensors(tmp_path / ("x" * 255), {"x": BASE}, {})
+    assert sorted(map(len, os.listdir(tmp_path))) == [4, 6, 255]
 
 
 def test_a_full_disk(tmp_path):
@@ -106,7 +118,7 @@ def test_a_full_disk(tmp_path):
     path = tmp_path / "t.safetensors"
     path.write_text("old")
     run = subprocess.run([sys.executable, "-c", script, path], capture_output=True, text=True, check=True)
-    assert run.stdout == f"{path} could not be written (File too large).\n"
+    assert run.stdout == f"{path} cannot be written to: File too large.\n"
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == [path.name]
 

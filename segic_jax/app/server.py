@@ -133,8 +133,8 @@ def _listener(host: str, port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
         listener.listen()  # who asks before the page is ready waits
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(
-            f"The page cannot be served at {host}, port {port} ({error}); choose another --port."
+            f"The page cannot be served at {host}, port {port} ({error}); choose another --port or --host."
         ) from error
     return listener

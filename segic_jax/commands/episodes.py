@@ -34,8 +34,10 @@ class Make:
             raise DataError(f"{benchmark.name} has no episodes: it scores whole pictures or videos.")
         source = open_source(benchmark, self.data_root)
         protocol = self.protocol or benchmark.protocols[0]
+        folds = range(benchmark.folds) if self.fold is None else [self.fold]
+        benchmark.require_drawn(protocol, folds, self.shots)
         self.out.mkdir(parents=True, exist_ok=True)
-        for fold in range(benchmark.folds) if self.fold is None else [self.fold]:
+        for fold in folds:
             manifest = source.manifest(protocol, fold, self.shots)
             path = self.out / f"{benchmark.name}_{protocol}_fold{fold}_{self.shots}shot.jsonl.gz"
             manifest.write(path)

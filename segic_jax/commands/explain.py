@@ -6,7 +6,15 @@ from pathlib import Path
 import tyro
 
 from segic_jax.commands.references import WithReferences
-from segic_jax.commands.targets import Refused, make_folder, named_targets, progress, require_no_file, say
+from segic_jax.commands.targets import (
+    Refused,
+    make_folder,
+    named_targets,
+    progress,
+    require_apart,
+    require_no_file,
+    say,
+)
 
 
 @dataclass(kw_only=True)
@@ -39,6 +47,7 @@ class Explain(WithReferences):
             raise DataError(f"--matches {self.matches} must be at least 1.")
         targets = named_targets(self.targets)
         require_no_file(self.out)
+        require_apart((self.out / f"{name}.png" for name in targets), [*targets.values(), *self.pictures()])
         segmenter, context = self.ready()
         refused = Refused()
         for name, path in progress(targets.items(), total=len(targets), unit="picture"):

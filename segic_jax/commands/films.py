@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,8 +25,6 @@ Frame = UInt8[np.ndarray, "height width 3"]
 # What OpenCV's own FFmpeg writes: MPEG-4 for players, VP8 for browsers. VP9 takes six times as long as VP8.
 CODECS = {".mp4": "mp4v", ".webm": "VP80", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "XVID"}
 COLOURS = 255  # objects that a palette picture can number
-
-os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # damage is said in our words
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,6 @@ def open_clip(path: Path, fps: float, refused: Refused) -> Clip:
         return _folder(path, files, fps, refused)
     if not path.exists():
         raise DataError(f"{path}: there is no such film or folder.")
-    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     film = cv2.VideoCapture(str(path))
     there, _ = film.read()
     if not there:
@@ -197,6 +195,8 @@ class Films:
                 f"Frame {self._count + 1} of {self._clip.source} has {width} x {height} pixels, the first "
                 f"{self._size[0]} x {self._size[1]}: a film needs one size; give --out a folder."
             )
+        if shutil.disk_usage(out.parent).free < drawn.nbytes:  # OpenCV does not say so
+            raise DataError(f"{out} cannot be written to: no room is left on the disk.")
         film.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
 
 

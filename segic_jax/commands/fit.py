@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segic_jax.commands.references import WithReferences
-from segic_jax.commands.targets import make_folder
+from segic_jax.commands.targets import make_folder, require_apart
 from segic_jax.config import InputError
 
 
@@ -26,6 +26,7 @@ class Fit(WithReferences):
 
     def run(self) -> int:
         """Write the file and say what it knows."""
+        require_apart([self.out], self.pictures())
         _, context = self.ready()
         context = context.drop(*self.drop)
         if not context.names:

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import tyro
 
 from segic_jax.commands.references import WithReferences, logit_of
-from segic_jax.commands.targets import Refused, make_folder, named_targets, progress, require_no_file, say
+from segic_jax.commands.targets import (
+    Refused,
+    make_folder,
+    named_targets,
+    progress,
+    require_apart,
+    require_no_file,
+    say,
+)
 
 if TYPE_CHECKING:
     from segic_jax.commands.sheet import Card
@@ -52,6 +60,8 @@ class Predict(WithReferences):
         cut = logit_of(self.threshold)
         targets = named_targets(self.targets)
         require_no_file(self.out)
+        written = (self.out / kind / f"{name}.png" for kind in ("overlays", "labels") for name in targets)
+        require_apart(written, [*targets.values(), *self.pictures()])
         segmenter, context = self.ready()
         names = {str(path): name for name, path in targets.items()}
         refused = Refused()
@@ -94,7 +104,7 @@ class Folder:
         }
         html = page(self._context, self._cards, list(self._refused.said.values()), self._made)
         whole_write(self._out / "annotations.json", (json.dumps(coco) + "\n").encode())
-        whole_write(self._out / "index.html", html.encode())
+        whole_write(self._out / "index.html", html.encode(errors="replace"))  # names of any bytes
         count = len(self._cards)
         say(f"{count} picture{'' if count == 1 else 's'}: {self._out / 'index.html'}")
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from segic_jax.segmenter import Segmenter
 
 _PAIR = tyro.conf.arg(metavar="IMAGE MASK")
-_BOX = re.compile(r"-?[\d.]+(,-?[\d.]+){3}")
+_BOX = re.compile(r"[-\d.]*(,[-\d.]*)+")
 _LABEL = re.compile(r"(.+):(\d+)")
 
 
@@ -58,6 +58,10 @@ class WithReferences:
         if examples:
             parts.append(segmenter.fit(examples, class_names=self.class_names))
         return segmenter, sum(parts[1:], parts[0])
+
+    def pictures(self) -> list[Path | str]:
+        """The files of `examples`."""
+        return [path for one in self.examples() for path in (one.image, one.mask) if path is not None]
 
     def examples(self) -> "list[Example]":
         """Of --ref, --name and --negative.

@@ -1,8 +1,10 @@
 """The contact sheet of a run: one page that needs nothing from elsewhere, and can be mailed."""
 
 import base64
+import os
 from collections.abc import Sequence
 from typing import NamedTuple
+from urllib.parse import quote
 
 import cv2
 import jinja2
@@ -75,6 +77,7 @@ def page(context: Context, cards: Sequence[Card], refused: Sequence[str], made: 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("segic_jax.commands"), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.filters["urlencode"] = lambda name: quote(os.fsencode(name))  # names may hold any bytes
     totals = [
         {"name": name, "colour": colour, "count": sum(one.found[i].present for one in cards)}
         for i, (name, colour) in enumerate(zip(context.names, _css(len(context.names)), strict=True))

@@ -75,6 +75,14 @@ def require_no_file(path: Path) -> None:
         raise InputError(f"{path} is a file, or below one: give --out a folder.")
 
 
+def require_apart(written: Iterable[Path], read: Iterable[Path | str]) -> None:
+    """Before long work: raise InputError where a result would replace a file that it is made from."""
+    originals = {os.path.realpath(path) for path in read}
+    for path in written:
+        if os.path.realpath(path) in originals:
+            raise InputError(f"{path} would be written over, and it is read: give another --out.")
+
+
 def make_folder(path: Path) -> None:
     """With its parents.
 
@@ -84,4 +92,4 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"{path} cannot be made ({error.strerror}).") from error
+        raise InputError(f"{path} cannot be made ({error.strerror}): give another --out.") from error

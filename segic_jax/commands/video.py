@@ -7,7 +7,7 @@ from pathlib import Path
 import tyro
 
 from segic_jax.commands.references import WithReferences
-from segic_jax.commands.targets import Refused, progress, say
+from segic_jax.commands.targets import Refused, progress, require_apart, say
 from segic_jax.config import InputError
 
 
@@ -54,6 +54,7 @@ class Video(WithReferences):
         if self.mask is not None:
             if self.ref or self.context:
                 raise InputError("Give --mask of the first frame, or references; not both.")
+            require_apart(self.out, [self.mask.parent])  # it may have a frame's name
             first = objects_of(self.mask)
             from segic_jax.compile_cache import use_compile_cache
             from segic_jax.segmenter import Segmenter

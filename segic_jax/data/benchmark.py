@@ -1,9 +1,11 @@
 """What is to be known about a benchmark before its data are read; each file of `sources/` has one or more."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from segic_jax.data.episodes import DataError
 
 Kind = Literal["episodes", "video", "semseg"]
 
@@ -34,3 +36,16 @@ class Benchmark:
     folds: int = 1
     needs_root: bool = True
     shots: tuple[int, ...] = ()  # the numbers of shots it is drawn for; empty for any
+
+    def require_drawn(self, protocol: str, folds: Iterable[int], shots: int) -> None:
+        """Raise DataError for episodes that it has none of."""
+        if protocol not in self.protocols:
+            raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, not for {protocol}.")
+        for fold in folds:
+            if not 0 <= fold < self.folds:
+                raise DataError(
+                    f"--fold {fold}: {self.name} has folds 0 to {self.folds - 1}; give one of them."
+                )
+        if shots < 1 or (self.shots and shots not in self.shots):
+            known = ", ".join(map(str, self.shots)) or "1 or more"
+            raise DataError(f"--shots {shots}: {self.name} is drawn for {known}.")

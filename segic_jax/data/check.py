@@ -178,7 +178,9 @@ def _looked(what: str, items: list, look) -> list[Check]:
 
     found: list[str] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for problem in tqdm(_in_order(pool, tried, items), total=len(items), desc=what, unit=""):
+        for problem in tqdm(
+            _in_order(pool, tried, items), total=len(items), desc=what, unit="", disable=None
+        ):
             if problem:
                 found.append(problem)
     lines = [Check(f"{what}, read", len(items) - len(found), len(items))]

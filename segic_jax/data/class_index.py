@@ -30,7 +30,8 @@ def present_classes(source: LabelMaps, split: Split) -> dict[str, tuple[int, ...
     def make(into: Path) -> None:
         with ThreadPoolExecutor() as pool:
             found = pool.map(lambda picture: source.present(split, picture), pictures)
-            bar = tqdm(found, total=len(pictures), desc=f"classes of {source.name}", unit="label map")
+            what = f"classes of {source.name}"
+            bar = tqdm(found, total=len(pictures), desc=what, unit="label map", disable=None)
             (into / FILE).write_text(json.dumps(list(bar)), "utf-8")
 
     stored = json.loads((cached("classes", version, make) / FILE).read_text("utf-8"))

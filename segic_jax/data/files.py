@@ -3,6 +3,7 @@
 import hashlib
 import io
 import struct
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -10,10 +11,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
-from PIL import Image
+from jaxtyping import Integer, UInt8
+from PIL import ExifTags, Image, ImageOps
 
 from segic_jax.data.episodes import DataError
+from segic_jax.whole import whole
 
 _WATCHED: ContextVar[dict[Path, str] | None] = ContextVar("watched", default=None)
 MAX_PIXELS = 2 * 89_478_485  # of a picture, as Pillow has it; that many take half a gigabyte
@@ -30,31 +32,6 @@ def read_picture(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     content = _read(path)
     _header(content, path)  # for its size alone: what Pillow does not know, OpenCV may
     return _decode(content, path, cv2.IMREAD_COLOR_RGB)
-
-
-def read_mask(path: Path | str) -> Bool[np.ndarray, "height width"]:
-    """The object's pixels, by the first rule that applies.
-
-    A palette PNG: every index but 0. A picture that is transparent somewhere: alpha above 127. Any other: the
-    brightest channel above 127.
-
-    Raises:
-        DataError: the file is missing, cut off or no picture.
-    """
-    content = _read(path)
-    palette = content.find(b"PLTE") + 4
-    if content[:4] == b"\x89PNG" and content[25:26] == b"\x03" and palette > 4:  # colour type: palette
-        background = content[palette : palette + 3]  # RGB of index 0
-        colours = _decode(content, path, cv2.IMREAD_COLOR_RGB)
-        return (colours != np.frombuffer(background, np.uint8)).any(-1)
-    pixels = _decode(content, path, cv2.IMREAD_UNCHANGED)
-    if pixels.dtype != np.uint8:  # 16 bits or floats
-        pixels = _decode(content, path, cv2.IMREAD_COLOR)
-    if pixels.ndim == 2:
-        return pixels > 127
-    if pixels.shape[2] == 4 and (pixels[..., 3] < 255).any():
-        return pixels[..., 3] > 127
-    return pixels[..., :3].max(-1) > 127
 
 
 def read_rgb(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
@@ -117,19 +94,10 @@ def whole_write(path: Path | str, content: bytes) -> None:
     """The file appears under its name when it is whole; until then an older one stays as it is.
 
     Raises:
-        DataError: the folder is missing, or the disk is full or fails.
+        DataError: the folder is missing, the disk is full or fails, or there is something else than a file.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
-    try:
+    with whole(path, DataError) as part:
         part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise DataError(f"{path} cannot be written to: {error.strerror}.") from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager
@@ -153,8 +121,8 @@ def read_bytes(path: Path | str) -> bytes:
         content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    except (OSError, ValueError) as error:  # the latter for names that cannot be: a NUL byte
+        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', error)}).") from error
     if (read := _WATCHED.get()) is not None:
         read[Path(path)] = hashlib.sha256(content).hexdigest()
     return content
@@ -173,6 +141,22 @@ def open_picture(path: Path | str) -> Image.Image:
             image.load()
             return image
     raise DataError(f"{path} is damaged or no picture: get the file again.")
+
+
+def upright(image: Image.Image, what: Path | str) -> Image.Image:
+    """With all its pixels, and turned as its EXIF tag says.
+
+    Raises:
+        DataError: the pixels cannot be read.
+    """
+    try:
+        image.load()
+    except _DAMAGED as error:
+        raise DataError(f"{what} is damaged: get the file again.") from error
+    with suppress(*_DAMAGED):  # a tag that cannot be read turns nothing
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return ImageOps.exif_transpose(image)
+    return image
 
 
 def _header(content: bytes, path: Path | str) -> Image.Image | None:
@@ -195,7 +179,7 @@ def _read(path: Path | str) -> bytes:
     """The file's bytes, checked to be all there: OpenCV would fill what is missing with grey."""
     content = read_bytes(path)
     if not _complete(content):
-        raise DataError(f"{path} is cut off; get the whole file again.")
+        raise DataError(f"{path} is cut off or damaged; get the whole file again.")
     return content
 
 
@@ -203,10 +187,24 @@ def _complete(content: bytes) -> bool:
     if content[:3] == b"\xff\xd8\xff":  # JPEG: an end marker after the last scan's start
         return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")
     if content[:4] == b"\x89PNG":
-        return b"IEND" in content
+        return _whole_png(content)
     if content[:4] == b"RIFF":  # WebP: the size is in the header
         return len(content) >= 8 + int.from_bytes(content[4:8], "little")
     return True
+
+
+def _whole_png(content: bytes) -> bool:
+    """Chunk after chunk to the last one, those with pixels and colours as they were written."""
+    start, view = 8, memoryview(content)
+    while len(header := content[start : start + 8]) == 8:
+        kind, end = header[4:], start + 12 + int.from_bytes(header[:4], "big")
+        checked, checksum = view[start + 4 : end - 4], int.from_bytes(view[end - 4 : end], "big")
+        if kind[:1].isupper() and zlib.crc32(checked) != checksum:
+            return False
+        if kind == b"IEND":
+            return True
+        start = end
+    return False
 
 
 def _decode(content: bytes, path: Path | str, flags: int) -> np.ndarray:

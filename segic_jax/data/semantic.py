@@ -191,7 +191,7 @@ def draw_references(
     drawn: dict[int, list[str]] = {number: [] for number in range(len(source.classes))}
     wanting = set(drawn)
     order = np.random.RandomState(seed).permutation(len(pictures))
-    for i in tqdm(order.tolist(), desc="reference draw", unit="label map", leave=False):
+    for i in tqdm(order.tolist(), desc="reference draw", unit="label map", leave=False, disable=None):
         if not wanting:
             break
         for number in wanting.intersection(source.present(split, pictures[i])):

@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from segic_jax.config import InputError, ModelConfig
+from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.source import EmojiSource
+from segic_jax.entry import exit_code
 from segic_jax.evaluate.infer import Model, judge_all
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.rows import row_of, summary
@@ -107,7 +108,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args))
-    except InputError as error:
-        sys.exit(print(error, file=sys.stderr) or 2)
+    sys.exit(exit_code(lambda: main(tyro.cli(Args))))

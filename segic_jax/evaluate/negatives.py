@@ -14,10 +14,10 @@ import numpy as np
 import tyro
 from jaxtyping import Bool
 
-from segic_jax.config import InputError
 from segic_jax.data.emoji.scenes import Scene, scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.episodes import View
+from segic_jax.entry import exit_code
 from segic_jax.example import Example
 from segic_jax.segmenter import Segmenter
 from segic_jax.weights.bundle import load_bundle
@@ -114,7 +114,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args))
-    except InputError as error:
-        sys.exit(print(error, file=sys.stderr) or 2)
+    sys.exit(exit_code(lambda: main(tyro.cli(Args))))

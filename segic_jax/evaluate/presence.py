@@ -16,12 +16,12 @@ from jaxtyping import Bool, Float
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
-from segic_jax.config import InputError
 from segic_jax.context import Context
 from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import Split
 from segic_jax.data.episodes import View
+from segic_jax.entry import exit_code
 from segic_jax.example import Example
 from segic_jax.presence import EVIDENCE, Calibration
 from segic_jax.segmenter import Segmenter
@@ -147,7 +147,4 @@ def save(path: Path, calibration: Calibration) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args))
-    except InputError as error:
-        sys.exit(print(error, file=sys.stderr) or 2)
+    sys.exit(exit_code(lambda: main(tyro.cli(Args))))

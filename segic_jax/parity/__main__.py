@@ -16,6 +16,7 @@ import jax
 import tyro
 
 from segic_jax.config import InputError
+from segic_jax.entry import exit_code
 from segic_jax.parity.data import replay_preprocess
 from segic_jax.parity.decoder import replay_prompt_decoder
 from segic_jax.parity.encoders import replay_backbone, replay_text
@@ -81,11 +82,7 @@ class Outcome:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program; the exit codes are those of the module's docstring."""
     options = tyro.cli(Arguments, prog="python -m segic_jax.parity", args=arguments)
-    try:
-        sys.exit(run(options))
-    except (InputError, OSError) as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    sys.exit(exit_code(lambda: run(options)))
 
 
 def run(options: Arguments) -> int:

@@ -146,13 +146,17 @@ def read_weights(path: Path | str) -> Weights:
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != FORMAT:
-                raise BundleError(f"{path} is no model of this project: its format is not '{FORMAT}'.")
+                raise BundleError(_foreign(path))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, AttributeError) as error:  # the last for types that NumPy lacks
+        if path.suffix != ".safetensors":
+            raise BundleError(_foreign(path)) from error
         raise BundleError(f"{path} is damaged or no safetensors file ({error}); get it again.") from error
     try:
         backbone, head, text = (_part(tensors, prefix) for prefix in ("backbone/", "head/", "text/"))
         values = {name: json.loads(value) for name, value in metadata.items() if name in _METADATA}
+        if not isinstance(values["notes"], dict):
+            raise TypeError("its notes are no object")
         vit, tower, table = None, None, {}
         if backbone:
             vit = ViTConfig(**(values["config"]["vit"] if head else values["vit"]))
@@ -171,8 +175,9 @@ def read_weights(path: Path | str) -> Weights:
             notes=values["notes"],
             path=path,
         )
-    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
-        raise BundleError(f"{path} does not fit this version of segic_jax: {error}") from error
+    except (KeyError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        problem = f"{path} does not fit this version of segic_jax ({type(error).__name__}: {error})"
+        raise BundleError(f"{problem}: convert or train it again.") from error
     if tensors:
         raise BundleError(f"{path} does not fit this version of segic_jax: unknown {', '.join(tensors)}.")
     _check(weights, str(path))
@@ -231,6 +236,13 @@ def load_bundle(path: Path | str = SHIPPED) -> Bundle:
         notes=weights.notes,
         path=weights.path,
         tower=weights.tower,
+    )
+
+
+def _foreign(path: Path) -> str:
+    return (
+        f"{path} is no model of this project (format '{FORMAT}'); official weights become one by "
+        f"segic convert {path} --out MODEL.safetensors"
     )
 
 

@@ -94,6 +94,7 @@ def convert(
         SourceError, PthError, FormatError, ParamsError, ConvertError, BundleError, TextError: one sentence,
             and nothing is written.
     """
+    _require_apart(out, sources)
     read = [read_source(Path(path)) for path in sources]
     found, weights = _Found.of(read), {}
     backbone, text, head = (found.parts.get(kind) for kind in ("backbone", "text", "head"))
@@ -154,14 +155,22 @@ def export_head(model: Path | str, out: Path | str) -> int:
 
     Raises:
         BundleError: it is no file of this project.
-        ConvertError: it has no head.
+        ConvertError: it has no head, or `out` cannot be the file to write.
     """
+    _require_apart(out, [model])
     weights = read_weights(model)
     if weights.head is None:
         raise ConvertError(f"{model} has no head that could be exported; give a trained model.")
     tensors = {name: np.asarray(value, np.float32) for name, value in to_torch(weights.head).items()}
     write_safetensors(out, tensors, {"format": "pt"})
     return len(tensors)
+
+
+def _require_apart(out: Path | str, sources: Sequence[Path | str]) -> None:
+    if Path(out).suffix != ".safetensors":
+        raise ConvertError(f"{out}: the file to write ends in .safetensors; give another --out.")
+    if Path(out).exists() and any(Path(one).exists() and Path(one).samefile(out) for one in sources):
+        raise ConvertError(f"{out} would be written over: it is what is read; give another --out.")
 
 
 class FrozenParts(NamedTuple):

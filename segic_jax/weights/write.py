@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from segic_jax.config import InputError
+from segic_jax.whole import whole
 
 _STORED_AS = {
     np.dtype(dtype): name
@@ -46,7 +47,7 @@ def write_safetensors(
     *,
     half: bool = False,
 ) -> None:
-    """Write PATH.part and rename it to PATH; until then an older file stays as it is.
+    """Write a file; it appears under its name when it is whole.
 
     The same input gives the same bytes. Views of any strides and byte order may be given.
 
@@ -56,26 +57,16 @@ def write_safetensors(
     Raises:
         WriteError: the disk refuses, or a tensor has a type that the format does not know.
     """
-    path = Path(path)
-    part = path.with_name(path.name + ".part")
     dtypes = {name: _stored_dtype(name, value.dtype, half) for name, value in tensors.items()}
     # The format allows no gaps: with the widest types first every tensor is aligned.
     order = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
-    try:
-        with part.open("wb") as file:
-            file.write(_header({name: (dtypes[name], tensors[name].shape) for name in order}, metadata))
-            for name in order:
-                array = np.ascontiguousarray(tensors[name], dtypes[name])
-                file.write(array.reshape(-1).view(np.uint8))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        raise WriteError(f"{path} could not be written ({error.strerror or error}).") from error
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    with whole(path, WriteError) as part, part.open("wb") as file:
+        file.write(_header({name: (dtypes[name], tensors[name].shape) for name in order}, metadata))
+        for name in order:
+            array = np.ascontiguousarray(tensors[name], dtypes[name])
+            file.write(array.reshape(-1).view(np.uint8))
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _stored_dtype(name: str, dtype: np.dtype, half: bool) -> np.dtype:

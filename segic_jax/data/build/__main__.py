@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from segic_jax.config import InputError
 from segic_jax.data.benchmarks import find_benchmark, open_source
 from segic_jax.data.build.examples import Item, items, records
 from segic_jax.data.build.info import read_info
@@ -21,6 +20,7 @@ from segic_jax.data.build.records import FrameRecord, PictureRecord
 from segic_jax.data.build.write import build
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import watched
+from segic_jax.entry import exit_code
 
 COMPARED = 200  # pictures or frames that are read in both forms at the end
 
@@ -93,10 +93,5 @@ def _parts(record: PictureRecord | FrameRecord) -> list:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Args, description=__doc__))
-    except (InputError, OSError) as error:
-        sys.exit(print(error, file=sys.stderr) or 2)
-    except KeyboardInterrupt:
-        print("\nStopped; the same command goes on from here.", file=sys.stderr)
-        sys.exit(130)
+    stopped = "\nStopped; the same command goes on from here."
+    sys.exit(exit_code(lambda: main(tyro.cli(Args, description=__doc__)), stopped))

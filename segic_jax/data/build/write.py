@@ -76,7 +76,7 @@ def build(
 
     splits = {split: [item for item in work if item.split == split] for split in {w.split: 0 for w in work}}
     with (
-        tqdm(total=len(work), desc=benchmark.name, unit="picture") as bar,
+        tqdm(total=len(work), desc=benchmark.name, unit="picture", disable=None) as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
         for split, of in splits.items():

@@ -1,0 +1,29 @@
+"""Files appear under their names when they are whole; until then an older one stays as it is."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from segic_jax.config import InputError
+
+
+@contextmanager
+def whole(path: Path | str, error: type[InputError]) -> Iterator[Path]:
+    """Where to write meanwhile: beside `path`. It is renamed at the end, and removed if that is not reached.
+
+    Raises:
+        error: the folder is missing, the disk is full or fails, or there is something else than a file.
+    """
+    path = Path(path)
+    # A rename would put a file in the place of a device, such as /dev/null.
+    if "\0" in str(path) or (path.exists() and not path.is_file()):
+        raise error(f"{str(path)!r} is a folder, a device or no name of a file: give another.")
+    part = path.with_name(path.name[-60:] + ".part")  # a name that just fits must not become too long
+    try:
+        yield part
+        part.replace(path)
+    except OSError as problem:
+        raise error(f"{path} cannot be written to: {problem.strerror or problem}.") from problem
+    finally:
+        with suppress(OSError):  # it is there after an error only
+            part.unlink()
