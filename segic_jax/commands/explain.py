@@ -5,12 +5,12 @@ from pathlib import Path
 
 import tyro
 
-from segic_jax.commands.references import WithReferences
+from segic_jax.commands.references import WithMasks
 from segic_jax.commands.targets import Refused, make_folder, named_targets, progress, require_no_file, say
 
 
 @dataclass(kw_only=True)
-class Explain(WithReferences):
+class Explain(WithMasks):
     """Draw which part of a reference each part of a mask looks like, and where the target looks alike at all.
 
       segic explain --ref cat.jpg cat.png street.jpg --out why/
@@ -35,6 +35,7 @@ class Explain(WithReferences):
         from segic_jax.data.files import whole_write
         from segic_jax.example import as_picture
 
+        cut = self.cut
         if self.matches < 1:
             raise DataError(f"--matches {self.matches} must be at least 1.")
         targets = named_targets(self.targets)
@@ -47,7 +48,7 @@ class Explain(WithReferences):
             except DataError as error:
                 refused(path, error)
                 continue
-            result = segmenter.predict(image, context)
+            result = segmenter.predict(image, context, keep_absent=self.keep_absent).threshold(cut)
             explained = segmenter.explain(image, context, matches=segmenter.config.grid**2)
             make_folder(self.out)
             whole_write(self.out / f"{name}.png", draw(context, result, explained, self.matches))
