@@ -174,7 +174,7 @@ class Films:
             if kind is None:
                 _part(out).replace(out)
             else:  # made again from the record
-                _part(out).unlink()
+                _part(out).unlink(missing_ok=True)
 
     def there(self, count: int) -> bool:
         """Whether there is a file of each film, and as many label pictures as frames."""

@@ -1,6 +1,7 @@
 """JSON lines of a film, one for each object on each frame; a stopped run goes on from them."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -57,7 +58,8 @@ class Record:
             run: a record of another run is begun anew.
             numbers: of the objects, with their names.
         """
-        self.path = out.with_name(f"{out.stem if out.suffix else out.name}.jsonl")
+        out = out if out.name not in ("", "..") else Path(os.path.abspath(out))
+        self.path = out.parent / f"{out.stem or 'video'}.jsonl"
         self._part, self._state = (self.path.with_name(self.path.name + end) for end in (".part", ".memory"))
         self._run, self._numbers = run, numbers
         self.finished = _run_of_first_line(self.path) == run
