@@ -259,7 +259,7 @@ class Page:
 
     def _targets(self, visitor: Session) -> dict:
         thumbnails = [
-            (drawing.target_thumbnail(visitor, i), target.picture.name)
+            (drawing.target_thumbnail(visitor, i), Path(target.picture.name).stem)
             for i, target in enumerate(visitor.targets)
         ]
         return {
