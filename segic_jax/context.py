@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import safetensors.numpy
 from jaxtyping import Float, Float16, Int32, UInt8
@@ -133,6 +134,11 @@ class Context:
             "references": [[one.source, *one.size] for one in self.references],
         }
         whole_write(path, safetensors.numpy.save(arrays, {"context": json.dumps(head)}))
+
+
+def decoded(reference: Reference) -> UInt8[np.ndarray, "height width 3"] | None:
+    """The preview, RGB; None where its bytes are no picture."""
+    return cv2.imdecode(np.frombuffer(reference.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 _ARRAYS = ("visual", "text", "patches", "kind", "place")

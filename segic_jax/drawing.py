@@ -10,15 +10,32 @@ from jaxtyping import Bool, Float, UInt8
 Image = UInt8[np.ndarray, "height width 3"]
 Mask = Bool[np.ndarray, "height width"]
 Colour = tuple[int, int, int]
+WHITE, DARK = (255, 255, 255), (30, 30, 30)
+
+
+# Okabe and Ito's, which colour-blind readers tell apart, as well; without black, and the strong ones first.
+OKABE_ITO: tuple[Colour, ...] = (
+    (213, 94, 0),  # vermilion
+    (86, 180, 233),  # sky blue
+    (240, 228, 66),  # yellow
+    (0, 158, 115),  # bluish green
+    (204, 121, 167),  # reddish purple
+    (0, 114, 178),  # blue
+    (230, 159, 0),  # orange
+)
 
 
 def colours(count: int) -> tuple[Colour, ...]:
-    """Strong ones, neighbours far apart; the first few do not change when more are asked for."""
+    """OKABE_ITO, then others; the first ones do not change when more are asked for."""
+    return OKABE_ITO[:count] + tuple(_further(i) for i in range(count - len(OKABE_ITO)))
+
+
+def _further(number: int) -> Colour:
+    """Neighbours have far hues, and each turn around the circle another brightness."""
     golden = 0.618034
-    return tuple(
-        tuple(round(255 * value) for value in colorsys.hsv_to_rgb((0.98 + i * golden) % 1, 0.8, 0.95))
-        for i in range(count)
-    )
+    value = (0.95, 0.6, 0.8)[number % 3]
+    red, green, blue = colorsys.hsv_to_rgb((0.1 + number * golden) % 1, 0.85 - 0.3 * (number % 2), value)
+    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def overlay(image: Image, mask: Mask, colour: Colour) -> Image:
@@ -37,10 +54,14 @@ def overlays(image: Image, masks: Sequence[Mask], tints: Sequence[Colour]) -> Im
 
 
 def outlined(image: Image, mask: Mask, colour: Colour) -> Image:
-    """The picture with the edge of `mask` drawn on it."""
+    """The picture with the edge of `mask` drawn inside it, with a white and a dark line around it."""
     edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    thickness = max(1, round(max(mask.shape) / 200))
-    return cv2.drawContours(np.ascontiguousarray(image).copy(), edges, -1, colour, thickness)
+    thin = max(1, round(max(mask.shape) / 500))
+    drawn = np.ascontiguousarray(image).copy()
+    for line, reach, where in ((DARK, 2 * thin, ~mask), (WHITE, thin, ~mask), (colour, 2 * thin, mask)):
+        band = cv2.drawContours(np.zeros(mask.shape, np.uint8), edges, -1, 1, 2 * reach + 1)
+        drawn[(band > 0) & where] = line
+    return drawn
 
 
 def heat(values: Float[np.ndarray, "height width"]) -> Image:

@@ -4,8 +4,9 @@ A Result holds the model's small maps; masks, label map and logits are made of t
 strip of rows at a time, so that another threshold or a large picture costs no second run and little memory.
 """
 
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +14,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, UInt8, UInt16
+from jaxtyping import Bool, Float, Integer, UInt8, UInt16
 from PIL import Image
 
 from segic_jax.data.canvas import bilinear_taps, resample
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import whole_write
-from segic_jax.drawing import colours, overlays
+from segic_jax.drawing import Colour, overlays
 
 STRIP = 1 << 22  # pixels that are worked on at a time
 SMALLEST = 0.02  # of the mask: a connected region below this share is no object of its own
@@ -49,6 +50,7 @@ class Result:
     small_logits: Float[np.ndarray, "concepts side side"]  # of the whole canvas
     canvas: int  # its side in pixels
     placed: tuple[int, int]  # (h, w) of the picture on the canvas
+    colours: tuple[Colour, ...]  # of the classes in overlays and palettes; `drawing.colours` by default
     cut: float = 0.0  # logits above it are inside
     keep_absent: bool = False
     instances_from: str = "regions"  # connected regions of the mask
@@ -124,10 +126,23 @@ class Result:
         return [labels == i + 1 for i in order if areas[i] >= SMALLEST * areas.sum()]
 
     def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The target with every mask tinted and outlined, in the colours of `drawing.colours`."""
-        tints = colours(len(self.names))
+        """The target with every mask tinted and outlined in its class's colour."""
+        return self._overlay
+
+    @cached_property
+    def _overlay(self) -> UInt8[np.ndarray, "height width 3"]:
         shown = [i for i in range(len(self.names)) if self.areas[i]]
-        return overlays(self.image, [self.mask(i) for i in shown], [tints[i] for i in shown])
+        return overlays(self.image, [self.mask(i) for i in shown], [self.colours[i] for i in shown])
+
+    def overlay_png(self) -> bytes:
+        """`overlay` as a PNG file."""
+        return cv2.imencode(".png", cv2.cvtColor(self.overlay(), cv2.COLOR_RGB2BGR))[1].tobytes()
+
+    def label_png(self) -> bytes:
+        """`label_map` as a palette PNG in the classes' colours; 16-bit grey above 255 classes."""
+        if len(self.names) > 255:
+            return cv2.imencode(".png", self.label_map)[1].tobytes()
+        return palette_png(self.label_map, self.colours)
 
     def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict]:
         """COCO annotations of the masks that are not empty: compressed RLE, bbox, area, category, score.
@@ -158,34 +173,51 @@ class Result:
             )
         return annotations
 
-    def save(self, path: Path | str) -> list[Path]:
-        """Write what the ending of `path` says; without one it is a folder and gets all three.
+    def coco_file(self, name: str = "") -> dict:
+        """COCO's images, categories and `to_coco`; the image also has the `presence` of all classes.
 
-        .png: the label map, a palette PNG (16-bit grey above 255 classes). .jpg: the overlay. .json:
-        `to_coco` with its image and categories. In a folder their names are NAME_labels.png,
-        NAME_overlay.jpg and NAME.json.
+        Args:
+            name: `file_name` of the image; by default the path that it came from.
+        """
+        height, width = self.image.shape[:2]
+        values = zip(self.names, self.presence, strict=True)
+        image = {
+            "id": 1,
+            "file_name": name or self.source or "",
+            "height": height,
+            "width": width,
+            "presence": {one: round(float(value), 4) for one, value in values},
+        }
+        categories = [{"id": i, "name": one} for i, one in enumerate(self.names, 1)]
+        return {"images": [image], "categories": categories, "annotations": self.to_coco()}
+
+    def save(self, folder: Path | str, name: str = "", info: dict | None = None) -> list[Path]:
+        """Write overlays/NAME.png, labels/NAME.png and annotations/NAME.json, as `segic predict` does.
+
+        Args:
+            name: by default that of the target's file without its ending, or "picture".
+            info: goes into the COCO file beside images, categories and annotations.
 
         Returns:
-            The files written, each of which is whole.
+            The files written, each of which is whole; the annotations come last.
 
         Raises:
-            DataError: another ending, or the disk refuses.
+            DataError: the folder cannot be made, or the disk refuses.
         """
-        path = Path(path)
-        if path.suffix and not path.is_dir():
-            if path.suffix.lower() not in _WRITERS:
-                raise DataError(f"{path}: a result is saved as .png, .jpg or .json, or into a folder.")
-            whole_write(path, _WRITERS[path.suffix.lower()](self))
-            return [path]
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise DataError(f"{path} cannot be made ({error.strerror}).") from error
-        stem = Path(self.source).stem if self.source else "picture"
-        files = [path / f"{stem}_labels.png", path / f"{stem}_overlay.jpg", path / f"{stem}.json"]
-        for file in files:
-            whole_write(file, _WRITERS[file.suffix](self))
-        return files
+        name = name or (Path(self.source).stem if self.source else "picture")
+        coco = self.coco_file() | ({"info": info} if info else {})
+        files = {
+            Path(folder, "overlays", f"{name}.png"): self.overlay_png(),
+            Path(folder, "labels", f"{name}.png"): self.label_png(),
+            Path(folder, "annotations", f"{name}.json"): (json.dumps(coco) + "\n").encode(),
+        }
+        for file, content in files.items():
+            try:
+                file.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise DataError(f"{file.parent} cannot be made ({error.strerror}).") from error
+            whole_write(file, content)
+        return list(files)
 
     @cached_property
     def _measured(self) -> _Measured:
@@ -246,30 +278,21 @@ class Result:
             yield start, cv2.resize(narrow, (width, len(narrow)), interpolation=cv2.INTER_LINEAR)
 
 
-def _label_png(result: Result) -> bytes:
-    if len(result.names) > 255:
-        return cv2.imencode(".png", result.label_map)[1].tobytes()
-    import io
+def joined_coco(files: Sequence[dict]) -> dict:
+    """One file of several `coco_file` with the same classes; pictures and annotations are numbered anew."""
+    images, annotations = [], []
+    for i, file in enumerate(files, 1):
+        images.append(file["images"][0] | {"id": i})
+        annotations += [
+            one | {"id": len(annotations) + n, "image_id": i} for n, one in enumerate(file["annotations"], 1)
+        ]
+    return {"images": images, "categories": files[0]["categories"], "annotations": annotations}
 
-    picture = Image.fromarray(result.label_map.astype(np.uint8), "P")
-    picture.putpalette([0, 0, 0, *(value for colour in colours(len(result.names)) for value in colour)])
+
+def palette_png(labels: Integer[np.ndarray, "height width"], tints: Sequence[Colour]) -> bytes:
+    """A PNG file of numbers up to 255; 0 is black, the others have the colours."""
+    picture = Image.fromarray(labels.astype(np.uint8), "P")
+    picture.putpalette([0, 0, 0, *(value for colour in tints for value in colour)])
     file = io.BytesIO()
     picture.save(file, "PNG")
     return file.getvalue()
-
-
-def _overlay_jpg(result: Result) -> bytes:
-    return cv2.imencode(".jpg", cv2.cvtColor(result.overlay(), cv2.COLOR_RGB2BGR))[1].tobytes()
-
-
-def _json(result: Result) -> bytes:
-    height, width = result.image.shape[:2]
-    content = {
-        "images": [{"id": 1, "file_name": result.source or "", "height": height, "width": width}],
-        "categories": [{"id": i + 1, "name": name} for i, name in enumerate(result.names)],
-        "annotations": result.to_coco(),
-    }
-    return (json.dumps(content, indent=1) + "\n").encode()
-
-
-_WRITERS = {".png": _label_png, ".jpg": _overlay_jpg, ".jpeg": _overlay_jpg, ".json": _json}

@@ -30,9 +30,10 @@ from segic_jax.config import to_dict
 from segic_jax.context import Concept, Context, in_slots, joined, read_context
 from segic_jax.data.canvas import Placed, resize_and_pad
 from segic_jax.data.episodes import DataError
+from segic_jax.drawing import colours
 from segic_jax.example import Example, Picture, Targets, as_picture, listed, source_of
 from segic_jax.explain import Explanation, explanation
-from segic_jax.finding import Slots, cells_on_picture
+from segic_jax.finding import Found, Slots, cells_on_picture
 from segic_jax.fitting import Read, by_picture, read, taught
 from segic_jax.presence import calibration_of, judged, settle
 from segic_jax.result import Result
@@ -77,11 +78,18 @@ class Segmenter:
         """Whether "absent" is decided; otherwise every class counts as present."""
         return self._calibration is not None
 
-    def fit(self, examples: Example | Iterable[Example], *, class_names: bool = False) -> Context:
+    def fit(
+        self,
+        examples: Example | Iterable[Example],
+        onto: Context | None = None,
+        *,
+        class_names: bool = False,
+    ) -> Context:
         """Learn what to look for.
 
         Args:
             examples: of any number of classes, in any order; the same name again is another shot.
+            onto: a Context that the examples are added to; negatives may speak against its classes.
             class_names: also tell the model the names as text, where it has a text tower.
 
         Raises:
@@ -92,14 +100,15 @@ class Segmenter:
         if not all(isinstance(example, Example) for example in examples):
             raise DataError("fit takes examples: fit([Example(picture, mask, name=...), ...]).")
         names = tuple(dict.fromkeys(e.name for e in examples if not e.negative))
-        if not names:
+        known = tuple(dict.fromkeys((*(onto.names if onto else ()), *names)))
+        if not known:
             raise DataError("fit needs at least one positive example.")
         for example in examples:
-            if example.name is not None and example.name not in names:
+            if example.name is not None and example.name not in known:
                 raise DataError(
                     f"{example.source}: a negative example of '{example.name}', which has no positive one."
                 )
-        text = self.bundle.text_features(names if class_names else [""] * len(names))
+        text = self.bundle.text_features(names if class_names else [""] * len(names)) if names else []
         parts: dict[str | None, list[Concept]] = {name: [] for name in names}
         negatives, references = [], []
         with ThreadPoolExecutor(2) as pool:
@@ -109,7 +118,7 @@ class Segmenter:
                 for row, example in enumerate(group):
                     part = taught(features, shown, row, len(references))
                     if example.negative:
-                        against = names if example.name is None else (example.name,)
+                        against = known if example.name is None else (example.name,)
                         negatives.append(replace(part, text=self.bundle.text_feature(), against=against))
                     else:
                         parts[example.name].append(part)
@@ -118,7 +127,8 @@ class Segmenter:
             joined([replace(part, name=name, text=feature) for part in parts[name]])
             for name, feature in zip(names, text, strict=True)
         )
-        return Context(self.fingerprint, concepts, tuple(negatives), tuple(references))
+        made = Context(self.fingerprint, concepts, tuple(negatives), tuple(references))
+        return made if onto is None else onto + made
 
     def load_context(self, path: Path | str) -> Context:
         """A Context that `Context.save` wrote.
@@ -209,13 +219,40 @@ class Segmenter:
         sizes = np.array([placed.size], np.int32)
         return programs.extract(self.config, self._backbone, placed.image[None], sizes)
 
-    def _read(self, group: Sequence[Example]) -> Read:
-        return read(group, self.config.canvas)
+    def judge(
+        self,
+        image: UInt8[np.ndarray, "height width 3"],
+        placed: Placed,
+        features: Float[Array, "1 g g channels"],
+        context: Context,
+        logits: Float[Array, "rows side side"],
+        *,
+        keep_absent: bool = False,
+    ) -> Callable[[], Result]:
+        """Start to judge masks that come from elsewhere, as those of `predict` are; the function waits.
+
+        Args:
+            image, placed: the target, and the same on the canvas.
+            features: of it.
+            logits: of the classes, at 4 x grid; what is beyond their number is not read.
+        """
+        self._require_usable(context)
+        found = self._found(features, np.array([placed.size], np.int32), context)
+        return lambda: self._result(found, 0, _Target(image, None, placed), context, keep_absent, logits)
+
+    def _found(self, features: Array, sizes: np.ndarray, context: Context) -> list[Found]:
+        return [
+            programs.find(self.config, self._head, features, sizes, slots)
+            for slots in self._slots_of(context)
+        ]
 
     def _placed(self, target: Picture) -> "_Target":
         image = as_picture(target)
         empty = np.zeros((0, *image.shape[:2]), bool)
         return _Target(image, source_of(target), resize_and_pad(image, empty, self.config.canvas))
+
+    def _read(self, group: Sequence[Example]) -> Read:
+        return read(group, self.config.canvas)
 
     def _results(
         self, targets: Sequence["_Target"], context: Context, keep_absent: bool, batch: int
@@ -229,39 +266,49 @@ class Segmenter:
         for row, target in enumerate(targets):
             images[row], sizes[row] = target.placed.image, target.placed.size
         features = programs.extract(self.config, self._backbone, images, sizes)
-        found = [
-            programs.find(self.config, self._head, features, sizes, slots)
-            for slots in self._slots_of(context)
+        found = self._found(features, sizes, context)
+        return [
+            lambda row=row, target=target: self._result(found, row, target, context, keep_absent)
+            for row, target in enumerate(targets)
         ]
+
+    def _result(
+        self,
+        found: Sequence[Found],
+        row: int,
+        target: "_Target",
+        context: Context,
+        keep_absent: bool,
+        logits=None,
+    ) -> Result:
+        """Of one row of a batch, whose concepts were found in several chunks."""
+        whole = jax.tree.map(lambda *parts: np.concatenate([np.asarray(part)[row] for part in parts]), *found)
+        classes = len(context.names)
+        if logits is not None:  # instead of those that were found
+            own = np.asarray(logits)[:classes]
+            whole = whole._replace(logits=np.concatenate([own, whole.logits[classes:]]))
         against = [
-            [len(context.names) + i for i, one in enumerate(context.negatives) if name in one.against]
+            [classes + i for i, one in enumerate(context.negatives) if name in one.against]
             for name in context.names
         ]
-        shots = list(context.shots.values())
-
-        def result(row: int, target: _Target) -> Result:
-            whole = jax.tree.map(
-                lambda *parts: np.concatenate([np.asarray(part)[row] for part in parts]), *found
-            )
-            on_picture = cells_on_picture(np.array(target.placed.size), canvas, self.config.grid)
-            logits, evidence = settle(whole, against, shots, on_picture)
-            presence, present = judged(self._calibration, evidence)
-            made = Result(
-                names=context.names,
-                presence=presence,
-                present=present,
-                evidence=evidence,
-                image=target.image,
-                source=target.source,
-                small_logits=logits,
-                canvas=canvas,
-                placed=target.placed.size,
-                keep_absent=keep_absent,
-            )
-            made.areas  # noqa: B018 - measure it here, in the caller's thread
-            return made
-
-        return [lambda row=row, target=target: result(row, target) for row, target in enumerate(targets)]
+        on_picture = cells_on_picture(np.array(target.placed.size), self.config.canvas, self.config.grid)
+        settled, evidence = settle(whole, against, list(context.shots.values()), on_picture)
+        presence, present = judged(self._calibration, evidence)
+        made = Result(
+            names=context.names,
+            presence=presence,
+            present=present,
+            evidence=evidence,
+            image=target.image,
+            source=target.source,
+            small_logits=settled,
+            canvas=self.config.canvas,
+            placed=target.placed.size,
+            colours=colours(classes),
+            keep_absent=keep_absent,
+        )
+        made.areas  # noqa: B018 - measure it here, in the caller's thread
+        return made
 
     def _stream(self, targets: Iterator[Picture], context, keep_absent, on_error) -> Iterator[Result]:
         batch = 1 if jax.default_backend() == "cpu" else 8

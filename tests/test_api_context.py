@@ -17,6 +17,7 @@ from segic_jax.config import ConfigError
 from segic_jax.data.episodes import DataError
 from segic_jax.evaluate.presence import Asked, auroc, calibrate, false_rate
 from segic_jax.presence import EVIDENCE, GAP, MARGIN, judged, refused
+from segic_jax.result import joined_coco
 from segic_jax.segmenter import Segmenter
 from segic_jax.weights.bundle import BundleError
 
@@ -195,19 +196,26 @@ def test_thresholds_boxes_areas_and_instances(segmenter):
 def test_results_in_files(segmenter, tmp_path):
     result = found(segmenter)
     written = result.save(tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in written}
-    assert [path.name for path in written] == ["street_labels.png", "street_overlay.jpg", "street.json"]
-    assert np.array_equal(np.asarray(Image.open(written[0])), result.label_map)
-    assert cv2.imread(str(written[1])).shape == (50, 80, 3)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(written)
+    assert [path.parent.name for path in written] == ["overlays", "labels", "annotations"]
+    assert [path.name for path in written] == ["street.png", "street.png", "street.json"]
+    assert np.array_equal(cv2.imread(str(written[0]), cv2.IMREAD_COLOR_RGB), result.overlay())
+    labels = Image.open(written[1])
+    assert np.array_equal(np.asarray(labels), result.label_map)
+    assert tuple(labels.getpalette()[3:9]) == result.colours[0] + result.colours[1]
     content = json.loads(written[2].read_text())
     assert [one["name"] for one in content["categories"]] == ["a", "b"]
     for one, mask in zip(content["annotations"], result.masks, strict=True):
         assert np.array_equal(coco.decode(one["segmentation"]), mask)
         assert one["area"] == mask.sum()
         assert one["bbox"] == coco.toBbox(one["segmentation"]).tolist()
-    result.save(tmp_path / "map.png")
-    with pytest.raises(DataError, match=r"\.png, \.jpg or \.json"):
-        result.save(tmp_path / "map.bmp")
+    assert content["images"][0]["presence"].keys() == {"a", "b"}
+    both = joined_coco([content, content])
+    assert [one["image_id"] for one in both["annotations"]] == [1, 1, 2, 2]
+    assert [one["id"] for one in both["annotations"]] == [1, 2, 3, 4]
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match="cannot be made"):
+        result.save(tmp_path / "file")
 
 
 def full(*_):
@@ -223,20 +231,39 @@ def test_nothing_is_left_half_written(segmenter, tmp_path, monkeypatch, stop, er
     """A full disk and Ctrl-C: the older file stays, and no other appears."""
     result, context = found(segmenter), segmenter.fit(example(0, "a"))
     context.save(tmp_path / "c.segic")
-    result.save(tmp_path / "map.png")
-    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    result.save(tmp_path)
+
+    def files():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = files()
     for method in ("write_bytes", "replace"):
         with monkeypatch.context() as patch:
             patch.setattr(Path, method, stop)
-            for save, name in ((context.save, "c.segic"), (result.save, "map.png"), (context.save, "new")):
+            for save, name in ((context.save, "c.segic"), (result.save, ""), (context.save, "new")):
                 with pytest.raises(error):
                     save(tmp_path / name)
-    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert files() == before
     with pytest.raises(DataError, match="cannot be written to"):
         context.save(tmp_path / "no folder" / "c.segic")
     context.drop("a").save(tmp_path / "nothing")
     with pytest.raises(DataError, match="nothing has no class"):
         segmenter.load_context(tmp_path / "nothing")
+
+
+def test_fitting_onto_a_context_goes_on(segmenter):
+    """A negative may speak against a class of the context."""
+    first = segmenter.fit([example(0, "a"), example(1, "b")])
+    more = segmenter.fit(
+        [example(2, "c"), example(3, "a", negative=True), example(4, None, negative=True)], first
+    )
+    assert more.names == ("a", "b", "c")
+    assert [one.against for one in more.negatives] == [("a",), ("a", "b", "c")]
+    assert [int(one.place[0, 0]) for one in more.negatives] == [3, 4]
+    only = segmenter.fit(example(3, "a", negative=True), first)
+    assert only.names == ("a", "b")
+    with pytest.raises(DataError, match="'x', which has no positive one"):
+        segmenter.fit(example(3, "x", negative=True), first)
 
 
 def test_damaged_contexts_are_refused(segmenter, tmp_path):

@@ -8,11 +8,13 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from pycocotools import mask as coco
 from tiny import CONFIG, command_files, picture
 
 from segic_jax import doctor
 from segic_jax.cli import main
 from segic_jax.commands.targets import named_targets
+from segic_jax.evaluate.video import follow
 from segic_jax.segmenter import Segmenter
 
 
@@ -44,7 +46,13 @@ def test_predict_a_folder(segic, tmp_path, capsys):
     assert code == 0
     written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     pictures = {f"{kind}/{name}.png" for kind in ("overlays", "labels") for name in "ab"}
-    assert written == {"index.html", "annotations.json", *pictures}
+    assert written == {
+        "index.html",
+        "annotations.json",
+        "annotations/a.json",
+        "annotations/b.json",
+        *pictures,
+    }
     labels = Image.open(out / "labels/b.png")
     assert (labels.mode, labels.size) == ("P", (70, 52))
     coco = json.loads((out / "annotations.json").read_text())
@@ -71,18 +79,37 @@ def test_a_bad_target_does_not_stop_the_others(segic, files, tmp_path, capsys):
     assert "cut.jpg is cut off" in (tmp_path / "out/index.html").read_text()
 
 
-def test_what_was_done_before_ctrl_c_is_whole(segic, tmp_path, capsys, monkeypatch):
-    many = Segmenter.predict_many
+def test_a_stopped_run_is_whole_and_goes_on(segic, tmp_path, capsys, monkeypatch):
+    many, asked = Segmenter.predict_many, []
+    out = tmp_path / "out"
 
     def stopped(*arguments, **more):
         yield next(many(*arguments, **more))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Segmenter, "predict_many", stopped)
-    assert segic("predict", *REF, "targets", "--out", tmp_path, *WEIGHTS) == 130
-    assert len(json.loads((tmp_path / "annotations.json").read_text())["images"]) == 1
-    assert '<article class="card">' in (tmp_path / "index.html").read_text()
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "predict_many", stopped)
+        assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS) == 130
+    assert len(json.loads((out / "annotations.json").read_text())["images"]) == 1
+    assert '<article class="card">' in (out / "index.html").read_text()
     assert capsys.readouterr().err == "Stopped.\n"
+
+    def counted(self, targets, *arguments, **more):
+        asked.append([path.name for path in targets])
+        return many(self, targets, *arguments, **more)
+
+    monkeypatch.setattr(Segmenter, "predict_many", counted)
+    assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS) == 0
+    assert "1 of 2 were done before" in capsys.readouterr().out
+    assert segic("predict", *REF, "targets", "--out", tmp_path / "fresh", *WEIGHTS) == 0
+    for file in ("annotations.json", "labels/a.png", "overlays/b.png"):
+        assert (out / file).read_bytes() == (tmp_path / "fresh" / file).read_bytes()
+    assert (out / "index.html").read_text().count('<article class="card">') == 2
+    # What is missing, and what another command made, is done again.
+    (out / "labels/b.png").unlink()
+    assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS) == 0
+    assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS, "--threshold", "0.4") == 0
+    assert asked == [["b.png"], ["a.jpg", "b.png"], ["b.png"], ["a.jpg", "b.png"]]
 
 
 def test_a_saved_context_gives_the_same(segic, tmp_path, capsys):
@@ -191,17 +218,43 @@ def clip(files):
     return labels
 
 
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def frames_in(film):
+    film = cv2.VideoCapture(str(film))
+    return sum(film.read()[0] for _ in range(10))
+
+
 def test_video_from_the_first_mask(segic, clip, tmp_path, capsys):
     outs = ("--out", tmp_path / "o.mp4", "--out", tmp_path / "labels")
     assert segic("video", "clip.avi", "--mask", "first.png", *outs, *WEIGHTS) == 0
-    assert capsys.readouterr().out.startswith("6 frames: ")
-    assert sorted(os.listdir(tmp_path)) == ["labels", "o.mp4"]
+    assert capsys.readouterr().out.startswith("6 frames are done: ")
+    assert sorted(os.listdir(tmp_path)) == ["labels", "o.jsonl", "o.mp4"]
     assert sorted(os.listdir(tmp_path / "labels")) == [f"{i:06}.png" for i in range(6)]
-    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "labels/000000.png")), clip)
-    assert set(np.unique(np.asarray(Image.open(tmp_path / "labels/000005.png")))) <= {0, 3, 5}
-    film = cv2.VideoCapture(str(tmp_path / "o.mp4"))
-    assert film.get(cv2.CAP_PROP_FPS) == 10
-    assert sum(film.read()[0] for _ in range(10)) == 6
+    maps = [np.asarray(Image.open(tmp_path / f"labels/{i:06}.png")) for i in range(6)]
+    np.testing.assert_array_equal(maps[0], clip)
+    assert set(np.unique(maps)) <= {0, 3, 5}
+    assert cv2.VideoCapture(str(tmp_path / "o.mp4")).get(cv2.CAP_PROP_FPS) == 10
+    assert frames_in(tmp_path / "o.mp4") == 6
+    rows = lines(tmp_path / "o.jsonl")
+    assert [(row["frame"], row["class"]) for row in rows] == [(i, name) for i in range(6) for name in "35"]
+    for row in rows:
+        mask = maps[row["frame"]] == row["number"]
+        assert row["area"] == mask.sum()
+        assert row["present"] == mask.any()
+        np.testing.assert_array_equal(coco.decode(row["segmentation"]), mask)
+        if row["present"]:
+            y, x = np.nonzero(mask)
+            assert row["box"] == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+    # The tracker is that of the benchmarks; there a frame's mask is cut on the canvas.
+    film = cv2.VideoCapture(str(Path("clip.avi")))
+    read = [film.read()[1][..., ::-1] for _ in range(6)]
+    bundle = Segmenter.load("tiny.safetensors").bundle
+    expected = list(follow(bundle, read, {0: clip}, semantics="repaired", prompt=""))
+    assert np.mean(np.array(expected) == np.array(maps)) > 0.99
 
 
 def test_video_of_a_folder_from_a_reference(segic, files, clip, tmp_path, capsys):
@@ -212,25 +265,64 @@ def test_video_of_a_folder_from_a_reference(segic, files, clip, tmp_path, capsys
     bad.write_bytes(content)
     assert code == 2
     assert "9.png is cut off" in capsys.readouterr().err
-    assert sorted(os.listdir(tmp_path / "labels")) == ["10.png", "11.png", "12.png", "7.png", "8.png"]
+    names = ["7", "8", "10", "11", "12"]
+    assert sorted(os.listdir(tmp_path / "labels")) == sorted(f"{name}.png" for name in names)
+    assert [row["name"] for row in lines(tmp_path / "labels.jsonl")] == names
 
 
-def test_ctrl_c_ends_the_film_where_it_is(segic, clip, tmp_path, capsys, monkeypatch):
+def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
     from segic_jax.commands.films import Films
 
-    add = Films.add
+    add, looked = Films.add, []
+    arguments = ("clip.avi", "--mask", "first.png", *WEIGHTS, "--out")
+    outs = (tmp_path / "o.avi", "--out", tmp_path / "labels")
+    judge = Segmenter.judge
+    monkeypatch.setattr(Segmenter, "judge", lambda *a, **more: looked.append(1) or judge(*a, **more))
+    assert segic("video", *arguments, tmp_path / "whole.avi") == 0
+    assert len(looked) == 5  # the first frame is given
 
-    def stopped(self, *arguments):
+    def stopped(self, *given):
         if self._count == 3:
             raise KeyboardInterrupt
-        add(self, *arguments)
+        add(self, *given)
 
-    monkeypatch.setattr(Films, "add", stopped)
-    arguments = ("--mask", "first.png", "--out", tmp_path / "o.avi", *WEIGHTS)
-    assert segic("video", "clip.avi", *arguments) == 130
-    assert "3 of 6 frames" in capsys.readouterr().err
-    film = cv2.VideoCapture(str(tmp_path / "o.avi"))
-    assert sum(film.read()[0] for _ in range(10)) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(Films, "add", stopped)
+        assert segic("video", *arguments, *outs) == 130
+    assert "3 of 6 frames are done: the same command goes on" in capsys.readouterr().err
+    assert not (tmp_path / "o.avi").exists()
+    with (tmp_path / "o.jsonl.part").open("a") as part:  # killed while it wrote
+        part.write('{"frame": 3, "cla')
+    looked.clear()
+    assert segic("video", *arguments, *outs) == 0
+    assert 3 <= len(looked) <= 4
+    assert (tmp_path / "o.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert (tmp_path / "o.avi").read_bytes() == (tmp_path / "whole.avi").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["labels", "o.avi", "o.jsonl", "whole.avi", "whole.jsonl"]
+    # Finished: nothing is done again, and a film that is missing is drawn without the model.
+    looked.clear()
+    assert segic("video", *arguments, *outs) == 0
+    assert "6 frames were done before" in capsys.readouterr().out
+    (tmp_path / "o.avi").unlink()
+    assert segic("video", *arguments, *outs) == 0
+    assert frames_in(tmp_path / "o.avi") == 6
+    assert looked == []
+
+
+def test_absence_and_negatives_in_videos(segic, clip, tmp_path, capsys, monkeypatch):
+    def areas(name, *more):
+        assert segic("video", "clip.avi", *REF, *more, "--out", tmp_path / name, *WEIGHTS) == 0
+        return [row["area"] for row in lines(tmp_path / f"{name}.jsonl")]
+
+    shown = areas("shown")
+    assert "absent" not in capsys.readouterr().out
+    with monkeypatch.context() as patch:  # what is a negative at all is taken away
+        patch.setattr("segic_jax.presence.MARGIN", -100)
+        assert sum(areas("denied", "--negative", "ref.png", "mask.png")) < sum(shown)
+    capsys.readouterr()
+    assert sum(areas("none", "--threshold", "0.999999")) == 0
+    assert "object: absent on 6 frames, 0-5" in capsys.readouterr().out
+    assert not any(row["present"] for row in lines(tmp_path / "none.jsonl"))
 
 
 def test_a_full_disk_is_said_of_a_film(segic, clip, tmp_path, capsys, monkeypatch):
@@ -253,7 +345,8 @@ def test_a_full_disk_is_said_of_a_film(segic, clip, tmp_path, capsys, monkeypatc
         (("clip.avi", *REF, "--mask", "first.png"), "not both"),
         (("clip.avi", *REF, "--out", "x.gif"), "a film ends in .mp4"),
         (("clip.avi", *REF, "--out", "clip.avi"), "the clip itself"),
-        (("clip.avi", "--mask", "targets/b.png"), "52"),
+        (("clip.avi", "--mask", "targets/b.png"), "targets/b.png is 70 x 52 pixels"),
+        (("clip.avi", *REF, "--threshold", "2"), "between 0 and 1"),
         (("clip.avi", *REF, "--fps", "0"), "--fps 0 must be above 0"),
     ],
 )

@@ -48,11 +48,15 @@ ALLOWED = {
     "explain": JOINED | {"finding", "context"},
     "segmenter": JOINED | API,
     "evaluate": JOINED | API | {"segmenter"},
+    "following": {"context", "data", "result", "segmenter", "evaluate"},
     "train": JOINED | {"evaluate", "drawing"},
     "parity": JOINED | {"programs", "drawing", "evaluate", "train"},
     "doctor": JOINED | {"__init__"},
     "app": {"config", "data", "segmenter"} | API,
-    "commands": {"app", "doctor"} | JOINED | API | {"evaluate", "segmenter", "train", "parity", "__init__"},
+    "commands": {"app", "doctor"}
+    | JOINED
+    | API
+    | {"evaluate", "segmenter", "following", "train", "parity", "__init__"},
     "cli": {"config", "entry", "commands"},
     "__main__": {"cli"},
     "__init__": JOINED | API | {"segmenter"},

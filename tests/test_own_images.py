@@ -11,7 +11,12 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own_images.md").read_t
 
 @pytest.mark.parametrize(
     ("number", "written"),
-    [(0, {"out/1_labels.png", "out/1_overlay.jpg", "out/1.json"}), (1, {"pets.segic"}), (2, set())],
+    [
+        (0, {"out/labels/1.png", "out/overlays/1.png", "out/annotations/1.json"}),
+        (1, {"pets.segic"}),
+        (2, set()),
+        (3, set()),
+    ],
 )
 def test_a_block_runs_and_writes(number, written, tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
@@ -22,4 +27,4 @@ def test_a_block_runs_and_writes(number, written, tmp_path, monkeypatch):
 
 
 def test_every_block_is_run():
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4

@@ -3,7 +3,7 @@
 import base64
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 
 import cv2
@@ -32,10 +32,9 @@ def found(result: Result, side: int | None = None) -> Pixels:
         side: shrink the longer side to this.
     """
     image = shrink(result.image, side or max(result.image.shape[:2]))
-    tints, shown = colours(len(result.names)), np.flatnonzero(result.areas)
-    return overlays(
-        image, [stretch(result.mask(i), image.shape[:2]) for i in shown], [tints[i] for i in shown]
-    )
+    shown = np.flatnonzero(result.areas)
+    masks = [stretch(result.mask(i), image.shape[:2]) for i in shown]
+    return overlays(image, masks, [result.colours[i] for i in shown])
 
 
 def target_thumbnail(session: Session, index: int) -> Pixels:
@@ -107,18 +106,25 @@ def marked(marks: str, picture: Picture) -> tuple[Mask | None, Box | None]:
     return (stretch(paint, (height, width)) if paint.any() else None), None
 
 
-def matched(explanation: Explanation, target: Pixels, references: Sequence[Picture]) -> tuple[Pixels, Pixels]:
-    """The target warm where it is alike, and the examples side by side; equal numbers match."""
+def matched(
+    explanation: Explanation, target: Pixels, reference: Callable[[int], tuple[Pixels, float]]
+) -> tuple[Pixels, Pixels]:
+    """The target warm where it is alike, and the examples side by side; equal numbers match.
+
+    Args:
+        reference: as `Session.reference`.
+    """
     chosen = apart(explanation.matches, 0.12 * max(target.shape[:2]))
     grey = target.mean(-1, keepdims=True)
     warm = (0.55 * heat(explanation.heat) + 0.45 * grey).astype(np.uint8)
-    shown = sorted({match.reference for match in chosen})
-    drawn = {i: references[i].image.copy() for i in shown}
+    shown = {i: reference(i) for i in sorted({match.reference for match in chosen})}
+    drawn = {i: image.copy() for i, (image, _) in shown.items()}
     tints = colours(len(chosen))
     for number, (match, tint) in enumerate(zip(chosen, tints, strict=True), 1):
+        scale = shown[match.reference][1]
         _numbered(warm, match.target, number, tint)
-        _numbered(drawn[match.reference], match.point, number, tint)
-    return warm, _side_by_side([drawn[i] for i in shown])
+        _numbered(drawn[match.reference], (scale * match.point[0], scale * match.point[1]), number, tint)
+    return warm, _side_by_side(list(drawn.values()))
 
 
 def apart(matches: Sequence[Match], distance: float) -> list[Match]:
@@ -135,7 +141,7 @@ def apart(matches: Sequence[Match], distance: float) -> list[Match]:
 def presence_table(result: Result) -> str:
     """A row a class: found or absent, how sure, how large."""
     rows = []
-    for i, (name, tint) in enumerate(zip(result.names, colours(len(result.names)), strict=True)):
+    for i, (name, tint) in enumerate(zip(result.names, result.colours, strict=True)):
         present, area = bool(result.present[i]), 100 * int(result.areas[i]) / result.image[..., 0].size
         presence = 100 * float(result.presence[i])
         rows.append(
@@ -153,14 +159,23 @@ def presence_table(result: Result) -> str:
 
 
 def legend(session: Session) -> str:
-    """The classes with their colours and how many examples each has."""
-    chips = []
+    """The classes with their colours, to be changed by page.js, and how many examples each has."""
+    rows = []
     for name, tint in session.colours.items():
         shown = sum(shot.name == name and not shot.negative for shot in session.shots)
         denied = sum(shot.name == name and shot.negative for shot in session.shots)
+        if session.loaded is not None:
+            shown += session.loaded.shots.get(name, 0)
+            denied += sum(name in one.against for one in session.loaded.negatives)
         count = f"{shown} example{'s' * (shown != 1)}" + (f", {denied} of what it is not" if denied else "")
-        chips.append(f"<li>{_chip(name, tint)} <span>{count}</span></li>")
-    return f'<ul class="legend" aria-label="Classes">{"".join(chips)}</ul>' if chips else ""
+        known = escape(name)
+        rows.append(
+            f'<li data-class="{known}">'
+            f'<input type="color" value="{css(tint)}" title="Choose a colour" aria-label="Colour of {known}">'
+            f"<b>{known}</b><span>{count}</span>"
+            f'<button type="button" aria-label="Remove {known}">Remove</button></li>'
+        )
+    return f'<ul class="legend" aria-label="Classes">{"".join(rows)}</ul>' if rows else ""
 
 
 def css(colour: Colour) -> str:

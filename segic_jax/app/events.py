@@ -54,11 +54,14 @@ class Page:
 
         self._on(mark.upload.upload, self.bring, [mark.upload], reset=mark.upload)
         self._on(mark.samples.select, self.bring_scene)
+        self._on(mark.context_file.upload, self.load_context, [mark.context_file], busy=mark.context_file)
         self._on(mark.mask_file.upload, self.load_mask, [mark.mask_file])
         self._on(mark.add.click, self.add, marks, **read)
         self._on(mark.discard.click, self.discard)
         self._on(mark.shots.select, self.choose_shot)
         self._on(mark.remove.click, self.remove_shot)
+        change = {"js": "(session) => [session, ...window.segicChange]"}
+        self._on(mark.change.click, self.change_class, mark.changed, **change)
         self._on(search.upload.upload, self.add_targets, [search.upload], reset=search.upload)
         self._on(search.gallery.select, self.choose_target)
         self._on(search.remove.click, self.remove_target)
@@ -124,6 +127,12 @@ class Page:
         visitor.draft = scene.picture
         return {**self._draft(visitor, scene.mask), **self._targets(visitor), self.mark.name: scene.name}
 
+    def load_context(self, visitor: Session, path: str) -> dict:
+        """A saved Context: its classes are there, and examples can be added."""
+        name = Path(path).name
+        visitor.load(limits.read_context_upload(path, name, self.segmenter), name)
+        return {**self._examples(visitor), **self._targets(visitor)}
+
     def load_mask(self, visitor: Session, path: str) -> dict:
         """A mask file becomes paint."""
         if visitor.draft is None:
@@ -149,6 +158,14 @@ class Page:
     def remove_shot(self, visitor: Session) -> dict:
         """Drop the chosen example."""
         visitor.remove_shot()
+        return {**self._examples(visitor), **self._targets(visitor)}
+
+    def change_class(self, visitor: Session, name: str, colour: str) -> dict:
+        """Give a class another colour, or remove it. The legend stays as it is meanwhile, with the focus."""
+        if colour:
+            visitor.choose_colour(name, colour)
+            return {**self._shots(visitor), **self._targets(visitor), **self._masks(visitor)}
+        visitor.remove_class(name)
         return {**self._examples(visitor), **self._targets(visitor)}
 
     # Step 2: pictures to search.
@@ -180,7 +197,7 @@ class Page:
         """Search. A picture that is marked and not added yet is added first."""
         if visitor.draft is not None:
             marked = any(part is not None for part in drawing.marked(marks, visitor.draft))
-            if marked or not visitor.shots:
+            if marked or not visitor.colours:
                 self._take(visitor, marks, name, kind)
         visitor.find(self.segmenter, lambda done, total: progress((done, total), desc="Searching"))
         return {
@@ -204,7 +221,7 @@ class Page:
     def explain(self, visitor: Session, name: str) -> dict:
         """Where the chosen picture is alike to the examples, and which parts matched."""
         explanation, target = visitor.explain(self.segmenter, name)
-        heat, examples = drawing.matched(explanation, target.image, visitor.references)
+        heat, examples = drawing.matched(explanation, target.image, visitor.reference)
         visitor.explained = True
         return {self.found.heat: heat, self.found.examples: examples}
 
@@ -231,18 +248,18 @@ class Page:
         return {mark.draft: drawing.painter_data(visitor.draft, mask), mark.upload: None, mark.kind: THIS}
 
     def _examples(self, visitor: Session) -> dict:
+        return {self.mark.legend: drawing.legend(visitor), **self._shots(visitor)}
+
+    def _shots(self, visitor: Session) -> dict:
         thumbnails = [
             (drawing.example_thumbnail(shot, visitor.colours[shot.name]), "not " * shot.negative + shot.name)
             for shot in visitor.shots
         ]
-        return {
-            self.mark.legend: drawing.legend(visitor),
-            self.mark.shots: gr.update(value=thumbnails, selected_index=None),
-        }
+        return {self.mark.shots: gr.update(value=thumbnails, selected_index=None)}
 
     def _targets(self, visitor: Session) -> dict:
         thumbnails = [
-            (drawing.target_thumbnail(visitor, i), target.picture.name)
+            (drawing.target_thumbnail(visitor, i), Path(target.picture.name).stem)
             for i, target in enumerate(visitor.targets)
         ]
         return {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segic_jax.app.session import Session
 from segic_jax.data.episodes import DataError
-from segic_jax.result import Result
+from segic_jax.result import joined_coco
 
 
 def export(session: Session, folder: Path) -> list[str]:
@@ -29,23 +29,25 @@ def export(session: Session, folder: Path) -> list[str]:
         for name, target in zip(file_names(session), session.targets, strict=True)
         if target.result is not None
     }
-    chosen = file_names(session)[session.chosen_target]
-    labels, overlay = out / f"{chosen}_labels.png", out / f"{chosen}_overlay.jpg"
-    results[chosen].save(labels)
-    results[chosen].save(overlay)
+    pictures = {
+        name: {f"{name}_labels.png": result.label_png(), f"{name}_overlay.png": result.overlay_png()}
+        for name, result in results.items()
+    }
     coco = out / "coco.json"
-    coco.write_text(json.dumps(coco_of(results), indent=1) + "\n")
+    content = joined_coco([result.coco_file(name) for name, result in results.items()])
+    coco.write_text(json.dumps(content, indent=1) + "\n")
     context = out / "context.segic"
     session.context.save(context)
     everything = out / "all_pictures.zip"
     with zipfile.ZipFile(everything, "w") as archive:
-        for name, result in results.items():
-            for ending in ("_labels.png", "_overlay.jpg"):
-                (path,) = result.save(out / f"zip{ending}")
-                archive.write(path, name + ending)
-                path.unlink()
+        for files in pictures.values():
+            for name, content in files.items():
+                archive.writestr(name, content)
         archive.write(coco, coco.name)
-    return [str(path) for path in (labels, overlay, coco, context, everything)]
+    chosen = pictures[file_names(session)[session.chosen_target]]
+    for name, content in chosen.items():
+        (out / name).write_bytes(content)
+    return [str(path) for path in (*(out / name for name in chosen), coco, context, everything)]
 
 
 def file_names(session: Session) -> list[str]:
@@ -61,18 +63,3 @@ def file_names(session: Session) -> list[str]:
             name, number = f"{stem}_{number}", number + 1
         names.append(name)
     return names
-
-
-def coco_of(results: dict[str, Result]) -> dict:
-    """One COCO file of all results, by name."""
-    images, annotations = [], []
-    for i, (name, result) in enumerate(results.items(), 1):
-        height, width = result.image.shape[:2]
-        images.append({"id": i, "file_name": name, "height": height, "width": width})
-        annotations += result.to_coco(image_id=i, first_id=len(annotations) + 1)
-    names = next(iter(results.values())).names
-    return {
-        "images": images,
-        "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
-        "annotations": annotations,
-    }

@@ -39,6 +39,12 @@ class Marking:
             columns=3,
             elem_id="samples",
         )
+        with gr.Row(elem_id="saved"):
+            gr.HTML('<p class="hint">Or go on from a Context that you saved:</p>', padding=False)
+            # No file types: phones do not know this ending, and would offer nothing.
+            self.context_file = gr.UploadButton(
+                "Load a Context", size="sm", elem_id="context-upload", min_width=120, scale=0
+            )
         self.draft = gr.HTML(painter_data(None), elem_id="draft-data", elem_classes="unseen", padding=False)
         self.marks = gr.Textbox(visible=False)  # what page.js says is marked
         with gr.Column(elem_id="marking"):
@@ -55,6 +61,9 @@ class Marking:
                 )
                 self.discard = gr.Button("Discard", min_width=90, scale=0)
         self.legend = gr.HTML("", elem_id="legend", padding=False)
+        # What page.js says is to be changed in the legend: a class, and its colour or nothing to remove it.
+        self.changed = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
+        self.change = gr.Button(elem_id="class-change")
         self.shots = _thumbnails(None, label="Examples", columns=4, elem_id="shots")
         self.remove = gr.Button("Remove the chosen example", size="sm", elem_id="remove-shot")
 
@@ -118,6 +127,7 @@ def stage(visitor: Session) -> str:
     """
     there = {
         "draft": visitor.draft is not None,
+        "classes": bool(visitor.colours),
         "shots": bool(visitor.shots),
         "shot-chosen": visitor.chosen_shot is not None,
         "targets": bool(visitor.targets),

@@ -1,17 +1,26 @@
 """What the page takes, and the reading of an upload within these limits."""
 
+import io
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from segic_jax.context import Context
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import read_picture
 from segic_jax.example import as_mask
+from segic_jax.fitting import PREVIEW
+from segic_jax.segmenter import Segmenter
+
+Read = TypeVar("Read")
 
 MAX_MEGABYTES = 20  # of one file
+MAX_REFERENCES = 300  # of a saved Context
 MAX_PIXELS = 64_000_000  # of one picture, before it is shrunk
 SIDE = 1280  # a picture's longer side is shrunk to this: it bounds the memory of a visitor
 MAX_EXAMPLES = 20
@@ -57,6 +66,28 @@ def read_mask_upload(path: Path | str, name: str, size: tuple[int, int]) -> Bool
     return stretch(mask, size)
 
 
+def read_context_upload(path: Path | str, name: str, segmenter: Segmenter) -> Context:
+    """A saved Context of the weights that are running.
+
+    Args:
+        name: what the visitor called the file.
+
+    Raises:
+        DataError: no saved Context, damaged, of other weights, or beyond the limits.
+    """
+    _check_size(path, name)
+    context = _with_name(segmenter.load_context, path, name)
+    if len(context.references) > MAX_REFERENCES or len(context.negatives) > MAX_EXAMPLES:
+        raise DataError(
+            f"{name} has {len(context.references)} pictures and {len(context.negatives)} negatives; "
+            f"the page takes {MAX_REFERENCES} and {MAX_EXAMPLES}."
+        )
+    for reference in context.references:
+        if not _is_preview(reference.preview) or not 0 < min(reference.size) <= max(reference.size) <= 10**6:
+            raise DataError(f"{name} is damaged: a preview in it is no small picture; save it again.")
+    return context
+
+
 def shrink(image: UInt8[np.ndarray, "height width 3"], side: int = SIDE) -> np.ndarray:
     """The picture with its longer side at most `side`."""
     scale = side / max(image.shape[:2])
@@ -76,9 +107,7 @@ def stretch(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.nda
 
 def _check(path: Path | str, name: str) -> None:
     """From the file's size and header only: nothing large is decoded."""
-    megabytes = Path(path).stat().st_size / 2**20
-    if megabytes > MAX_MEGABYTES:
-        raise DataError(f"{name} has {megabytes:.0f} MB; the page takes {MAX_MEGABYTES} MB.")
+    _check_size(path, name)
     try:
         with Image.open(path, formats=FORMATS) as header:
             width, height = header.size
@@ -92,11 +121,27 @@ def _check(path: Path | str, name: str) -> None:
         raise DataError(_too_many(name))
 
 
+def _is_preview(content: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(content), formats=("JPEG",)) as preview:
+            if small := max(preview.size) <= PREVIEW:
+                preview.load()
+            return small
+    except (OSError, ValueError, SyntaxError, TypeError, Image.DecompressionBombError):
+        return False
+
+
+def _check_size(path: Path | str, name: str) -> None:
+    megabytes = Path(path).stat().st_size / 2**20
+    if megabytes > MAX_MEGABYTES:
+        raise DataError(f"{name} has {megabytes:.0f} MB; the page takes {MAX_MEGABYTES} MB.")
+
+
 def _too_many(name: str) -> str:
     return f"{name} has more than {MAX_PIXELS // 10**6} million pixels; save it smaller."
 
 
-def _with_name(read, path: Path | str, name: str) -> np.ndarray:
+def _with_name(read: Callable[[Path | str], Read], path: Path | str, name: str) -> Read:
     """What `read(path)` gives, its errors speaking of `name` instead of the path on the server."""
     try:
         return read(path)

@@ -184,6 +184,18 @@ function segicStart() {
 
   window.segicMarks = () => JSON.stringify({ mask: mask.toDataURL("image/png"), box });
 
+  // The classes: a hidden button's event sends what window.segicChange says, a name and a colour or "".
+  function change(item, colour) {
+    window.segicChange = [item.dataset.class, colour];
+    document.querySelector("#class-change").click();
+  }
+  const legend = document.querySelector("#legend");
+  legend.addEventListener("change", (event) => change(event.target.closest("li"), event.target.value));
+  legend.addEventListener("click", (event) => {
+    const item = event.target.closest("button")?.closest("li");
+    if (item && confirm(`Remove ${item.dataset.class} and its examples?`)) change(item, "");
+  });
+
   // Pasted pictures go to the step that was used last, at first the first one.
   let step = "reference-upload";
   const use = (event) => {

@@ -1,13 +1,15 @@
 """What one visitor has on the page: a picture being marked, examples, targets and results. No Gradio here."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from segic_jax.app import limits
-from segic_jax.context import Context
+from segic_jax.context import Context, decoded
 from segic_jax.data.episodes import DataError
 from segic_jax.drawing import Colour, Image, Mask, colours
 from segic_jax.example import Example
@@ -53,8 +55,10 @@ class Session:
     """Everything of one visitor."""
 
     draft: Picture | None = None  # the picture being marked
+    loaded: Context | None = None  # of files that were saved before
     shots: list[Shot] = field(default_factory=list)
-    context: Context | None = None  # of the shots
+    context: Context | None = None  # of what was loaded and the shots
+    tints: dict[str, Colour] = field(default_factory=dict)  # of the classes
     targets: list[Target] = field(default_factory=list)
     chosen_shot: int | None = None
     chosen_target: int = 0
@@ -67,14 +71,77 @@ class Session:
 
     @property
     def colours(self) -> dict[str, Colour]:
-        """The classes, in the order of their first examples, and the colours that the library gives them."""
-        names = list(dict.fromkeys(shot.name for shot in self.shots if not shot.negative))
-        return dict(zip(names, colours(len(names)), strict=True))
+        """The classes, those that were loaded first, and their colours."""
+        loaded = self.loaded.names if self.loaded else ()
+        names = dict.fromkeys((*loaded, *(shot.name for shot in self.shots if not shot.negative)))
+        return {name: self.tints[name] for name in names}
 
-    @property
-    def references(self) -> list[Picture]:
-        """The pictures of the examples, as `Context.references` numbers them."""
-        return list({id(shot.picture.image): shot.picture for shot in self.shots}.values())
+    def reference(self, number: int) -> tuple[Image, float]:
+        """A picture of `Context.references`, and the scale from its own pixels to those given here.
+
+        Of what was loaded there is a preview only, which is enlarged up to `limits.SIDE`.
+        """
+        loaded = self.loaded.references if self.loaded else ()
+        if number < len(loaded):
+            scale = min(1, limits.SIDE / max(loaded[number].size))
+            height, width = (max(1, round(scale * side)) for side in loaded[number].size)
+            return cv2.resize(decoded(loaded[number]), (width, height), interpolation=cv2.INTER_CUBIC), scale
+        own = list({id(shot.picture.image): shot.picture.image for shot in self.shots}.values())
+        return own[number - len(loaded)], 1.0
+
+    def load(self, context: Context, name: str) -> None:
+        """Go on from a saved Context; all results are dropped.
+
+        Args:
+            name: of its file.
+
+        Raises:
+            DataError: more classes than the page takes, or a name that cannot be.
+        """
+        for one in context.names:
+            clean_name(one)
+        total = {*self.colours, *context.names}
+        if len(total) > limits.MAX_CLASSES:
+            raise DataError(
+                f"With {name} there are {len(total)} classes; the page takes {limits.MAX_CLASSES}."
+            )
+        for one in context.names:
+            self._tint(one)
+        self.loaded = context if self.loaded is None else self.loaded + context
+        self._forget()
+
+    def _tint(self, name: str) -> None:
+        """Give a new class the first colour that no other has."""
+        if name not in self.tints:
+            taken = self.tints.values()
+            self.tints[name] = next(c for c in colours(len(taken) + 1) if c not in taken)
+
+    def choose_colour(self, name: str, colour: str) -> None:
+        """Of a class in everything that is drawn.
+
+        Raises:
+            DataError: no such class, or not #rrggbb.
+        """
+        if name not in self.colours or not re.fullmatch("#[0-9a-fA-F]{6}", colour or ""):
+            raise DataError("Choose a class and a colour.")
+        red, green, blue = bytes.fromhex(colour[1:])
+        self.tints[name] = (red, green, blue)
+        self.prepared = False
+
+    def remove_class(self, name: str) -> None:
+        """Drop a class with all its examples; all results are dropped.
+
+        Raises:
+            DataError: there is no such class.
+        """
+        if name not in self.colours:
+            raise DataError("Choose the class that is to be removed.")
+        self.shots = [shot for shot in self.shots if shot.name != name]
+        if self.loaded and name in self.loaded.names:
+            left = self.loaded.drop(name)
+            self.loaded = left if left.names else None
+        del self.tints[name]
+        self._forget()
 
     def take(self, name: str, mask: Mask | None, box: Box | None, negative: bool = False) -> None:
         """The draft becomes an example of the class `name`; all results are dropped.
@@ -98,6 +165,7 @@ class Session:
             shot = Shot(self.draft, name, mask, None, negative)
         else:
             raise DataError("Nothing is marked yet: paint over the thing, or drag a box around it.")
+        self._tint(name)
         self.shots.append(shot)
         self.draft = None
         self._forget()
@@ -107,8 +175,8 @@ class Session:
         if self.chosen_shot is None or self.chosen_shot >= len(self.shots):
             raise DataError("Choose the example that is to be removed.")
         del self.shots[self.chosen_shot]
-        shown = {shot.name for shot in self.shots if not shot.negative}
-        self.shots = [shot for shot in self.shots if shot.name in shown]
+        self.shots = [shot for shot in self.shots if shot.name in self.colours]
+        self.tints = self.colours
         self._forget()
 
     def check_room(self, count: int) -> None:
@@ -148,12 +216,13 @@ class Session:
         Raises:
             DataError: no example or no target.
         """
-        if not self.shots:
+        if not self.colours:
             raise DataError("Show first what to find: bring a picture and mark the thing.")
         if not self.targets:
             raise DataError("Add pictures to search.")
         if self.context is None:
-            self.context = segmenter.fit([shot.example() for shot in self.shots])
+            examples = [shot.example() for shot in self.shots]
+            self.context = segmenter.fit(examples, self.loaded) if examples else self.loaded
         context = self.context
         waiting = [target for target in self.targets if target.result is None]
         for done, target in enumerate(waiting):
@@ -175,7 +244,8 @@ class Session:
         """A result as the page shows it; the model does not run."""
         probability = min(max(self.probability, 0.01), 0.99)
         cut = float(np.log(probability / (1 - probability)))
-        return replace(result, cut=cut, keep_absent=self.keep_absent)
+        tints = tuple(self.tints[name] for name in result.names)
+        return replace(result, cut=cut, keep_absent=self.keep_absent, colours=tints)
 
     def explain(self, segmenter: Segmenter, name: str) -> tuple[Explanation, Picture]:
         """Why the mask of a class on the chosen target is where it is, and that target.

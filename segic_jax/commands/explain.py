@@ -5,7 +5,7 @@ from pathlib import Path
 
 import tyro
 
-from segic_jax.commands.references import WithReferences
+from segic_jax.commands.references import WithMasks
 from segic_jax.commands.targets import (
     Refused,
     make_folder,
@@ -18,7 +18,7 @@ from segic_jax.commands.targets import (
 
 
 @dataclass(kw_only=True)
-class Explain(WithReferences):
+class Explain(WithMasks):
     """Draw which part of a reference each part of a mask looks like, and where the target looks alike at all.
 
       segic explain --ref cat.jpg cat.png street.jpg --out why/
@@ -43,6 +43,7 @@ class Explain(WithReferences):
         from segic_jax.data.files import whole_write
         from segic_jax.example import as_picture
 
+        cut = self.cut
         if self.matches < 1:
             raise DataError(f"--matches {self.matches} must be at least 1.")
         targets = named_targets(self.targets)
@@ -56,7 +57,7 @@ class Explain(WithReferences):
             except DataError as error:
                 refused(path, error)
                 continue
-            result = segmenter.predict(image, context)
+            result = segmenter.predict(image, context, keep_absent=self.keep_absent).threshold(cut)
             explained = segmenter.explain(image, context, matches=segmenter.config.grid**2)
             make_folder(self.out)
             whole_write(self.out / f"{name}.png", draw(context, result, explained, self.matches))

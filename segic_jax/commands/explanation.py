@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
-from segic_jax.context import Context, Reference
+from segic_jax.context import Context, Reference, decoded
 from segic_jax.data.episodes import DataError
-from segic_jax.drawing import colours, outlined
+from segic_jax.drawing import outlined
 from segic_jax.example import as_picture
 from segic_jax.explain import Explanation, Match
 from segic_jax.result import Result
@@ -64,7 +64,7 @@ def spread(matches: Sequence[Match], mask: np.ndarray, most: int) -> list[Match]
 
 
 def _row(part, context, result, i, one, matches, ordered) -> None:
-    tint = colours(len(result.names))[i]
+    tint = result.colours[i]
     found = (
         f"present {100 * result.presence[i]:.0f} %"
         if result.areas[i]
@@ -154,7 +154,7 @@ def _picture(reference: Reference) -> UInt8[np.ndarray, "height width 3"]:
             image = None
         if image is not None and image.shape[:2] == reference.size:
             return image
-    small = cv2.imdecode(np.frombuffer(reference.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
+    small = decoded(reference)
     scale = min(1, SIDE / max(reference.size))
     height, width = (max(1, round(side * scale)) for side in reference.size)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)

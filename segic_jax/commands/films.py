@@ -4,21 +4,23 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import Integer, UInt8, UInt16
+from jaxtyping import Integer, UInt8
 
-from segic_jax.commands.targets import Refused, make_folder, say
+from segic_jax.commands.record import Seen
+from segic_jax.commands.targets import Refused, make_folder
 from segic_jax.config import InputError
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import ENDINGS, open_picture, read_labels, read_picture, whole_write
 from segic_jax.drawing import colours, overlays
 from segic_jax.example import as_mask
+from segic_jax.result import palette_png
 
 Frame = UInt8[np.ndarray, "height width 3"]
 
@@ -35,7 +37,8 @@ class Clip:
     count: int | None  # of frames, as far as is known
     fps: float
     name: Callable[[int], str]  # of a frame's label picture, without ending
-    frames: Callable[[], Iterator[Frame]]  # RGB
+    frames: Callable[[], Iterator[Frame]]  # RGB; once
+    files: tuple[Path, ...]
 
 
 def open_clip(path: Path, fps: float, refused: Refused) -> Clip:
@@ -68,6 +71,7 @@ def open_clip(path: Path, fps: float, refused: Refused) -> Clip:
         rate if 0 < rate <= 1000 else 25.0,
         "{:06}".format,
         lambda: _film_frames(path, count, refused),
+        (path,),
     )
 
 
@@ -101,7 +105,7 @@ def _folder(path: Path, files: Sequence[Path], fps: float, refused: Refused) -> 
             read.append(file.stem)
             yield frame
 
-    return Clip(path, len(files), fps, lambda number: read[number], frames)
+    return Clip(path, len(files), fps, lambda number: read[number], frames, tuple(files))
 
 
 def _natural(path: Path) -> list:
@@ -133,15 +137,21 @@ def objects_of(mask: Path) -> Integer[np.ndarray, "height width"]:
 class Films:
     """What is written: films of the masks on their frames, and folders of label pictures.
 
-    A film gets its name when it is closed, also after Ctrl-C; a label picture at once.
+    A film gets its name when all of it is there; a label picture at once.
     """
 
-    def __init__(self, outs: Sequence[Path], clip: Clip):
-        """Raises InputError where an ending is unknown or an output is the clip itself."""
-        self._clip, self._count = clip, 0
+    def __init__(self, outs: Sequence[Path], clip: Clip, numbers: Mapping[int, str]):
+        """
+        Args:
+            numbers: of the objects, with their names.
+
+        Raises:
+            InputError: an ending is unknown, an output is the clip itself, or a folder cannot be made.
+        """
+        self._clip, self._numbers, self._count = clip, numbers, 0
         self._films = {out: None for out in outs if out.suffix}
         self._folders = [out for out in outs if not out.suffix]
-        self._tints = colours(COLOURS)
+        self._tints = colours(max(numbers))
         for out in outs:
             if out.suffix and out.suffix.lower() not in CODECS:
                 raise InputError(f"{out}: a film ends in {', '.join(CODECS)}; a folder has no ending.")
@@ -156,29 +166,41 @@ class Films:
 
     def __exit__(self, kind, *_) -> None:
         for out, film in self._films.items():
-            if film is not None:
-                film.release()
+            if film is None:
+                continue
+            film.release()
+            if kind is None:
                 _part(out).replace(out)
-        if self._count:
-            of = f" of {self._clip.count}" if kind and self._clip.count else ""
-            places = ", ".join(str(out) for out in (*self._films, *self._folders))
-            say(f"{self._count}{of} frames: {places}", file=sys.stderr if kind else None)
+            else:  # made again from the record
+                _part(out).unlink(missing_ok=True)
 
-    def add(self, frame: Frame, labels: UInt16[np.ndarray, "height width"]) -> None:
+    def there(self, count: int) -> bool:
+        """Whether there is a file of each film, and as many label pictures as frames."""
+        return all(out.is_file() for out in self._films) and all(
+            len(list(out.glob("*.png"))) >= count for out in self._folders
+        )
+
+    def add(self, frame: Frame, seen: Seen) -> None:
         """Write one frame.
 
         Raises:
             DataError: the disk refuses, or a frame of a film has another size than the first.
         """
         if self._films:
-            numbers = [number for number in np.unique(labels).tolist() if number]
-            drawn = overlays(frame, [labels == n for n in numbers], [self._tints[n - 1] for n in numbers])
+            drawn = self._drawn(frame, seen)
             for out in self._films:
                 self._write(out, drawn)
         for out in self._folders:
-            png = _palette_png(labels, self._tints)
-            whole_write(out / f"{self._clip.name(self._count)}.png", png)
+            whole_write(out / f"{self._clip.name(self._count)}.png", palette_png(seen.labels, self._tints))
         self._count += 1
+
+    def _drawn(self, frame: Frame, seen: Seen) -> Frame:
+        shown = [number for number in self._numbers if (seen.labels == number).any()]
+        drawn = overlays(frame, [seen.labels == n for n in shown], [self._tints[n - 1] for n in shown])
+        rows = zip(self._numbers.values(), seen.judged, strict=True)
+        if absent := [name for name, one in rows if not one.present]:
+            _written(drawn, "absent: " + ", ".join(absent))
+        return drawn
 
     def _write(self, out: Path, drawn: Frame) -> None:
         height, width = drawn.shape[:2]
@@ -218,13 +240,13 @@ def _part(out: Path) -> Path:
     return out.with_name(f"{out.stem}.part{out.suffix}")
 
 
-def _palette_png(labels: np.ndarray, tints: Sequence[tuple[int, int, int]]) -> bytes:
-    import io
-
-    from PIL import Image
-
-    picture = Image.fromarray(labels.astype(np.uint8), "P")
-    picture.putpalette([0, 0, 0, *(value for colour in tints for value in colour)])
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return file.getvalue()
+def _written(image: Frame, text: str) -> None:
+    """White on black in the lower left corner. OpenCV's letters are those of ASCII."""
+    text = text.encode("ascii", "replace").decode()
+    scale, font = max(0.35, image.shape[0] / 900), cv2.FONT_HERSHEY_SIMPLEX
+    thin = max(1, round(1.5 * scale))
+    (width, height), below = cv2.getTextSize(text, font, scale, thin)
+    margin = max(3, height // 2)
+    bottom = image.shape[0] - margin - below
+    cv2.rectangle(image, (0, bottom - height - margin), (width + 2 * margin, image.shape[0]), (0, 0, 0), -1)
+    cv2.putText(image, text, (margin, bottom), font, scale, (255, 255, 255), thin, cv2.LINE_AA)

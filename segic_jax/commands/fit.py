@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import tyro
+
 from segic_jax.commands.references import WithReferences
 from segic_jax.commands.targets import make_folder, require_apart
 from segic_jax.config import InputError
@@ -21,8 +23,8 @@ class Fit(WithReferences):
 
     out: Path
     """The file to write."""
-    drop: tuple[str, ...] = ()
-    """Classes to leave out."""
+    drop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A class to leave out; again for others."""
 
     def run(self) -> int:
         """Write the file and say what it knows."""

@@ -3,16 +3,16 @@
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import tyro
 
-from segic_jax.commands.references import WithReferences, logit_of
+from segic_jax.commands.references import WithMasks
 from segic_jax.commands.targets import (
     Refused,
-    make_folder,
     named_targets,
     progress,
     require_apart,
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Predict(WithReferences):
+class Predict(WithMasks):
     """Find in other pictures what one picture with a mask shows.
 
       segic predict --ref cat.jpg cat.png photos/ --out found/
@@ -37,44 +37,46 @@ class Predict(WithReferences):
 
     Writes into the folder, at the size of each target:
 
-      index.html           a contact sheet of everything
-      overlays/NAME.png    the target with its masks
-      labels/NAME.png      palette picture: 0, or 1, 2, ... for the classes in their order
-      annotations.json     COCO: a mask, a box and scores of every class on every target
+      index.html              a contact sheet of everything
+      overlays/NAME.png       the target with its masks
+      labels/NAME.png         palette picture: 0, or 1, 2, ... for the classes in their order
+      annotations/NAME.json   COCO: a mask, a box and scores of every class found on the target
+      annotations.json        the same of all targets
 
-    A second run into the same folder replaces results of the same name; annotations.json and index.html
-    are of the last run. The exit code is 2 if a target could not be read; the others are done.
+    A stopped run goes on when the command is repeated: a target is done again only where its file, the
+    references, the weights or --threshold and --keep-absent have changed. annotations.json and index.html
+    are of the last command. The exit code is 2 if a target could not be read; the others are done.
     """
 
     targets: tyro.conf.Positional[tuple[Path, ...]]
     """Pictures; a folder stands for all pictures in it."""
     out: Path
     """Folder for the results; made if need be."""
-    threshold: float = 0.5
-    """How probable a pixel must be to belong to a mask."""
-    keep_absent: bool = False
-    """Give masks to classes that seem to be absent, too."""
 
     def run(self) -> int:
-        """Segment every target that can be read; 0, or 2 if one could not."""
-        cut = logit_of(self.threshold)
+        """Segment every target that can be read and is not done; 0, or 2 if one could not be read."""
+        from segic_jax.commands.resume import run_of
+
+        cut = self.cut
         targets = named_targets(self.targets)
         require_no_file(self.out)
         written = (self.out / kind / f"{name}.png" for kind in ("overlays", "labels") for name in targets)
         require_apart(written, [*targets.values(), *self.pictures()])
         segmenter, context = self.ready()
-        names = {str(path): name for name, path in targets.items()}
         refused = Refused()
-        results = segmenter.predict_many(
-            list(targets.values()), context, keep_absent=self.keep_absent, on_error=refused
-        )
         made = {
             "weights": segmenter.name,
             "pixels": f"at least {self.threshold:g} probable",
             "command": shlex.join(["segic", *sys.argv[1:]]),
         }
-        with Folder(self.out, context, refused, made) as folder:
-            for result in progress(results, total=len(targets), unit="picture"):
+        run = run_of(segmenter, context, threshold=self.threshold, keep_absent=self.keep_absent)
+        with Folder(self.out, context, targets, refused, made, run) as folder:
+            left = folder.left()
+            names = {str(path): name for name, path in left.items()}
+            results = segmenter.predict_many(
+                list(left.values()), context, keep_absent=self.keep_absent, on_error=refused
+            )
+            for result in progress(results, total=len(left), unit="picture"):
                 folder.add(names[result.source], result.threshold(cut))
         return 2 if refused.said else 0
 
@@ -82,52 +84,78 @@ class Predict(WithReferences):
 class Folder:
     """The results on disk. What was done before a stop is whole, and in the summaries too."""
 
-    def __init__(self, out: Path, context: "Context", refused: Refused, made: dict[str, str]):
-        self._out, self._context, self._refused, self._made = out, context, refused, made
-        self._cards: list[Card] = []
-        self._images: list[dict] = []
-        self._annotations: list[dict] = []
+    def __init__(
+        self,
+        out: Path,
+        context: "Context",
+        targets: Mapping[str, Path],
+        refused: Refused,
+        made: dict[str, str],
+        run: str,
+    ):
+        self._out, self._context, self._targets = out, context, targets
+        self._refused, self._made, self._run = refused, made, run
+        self._done: dict[str, dict] = {}  # COCO files by name
+        self._cards: dict[str, Card] = {}  # of those that this run did
 
     def __enter__(self) -> "Folder":
         return self
 
     def __exit__(self, *_) -> None:
-        if not self._cards:
+        if not self._done:
             return
-        from segic_jax.commands.sheet import page
+        from segic_jax.commands.sheet import MOST, page
         from segic_jax.data.files import whole_write
+        from segic_jax.result import joined_coco
 
-        coco = {
-            "images": self._images,
-            "categories": [{"id": i + 1, "name": name} for i, name in enumerate(self._context.names)],
-            "annotations": self._annotations,
-        }
-        html = page(self._context, self._cards, list(self._refused.said.values()), self._made)
+        names = [name for name in self._targets if name in self._done]
+        coco = joined_coco([self._done[name] for name in names])
+        cards = [self._cards.get(name) or self._card(name) for name in names[:MOST]]
+        html = page(
+            self._context, cards, list(self._done.values()), [*self._refused.said.values()], self._made
+        )
         whole_write(self._out / "annotations.json", (json.dumps(coco) + "\n").encode())
         whole_write(self._out / "index.html", html.encode(errors="replace"))  # names of any bytes
-        count = len(self._cards)
+        count = len(names)
         say(f"{count} picture{'' if count == 1 else 's'}: {self._out / 'index.html'}")
+
+    def left(self) -> dict[str, Path]:
+        """The targets that an equal run has not done yet."""
+        for name in self._targets:
+            if (coco := self._done_before(name)) is not None:
+                self._done[name] = coco
+        if self._done:
+            say(f"{len(self._done)} of {len(self._targets)} were done before.")
+        return {name: path for name, path in self._targets.items() if name not in self._done}
 
     def add(self, name: str, result: "Result") -> None:
         """Write one target's files and say what was found."""
-        import cv2
-
         from segic_jax.commands.sheet import card
-        from segic_jax.data.files import whole_write
 
-        if not self._cards:
-            for inside in ("overlays", "labels"):
-                make_folder(self._out / inside)
-        drawn = result.overlay()
-        png = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()
-        whole_write(self._out / "overlays" / f"{name}.png", png)
-        result.save(self._out / "labels" / f"{name}.png")
-        height, width = result.image.shape[:2]
-        image = {"id": len(self._images) + 1, "file_name": result.source, "height": height, "width": width}
-        self._images.append(image)
-        self._annotations += result.to_coco(image["id"], len(self._annotations) + 1)
-        self._cards.append(card(name, result, drawn))
+        result.save(self._out, name, {"run": self._run_on(name)})
+        self._done[name] = result.coco_file()
+        self._cards[name] = card(name, self._done[name], result.overlay())
         say(f"{result.source}: {_sentence(result)}")
+
+    def _run_on(self, name: str) -> str:
+        from segic_jax.commands.resume import with_files
+
+        return with_files(self._run, self._targets[name])
+
+    def _done_before(self, name: str) -> dict | None:
+        pictures = (self._out / kind / f"{name}.png" for kind in ("overlays", "labels"))
+        try:
+            coco = json.loads((self._out / "annotations" / f"{name}.json").read_text("utf-8"))
+            same = coco["info"]["run"] == self._run_on(name)
+        except (OSError, ValueError, KeyError, TypeError):  # none, or not ours
+            return None
+        return coco if same and all(picture.is_file() for picture in pictures) else None
+
+    def _card(self, name: str) -> "Card":
+        from segic_jax.commands.sheet import card
+        from segic_jax.data.files import read_picture
+
+        return card(name, self._done[name], read_picture(self._out / "overlays" / f"{name}.png"))
 
 
 def _sentence(result: "Result") -> str:

@@ -46,18 +46,29 @@ class WithReferences:
             InputError: the arguments do not go together, or a file cannot be used.
         """
         examples = self.examples()
+        if self.negative and not self.ref and not self.context:
+            raise InputError("--negative needs a --ref IMAGE MASK or a --context besides it.")
         if not examples and not self.context:
             raise InputError("Say what to look for: --ref IMAGE MASK, or --context FILE of `segic fit`.")
 
+        segmenter = self.model()
+        parts = [segmenter.load_context(path) for path in self.context]
+        context = sum(parts[1:], parts[0]) if parts else None
+        if examples:
+            context = segmenter.fit(examples, context, class_names=self.class_names)
+        return segmenter, context
+
+    def model(self) -> "Segmenter":
+        """What --weights names.
+
+        Raises:
+            InputError: it cannot be used.
+        """
         from segic_jax.compile_cache import use_compile_cache
         from segic_jax.segmenter import Segmenter
 
         use_compile_cache()
-        segmenter = Segmenter.load(self.weights)
-        parts = [segmenter.load_context(path) for path in self.context]
-        if examples:
-            parts.append(segmenter.fit(examples, class_names=self.class_names))
-        return segmenter, sum(parts[1:], parts[0])
+        return Segmenter.load(self.weights)
 
     def pictures(self) -> list[Path | str]:
         """The files of `examples`."""
@@ -67,8 +78,7 @@ class WithReferences:
         """Of --ref, --name and --negative.
 
         Raises:
-            InputError: there are neither as many names as references, nor one, nor none; or a negative
-                without a reference.
+            InputError: there are neither as many names as references, nor one, nor none.
         """
         if len(self.name) > 1 and len(self.name) != len(self.ref):
             raise InputError(
@@ -77,13 +87,34 @@ class WithReferences:
             )
         if self.name and not self.ref:
             raise InputError("--name names a --ref IMAGE MASK; there is none.")
-        if self.negative and not self.ref:
-            raise InputError("--negative needs a --ref IMAGE MASK besides it.")
         names = self.name if len(self.name) == len(self.ref) else (self.name or ("object",)) * len(self.ref)
         return [
             _example(image, mask, name, negative=False)
             for (image, mask), name in zip(self.ref, names, strict=True)
         ] + [_example(image, mask, None, negative=True) for image, mask in self.negative]
+
+
+@dataclass(kw_only=True)
+class WithMasks(WithReferences):
+    """The arguments that say which pixels of a target belong to a mask."""
+
+    threshold: float = 0.5
+    """How probable a pixel must be to belong to a mask."""
+    keep_absent: bool = False
+    """Give masks to classes that seem to be absent, too."""
+
+    @property
+    def cut(self) -> float:
+        """The logit of the threshold.
+
+        Raises:
+            InputError: it is no probability.
+        """
+        if not 0 < self.threshold < 1:
+            raise InputError(
+                f"--threshold {self.threshold:g} is a probability: give a number between 0 and 1."
+            )
+        return math.log(self.threshold / (1 - self.threshold))
 
 
 def _example(image: Path, mask: str, name: str | None, *, negative: bool) -> "Example":
@@ -99,14 +130,3 @@ def _example(image: Path, mask: str, name: str | None, *, negative: bool) -> "Ex
         if label := _LABEL.fullmatch(mask):
             return Example(image, label[1], label=int(label[2]), name=name, negative=negative)
     return Example(image, mask, name=name, negative=negative)
-
-
-def logit_of(threshold: float) -> float:
-    """Of a probability that a user gave.
-
-    Raises:
-        InputError: it is not between 0 and 1.
-    """
-    if not 0 < threshold < 1:
-        raise InputError(f"--threshold {threshold:g} is a probability: give a number between 0 and 1.")
-    return math.log(threshold / (1 - threshold))

@@ -2,6 +2,7 @@
 
 import base64
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import quote
@@ -13,7 +14,6 @@ from jaxtyping import UInt8
 
 from segic_jax.context import Context
 from segic_jax.drawing import colours
-from segic_jax.result import Result
 
 SIDE = 480  # longer side of a picture on the page: sharp at twice the pixels of its card
 MOST = 1000  # pictures on the page: a few dozen megabytes
@@ -26,8 +26,6 @@ class Found(NamedTuple):
     colour: str  # CSS
     present: bool
     presence: float  # 0..1
-    score: float  # 0..1; 0 for an empty mask
-    share: float  # of the picture's pixels
 
 
 class Card(NamedTuple):
@@ -41,36 +39,38 @@ class Card(NamedTuple):
     found: list[Found]
 
 
-def card(name: str, result: Result, drawn: UInt8[np.ndarray, "height width 3"]) -> Card:
-    """From a result and its overlay."""
+def card(name: str, coco: dict, drawn: UInt8[np.ndarray, "height width 3"]) -> Card:
+    """From a target's `Result.coco_file` and its overlay."""
     small = _shrunk(drawn)
-    pixels = result.label_map.size
+    image = coco["images"][0]
+    masks = {one["category_name"]: one for one in coco["annotations"]}
     return Card(
         name,
-        result.source or "",
+        image["file_name"],
         _jpeg_uri(small),
         small.shape[1],
         small.shape[0],
         [
-            Found(*values)
-            for values in zip(
-                result.names,
-                _css(len(result.names)),
-                (bool(area) for area in result.areas),
-                map(float, result.presence),
-                map(float, result.scores),
-                (float(area) / pixels for area in result.areas),
-                strict=True,
+            Found(one, colour, one in masks, presence)
+            for (one, presence), colour in zip(
+                image["presence"].items(), _css(len(image["presence"])), strict=True
             )
         ],
     )
 
 
-def page(context: Context, cards: Sequence[Card], refused: Sequence[str], made: dict[str, str]) -> str:
+def page(
+    context: Context,
+    cards: Sequence[Card],
+    done: Sequence[dict],
+    refused: Sequence[str],
+    made: dict[str, str],
+) -> str:
     """The HTML.
 
     Args:
-        cards: of the targets, in order; the first MOST are shown.
+        cards: of the first targets, in order.
+        done: COCO files of all targets.
         refused: a sentence for each target that could not be read.
         made: how the run was made, as lines of a table.
     """
@@ -78,8 +78,9 @@ def page(context: Context, cards: Sequence[Card], refused: Sequence[str], made: 
         loader=jinja2.PackageLoader("segic_jax.commands"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["urlencode"] = lambda name: quote(os.fsencode(name))  # names may hold any bytes
+    counts = Counter(one["category_name"] for coco in done for one in coco["annotations"])
     totals = [
-        {"name": name, "colour": colour, "count": sum(one.found[i].present for one in cards)}
+        {"name": name, "colour": colour, "count": counts[name]}
         for i, (name, colour) in enumerate(zip(context.names, _css(len(context.names)), strict=True))
     ]
     references = [
@@ -89,9 +90,9 @@ def page(context: Context, cards: Sequence[Card], refused: Sequence[str], made: 
     return environment.get_template("sheet.html.j2").render(
         totals=totals,
         references=references,
-        cards=cards[:MOST],
-        left_out=len(cards[MOST:]),
-        total=len(cards),
+        cards=cards,
+        left_out=len(done) - len(cards),
+        total=len(done),
         refused=refused,
         made=made,
     )

@@ -62,11 +62,15 @@ def say(text: object, *, file=None) -> None:
     (file or sys.stdout).flush()
 
 
-def progress(items: Iterable, *, total: int | None, unit: str):
-    """A bar on stderr where that is a terminal; it goes away when it is done."""
+def progress(items: Iterable, *, total: int | None, unit: str, initial: int = 0):
+    """A bar on stderr where that is a terminal; it goes away when it is done.
+
+    Args:
+        initial: how many were done before.
+    """
     from tqdm import tqdm
 
-    return tqdm(items, total=total, unit=unit, disable=None, leave=False, file=sys.stderr)
+    return tqdm(items, total=total, initial=initial, unit=unit, disable=None, leave=False, file=sys.stderr)
 
 
 def require_no_file(path: Path) -> None:

@@ -5,11 +5,10 @@ video. Here a frame enters, is encoded once, and leaves two features an object b
 mask and that of its latest predicted one. Objects lie in slots, so that one compiled step serves all videos.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +28,7 @@ from segic_jax.weights.bundle import Bundle
 EPS = 1e-4  # least norm of a feature in the cosine (segic.py:889); pictures have 1e-8
 SLOTS = 8  # objects of the compiled step; doubled when a video has more
 Semantics = Literal["official", "repaired"]
+Made = TypeVar("Made")
 
 
 class Memory(NamedTuple):
@@ -145,7 +145,7 @@ class Tracker:
     def add(self, pooled: Float[np.ndarray, "new channels"]) -> None:
         """Follow more objects, from the features inside their masks on whatever picture."""
         known, self.objects = self.objects, self.objects + len(pooled)
-        more = _slots(self.objects) - len(self._memory.valid)
+        more = slots(self.objects) - len(self._memory.valid)
         memory = Memory(
             *(np.pad(np.asarray(one), [(0, more)] + [(0, 0)] * (one.ndim - 1)) for one in self._memory)
         )
@@ -185,17 +185,18 @@ class Tracker:
         if known:
             logits, self._memory = _step(config, self._bundle.head, features, self._memory, self._text)
         if len(new):
-            masks = np.zeros((_slots(len(new)), config.canvas, config.canvas), bool)
+            masks = np.zeros((slots(len(new)), config.canvas, config.canvas), bool)
             masks[: len(new)] = placed.masks
             self.add(np.asarray(_pool(features, masks))[: len(new)])
         return Answer(logits, known, placed.size, own, new)
 
 
-def _slots(objects: int) -> int:
-    slots = SLOTS
-    while slots < objects:
-        slots *= 2
-    return slots
+def slots(objects: int) -> int:
+    """How many slots the compiled step has for so many objects."""
+    count = SLOTS
+    while count < objects:
+        count *= 2
+    return count
 
 
 def follow(
@@ -225,33 +226,7 @@ def follow(
     answers = (_official if semantics == "official" else _repaired)(
         Tracker(bundle, prompt=prompt), frames, annotations
     )
-    yield from _finished(answers)
-
-
-def tracked(
-    tracker: Tracker,
-    frames: Iterable[UInt8[np.ndarray, "height width 3"]],
-    first: Integer[np.ndarray, "height width"] | None = None,
-) -> Iterator[tuple[UInt8[np.ndarray, "height width 3"], UInt16[np.ndarray, "height width"]]]:
-    """Frames with their index maps, in order.
-
-    The numbers of objects that the tracker knows already are 1, 2, ...
-
-    Args:
-        first: the objects of the first frame, by the numbers that they keep; 0 is background.
-
-    Raises:
-        DataError: `first` has another size than the first frame.
-    """
-    seen: deque = deque()
-
-    def noted():
-        for frame in frames:
-            seen.append(frame)
-            yield frame
-
-    for labels in _finished(_repaired(tracker, noted(), {} if first is None else {0: first})):
-        yield seen.popleft(), labels
+    yield from finished(answers)
 
 
 def prompt_of(bundle: Bundle) -> str:
@@ -259,8 +234,8 @@ def prompt_of(bundle: Bundle) -> str:
     return INSTANCES if bundle.tower is not None or INSTANCES in bundle.text else NONE
 
 
-def _finished(answers: Iterable[Callable]) -> Iterator[UInt16[np.ndarray, "height width"]]:
-    """The map of a frame is made while the device works on the next one."""
+def finished(answers: Iterable[Callable[[], Made]]) -> Iterator[Made]:
+    """What each function gives, made while the device works on the next frame."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         waiting = None
         for answer in answers:

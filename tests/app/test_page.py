@@ -202,6 +202,45 @@ def test_everything_can_be_done_with_the_keyboard(page):
     assert json.loads(page.evaluate("segicMarks()"))["mask"] != json.loads(empty)["mask"]
 
 
+def test_go_on_from_a_saved_context(browser, address, tmp_path):
+    """On a phone: a foreign file is said; a Context is loaded, searched with, recoloured, removed."""
+    from segic_jax import Example, Segmenter
+    from segic_jax.app.scenes import scenes
+
+    segmenter, scene = Segmenter.load(), scenes()[0]
+    segmenter.fit(Example(scene.picture.image, scene.mask, name="pet")).save(tmp_path / "pets.segic")
+    Image.fromarray(scene.targets[0].image).save(tmp_path / "target.png")
+    page = open_page(browser, address, 390, 844)
+
+    def upload(name):
+        with page.expect_file_chooser() as chooser:
+            page.get_by_role("button", name="Load a Context").click()
+        chooser.value.set_files(tmp_path / name)
+
+    upload("target.png")
+    page.locator(".toast-body", has_text="target.png is damaged or no saved context").wait_for()
+    upload("pets.segic")
+    page.locator("#legend li", has_text="1 example").wait_for()
+    page.locator("#target-upload input[type=file]").set_input_files(tmp_path / "target.png")
+    page.locator("#targets img").wait_for()
+    find(page)
+    assert "pet" in page.locator("#presence").inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+    shown = page.locator("#overlay img").get_attribute("src")
+    page.get_by_label("Colour of pet").fill("#0000ff")
+    page.wait_for_function("old => document.querySelector('#overlay img').src !== old", arg=shown)
+    page.locator('#presence [style*="#0000ff"]').wait_for()
+
+    page.on("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Remove pet").focus()
+    page.keyboard.press("Enter")
+    page.locator("#overlay").wait_for(state="hidden")
+    assert not page.locator("#legend").is_visible()
+    assert page.errors == []
+    page.context.close()
+
+
 def test_a_phone_scrolls_in_one_direction_only(browser, address):
     page = open_page(browser, address, 390, 844)
     start_from_scene(page)

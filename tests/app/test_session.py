@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,9 @@ from PIL import Image
 
 pytest.importorskip("gradio")
 from segic_jax.app import drawing, limits
-from segic_jax.app.files import coco_of, export, file_names
+from segic_jax.app.files import export, file_names
 from segic_jax.app.scenes import scenes
-from segic_jax.app.session import Picture, Session, clean_box, clean_name
+from segic_jax.app.session import Picture, Session, Target, clean_box, clean_name
 from segic_jax.data.episodes import DataError
 from segic_jax.segmenter import Segmenter
 
@@ -204,7 +205,12 @@ def test_the_threshold_changes_masks_without_the_model(searched):
 
 def test_a_new_example_drops_old_results_and_a_correction_becomes_one(searched):
     name = scenes()[0].name
-    session = Session(shots=list(searched.shots), targets=searched.targets[:1], context=searched.context)
+    session = Session(
+        shots=list(searched.shots),
+        targets=searched.targets[:1],
+        context=searched.context,
+        tints=searched.tints,
+    )
     mask = session.correct(name)
     assert mask.shape == session.targets[0].picture.image.shape[:2]
     assert mask.any()
@@ -251,14 +257,92 @@ def test_names_cannot_be_html(searched):
 
 def test_what_matched_is_drawn(searched):
     explanation, target = searched.explain(Segmenter.load(), scenes()[0].name)
-    heat, examples = drawing.matched(explanation, target.image, searched.references)
+    heat, examples = drawing.matched(explanation, target.image, searched.reference)
     assert heat.shape == target.image.shape
-    assert not np.array_equal(examples, searched.references[0].image)
+    assert not np.array_equal(examples, searched.reference(0)[0])
     chosen = drawing.apart(explanation.matches, 60)
     points = np.array([match.target for match in chosen])
     distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
     assert distances[~np.eye(len(chosen), dtype=bool)].min() >= 60
-    assert coco_of({"a": searched.chosen.result})["categories"][0]["name"] == scenes()[0].name
+
+
+def test_a_saved_context_is_gone_on_with(searched, tmp_path):
+    segmenter, (name,) = Segmenter.load(), searched.context.names
+    searched.context.save(tmp_path / "upload")
+    session = Session(targets=[Target(searched.targets[0].picture)])
+    session.load(limits.read_context_upload(tmp_path / "upload", "pets.segic", segmenter), "pets.segic")
+    session.find(segmenter, lambda *_: None)
+    np.testing.assert_array_equal(
+        session.shown(session.chosen.result).label_map, searched.shown(searched.targets[0].result).label_map
+    )
+    explanation, target = session.explain(segmenter, name)
+    _, examples = drawing.matched(explanation, target.image, session.reference)
+    assert examples.shape == searched.shots[0].picture.image.shape  # the preview, enlarged
+    # Further examples join it: of a new class, and what the loaded class is not.
+    for other, negative in (("other", False), (name, True)):
+        session.draft = searched.targets[1].picture
+        session.take(other, None, (0, 0, 99, 99), negative)
+    session.find(segmenter, lambda *_: None)
+    assert session.context.names == (name, "other")
+    assert [one.against for one in session.context.negatives] == [(name,)]
+    assert "1 example, 1 of what it is not" in drawing.legend(session)
+    session.remove_class(name)
+    assert session.loaded is None
+    assert [shot.name for shot in session.shots] == ["other"]
+
+
+def test_wrong_contexts_are_said(searched, tmp_path, monkeypatch):
+    segmenter, path = Segmenter.load(), tmp_path / "upload"
+
+    def said() -> str:
+        with pytest.raises(DataError) as error:
+            limits.read_context_upload(path, "pets.segic", segmenter)
+        assert str(tmp_path) not in str(error.value)
+        return str(error.value)
+
+    searched.context.save(path)
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2]):
+        path.write_bytes(content)
+        assert "pets.segic is damaged or no saved context" in said()
+    Image.fromarray(GREY).save(path, format="PNG")
+    assert "no saved context" in said()
+    replace(searched.context, model="of other weights").save(path)
+    assert "pets.segic belongs to another model" in said()
+    (reference,) = searched.context.references
+    for wrong in (b"no JPEG", reference.preview[:300]):
+        replace(searched.context, references=(replace(reference, preview=wrong),)).save(path)
+        assert "pets.segic is damaged: a preview" in said()
+    replace(searched.context, references=(reference,) * (limits.MAX_REFERENCES + 1)).save(path)
+    assert "the page takes 300" in said()
+    monkeypatch.setattr(limits, "MAX_MEGABYTES", 0)
+    assert "the page takes 0 MB" in said()
+    monkeypatch.setattr(limits, "MAX_CLASSES", 0)
+    session = Session()
+    with pytest.raises(DataError, match=r"With pets\.segic there are 1 classes"):
+        session.load(searched.context, "pets.segic")
+    assert not session.colours
+
+
+def test_colours_stay_with_their_classes(searched, tmp_path):
+    session, some = Session(), np.ones((60, 80), bool)
+    for name in ("a", "b", "c"):
+        session.draft = Picture("a", GREY)
+        session.take(name, some, None)
+    second = session.colours["b"]
+    session.remove_class("a")
+    assert session.colours["b"] == second
+    session.choose_colour("b", "#0a141e")
+    assert session.colours["b"] == (10, 20, 30)
+    for name, colour in (("a", "#ffffff"), ("b", "red"), ("b", None)):
+        with pytest.raises(DataError, match="Choose a class"):
+            session.choose_colour(name, colour)
+    (name,) = searched.colours
+    before = searched.colours[name]
+    searched.choose_colour(name, "#0a141e")
+    labels = Image.open(export(searched, tmp_path)[0])
+    searched.tints[name] = before
+    assert labels.getpalette()[3:6] == [10, 20, 30]
 
 
 def test_without_gradio_the_command_says_how_to_get_it(monkeypatch):
