@@ -21,6 +21,7 @@ from benchmarks.conditions import choose_device, conditions
 from benchmarks.measure import Bench
 from benchmarks.stages import Size, model
 from benchmarks.tables import digits, markdown, mebibytes, milliseconds
+from segic_jax.config import ModelConfig, to_dict
 
 ROOT = Path(__file__).parents[1]
 
@@ -38,8 +39,8 @@ class Args:
     small: int = 224
     """Canvas of whole pictures: where shots, batch and devices grow."""
     concepts: tuple[int, ...] = (1, 2, 5, 10, 20, 40)
-    shots: tuple[int, ...] = (1, 2, 5, 10)
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16)
+    shots: tuple[int, ...] = (1, 2, 5)
+    batches: tuple[int, ...] = (1, 2, 4, 8)
     devices: tuple[int, ...] = (1, 2, 4, 8)
     seconds: float = 0.5
     """Of timing a point, if at least three rounds fit."""
@@ -110,21 +111,21 @@ def measured(args: Args) -> list[Curve]:
         Curve(
             "devices",
             f"{max(args.devices)} pictures, {whole}",
-            [simulated(n, args.vit, args.small, max(args.devices), args.seconds) for n in args.devices],
+            [simulated(n, small, max(args.devices), args.seconds) for n in args.devices],
         ),
     ]
 
 
-def simulated(devices: int, vit: str, canvas: int, batch: int, seconds: float) -> Point:
+def simulated(devices: int, config: ModelConfig, batch: int, seconds: float) -> Point:
     """A batch over so many devices that XLA makes of this machine's processor, in a process of its own.
 
     Raises:
         CalledProcessError: it failed; what it said stands on stderr.
     """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    command = [sys.executable, "-m", "benchmarks.simulated", vit, str(canvas), str(batch), str(seconds)]
+    given = (json.dumps(to_dict(config)), str(batch), str(seconds))
     done = subprocess.run(
-        command,
+        [sys.executable, "-m", "benchmarks.simulated", *given],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,

@@ -30,7 +30,6 @@ MODEL = ModelConfig(
 SIZES = {
     **{name: (name, Size(MODEL, concepts=3, shots=2)) for name in STAGES if not name.startswith("whole")},
     "backbone, bfloat16": ("backbone", Size(MODEL, precision="bfloat16")),
-    "head, 1 concept": ("head", Size(MODEL)),
 }
 
 

@@ -40,8 +40,8 @@ def cells(model: ModelConfig, stages: tuple[str, ...], quick: bool) -> Iterator[
         ],
         "up-sampling": either,
         HOST: either,
-        "head": [*cross, *({"concepts": 5} | a for a in by_shots[1:])],
-        "whole": [*either, *(a | precisions[1] for a in by_batch)],
+        "head": [*either, *({"concepts": 5} | a for a in by_shots[1:])],
+        "whole": [*by_concepts[::2], *by_batch[1:], *(a | precisions[1] for a in by_batch)],
         "whole with references": [*by_shots, *by_batch[1:], precisions[1]],
     }
     for stage in stages or ALL:

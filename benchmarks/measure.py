@@ -69,7 +69,7 @@ class Bench:
     """Measures cells one after another, and leaves out those that would take too long."""
 
     def __init__(self, seconds: float, longest: float, torch: TorchSide | None):
-        """`seconds` of timing a cell, if so many rounds fit; none that is expected to take over `longest`."""
+        """Time a cell for `seconds`, ROUNDS at least; leave it out if ours would take over `longest`."""
         self._seconds, self._longest, self._torch = seconds, longest, torch
         self._rates: dict[tuple[str, str], float] = {}  # work a second in the last cell of a kind
 
@@ -96,8 +96,7 @@ class Bench:
             flops = flops_of(traced.jaxpr.jaxpr)
         work = flops or size.batch * size.concepts
         if rate := self._rates.get((stage, size.precision)):
-            sides = 2 if request and self._torch else 1
-            expected = (ROUNDS + 1) * sides * work / rate
+            expected = (ROUNDS + 1) * work / rate
             if expected > self._longest:
                 return Row(**cell, flops=flops, note=f"left out: about {expected:.0f} s")
         try:

@@ -42,10 +42,10 @@ class Args:
     """Sides of the canvas in pixels, multiples of 14."""
     stages: tuple[str, ...] = ()
     """Only these."""
-    seconds: float = 0.5
+    seconds: float = 0.4
     """Of timing a cell, if at least three rounds fit; one round more does not count."""
-    longest: float = 45.0
-    """A cell that is expected to take more seconds is left out, and named."""
+    longest: float = 30.0
+    """A cell in which our runs are expected to take more seconds is left out, and named."""
     official: Path | None = None
     """A checkout of the official repository, whose whole inference is timed beside ours."""
     official_python: Path | None = None

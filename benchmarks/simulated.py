@@ -1,6 +1,6 @@
 """One point of the devices' curve of `benchmarks.growth`, which starts this with XLA_FLAGS for its process.
 
-python -m benchmarks.simulated VIT CANVAS BATCH SECONDS
+It is given a ModelConfig as JSON, how many pictures there are, and for how long to time them.
 """
 
 import json
@@ -10,13 +10,15 @@ import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.measure import alternating, clocked
-from benchmarks.stages import STAGES, Size, filled, model
+from benchmarks.stages import STAGES, Size, filled
+from segic_jax.config import model_config_from_dict
 from segic_jax.distributed import make_mesh, replicated
 
 
-def main(vit: str, canvas: str, batch: str, seconds: str) -> None:
+def main(config: str, batch: str, seconds: str) -> None:
     """Pictures and Contexts are split over all devices, weights are on each; prints JSON."""
-    function, arguments = STAGES["whole"](Size(model(vit, int(canvas)), batch=int(batch)))
+    size = Size(model_config_from_dict(json.loads(config)), batch=int(batch))
+    function, arguments = STAGES["whole"](size)
     mesh = make_mesh()
     split = NamedSharding(mesh, PartitionSpec("data"))
     places = (

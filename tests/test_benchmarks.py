@@ -29,14 +29,13 @@ def test_the_stages_make_up_the_head():
         return STAGES[name](SIZE).function(*arguments)
 
     @jax.jit
-    def in_turn(head, features, context):
+    def both(head, features, context):
         maps, points = stage("correspondence", features, context.pooled)
         given = stage("prompts", head, maps, points, context)
         logits, iou = stage("decoder", head, stage("neck", head, features), given)
-        return stage("up-sampling", logits), iou, given
+        return stage("up-sampling", logits), iou, given, *stage("head", head, features, context)
 
-    logits, iou, given = in_turn(head, features, context)
-    expected = jax.jit(STAGES["head"](SIZE).function)(head, features, context)
+    logits, iou, given, *expected = both(head, features, context)
     np.testing.assert_allclose(logits, expected[0], atol=1e-5)
     np.testing.assert_allclose(iou, expected[1], atol=1e-5)
     shapes = jax.tree.map(jnp.shape, STAGES["decoder"](SIZE).arguments[2])
@@ -140,30 +139,33 @@ def test_bytes_and_floors():
 
 
 def test_growth(tmp_path, monkeypatch):
-    monkeypatch.setattr(growth, "model", lambda vit, canvas: dataclasses.replace(CONFIG, canvas=canvas))
-    points = {1: growth.Point(1, 2.0, 400), 2: growth.Point(2, 2.5, 300)}
-    monkeypatch.setattr(growth, "simulated", lambda devices, *rest: points[devices])
-    args = growth.Args(
-        canvases=(64, 128),
-        canvas=64,
-        small=64,
-        concepts=(1, 2),
-        shots=(1,),
-        batches=(1,),
-        devices=(1, 2),
-        seconds=0,
+    class Doubling:
+        """Each point takes twice as long as the one before it."""
+
+        def __init__(self, *settings):
+            self.rows = 0
+
+        def row(self, stage, size):
+            self.rows += 1
+            times = Times(2.0**self.rows, 0, 0, 3)
+            return Row(stage, 64, size.tokens, 1, 1, 1, "float32", ours=times, temporary=self.rows << 20)
+
+    monkeypatch.setattr(growth, "Bench", Doubling)
+    monkeypatch.setattr(
+        growth, "simulated", lambda devices, *rest: growth.Point(devices, 2.0, 400 // devices)
     )
-    args.plot = tmp_path / "growth.svg"
-    growth.main(args)
+    growth.main(growth.Args(plot=tmp_path / "growth.svg"))
     curves = json.loads((tmp_path / "growth.json").read_text())["curves"]
     assert [curve["what"] for curve in curves] == ["tokens", "concepts", "shots", "batch", "devices"]
-    assert [point["at"] for point in curves[0]["points"]] == [65, 257]
-    assert "|  |  | 2 | 2500 | 1.25 | 0.0 | 0.75 |" in (tmp_path / "growth.md").read_text()
+    assert [point["at"] for point in curves[0]["points"]] == [257, 1025, 2305, 4097]
+    assert curves[4]["points"][1] == {"at": 2, "seconds": 2.0, "temporary": 200}
+    assert "|  |  | 1025 | 4000 | 2 | 2 | 2 |" in (tmp_path / "growth.md").read_text()
     assert (tmp_path / "growth.svg").read_text().count("MiB beside weights and inputs") == 5
 
 
 def test_devices_are_simulated():
-    point = growth.simulated(2, "s", canvas=28, batch=2, seconds=0)
+    short = dataclasses.replace(CONFIG, head=dataclasses.replace(CONFIG.head, depth=1))
+    point = growth.simulated(2, short, batch=2, seconds=0)
     assert point.at == 2
     assert point.seconds > 0
     assert point.temporary > 0

@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from benchmarks import torch_worker  # noqa: E402
 
-VIT = ViTConfig(patch_size=14, width=64, depth=2, num_heads=4, pos_grid=8)
+VIT = ViTConfig(patch_size=14, width=64, depth=1, num_heads=4, pos_grid=8)
 MODEL = dataclasses.replace(CONFIG, vit=VIT, canvas=112)  # the canvas of the stand-in below
 
 
@@ -48,7 +48,7 @@ def test_a_run_beside_both(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace("parse_args()", "parse_known_args()[0]"))
     args = run.Args(quick=True, stages=("backbone",), seconds=0, out=tmp_path, official=tmp_path / "checkout")
-    run.measure(args, [MODEL])
+    run.measure(args, [dataclasses.replace(MODEL, head=dataclasses.replace(MODEL.head, depth=1))])
     found = json.loads((tmp_path / "run.json").read_text())
     assert "threads" in found["conditions"]["torch"]
     compared = [(row["stage"], row["concepts"]) for row in found["rows"] if row["ratio"]]
