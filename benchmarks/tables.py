@@ -64,7 +64,7 @@ def milliseconds(seconds: float) -> str:
 
 def digits(value: float) -> str:
     """Three of them, or all before the point."""
-    return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 1e-3 else "0.000"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 1e-4 else "0.0000"
 
 
 def mebibytes(size: int | None) -> str:
