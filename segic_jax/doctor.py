@@ -39,7 +39,7 @@ def report() -> str:
     """One line a fact, with a sentence in place of what cannot be found out."""
     sections: list[tuple[str, Callable[[], list[str]]]] = [
         ("versions", _versions),
-        ("processor", _processor),
+        ("processor", lambda: [processor()]),
         ("memory", _memory),
         ("devices", _devices),
         ("weights", _weights),
@@ -74,10 +74,11 @@ def _version(name: str) -> str:
         return "missing"
 
 
-def _processor() -> list[str]:
+def processor() -> str:
+    """Its name, how many of its cores this process may use, and the special instructions it has."""
     names = dict.fromkeys(SPECIAL[flag] for flag in cpu_flags() if flag in SPECIAL)
     usable = f"{_usable_cores()} of {os.cpu_count()} cores usable"
-    return [", ".join([_processor_name(), usable, *names])]
+    return ", ".join([_processor_name(), usable, *names])
 
 
 def _processor_name() -> str:

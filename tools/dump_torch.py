@@ -80,9 +80,7 @@ def dump(options: argparse.Namespace) -> None:
     for path in [options.checkpoint, *options.images]:
         if not path.is_file():
             raise DumpError(f"{path}: there is no such file.")
-    for file in ("train.py", "model/segic.py", "utils/dataloader.py"):
-        if not (options.segic / file).is_file():
-            raise DumpError(f"{options.segic} is no checkout of the official repository: no {file} in it.")
+    check_checkout(options.segic)
     if options.out.exists() and any(options.out.iterdir()):
         raise DumpError(f"{options.out} is not empty; give a new folder.")
     samples = [sample(*options.images[i : i + 3]) for i in range(0, len(options.images), 3)]
@@ -106,6 +104,13 @@ def dump(options: argparse.Namespace) -> None:
     # Last: a folder without a manifest is one that was interrupted.
     content = manifest(torch, model, arguments, options, flags, overrides)
     (options.out / "manifest.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
+
+
+def check_checkout(folder: Path) -> None:
+    """Refuse a folder that is not the official repository."""
+    for file in ("train.py", "model/segic.py", "utils/dataloader.py"):
+        if not (folder / file).is_file():
+            raise DumpError(f"{folder} is no checkout of the official repository: no {file} in it.")
 
 
 def sample(reference: Path, mask: Path, target: Path) -> dict:
@@ -166,13 +171,7 @@ def official_model(torch, options: argparse.Namespace):
 
     size = BACKBONES.get(state["neck.0.weight"].shape[1])
     flags = [*FLAGS, *(["--dinov2_model", size] if size else []), *options.segic_args.split()]
-    sys.path.insert(0, str(options.segic.resolve()))
-    given, sys.argv = sys.argv, ["train.py", *flags, "--output", str(options.out)]
-    try:
-        arguments = imported("train").get_args_parser()  # parses sys.argv by itself
-    finally:
-        sys.argv = given
-    model = imported("model.segic").build_model(arguments)
+    model, arguments = built_model(options.segic, flags, options.out)
     try:
         missing, unknown = model.load_state_dict(state, strict=False)
     except RuntimeError as error:
@@ -188,6 +187,17 @@ def official_model(torch, options: argparse.Namespace):
     model.cuda()
     model.eval()  # returns None in the official code
     return model, arguments, flags
+
+
+def built_model(checkout: Path, flags: list[str], output: Path):
+    """The checkout's model before any checkpoint, and its arguments."""
+    sys.path.insert(0, str(checkout.resolve()))
+    given, sys.argv = sys.argv, ["train.py", *flags, "--output", str(output)]
+    try:
+        arguments = imported("train").get_args_parser()  # parses sys.argv by itself
+    finally:
+        sys.argv = given
+    return imported("model.segic").build_model(arguments), arguments
 
 
 def announced(model, arguments, options: argparse.Namespace, pairs: int) -> float:

@@ -1,0 +1,54 @@
+"""Where a measurement was made: a figure without this means nothing."""
+
+import os
+import platform
+import sys
+
+import jax
+
+from segic_jax.config import ConfigError
+from segic_jax.doctor import processor
+
+
+def choose_device(name: str) -> None:
+    """Run on the "cpu" or the "gpu", or "" on what JAX finds; call it before any other JAX call.
+
+    Raises:
+        ConfigError: JAX has no such device here.
+    """
+    # PyTorch's process shares the card: JAX takes what it needs, not three quarters.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if name:
+        jax.config.update("jax_platforms", {"cpu": "cpu", "gpu": "cuda"}[name])
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        raise ConfigError(
+            f"--device {name}: JAX finds none here ({str(error).splitlines()[0][:120]}); "
+            "install jax[cuda13], or give --device cpu."
+        ) from error
+
+
+def conditions(torch: dict | None) -> dict[str, str]:
+    """Device, versions and threads.
+
+    Args:
+        torch: `TorchSide.about`, where PyTorch takes part.
+    """
+    device = jax.devices()[0]
+    found = {
+        "device": device.device_kind,  # of a CPU nothing but that
+        "processor": processor(),
+        "versions": f"Python {platform.python_version()}, jax {jax.__version__}",
+        "products": f"jax_default_matmul_precision {jax.config.jax_default_matmul_precision or 'default'}",
+    }
+    if os.environ.get("XLA_FLAGS"):
+        found["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
+    if torch:
+        found["torch"] = f"{torch['version']} on {torch['device']}, {torch['threads']} threads"
+    return found | {"command": " ".join(["python -m", _module(), *sys.argv[1:]])}
+
+
+def _module() -> str:
+    main = sys.modules["__main__"]
+    return main.__spec__.name if getattr(main, "__spec__", None) else "benchmarks"

@@ -1,0 +1,181 @@
+"""How time and memory grow with tokens, concepts, shots, batch and devices: a table and a plot.
+
+    python -m benchmarks.growth --plot docs/growth.svg
+
+DINOv2-B in float32, random weights. The devices are simulated: XLA makes several of one processor, so the
+memory of each falls, and the time shows what dividing costs.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import tyro
+
+from benchmarks.conditions import choose_device, conditions
+from benchmarks.measure import Bench
+from benchmarks.stages import Size, model
+from benchmarks.tables import digits, markdown, mebibytes, milliseconds
+from segic_jax.config import ModelConfig, to_dict
+
+ROOT = Path(__file__).parents[1]
+
+
+@dataclass
+class Args:
+    device: Literal["", "cpu", "gpu"] = ""
+    """What JAX finds by default; the simulated devices are on the CPU in any case."""
+    vit: Literal["b", "l", "g"] = "b"
+    """The DINOv2."""
+    canvases: tuple[int, ...] = (224, 448, 672, 896)
+    """Of the backbone: their tokens are what grows."""
+    canvas: int = 448
+    """Of the head."""
+    small: int = 224
+    """Canvas of whole pictures: where shots, batch and devices grow."""
+    concepts: tuple[int, ...] = (1, 2, 5, 10, 20, 40)
+    shots: tuple[int, ...] = (1, 2, 5)
+    batches: tuple[int, ...] = (1, 2, 4, 8)
+    devices: tuple[int, ...] = (1, 2, 4, 8)
+    seconds: float = 0.5
+    """Of timing a point, if at least three rounds fit."""
+    plot: Path = Path("outputs/benchmark/growth.svg")
+    """SVG or PNG; the table goes beside it as .md, the figures as .json."""
+
+
+class Point(NamedTuple):
+    """Seconds of a call (median), and bytes of the program beside arguments and results, on one device."""
+
+    at: int
+    seconds: float
+    temporary: int
+
+
+class Curve(NamedTuple):
+    """One thing grows, all else stays."""
+
+    what: str
+    of: str  # which stage, and what stays
+    points: list[Point]
+
+
+def main(args: Args) -> None:
+    """Measure, print, write."""
+    choose_device(args.device)
+    args.plot.parent.mkdir(parents=True, exist_ok=True)
+    about = conditions(None)
+    print("".join(f"{name}: {value}\n" for name, value in about.items()), flush=True)
+    curves = measured(args)
+    text = table(curves)
+    print(text)
+    args.plot.with_suffix(".md").write_text(text)
+    content = {
+        "conditions": about,
+        "curves": [c._replace(points=[p._asdict() for p in c.points])._asdict() for c in curves],
+    }
+    args.plot.with_suffix(".json").write_text(json.dumps(content, indent=1) + "\n")
+    draw(curves, args.plot)
+
+
+def measured(args: Args) -> list[Curve]:
+    """One curve after another."""
+    bench = Bench(args.seconds, float("inf"), None)
+
+    def curve(what: str, stage: str, of: str, sizes: dict[int, Size]) -> Curve:
+        points = []
+        for at, size in sizes.items():
+            row = bench.row(stage, size)
+            if row.ours:
+                points.append(Point(at, row.ours.median, row.temporary or 0))
+                print(f"{what} {at}: {milliseconds(points[-1].seconds)} ms", flush=True)
+        return Curve(what, of, points)
+
+    backbones = [Size(model(args.vit, canvas)) for canvas in args.canvases]
+    head, small = model(args.vit, args.canvas), model(args.vit, args.small)
+    at, whole = f"{args.canvas} px", f"{args.small} px"
+    return [
+        curve("tokens", "backbone", "backbone, one picture", {size.tokens: size for size in backbones}),
+        curve("concepts", "head", f"head, {at}", {n: Size(head, concepts=n) for n in args.concepts}),
+        curve(
+            "shots",
+            "whole with references",
+            f"picture and references, {whole}",
+            {n: Size(small, shots=n) for n in args.shots},
+        ),
+        curve("batch", "whole", f"pictures, {whole}", {n: Size(small, batch=n) for n in args.batches}),
+        Curve(
+            "devices",
+            f"{max(args.devices)} pictures, {whole}",
+            [simulated(n, small, max(args.devices), args.seconds) for n in args.devices],
+        ),
+    ]
+
+
+def simulated(devices: int, config: ModelConfig, batch: int, seconds: float) -> Point:
+    """A batch over so many devices that XLA makes of this machine's processor, in a process of its own.
+
+    Raises:
+        CalledProcessError: it failed; what it said stands on stderr.
+    """
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+    given = (json.dumps(to_dict(config)), str(batch), str(seconds))
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.simulated", *given],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    point = Point(**json.loads(done.stdout.splitlines()[-1]))
+    print(f"devices {devices}: {milliseconds(point.seconds)} ms", flush=True)
+    return point
+
+
+def table(curves: Sequence[Curve]) -> str:
+    """Markdown, a line a point; growth against the first point of the curve."""
+    lines = []
+    for curve in curves:
+        first = curve.points[0]
+        for point in curve.points:
+            lines.append(
+                [
+                    curve.what if point is first else "",
+                    curve.of if point is first else "",
+                    str(point.at),
+                    milliseconds(point.seconds),
+                    f"{digits(point.seconds / first.seconds)}",
+                    mebibytes(point.temporary),
+                    f"{digits(point.temporary / first.temporary)}" if first.temporary else "",
+                ]
+            )
+    return markdown(("what grows", "of", "to", "ms", "times", "temp, MiB", "times"), lines)
+
+
+def draw(curves: Sequence[Curve], path: Path) -> None:
+    """A panel a curve: time on the left axis, memory on the right one, both from 0."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "growth", "font.size": 8}):
+        figure = Figure(figsize=(3 * len(curves), 2.8), layout="constrained")
+        for axes, curve in zip(figure.subplots(1, len(curves)), curves, strict=True):
+            at = [point.at for point in curve.points]
+            axes.plot(at, [1000 * point.seconds for point in curve.points], "o-", color="C0", markersize=3)
+            right = axes.twinx()
+            memory = [point.temporary / 2**20 for point in curve.points]
+            right.plot(at, memory, "s--", color="C1", markersize=3)
+            axes.set(title=curve.of, xlabel=curve.what, ylim=(0, None), xlim=(0, None))
+            right.set(ylim=(0, None))
+            axes.set_ylabel("ms", color="C0")
+            right.set_ylabel("MiB beside weights and inputs", color="C1")
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

@@ -1,0 +1,69 @@
+"""What each compiled stage costs, as numbers that do not depend on the machine's mood.
+
+    python -m benchmarks.guard --renew      writes tests/compiled_stages.json, after a change that is meant
+
+Operations are counted in the traced program. XLA's own count of operations and bytes and the memory beside
+arguments and results come from the compiled one: they were found equal on one core and two, with AVX2 alone
+and with AMX, and for one device and eight, but another version of XLA may compile something else.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jaxlib
+import tyro
+
+from benchmarks.stages import STAGES, Size
+from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
+from segic_jax.flops import flops_of
+
+FILE = Path(__file__).parents[1] / "tests/compiled_stages.json"
+# Small, but with over 1024 tokens, so that attention is cut into parts.
+MODEL = ModelConfig(
+    vit=ViTConfig(patch_size=14, width=64, depth=2, num_heads=4, pos_grid=8),
+    head=HeadConfig(width=64, num_heads=4, mlp_width=128, iou_width=32),
+    text_width=16,
+    canvas=14 * 34,
+)
+SIZES = {
+    **{name: (name, Size(MODEL, concepts=3, shots=2)) for name in STAGES if not name.startswith("whole")},
+    "backbone, bfloat16": ("backbone", Size(MODEL, precision="bfloat16")),
+}
+
+
+@dataclass
+class Args:
+    renew: bool = False
+    """Write the file instead of printing."""
+
+
+def main(args: Args) -> None:
+    """Count every stage."""
+    text = json.dumps(
+        {"jaxlib": jaxlib.__version__, "stages": {name: figures(name) for name in SIZES}}, indent=1
+    )
+    if args.renew:
+        FILE.write_text(text + "\n")
+    else:
+        print(text)
+
+
+def figures(name: str) -> dict[str, int]:
+    """Of one of the SIZES, on a CPU."""
+    stage, size = SIZES[name]
+    function, arguments = STAGES[stage](size)
+    traced = jax.jit(function).trace(*arguments)
+    compiled = traced.lower().compile()
+    analysis, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    return {
+        "counted_flops": flops_of(traced.jaxpr.jaxpr),
+        "flops": int(analysis["flops"]),
+        "bytes": int(analysis["bytes accessed"]),
+        "temporary_bytes": memory.temp_size_in_bytes,
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

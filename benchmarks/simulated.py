@@ -1,0 +1,44 @@
+"""One point of the devices' curve of `benchmarks.growth`, which starts this with XLA_FLAGS for its process.
+
+It is given a ModelConfig as JSON, how many pictures there are, and for how long to time them.
+"""
+
+import json
+import sys
+
+import jax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks.measure import alternating, clocked
+from benchmarks.stages import STAGES, Size, filled
+from segic_jax.config import model_config_from_dict
+from segic_jax.distributed import make_mesh, replicated
+
+
+def main(config: str, batch: str, seconds: str) -> None:
+    """Pictures and Contexts are split over all devices, weights are on each; prints JSON."""
+    size = Size(model_config_from_dict(json.loads(config)), batch=int(batch))
+    function, arguments = STAGES["whole"](size)
+    mesh = make_mesh()
+    split = NamedSharding(mesh, PartitionSpec("data"))
+    places = (
+        replicated(mesh),
+        replicated(mesh),
+        split,
+        split,
+        split,
+    )  # backbone, head, pictures, sizes, Context
+    program = jax.jit(function, in_shardings=places).lower(*arguments).compile()
+    arrays = jax.block_until_ready(jax.device_put(filled(arguments), places))
+
+    def run():
+        jax.block_until_ready(program(*arrays))
+
+    run()
+    times = alternating({"ours": clocked(run)}, float(seconds))["ours"]
+    found = {"at": mesh.size, "seconds": times.median}
+    print(json.dumps(found | {"temporary": program.memory_analysis().temp_size_in_bytes}))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

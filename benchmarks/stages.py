@@ -1,0 +1,291 @@
+"""The stages of inference, each as a function and the shapes of what it takes.
+
+Everything that is measured or counted (`run`, `growth`, `roofline`, `guard`) is made here, so that all speak
+of the same programs. Shapes are abstract: counting allocates nothing, and `filled` makes the arrays.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import ShapeDtypeStruct as Shape
+
+from segic_jax.config import ModelConfig, ViTConfig
+from segic_jax.models import segic
+from segic_jax.models.correspondence import best_point, enlarged, similarity_map
+from segic_jax.models.prompt_encoder import Prompts
+from segic_jax.params import Template
+from segic_jax.result import Result
+
+PICTURE = (480, 640)  # height and width of a target, where the post-processing makes its masks
+POINT_SLOTS = 2  # sparse prompts beside the tokens: the point and SAM's padding point
+VITS = ("b", "l", "g")  # of DINOv2
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a stage works on."""
+
+    model: ModelConfig
+    batch: int = 1
+    concepts: int = 1
+    shots: int = 1
+    precision: str = "float32"  # of the backbone; of the stage itself where it is one of the head's products
+
+    @property
+    def tokens(self) -> int:
+        """Of one picture in the backbone."""
+        return self.model.grid**2 + 1 + self.model.vit.num_registers
+
+
+class Stage(NamedTuple):
+    """A function to be compiled, and its arguments' shapes."""
+
+    function: Callable[..., Any]
+    arguments: tuple
+
+
+def model(vit: str, canvas: int) -> ModelConfig:
+    """SegIC on a DINOv2 of one of the VITS."""
+    return ModelConfig(vit=ViTConfig.dinov2(vit), canvas=canvas)
+
+
+def backbone(size: Size) -> Stage:
+    """Pictures (uint8) -> patch features, with the normalisation of the pixels."""
+    return Stage(
+        lambda params, images, sizes: segic.extract(size.model, params, images, sizes),
+        (_params(segic.backbone_template(size.model.vit), size.precision), *_pictures(size, size.batch)),
+    )
+
+
+def references(size: Size) -> Stage:
+    """Features of the reference pictures (one a shot) and their masks -> Context."""
+    given = _references(size)
+    features = _features(size, size.shots)
+    return Stage(segic.encode_features, (features, replace(given, images=None, sizes=None)))
+
+
+def neck(size: Size) -> Stage:
+    """Features -> what the decoder reads of the picture."""
+    return Stage(
+        lambda head, features: _head(size).bind(head).embed_image(features),
+        (_params(_head(size), size.precision), _features(size, dtype=size.precision)),
+    )
+
+
+def correspondence(size: Size) -> Stage:
+    """Features and the references' mean features -> cosine map at the canvas, best point."""
+
+    def found(features, pooled):
+        at_canvas = enlarged(similarity_map(features, pooled, size.model.canvas), size.model.canvas)
+        return at_canvas, best_point(at_canvas)
+
+    return Stage(found, (_features(size), _context(size).pooled))
+
+
+def prompts(size: Size) -> Stage:
+    """Cosine map, point and Context -> sparse and dense prompts."""
+
+    def encoded(head, maps, points, context):
+        module = _head(size).bind(head)
+        batch, concepts = points.shape[:2]
+        tokens, valid = module.tokens(context, jnp.ones(batch, bool))
+        return module.prompt_encoder(
+            points=points[:, :, None],
+            point_labels=jnp.ones((batch, concepts, 1), jnp.int32),
+            boxes=None,
+            use_box=None,
+            masks=maps,
+            tokens=tokens,
+            tokens_valid=valid,
+        )
+
+    shape, side = (size.batch, size.concepts), size.model.canvas
+    return Stage(
+        encoded,
+        (_params(_head(size)), _floats(*shape, side, side), _floats(*shape, 2), _context(size)),
+    )
+
+
+def decoder(size: Size) -> Stage:
+    """SAM's mask decoder alone: picture and prompts -> small mask logits and predicted IoU."""
+
+    def decoded(head, image, given):
+        module = _head(size).bind(head)
+        position = module.prompt_encoder.dense_position().astype(image.dtype)
+        logits, iou = module.mask_decoder(image, position, given)
+        return logits[:, :, 0], iou[:, :, 0]
+
+    config, shape = size.model, (size.batch, size.concepts)
+    grid, width = (config.grid, config.grid), config.head.width
+    slots = POINT_SLOTS + 1 + size.concepts * size.shots  # a concept also reads the others' tokens
+    given = Prompts(
+        sparse=_floats(*shape, slots, width, dtype=size.precision),
+        sparse_valid=Shape((*shape, slots), bool),
+        dense=_floats(*shape, *grid, width, dtype=size.precision),
+    )
+    image = _floats(size.batch, *grid, width, dtype=size.precision)
+    return Stage(decoded, (_params(_head(size), size.precision), image, given))
+
+
+def upsampling(size: Size) -> Stage:
+    """Small mask logits -> logits at the canvas."""
+    return Stage(lambda logits: segic.upsample(logits, size.model.canvas), (_small_logits(size),))
+
+
+def head(size: Size) -> Stage:
+    """All from the features on, neck to up-sampling, in one program."""
+
+    def decoded(params, features, context):
+        logits, iou = segic.decode(size.model, params, features, context)
+        return segic.upsample(logits, size.model.canvas), iou
+
+    return Stage(decoded, (_params(_head(size)), _features(size), _context(size)))
+
+
+def whole(size: Size) -> Stage:
+    """Pictures -> mask logits at the canvas in one program; the references are encoded already."""
+    return Stage(
+        lambda params, head, images, sizes, context: segic.segment(
+            size.model, params, head, images, sizes, context
+        ),
+        (
+            _params(segic.backbone_template(size.model.vit), size.precision),
+            _params(_head(size)),
+            *_pictures(size, size.batch),
+            _context(size),
+        ),
+    )
+
+
+def whole_with_references(size: Size) -> Stage:
+    """The same from reference pictures and masks: they are encoded, too."""
+
+    def segmented(params, head, images, sizes, given):
+        context = segic.encode(size.model, params, given)
+        return segic.segment(size.model, params, head, images, sizes, context)
+
+    return Stage(segmented, (*whole(size).arguments[:4], _references(size)))
+
+
+STAGES: dict[str, Callable[[Size], Stage]] = {
+    "backbone": backbone,
+    "references": references,
+    "neck": neck,
+    "correspondence": correspondence,
+    "prompts": prompts,
+    "decoder": decoder,
+    "up-sampling": upsampling,
+    "head": head,
+    "whole": whole,
+    "whole with references": whole_with_references,
+}
+HOST = "post-processing"  # numpy on the host, see `post_processing`
+
+
+def post_processing(size: Size) -> Callable[[], None]:
+    """Small logits of `batch` targets -> label maps, areas, boxes, scores and masks at the PICTURE's size."""
+    config, (height, width) = size.model, PICTURE
+    canvas = config.canvas
+    rng = np.random.default_rng(0)
+    coarse = rng.normal(size=(size.batch, size.concepts, 8, 8)).astype(np.float32)
+    fine = coarse.repeat(config.grid // 2, -1).repeat(config.grid // 2, -2)  # a few large regions
+    results = [
+        dict(
+            names=tuple(map(str, range(size.concepts))),
+            presence=np.ones(size.concepts, np.float32),
+            present=np.ones(size.concepts, bool),
+            evidence=np.zeros((size.concepts, 0), np.float32),
+            image=np.zeros((*PICTURE, 3), np.uint8),
+            source=None,
+            small_logits=logits,
+            canvas=canvas,
+            placed=(canvas * height // width, canvas),
+        )
+        for logits in fine
+    ]
+
+    def finish():
+        for one in results:
+            result = Result(**one)  # a new one: a Result keeps what it has measured
+            _ = result.label_map, result.scores, result.masks
+
+    return finish
+
+
+def filled(arguments: Any, seed: int = 0) -> Any:
+    """Arrays for abstract arguments: small random numbers, sizes of whole canvases, all slots valid.
+
+    Every reference mask lies on the first picture; how many pictures there are is what costs time.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = 0.05 * rng.standard_normal(99_991, np.float32)  # repeated: a backbone has 1e8 numbers and more
+
+    def fill(path: tuple, spec: Shape) -> np.ndarray:
+        if spec.dtype == bool:
+            return np.ones(spec.shape, bool)
+        if spec.dtype == np.uint8:
+            return rng.integers(0, 256, spec.shape, np.uint8)
+        if spec.dtype == np.int32:
+            is_index = jax.tree_util.keystr(path).endswith(".picture")
+            return np.full(spec.shape, 0 if is_index else _WHOLE, np.int32)
+        return np.resize(drawn.astype(spec.dtype), spec.shape)
+
+    return jax.tree_util.tree_map_with_path(fill, arguments)
+
+
+_WHOLE = 1 << 20  # (h, w) of a picture that fills any canvas
+
+
+def _head(size: Size) -> Template:
+    return segic.head_template(size.model)
+
+
+def _params(template: Template, precision: str = "float32") -> dict[str, Shape]:
+    return {name: Shape(spec.shape, precision) for name, spec in template.shapes.items()}
+
+
+def _floats(*shape: int, dtype: str = "float32") -> Shape:
+    return Shape(shape, dtype)
+
+
+def _pictures(size: Size, *shape: int) -> tuple[Shape, Shape]:
+    side = size.model.canvas
+    return Shape((*shape, side, side, 3), np.uint8), Shape((*shape, 2), np.int32)
+
+
+def _features(size: Size, *pictures: int, dtype: str = "float32") -> Shape:
+    config = size.model
+    return _floats(size.batch, *pictures, config.grid, config.grid, config.vit.width, dtype=dtype)
+
+
+def _small_logits(size: Size) -> Shape:
+    side = 4 * size.model.grid
+    return _floats(size.batch, size.concepts, side, side)
+
+
+def _context(size: Size) -> segic.Context:
+    shape, width = (size.batch, size.concepts), size.model.vit.width
+    return segic.Context(
+        pooled=_floats(*shape, width),
+        visual=_floats(*shape, size.shots, width),
+        visual_valid=Shape((*shape, size.shots), bool),
+        text=_floats(*shape, size.model.text_width),
+    )
+
+
+def _references(size: Size) -> segic.References:
+    """All concepts lie on the same pictures, one a shot."""
+    images, sizes = _pictures(size, size.batch, size.shots)
+    shape, side = (size.batch, size.concepts, size.shots), size.model.canvas
+    return segic.References(
+        images=images,
+        sizes=sizes,
+        masks=Shape((*shape, side, side), bool),
+        picture=Shape(shape, np.int32),
+        valid=Shape(shape, bool),
+        text=_floats(*shape[:2], size.model.text_width),
+    )

@@ -1,0 +1,114 @@
+"""PyTorch beside us: a child process that builds a model and runs it when told to.
+
+A process of its own, so that neither library's threads, memory pools or CUDA libraries stand in the other's
+way. It sleeps while we run.
+"""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from benchmarks.stages import POINT_SLOTS, Size
+from segic_jax.config import InputError
+
+ROOT = Path(__file__).parents[1]
+
+
+class TorchError(InputError):
+    """The other side cannot do what it was asked for."""
+
+    def __init__(self, message: str, out_of_memory: bool = False):
+        super().__init__(message)
+        self.out_of_memory = out_of_memory
+
+
+class TorchSide:
+    """One child process; use it in a `with` block."""
+
+    def __init__(self, device: str, python: Path | None = None):
+        """Start it.
+
+        Args:
+            device: of JAX: "cpu" or "gpu".
+            python: another interpreter, for the official code; it needs torch.
+
+        Raises:
+            TorchError: it does not start.
+        """
+        self._child = subprocess.Popen(
+            [str(python or sys.executable), "-m", "benchmarks.torch_worker"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.about = self._ask(device=device)
+
+    def __enter__(self) -> "TorchSide":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._child.stdin.close()
+        self._child.wait()
+        self._child.stdout.close()
+
+    def build(self, kind: str, **settings) -> dict:
+        """Make what `run` runs.
+
+        Raises:
+            TorchError: it cannot be made.
+        """
+        return self._ask(build=kind, **settings)
+
+    def run(self) -> float:
+        """Seconds of one call."""
+        return self._ask()["seconds"]
+
+    def memory(self) -> int | None:
+        """Bytes that one call takes beside weights and inputs."""
+        return self._ask(memory=True)["memory"]
+
+    def _ask(self, **request) -> dict:
+        try:
+            self._child.stdin.write(json.dumps(request) + "\n")
+            self._child.stdin.flush()
+        except BrokenPipeError:
+            pass  # there is no answer then, either
+        line = self._child.stdout.readline()
+        if not line:
+            raise TorchError("PyTorch's process ended; what it said stands above.")
+        answer = json.loads(line)
+        if "error" in answer:
+            raise TorchError(answer["error"], answer.get("out_of_memory", False))
+        return answer
+
+
+def has_torch() -> bool:
+    """Whether there is something to compare with in this environment."""
+    return bool(find_spec("torch") and find_spec("transformers"))
+
+
+def request_for(stage: str, size: Size) -> dict | None:
+    """The same work for `TorchSide.build`; None where PyTorch's libraries have no such thing."""
+    config = size.model
+    if stage == "backbone":
+        return {
+            "kind": "backbone",
+            "vit": asdict(config.vit),
+            "canvas": config.canvas,
+            "batch": size.batch,
+            "precision": size.precision,
+        }
+    if stage == "decoder":
+        return {
+            "kind": "decoder",
+            "head": asdict(config.head),
+            "grid": config.grid,
+            "rows": size.batch * size.concepts,
+            "slots": POINT_SLOTS + 1 + size.concepts * size.shots,
+            "precision": size.precision,
+        }
+    return None

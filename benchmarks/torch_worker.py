@@ -1,0 +1,188 @@
+"""The PyTorch side of a comparison, in a process of its own: `python -m benchmarks.torch_worker`.
+
+Reads one JSON request a line and answers each with one: {"build": kind, ...} makes a model and its inputs, {}
+runs it once. It needs torch, transformers and nothing of this project beside `tools/dump_torch.py`, so that
+it can run in the official code's own environment.
+"""
+
+from __future__ import annotations  # the official environment may have Python 3.8
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from benchmarks.memory import resident_rise
+
+CUDA = False  # whether the models are on a GPU
+_MODEL = {}  # the last one, by what it was made from: cells that differ in their inputs share it
+
+
+def main():
+    """Answer requests until there are no more."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print must not lie between the answers
+    run = None
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            if "device" in request:
+                answer = start(request["device"])
+            elif "build" in request:
+                with torch.inference_mode():
+                    run, answer = BUILDERS[request.pop("build")](**request)
+            elif request.get("memory"):
+                answer = {"memory": memory(run)}
+            else:
+                answer = {"seconds": seconds(run)}
+        except Exception as error:  # whatever it is, the other side has to say it
+            answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+            if isinstance(error, (getattr(torch, "OutOfMemoryError", MemoryError), MemoryError)):
+                answer["out_of_memory"] = True
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+
+def start(device):
+    """Choose the device; versions and threads."""
+    global CUDA
+    CUDA = device == "gpu" and torch.cuda.is_available()
+    if CUDA:
+        torch.set_float32_matmul_precision("high")  # TF32, as JAX does by default
+    return {
+        "version": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if CUDA else "cpu",
+    }
+
+
+def seconds(run):
+    """Of one call, until its result is there."""
+    begin = time.perf_counter()
+    _finished(run)
+    return time.perf_counter() - begin
+
+
+def memory(run):
+    """Bytes that one call takes beside weights and inputs."""
+    if not CUDA:
+        return resident_rise(lambda: _finished(run))
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    _finished(run)
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _finished(run):
+    with torch.inference_mode():
+        run()
+    if CUDA:
+        torch.cuda.synchronize()
+
+
+def backbone(vit, canvas, batch, precision):
+    """Hugging Face's Dinov2Model with scaled-dot-product attention; compiled on a GPU."""
+    from transformers import Dinov2Config, Dinov2Model
+
+    def make():
+        config = Dinov2Config(
+            hidden_size=vit["width"],
+            num_hidden_layers=vit["depth"],
+            num_attention_heads=vit["num_heads"],
+            mlp_ratio=int(vit["mlp_ratio"]),
+            use_swiglu_ffn=vit["ffn"] == "swiglu",
+            image_size=vit["patch_size"] * vit["pos_grid"],
+            patch_size=vit["patch_size"],
+        )
+        return Dinov2Model._from_config(config, attn_implementation="sdpa")
+
+    model = _placed([vit, precision], make, precision)
+    pixels = _numbers(batch, 3, canvas, canvas, precision=precision)
+    return lambda: model(pixels).last_hidden_state, {}
+
+
+def decoder(head, grid, rows, slots, precision):
+    """transformers' SAM mask decoder, a row for each concept of each picture, as the official code has it."""
+    from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
+    from transformers.models.sam.modeling_sam import SamMaskDecoder
+
+    def make():
+        config = SamMaskDecoderConfig(
+            hidden_size=head["width"],
+            mlp_dim=head["mlp_width"],
+            num_hidden_layers=head["depth"],
+            num_attention_heads=head["num_heads"],
+            attention_downsample_rate=head["cross_attention_downsample"],
+            num_multimask_outputs=head["num_mask_tokens"] - 1,
+            iou_head_depth=head["iou_depth"],
+            iou_head_hidden_dim=head["iou_width"],
+        )
+        config._attn_implementation = "sdpa"
+        return SamMaskDecoder(config)
+
+    model, width = _placed([head, precision], make, precision), head["width"]
+    image, position, dense = (_numbers(rows, width, grid, grid, precision=precision) for _ in range(3))
+    sparse = _numbers(rows, 1, slots, width, precision=precision)
+    return lambda: model(image, position, sparse, dense, multimask_output=False), {}
+
+
+def official(checkout, vit, concepts):
+    """The official repository's whole inference: one reference with `concepts` masks, one target.
+
+    With random weights in its head; its own constructor gets DINOv2 and CLIP. Entry points as in
+    `tools/dump_torch.py`.
+    """
+    from tools import dump_torch
+
+    def make():
+        dump_torch.check_checkout(Path(checkout))
+        dump_torch.without_cuda(torch)
+        flags = [*dump_torch.FLAGS, "--dinov2_model", vit]
+        model, arguments = dump_torch.built_model(Path(checkout), flags, Path(os.devnull))
+        model.canvas_of_benchmark = max(arguments.input_size)
+        return model
+
+    model = _placed([checkout, vit], make, "float32")
+    canvas = model.canvas_of_benchmark
+    image, reference = (255 * torch.rand(1, 3, canvas, canvas) for _ in range(2))
+    size = torch.tensor([[canvas, canvas]])
+    masks = torch.zeros(concepts, canvas, canvas)
+    for i, mask in enumerate(masks):  # strips of the picture
+        mask[i * canvas // concepts : (i + 1) * canvas // concepts] = 255
+    data = {
+        "image": image,
+        "image_dual": reference,
+        "ori_size": size,
+        "ori_size_dual": size.clone(),
+        "label": [torch.zeros(1, canvas, canvas)],
+        "label_dual": [masks],
+        "class_name": [""],
+        "is_inst": torch.tensor([concepts > 1]),
+    }
+    return lambda: model(data, inference=True), {"canvas": canvas}
+
+
+BUILDERS = {"backbone": backbone, "decoder": decoder, "official": official}
+
+
+def _placed(key, make, precision):
+    key = json.dumps(key, sort_keys=True)
+    if key not in _MODEL:
+        _MODEL.clear()
+        model = make()
+        model.eval()  # returns None in the official code
+        model.to("cuda" if CUDA else "cpu", getattr(torch, precision))
+        compiled = CUDA and not hasattr(model, "canvas_of_benchmark")
+        _MODEL[key] = torch.compile(model) if compiled else model
+    return _MODEL[key]
+
+
+def _numbers(*shape, precision):
+    return torch.randn(shape, dtype=getattr(torch, precision), device="cuda" if CUDA else "cpu")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""PyTorch's side of the benchmark does the same work as ours; the official code's entry points are called."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from tiny import CONFIG
+
+from benchmarks import matrix, run
+from benchmarks.stages import STAGES, Size
+from benchmarks.torch_side import TorchError, request_for
+from segic_jax.config import ViTConfig
+from segic_jax.flops import count_flops
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+from test_dump_torch import CHECKOUT  # noqa: E402
+from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
+from benchmarks import torch_worker  # noqa: E402
+
+VIT = ViTConfig(patch_size=14, width=64, depth=1, num_heads=4, pos_grid=8)
+MODEL = dataclasses.replace(CONFIG, vit=VIT, canvas=112)  # the canvas of the stand-in below
+
+
+@pytest.mark.parametrize(("stage", "ffn"), [("backbone", "mlp"), ("backbone", "swiglu"), ("decoder", "mlp")])
+def test_both_sides_compute_as_much(stage, ffn):
+    model = dataclasses.replace(MODEL, vit=dataclasses.replace(VIT, ffn=ffn))
+    size = Size(model, batch=2, concepts=3)
+    request = request_for(stage, size)
+    spelled_out = sdpa_kernel(SDPBackend.MATH)  # the fused attention of a CPU is not counted
+    with spelled_out, FlopCounterMode(display=False) as counter, torch.inference_mode():
+        call, _ = torch_worker.BUILDERS[request.pop("kind")](**request)
+        call()
+    ours = count_flops(STAGES[stage](size).function, *STAGES[stage](size).arguments)
+    assert counter.get_total_flops() == pytest.approx(ours, rel=0.03)
+
+
+def test_a_run_beside_both(tmp_path, monkeypatch):
+    """The official code is the stand-in of test_dump_torch.py, since no checkout is at hand."""
+    monkeypatch.setattr(matrix, "QUICK", {"batches": (1,), "concepts": (1,), "shots": (1,)})
+    monkeypatch.setattr(run, "OFFICIAL_CONCEPTS", (2,))
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[2]}")
+    for name, text in CHECKOUT.items():
+        path = tmp_path / "checkout" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.replace("parse_args()", "parse_known_args()[0]"))
+    args = run.Args(quick=True, stages=("backbone",), seconds=0, out=tmp_path, official=tmp_path / "checkout")
+    run.measure(args, [dataclasses.replace(MODEL, head=dataclasses.replace(MODEL.head, depth=1))])
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert "threads" in found["conditions"]["torch"]
+    compared = [(row["stage"], row["concepts"]) for row in found["rows"] if row["ratio"]]
+    assert compared == [("backbone", 1), ("backbone", 1), ("whole with references", 2)]
+    assert all(row["their_memory"] is not None for row in found["rows"])
+
+
+def test_a_folder_without_the_official_code_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "has_torch", lambda: False)
+    with pytest.raises(TorchError, match="is no checkout of the official repository: no train"):
+        run.measure(run.Args(official=tmp_path, out=tmp_path), [MODEL])
+    assert list(tmp_path.iterdir()) == []
