@@ -70,20 +70,25 @@ def enlarged(maps: Float[Array, "*batch s s"], canvas: int) -> Float[Array, "*ba
 
 
 def _interpolated_squared_norm(features: Array, weights: np.ndarray) -> Array:
-    """|sum of w_i f_i|^2 at every output point: each reads two neighbouring rows and columns."""
+    """|sum of w_i f_i|^2 at every output point: each reads two neighbouring rows and columns.
+
+    The products of neighbours are taken from those of whole rows: more multiplication, and a few times
+    faster than sums over shifted copies of the features.
+    """
     alone = weights**2
     beside = 2 * weights[:, :-1] * weights[:, 1:]
+    columns_first = jnp.swapaxes(features, -1, -2)
+    in_row = features @ columns_first  # [batch, rows, columns, columns]
+    with_next = features[:, :-1] @ columns_first[:, 1:]
 
-    def dot(a, b):
-        return jnp.sum(a * b, axis=-1)
+    def of(products, offset):
+        return jnp.diagonal(products, offset, axis1=-2, axis2=-1)
 
-    top, bottom = features[:, :-1], features[:, 1:]
-    diagonals = dot(top[:, :, :-1], bottom[:, :, 1:]) + dot(top[:, :, 1:], bottom[:, :, :-1])
     return (
-        _both_sides(dot(features, features), alone, alone)
-        + _both_sides(dot(features[:, :, :-1], features[:, :, 1:]), alone, beside)
-        + _both_sides(dot(top, bottom), beside, alone)
-        + _both_sides(diagonals, beside, beside / 2)
+        _both_sides(of(in_row, 0), alone, alone)
+        + _both_sides(of(in_row, 1), alone, beside)
+        + _both_sides(of(with_next, 0), beside, alone)
+        + _both_sides(of(with_next, 1) + of(with_next, -1), beside, beside / 2)
     )
 
 
