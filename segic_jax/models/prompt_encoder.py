@@ -133,7 +133,8 @@ class PromptEncoder(nnx.Module):
 
     def _embed_masks(self, masks, batch, concepts) -> DensePrompt:
         *layers, last = self.mask_downscaling
-        assert isinstance(last, PatchConv) and last.bias is not None
+        assert isinstance(last, PatchConv)
+        assert last.bias is not None
         kernel = last.kernel[0, 0]
         if masks is None:
             nothing = jnp.zeros((batch, concepts, self.grid, self.grid, len(kernel)))
