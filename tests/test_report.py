@@ -55,7 +55,8 @@ def gallery():
     items = []
     for kind in ("best", "median", "worst"):
         image, mask = picture(3, 60, 80)
-        items.append(GalleryItem(kind, "<t>", image, mask, image, mask.astype(np.float32), mask, ~mask, 0.5))
+        maps = (mask.astype(np.float32), mask, ~mask)
+        items.append(GalleryItem(kind, "<t>", image, mask, image, *maps, 0.5, misled=~mask, misled_by="<x>"))
     return items
 
 
