@@ -269,7 +269,7 @@ class TrainConfig:
 class PretrainConfig:
     """Pretraining of a small backbone on the embedded benchmark's base classes (train/pretrain.py)."""
 
-    steps: int = 12_000  # 0: the backbone stays as it is drawn at random
+    steps: int = 9_000  # 0: the backbone stays as it is drawn at random
     group_scenes: int = 16  # scenes a step
     group_classes: int = 14  # classes that these scenes share
     background_weight: float = 0.35  # of a background patch, where an object's patch has 1
