@@ -269,17 +269,20 @@ class TrainConfig:
 class PretrainConfig:
     """Pretraining of a small backbone on the embedded benchmark's base classes (train/pretrain.py)."""
 
-    steps: int = 4_000  # 0: the backbone stays as it is drawn at random
+    steps: int = 9_000  # 0: the backbone stays as it is drawn at random
     group_scenes: int = 16  # scenes a step
     group_classes: int = 14  # classes that these scenes share
     background_weight: float = 0.35  # of a background patch, where an object's patch has 1
-    half: bool = False  # matrix products in half precision (train/half.py)
-    learning_rate: float = 1e-3  # after the warm-up; then down to 0 along a cosine
-    warmup_steps: int = 200
+    patches: int = 127  # of a scene that a step sees; with the class token a multiple of 128
+    whole_share: float = 0.15  # the last steps, as a share of all, see all patches
+    half: bool = True  # matrix products in half precision (train/half.py)
+    learning_rate: float = 6e-3  # after the warm-up and until the decay
+    warmup_steps: int = 100
+    decay_share: float = 0.3  # the last steps, as a share of all, in which the learning rate falls to 0
     weight_decay: float = 0.05
     seed: int = 42
     log_every: int = 50  # steps
-    checkpoint_every: int = 500  # steps
+    checkpoint_every: int = 250  # steps
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_the_reference_is_by_another_family_of_artists():
 def test_distractors_are_of_other_classes():
     bank, rng = SpriteBank.load("validation"), np.random.default_rng(1)
     for concept in bank.classes:
-        names = [name for name, _ in distractors(rng, bank, concept, 5)]
+        names = [name for name, _ in distractors(rng, bank, [concept], 5)]
         assert concept.name not in names
         assert len(set(names)) == 5
 
@@ -72,7 +72,7 @@ def test_a_lone_object_covers_its_scaled_alpha():
 def test_the_object_stays_visible(style):
     bank, rng = SpriteBank.load("base"), np.random.default_rng(2)
     for concept in bank.classes[::25]:
-        others = distractors(rng, bank, concept, 3)
+        others = distractors(rng, bank, [concept], 3)
         _, labels = compose(rng, [(concept.name, concept.artists[0]), *others], 128, style)
         assert (labels == 1).sum() > MIN_VISIBLE * 0.01 * 128 * 128
         assert set(np.unique(labels)) <= {0, 1, 2, 3, 4}

@@ -20,7 +20,7 @@ MODEL = ModelConfig(
     canvas=32,
 )
 SETTINGS = PretrainConfig(
-    steps=4, group_scenes=4, group_classes=6, half=True, log_every=2, checkpoint_every=2, warmup_steps=1
+    steps=4, group_scenes=4, group_classes=6, patches=9, log_every=2, checkpoint_every=2, warmup_steps=1
 )
 
 
@@ -35,6 +35,26 @@ def test_a_group_names_the_class_of_every_object():
         present = np.unique(labels[labels > 0])
         assert (classes[present - 1] >= 0).all()
     assert len(np.unique(scenes["classes"][scenes["classes"] >= 0])) <= SETTINGS.group_classes
+
+
+def test_a_step_sees_some_patches_and_the_last_steps_all():
+    groups = pretrain.SceneGroups(SpriteBank.load("base"), replace(SETTINGS, whole_share=0.5), MODEL)
+    assert ["seen" in groups(number) for number in range(4)] == [True, True, False, False]
+    scenes = groups(0)
+    inside = (scenes["labels"] > 0).reshape(4, 4, 8, 4, 8).mean((2, 4)).reshape(4, 16) >= 0.5
+    for seen in scenes["seen"]:
+        assert len(set(seen.tolist())) == 9
+    drawn = np.take_along_axis(inside, scenes["seen"], axis=1)
+    assert drawn.mean() > inside.mean()
+
+    # What is not seen changes nothing.
+    params, extra = backbone_template(MODEL.vit).init(0), pretrain.init_extra(MODEL, 497, 0)
+    images, labels = (scenes[name].copy() for name in ("images", "labels"))
+    hidden = next(patch for patch in range(16) if patch not in scenes["seen"][0])
+    rows, columns = (slice(8 * place, 8 * place + 8) for place in divmod(hidden, 4))
+    images[0, rows, columns], labels[0, rows, columns] = 0, 0
+    loss = jax.jit(lambda group: pretrain.pretrain_loss(MODEL, SETTINGS, params, extra, **group)[0])
+    assert loss(scenes) == loss(scenes | {"images": images, "labels": labels})
 
 
 def test_half_precision_hardly_turns_the_gradient():

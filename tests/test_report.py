@@ -55,7 +55,8 @@ def gallery():
     items = []
     for kind in ("best", "median", "worst"):
         image, mask = picture(3, 60, 80)
-        items.append(GalleryItem(kind, "<t>", image, mask, image, mask.astype(np.float32), mask, ~mask, 0.5))
+        maps = (mask.astype(np.float32), mask, ~mask)
+        items.append(GalleryItem(kind, "<t>", image, mask, image, *maps, 0.5, misled=~mask, misled_by="<x>"))
     return items
 
 
@@ -101,7 +102,7 @@ def test_the_page_is_whole_and_stands_alone():
         assert words in said
     assert "In domain" in said
     assert "reference's mask copied" in said
-    assert page.images == 15
+    assert page.images == 18
     assert len(text) < 2_000_000
 
 
@@ -127,7 +128,7 @@ def test_files(tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"result.json", "per_class.csv", "episodes.jsonl", "report.html", "sheet.png"}
     sheet = cv2.imread(str(tmp_path / "out/sheet.png"))
-    assert sheet.shape == (3 * (report.TILE + report.CAPTION), 5 * (report.TILE + 4), 3)
+    assert sheet.shape == (3 * (report.TILE + report.CAPTION), 6 * (report.TILE + 4), 3)
     report.write(tmp_path / "none", RESULT, [], [])
     (tmp_path / "blocked/per_class.csv").mkdir(parents=True)
     with pytest.raises(DataError, match=r"blocked/per_class\.csv' is a folder"):

@@ -29,7 +29,9 @@ from segic_jax.data import annotations, cache
 from segic_jax.data.annotations import Annotations
 from segic_jax.data.build.__main__ import Args, main
 from segic_jax.data.class_index import present_classes
-from segic_jax.data.emoji.source import EmojiInstancePairs
+from segic_jax.data.emoji import source as emoji
+from segic_jax.data.emoji.compose import compose
+from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiScenePairs
 from segic_jax.data.episodes import DataError, PairSource
 from segic_jax.data.mixture import Mixture
 from segic_jax.data.pairs import PicturePairs
@@ -57,7 +59,7 @@ def pairs(source, count=60, seed=0):
     return [source.pair(np.random.default_rng([seed, i])) for i in range(count)]
 
 
-@pytest.mark.parametrize("name", [*OFFICIAL, *FURTHER, "emoji", "emoji_instances"])
+@pytest.mark.parametrize("name", [*OFFICIAL, *FURTHER, "emoji", "emoji_scenes", "emoji_instances"])
 def test_every_source_draws_pairs_and_survives_pickling(name, root):
     source = open_pairs(SourceConfig(name), 64) if "emoji" in name else open_one(name, root)
     assert isinstance(source, PairSource)
@@ -77,15 +79,16 @@ def test_every_source_draws_pairs_and_survives_pickling(name, root):
         if pair.is_instance:
             assert pair.target is pair.reference
         else:
-            assert {pair.name, *pair.absent} <= set(source.class_names)
-            assert pair.name not in pair.absent
-            assert len(pair.target.masks) == 1
+            if pair.name:
+                assert {pair.name, *pair.absent} <= set(source.class_names)
+                assert pair.name not in pair.absent
+                assert len(pair.target.masks) == 1
             assert pair.target.masks.any()
             assert pair.reference.masks.any()
 
 
 def test_all_sources_are_tested():
-    assert {*OFFICIAL, *FURTHER, "emoji", "emoji_instances"} == set(SOURCES)
+    assert {*OFFICIAL, *FURTHER, "emoji", "emoji_scenes", "emoji_instances"} == set(SOURCES)
 
 
 def test_coco_semantic_draws_classes_evenly_and_knows_absent_ones(root):
@@ -345,6 +348,32 @@ class _Counted:
 
     def pair(self, rng):
         self.calls[self.number] += 1
+
+
+def test_emoji_scenes_share_their_concepts():
+    source = open_pairs(SourceConfig("emoji_scenes"), 96)
+    assert isinstance(source, EmojiScenePairs)
+    drawn = pairs(source, 40)
+    assert {len(pair.target.masks) for pair in drawn} == {1, 2, 3}
+    for pair in drawn:
+        assert pair.name == ""
+        for picture in (pair.target, pair.reference):
+            assert len(picture.masks) == len(pair.target.masks)
+            assert (picture.masks.sum(0) <= 1).all()
+            assert (picture.masks[1:].mean((1, 2)) > 0.005).all()
+
+
+def test_emoji_scenes_show_the_same_classes_first(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        emoji, "compose", lambda rng, objects, *rest: drawn.append(objects) or compose(rng, objects, *rest)
+    )
+    for pair in pairs(open_pairs(SourceConfig("emoji_scenes"), 96), 12):
+        target, reference = ([name for name, _ in objects] for objects in drawn[-2:])
+        shared = [name for name in target if name in reference]
+        assert target[: len(shared)] == reference[: len(shared)]
+        assert len(pair.target.masks) <= len(shared) < len(target) <= 4
+        assert len(set(target)) == len(target)
 
 
 def test_emoji_instances():

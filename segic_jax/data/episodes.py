@@ -36,7 +36,7 @@ class Pair:
 
     target: Picture
     reference: Picture
-    name: str  # class name; ignored for instances
+    name: str  # of the class; "" for several classes without names; ignored for instances
     is_instance: bool = False  # both pictures are the same one; the pipeline makes two views of it
     absent: tuple[str, ...] = ()  # names of classes that are in neither picture, for negative prompts
 

@@ -50,7 +50,8 @@ def training_batches(
             `numpy.packbits` puts them: an eighth of the bytes that go to the device
         valid: bool [b, k], which slots hold a concept
         target_prompt, reference_prompt: int32 [b], rows of the text table
-        class_row: int32 [b], row of the class's own prompt, whichever was taken; -1 for instances
+        class_row: int32 [b], row of the class's own prompt, whichever was taken; -1 for instances and
+            pairs of several classes
         negative_rows: int32 [b, CANDIDATES], rows of classes that are in neither picture, shuffled, in
             semantic pairs that are to have negative prompts; -1 elsewhere
         use_box, use_cross: bool [b, 2], in the forward and the reversed pass
@@ -132,10 +133,9 @@ class Examples:
         use_box = rng.random(2) < self.config.box
         use_cross = rng.random(2) < self.config.cross
         negative = rng.random() < self.config.negative
-        own, none = INSTANCES if pair.is_instance else class_prompt(pair.name), NONE
-        own_row = self._row(own)
+        own_row = self._row(_prompt(pair))
         target_prompt, reference_prompt = (
-            own_row if kept or pair.is_instance else self._row(none) for kept in keep.tolist()
+            own_row if kept or pair.is_instance else self._row(NONE) for kept in keep.tolist()
         )
         return {
             "target_image": target.image,
@@ -147,7 +147,7 @@ class Examples:
             "valid": np.arange(self.config.max_concepts) < len(target.masks),
             "target_prompt": target_prompt,
             "reference_prompt": reference_prompt,
-            "class_row": np.int32(-1) if pair.is_instance else own_row,
+            "class_row": np.int32(-1) if pair.is_instance or not pair.name else own_row,
             "negative_rows": self._negative_rows(pair, negative, rng),
             "use_box": use_box,
             "use_cross": use_cross,
@@ -235,6 +235,12 @@ class Examples:
         chosen = rng.permutation(len(absent))[:CANDIDATES]
         rows[: len(chosen)] = [self._row(class_prompt(absent[i])) for i in chosen]
         return rows
+
+
+def _prompt(pair: Pair) -> str:
+    if pair.is_instance:
+        return INSTANCES
+    return class_prompt(pair.name) if pair.name else NONE
 
 
 def _say(sentence: str) -> None:

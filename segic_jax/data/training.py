@@ -10,7 +10,7 @@ from segic_jax.config import ConfigError, SourceConfig
 from segic_jax.data.build.info import find_built
 from segic_jax.data.build.read import BuiltSemanticSource, BuiltSource, open_built
 from segic_jax.data.class_index import present_classes
-from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiPairs
+from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiPairs, EmojiScenePairs
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.data.episodes import DataError, PairSource
 from segic_jax.data.instances import InstancePairs
@@ -61,6 +61,10 @@ def open_pairs(config: SourceConfig, canvas: int) -> PairSource:
 
 def _emoji(config: SourceConfig, canvas: int) -> PairSource:
     return EmojiPairs(SpriteBank.load("base"), canvas)
+
+
+def _emoji_scenes(config: SourceConfig, canvas: int) -> PairSource:
+    return EmojiScenePairs(SpriteBank.load("base"), canvas)
 
 
 def _emoji_instances(config: SourceConfig, canvas: int) -> PairSource:
@@ -119,6 +123,7 @@ def _lip(config: SourceConfig, canvas: int) -> PairSource:
 
 SOURCES: dict[str, Opener] = {
     "emoji": _emoji,
+    "emoji_scenes": _emoji_scenes,
     "emoji_instances": _emoji_instances,
     "folder": _folder,
     "fss1000": _fss1000,
@@ -130,5 +135,5 @@ SOURCES: dict[str, Opener] = {
     "paco_instances": _instances(PACO),
     "lip_instances": _lip,
 }
-PACKAGED = ("emoji", "emoji_instances")
+PACKAGED = ("emoji", "emoji_scenes", "emoji_instances")
 WITH_FOLDS = ("coco_semantic", "coco_instances")

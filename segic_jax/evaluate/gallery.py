@@ -9,7 +9,8 @@ def gallery_item(answer: Answer, iou: float | None) -> GalleryItem:
     """Of an answer that `judge_all(..., show_references=True)` gave; its `kind` is empty."""
     if answer.reference is None:
         raise ValueError("The answer has no reference to draw: ask judge_all for them.")
-    episode, own = answer.task.episode, answer.shown.mask.shape
+    episode, own, wrong = answer.task.episode, answer.shown.mask.shape, answer.task.wrong
+    misled = answer.logits.get("wrong_reference")
     return GalleryItem(
         kind="",
         title=f"{episode.class_id}: {episode.target}",
@@ -20,4 +21,6 @@ def gallery_item(answer: Answer, iou: float | None) -> GalleryItem:
         prediction=mask_of(answer, answer.logits["segic"], own),
         truth=answer.shown.mask,
         iou=iou,
+        misled=None if misled is None else mask_of(answer, misled, own),
+        misled_by="" if wrong is None else str(wrong.class_id),
     )

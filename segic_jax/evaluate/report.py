@@ -45,6 +45,27 @@ class GalleryItem(NamedTuple):
     prediction: Mask
     truth: Mask
     iou: float | None  # 0..1; None where nothing was there and nothing was found
+    misled: Mask | None = None  # the prediction with a reference of another class
+    misled_by: str = ""  # that class
+
+    def tiles(self) -> list[tuple[str, Image]]:
+        """Captions and pictures, from the reference to the truth."""
+        tiles = [
+            ("reference", spotlight(self.reference, self.reference_mask, GREEN)),
+            ("target", self.target),
+            (f"cosine map, up to {self.cosine.max():.2f}", heat(self.cosine)),
+            (
+                "prediction" + ("" if self.iou is None else f", IoU {100 * self.iou:.0f}"),
+                self._found(self.prediction),
+            ),
+            ("truth", spotlight(self.target, self.truth, GREEN)),
+        ]
+        if self.misled is not None:
+            tiles.append((f"shown instead: {self.misled_by}", self._found(self.misled)))
+        return tiles
+
+    def _found(self, mask: Mask) -> Image:
+        return spotlight(self.target, mask, RED)
 
 
 def chosen(rows: Sequence[dict], count: int = 4) -> dict[str, list[int]]:
@@ -146,16 +167,7 @@ def page(result: dict, rows: Sequence[dict], gallery: Sequence[GalleryItem]) -> 
             "kind": KINDS[item.kind],
             "title": item.title,
             "iou": "-" if item.iou is None else f"{100 * item.iou:.1f}",
-            "tiles": [
-                (label, _data_uri(_fitted(image, TILE)))
-                for label, image in (
-                    ("reference", spotlight(item.reference, item.reference_mask, GREEN)),
-                    ("target", item.target),
-                    (f"cosine map, up to {item.cosine.max():.2f}", heat(item.cosine)),
-                    ("prediction", spotlight(item.target, item.prediction, RED)),
-                    ("truth", spotlight(item.target, item.truth, GREEN)),
-                )
-            ],
+            "tiles": [(label, _data_uri(_fitted(image, TILE))) for label, image in item.tiles()],
         }
         for item in gallery
     ]
@@ -166,25 +178,13 @@ def page(result: dict, rows: Sequence[dict], gallery: Sequence[GalleryItem]) -> 
 
 
 def sheet(rows: Sequence[GalleryItem]) -> Image:
-    """One line an episode: reference, target, cosine map, prediction, truth."""
-    return np.concatenate(
-        [
-            np.concatenate(
-                [
-                    _tile(spotlight(row.reference, row.reference_mask, GREEN), f"reference: {row.title}"),
-                    _tile(row.target, "target"),
-                    _tile(heat(row.cosine), f"cosine map, up to {row.cosine.max():.2f}"),
-                    _tile(
-                        spotlight(row.target, row.prediction, RED),
-                        f"prediction, IoU {100 * (row.iou or 0):.0f}",
-                    ),
-                    _tile(spotlight(row.target, row.truth, GREEN), "truth"),
-                ],
-                axis=1,
-            )
-            for row in rows
-        ]
-    )
+    """One line an episode, whose tiles `GalleryItem` lists; all have them all, or none has the last."""
+    lines = []
+    for row in rows:
+        (first, image), *others = row.tiles()
+        tiles = [_tile(image, f"{first}: {row.title}"), *(_tile(image, caption) for caption, image in others)]
+        lines.append(np.concatenate(tiles, axis=1))
+    return np.concatenate(lines)
 
 
 def spotlight(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:

@@ -46,6 +46,21 @@ class DinoVisionTransformer(nnx.Module):
 
     def __call__(self, images: Float[Array, "batch height width 3"]) -> ViTFeatures:
         """`images` are normalised (zero mean, unit variance, padding 0)."""
+        rows, columns = (side // self.config.patch_size for side in images.shape[1:3])
+        x = self.embedded(images)
+        for block in self.blocks:
+            x = block(x)
+        normed = self.norm(x)
+        registers = self.config.num_registers
+        return ViTFeatures(
+            patches=normed[:, 1 + registers :].reshape(len(x), rows, columns, -1),
+            class_token=normed[:, 0],
+            registers=normed[:, 1 : 1 + registers],
+            before_norm=x,
+        )
+
+    def embedded(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch tokens width"]:
+        """Class token, registers and patches, with their positions, before the first block."""
         x = self.patch_embed(images)
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows * columns, width)
@@ -55,15 +70,7 @@ class DinoVisionTransformer(nnx.Module):
         if registers:
             tokens = jnp.broadcast_to(self.register_tokens[...], (batch, registers, width))
             x = jnp.concatenate([x[:, :1], tokens, x[:, 1:]], axis=1)
-        for block in self.blocks:
-            x = block(x)
-        normed = self.norm(x)
-        return ViTFeatures(
-            patches=normed[:, 1 + registers :].reshape(batch, rows, columns, width),
-            class_token=normed[:, 0],
-            registers=normed[:, 1 : 1 + registers],
-            before_norm=x,
-        )
+        return x
 
     def interpolated_pos_embed(self, rows: int, columns: int) -> Float[Array, "1 tokens width"]:
         """The stored square grid resampled to [rows, columns], class position first."""

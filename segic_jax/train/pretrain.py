@@ -5,6 +5,9 @@ Two losses on the patch tokens, both with cosine logits, so that what is learned
 - every patch against the pooled features of the objects in the other scenes of its group: the cosine
   map of in-context segmentation, with a learned level below which a patch is background.
 The patch targets are soft: the share of each object in the patch.
+
+Most steps see only some patches of each scene, those of objects more often than the background's: half the
+work. The last steps see all.
 """
 
 import time
@@ -17,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
+from optax.contrib import MuonDimensionNumbers, muon
 
 from segic_jax import distributed
 from segic_jax.checkpoint import Checkpoints
@@ -26,6 +30,7 @@ from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.metric_writer import MetricWriter
 from segic_jax.models.layers import normalise
 from segic_jax.models.segic import backbone_template, normalised_pixels
+from segic_jax.models.vit import DinoVisionTransformer
 from segic_jax.params import Params
 from segic_jax.train.half import half_products
 from segic_jax.weights.bundle import Weights, write_weights
@@ -63,7 +68,7 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
     bank = SpriteBank.load("base")
     params: Params = backbone_template(model.vit).init(settings.seed)
     extra = init_extra(model, len(bank.classes), settings.seed)
-    optimizer = make_optimizer(settings)
+    optimizer = make_optimizer(settings, (params, extra))
     opt_state = optimizer.init((params, extra))
     meta = {
         "config": {"model": to_dict(model), "pretrain": to_dict(settings)},
@@ -77,7 +82,7 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
     ):
         start = found.step
         params, extra, opt_state = (found.items[name] for name in ("params", "untrained", "opt_state"))
-    groups = grain.MapDataset.range(ENDLESS).map(SceneGroups(bank, settings, model.canvas))
+    groups = grain.MapDataset.range(ENDLESS).map(SceneGroups(bank, settings, model))
     groups = iter(groups[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
     def step(params, extra, opt_state, group):
@@ -121,18 +126,27 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
     return params if done == settings.steps else None
 
 
-def make_optimizer(settings: PretrainConfig) -> optax.GradientTransformation:
-    """AdamW along a cosine; only matrices decay."""
-    rate = optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, settings.warmup_steps, settings.steps
+def make_optimizer(settings: PretrainConfig, trained: tuple[Params, Params]) -> optax.GradientTransformation:
+    """Muon for the matrices of the backbone, which decay; Adam for the rest."""
+    highest, warmup = settings.learning_rate, settings.warmup_steps
+    decay = round(settings.decay_share * settings.steps)
+    rate = optax.join_schedules(
+        [
+            optax.linear_schedule(0, highest, warmup),
+            optax.linear_schedule(highest, 0, decay, transition_begin=settings.steps - decay - warmup),
+        ],
+        [warmup],
     )
+    params, extra = trained
+    matrices = {name: MuonDimensionNumbers() if value.ndim == 2 else None for name, value in params.items()}
     return optax.chain(
         optax.clip_by_global_norm(1.0),
-        optax.adamw(
+        muon(
             rate,
-            b2=0.98,
+            consistent_rms=0.2,  # steps of AdamW's size
             weight_decay=settings.weight_decay,
-            mask=lambda trained: jax.tree.map(lambda value: value.ndim > 1, trained),
+            adam_b2=0.98,
+            muon_weight_dimension_numbers=(matrices, dict.fromkeys(extra)),
         ),
     )
 
@@ -143,12 +157,23 @@ class SceneGroups:
 
     bank: SpriteBank
     settings: PretrainConfig
-    canvas: int
+    model: ModelConfig
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
-        """See `scene_group`."""
+        """See `scene_group`; before the last steps there is also `seen`, int32 [scenes, patches]."""
         rng = np.random.default_rng([self.settings.seed, number])
-        return scene_group(rng, self.bank, self.settings, self.canvas)
+        group = scene_group(rng, self.bank, self.settings, self.model.canvas)
+        if number < (1 - self.settings.whole_share) * self.settings.steps:
+            group["seen"] = self._seen(rng, group["labels"])
+        return group
+
+    def _seen(self, rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+        """Patches drawn without replacement, those of the background by their weight."""
+        scenes, grid, patch = len(labels), self.model.grid, self.model.vit.patch_size
+        inside = (labels > 0).reshape(scenes, grid, patch, grid, patch).mean((2, 4)) >= 0.5
+        weight = np.where(inside, 1, self.settings.background_weight).reshape(scenes, -1)
+        order = np.argsort(rng.exponential(size=weight.shape) / weight, axis=1)
+        return order[:, : self.settings.patches].astype(np.int32)
 
 
 def scene_group(
@@ -192,25 +217,40 @@ def pretrain_loss(
     images: UInt8[Array, "scenes S S 3"],
     labels: UInt8[Array, "scenes S S"],
     classes: Int[Array, "scenes objects"],
+    seen: Int[Array, "scenes patches"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The sum of both losses, and each."""
+    """The sum of both losses, and each; of the patches `seen` alone, which then also see only each other."""
     scenes, side = images.shape[:2]
     grid, patch = config.grid, config.vit.patch_size
     pixels = normalised_pixels(images, jnp.full((scenes, 2), side))
-    tokens = backbone_template(config.vit).bind(backbone)(pixels).patches
-    tokens = tokens.reshape(scenes, grid * grid, -1)
+    tokens = _patch_tokens(backbone_template(config.vit).bind(backbone), pixels, seen)
     unit = normalise(tokens, 1e-6)
 
     # Share of background and of each object in every patch: [scenes, patches, 1 + objects].
     one_hot = labels[..., None] == jnp.arange(1 + MAX_OBJECTS, dtype=jnp.uint8)
     share = one_hot.reshape(scenes, grid, patch, grid, patch, -1).mean((2, 4))
     share = share.reshape(scenes, grid * grid, -1)
+    if seen is not None:
+        share = jnp.take_along_axis(share, seen[..., None], axis=1)
     weight = jnp.where(share[..., 0] > 0.5, pretrain.background_weight, 1.0)
     weight = weight / weight.sum()
 
     class_loss = _class_loss(unit, share, classes, weight, extra)
     match_loss = _match_loss(tokens, unit, share, classes, weight, extra)
     return class_loss + match_loss, {"class_loss": class_loss, "match_loss": match_loss}
+
+
+def _patch_tokens(vit: DinoVisionTransformer, pixels: Array, seen: Array | None) -> Array:
+    """The features of all patches, or of those `seen`: [scenes, patches, width]."""
+    x = vit.embedded(pixels)
+    first = 1 + vit.config.num_registers
+    if seen is not None:
+        x = jnp.concatenate(
+            [x[:, :first], jnp.take_along_axis(x[:, first:], seen[..., None], axis=1)], axis=1
+        )
+    for block in vit.blocks:
+        x = block(x)
+    return vit.norm(x)[:, first:]
 
 
 def _class_loss(unit, share, classes, weight, extra):

@@ -1,7 +1,7 @@
 """The embedded benchmark as training pairs and as a fixed list of episodes."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,9 @@ from segic_jax.data.manifest import Manifest
 SCENE_SIDE = 192  # pixels of a benchmark scene
 SCENES = 10  # of each class in the benchmark
 SAME_CLASS = 0.3  # probability that an instance looks like an earlier one of its scene
+SHARED = (0.25, 0.25, 0.5)  # probabilities of one, two and three classes in both scenes of a pair
+OBJECTS = 4  # of such a scene, at most
+LEAST_VISIBLE = 0.006  # of a scene's pixels, else an object is no concept of its pair
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,45 @@ class EmojiPairs:
         return Pair(target=target, reference=reference, name=concept.label, absent=absent)
 
     def _scene(self, rng: np.random.Generator, concept: SpriteClass, artist: str, shown: set[str]) -> Picture:
-        others = distractors(rng, self.bank, concept, int(rng.integers(1, self.distractors + 1)))
+        others = distractors(rng, self.bank, [concept], int(rng.integers(1, self.distractors + 1)))
         shown.update(name for name, _ in others)
         image, labels = compose(rng, [(concept.name, artist), *others], self.canvas, TRAINING_STYLE)
         return Picture(image=image, masks=(labels == 1)[None])
+
+
+@dataclass(frozen=True)
+class EmojiScenePairs:
+    """Endless pairs of scenes that share one to three classes, each a concept drawn by two artists.
+
+    What is to be found in a picture then depends on the reference alone. The concepts have no names.
+    """
+
+    bank: SpriteBank
+    canvas: int
+
+    has_instances = False
+    class_names = ()
+
+    def __len__(self) -> int:
+        return len(self.bank.classes)
+
+    def pair(self, rng: np.random.Generator) -> Pair:
+        """Two scenes; a class that is hidden in one of them is no concept."""
+        shared = 1 + int(rng.choice(len(SHARED), p=SHARED))
+        drawn = rng.choice(len(self.bank.classes), shared, replace=False)
+        concepts = [self.bank.classes[number] for number in drawn]
+        artists = [two_artists(rng, concept) for concept in concepts]
+        scenes = []
+        for side in range(2):
+            objects = [(concept.name, of[side]) for concept, of in zip(concepts, artists, strict=True)]
+            count = int(rng.integers(1, OBJECTS - shared + 1))
+            objects += distractors(rng, self.bank, concepts, count)
+            image, labels = compose(rng, objects, self.canvas, TRAINING_STYLE)
+            scenes.append((image, labels == np.arange(1, shared + 1)[:, None, None]))
+        seen = np.all([masks.mean((1, 2)) >= LEAST_VISIBLE for _, masks in scenes], axis=0)
+        seen[0] = True  # `compose` sees to it
+        target, reference = (Picture(image, masks[seen]) for image, masks in scenes)
+        return Pair(target=target, reference=reference, name="")
 
 
 @dataclass(frozen=True)
@@ -126,7 +164,7 @@ class EmojiSource:
         concept = self._concepts[name]
         rng = np.random.default_rng([zlib.crc32(name.encode()), number])
         artist = concept.artists[(number - 1) % len(concept.artists)]
-        others = distractors(rng, self.bank, concept, int(rng.integers(1, 4)))
+        others = distractors(rng, self.bank, [concept], int(rng.integers(1, 4)))
         image, labels = compose(rng, [(name, artist), *others], SCENE_SIDE, BENCHMARK_STYLE)
         return Labelled(image, labels == 1)
 
@@ -161,11 +199,11 @@ def two_artists(rng: np.random.Generator, concept: SpriteClass) -> tuple[str, st
 
 
 def distractors(
-    rng: np.random.Generator, bank: SpriteBank, concept: SpriteClass, count: int
+    rng: np.random.Generator, bank: SpriteBank, concepts: Sequence[SpriteClass], count: int
 ) -> list[tuple[str, str]]:
     """`count` objects of other classes, as (class, artist)."""
     picked: list[tuple[str, str]] = []
-    names = {concept.name}
+    names = {concept.name for concept in concepts}
     while len(picked) < count:
         other = bank.classes[rng.integers(len(bank.classes))]
         if other.name not in names:
