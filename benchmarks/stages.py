@@ -14,9 +14,10 @@ import numpy as np
 from jax import ShapeDtypeStruct as Shape
 
 from segic_jax.config import ModelConfig, ViTConfig
+from segic_jax.drawing import colours
 from segic_jax.models import segic
 from segic_jax.models.correspondence import best_point, enlarged, similarity_map
-from segic_jax.models.prompt_encoder import Prompts
+from segic_jax.models.prompt_encoder import DensePrompt, Prompts
 from segic_jax.params import Template
 from segic_jax.result import Result
 
@@ -121,11 +122,16 @@ def decoder(size: Size) -> Stage:
 
     config, shape = size.model, (size.batch, size.concepts)
     grid, width = (config.grid, config.grid), config.head.width
+    channels = config.head.mask_channels
     slots = POINT_SLOTS + 1 + size.concepts * size.shots  # a concept also reads the others' tokens
     given = Prompts(
         sparse=_floats(*shape, slots, width, dtype=size.precision),
         sparse_valid=Shape((*shape, slots), bool),
-        dense=_floats(*shape, *grid, width, dtype=size.precision),
+        dense=DensePrompt(
+            features=_floats(*shape, *grid, channels, dtype=size.precision),
+            kernel=_floats(channels, width, dtype=size.precision),
+            bias=_floats(width, dtype=size.precision),
+        ),
     )
     image = _floats(size.batch, *grid, width, dtype=size.precision)
     return Stage(decoded, (_params(_head(size), size.precision), image, given))
@@ -204,6 +210,7 @@ def post_processing(size: Size) -> Callable[[], None]:
             small_logits=logits,
             canvas=canvas,
             placed=(canvas * height // width, canvas),
+            colours=colours(size.concepts),
         )
         for logits in fine
     ]

@@ -1,6 +1,6 @@
 """`emoji_tiny` in a quarter of an hour on two CPU cores: for trying changes, not for a good model.
 
-    python train.py --config configs/emoji_short.py --workdir outputs/emoji_short
+python train.py --config configs/emoji_short.py --workdir outputs/emoji_short
 """
 
 import dataclasses
