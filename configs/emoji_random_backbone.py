@@ -2,7 +2,7 @@
 
     python train.py --config configs/emoji_random_backbone.py --workdir outputs/emoji_random_backbone
 
-Shorter than the real training: 300 steps instead of 1700.
+Shorter than the real training: 300 steps instead of 2000.
 """
 
 import dataclasses

@@ -332,7 +332,7 @@ def test_a_full_disk_is_said_of_a_film(segic, clip, tmp_path, capsys, monkeypatc
     monkeypatch.setattr("segic_jax.commands.films.shutil.disk_usage", lambda _: usage())
     assert segic("video", "clip.avi", "--mask", "first.png", "--out", tmp_path / "o.avi", *WEIGHTS) == 2
     assert "no room" in capsys.readouterr().err
-    assert os.listdir(tmp_path) == ["o.avi"]
+    assert not (tmp_path / "o.avi").exists()
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_the_doctor_never_fails(monkeypatch, segic, capsys):
         "advice",
     )
     for name in sections:
-        monkeypatch.setattr(doctor, f"_{name}", broken)
+        monkeypatch.setattr(doctor, name if name == "processor" else f"_{name}", broken)
     assert segic("doctor") == 0
     assert capsys.readouterr().out.count("cannot be found out: RuntimeError: no way\n") == len(sections)
 

@@ -57,7 +57,7 @@ def test_every_benchmark_is_tried():
 @pytest.mark.parametrize("name", WRITE)
 def test_from_end_to_end(weights, tmp_path, name, capsys):
     WRITE[name](tmp_path / "data")
-    fold = "0" if name in ("lvis92i", "pascal_part", "paco_part") else "all"
+    fold = 0 if name in ("lvis92i", "pascal_part", "paco_part") else "all"
     options = {"benchmark": name, "data_root": tmp_path / "data", "fold": fold, "limit": LIMIT.get(name)}
     if name == "coco":
         options["class_names"] = False

@@ -111,7 +111,7 @@ def test_other_wrong_input(trainings, tmp_path, capsys):
     assert runs("plot", trainings / "tiny", "--out", tmp_path / "curves.pdf") == 2
     assert "ends in .png" in capsys.readouterr().err
     assert runs("plot", trainings / "tiny", "--out", tmp_path / "x.png", "--what", "los") == 2
-    assert "No run has 'los'; there are grad_norm, learning_rate, loss," in capsys.readouterr().err
+    assert "No run has 'los'; there are flops_per_second, grad_norm, input_wait," in capsys.readouterr().err
     assert runs("plot", "--out", tmp_path / "x.png") == 2
     assert "at least one work directory" in capsys.readouterr().err
 
@@ -124,10 +124,10 @@ def test_a_table(trainings, capsys):
     assert head.split() == ["run", "step", "loss", "best", "validation", "written"]
     assert [line.split()[:3] for line in lines[1:]] == [
         ["random", "300", "1.0682"],
-        ["tiny", "1700", "0.6561"],
+        ["tiny", "2000", "0.8240"],
     ]
-    assert "miou 46.73 at 1700" in lines[2]
-    assert lines[0].startswith("tiny/pretrain  4000")
+    assert "miou 58.26 at 2000" in lines[2]
+    assert lines[0].startswith("tiny/pretrain  9000")
 
 
 def test_a_table_of_damaged_runs_or_none(tmp_path):
