@@ -2,7 +2,7 @@
 
     python train.py --config configs/emoji_tiny.py --workdir outputs/emoji_tiny
 
-Both stages see base classes only. It took two hours on two CPU cores with other work on them (docs/emoji_tiny/).
+Both stages see base classes only. It took two hours on two busy CPU cores (docs/emoji_tiny/).
 """
 
 from segic_jax.config import (
