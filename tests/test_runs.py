@@ -123,7 +123,7 @@ def test_a_table(trainings, capsys):
     head, *lines = capsys.readouterr().out.splitlines()
     assert head.split() == ["run", "step", "loss", "best", "validation", "written"]
     assert [line.split()[:3] for line in lines[1:]] == [
-        ["random", "300", "1.0682"],
+        ["random", "300", "1.1612"],
         ["tiny", "2000", "0.8240"],
     ]
     assert "miou 58.26 at 2000" in lines[2]
