@@ -177,15 +177,7 @@ def read_context(path: Path | str) -> Context:
             return context
     except DataError:
         raise
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except _DAMAGED as error:
         raise DataError(f"{path} is damaged or no saved context: make it again (segic fit).") from error
 
 
