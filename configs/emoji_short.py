@@ -1,4 +1,4 @@
-"""`emoji_tiny` with a fifth of its steps: for trying changes, not for a good model. It was never run to its end.
+"""`emoji_tiny` with a fifth of its steps: for trying changes. It was never run to its end.
 
 python train.py --config configs/emoji_short.py --workdir outputs/emoji_short
 """
