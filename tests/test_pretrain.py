@@ -81,8 +81,8 @@ def test_features_that_name_their_class_have_almost_no_loss():
     tokens = axes[patch_class]
     extra = {"match_scale": jnp.array(40.0), "match_level": jnp.array(0.5)}
     weight = jnp.full((3, 6), 1 / 18)
-    good = pretrain._match_loss(tokens, tokens, share, classes, weight, extra)
-    bad = pretrain._match_loss(tokens[:, ::-1], tokens[:, ::-1], share, classes, weight, extra)
+    good = pretrain.matching_loss(tokens, tokens, share, classes, weight, extra)
+    bad = pretrain.matching_loss(tokens[:, ::-1], tokens[:, ::-1], share, classes, weight, extra)
     assert good < 1e-3 < 1 < bad
 
     extra = {"class_vectors": axes, "class_scale": jnp.array(40.0)}

@@ -10,7 +10,6 @@ from functools import partial
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -22,8 +21,8 @@ from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.rows import row_of, summary
 from segic_jax.evaluate.run import make_tasks
 from segic_jax.models import segic
-from segic_jax.models.correspondence import best_point, enlarged, similarity_map
-from segic_jax.models.segic import Context, head_template
+from segic_jax.models.correspondence import similarity_map
+from segic_jax.models.segic import Context
 from segic_jax.params import Params
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
@@ -51,26 +50,13 @@ class EachShot(Model):
 @partial(jax.jit, static_argnums=(0, 1))
 def _decode(config: ModelConfig, way: str, head: Params, features: jax.Array, context: Context) -> jax.Array:
     """`segic.decode` for one concept, with a choice of the map."""
-    module = head_template(config).bind(head)
     if way == "max":
         similarity = similarity_map(features, context.visual[:, 0], config.canvas).max(1, keepdims=True)
     else:
         similarity = similarity_map(features, context.pooled, config.canvas)
-    at_canvas = enlarged(similarity, config.canvas)
-    tokens, tokens_valid = module.tokens(context, jnp.ones(len(features), bool))
-    prompts = module.prompt_encoder(
-        points=best_point(at_canvas)[:, :, None],
-        point_labels=jnp.ones((len(features), 1, 1), jnp.int32),
-        points_valid=None,
-        boxes=None,
-        use_box=None,
-        masks=at_canvas,
-        tokens=tokens,
-        tokens_valid=tokens_valid,
-    )
-    position = module.prompt_encoder.dense_position()
-    logits, _ = module.mask_decoder(module.embed_image(features), position, prompts)
-    return segic.upsample(logits[:, :, 0], config.canvas)
+    geometric = segic.look_at(similarity, config.canvas)
+    logits = segic.decode_instructed(config, head, features, context, geometric).logits
+    return segic.upsample(logits, config.canvas)
 
 
 def compare(bundle: Bundle, source: EmojiSource, shots: int) -> dict[str, dict]:

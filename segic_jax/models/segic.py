@@ -79,6 +79,16 @@ class Decoded(NamedTuple):
     iou: Float[Array, "batch concepts"]  # predicted
 
 
+class Geometric(NamedTuple):
+    """The geometric instruction: where to look on the target."""
+
+    similarity: Float[Array, "batch concepts quarter quarter"]
+    map: Float[Array, "batch concepts S S"]
+    points: Float[Array, "batch concepts points 2"]
+    point_labels: Int[Array, "batch concepts points"]
+    points_valid: Bool[Array, "batch concepts points"] | None = None  # all of them if None
+
+
 class TrainPass(NamedTuple):
     """One of the two passes of a training step: what it was shown, and its decoding."""
 
@@ -247,38 +257,69 @@ def decode_stages(
     """
     if cross_points and rows is not None:
         raise ValueError("crossed points need all concepts at once")
-    module = head_template(config).bind(head)
     pooled = context.pooled if rows is None else context.pooled[:, rows]
-    batch, concepts = pooled.shape[:2]
-    similarity = similarity_map(features, pooled, config.canvas, eps)
-    at_canvas = enlarged(similarity, config.canvas)
-    points = best_point(at_canvas)  # [batch, concepts, 2]
+    geometric = look_at(similarity_map(features, pooled, config.canvas, eps), config.canvas)
     if cross_points:
-        points = jnp.broadcast_to(points[:, None], (batch, concepts, concepts, 2))
+        batch, concepts = pooled.shape[:2]
         labels = jnp.broadcast_to(jnp.eye(concepts, dtype=jnp.int32), (batch, concepts, concepts))
-        points_valid = jnp.broadcast_to(context.valid[:, None], labels.shape)
-    else:
-        points = points[:, :, None]
-        labels, points_valid = jnp.ones((batch, concepts, 1), jnp.int32), None
-    use_cross = jnp.ones(batch, bool) if use_cross is None else use_cross
-    tokens, tokens_valid = module.tokens(context, use_cross, rows)
-    prompts = module.prompt_encoder(
-        points=points,
-        point_labels=labels,
-        points_valid=points_valid,
+        geometric = geometric._replace(
+            points=jnp.broadcast_to(geometric.points[:, :, 0][:, None], (*labels.shape, 2)),
+            point_labels=labels,
+            points_valid=jnp.broadcast_to(context.valid[:, None], labels.shape),
+        )
+    return decode_instructed(
+        config,
+        head,
+        features,
+        context,
+        geometric,
         boxes=boxes,
         use_box=use_box,
-        masks=at_canvas,
+        use_cross=use_cross,
+        rows=rows,
+    )
+
+
+def look_at(similarity: Float[Array, "batch concepts quarter quarter"], canvas: int) -> Geometric:
+    """A map at a quarter of the canvas as instruction: itself, and its best point."""
+    at_canvas = enlarged(similarity, canvas)
+    points = best_point(at_canvas)[:, :, None]
+    return Geometric(similarity, at_canvas, points, jnp.ones(points.shape[:3], jnp.int32))
+
+
+def decode_instructed(
+    config: ModelConfig,
+    head: Params,
+    features: Float[Array, "batch g g channels"],
+    context: Context,
+    geometric: Geometric,
+    *,
+    boxes: Float[Array, "batch concepts 4"] | None = None,
+    use_box: Bool[Array, " batch"] | None = None,
+    use_cross: Bool[Array, " batch"] | None = None,
+    rows: Int[Array, " rows"] | None = None,
+) -> Decoded:
+    """`decode_stages` with a geometric instruction that is there already; `context.pooled` is not read."""
+    module = head_template(config).bind(head)
+    use_cross = jnp.ones(len(features), bool) if use_cross is None else use_cross
+    tokens, tokens_valid = module.tokens(context, use_cross, rows)
+    prompts = module.prompt_encoder(
+        points=geometric.points,
+        point_labels=geometric.point_labels,
+        points_valid=geometric.points_valid,
+        boxes=boxes,
+        use_box=use_box,
+        masks=geometric.map,
         tokens=tokens,
         tokens_valid=tokens_valid,
     )
     image = module.embed_image(features)
     logits, iou = module.mask_decoder(image, module.prompt_encoder.dense_position(), prompts)
     return Decoded(
-        similarity,
-        at_canvas,
-        points,
-        labels,
+        geometric.similarity,
+        geometric.map,
+        geometric.points,
+        geometric.point_labels,
         tokens,
         tokens_valid,
         image,

@@ -4,6 +4,7 @@ Cross-entropy and dice of PointRend / Mask2Former (utils/loss_mask.py:6-221 of t
 Labels are read only at the points, logits are never enlarged.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
-from segic_jax.models.segic import Negatives, train_forward
+from segic_jax.models.segic import Negatives, TrainPass, train_forward
 from segic_jax.params import Params
 
 
@@ -178,14 +179,29 @@ def train_loss(
         totals: those of the global batch where `batch` is a part of it; then the parts' losses add up.
         remat: see `models.segic.train_forward`.
     """
-    parts = {}
     passes = train_forward(
         config, head, target_features, reference_features, batch, text_table, negatives, remat=remat
     )
+    return passes_loss(
+        passes, batch, points, negatives=negatives, negative_weight=negative_weight, totals=totals
+    )
+
+
+def passes_loss(
+    passes: Sequence[TrainPass],
+    batch: dict[str, Array],
+    points: PointDraws | Float[Array, "passes batch concepts points 2"],
+    *,
+    negatives: Negatives | None = None,
+    negative_weight: float = 0.1,
+    totals: Totals | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """`train_loss` of passes that are there already: the forward one, or it and the reversed one."""
+    parts = {}
     weights = mask_weights(batch["valid"], negatives, negative_weight)
     totals = batch_totals(weights) if totals is None else totals
     targets = batch["target_masks"], batch["reference_masks"]
-    for index, (suffix, one) in enumerate(zip(("", "_reverse"), passes, strict=True)):
+    for index, (suffix, one) in enumerate(zip(("", "_reverse"), passes, strict=False)):
         logits, weight = one.decoded.logits, weights[:, index]
         if isinstance(points, PointDraws):
             coords = sample_points(
@@ -200,4 +216,4 @@ def train_loss(
             score = one.decoded.iou
             wrong = jnp.where(negatives.valid[:, index], jax.nn.softplus(score), jax.nn.softplus(-score))
             parts["loss_score" + suffix] = weighted_mean(wrong, weight > 0, totals.masks[index])
-    return jnp.stack(list(parts.values())).sum() / 2, parts
+    return jnp.stack(list(parts.values())).sum() / len(passes), parts

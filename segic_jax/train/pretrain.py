@@ -236,7 +236,7 @@ def pretrain_loss(
     weight = weight / weight.sum()
 
     class_loss = _class_loss(unit, share, classes, weight, extra)
-    match_loss = _match_loss(tokens, unit, share, classes, weight, extra)
+    match_loss = matching_loss(tokens, unit, share, classes, weight, extra)
     return class_loss + match_loss, {"class_loss": class_loss, "match_loss": match_loss}
 
 
@@ -263,7 +263,16 @@ def _class_loss(unit, share, classes, weight, extra):
     return -(weight * log_p_true).sum()
 
 
-def _match_loss(tokens, unit, share, classes, weight, extra):
+def matching_loss(tokens, unit, share, classes, weight, extra):
+    """Cross-entropy of every patch over the pooled objects of the other scenes; the background's logit is 0.
+
+    Args:
+        tokens, unit: patch features [scenes, patches, channels], as they are and of length 1.
+        share: of the background, then of each object in a patch [scenes, patches, 1 + objects].
+        classes: what each object is matched by [scenes, objects]; -1 where there is none.
+        weight: of each patch [scenes, patches]; their sum is 1.
+        extra: `match_scale` and `match_level`.
+    """
     scenes, _, objects = share[..., 1:].shape
     inside = (share[..., 1:] > 0.5).astype(tokens.dtype)  # [scenes, patches, objects]
     pooled = jnp.einsum("spo,spc->soc", inside, tokens) / jnp.maximum(inside.sum(1), 1)[..., None]
