@@ -1,0 +1,23 @@
+"""The heads that the ablations compare, all over the shipped model's backbone: many short trainings.
+
+python -m segic_jax.ablate --config configs/emoji_ablation.py --out outputs/ablation
+"""
+
+import dataclasses
+import runpy
+from pathlib import Path
+
+from segic_jax.config import Config, OptimConfig, TrainConfig
+from segic_jax.weights.bundle import SHIPPED
+
+
+def get_config() -> Config:
+    """`emoji_tiny`'s model and data, from the backbone that it made, and the budget of one row."""
+    config = runpy.run_path(str(Path(__file__).with_name("emoji_tiny.py")))["get_config"]()
+    return dataclasses.replace(
+        config,
+        backbone=str(SHIPPED),
+        pretrain=None,
+        optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=50),
+        train=TrainConfig(steps=600, batch_size=8, num_points=2_048, negative_queue=16),
+    )

@@ -1,0 +1,1 @@
+"""Ablations in miniature on the embedded benchmark: `python -m segic_jax.ablate --config FILE --out DIR`."""

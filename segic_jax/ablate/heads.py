@@ -1,0 +1,177 @@
+"""Train one head from frozen features: SegIC's losses, with what a row of the ablation changes."""
+
+from collections.abc import Mapping
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float
+from tqdm import tqdm
+
+from segic_jax.ablate.features import Shelf
+from segic_jax.ablate.pairs import FIRST_CLASS, Pairs
+from segic_jax.ablate.rows import Row
+from segic_jax.ablate.scenes import TRAINING, VIEWS
+from segic_jax.ablate.told import Shown, Told, decode_told
+from segic_jax.ablate.words import text_feature
+from segic_jax.config import Config, ModelConfig
+from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.models.correspondence import mask_boxes, pool
+from segic_jax.models.segic import Negatives, TrainPass, head_template, upsample
+from segic_jax.params import Params
+from segic_jax.prompts import INSTANCES, NONE, class_prompt
+from segic_jax.train.loop import TrainingError
+from segic_jax.train.losses import draw_points, passes_loss
+from segic_jax.train.negatives import choose, empty_queue, push
+from segic_jax.train.optim import make_optimizer, trainable_names
+
+SLOTS = 2  # of a pair with negative prompts or instances; else one
+TEXT_KEEP = 0.75  # officially, where names are given
+
+
+def train_head(row: Row, config: Config, shelf: Shelf) -> tuple[Params, float]:
+    """The head of a row after `config.train.steps` steps, and the mean loss of the last tenth of them.
+
+    Raises:
+        TrainingError: the loss is not finite.
+    """
+    settings, model = config.train, shelf.config(row.kind)
+    classes = SpriteBank.load("base").classes
+    prompts = [NONE, INSTANCES, *(class_prompt(one.label) for one in classes)]
+    table = jnp.stack([text_feature(prompt, model.text_width) for prompt in prompts])
+    seed = settings.seed + row.seed
+    pairs = Pairs(
+        scenes=shelf.scenes(TRAINING),
+        views=shelf.scenes(VIEWS) if row.instances else None,
+        classes=len(classes),
+        slots=SLOTS if row.instances or row.negatives else 1,
+        data=config.data,
+        text_keep=TEXT_KEEP if row.told.meta else 0.0,
+        negative=0.25 if row.negatives else 0.0,
+    )
+    assert FIRST_CLASS + len(classes) == len(prompts)
+    sources = [(pairs.scenes.labels, shelf.features(TRAINING, row.kind))]
+    if row.instances:
+        sources.append((shelf.scenes(VIEWS).labels, shelf.features(VIEWS, row.kind)))
+
+    head = head_template(model).init(seed)
+    trainable = trainable_names(head, score=row.negatives)
+    params = {name: head[name] for name in trainable}
+    untrained = {name: value for name, value in head.items() if name not in params}
+    optimizer = make_optimizer(config.optim, settings.steps)
+    queue = empty_queue(len(prompts), settings.negative_queue, model.vit.width) if row.negatives else {}
+    state = (params, optimizer.init(params), queue)
+    rows = jnp.arange(settings.batch_size)
+
+    @partial(jax.jit, donate_argnums=0)
+    def step(state, batch: dict[str, Array], number: Array):
+        params, opt_state, queue = state
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        points_key, negatives_key = jax.random.split(key)
+        batch = _on_device(batch)
+        concepts = batch["valid"].shape[1]
+        negatives = choose(queue, negatives_key, rows, batch["negative_rows"], concepts) if queue else None
+        points = draw_points(points_key, rows, concepts, num_points=settings.num_points)
+
+        def loss(params: Params):
+            passes = train_passes(
+                model, row.told, {**params, **untrained}, batch, table, negatives, reversal=row.reversal
+            )
+            weight = settings.negative_weight
+            return passes_loss(passes, batch, points, negatives=negatives, negative_weight=weight)[0]
+
+        value, gradients = jax.value_and_grad(loss)(params)
+        updates, opt_state = optimizer.update(gradients, opt_state, params)
+        if queue:
+            of = pool(batch["reference_features"][:, None], batch["reference_masks"][:, :1])[:, 0]
+            queue = push(queue, batch["class_row"], of)
+        return (optax.apply_updates(params, updates), opt_state, queue), value
+
+    losses = []
+    bar = tqdm(range(settings.steps), desc=row.name, leave=False, disable=None)
+    for number in bar:
+        drawn = pairs.batch(np.random.default_rng([seed, number]), settings.batch_size)
+        state, value = step(state, _with_features(drawn, sources), np.int32(number))
+        losses.append(value)
+        if number % 20 == 19:
+            bar.set_postfix(loss=f"{float(value):.3f}")
+    last = float(np.mean(losses[-max(1, settings.steps // 10) :]))
+    if not np.isfinite(last):
+        raise TrainingError(f"The loss of the row {row.name} is {last}: lower optim.learning_rate.")
+    return jax.device_get({**state[0], **untrained}), last
+
+
+def _with_features(drawn: dict[str, np.ndarray], sources) -> dict[str, np.ndarray]:
+    """Labels and features of both scenes of each pair."""
+    of = drawn.pop("is_instance").astype(int)
+    batch = dict(drawn)
+    for side in ("target", "reference"):
+        numbers = batch.pop(side)
+        for name, place in (("labels", 0), ("features", 1)):
+            rows = [sources[s][place][n] for s, n in zip(of, numbers, strict=True)]
+            batch[f"{side}_{name}"] = np.stack(rows)
+    return batch
+
+
+def _on_device(batch: Mapping[str, Array]) -> dict[str, Array]:
+    """With masks for labels, and features in float32."""
+    batch = dict(batch)
+    for side in ("target", "reference"):
+        labels, which = batch.pop(side + "_labels"), batch.pop(side + "_which")
+        inside = labels[:, None] == which[..., None, None].astype(labels.dtype)
+        batch[side + "_masks"] = inside & batch["valid"][..., None, None]
+        batch[side + "_features"] = batch[side + "_features"].astype(jnp.float32)
+    return batch
+
+
+def train_passes(
+    config: ModelConfig,
+    told: Told,
+    head: Params,
+    batch: Mapping[str, Array],
+    text_table: Float[Array, "prompts text_width"],
+    negatives: Negatives | None = None,
+    *,
+    reversal: bool = True,
+) -> list[TrainPass]:
+    """`models.segic.train_forward` with a choice of the instructions, and with or without its second pass.
+
+    Args:
+        batch: as there, with `target_features` and `reference_features` [batch, g, g, channels]; the masks
+            may be of any size.
+    """
+
+    def one_pass(index: int, side: str, other: str, context_masks: Array) -> TrainPass:
+        masks, prompt = batch[side + "_masks"], batch[side + "_prompt"]
+        prompts = jnp.repeat(prompt[:, None], masks.shape[1], axis=1)
+        valid, use_box = batch["valid"], batch["use_box"][:, index]
+        context_features = batch[other + "_features"][:, None]
+        each = pool(context_features, context_masks)[:, :, None]
+        if negatives is not None:
+            extra = negatives.valid[:, index]
+            each = jnp.where(extra[..., None, None], negatives.features[:, index][:, :, None], each)
+            prompts = jnp.where(extra, negatives.prompts[:, index], prompts)
+            valid, use_box = valid | extra, use_box & ~extra.any(-1)
+        shown = Shown(context_features, context_masks[:, :, None], text_table[prompts], valid)
+        scale = config.canvas / masks.shape[-1]
+        boxes = (mask_boxes(masks) + 0.5) * scale - 0.5
+        context, decoded = decode_told(
+            config,
+            told,
+            head,
+            batch[side + "_features"],
+            shown,
+            each,
+            boxes=boxes,
+            use_box=use_box,
+            use_cross=batch["use_cross"][:, index],
+        )
+        return TrainPass(context, context_masks, boxes, decoded)
+
+    passes = [one_pass(0, "target", "reference", batch["reference_masks"])]
+    if reversal:
+        predicted = upsample(jax.lax.stop_gradient(passes[0].decoded.logits), config.canvas) > 0
+        passes.append(one_pass(1, "reference", "target", predicted))
+    return passes
