@@ -50,6 +50,7 @@ ALLOWED = {
     "evaluate": JOINED | API | {"segmenter"},
     "following": {"context", "data", "result", "segmenter", "evaluate"},
     "train": JOINED | {"evaluate", "drawing"},
+    "ablate": JOINED | {"programs", "train", "ahead"},
     "parity": JOINED | {"programs", "drawing", "evaluate", "train"},
     "doctor": JOINED | {"__init__"},
     "app": {"config", "data", "segmenter"} | API,

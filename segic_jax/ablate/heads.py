@@ -1,6 +1,7 @@
 """Train one head from frozen features: SegIC's losses, with what a row of the ablation changes."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 
 import jax
@@ -11,12 +12,12 @@ from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from segic_jax.ablate.features import Shelf
-from segic_jax.ablate.pairs import FIRST_CLASS, Pairs
+from segic_jax.ablate.pairs import Pairs
 from segic_jax.ablate.rows import Row
 from segic_jax.ablate.scenes import TRAINING, VIEWS
 from segic_jax.ablate.told import Shown, Told, decode_told
 from segic_jax.ablate.words import text_feature
-from segic_jax.config import Config, ModelConfig
+from segic_jax.config import Config, ModelConfig, OptimConfig, TrainConfig
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.models.correspondence import mask_boxes, pool
 from segic_jax.models.segic import Negatives, TrainPass, head_template, upsample
@@ -29,6 +30,18 @@ from segic_jax.train.optim import make_optimizer, trainable_names
 
 SLOTS = 2  # of a pair with negative prompts or instances; else one
 TEXT_KEEP = 0.75  # officially, where names are given
+NEGATIVE = 0.25  # of the semantic pairs, where there are negative prompts
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a step is compiled for."""
+
+    model: ModelConfig
+    told: Told
+    reversal: bool
+    train: TrainConfig
+    optim: OptimConfig
 
 
 def train_head(row: Row, config: Config, shelf: Shelf) -> tuple[Params, float]:
@@ -38,9 +51,9 @@ def train_head(row: Row, config: Config, shelf: Shelf) -> tuple[Params, float]:
         TrainingError: the loss is not finite.
     """
     settings, model = config.train, shelf.config(row.kind)
+    recipe = Recipe(model, row.told, row.reversal, settings, config.optim)
     classes = SpriteBank.load("base").classes
-    prompts = [NONE, INSTANCES, *(class_prompt(one.label) for one in classes)]
-    table = jnp.stack([text_feature(prompt, model.text_width) for prompt in prompts])
+    prompts = [NONE, INSTANCES, *(class_prompt(one.label) for one in classes)]  # as `pairs` numbers them
     seed = settings.seed + row.seed
     pairs = Pairs(
         scenes=shelf.scenes(TRAINING),
@@ -49,9 +62,8 @@ def train_head(row: Row, config: Config, shelf: Shelf) -> tuple[Params, float]:
         slots=SLOTS if row.instances or row.negatives else 1,
         data=config.data,
         text_keep=TEXT_KEEP if row.told.meta else 0.0,
-        negative=0.25 if row.negatives else 0.0,
+        negative=NEGATIVE if row.negatives else 0.0,
     )
-    assert FIRST_CLASS + len(classes) == len(prompts)
     sources = [(pairs.scenes.labels, shelf.features(TRAINING, row.kind))]
     if row.instances:
         sources.append((shelf.scenes(VIEWS).labels, shelf.features(VIEWS, row.kind)))
@@ -60,40 +72,17 @@ def train_head(row: Row, config: Config, shelf: Shelf) -> tuple[Params, float]:
     trainable = trainable_names(head, score=row.negatives)
     params = {name: head[name] for name in trainable}
     untrained = {name: value for name, value in head.items() if name not in params}
+    table = jnp.stack([text_feature(prompt, model.text_width) for prompt in prompts])
     optimizer = make_optimizer(config.optim, settings.steps)
     queue = empty_queue(len(prompts), settings.negative_queue, model.vit.width) if row.negatives else {}
     state = (params, optimizer.init(params), queue)
-    rows = jnp.arange(settings.batch_size)
-
-    @partial(jax.jit, donate_argnums=0)
-    def step(state, batch: dict[str, Array], number: Array):
-        params, opt_state, queue = state
-        key = jax.random.fold_in(jax.random.key(seed), number)
-        points_key, negatives_key = jax.random.split(key)
-        batch = _on_device(batch)
-        concepts = batch["valid"].shape[1]
-        negatives = choose(queue, negatives_key, rows, batch["negative_rows"], concepts) if queue else None
-        points = draw_points(points_key, rows, concepts, num_points=settings.num_points)
-
-        def loss(params: Params):
-            passes = train_passes(
-                model, row.told, {**params, **untrained}, batch, table, negatives, reversal=row.reversal
-            )
-            weight = settings.negative_weight
-            return passes_loss(passes, batch, points, negatives=negatives, negative_weight=weight)[0]
-
-        value, gradients = jax.value_and_grad(loss)(params)
-        updates, opt_state = optimizer.update(gradients, opt_state, params)
-        if queue:
-            of = pool(batch["reference_features"][:, None], batch["reference_masks"][:, :1])[:, 0]
-            queue = push(queue, batch["class_row"], of)
-        return (optax.apply_updates(params, updates), opt_state, queue), value
 
     losses = []
     bar = tqdm(range(settings.steps), desc=row.name, leave=False, disable=None)
     for number in bar:
         drawn = pairs.batch(np.random.default_rng([seed, number]), settings.batch_size)
-        state, value = step(state, _with_features(drawn, sources), np.int32(number))
+        key = jax.random.fold_in(jax.random.key(seed), number)
+        state, value = _step(recipe, state, untrained, table, _with_features(drawn, sources), key)
         losses.append(value)
         if number % 20 == 19:
             bar.set_postfix(loss=f"{float(value):.3f}")
@@ -101,6 +90,35 @@ def train_head(row: Row, config: Config, shelf: Shelf) -> tuple[Params, float]:
     if not np.isfinite(last):
         raise TrainingError(f"The loss of the row {row.name} is {last}: lower optim.learning_rate.")
     return jax.device_get({**state[0], **untrained}), last
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _step(
+    recipe: Recipe, state: tuple, untrained: Params, table: Array, batch: dict[str, Array], key: jax.Array
+) -> tuple[tuple, Float[Array, ""]]:
+    """(parameters, optimizer's state, queue) after a step, and the loss."""
+    params, opt_state, queue = state
+    settings, weight = recipe.train, recipe.train.negative_weight
+    batch = _on_device(batch)
+    rows, concepts = jnp.arange(settings.batch_size), batch["valid"].shape[1]
+    points_key, negatives_key = jax.random.split(key)
+    negatives = choose(queue, negatives_key, rows, batch["negative_rows"], concepts) if queue else None
+    points = draw_points(points_key, rows, concepts, num_points=settings.num_points)
+
+    def loss(params: Params):
+        head = {**params, **untrained}
+        passes = train_passes(
+            recipe.model, recipe.told, head, batch, table, negatives, reversal=recipe.reversal
+        )
+        return passes_loss(passes, batch, points, negatives=negatives, negative_weight=weight)[0]
+
+    value, gradients = jax.value_and_grad(loss)(params)
+    optimizer = make_optimizer(recipe.optim, settings.steps)
+    updates, opt_state = optimizer.update(gradients, opt_state, params)
+    if queue:
+        shown = pool(batch["reference_features"][:, None], batch["reference_masks"][:, :1])[:, 0]
+        queue = push(queue, batch["class_row"], shown)
+    return (optax.apply_updates(params, updates), opt_state, queue), value
 
 
 def _with_features(drawn: dict[str, np.ndarray], sources) -> dict[str, np.ndarray]:

@@ -52,6 +52,7 @@ def rows_of(config_canvas: int, patch_size: int) -> tuple[Row, ...]:
     return (
         Row(DEFAULT, "default", "geometric and visual, context reversal, semantic pairs"),
         Row("seed", "default", "the same from another seed", seed=1),
+        *(shots(count, way, title) for count in (2, 5) for way, title in ways),
         Row("geometric", "instructions", "geometric only", Told(visual=False)),
         Row("visual", "instructions", "visual only", Told(geometric=False)),
         Row("meta", "instructions", "meta only (name)", Told(False, False, True), names=True),
@@ -62,7 +63,6 @@ def rows_of(config_canvas: int, patch_size: int) -> tuple[Row, ...]:
         Row("negatives", "augmentation", "reversal and negatives", negatives=True),
         Row("only_negatives", "augmentation", "negatives, no reversal", reversal=False, negatives=True),
         Row("instances", "data", "semantic pairs and instances", instances=True),
-        *(shots(count, way, title) for count in (2, 5) for way, title in ways),
         Row("random", "backbone", "random", kind=Kind("random")),
         Row("drawings", "backbone", "self-supervised, short (same drawing)", kind=Kind("drawings")),
         Row("classes", "backbone", "supervised, as short (same class)", kind=Kind("classes")),
