@@ -7,21 +7,17 @@ import dataclasses
 import runpy
 from pathlib import Path
 
-from segic_jax.config import Config, DataConfig, OptimConfig, TrainConfig
+from segic_jax.config import Config, OptimConfig, TrainConfig
 from segic_jax.weights.bundle import SHIPPED
 
 
 def get_config() -> Config:
-    """`emoji_tiny`'s model over the backbone that it made, and the budget of one row.
-
-    Without box prompts, which no episode gives: a short training learns what it is scored on.
-    """
+    """`emoji_tiny`'s model and data over the backbone that it made, and the budget of one row."""
     config = runpy.run_path(str(Path(__file__).with_name("emoji_tiny.py")))["get_config"]()
     return dataclasses.replace(
         config,
         backbone=str(SHIPPED),
         pretrain=None,
-        data=DataConfig(max_concepts=1, box=0.0),
         optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=50),
-        train=TrainConfig(steps=600, batch_size=8, num_points=1_024, negative_queue=16),
+        train=TrainConfig(steps=700, batch_size=16, num_points=1_024, negative_queue=16),
     )

@@ -11,9 +11,9 @@ import pytest
 import tiny
 
 from segic_jax.ablate import __main__ as command
-from segic_jax.ablate import compare, report, run
+from segic_jax.ablate import backbones, compare, report, run
 from segic_jax.ablate.answers import Counts, answered
-from segic_jax.ablate.features import Shelf
+from segic_jax.ablate.features import Kind, Shelf
 from segic_jax.ablate.heads import train_passes
 from segic_jax.ablate.pairs import Pairs
 from segic_jax.ablate.rows import DEFAULT, Row, chosen, rows_of
@@ -30,15 +30,25 @@ from segic_jax.ablate.told import (
 )
 from segic_jax.config import Config, ConfigError, DataConfig, HeadConfig, OptimConfig, TrainConfig, ViTConfig
 from segic_jax.data.emoji.source import EmojiSource
+from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.evaluate.run import score
 from segic_jax.models import segic
-from segic_jax.models.segic import Geometric, Negatives, backbone_template, look_at
-from segic_jax.weights.bundle import Weights, write_weights
+from segic_jax.models.segic import Geometric, Negatives, backbone_template, head_template, look_at
+from segic_jax.weights.bundle import Bundle, save_bundle
 
 MODEL = dataclasses.replace(
     tiny.CONFIG,
     vit=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),
-    head=HeadConfig(width=16, depth=1, num_heads=2, mlp_width=16, iou_depth=1, iou_width=8, mask_channels=4),
+    head=HeadConfig(
+        width=16,
+        depth=1,
+        num_heads=2,
+        mlp_width=16,
+        num_mask_tokens=1,
+        iou_depth=1,
+        iou_width=8,
+        mask_channels=4,
+    ),
     canvas=32,
 )
 SIZE = Size(training=24, views=8, classes=2)
@@ -46,11 +56,21 @@ BUDGET = run.Budget(steps=2, backbone_steps=1, size=SIZE)
 
 
 @pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    """A model that learns nothing worth knowing, in seconds."""
+def bundle():
+    """A model that has learned nothing."""
+    return Bundle(
+        MODEL,
+        tiny.parameters(backbone_template(MODEL.vit), 0),
+        tiny.parameters(head_template(MODEL), 1),
+        {"": np.zeros(MODEL.text_width, np.float32)},
+    )
+
+
+@pytest.fixture(scope="module")
+def config(bundle, tmp_path_factory):
+    """Its backbone, and trainings of seconds."""
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    backbone = tiny.parameters(backbone_template(MODEL.vit), 0)
-    write_weights(file, Weights(vit=MODEL.vit, backbone={n: np.asarray(v) for n, v in backbone.items()}))
+    save_bundle(file, bundle)
     return Config(
         backbone=str(file),
         model=MODEL,
@@ -60,19 +80,18 @@ def config(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shelf(tmp_path_factory):
-    backbone = tiny.bundle().backbone
-    return Shelf(tmp_path_factory.mktemp("bank"), tiny.CONFIG, {"supervised": lambda: backbone}, SIZE, 0)
+def shelf(bundle, tmp_path_factory):
+    return Shelf(tmp_path_factory.mktemp("bank"), MODEL, {"supervised": lambda: bundle.backbone}, SIZE, 0)
 
 
 @pytest.fixture(scope="module")
 def batch():
     """Two pairs with two concepts, one of which is a negative prompt in the second pair."""
     rng = np.random.default_rng(0)
-    grid, width = tiny.CONFIG.grid, tiny.CONFIG.vit.width
+    grid, width = MODEL.grid, MODEL.vit.width
     features = rng.normal(size=(2, 2, grid, grid, width)).astype(np.float32)
-    masks = np.zeros((2, 2, 2, 64, 64), bool)
-    masks[0, :, 0, 8:40, 8:40] = masks[1, :, 0, 20:60, 10:50] = masks[:, 0, 1, 30:60, 30:64] = True
+    masks = np.zeros((2, 2, 2, 32, 32), bool)
+    masks[0, :, 0, 4:20, 4:20] = masks[1, :, 0, 10:30, 5:25] = masks[:, 0, 1, 15:30, 15:32] = True
     batch = {
         "target_features": features[0],
         "reference_features": features[1],
@@ -91,30 +110,25 @@ def batch():
         jnp.asarray(rng.normal(size=(2, 2, 2, width)), jnp.float32),
         jnp.ones((2, 2, 2), jnp.int32),
     )
-    table = rng.normal(size=(2, tiny.CONFIG.text_width)).astype(np.float32)
+    table = rng.normal(size=(2, MODEL.text_width)).astype(np.float32)
     return jax.tree.map(jnp.asarray, batch), negatives, jnp.asarray(table)
 
 
-def test_without_changes_it_is_the_training_of_segic(batch):
+def test_without_changes_it_is_the_training_of_segic(bundle, batch):
     batch, negatives, table = batch
-    head = tiny.bundle().head
+    head = bundle.head
     features = batch["target_features"], batch["reference_features"]
-    expected = jax.jit(segic.train_forward, static_argnums=0)(
-        tiny.CONFIG, head, *features, batch, table, negatives
-    )
-    got = jax.jit(train_passes, static_argnums=(0, 1))(tiny.CONFIG, Told(), head, batch, table, negatives)
+    expected = jax.jit(segic.train_forward, static_argnums=0)(MODEL, head, *features, batch, table, negatives)
+    got = jax.jit(train_passes, static_argnums=(0, 1))(MODEL, Told(), head, batch, table, negatives)
     for one, other in zip(expected, got, strict=True):
         np.testing.assert_allclose(one.decoded.logits, other.decoded.logits, atol=1e-5)
         np.testing.assert_array_equal(one.context_masks, other.context_masks)
-    alone = jax.eval_shape(
-        lambda head: train_passes(tiny.CONFIG, Told(), head, batch, table, reversal=False), head
-    )
+    alone = jax.eval_shape(lambda head: train_passes(MODEL, Told(), head, batch, table, reversal=False), head)
     assert len(alone) == 1
 
 
-def test_its_answers_are_those_of_the_evaluation(shelf):
+def test_its_answers_are_those_of_the_evaluation(bundle, shelf):
     """Up to the half precision of the kept features."""
-    bundle = tiny.bundle()
     counts = answered(VALIDATION, Row(DEFAULT, "", ""), bundle.head, shelf)
     source = EmojiSource("validation")
     manifest = source.manifest("original", 0, 1)
@@ -126,32 +140,34 @@ def test_its_answers_are_those_of_the_evaluation(shelf):
     assert compare.estimate(compare.class_scores(counts)).value == pytest.approx(expected, abs=0.1)
 
 
-def decoded(told: Told, seed: int, text: float = 0.0):
+def decoded(bundle: Bundle, told: Told, seed: int, text: float = 0.0):
     """One fixed target with references that differ by `seed`."""
-    grid, width = tiny.CONFIG.grid, tiny.CONFIG.vit.width
+    grid, width = MODEL.grid, MODEL.vit.width
     target = np.random.default_rng(9).normal(size=(1, grid, grid, width)).astype(np.float32)
     features = np.random.default_rng(seed).normal(size=(1, 1, grid, grid, width)).astype(np.float32)
-    masks = np.zeros((1, 1, 1, 64, 64), bool)
-    masks[..., 10:50, 10:50] = True
+    masks = np.zeros((1, 1, 1, 32, 32), bool)
+    masks[..., 5:25, 5:25] = True
     shown = Shown(features, masks, np.full((1, 1, 4), text, np.float32), np.ones((1, 1), bool))
-    return told_program(told, tiny.bundle().head, target, shown)
+    return told_program(told, bundle.head, target, shown)
 
 
 @partial(jax.jit, static_argnums=0)
 def told_program(told: Told, head, target, shown: Shown):
     """Logits, map and which tokens are read."""
-    return decode_told(tiny.CONFIG, told, head, target, shown, pooled(shown))[1]
+    return decode_told(MODEL, told, head, target, shown, pooled(shown))[1]
 
 
-def test_a_withheld_instruction_says_nothing():
+def test_a_withheld_instruction_says_nothing(bundle):
     nothing = Told(geometric=False, visual=False)
-    np.testing.assert_array_equal(decoded(nothing, 1).logits, decoded(nothing, 2).logits)
-    assert np.abs(decoded(nothing, 1).logits - decoded(nothing, 1, text=1.0).logits).max() > 1e-3
+    np.testing.assert_array_equal(decoded(bundle, nothing, 1).logits, decoded(bundle, nothing, 2).logits)
+    assert (
+        np.abs(decoded(bundle, nothing, 1).logits - decoded(bundle, nothing, 1, text=1.0).logits).max() > 1e-3
+    )
     visual, geometric = Told(geometric=False), Told(visual=False)
-    assert not decoded(visual, 1).map.any()
-    assert np.abs(decoded(visual, 1).logits - decoded(visual, 2).logits).max() > 1e-3
-    assert decoded(geometric, 1).tokens_valid.sum() == 1  # the empty sentence's
-    assert np.abs(decoded(geometric, 1).logits - decoded(geometric, 2).logits).max() > 1e-3
+    assert not decoded(bundle, visual, 1).map.any()
+    assert np.abs(decoded(bundle, visual, 1).logits - decoded(bundle, visual, 2).logits).max() > 1e-3
+    assert decoded(bundle, geometric, 1).tokens_valid.sum() == 1  # the empty sentence's
+    assert np.abs(decoded(bundle, geometric, 1).logits - decoded(bundle, geometric, 2).logits).max() > 1e-3
 
 
 def one_reference(cells: np.ndarray, inside: np.ndarray) -> Shown:
@@ -219,6 +235,39 @@ def test_pairs_show_one_class_in_two_scenes(shelf):
             assert not np.isin(batch["negative_rows"][row] - 2, shown[shown >= 0]).any()
 
 
+def test_features_of_another_kind(shelf):
+    """The same pictures, larger: the pooled features lie on the usual grid, and leave nothing behind."""
+    fine = Kind(fine=True)
+    usual, pooled_ones = shelf.features(VALIDATION, Kind()), shelf.features(VALIDATION, fine)
+    assert usual.shape == pooled_ones.shape == (2 * SCENES, 4, 4, MODEL.vit.width)
+    assert not np.array_equal(usual, pooled_ones)
+    shelf.forget(fine)
+    left = [file.name for file in shelf.folder.glob("*_supervised_*")]
+    assert left
+    assert not any("fine" in name for name in left)
+
+
+def test_the_self_supervised_backbone_is_told_drawings_and_no_classes(monkeypatch):
+    drawn = []
+
+    def composed(rng, objects, canvas, style):
+        drawn.append(objects)
+        return np.zeros((canvas, canvas, 3), np.uint8), np.zeros((canvas, canvas), np.uint8)
+
+    monkeypatch.setattr(backbones, "compose", composed)
+    bank = SpriteBank.load("base")
+    for alike, one_artist in (("drawings", True), ("classes", False)):
+        drawn.clear()
+        things = backbones.scene_group(np.random.default_rng(0), bank, alike, 8)["things"]
+        shown = {
+            (int(thing), *which)
+            for row, objects in zip(things, drawn, strict=True)
+            for thing, which in zip(row, objects, strict=False)
+        }
+        assert (len(shown) == len({thing for thing, _, _ in shown})) == one_artist
+        assert len({name for _, name, _ in shown}) == backbones.THINGS
+
+
 def counts(scores: list[int]) -> Counts:
     """Classes of one episode of 100 pixels with these scores."""
     return Counts(np.array(scores)[:, None], np.full((len(scores), 1), 100))
@@ -267,28 +316,28 @@ def test_a_run_goes_on_where_it_was_killed(config, tmp_path, monkeypatch, capsys
 
     def watched(row, *others):
         trained.append(row.name)
-        if trained == [DEFAULT, "no_reversal"]:
+        if trained == [DEFAULT, "seed"]:
             raise KeyboardInterrupt
         return train(row, *others)
 
     monkeypatch.setattr(run, "train_head", watched)
     with pytest.raises(KeyboardInterrupt):
-        run.ablate(config, out, only="no_reversal", budget=BUDGET)
-    table = run.ablate(config, out, only="no_reversal", budget=BUDGET)
-    assert trained == [DEFAULT, "no_reversal", "no_reversal"]
-    assert [row["name"] for row in table] == [DEFAULT, "no_reversal"]
-    assert "Not run yet: seed, geometric" in (out / "table.md").read_text()
+        run.ablate(config, out, only="seed", budget=BUDGET)
+    table = run.ablate(config, out, only="seed", budget=BUDGET)
+    assert trained == [DEFAULT, "seed", "seed"]
+    assert [row["name"] for row in table] == [DEFAULT, "seed"]
+    assert "Not run yet: shots_2_mean" in (out / "table.md").read_text()
     assert (out / "plot.png").stat().st_size > 1000
-    assert json.loads((out / "table.json").read_text())["rows"][1]["name"] == "no_reversal"
+    assert json.loads((out / "table.json").read_text())["rows"][1]["name"] == "seed"
 
     # What is there is not done again; what is done anew comes out the same.
-    (out / "rows/no_reversal.json").unlink()
-    assert run.ablate(config, out, only="no_reversal", budget=BUDGET) == table
-    assert trained[3:] == ["no_reversal"]
+    (out / "rows/seed.json").unlink()
+    assert run.ablate(config, out, only="seed", budget=BUDGET) == table
+    assert trained[3:] == ["seed"]
 
     other = dataclasses.replace(config, optim=OptimConfig(learning_rate=2e-3))
     with pytest.raises(ConfigError, match=r"other settings \(optim\): give another folder"):
-        run.ablate(other, out, only="no_reversal", budget=BUDGET)
+        run.ablate(other, out, only="seed", budget=BUDGET)
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys):

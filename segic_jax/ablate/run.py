@@ -7,6 +7,7 @@ with the row in which it was.
 
 import dataclasses
 import json
+import shutil
 import time
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,7 @@ from segic_jax.ablate.rows import DEFAULT, Row, chosen, rows_of
 from segic_jax.ablate.scenes import NOVEL, Size
 from segic_jax.checkpoint import fingerprint
 from segic_jax.config import Config, ConfigError, to_dict
+from segic_jax.data.emoji.source import SCENE_SIDE, SCENES
 from segic_jax.data.files import whole_write
 from segic_jax.params import Params, as_float32
 from segic_jax.weights.convert import read_frozen
@@ -64,6 +66,7 @@ def ablate(config: Config, out: Path, *, only: str = "", budget: Budget = FULL) 
     supervised = as_float32(read_frozen(find(config.backbone), config.model.vit).backbone)
     settings = _settings(config, budget, supervised)
     _claim(out, settings)
+    _require_room(out, config, budget.size)
     shelf = _shelf(config, out, budget, supervised)
 
     def results() -> dict[str, dict[str, Counts]]:
@@ -148,6 +151,18 @@ def _claim(out: Path, settings: dict) -> None:
             )
     out.mkdir(parents=True, exist_ok=True)
     whole_write(file, json.dumps(settings, indent=1).encode())
+
+
+def _require_room(out: Path, config: Config, size: Size) -> None:
+    """A full disk would kill the process: its files are mapped into memory."""
+    grid, width = config.model.grid, config.model.vit.width
+    scenes = size.training + size.views + 3 * SCENES * size.classes
+    # Pictures and labels, and features of two kinds at a time, of which one may be of a larger canvas.
+    needed = scenes * (4 * SCENE_SIDE**2 + 6 * grid**2 * width)
+    if not (out / "bank").exists() and shutil.disk_usage(out).free < needed:
+        raise ConfigError(
+            f"{out} needs {needed / 1e9:.1f} GB for scenes and features, more than is free: choose another."
+        )
 
 
 def _head_file(out: Path, name: str) -> Path:

@@ -40,7 +40,7 @@ class Size:
 
     training: int = 5_000
     views: int = 2_000  # two a scene
-    classes: int | None = 40  # of a list of episodes, evenly spread over the split; None: all
+    classes: int = 40  # of a list of episodes, evenly spread over the split; all the novel ones
 
 
 class Scenes(NamedTuple):
@@ -72,7 +72,7 @@ def episode_classes(part: str, size: Size) -> list[SpriteClass]:
     """The classes of a list of episodes, in its order."""
     split: Split = {SEEN: "base", NOVEL: "novel"}.get(part, "validation")
     classes = SpriteBank.load(split).classes
-    count = min(size.classes or len(classes), len(classes))
+    count = len(classes) if part == NOVEL else min(size.classes, len(classes))
     return [classes[i * len(classes) // count] for i in range(count)]
 
 
