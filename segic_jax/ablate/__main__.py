@@ -8,7 +8,8 @@ import tyro
 
 from segic_jax.ablate.run import FULL, QUICK, ablate
 from segic_jax.compile_cache import use_compile_cache
-from segic_jax.config import InputError, load_config
+from segic_jax.config import load_config
+from segic_jax.entry import exit_code
 from segic_jax.train.loop import TrainingError
 
 
@@ -30,23 +31,17 @@ class Args:
 
 
 def main(args: Args) -> int:
-    """Returns the exit code: 0, 1 where a training failed, 2 where the input was wrong, 130 after Ctrl-C."""
+    """Returns the exit code: 0, or 1 where a training failed."""
+    use_compile_cache()
+    budget = QUICK if args.quick else FULL
     try:
-        use_compile_cache()
-        budget = QUICK if args.quick else FULL
         ablate(load_config(args.config), args.out, only=args.only, budget=budget)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
     except TrainingError as error:
         print(error, file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on.", file=sys.stderr)
-        return 130
     print((args.out / "table.md").read_text("utf-8"))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(tyro.cli(Args)))
+    sys.exit(exit_code(lambda: main(tyro.cli(Args)), "Stopped; the same command goes on."))

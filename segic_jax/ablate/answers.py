@@ -1,5 +1,6 @@
 """Answer the fixed episodes with a head, and count pixels at the scenes' own size."""
 
+from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from segic_jax.ablate.told import Shown, Told, decode_told, pooled
 from segic_jax.ablate.words import text_feature
 from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.source import SCENES
+from segic_jax.models.correspondence import grid_cells
 from segic_jax.models.resize import bilinear
 from segic_jax.models.segic import upsample
 from segic_jax.params import Params
@@ -59,6 +61,7 @@ def answered(part: str, row: Row, head: Params, shelf: Shelf) -> Counts:
 def _counted(
     config: ModelConfig, told: Told, head: Params, target: Array, shown: Shown, truth: Array
 ) -> Int[Array, "2 episodes"]:
+    shown = replace(shown, masks=grid_cells(shown.masks, config.canvas) > 0)  # as `data.canvas` does
     _, decoded = decode_told(config, told, head, target, shown, pooled(shown))
     logits = upsample(decoded.logits, config.canvas)[:, 0, :, :, None]
     inside = bilinear(logits, truth.shape[1:])[..., 0] > 0

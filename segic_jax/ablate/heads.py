@@ -1,5 +1,6 @@
 """Train one head from frozen features: SegIC's losses, with what a row of the ablation changes."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,7 +20,7 @@ from segic_jax.ablate.told import Shown, Told, decode_told
 from segic_jax.ablate.words import text_feature
 from segic_jax.config import Config, ModelConfig, OptimConfig, TrainConfig
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.models.correspondence import mask_boxes, pool
+from segic_jax.models.correspondence import grid_cells, mask_boxes, pool
 from segic_jax.models.segic import Negatives, TrainPass, head_template, upsample
 from segic_jax.params import Params
 from segic_jax.prompts import INSTANCES, NONE, class_prompt
@@ -60,7 +61,7 @@ def train_head(row: Row, config: Config, shelf: Shelf) -> tuple[Params, float]:
         views=shelf.scenes(VIEWS) if row.instances else None,
         classes=len(classes),
         slots=SLOTS if row.instances or row.negatives else 1,
-        data=config.data,
+        data=config.data if row.boxes else dataclasses.replace(config.data, box=0.0),
         text_keep=TEXT_KEEP if row.told.meta else 0.0,
         negative=NEGATIVE if row.negatives else 0.0,
     )
@@ -99,7 +100,7 @@ def _step(
     """(parameters, optimizer's state, queue) after a step, and the loss."""
     params, opt_state, queue = state
     settings, weight = recipe.train, recipe.train.negative_weight
-    batch = _on_device(batch)
+    batch = _on_device(batch, recipe.model.canvas)
     rows, concepts = jnp.arange(settings.batch_size), batch["valid"].shape[1]
     points_key, negatives_key = jax.random.split(key)
     negatives = choose(queue, negatives_key, rows, batch["negative_rows"], concepts) if queue else None
@@ -133,13 +134,13 @@ def _with_features(drawn: dict[str, np.ndarray], sources) -> dict[str, np.ndarra
     return batch
 
 
-def _on_device(batch: Mapping[str, Array]) -> dict[str, Array]:
-    """With masks for labels, and features in float32."""
+def _on_device(batch: Mapping[str, Array], canvas: int) -> dict[str, Array]:
+    """With masks on the canvas for labels, and features in float32."""
     batch = dict(batch)
     for side in ("target", "reference"):
         labels, which = batch.pop(side + "_labels"), batch.pop(side + "_which")
         inside = labels[:, None] == which[..., None, None].astype(labels.dtype)
-        batch[side + "_masks"] = inside & batch["valid"][..., None, None]
+        batch[side + "_masks"] = (grid_cells(inside, canvas) > 0) & batch["valid"][..., None, None]
         batch[side + "_features"] = batch[side + "_features"].astype(jnp.float32)
     return batch
 
@@ -157,8 +158,7 @@ def train_passes(
     """`models.segic.train_forward` with a choice of the instructions, and with or without its second pass.
 
     Args:
-        batch: as there, with `target_features` and `reference_features` [batch, g, g, channels]; the masks
-            may be of any size.
+        batch: as there, with `target_features` and `reference_features` [batch, g, g, channels].
     """
 
     def one_pass(index: int, side: str, other: str, context_masks: Array) -> TrainPass:
@@ -173,8 +173,7 @@ def train_passes(
             prompts = jnp.where(extra, negatives.prompts[:, index], prompts)
             valid, use_box = valid | extra, use_box & ~extra.any(-1)
         shown = Shown(context_features, context_masks[:, :, None], text_table[prompts], valid)
-        scale = config.canvas / masks.shape[-1]
-        boxes = (mask_boxes(masks) + 0.5) * scale - 0.5
+        boxes = mask_boxes(masks)
         context, decoded = decode_told(
             config,
             told,

@@ -22,6 +22,7 @@ class Row:
     kind: Kind = USUAL
     reversal: bool = True
     negatives: bool = False
+    boxes: bool = True  # box prompts in training, as the configuration's `data.box` has them
     instances: bool = False  # half of the pairs are two views of a scene, and its objects
     seed: int = 0  # added to the configuration's
     # Only evaluated: another row's head.
@@ -62,6 +63,7 @@ def rows_of(config_canvas: int, patch_size: int) -> tuple[Row, ...]:
         Row("no_reversal", "augmentation", "neither reversal nor negatives", reversal=False),
         Row("negatives", "augmentation", "reversal and negatives", negatives=True),
         Row("only_negatives", "augmentation", "negatives, no reversal", reversal=False, negatives=True),
+        Row("no_boxes", "augmentation", "reversal, no box prompts", boxes=False),
         Row("instances", "data", "semantic pairs and instances", instances=True),
         Row("random", "backbone", "random", kind=Kind("random")),
         Row("drawings", "backbone", "self-supervised, short (same drawing)", kind=Kind("drawings")),
