@@ -93,7 +93,7 @@ def prompts(size: Size) -> Stage:
     def encoded(head, maps, points, context):
         module = _head(size).bind(head)
         batch, concepts = points.shape[:2]
-        tokens, valid = module.tokens(context, jnp.ones(batch, bool))
+        tokens, valid = module.tokens(context, True)
         return module.prompt_encoder(
             points=points[:, :, None],
             point_labels=jnp.ones((batch, concepts, 1), jnp.int32),

@@ -84,8 +84,7 @@ def find(
     """
     batch, grid, _, channels = features.shape
     context = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context)
-    alone = jnp.zeros(batch, bool)
-    decoded = segic.decode_stages(config, head, features, context, use_cross=alone)
+    decoded = segic.decode_stages(config, head, features, context, use_cross=False)
     cells = normalise(features, 1e-8).reshape(batch, grid * grid, channels)
     cosine = jnp.einsum("bnc,rkpc->brkpn", cells, slots.patches)
     cosine = jnp.where(slots.patches_valid[None, ..., None], cosine, -1)

@@ -171,6 +171,26 @@ def test_padding_changes_nothing(small):
         assert np.isfinite(b).all()
 
 
+def test_concepts_that_read_nothing_of_each_other(small):
+    """Their tokens left out, or all there and masked."""
+    _, targets, sizes, given, config, backbone = small
+    head = segic.head_template(config).init(0)
+    features = jax.jit(partial(segic.extract, config))(backbone, targets, sizes)
+    context = jax.jit(partial(segic.encode, config))(backbone, given)
+
+    def logits(use_cross):
+        decoded = jax.jit(partial(segic.decode_stages, config))(head, features, context, use_cross=use_cross)
+        return decoded.logits
+
+    @jax.jit
+    def alone(features, context):
+        return segic.decode_stages(config, head, features, context, use_cross=False).logits
+
+    masked = logits(np.zeros(2, bool))
+    np.testing.assert_allclose(alone(features, context), masked, atol=1e-5)
+    assert np.abs(masked - logits(np.ones(2, bool))).max() > 1e-3
+
+
 def test_order_of_concepts_permutes_the_answer(small):
     run, targets, sizes, given, _, _ = small
     order = [2, 0, 3, 1]

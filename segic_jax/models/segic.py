@@ -134,22 +134,29 @@ class SegicHead(nnx.Module):
         return features
 
     def tokens(
-        self, context: Context, use_cross: Bool[Array, " batch"], rows: Int[Array, " rows"] | None = None
+        self,
+        context: Context,
+        use_cross: Bool[Array, " batch"] | bool,
+        rows: Int[Array, " rows"] | None = None,
     ) -> tuple[Float[Array, "batch rows tokens width"], Bool[Array, "batch rows tokens"]]:
         """Each concept's text token, then the visual tokens of all concepts in order, and their validity.
 
         Where `use_cross` is False a concept reads only its own visual tokens, without the type
-        embedding (segic.py:683-697, 1029-1039). `rows` are the concepts that read; all if None.
+        embedding (segic.py:683-697, 1029-1039); if it is no array but False, the others' are left out.
+        `rows` are the concepts that read; all if None.
         """
         batch, concepts, shots, _ = context.visual.shape
-        visual = self.inst_proj(context.visual).reshape(batch, 1, concepts * shots, -1)
         rows = jnp.arange(concepts) if rows is None else rows
-        own = jnp.repeat(rows[:, None] == jnp.arange(concepts), shots, axis=1)  # [rows, concepts * shots]
-        kind = self.inst_type_embed.embedding
-        cross = use_cross[:, None, None]
-        visual = visual + jnp.where(cross[..., None], jnp.where(own[..., None], kind[1], kind[0]), 0)
-        valid = context.visual_valid.reshape(batch, 1, -1) & (own | cross)
         text = self.prompt_proj(context.text[:, rows])[:, :, None]
+        if use_cross is False:
+            visual, valid = self.inst_proj(context.visual[:, rows]), context.visual_valid[:, rows]
+        else:
+            visual = self.inst_proj(context.visual).reshape(batch, 1, concepts * shots, -1)
+            own = jnp.repeat(rows[:, None] == jnp.arange(concepts), shots, axis=1)  # [rows, concepts * shots]
+            kind = self.inst_type_embed.embedding
+            cross = jnp.broadcast_to(use_cross, batch)[:, None, None]
+            visual = visual + jnp.where(cross[..., None], jnp.where(own[..., None], kind[1], kind[0]), 0)
+            valid = context.visual_valid.reshape(batch, 1, -1) & (own | cross)
         return (
             jnp.concatenate([text, visual], axis=2),
             jnp.concatenate([jnp.ones((batch, len(rows), 1), bool), valid], axis=2),
@@ -235,7 +242,7 @@ def decode_stages(
     *,
     boxes: Float[Array, "batch concepts 4"] | None = None,
     use_box: Bool[Array, " batch"] | None = None,
-    use_cross: Bool[Array, " batch"] | None = None,
+    use_cross: Bool[Array, " batch"] | bool = True,
     cross_points: bool = False,
     eps: float = 1e-8,
     rows: Int[Array, " rows"] | None = None,
@@ -245,7 +252,8 @@ def decode_stages(
     Args:
         boxes, use_box: box prompts (x0, y0, x1, y1), and the pictures where they are read; give both
             or neither.
-        use_cross: pictures where a concept also reads the other concepts' tokens; everywhere if None.
+        use_cross: pictures where a concept also reads the other concepts' tokens; or everywhere, or
+            nowhere, which costs less.
         cross_points: a concept also reads the other concepts' points, as points outside. The official
             code does this in videos and not in pictures (segic.py:912, 680).
         eps: least norm of a feature in the cosine; 1e-4 in videos (segic.py:648, 889).
@@ -296,12 +304,11 @@ def decode_instructed(
     *,
     boxes: Float[Array, "batch concepts 4"] | None = None,
     use_box: Bool[Array, " batch"] | None = None,
-    use_cross: Bool[Array, " batch"] | None = None,
+    use_cross: Bool[Array, " batch"] | bool = True,
     rows: Int[Array, " rows"] | None = None,
 ) -> Decoded:
     """`decode_stages` with a geometric instruction that is there already; `context.pooled` is not read."""
     module = head_template(config).bind(head)
-    use_cross = jnp.ones(len(features), bool) if use_cross is None else use_cross
     tokens, tokens_valid = module.tokens(context, use_cross, rows)
     prompts = module.prompt_encoder(
         points=geometric.points,
