@@ -5,6 +5,7 @@ a word. Everything here goes by name and checks every shape.
 """
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -70,13 +71,16 @@ class Template:
 
     def init(self, seed: int) -> Params:
         """Fresh random parameters."""
+        return self._arrays(jax.random.key(seed))
 
+    @cached_property
+    def _arrays(self) -> Callable[[jax.Array], Params]:
         @jax.jit
         def arrays(key):
             state = nnx.state(self._make(nnx.Rngs(key)))
             return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(state)}
 
-        return arrays(jax.random.key(seed))
+        return arrays
 
 
 def _name(path: tuple) -> str:
