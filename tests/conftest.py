@@ -14,15 +14,38 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-jax.config.update("jax_default_matmul_precision", "highest")  # accelerators round products otherwise
+# Accelerators round products otherwise. Processes that tests start are told, too: their programs are then the
+# same as here.
+jax.config.update("jax_default_matmul_precision", "highest")
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 
 # Many tests run the same programs, some of them in processes of their own: each is compiled once a session.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="segic_jax_tests_")
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     atexit.register(shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+# With `--no-loadscope-reorder` workers take the files in this order, so that none has a long one left at the
+# end. Longest first.
+LONG = (
+    "test_parity_other_sizes",
+    "test_training_hosts",
+    "test_run",
+    "test_train_loop",
+    "test_train_run",
+    "test_run_hosts",
+    "test_compiled_stages",
+    "test_train_forward",
+    "test_api_measures",
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The long files first."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
 
 FULL = os.environ.get("SEGIC_GOLDENS")
 FOLDER = Path(FULL) if FULL else Path(__file__).parent / "goldens"
