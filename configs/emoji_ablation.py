@@ -20,5 +20,5 @@ def get_config() -> Config:
         pretrain=None,
         data=dataclasses.replace(config.data, box=0.5),  # as officially
         optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=50),
-        train=TrainConfig(steps=700, batch_size=16, num_points=1_024, negative_queue=16),
+        train=TrainConfig(steps=400, batch_size=16, num_points=1_024, negative_queue=16),
     )

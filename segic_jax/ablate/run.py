@@ -38,7 +38,7 @@ class Budget:
     """The same for every row."""
 
     steps: int | None = None  # of a head; None: the configuration's
-    backbone_steps: int = 600  # of the two short backbones
+    backbone_steps: int = 400  # of the two short backbones
     size: Size = field(default_factory=Size)
 
 
