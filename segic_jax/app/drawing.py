@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from html import escape
 
 import cv2
@@ -114,28 +115,44 @@ def matched(
     Args:
         reference: as `Session.reference`.
     """
-    chosen = apart(explanation.matches, 0.12 * max(target.shape[:2]))
+    shown = cache(reference)
+
+    def wide(number: int) -> float:
+        image, scale = shown(number)
+        return 0.07 * max(image.shape[:2]) / scale  # a disc's diameter, in the example's own pixels
+
+    chosen = apart(explanation.matches, 0.12 * max(target.shape[:2]), wide)
     grey = target.mean(-1, keepdims=True)
     warm = (0.55 * heat(explanation.heat) + 0.45 * grey).astype(np.uint8)
-    shown = {i: reference(i) for i in sorted({match.reference for match in chosen})}
-    drawn = {i: image.copy() for i, (image, _) in shown.items()}
+    drawn = {i: shown(i)[0].copy() for i in sorted({match.reference for match in chosen})}
     tints = colours(len(chosen))
     for number, (match, tint) in enumerate(zip(chosen, tints, strict=True), 1):
-        scale = shown[match.reference][1]
+        scale = shown(match.reference)[1]
         _numbered(warm, match.target, number, tint)
         _numbered(drawn[match.reference], (scale * match.point[0], scale * match.point[1]), number, tint)
     return warm, _side_by_side(list(drawn.values()))
 
 
-def apart(matches: Sequence[Match], distance: float) -> list[Match]:
-    """The strongest matches that are this far from each other in the target."""
+def apart(matches: Sequence[Match], distance: float, between: Callable[[int], float]) -> list[Match]:
+    """The strongest matches that hide each other nowhere.
+
+    Args:
+        distance: the least one in the target, in pixels.
+        between: the same of an example, by its number.
+    """
     chosen: list[Match] = []
     for match in matches:
         if len(chosen) < NUMBERS and all(
-            np.hypot(*np.subtract(match.target, one.target)) >= distance for one in chosen
+            _far(match.target, one.target, distance)
+            and (match.reference != one.reference or _far(match.point, one.point, between(one.reference)))
+            for one in chosen
         ):
             chosen.append(match)
     return chosen
+
+
+def _far(one: tuple[float, float], other: tuple[float, float], distance: float) -> bool:
+    return np.hypot(one[0] - other[0], one[1] - other[1]) >= distance
 
 
 def presence_table(result: Result) -> str:
@@ -208,9 +225,8 @@ def _numbered(image: Pixels, point: tuple[float, float], number: int, tint: Colo
     thickness = max(1, round(1.6 * scale))
     (width, height), _ = cv2.getTextSize(str(number), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     corner = (at[0] - width // 2, at[1] + height // 2)
-    cv2.putText(
-        image, str(number), corner, cv2.FONT_HERSHEY_SIMPLEX, scale, (20, 20, 20), thickness, cv2.LINE_AA
-    )
+    ink = (20, 20, 20) if np.dot(tint, (0.299, 0.587, 0.114)) > 110 else (255, 255, 255)
+    cv2.putText(image, str(number), corner, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thickness, cv2.LINE_AA)
 
 
 def _side_by_side(images: Sequence[Pixels]) -> Pixels:
