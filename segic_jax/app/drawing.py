@@ -4,7 +4,6 @@ import base64
 import io
 import json
 from collections.abc import Callable, Sequence
-from functools import cache
 from html import escape
 
 import cv2
@@ -110,49 +109,45 @@ def marked(marks: str, picture: Picture) -> tuple[Mask | None, Box | None]:
 def matched(
     explanation: Explanation, target: Pixels, reference: Callable[[int], tuple[Pixels, float]]
 ) -> tuple[Pixels, Pixels]:
-    """The target warm where it is alike, and the examples side by side; equal numbers match.
+    """The target warm where it is alike, and the examples side by side.
+
+    A number stands for a part of an example, and for all places of the target that match it.
 
     Args:
         reference: as `Session.reference`.
     """
-    shown = cache(reference)
-
-    def wide(number: int) -> float:
-        image, scale = shown(number)
-        return 0.07 * max(image.shape[:2]) / scale  # a disc's diameter, in the example's own pixels
-
-    chosen = apart(explanation.matches, 0.12 * max(target.shape[:2]), wide)
+    chosen = apart(explanation.matches, 0.12 * max(target.shape[:2]))
     grey = target.mean(-1, keepdims=True)
     warm = (0.55 * heat(explanation.heat) + 0.45 * grey).astype(np.uint8)
-    drawn = {i: shown(i)[0].copy() for i in sorted({match.reference for match in chosen})}
-    tints = colours(len(chosen))
-    for number, (match, tint) in enumerate(zip(chosen, tints, strict=True), 1):
-        scale = shown(match.reference)[1]
-        _numbered(warm, match.target, number, tint)
-        _numbered(drawn[match.reference], (scale * match.point[0], scale * match.point[1]), number, tint)
+    shown = {i: reference(i) for i in sorted({match.reference for match in chosen})}
+    drawn = {i: image.copy() for i, (image, _) in shown.items()}
+    tints, parts = colours(len(chosen)), []
+    for match in chosen:
+        image, scale = shown[match.reference]
+        part = match.reference, (scale * match.point[0], scale * match.point[1])
+        wide = 0.07 * max(image.shape[:2])  # a disc's diameter
+        number = next((i for i, one in enumerate(parts) if _close(part, one, wide)), len(parts))
+        if number == len(parts):
+            parts.append(part)
+            _numbered(drawn[match.reference], part[1], number + 1, tints[number])
+        _numbered(warm, match.target, number + 1, tints[number])
     return warm, _side_by_side(list(drawn.values()))
 
 
-def apart(matches: Sequence[Match], distance: float, between: Callable[[int], float]) -> list[Match]:
-    """The strongest matches that hide each other nowhere.
+def _close(one: tuple, other: tuple, distance: float) -> bool:
+    """Whether two (reference, point) are one disc."""
+    return one[0] == other[0] and np.hypot(*np.subtract(one[1], other[1])) < distance
 
-    Args:
-        distance: the least one in the target, in pixels.
-        between: the same of an example, by its number.
-    """
+
+def apart(matches: Sequence[Match], distance: float) -> list[Match]:
+    """The strongest matches that are this far from each other in the target."""
     chosen: list[Match] = []
     for match in matches:
         if len(chosen) < NUMBERS and all(
-            _far(match.target, one.target, distance)
-            and (match.reference != one.reference or _far(match.point, one.point, between(one.reference)))
-            for one in chosen
+            np.hypot(*np.subtract(match.target, one.target)) >= distance for one in chosen
         ):
             chosen.append(match)
     return chosen
-
-
-def _far(one: tuple[float, float], other: tuple[float, float], distance: float) -> bool:
-    return np.hypot(one[0] - other[0], one[1] - other[1]) >= distance
 
 
 def presence_table(result: Result) -> str:

@@ -260,11 +260,10 @@ def test_what_matched_is_drawn(searched):
     heat, examples = drawing.matched(explanation, target.image, searched.reference)
     assert heat.shape == target.image.shape
     assert not np.array_equal(examples, searched.reference(0)[0])
-    chosen = drawing.apart(explanation.matches, 60, lambda _: 40)
-    assert len(chosen) > 2
-    for least, places in ((60, [one.target for one in chosen]), (40, [one.point for one in chosen])):
-        distances = np.hypot(*(np.array(places)[:, None] - np.array(places)).transpose(2, 0, 1))
-        assert distances[~np.eye(len(chosen), dtype=bool)].min() >= least
+    chosen = drawing.apart(explanation.matches, 60)
+    points = np.array([match.target for match in chosen])
+    distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
+    assert distances[~np.eye(len(chosen), dtype=bool)].min() >= 60
 
 
 def test_a_saved_context_is_gone_on_with(searched, tmp_path):
