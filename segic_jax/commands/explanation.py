@@ -72,7 +72,7 @@ def _row(part, context, result, i, one, matches, ordered) -> None:
     )
     part.suptitle(f"{one.name}: {found}", x=0.01, ha="left", fontsize=12, fontweight="bold")
     count = max(len(ordered), 1)
-    columns = part.subplots(1, 3, width_ratios=[1, 1, 1.07])
+    columns = part.subplots(1, 3)
     left, middle, right = columns
     title = "target with its mask" if result.areas[i] else "target"
     if matches:
