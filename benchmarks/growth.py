@@ -24,6 +24,7 @@ from benchmarks.tables import digits, markdown, mebibytes, milliseconds
 from segic_jax.config import ModelConfig, to_dict
 
 ROOT = Path(__file__).parents[1]
+COLUMNS = 3  # of the plot
 
 
 @dataclass
@@ -163,8 +164,11 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
     from matplotlib.figure import Figure
 
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": "growth", "font.size": 8}):
-        figure = Figure(figsize=(3 * len(curves), 2.8), layout="constrained")
-        for axes, curve in zip(figure.subplots(1, len(curves)), curves, strict=True):
+        # As wide as a page of text, where its letters keep their size.
+        rows = -(-len(curves) // COLUMNS)
+        figure = Figure(figsize=(3 * COLUMNS, 2.6 * rows), layout="constrained")
+        for place, curve in enumerate(curves, 1):
+            axes = figure.add_subplot(rows, COLUMNS, place)
             at = [point.at for point in curve.points]
             axes.plot(at, [1000 * point.seconds for point in curve.points], "o-", color="C0", markersize=3)
             right = axes.twinx()

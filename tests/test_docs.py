@@ -30,6 +30,13 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.S | re.M)
 
 
+def inline(page: Path) -> list[list[str]]:
+    """The commands with options that stand in the text, between backticks."""
+    prose = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.S | re.M)
+    commands = [shlex.split(code) for code in re.findall(r"`((?:segic|python)\s[^`]+)`", prose)]
+    return [words for words in commands if any(word.startswith("-") for word in words)]
+
+
 def words_of(lines: str) -> list[list[str]]:
     """Continued lines joined, comments cut."""
     lines = lines.replace("\\\n", " ").splitlines()
@@ -98,6 +105,20 @@ def test_commands(page, monkeypatch):
         if language != "python":
             for words in words_of(text):
                 check(words)
+
+
+@pages
+def test_commands_in_the_text(page, monkeypatch, capsys):
+    """Whole ones as in the blocks; of one that ends with an option, whether the command has this option."""
+    monkeypatch.chdir(ROOT)
+    for words in inline(page):
+        *command, last = words
+        if words[0] == "segic" and last.startswith("--"):
+            with pytest.raises(SystemExit, match=r"^0$"):
+                check([*command, "--help"])
+            assert re.search(rf"{last}\b", capsys.readouterr().out), " ".join(words)
+        else:
+            check(words)
 
 
 @pages

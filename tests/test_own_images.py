@@ -13,7 +13,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own_images.md").read_t
     ("number", "written"),
     [
         (0, {"out/labels/1.png", "out/overlays/1.png", "out/annotations/1.json"}),
-        (1, {"pets.segic"}),
+        (1, {"mine.segic"}),
         (2, set()),
         (3, set()),
     ],

@@ -109,7 +109,9 @@ def marked(marks: str, picture: Picture) -> tuple[Mask | None, Box | None]:
 def matched(
     explanation: Explanation, target: Pixels, reference: Callable[[int], tuple[Pixels, float]]
 ) -> tuple[Pixels, Pixels]:
-    """The target warm where it is alike, and the examples side by side; equal numbers match.
+    """The target warm where it is alike, and the examples side by side.
+
+    A number stands for a part of an example, and for all places of the target that match it.
 
     Args:
         reference: as `Session.reference`.
@@ -119,12 +121,22 @@ def matched(
     warm = (0.55 * heat(explanation.heat) + 0.45 * grey).astype(np.uint8)
     shown = {i: reference(i) for i in sorted({match.reference for match in chosen})}
     drawn = {i: image.copy() for i, (image, _) in shown.items()}
-    tints = colours(len(chosen))
-    for number, (match, tint) in enumerate(zip(chosen, tints, strict=True), 1):
-        scale = shown[match.reference][1]
-        _numbered(warm, match.target, number, tint)
-        _numbered(drawn[match.reference], (scale * match.point[0], scale * match.point[1]), number, tint)
+    tints, parts = colours(len(chosen)), []
+    for match in chosen:
+        image, scale = shown[match.reference]
+        part = match.reference, (scale * match.point[0], scale * match.point[1])
+        wide = 0.07 * max(image.shape[:2])  # a disc's diameter
+        number = next((i for i, one in enumerate(parts) if _close(part, one, wide)), len(parts))
+        if number == len(parts):
+            parts.append(part)
+            _numbered(drawn[match.reference], part[1], number + 1, tints[number])
+        _numbered(warm, match.target, number + 1, tints[number])
     return warm, _side_by_side(list(drawn.values()))
+
+
+def _close(one: tuple, other: tuple, distance: float) -> bool:
+    """Whether two (reference, point) are one disc."""
+    return one[0] == other[0] and np.hypot(*np.subtract(one[1], other[1])) < distance
 
 
 def apart(matches: Sequence[Match], distance: float) -> list[Match]:
@@ -208,9 +220,8 @@ def _numbered(image: Pixels, point: tuple[float, float], number: int, tint: Colo
     thickness = max(1, round(1.6 * scale))
     (width, height), _ = cv2.getTextSize(str(number), cv2.FONT_HERSHEY_SIMPLEX, scale, thickness)
     corner = (at[0] - width // 2, at[1] + height // 2)
-    cv2.putText(
-        image, str(number), corner, cv2.FONT_HERSHEY_SIMPLEX, scale, (20, 20, 20), thickness, cv2.LINE_AA
-    )
+    ink = (20, 20, 20) if np.dot(tint, (0.299, 0.587, 0.114)) > 110 else (255, 255, 255)
+    cv2.putText(image, str(number), corner, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thickness, cv2.LINE_AA)
 
 
 def _side_by_side(images: Sequence[Pixels]) -> Pixels:

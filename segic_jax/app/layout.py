@@ -111,8 +111,8 @@ class Finding:
             self.files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
             with gr.Column(elem_id="matches"):
                 gr.HTML(
-                    "<h3>What matched</h3><p>Warm colours: alike to what you marked. A number joins a part "
-                    "of the picture with the part of an example that it matched best.</p>",
+                    "<h3>What matched</h3><p>Warm colours: alike to what you marked. A number stands for a "
+                    "part of an example, and for the parts of the picture that match it best.</p>",
                     padding=False,
                 )
                 with gr.Row():

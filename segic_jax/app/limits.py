@@ -27,7 +27,6 @@ MAX_EXAMPLES = 20
 MAX_TARGETS = 20
 MAX_CLASSES = 8
 MAX_NAME = 40  # characters of a class name
-MATCHES = 40  # looked through for those that are drawn
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # by content, whatever the name says
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # what the file chooser offers
 

@@ -3,6 +3,7 @@
 import signal
 import socket
 import sys
+import warnings
 from pathlib import Path
 
 import fastapi
@@ -47,6 +48,10 @@ def serve(segmenter: Segmenter, header: str, host: str, port: int, folder: Path)
     Raises:
         ConfigError: the address cannot be used.
     """
+    # Gradio's own use of a name that newer versions of Starlette have renamed: a line for every event.
+    warnings.filterwarnings(
+        "ignore", message="'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated", module="gradio"
+    )
     listener = _listener(host, port)
     address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # uvicorn raises it again when it has stopped

@@ -255,7 +255,8 @@ class Session:
         """
         if self.chosen is None or self.context is None:
             raise DataError("Search first; then there is something to explain.")
-        for one in segmenter.explain(self.chosen.picture.image, self.context, matches=limits.MATCHES):
+        strongest = segmenter.config.grid**2 // 4
+        for one in segmenter.explain(self.chosen.picture.image, self.context, matches=strongest):
             if one.name == name:
                 return one, self.chosen.picture
         raise DataError("Choose the class that is to be explained.")

@@ -72,20 +72,22 @@ def _row(part, context, result, i, one, matches, ordered) -> None:
     )
     part.suptitle(f"{one.name}: {found}", x=0.01, ha="left", fontsize=12, fontweight="bold")
     count = max(len(ordered), 1)
-    columns = part.subplots(1, 3, width_ratios=[1, 1, 1.07])
+    columns = part.subplots(1, 3)
     left, middle, right = columns
-    _shown(
-        middle,
-        outlined(result.image, result.mask(i), tint),
-        "target with its mask" if result.areas[i] else "target",
-    )
+    title = "target with its mask" if result.areas[i] else "target"
+    if matches:
+        low, high = min(one.similarity for one in matches), max(one.similarity for one in matches)
+        title += f"; matches {low:.2f} to {high:.2f}"
+    _shown(middle, outlined(result.image, result.mask(i), tint), title)
     shown = right.imshow(one.heat, cmap="turbo", vmin=min(0, float(one.heat.min())), vmax=1)
-    right.set_title("cosine similarity to the references", fontsize=9)
+    right.set_title("cosine to the references' mean feature", fontsize=9)
     right.axis("off")
     part.colorbar(shown, ax=right, fraction=0.046, pad=0.02).ax.tick_params(labelsize=8)
     left.axis("off")
     axes = [left.inset_axes(box) for box in _boxes(count)]
     left.set_title("references" if count > 1 else "reference", fontsize=9)
+    for axis in (*columns, *axes):
+        axis.set_anchor("N")  # their tops in one line, whatever the shapes
     for axis, number in zip(axes, ordered, strict=False):
         _shown(axis, _picture(context.references[number]), "")
     where = dict(zip(ordered, axes, strict=False))
@@ -116,9 +118,6 @@ def _row(part, context, result, i, one, matches, ordered) -> None:
     for (reference, point), those in at_point.items():
         text = ",".join(str(number) for number, _ in those[:2]) + ("…" if len(those) > 2 else "")
         _numbered(where[reference], point, text, those[0][1])
-    if matches:
-        low, high = min(one.similarity for one in matches), max(one.similarity for one in matches)
-        middle.set_xlabel(f"cosine of the matches {low:.2f} to {high:.2f}", fontsize=8)
 
 
 def _numbered(axis: Axes, at: tuple[float, float], text: str, colour: str) -> None:

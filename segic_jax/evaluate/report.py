@@ -21,7 +21,8 @@ Mask = Bool[np.ndarray, "height width"]
 
 GREEN, RED = (40, 200, 60), (230, 50, 60)
 TILE = 192  # side of a picture on the sheet
-CAPTION = 18  # height of the text above it
+CAPTION = 22  # height of the text above it
+TEXT = 0.5  # its scale; a longer one is drawn smaller
 LABELS = {
     "segic": "SegIC",
     "copy": "reference's mask copied",
@@ -205,7 +206,9 @@ def _tile(image: Image, caption: str) -> Image:
     tile = np.full((TILE + CAPTION, TILE + 4, 3), 255, np.uint8)
     small = _fitted(image, TILE)
     tile[CAPTION : CAPTION + small.shape[0], : small.shape[1]] = small
-    return cv2.putText(tile, caption, (1, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
+    (width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, TEXT, 1)
+    scale = TEXT * min(1, (TILE - 2) / max(width, 1))
+    return cv2.putText(tile, caption, (1, 16), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
 
 
 def _encoded(image: Image, ending: str) -> bytes:

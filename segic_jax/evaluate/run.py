@@ -219,7 +219,11 @@ class _Progress:
         for row in kept:
             self._count(row)
         self._bar = tqdm(
-            total=len(kept) + todo, initial=len(kept), desc=name, unit="episode", disable=not is_main()
+            total=len(kept) + todo,
+            initial=len(kept),
+            desc=name,
+            unit="episode",
+            disable=None if is_main() else True,
         )
 
     def _count(self, row: dict) -> None:

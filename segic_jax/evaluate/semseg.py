@@ -121,7 +121,7 @@ def evaluate_semseg(
             initial=len(kept),
             unit="picture",
             desc=benchmark.name,
-            disable=not distributed.is_main(),
+            disable=None if distributed.is_main() else True,
         )
         with distributed.together(), closing(bar):
             for done in spread_over(row, mine, models, batch_size):

@@ -105,7 +105,7 @@ def make_bank(
 
     visual = np.zeros((len(drawn), max(map(len, drawn.values())), models[0].config.vit.width), np.float32)
     features = spread_over(encode, views, models, 2 * len(models))
-    bar = tqdm(features, total=len(views), desc="references", disable=not distributed.is_main())
+    bar = tqdm(features, total=len(views), desc="references", disable=None if distributed.is_main() else True)
     for view, feature in zip(views, bar, strict=True):
         visual[view] = feature
     return Bank(split, drawn, visual, text)

@@ -95,7 +95,7 @@ def evaluate_video(
             initial=len(kept),
             desc=source.name,
             unit="video",
-            disable=not is_main(),
+            disable=None if is_main() else True,
         )
         jf = [one["jf"] for row in kept for one in row["objects"]]
         with together(), closing(bar):

@@ -17,6 +17,7 @@ from segic_jax.app.files import export, file_names
 from segic_jax.app.scenes import scenes
 from segic_jax.app.session import Picture, Session, Target, clean_box, clean_name
 from segic_jax.data.episodes import DataError
+from segic_jax.explain import Explanation, Match
 from segic_jax.segmenter import Segmenter
 
 GREY = np.full((60, 80, 3), 90, np.uint8)
@@ -264,6 +265,19 @@ def test_what_matched_is_drawn(searched):
     points = np.array([match.target for match in chosen])
     distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
     assert distances[~np.eye(len(chosen), dtype=bool)].min() >= 60
+
+
+def test_places_that_match_one_part_of_an_example_have_its_number():
+    def drawn(*places):
+        matches = tuple(Match(place, 0, (30, 40), 0.9) for place in places)
+        explanation = Explanation("cat", np.zeros(GREY.shape[:2], np.float32), matches)
+        return drawing.matched(explanation, GREY, lambda number: (GREY, 1.0))
+
+    (one, example), (two, same) = drawn((10, 10)), drawn((10, 10), (60, 50))
+    assert np.array_equal(example, same)
+    assert np.array_equal(one[:25], two[:25])
+    assert not np.array_equal(one, two)
+    assert np.array_equal(two[5:16, 5:16], two[45:56, 55:66])  # the same disc
 
 
 def test_a_saved_context_is_gone_on_with(searched, tmp_path):

@@ -1,0 +1,76 @@
+"""Draw the steps from an example to a mask, as docs/steps.jpg shows them: a row for each target.
+
+    python tools/steps_picture.py examples/targets/3.jpg examples/targets/1.jpg --out docs/steps.jpg
+
+The example is examples/reference.jpg with its mask, the model the small one inside the package.
+"""
+
+import argparse
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from matplotlib.figure import Figure
+
+from segic_jax import Example, Segmenter
+from segic_jax.data.files import whole_write
+from segic_jax.drawing import Colour, heat, overlay
+from segic_jax.example import as_mask, as_picture
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+LARGER = 1.5  # the examples are small; masks are drawn on the enlarged picture, so that their outline is fine
+SIZE = 2.6, 2.9  # of one picture and its title, in inches
+
+
+def draw(targets: Sequence[Path]) -> bytes:
+    """A JPEG; from left to right: example, cosine map, its highest point on the target, mask."""
+    picture, mask = as_picture(EXAMPLES / "reference.jpg"), as_mask(EXAMPLES / "reference_mask.png")
+    segmenter = Segmenter.load()
+    context = segmenter.fit(Example(picture, mask, name="metro"))
+    figure = Figure((4 * SIZE[0], len(targets) * SIZE[1]), dpi=110, layout="constrained")
+    for row, target in zip(figure.subplots(len(targets), 4, squeeze=False), targets, strict=True):
+        result = segmenter.predict(target, context, keep_absent=True)
+        similar = segmenter.explain(target, context)[0].heat
+        y, x = np.unravel_index(np.argmax(similar), similar.shape)
+        panels = (
+            ("the example and its mask", _masked(picture, mask, result.colours[0])),
+            (f"cosine to it, up to {similar.max():.2f}", heat(_enlarged(similar))),
+            ("the highest point", _enlarged(result.image)),
+            (
+                f"mask, presence {100 * result.presence[0]:.0f} %",
+                _masked(result.image, result.mask(0), result.colours[0]),
+            ),
+        )
+        for axis, (title, image) in zip(row, panels, strict=True):
+            axis.imshow(image)
+            axis.set_title(title, fontsize=12, loc="left")
+            axis.axis("off")
+        for axis in row[1:3]:  # on the map, and on the target
+            axis.plot(LARGER * x, LARGER * y, "o", ms=16, mfc="none", mec="black", mew=5)
+            axis.plot(LARGER * x, LARGER * y, "o", ms=16, mfc="none", mec="white", mew=2.5)
+    file = io.BytesIO()
+    figure.savefig(file, format="jpeg", facecolor="white", pil_kwargs={"quality": 65})
+    return file.getvalue()
+
+
+def _enlarged(pixels: np.ndarray) -> np.ndarray:
+    return cv2.resize(pixels, None, fx=LARGER, fy=LARGER, interpolation=cv2.INTER_CUBIC)
+
+
+def _masked(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
+    return overlay(_enlarged(image), _enlarged(mask.astype(np.float32)) > 0.5, colour)
+
+
+def main() -> None:
+    """Parse the arguments and write the picture."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("targets", type=Path, nargs="+", help="the pictures to search")
+    parser.add_argument("--out", type=Path, required=True, help="the JPEG")
+    args = parser.parse_args()
+    whole_write(args.out, draw(args.targets))
+
+
+if __name__ == "__main__":
+    main()
