@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "segic_jax").rglob("*.py"))
-BASE = {"config", "params", "prompts"}
+BASE = {"config", "params", "prompts", "progress"}
 JOINED = BASE | {"models", "weights", "data", "distributed", "checkpoint", "metric_writer", "flops"}
 JOINED |= {"compile_cache", "entry"}
 API = {
@@ -27,10 +27,11 @@ ALLOWED = {
     "entry": {"config"},
     "whole": {"config"},
     "prompts": set(),
+    "progress": set(),
     "params": {"config"},
     "models": BASE,
     "weights": BASE | {"models", "whole"},
-    "data": {"config", "prompts", "entry", "whole"},
+    "data": {"config", "prompts", "progress", "entry", "whole"},
     "distributed": BASE,
     "checkpoint": BASE | {"distributed"},
     "metric_writer": BASE,

@@ -15,8 +15,8 @@ import numpy as np
 import optax
 from jaxtyping import Array
 from safetensors.numpy import load_file
-from tqdm import tqdm
 
+from segic_jax import progress
 from segic_jax.ahead import ahead
 from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
@@ -100,7 +100,7 @@ def _trained(alike: Alike, model: ModelConfig, steps: int, seed: int) -> Params:
 
     with ThreadPoolExecutor(1) as pool:
         groups = ahead(pool, group, range(steps), 4)
-        bar = tqdm(groups, total=steps, desc=f"backbone: {alike}", leave=False, disable=None)
+        bar = progress.bar(groups, total=steps, desc=f"backbone: {alike}", leave=False)
         for number, made in bar:
             trained, opt_state, value = step(trained, opt_state, made.result())
             if number % 20 == 19:

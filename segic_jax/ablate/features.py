@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
-from segic_jax import programs
+from segic_jax import programs, progress
 from segic_jax.ablate.scenes import Scenes, Size, scenes_of
 from segic_jax.config import ModelConfig
 from segic_jax.data.canvas import resize_and_pad
@@ -72,7 +71,7 @@ class Shelf:
         nothing = np.zeros((0, *images.shape[1:3]), bool)
         sizes = np.full((BATCH, 2), config.canvas, np.int32)
         starts = range(0, len(images), BATCH)
-        for start in tqdm(starts, desc=f"features: {file.stem}", leave=False, disable=None):
+        for start in progress.bar(starts, desc=f"features: {file.stem}", leave=False):
             # The last batch is filled up with the scenes before it: one program.
             first = max(0, min(start, len(images) - BATCH))
             chosen = np.arange(first, first + BATCH) % len(images)

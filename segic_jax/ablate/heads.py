@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float
-from tqdm import tqdm
 
+from segic_jax import progress
 from segic_jax.ablate.features import Shelf
 from segic_jax.ablate.pairs import Pairs
 from segic_jax.ablate.rows import Row
@@ -79,7 +79,7 @@ def train_head(row: Row, config: Config, shelf: Shelf) -> tuple[Params, float]:
     state = (params, optimizer.init(params), queue)
 
     losses = []
-    bar = tqdm(range(settings.steps), desc=row.name, leave=False, disable=None)
+    bar = progress.bar(range(settings.steps), desc=row.name, leave=False)
     for number in bar:
         drawn = pairs.batch(np.random.default_rng([seed, number]), settings.batch_size)
         key = jax.random.fold_in(jax.random.key(seed), number)

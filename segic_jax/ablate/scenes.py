@@ -14,8 +14,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 from jaxtyping import Int, UInt8
-from tqdm import tqdm
 
+from segic_jax import progress
 from segic_jax.config import DataConfig
 from segic_jax.data.emoji.compose import BENCHMARK_STYLE, TRAINING_STYLE, compose
 from segic_jax.data.emoji.source import SCENE_SIDE, SCENES, EmojiInstancePairs, EmojiSource
@@ -94,7 +94,7 @@ def _draw(part: str, size: Size, files: list[Path], seed: int) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         done = pool.map(write, range(count))
-        for _ in tqdm(done, total=count, desc=f"scenes: {part}", leave=False, disable=None):
+        for _ in progress.bar(done, total=count, desc=f"scenes: {part}", leave=False):
             pass
     for array, path, file in zip(arrays, parts, files, strict=True):
         array.flush()

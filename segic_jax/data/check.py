@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from tqdm import tqdm
 
+from segic_jax import progress
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.benchmarks import open_source
 from segic_jax.data.build.info import find_built
@@ -178,9 +178,7 @@ def _looked(what: str, items: list, look) -> list[Check]:
 
     found: list[str] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for problem in tqdm(
-            _in_order(pool, tried, items), total=len(items), desc=what, unit="", disable=None
-        ):
+        for problem in progress.bar(_in_order(pool, tried, items), total=len(items), desc=what, unit=""):
             if problem:
                 found.append(problem)
     lines = [Check(f"{what}, read", len(items) - len(found), len(items))]

@@ -6,8 +6,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
+from segic_jax import progress
 from segic_jax.data.cache import cached
 from segic_jax.data.semantic import LabelMaps, Split
 
@@ -31,7 +30,7 @@ def present_classes(source: LabelMaps, split: Split) -> dict[str, tuple[int, ...
         with ThreadPoolExecutor() as pool:
             found = pool.map(lambda picture: source.present(split, picture), pictures)
             what = f"classes of {source.name}"
-            bar = tqdm(found, total=len(pictures), desc=what, unit="label map", disable=None)
+            bar = progress.bar(found, total=len(pictures), desc=what, unit="label map")
             (into / FILE).write_text(json.dumps(list(bar)), "utf-8")
 
     stored = json.loads((cached("classes", version, make) / FILE).read_text("utf-8"))

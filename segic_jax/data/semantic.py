@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
-from tqdm import tqdm
 
+from segic_jax import progress
 from segic_jax.data.benchmark import Check
 from segic_jax.data.episodes import DataError, Labelled
 from segic_jax.data.files import read_labels, read_rgb, require_size
@@ -191,7 +191,7 @@ def draw_references(
     drawn: dict[int, list[str]] = {number: [] for number in range(len(source.classes))}
     wanting = set(drawn)
     order = np.random.RandomState(seed).permutation(len(pictures))
-    for i in tqdm(order.tolist(), desc="reference draw", unit="label map", leave=False, disable=None):
+    for i in progress.bar(order.tolist(), desc="reference draw", unit="label map", leave=False):
         if not wanting:
             break
         for number in wanting.intersection(source.present(split, pictures[i])):

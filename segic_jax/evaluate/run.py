@@ -10,9 +10,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 import segic_jax
+from segic_jax import progress
 from segic_jax.config import ConfigError
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.check import require_files
@@ -218,12 +218,12 @@ class _Progress:
         kept = [done[task.index] for task in chosen if task.index in done]
         for row in kept:
             self._count(row)
-        self._bar = tqdm(
+        self._bar = progress.bar(
             total=len(kept) + todo,
             initial=len(kept),
             desc=name,
             unit="episode",
-            disable=None if is_main() else True,
+            shown=is_main(),
         )
 
     def _count(self, row: dict) -> None:

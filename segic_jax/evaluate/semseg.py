@@ -17,10 +17,9 @@ from typing import Literal
 import jax
 import numpy as np
 from jaxtyping import Int
-from tqdm import tqdm
 
 import segic_jax
-from segic_jax import distributed
+from segic_jax import distributed, progress
 from segic_jax.config import ConfigError
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.files import whole_write
@@ -116,12 +115,12 @@ def evaluate_semseg(
 
         kept = [records.done[i] for i in chosen if i in records.done]
         sums = class_sums(kept, len(source.classes)).sum(0)
-        bar = tqdm(
+        bar = progress.bar(
             total=len(kept) + len(mine),
             initial=len(kept),
             unit="picture",
             desc=benchmark.name,
-            disable=None if distributed.is_main() else True,
+            shown=distributed.is_main(),
         )
         with distributed.together(), closing(bar):
             for done in spread_over(row, mine, models, batch_size):

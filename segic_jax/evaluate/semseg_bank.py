@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
-from segic_jax import distributed
+from segic_jax import distributed, progress
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import whole_write
 from segic_jax.data.semantic import SemanticSource, Split, draw_references
@@ -105,7 +104,7 @@ def make_bank(
 
     visual = np.zeros((len(drawn), max(map(len, drawn.values())), models[0].config.vit.width), np.float32)
     features = spread_over(encode, views, models, 2 * len(models))
-    bar = tqdm(features, total=len(views), desc="references", disable=None if distributed.is_main() else True)
+    bar = progress.bar(features, total=len(views), desc="references", shown=distributed.is_main())
     for view, feature in zip(views, bar, strict=True):
         visual[view] = feature
     return Bank(split, drawn, visual, text)

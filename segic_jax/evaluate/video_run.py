@@ -24,9 +24,9 @@ import jax
 import numpy as np
 from jaxtyping import Integer
 from PIL import Image
-from tqdm import tqdm
 
 import segic_jax
+from segic_jax import progress
 from segic_jax.config import InputError
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.episodes import DataError
@@ -90,12 +90,12 @@ def evaluate_video(
     with Records(out, identity) as records:
         kept = [records.done[i] for i in chosen if i in records.done]
         todo = [i for i in chosen if i not in records.done][jax.process_index() :: jax.process_count()]
-        bar = tqdm(
+        bar = progress.bar(
             total=len(kept) + len(todo),
             initial=len(kept),
             desc=source.name,
             unit="video",
-            disable=None if is_main() else True,
+            shown=is_main(),
         )
         jf = [one["jf"] for row in kept for one in row["objects"]]
         with together(), closing(bar):

@@ -18,8 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from tqdm import tqdm
-
+from segic_jax import progress
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.build.examples import Item, items, records
 from segic_jax.data.build.info import VERSION, Info, VideoInfo, find_built
@@ -76,7 +75,7 @@ def build(
 
     splits = {split: [item for item in work if item.split == split] for split in {w.split: 0 for w in work}}
     with (
-        tqdm(total=len(work), desc=benchmark.name, unit="picture", disable=None) as bar,
+        progress.bar(total=len(work), desc=benchmark.name, unit="picture") as bar,
         ThreadPoolExecutor(threads) as pool,
     ):
         for split, of in splits.items():
