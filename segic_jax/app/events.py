@@ -280,6 +280,6 @@ class Page:
             return {}
         result = visitor.shown(visitor.chosen.result)
         return {
-            self.found.overlay: gr.update(value=drawing.found(result), label=visitor.chosen.picture.name),
+            self.found.overlay: gr.update(value=result.overlay(), label=visitor.chosen.picture.name),
             self.found.presence: drawing.presence_table(result),
         }

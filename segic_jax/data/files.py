@@ -4,7 +4,7 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -90,14 +90,21 @@ def require_size(
         )
 
 
-def whole_write(path: Path | str, content: bytes) -> None:
+def whole_write(path: Path | str, content: bytes | Iterable[bytes]) -> None:
     """The file appears under its name when it is whole; until then an older one stays as it is.
+
+    Args:
+        content: all of it, or its pieces in order.
 
     Raises:
         DataError: the folder is missing, the disk is full or fails, or there is something else than a file.
     """
     with whole(path, DataError) as part:
-        part.write_bytes(content)
+        if isinstance(content, bytes):
+            part.write_bytes(content)
+        else:
+            with part.open("wb") as file:
+                file.writelines(content)
 
 
 @contextmanager
