@@ -59,7 +59,7 @@ ALLOWED = {
     | API
     | {"evaluate", "segmenter", "following", "train", "parity", "__init__"},
     "cli": {"config", "entry", "commands"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "entry"},
     "__init__": JOINED | API | {"segmenter"},
 }
 FORBIDDEN = {
