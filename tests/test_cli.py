@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import bundle, command_files, picture
 
 from segic_jax.cli import main
+from segic_jax.config import ConfigError
 from segic_jax.entry import exit_code
 from segic_jax.weights.torch_names import to_torch
 
@@ -137,3 +138,32 @@ def test_however_a_command_ends_it_is_a_code_and_a_sentence(capsys):
     assert capsys.readouterr().err.startswith("out/a.png cannot be used (No space left on device)")
     with pytest.raises(ImportError):  # a defect, not wrong input
         exit_code(lambda: (_ for _ in ()).throw(ImportError("no module")))
+
+
+def test_numbers_that_make_no_data_set_are_said(tmp_path):
+    from segic_jax.data.build.__main__ import Args
+    from segic_jax.data.build.__main__ import main as build
+
+    for wrong in ({"threads": 0}, {"shots": (0,)}, {"shots": ()}):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            build(Args("emoji", tmp_path, **wrong))
+    assert not list(tmp_path.iterdir())
+
+
+def test_unbounded_numbers_in_a_log_are_left_out(tmp_path, capsys):
+    lines = ("9" * 400, "-Infinity", "NaN", "1e308", "2.5")
+    text = "".join(f'{{"step": {i}, "loss": {value}}}\n' for i, value in enumerate(lines))
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert main_code("runs", "list", tmp_path) == 0
+    assert "2.5000" in capsys.readouterr().out
+    assert main_code("runs", "plot", tmp_path, "--out", tmp_path / "p.png") == 0
+
+
+def test_damaged_logs_and_lists_are_said(tmp_path, capsys):
+    """Nested too deep for JSON, and a number of too many digits."""
+    for content in ("[" * 100_000, '{"step": ' + "9" * 5000 + "}"):
+        (tmp_path / "metrics.jsonl").write_text(f'{content}\n{{"step": 1, "loss": 2}}\n')
+        assert main_code("runs", "plot", tmp_path, "--out", tmp_path / "p.png") == 2
+        assert "metrics.jsonl is damaged: line 1" in capsys.readouterr().err
+        assert main_code("episodes", "show", tmp_path / "metrics.jsonl") == 2
+        assert "is no list of episodes" in capsys.readouterr().err
