@@ -13,7 +13,9 @@ from tiny import bundle, command_files, picture
 
 from segic_jax.cli import main
 from segic_jax.config import ConfigError
+from segic_jax.data.episodes import DataError
 from segic_jax.entry import exit_code
+from segic_jax.evaluate.records import Records
 from segic_jax.weights.torch_names import to_torch
 
 EVAL = Path(__file__).parent.parent / "eval.py"
@@ -148,6 +150,29 @@ def test_numbers_that_make_no_data_set_are_said(tmp_path):
         with pytest.raises(ConfigError, match="must be at least 1"):
             build(Args("emoji", tmp_path, **wrong))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "5", "[]", "[" * 100_000, "{}"])
+def test_a_damaged_run_is_said(tmp_path, content):
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/00000.jsonl").write_text(f"{content or 7}\n")
+    with pytest.raises(DataError, match=r"00000\.jsonl is damaged"):
+        Records(tmp_path, {})
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(DataError, match=r"run\.json is damaged|another run"):
+        Records(tmp_path, {"benchmark": "x"})
+
+
+def test_a_folder_of_weights_with_a_damaged_configuration_is_said(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/model.safetensors").write_bytes(
+        (EVAL.parent / "segic_jax/weights/emoji_tiny.safetensors").read_bytes()
+    )
+    for content in ("[" * 100_000, "[]", "{"):
+        (tmp_path / "in/config.json").write_text(content)
+        assert main_code("convert", tmp_path / "in", "--out", tmp_path / "o.safetensors") == 2
+        assert "config.json" in capsys.readouterr().err
 
 
 def test_unbounded_numbers_in_a_log_are_left_out(tmp_path, capsys):
