@@ -231,6 +231,7 @@ def _marked(mask: Image.Image, what: str) -> Bool[np.ndarray, "height width"]:
 
 
 def _chosen(values: np.ndarray, label: int, what: str) -> np.ndarray:
+    values = values.astype(np.uint8) if values.dtype == bool else values  # bool takes no number of any size
     mask = values == label
     if not mask.any():
         raise DataError(f"{what} has no pixel of the label {label}; it has {_listed(np.unique(values))}.")
