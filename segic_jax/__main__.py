@@ -1,6 +1,20 @@
-"""`python -m segic_jax` is `segic`."""
+"""`segic` and `python -m segic_jax`. Little is imported before Ctrl-C is heard; the rest takes a second."""
 
-from segic_jax.cli import main
+import sys
+
+from segic_jax.entry import exit_code
+
+
+def main() -> None:
+    """Run the command of the command line and exit with its code."""
+    sys.exit(exit_code(_run))
+
+
+def _run() -> int | None:
+    from segic_jax.cli import parse
+
+    return parse(sys.argv[1:]).run()
+
 
 if __name__ == "__main__":
     main()

@@ -5,8 +5,10 @@ override any field (`--optim.learning-rate 3e-4`).
 """
 
 import dataclasses
+import math
 import os
 import runpy
+import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -25,6 +27,12 @@ def _require(condition: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def _require_counts(config, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(value >= 1, f"{type(config).__name__}.{name} {value} must be at least 1.")
+
+
 @dataclass(frozen=True)
 class ViTConfig:
     """A DINOv2 vision transformer (dinov2/models/vision_transformer.py)."""
@@ -41,6 +49,7 @@ class ViTConfig:
     pos_antialias: bool = False  # True for the register models
 
     def __post_init__(self):
+        _require_counts(self, "patch_size", "width", "depth", "num_heads", "pos_grid")
         _require(
             self.width % self.num_heads == 0,
             f"ViTConfig.width {self.width} must be divisible by num_heads {self.num_heads}.",
@@ -100,6 +109,7 @@ class HeadConfig:
     mask_channels: int = 16  # hidden channels of the mask prompt's convolutions
 
     def __post_init__(self):
+        _require_counts(self, "width", "num_heads", "mlp_width", "cross_attention_downsample")
         inner = self.width // self.cross_attention_downsample
         _require(
             inner % self.num_heads == 0 and self.width % 8 == 0,
@@ -196,6 +206,10 @@ class DataConfig:
             f"data.crop {self.crop} must be the least and the largest share, above 0 and at most 1.",
         )
         _require(
+            all(0 <= value < math.inf for value in self.colour) and self.colour[3] <= 0.5,
+            f"data.colour {self.colour} must not be negative, and its last number, the hue, at most 0.5.",
+        )
+        _require(
             min(self.threads, self.workers, self.max_unreadable, self.instance_pixels) >= 0,
             f"data.threads {self.threads}, data.workers {self.workers}, data.max_unreadable "
             f"{self.max_unreadable} and data.instance_pixels {self.instance_pixels} must not be negative.",
@@ -223,6 +237,16 @@ class OptimConfig:
         _require(
             0 < self.drop_at <= 1,
             f"optim.drop_at {self.drop_at} is a share of the training: give a number over 0 and at most 1.",
+        )
+        # Written so that NaN is refused, too.
+        _require(
+            0 < self.learning_rate < math.inf and 0 < self.eps < math.inf,
+            f"optim.learning_rate {self.learning_rate} and optim.eps {self.eps} must be above 0 and finite.",
+        )
+        _require(
+            0 <= self.weight_decay < math.inf and all(0 <= beta < 1 for beta in (*self.betas, self.gamma)),
+            f"optim.weight_decay {self.weight_decay} must not be negative, optim.betas {self.betas} and "
+            f"optim.gamma {self.gamma} must be from 0 to below 1.",
         )
         _require(self.warmup_steps >= 0, f"optim.warmup_steps {self.warmup_steps} must not be negative.")
 
@@ -259,6 +283,7 @@ class TrainConfig:
             "negative_queue",
         ):
             _require(getattr(self, name) >= 1, f"train.{name} {getattr(self, name)} must be at least 1.")
+        _require(0 <= self.seed < 2**63, f"train.seed {self.seed} must be from 0 to 2^63 - 1.")
         _require(
             self.batch_size % self.accumulate == 0,
             f"train.batch_size {self.batch_size} must be divisible by train.accumulate {self.accumulate}.",
@@ -304,15 +329,27 @@ def load_config(path: str | os.PathLike) -> Config:
     """The experiment of a Python file with `get_config() -> Config`; the file is run.
 
     Raises:
-        ConfigError: there is no such file, it has no `get_config`, or that returns something else.
+        ConfigError: there is no such file, it cannot be run, it has no `get_config`, or that returns
+            something else.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"{path}: there is no such configuration file; the project's are in configs/.")
-    get_config = runpy.run_path(str(path)).get("get_config")
-    if get_config is None:
-        raise ConfigError(f"{path} has no function get_config(); see configs/README.md.")
-    config = get_config()
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        if not callable(get_config):
+            raise ConfigError(f"{path} has no function get_config(); see configs/README.md.")
+        config = get_config()
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # it is a program: anything may go wrong in it
+        here = [one.lineno for one in traceback.extract_tb(error.__traceback__) if one.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else (here or [None])[-1]
+        where = f", line {line}" if line else ""
+        raise ConfigError(
+            f"{path}{where} cannot be run ({type(error).__name__}: {' '.join(str(error).split())[:200]}): "
+            "mend it; see configs/README.md."
+        ) from error
     if not isinstance(config, Config):
         raise ConfigError(f"get_config() of {path} returned {type(config).__name__}; it must be a Config.")
     return config

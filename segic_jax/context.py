@@ -15,6 +15,7 @@ from segic_jax.data.episodes import DataError
 from segic_jax.data.files import whole_write
 from segic_jax.finding import INSIDE, KINDS, PATCHES, Slots
 from segic_jax.models import segic
+from segic_jax.whole import require_path
 
 FORMAT = "segic_jax context 1"
 
@@ -90,7 +91,7 @@ class Context:
         Raises:
             DataError: there is no such class.
         """
-        unknown = [name for name in names if name not in self.names]
+        unknown = [name for name in names if not isinstance(name, str) or name not in self.names]
         if unknown:
             raise DataError(
                 f"There is no class '{unknown[0]}' in the context; it has {', '.join(self.names)}."
@@ -151,7 +152,7 @@ def read_context(path: Path | str) -> Context:
     Raises:
         DataError: missing, damaged, without a class, or another kind of file.
     """
-    if not Path(path).is_file():
+    if not require_path(path, DataError).is_file():
         raise DataError(f"{path}: there is no such file.")
     try:
         with safetensors.safe_open(path, framework="numpy") as file:

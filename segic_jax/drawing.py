@@ -43,25 +43,48 @@ def overlay(image: Image, mask: Mask, colour: Colour) -> Image:
     return overlays(image, [mask], [colour])
 
 
-def overlays(image: Image, masks: Sequence[Mask], tints: Sequence[Colour]) -> Image:
-    """Several masks on one picture."""
-    tinted = image.copy()
+def overlays(image: Image, masks: Sequence[Mask], tints: Sequence[Colour], width: int | None = None) -> Image:
+    """Several masks on one picture.
+
+    Args:
+        width: of the lines in pixels; None: as the picture's size wants it.
+    """
+    drawn = np.array(image, order="C")
     for mask, colour in zip(masks, tints, strict=True):
-        tinted[mask] = (0.5 * tinted[mask] + 0.5 * np.array(colour)).astype(np.uint8)
+        drawn[mask] = (drawn[mask].astype(np.uint16) + np.array(colour, np.uint16)) >> 1
     for mask, colour in zip(masks, tints, strict=True):
-        tinted = outlined(tinted, mask, colour)
-    return tinted
+        _outline(drawn, mask, colour, width or line_width(mask.shape))
+    return drawn
 
 
 def outlined(image: Image, mask: Mask, colour: Colour) -> Image:
     """The picture with the edge of `mask` drawn inside it, with a white and a dark line around it."""
-    edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    thin = max(1, round(max(mask.shape) / 500))
-    drawn = np.ascontiguousarray(image).copy()
-    for line, reach, where in ((DARK, 2 * thin, ~mask), (WHITE, thin, ~mask), (colour, 2 * thin, mask)):
-        band = cv2.drawContours(np.zeros(mask.shape, np.uint8), edges, -1, 1, 2 * reach + 1)
-        drawn[(band > 0) & where] = line
+    drawn = np.array(image, order="C")
+    _outline(drawn, mask, colour, line_width(mask.shape))
     return drawn
+
+
+def line_width(shape: Sequence[int]) -> int:
+    """Of the thinnest line on a picture of this size; the others have twice as much."""
+    return max(1, round(max(shape) / 500))
+
+
+def _outline(drawn: Image, mask: Mask, colour: Colour, width: int) -> None:
+    """Changes `drawn`; what is further than twice the width and a pixel from the edge stays as it is."""
+    edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    for line, reach, inside in ((DARK, 2 * width, False), (WHITE, width, False), (colour, 2 * width, True)):
+        band = cv2.drawContours(np.zeros(mask.shape, np.uint8), edges, -1, 1, 2 * reach + 1)
+        drawn[(band > 0) & (mask == inside)] = line
+
+
+def shrink(image: Image, side: int) -> Image:
+    """The picture with its longer side at most `side`; itself if it has no more."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    if scale >= 1:
+        return image
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def heat(values: Float[np.ndarray, "height width"]) -> Image:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
@@ -23,6 +24,8 @@ from segic_jax.data.files import (
     too_large,
     upright,
 )
+
+MOST_NUMBERS = 1_000_000  # of a polygon
 
 Picture = str | Path | UInt8[np.ndarray, "height width 3"] | Image.Image
 Mask = str | Path | Bool[np.ndarray, "height width"] | Integer[np.ndarray, "height width"] | Image.Image
@@ -122,7 +125,7 @@ def listed(targets: Targets) -> Iterable[Picture]:
     """One picture, a folder's pictures by name, or whatever the iterable gives.
 
     Raises:
-        DataError: a folder without pictures.
+        DataError: a folder without pictures, or nothing of that.
     """
     if isinstance(targets, (str, Path)):
         folder = Path(targets)
@@ -134,7 +137,16 @@ def listed(targets: Targets) -> Iterable[Picture]:
         return inside
     if isinstance(targets, Image.Image) or (isinstance(targets, np.ndarray) and targets.ndim == 3):
         return [targets]
-    return targets
+    return require_iterable(targets, "Targets are a picture, a folder or a list of pictures")
+
+
+def require_iterable(values: Any, what: str) -> Iterable:
+    """Raise DataError where they are none."""
+    try:
+        iter(values)
+    except TypeError as error:  # an array without an axis is an instance of Iterable
+        raise DataError(f"{what}, not {type(values).__name__}.") from error
+    return values
 
 
 def as_picture(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
@@ -219,6 +231,7 @@ def _marked(mask: Image.Image, what: str) -> Bool[np.ndarray, "height width"]:
 
 
 def _chosen(values: np.ndarray, label: int, what: str) -> np.ndarray:
+    values = values.astype(np.uint8) if values.dtype == bool else values  # bool takes no number of any size
     mask = values == label
     if not mask.any():
         raise DataError(f"{what} has no pixel of the label {label}; it has {_listed(np.unique(values))}.")
@@ -261,7 +274,7 @@ def _one_colour(colours: np.ndarray, mask: np.ndarray, what: str) -> np.ndarray:
 
 def _box_mask(box: Sequence[float], height: int, width: int, source: str) -> np.ndarray:
     try:
-        x0, y0, x1, y1 = (float(value) for value in box)
+        x0, y0, x1, y1 = (_real(value) for value in box)
     except (TypeError, ValueError) as error:
         raise DataError(f"{source}: a box is (x0, y0, x1, y1) in pixels, not {_short(box)}.") from error
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):  # refuses NaN as well
@@ -274,9 +287,17 @@ def _box_mask(box: Sequence[float], height: int, width: int, source: str) -> np.
     return mask
 
 
+def _real(value: Any) -> float:
+    if isinstance(value, complex):  # NumPy would drop a part, and print a warning
+        raise TypeError("a complex number")
+    return float(value)
+
+
 def _flat(polygon: Sequence) -> list[list[float]]:
     """One polygon or several, of points or flat, as COCO's [[x, y, x, y, ...], ...]."""
     if isinstance(polygon, np.ndarray):
+        if polygon.size > MOST_NUMBERS:  # a picture by mistake would become gigabytes of numbers
+            raise ValueError(f"it has {polygon.size} numbers, more than {MOST_NUMBERS}")
         polygon = polygon.tolist()
     if len(polygon) == 0:
         raise ValueError("it has no points")
@@ -286,7 +307,7 @@ def _flat(polygon: Sequence) -> list[list[float]]:
         polygon = [polygon]  # points
     flat = []
     for one in polygon:
-        values = [float(value) for point in one for value in np.ravel(point)]
+        values = [_real(value) for point in one for value in np.ravel(point)]
         if len(values) < 6:
             raise ValueError("it needs at least three points")
         flat.append(values)

@@ -90,7 +90,7 @@ def _parsed(path: Path) -> tuple[list[dict], list[int]]:
     for number, row in enumerate(rows, 1):
         try:
             line = json.loads(row)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):  # also a number of thousands of digits
             line = None
         if isinstance(line, dict) and isinstance(line.get("step"), int):
             lines.append(line)

@@ -17,10 +17,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8, UInt16
 from PIL import Image
 
-from segic_jax.data.canvas import bilinear_taps, resample
+from segic_jax.data.canvas import Taps, bilinear_taps, resample
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import whole_write
-from segic_jax.drawing import Colour, overlays
+from segic_jax.drawing import Colour, line_width, overlays, shrink
+from segic_jax.png import rgb_png
+from segic_jax.whole import require_path
 
 STRIP = 1 << 22  # pixels that are worked on at a time
 SMALLEST = 0.02  # of the mask: a connected region below this share is no object of its own
@@ -97,8 +99,8 @@ class Result:
         height, width = self.image.shape[:2]
         mask = np.zeros((height, width), bool)
         if self._shown(concept):
-            for start, logits in self._strips(concept):
-                mask[start : start + len(logits)] = logits > self.cut
+            for start, stop in self._strips():
+                mask[start:stop] = self._rows(concept, start, stop) > self.cut
         return mask
 
     def logits(self, concept: int | None = None) -> Float[np.ndarray, "*concepts height width"]:
@@ -111,8 +113,8 @@ class Result:
         height, width = self.image.shape[:2]
         values = np.empty((len(chosen), height, width), np.float32)
         for row, i in enumerate(chosen):
-            for start, strip in self._strips(i):
-                values[row, start : start + len(strip)] = strip
+            for start, stop in self._strips():
+                values[row, start:stop] = self._rows(i, start, stop)
         return values if concept is None else values[0]
 
     def instances(self, concept: int) -> list[Bool[np.ndarray, "height width"]]:
@@ -125,18 +127,37 @@ class Result:
         order = np.argsort(-areas, kind="stable")
         return [labels == i + 1 for i in order if areas[i] >= SMALLEST * areas.sum()]
 
-    def overlay(self) -> UInt8[np.ndarray, "height width 3"]:
-        """The target with every mask tinted and outlined in its class's colour."""
-        return self._overlay
+    def overlay(self, side: int | None = None) -> UInt8[np.ndarray, "height width 3"]:
+        """The target with every mask tinted and outlined in its class's colour.
 
-    @cached_property
-    def _overlay(self) -> UInt8[np.ndarray, "height width 3"]:
-        shown = [i for i in range(len(self.names)) if self.areas[i]]
-        return overlays(self.image, [self.mask(i) for i in shown], [self.colours[i] for i in shown])
+        Args:
+            side: shrink it until its longer side has at most so many pixels.
+        """
+        image = shrink(self.image, side or max(self.image.shape))
+        if image is self.image:
+            return np.concatenate(list(self._drawn()))
+        shown, size = np.flatnonzero(self.areas), image.shape[1::-1]
+        masks = [self.mask(i).view(np.uint8) for i in shown]
+        masks = [cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks]
+        return overlays(image, masks, [self.colours[i] for i in shown])
 
     def overlay_png(self) -> bytes:
         """`overlay` as a PNG file."""
-        return cv2.imencode(".png", cv2.cvtColor(self.overlay(), cv2.COLOR_RGB2BGR))[1].tobytes()
+        return b"".join(self._overlay_png())
+
+    def _overlay_png(self) -> Iterator[bytes]:
+        height, width = self.image.shape[:2]
+        return rgb_png(width, height, self._drawn())
+
+    def _drawn(self) -> Iterator[UInt8[np.ndarray, "rows width 3"]]:
+        """The overlay, a strip at a time: lines that come from beyond a strip are drawn in it as well."""
+        shown, width = np.flatnonzero(self.areas), line_width(self.image.shape[:2])
+        reach, height = 3 * (width + 1), len(self.image)
+        tints = [self.colours[i] for i in shown]
+        for start, stop in self._strips():
+            first, last = max(0, start - reach), min(height, stop + reach)
+            masks = [self._rows(i, first, last) > self.cut for i in shown]
+            yield overlays(self.image[first:last], masks, tints, width)[start - first : stop - first]
 
     def label_png(self) -> bytes:
         """`label_map` as a palette PNG in the classes' colours; 16-bit grey above 255 classes."""
@@ -204,78 +225,87 @@ class Result:
         Raises:
             DataError: the folder cannot be made, or the disk refuses.
         """
+        folder = require_path(folder, DataError)
         name = name or (Path(self.source).stem if self.source else "picture")
         coco = self.coco_file() | ({"info": info} if info else {})
         files = {
-            Path(folder, "overlays", f"{name}.png"): self.overlay_png(),
-            Path(folder, "labels", f"{name}.png"): self.label_png(),
-            Path(folder, "annotations", f"{name}.json"): (json.dumps(coco) + "\n").encode(),
+            Path(folder, "overlays", f"{name}.png"): self._overlay_png,
+            Path(folder, "labels", f"{name}.png"): self.label_png,
+            Path(folder, "annotations", f"{name}.json"): (json.dumps(coco) + "\n").encode,
         }
         for file, content in files.items():
             try:
                 file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise DataError(f"{file.parent} cannot be made ({error.strerror}).") from error
-            whole_write(file, content)
+            whole_write(file, content())
         return list(files)
 
     @cached_property
     def _measured(self) -> _Measured:
         height, width = self.image.shape[:2]
-        count = len(self.names)
+        shown = [i for i in range(len(self.names)) if self._shown(i)]
         label_map = np.zeros((height, width), np.uint16)
-        best = np.full((height, width), self.cut, np.float32) if count > 1 else None
-        areas, boxes, scores = np.zeros(count, np.int64), [None] * count, np.zeros(count, np.float32)
-        for i in range(count):
-            if not self._shown(i):
-                continue
-            rows, columns = np.zeros(height, bool), np.zeros(width, bool)
-            probability = 0.0
-            for start, logits in self._strips(i):
-                strip = slice(start, start + len(logits))
+        rows, columns = np.zeros((len(self.names), height), bool), np.zeros((len(self.names), width), bool)
+        areas, probability = np.zeros(len(self.names), np.int64), np.zeros(len(self.names))
+        for start, stop in self._strips():
+            labels = label_map[start:stop]
+            best = np.full(labels.shape, self.cut, np.float32) if len(shown) > 1 else None
+            for i in shown:
+                logits = self._rows(i, start, stop)
                 inside = logits > self.cut
                 if not inside.any():
                     continue
-                rows[strip] = inside.any(1)
-                columns |= inside.any(0)
+                rows[i, start:stop] = inside.any(1)
+                columns[i] |= inside.any(0)
                 values = logits[inside]
                 areas[i] += len(values)
-                probability += float((1 / (1 + np.exp(-np.clip(values, -80, 80), dtype=np.float64))).sum())
+                probability[i] += (1 / (1 + np.exp(-np.clip(values, -80, 80), dtype=np.float64))).sum()
                 if best is None:
-                    label_map[strip][inside] = 1
+                    labels[inside] = i + 1
                 else:
-                    wins = logits > best[strip]
-                    label_map[strip][wins] = i + 1
-                    best[strip][wins] = logits[wins]
-            if areas[i]:
-                (y0, y1), (x0, x1) = (
-                    (int(np.argmax(a)), int(len(a) - np.argmax(a[::-1]))) for a in (rows, columns)
-                )
-                boxes[i] = (x0, y0, x1, y1)
-                scores[i] = probability / areas[i]
-        return _Measured(label_map, areas, boxes, scores)
+                    wins = logits > best
+                    labels[wins] = i + 1
+                    best[wins] = logits[wins]
+        boxes = [_box(*sides) if area else None for area, *sides in zip(areas, rows, columns, strict=True)]
+        return _Measured(label_map, areas, boxes, (probability / np.maximum(areas, 1)).astype(np.float32))
 
     def _shown(self, concept: int) -> bool:
         """Whether the mask can have a pixel; bilinear resampling makes no larger value."""
         allowed = bool(self.present[concept]) or self.keep_absent
         return allowed and float(self.small_logits[concept].max()) > self.cut
 
-    def _strips(self, concept: int) -> Iterator[tuple[int, Float[np.ndarray, "rows width"]]]:
-        """First row and logits of one strip after another.
-
-        Small map -> canvas -> picture, both bilinear; OpenCV, which is fast, does a strip's columns.
-        """
-        (height, width), (h, w) = self.image.shape[:2], self.placed
-        side = self.small_logits.shape[-1]
-        to_canvas = bilinear_taps(side, self.canvas, side / self.canvas)
-        on_canvas = resample(self.small_logits[concept], to_canvas.cropped(0, h), to_canvas.cropped(0, w))
-        rows = bilinear_taps(h, height, h / height)
+    def _strips(self) -> Iterator[tuple[int, int]]:
+        """First row of each strip, and the one after its last."""
+        height, width = self.image.shape[:2]
         step = max(1, STRIP // width)
-        for start in range(0, height, step):
-            part = rows.cropped(start, step)
-            fraction = part.fraction[:, None]
-            narrow = on_canvas[part.low] * (1 - fraction) + on_canvas[part.high] * fraction
-            yield start, cv2.resize(narrow, (width, len(narrow)), interpolation=cv2.INTER_LINEAR)
+        return ((start, min(start + step, height)) for start in range(0, height, step))
+
+    def _rows(self, concept: int, start: int, stop: int) -> Float[np.ndarray, "rows width"]:
+        """Logits of the picture's rows from `start` to before `stop`.
+
+        Small map -> canvas -> picture, both bilinear; OpenCV, which is fast, does the picture's columns.
+        """
+        down, across, rows = self._taps
+        part = rows.cropped(start, stop - start)
+        first, last = part.low[0], part.high[-1] + 1
+        on_canvas = resample(self.small_logits[concept], down.cropped(first, last - first), across)
+        fraction = part.fraction[:, None]
+        narrow = on_canvas[part.low - first] * (1 - fraction) + on_canvas[part.high - first] * fraction
+        return cv2.resize(narrow, (self.image.shape[1], len(narrow)), interpolation=cv2.INTER_LINEAR)
+
+    @cached_property
+    def _taps(self) -> tuple[Taps, Taps, Taps]:
+        """Small map -> the canvas's rows and columns that the picture has; those rows -> the picture's."""
+        (h, w), height, side = self.placed, len(self.image), self.small_logits.shape[-1]
+        to_canvas = bilinear_taps(side, self.canvas, side / self.canvas)
+        return to_canvas.cropped(0, h), to_canvas.cropped(0, w), bilinear_taps(h, height, h / height)
+
+
+def _box(rows: Bool[np.ndarray, " height"], columns: Bool[np.ndarray, " width"]) -> tuple[int, int, int, int]:
+    """x0, y0, x1, y1 around what is True."""
+    (y0, y1), (x0, x1) = ((int(np.argmax(a)), int(len(a) - np.argmax(a[::-1]))) for a in (rows, columns))
+    return x0, y0, x1, y1
 
 
 def joined_coco(files: Sequence[dict]) -> dict:

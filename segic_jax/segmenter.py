@@ -31,7 +31,15 @@ from segic_jax.context import Concept, Context, in_slots, joined, read_context
 from segic_jax.data.canvas import Placed, resize_and_pad
 from segic_jax.data.episodes import DataError
 from segic_jax.drawing import colours
-from segic_jax.example import Example, Picture, Targets, as_picture, listed, source_of
+from segic_jax.example import (
+    Example,
+    Picture,
+    Targets,
+    as_picture,
+    listed,
+    require_iterable,
+    source_of,
+)
 from segic_jax.explain import Explanation, explanation
 from segic_jax.finding import Found, Slots, cells_on_picture
 from segic_jax.fitting import Read, by_picture, read, taught
@@ -96,7 +104,8 @@ class Segmenter:
             DataError: no positive example of a class, or one that cannot be used (`Example.object_on`).
             BundleError: `class_names`, and the model cannot read them.
         """
-        examples = [examples] if isinstance(examples, Example) else list(examples)
+        single = isinstance(examples, Example)
+        examples = [examples] if single else list(require_iterable(examples, "fit takes examples"))
         if not all(isinstance(example, Example) for example in examples):
             raise DataError("fit takes examples: fit([Example(picture, mask, name=...), ...]).")
         names = tuple(dict.fromkeys(e.name for e in examples if not e.negative))
@@ -355,6 +364,8 @@ class Segmenter:
             raise DataError(f"{what} belongs to another model than {self.name}: fit its examples again.")
 
     def _require_usable(self, context: Context) -> None:
+        if not isinstance(context, Context):
+            raise DataError(f"A Context of fit or load_context is needed, not {type(context).__name__}.")
         self._require_own(context, "The context")
         if not context.names:
             raise DataError("The context has no class: fit an example.")

@@ -7,6 +7,13 @@ from pathlib import Path
 from segic_jax.config import InputError
 
 
+def require_path(path: Path | str, error: type[InputError]) -> Path:
+    """Raise `error` where it is anything else."""
+    if not isinstance(path, (str, Path)):
+        raise error(f"The path of a file is a text or a Path, not {type(path).__name__}.")
+    return Path(path)
+
+
 @contextmanager
 def whole(path: Path | str, error: type[InputError]) -> Iterator[Path]:
     """Where to write meanwhile: beside `path`. It is renamed at the end, and removed if that is not reached.
@@ -14,7 +21,7 @@ def whole(path: Path | str, error: type[InputError]) -> Iterator[Path]:
     Raises:
         error: the folder is missing, the disk is full or fails, or there is something else than a file.
     """
-    path = Path(path)
+    path = require_path(path, error)
     # A rename would put a file in the place of a device, such as /dev/null.
     if "\0" in str(path) or (path.exists() and not path.is_file()):
         raise error(f"{str(path)!r} is a folder, a device or no name of a file: give another.")

@@ -201,6 +201,9 @@ def test_masks_that_cannot_be_used(tmp_path):
     ]:
         with pytest.raises(DataError, match=sentence):
             Example(IMAGE, mask).object_on(IMAGE)
+    for labels in (MASK, LABELS):
+        with pytest.raises(DataError, match="no pixel of the label 1180591620717411303424"):
+            Example(IMAGE, labels, label=2**70).object_on(IMAGE)
     with pytest.raises(DataError, match="no pixel of the label 5; it has 0, 3, 7"):
         Example(IMAGE, LABELS, label=5).object_on(IMAGE)
 

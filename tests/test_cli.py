@@ -12,7 +12,10 @@ from safetensors.numpy import load_file, save_file
 from tiny import bundle, command_files, picture
 
 from segic_jax.cli import main
+from segic_jax.config import ConfigError
+from segic_jax.data.episodes import DataError
 from segic_jax.entry import exit_code
+from segic_jax.evaluate.records import Records
 from segic_jax.weights.torch_names import to_torch
 
 EVAL = Path(__file__).parent.parent / "eval.py"
@@ -137,3 +140,55 @@ def test_however_a_command_ends_it_is_a_code_and_a_sentence(capsys):
     assert capsys.readouterr().err.startswith("out/a.png cannot be used (No space left on device)")
     with pytest.raises(ImportError):  # a defect, not wrong input
         exit_code(lambda: (_ for _ in ()).throw(ImportError("no module")))
+
+
+def test_numbers_that_make_no_data_set_are_said(tmp_path):
+    from segic_jax.data.build.__main__ import Args
+    from segic_jax.data.build.__main__ import main as build
+
+    for wrong in ({"threads": 0}, {"shots": (0,)}, {"shots": ()}):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            build(Args("emoji", tmp_path, **wrong))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", ["", "5", "[]", "[" * 100_000, "{}"])
+def test_a_damaged_run_is_said(tmp_path, content):
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/00000.jsonl").write_text(f"{content or 7}\n")
+    with pytest.raises(DataError, match=r"00000\.jsonl is damaged"):
+        Records(tmp_path, {})
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(DataError, match=r"run\.json is damaged|another run"):
+        Records(tmp_path, {"benchmark": "x"})
+
+
+def test_a_folder_of_weights_with_a_damaged_configuration_is_said(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/model.safetensors").write_bytes(
+        (EVAL.parent / "segic_jax/weights/emoji_tiny.safetensors").read_bytes()
+    )
+    for content in ("[" * 100_000, "[]", "{"):
+        (tmp_path / "in/config.json").write_text(content)
+        assert main_code("convert", tmp_path / "in", "--out", tmp_path / "o.safetensors") == 2
+        assert "config.json" in capsys.readouterr().err
+
+
+def test_unbounded_numbers_in_a_log_are_left_out(tmp_path, capsys):
+    lines = ("9" * 400, "-Infinity", "NaN", "1e308", "2.5")
+    text = "".join(f'{{"step": {i}, "loss": {value}}}\n' for i, value in enumerate(lines))
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert main_code("runs", "list", tmp_path) == 0
+    assert "2.5000" in capsys.readouterr().out
+    assert main_code("runs", "plot", tmp_path, "--out", tmp_path / "p.png") == 0
+
+
+def test_damaged_logs_and_lists_are_said(tmp_path, capsys):
+    """Nested too deep for JSON, and a number of too many digits."""
+    for content in ("[" * 100_000, '{"step": ' + "9" * 5000 + "}"):
+        (tmp_path / "metrics.jsonl").write_text(f'{content}\n{{"step": 1, "loss": 2}}\n')
+        assert main_code("runs", "plot", tmp_path, "--out", tmp_path / "p.png") == 2
+        assert "metrics.jsonl is damaged: line 1" in capsys.readouterr().err
+        assert main_code("episodes", "show", tmp_path / "metrics.jsonl") == 2
+        assert "is no list of episodes" in capsys.readouterr().err

@@ -9,8 +9,12 @@ import pytest
 from segic_jax.config import (
     Config,
     ConfigError,
+    DataConfig,
+    HeadConfig,
     ModelConfig,
+    OptimConfig,
     PretrainConfig,
+    TrainConfig,
     ViTConfig,
     load_config,
     model_config_from_dict,
@@ -48,6 +52,13 @@ def test_the_large_head_has_the_published_size():
     [
         (lambda: ModelConfig(canvas=100), "canvas 100 must be a multiple"),
         (lambda: ViTConfig(width=100, num_heads=3), "must be divisible by num_heads"),
+        (lambda: ViTConfig(patch_size=0), r"ViTConfig\.patch_size 0 must be at least 1"),
+        (lambda: HeadConfig(num_heads=0), r"HeadConfig\.num_heads 0 must be at least 1"),
+        (lambda: OptimConfig(learning_rate=float("nan")), r"optim\.learning_rate nan"),
+        (lambda: OptimConfig(learning_rate=-1), r"optim\.learning_rate -1"),
+        (lambda: OptimConfig(betas=(0.9, 1.0)), r"optim\.betas"),
+        (lambda: TrainConfig(seed=-1), r"train\.seed -1"),
+        (lambda: DataConfig(colour=(0.1, 0.1, 0.1, 0.9)), r"data\.colour"),
         (lambda: load_config("nowhere.py"), r"nowhere\.py: there is no such configuration file"),
     ],
 )
@@ -67,6 +78,23 @@ def fields(config, prefix="") -> dict[str, object]:
             found |= fields(value, f"{prefix}{field.name}.")
         found[prefix + field.name] = value
     return found
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"def (", r"c\.py, line 1 cannot be run \(SyntaxError"),
+        (b"\x89PNG\0", r"c\.py.* cannot be run \(SyntaxError"),
+        (b"\n1 / 0", r"c\.py, line 2 cannot be run \(ZeroDivisionError"),
+        (b"import sys\nsys.exit(0)", r"c\.py, line 2 cannot be run \(SystemExit"),
+        (b"get_config = 5", "has no function get_config"),
+        (b"def get_config():\n    return 5", "returned int"),
+    ],
+)
+def test_a_file_that_is_no_experiment_is_named(tmp_path, content, message):
+    (tmp_path / "c.py").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load_config(tmp_path / "c.py")
 
 
 def test_the_documentation_has_every_field_with_its_default():

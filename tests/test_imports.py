@@ -26,6 +26,7 @@ ALLOWED = {
     "config": set(),
     "entry": {"config"},
     "whole": {"config"},
+    "png": set(),
     "prompts": set(),
     "progress": set(),
     "params": {"config"},
@@ -42,10 +43,10 @@ ALLOWED = {
     "drawing": set(),
     "presence": {"config", "data", "finding"},
     "example": BASE | {"data"},
-    "context": JOINED | {"finding"},
+    "context": JOINED | {"finding", "whole"},
     "fitting": JOINED | {"programs", "finding", "example", "context"},
     "ahead": set(),
-    "result": JOINED | {"drawing"},
+    "result": JOINED | {"drawing", "png", "whole"},
     "explain": JOINED | {"finding", "context"},
     "segmenter": JOINED | API,
     "evaluate": JOINED | API | {"segmenter"},
@@ -60,7 +61,7 @@ ALLOWED = {
     | API
     | {"evaluate", "segmenter", "following", "train", "parity", "__init__"},
     "cli": {"config", "entry", "commands"},
-    "__main__": {"cli"},
+    "__main__": {"cli", "entry"},
     "__init__": JOINED | API | {"segmenter"},
 }
 FORBIDDEN = {

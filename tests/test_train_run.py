@@ -163,3 +163,10 @@ def test_fine_tuning_without_data_is_one_sentence(tmp_path, capsys):
     )
     assert finetune.main(args) == 2
     assert "gone" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_the_work_directory_is_said_at_once(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for workdir in (tmp_path / "file", tmp_path / "file/below"):
+        assert run(Config(backbone=""), workdir) == 2
+        assert "file is a file; give another folder" in capsys.readouterr().err

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from segic_jax.app.limits import shrink, stretch
+from segic_jax.app.limits import stretch
 from segic_jax.app.session import Box, Picture, Session, Shot
 from segic_jax.data.episodes import DataError
-from segic_jax.drawing import Colour, Mask, colours, heat, overlay, overlays
+from segic_jax.drawing import Colour, Mask, colours, heat, overlay, shrink
 from segic_jax.drawing import Image as Pixels
 from segic_jax.explain import Explanation, Match
 from segic_jax.result import Result
@@ -25,24 +25,12 @@ THUMBNAIL_SIDE = 320
 NUMBERS = 6  # matches that are drawn
 
 
-def found(result: Result, side: int | None = None) -> Pixels:
-    """The picture with its masks, each in its class's colour.
-
-    Args:
-        side: shrink the longer side to this.
-    """
-    image = shrink(result.image, side or max(result.image.shape[:2]))
-    shown = np.flatnonzero(result.areas)
-    masks = [stretch(result.mask(i), image.shape[:2]) for i in shown]
-    return overlays(image, masks, [result.colours[i] for i in shown])
-
-
 def target_thumbnail(session: Session, index: int) -> Pixels:
     """A target, with what was found if it was searched."""
     target = session.targets[index]
     if target.result is None:
         return shrink(target.picture.image, THUMBNAIL_SIDE)
-    return found(session.shown(target.result), THUMBNAIL_SIDE)
+    return session.shown(target.result).overlay(THUMBNAIL_SIDE)
 
 
 def example_thumbnail(shot: Shot, colour: Colour) -> Pixels:

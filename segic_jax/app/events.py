@@ -13,6 +13,7 @@ from segic_jax.app.layout import NOT_THIS, THIS, Finding, Marking, Searching, st
 from segic_jax.app.scenes import scenes
 from segic_jax.app.session import Picture, Session
 from segic_jax.config import InputError
+from segic_jax.data.episodes import DataError
 from segic_jax.drawing import Mask
 from segic_jax.segmenter import Segmenter
 
@@ -23,6 +24,23 @@ SCROLL = "() => document.getElementById('{}').scrollIntoView({{block: 'start'}})
 def warn(message: object) -> None:
     """A notice on the page."""
     gr.Warning(escape(str(message)), duration=12)
+
+
+# The page itself sends what follows; requests made by hand may send anything.
+
+
+def _name(path: object) -> str:
+    """What the visitor called an uploaded file. Raises DataError where none came."""
+    if not isinstance(path, str) or not path:
+        raise DataError("No file arrived; choose it again.")
+    return Path(path).name
+
+
+def _index(chosen: gr.SelectData, count: int) -> int:
+    """Of one of `count` pictures. Raises DataError where it is none."""
+    if type(chosen.index) is not int or not 0 <= chosen.index < count:
+        raise DataError("Choose one of the pictures that are shown.")
+    return chosen.index
 
 
 class Page:
@@ -115,13 +133,13 @@ class Page:
 
     def bring(self, visitor: Session, path: str) -> dict:
         """An uploaded picture becomes the one to mark."""
-        name = Path(path).name
+        name = _name(path)
         visitor.draft = Picture(name, limits.read_upload(path, name))
         return self._draft(visitor)
 
     def bring_scene(self, visitor: Session, chosen: gr.SelectData) -> dict:
         """An example from inside: marked, named, and with pictures to search."""
-        scene = scenes()[chosen.index]
+        scene = scenes()[_index(chosen, len(scenes()))]
         there = {target.picture.name for target in visitor.targets}
         visitor.add_targets([one for one in scene.targets if one.name not in there])
         visitor.draft = scene.picture
@@ -129,7 +147,7 @@ class Page:
 
     def load_context(self, visitor: Session, path: str) -> dict:
         """A saved Context: its classes are there, and examples can be added."""
-        name = Path(path).name
+        name = _name(path)
         visitor.load(limits.read_context_upload(path, name, self.segmenter), name)
         return {**self._examples(visitor), **self._targets(visitor)}
 
@@ -137,7 +155,7 @@ class Page:
         """A mask file becomes paint."""
         if visitor.draft is None:
             return {}
-        mask = limits.read_mask_upload(path, Path(path).name, visitor.draft.image.shape[:2])
+        mask = limits.read_mask_upload(path, _name(path), visitor.draft.image.shape[:2])
         return {self.mark.draft: drawing.painter_data(visitor.draft, mask)}
 
     def add(self, visitor: Session, marks: str, name: str, kind: str) -> dict:
@@ -152,7 +170,7 @@ class Page:
 
     def choose_shot(self, visitor: Session, chosen: gr.SelectData) -> dict:
         """One that could be removed."""
-        visitor.chosen_shot = chosen.index
+        visitor.chosen_shot = _index(chosen, len(visitor.shots))
         return {}
 
     def remove_shot(self, visitor: Session) -> dict:
@@ -172,10 +190,10 @@ class Page:
 
     def add_targets(self, visitor: Session, paths: list[str]) -> dict:
         """Uploaded pictures; those that cannot be read are named and left out."""
-        visitor.check_room(len(paths))
+        visitor.check_room(len(paths or ()))
         pictures = []
-        for path in paths:
-            name = Path(path).name
+        for path in paths or [None]:
+            name = _name(path)
             try:
                 pictures.append(Picture(name, limits.read_upload(path, name)))
             except InputError as error:
@@ -185,7 +203,7 @@ class Page:
 
     def choose_target(self, visitor: Session, chosen: gr.SelectData) -> dict:
         """Look at another picture."""
-        visitor.choose_target(chosen.index)
+        visitor.choose_target(_index(chosen, len(visitor.targets)))
         return self._found(visitor)
 
     def remove_target(self, visitor: Session) -> dict:
@@ -211,7 +229,9 @@ class Page:
 
     def cut(self, visitor: Session, probability: float, absent: bool) -> dict:
         """The chosen picture at another threshold; the model does not run."""
-        visitor.probability, visitor.keep_absent, visitor.prepared = probability, absent, False
+        if not isinstance(probability, int | float):
+            raise DataError("The threshold is a number.")
+        visitor.probability, visitor.keep_absent, visitor.prepared = probability, bool(absent), False
         return self._masks(visitor)
 
     def cut_all(self, visitor: Session, probability: float, absent: bool) -> dict:
@@ -280,6 +300,6 @@ class Page:
             return {}
         result = visitor.shown(visitor.chosen.result)
         return {
-            self.found.overlay: gr.update(value=drawing.found(result), label=visitor.chosen.picture.name),
+            self.found.overlay: gr.update(value=result.overlay(), label=visitor.chosen.picture.name),
             self.found.presence: drawing.presence_table(result),
         }

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from segic_jax.context import Context
 from segic_jax.data.episodes import DataError
 from segic_jax.data.files import read_picture
+from segic_jax.drawing import shrink
 from segic_jax.example import as_mask
 from segic_jax.fitting import PREVIEW
 from segic_jax.segmenter import Segmenter
@@ -41,7 +42,7 @@ def read_upload(path: Path | str, name: str) -> UInt8[np.ndarray, "height width 
         DataError: no picture of a known format, damaged, cut off or beyond the limits.
     """
     _check(path, name)
-    return shrink(_with_name(read_picture, path, name))
+    return shrink(_with_name(read_picture, path, name), SIDE)
 
 
 def read_mask_upload(path: Path | str, name: str, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
@@ -85,15 +86,6 @@ def read_context_upload(path: Path | str, name: str, segmenter: Segmenter) -> Co
         if not _is_preview(reference.preview) or not 0 < min(reference.size) <= max(reference.size) <= 10**6:
             raise DataError(f"{name} is damaged: a preview in it is no small picture; save it again.")
     return context
-
-
-def shrink(image: UInt8[np.ndarray, "height width 3"], side: int = SIDE) -> np.ndarray:
-    """The picture with its longer side at most `side`."""
-    scale = side / max(image.shape[:2])
-    if scale >= 1:
-        return image
-    height, width = (max(1, round(scale * length)) for length in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def stretch(mask: Bool[np.ndarray, "h w"], size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:

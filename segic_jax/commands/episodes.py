@@ -56,8 +56,11 @@ class Show:
 
     def run(self) -> int:
         """Print them."""
+        from segic_jax.config import InputError
         from segic_jax.data.manifest import read_manifest
 
+        if self.number < 0:
+            raise InputError(f"--number {self.number} must not be negative.")
         manifest = read_manifest(self.file)
         print(
             f"{manifest.benchmark}, protocol {manifest.protocol}, fold {manifest.fold}, "

@@ -129,15 +129,16 @@ def objects_of(mask: Path) -> Integer[np.ndarray, "height width"]:
         labels = read_labels(mask)
     if not labels.any():
         raise DataError(f"{mask} is empty: it marks no pixel.")
-    if labels.max() > COLOURS:
-        raise DataError(f"{mask} numbers an object {labels.max()}; the most is {COLOURS}.")
+    if labels.min() < 0 or labels.max() > COLOURS:
+        wrong = min(labels.min(), 0) or labels.max()
+        raise DataError(f"{mask} numbers an object {wrong}; numbers are 1 to {COLOURS}.")
     return labels
 
 
 class Films:
     """What is written: films of the masks on their frames, and folders of label pictures.
 
-    A film gets its name when all of it is there; a label picture at once.
+    A film gets its name when all of it is there, which is a DataError otherwise; a label picture at once.
     """
 
     def __init__(self, outs: Sequence[Path], clip: Clip, numbers: Mapping[int, str]):
@@ -165,13 +166,19 @@ class Films:
         return self
 
     def __exit__(self, kind, *_) -> None:
-        for out, film in self._films.items():
-            if film is None:
-                continue
+        written = {out: film for out, film in self._films.items() if film is not None}
+        for film in written.values():
             film.release()
-            if kind is None:
+        try:
+            for out in written if kind is None else ():  # after an error they are made again from the record
+                if (arrived := _frames_in(_part(out))) < self._count:
+                    raise DataError(
+                        f"{out} cannot be written to: {arrived} of its {self._count} frames arrived; make "
+                        "room on the disk."
+                    )
                 _part(out).replace(out)
-            else:  # made again from the record
+        finally:
+            for out in written:
                 _part(out).unlink(missing_ok=True)
 
     def there(self, count: int) -> bool:
@@ -234,6 +241,15 @@ def _silent() -> Iterator[None]:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nothing)
+
+
+def _frames_in(film: Path) -> int:
+    """As many as can be read: OpenCV does not say when the disk refuses."""
+    read, capture = 0, cv2.VideoCapture(str(film))
+    while capture.grab():
+        read += 1
+    capture.release()
+    return read
 
 
 def _part(out: Path) -> Path:

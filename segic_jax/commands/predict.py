@@ -130,11 +130,11 @@ class Folder:
 
     def add(self, name: str, result: "Result") -> None:
         """Write one target's files and say what was found."""
-        from segic_jax.commands.sheet import card
+        from segic_jax.commands.sheet import SIDE, card
 
         result.save(self._out, name, {"run": self._run_on(name)})
         self._done[name] = result.coco_file()
-        self._cards[name] = card(name, self._done[name], result.overlay())
+        self._cards[name] = card(name, self._done[name], result.overlay(SIDE))
         say(f"{result.source}: {_sentence(result)}")
 
     def _run_on(self, name: str) -> str:
@@ -159,9 +159,9 @@ class Folder:
 
 
 def _sentence(result: "Result") -> str:
-    pixels = result.label_map.size
+    height, width = result.image.shape[:2]
     return ", ".join(
-        f"{name} {presence:.2f} ({100 * area / pixels:.1f} % of the picture)"
+        f"{name} {presence:.2f} ({100 * area / (height * width):.1f} % of the picture)"
         if area
         else f"{name} absent ({presence:.2f})"
         for name, presence, area in zip(result.names, result.presence, result.areas, strict=True)

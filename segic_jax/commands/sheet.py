@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segic_jax.context import Context
-from segic_jax.drawing import colours
+from segic_jax.drawing import colours, shrink
 
 SIDE = 480  # longer side of a picture on the page: sharp at twice the pixels of its card
 MOST = 1000  # pictures on the page: a few dozen megabytes
@@ -41,7 +41,7 @@ class Card(NamedTuple):
 
 def card(name: str, coco: dict, drawn: UInt8[np.ndarray, "height width 3"]) -> Card:
     """From a target's `Result.coco_file` and its overlay."""
-    small = _shrunk(drawn)
+    small = shrink(drawn, SIDE)
     image = coco["images"][0]
     masks = {one["category_name"]: one for one in coco["annotations"]}
     return Card(
@@ -100,15 +100,6 @@ def page(
 
 def _css(count: int) -> list[str]:
     return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours(count)]
-
-
-def _shrunk(image: np.ndarray) -> np.ndarray:
-    height, width = image.shape[:2]
-    scale = SIDE / max(height, width)
-    if scale >= 1:
-        return image
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
 def _jpeg_uri(image: np.ndarray) -> str:

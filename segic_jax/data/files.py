@@ -4,7 +4,7 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -52,9 +52,11 @@ def read_labels(path: Path | str) -> Integer[np.ndarray, "height width"]:
     """A label map with the numbers as they are stored, 8, 16 or 32 bits; those of a palette are its indices.
 
     Raises:
-        DataError: the file is missing, cut off or has several channels.
+        DataError: the file is missing, cut off, has several channels or fractions.
     """
     labels = np.asarray(open_picture(path))
+    if labels.dtype.kind not in "bui":
+        raise DataError(f"{path} holds fractions, not a label map: save one whole number a pixel.")
     if labels.ndim != 2:
         raise DataError(f"{path} is a colour picture, not a label map: save one number a pixel.")
     return labels.astype(np.uint8) if labels.dtype == bool else labels
@@ -90,14 +92,21 @@ def require_size(
         )
 
 
-def whole_write(path: Path | str, content: bytes) -> None:
+def whole_write(path: Path | str, content: bytes | Iterable[bytes]) -> None:
     """The file appears under its name when it is whole; until then an older one stays as it is.
+
+    Args:
+        content: all of it, or its pieces in order.
 
     Raises:
         DataError: the folder is missing, the disk is full or fails, or there is something else than a file.
     """
     with whole(path, DataError) as part:
-        part.write_bytes(content)
+        if isinstance(content, bytes):
+            part.write_bytes(content)
+        else:
+            with part.open("wb") as file:
+                file.writelines(content)
 
 
 @contextmanager
@@ -118,9 +127,13 @@ def read_bytes(path: Path | str) -> bytes:
         DataError: the file is missing or cannot be read.
     """
     try:
+        if Path(path).is_char_device() or Path(path).is_block_device():  # it may have no end
+            raise DataError(f"{path} cannot be read: it is a device; give a file.")
         content = Path(path).read_bytes()
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file.") from error
+    except DataError:
+        raise
     except (OSError, ValueError) as error:  # the latter for names that cannot be: a NUL byte
         raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', error)}).") from error
     if (read := _WATCHED.get()) is not None:

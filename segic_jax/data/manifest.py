@@ -17,6 +17,7 @@ from importlib import resources
 from pathlib import Path
 
 from segic_jax.data.episodes import ClassId, DataError, Episode
+from segic_jax.data.files import whole_write
 
 FORMAT, VERSION = "segic_jax episodes", 1
 
@@ -38,7 +39,7 @@ class Manifest:
         return episodes_hash(self.episodes)
 
     def write(self, path: Path | str) -> None:
-        """The same manifest always gives the same bytes."""
+        """The same manifest always gives the same bytes. Raises DataError where the disk refuses."""
         header = {
             "format": FORMAT,
             "version": VERSION,
@@ -51,7 +52,7 @@ class Manifest:
             "sha256": self.sha256,
         }
         lines = [json.dumps(header), *(json.dumps(_row(episode)) for episode in self.episodes)]
-        Path(path).write_bytes(gzip.compress("\n".join([*lines, ""]).encode(), mtime=0))
+        whole_write(path, gzip.compress("\n".join([*lines, ""]).encode(), mtime=0))
 
 
 def episodes_hash(episodes: Sequence[Episode]) -> str:
@@ -98,7 +99,7 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
         expected = header.get("sha256", manifest.sha256)
         if type(manifest.fold) is not int or any(len(e.references) != manifest.shots for e in episodes):
             raise ValueError("the first line says something else")
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{name} is no list of episodes: make one with `segic episodes make`.") from error

@@ -111,8 +111,8 @@ def _claim(path: Path, identity: dict) -> None:
         whole_write(path, (json.dumps(identity, indent=2) + "\n").encode())
         return
     try:
-        there = json.loads(path.read_text())
-    except ValueError as error:
+        there = dict(json.loads(path.read_text()))
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path} is damaged: delete its folder or choose another --out.") from error
     other = sorted(key for key in there.keys() | identity.keys() if there.get(key) != identity.get(key))
     if other:
@@ -126,8 +126,11 @@ def _rows(path: Path) -> list[dict]:
     """All whole lines; a run that was killed may have left half of one."""
     content = path.read_bytes()
     try:
-        return [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
-    except ValueError as error:
+        rows = [json.loads(line) for line in content[: content.rfind(b"\n") + 1].splitlines()]
+        if not all(isinstance(row, dict) and isinstance(row.get("index"), int) for row in rows):
+            raise ValueError("a line of another program")
+        return rows
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is damaged: delete it, and its episodes are run again.") from error
 
 

@@ -21,6 +21,7 @@ VALIDATION = "validation/"  # how its scores' names begin
 SCORES = {"miou": "mIoU", "fb_iou": "FB-IoU", "episode_iou": "mean IoU of the episodes"}
 DENSE = 100  # a curve of more points is drawn smooth, over a faint one as it is
 WIDTHS = 40  # a smooth curve's window is the length over this
+LARGEST = 1e100  # beyond it Matplotlib fails
 # Readable on white and to the colour-blind (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 TITLES = {
@@ -84,7 +85,7 @@ def plot(workdirs: Sequence[Path], out: Path, what: Sequence[str] = ()) -> None:
 
 
 def read_run(workdir: Path) -> Run:
-    """The log of a training by metric; null values are left out.
+    """The log of a training by metric; null and unbounded values are left out.
 
     Raises:
         InputError: there is none, or it is damaged.
@@ -92,7 +93,7 @@ def read_run(workdir: Path) -> Run:
     points: dict[str, list] = {}
     for line in read_metrics(workdir):
         for name, value in line.items():
-            if name != "step" and isinstance(value, int | float):
+            if name != "step" and isinstance(value, int | float) and abs(value) < LARGEST:
                 points.setdefault(name, []).append((line["step"], value))
     return {name: (np.array(p)[:, 0], np.array(p, float)[:, 1]) for name, p in points.items()}
 

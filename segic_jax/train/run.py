@@ -8,7 +8,7 @@ from absl import logging
 
 from segic_jax import distributed
 from segic_jax.compile_cache import use_compile_cache
-from segic_jax.config import Config, InputError
+from segic_jax.config import Config, ConfigError, InputError
 from segic_jax.train.build import build, finished_bundle
 from segic_jax.train.loop import TrainingError, train
 from segic_jax.train.pretrain import pretrained
@@ -25,6 +25,11 @@ def run(config: Config, workdir: Path, hosts: distributed.Hosts | None = None) -
     """
     logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
     try:
+        there = next(one for one in (workdir, *workdir.absolute().parents) if one.exists())
+        if not there.is_dir():
+            raise ConfigError(
+                f"{workdir} cannot be a work directory: {there} is a file; give another folder."
+            )
         distributed.initialize(hosts)
         use_compile_cache()
         if config.pretrain:

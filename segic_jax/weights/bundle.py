@@ -122,14 +122,10 @@ def write_weights(path: Path | str, weights: Weights, *, half: bool = False) -> 
         prompts = sorted(weights.text)
         tensors["text_table"] = np.stack([weights.text[prompt] for prompt in prompts])
         metadata["prompts"] = json.dumps(prompts)
-    limit = float(np.finfo(np.float16).max) if half else np.inf
-    for name, value in tensors.items():
-        with np.errstate(invalid="ignore"):  # NaN is reported below
-            largest = float(np.abs(value).max(initial=0))
-        if not np.isfinite(largest):
-            raise BundleError(f"{path}: {name} holds NaN or infinite values; nothing was written.")
-        if largest > limit:
-            raise BundleError(f"{path}: {name} holds values above {limit:.0f}; write it with half=False.")
+    most = float(np.finfo(np.float16).max)
+    for name, value in tensors.items() if half else ():
+        if float(np.abs(value).max(initial=0)) > most:
+            raise BundleError(f"{path}: {name} holds values above {most:.0f}; write it with half=False.")
     write_safetensors(path, tensors, metadata, half=half)
 
 
@@ -137,7 +133,8 @@ def read_weights(path: Path | str) -> Weights:
     """Read a file of `write_weights`, whatever parts it has.
 
     Raises:
-        BundleError: missing, damaged, of another kind, or not fitting its own configuration.
+        BundleError: missing, damaged, of another kind, not fitting its own configuration, or with a number
+            that is not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -260,7 +257,7 @@ def _part(tensors: Tensors, prefix: str) -> Tensors:
 
 
 def _check(weights: Weights, what: str) -> None:
-    """Each part against its own configuration, then the parts against each other."""
+    """Each part against its own configuration, its numbers, then the parts against each other."""
     try:
         if weights.backbone is not None:
             check(weights.backbone, backbone_template(weights.vit).shapes, "backbone parameters")
@@ -270,6 +267,18 @@ def _check(weights: Weights, what: str) -> None:
             check(weights.head, head_template(weights.model).shapes, "head parameters")
     except (TypeError, ValueError, ArithmeticError) as error:  # a configuration that makes no module, too
         raise BundleError(f"{what}: {error}") from error
+    for prefix, tensors in (
+        ("backbone/", weights.backbone),
+        ("text/", weights.tower.params if weights.tower else None),
+        ("head/", weights.head),
+        ("text feature of ", weights.text),
+    ):
+        for name, value in (tensors or {}).items():
+            if not np.isfinite(value).all():
+                raise BundleError(
+                    f"{what}: {prefix}{name} holds NaN or infinite values; take an earlier checkpoint, or "
+                    "get the file again."
+                )
     if weights.backbone is not None and weights.model is not None and weights.vit != weights.model.vit:
         raise BundleError(f"{what}: the head was made for another backbone than the one it is joined with.")
     widths = {np.shape(feature) for feature in weights.text.values()}

@@ -317,8 +317,11 @@ def _tower(part: Part, found: _Found, num_heads: int | None) -> TextTower:
 def _end_of_text(tokenizer: bytes) -> int | None:
     """Id of the end-of-text token in a tokenizer.json."""
     values = json.loads(tokenizer)
-    added = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
-    return (values["model"].get("vocab") or {}).get(END, added.get(END))
+    try:
+        added = {token["content"]: token["id"] for token in values.get("added_tokens") or []}
+        return (values["model"].get("vocab") or {}).get(END, added.get(END))
+    except (AttributeError, KeyError, TypeError):  # of another form
+        return None
 
 
 def _given_heads(part: Part, num_heads: int | None, *, always: bool) -> int | None:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from segic_jax.config import InputError, cache_folder
 from segic_jax.weights.known import KNOWN, KnownFile, KnownWeights
+from segic_jax.whole import require_path
 
 
 class FetchError(InputError):
@@ -72,7 +73,7 @@ def find(name_or_path: str | Path) -> Path:
         from segic_jax.weights.bundle import SHIPPED
 
         return SHIPPED
-    path = Path(name_or_path).expanduser()
+    path = require_path(name_or_path, FetchError).expanduser()
     if path.exists():
         return path
     if (weights := KNOWN.get(str(name_or_path))) is None:

@@ -165,7 +165,7 @@ def _tokenizer(path: Path) -> bytes:
 def _json(path: Path) -> dict:
     try:
         values = json.loads(path.read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} is not readable as JSON: {error}; get it again.") from error
     if not isinstance(values, dict):
         raise SourceError(f"{path} is no JSON object; get it again.")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from segic_jax.config import ConfigError
 from segic_jax.data.benchmarks import find_benchmark, open_source
 from segic_jax.data.build.examples import Item, items, records
 from segic_jax.data.build.info import read_info
@@ -41,6 +42,8 @@ class Args:
 
 def main(args: Args) -> None:
     """Build, then read some of it in both forms: they must be equal; say how fast each is."""
+    if args.threads < 1 or not args.shots or min(args.shots) < 1:
+        raise ConfigError(f"--threads {args.threads} and --shots {args.shots} must be at least 1.")
     benchmark = find_benchmark(args.name)
     with watched() as read:  # splits and annotation files, which are read when the source is opened
         source = open_source(benchmark, args.root)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from segic_jax.data.benchmark import Kind
 from segic_jax.data.episodes import ClassId, DataError
+from segic_jax.data.files import whole_write
 
 NAME = "segic_jax.json.gz"
 VERSION = "1.0.0"  # of the data sets that this program writes; the folder's name, as TFDS wants it
@@ -44,9 +45,7 @@ class Info:
     def write(self, folder: Path) -> None:
         """The same content always gives the same bytes."""
         content = json.dumps({"format": FORMAT, "version": VERSION} | asdict(self))
-        part = folder / f"{NAME}.part"
-        part.write_bytes(gzip.compress(content.encode(), mtime=0))
-        part.replace(folder / NAME)
+        whole_write(folder / NAME, gzip.compress(content.encode(), mtime=0))
 
 
 def find_built(root: Path | str | None) -> Path | None:
@@ -73,7 +72,7 @@ def read_info(folder: Path) -> Info:
             raise DataError(f"{path} is of another version: build the data set again.")
         videos = [VideoInfo(**one) for one in content.pop("videos")]
         return Info(**content, videos=videos)
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is damaged: build the data set again.") from error

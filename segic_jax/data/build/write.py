@@ -24,7 +24,7 @@ from segic_jax.data.build.examples import Item, items, records
 from segic_jax.data.build.info import VERSION, Info, VideoInfo, find_built
 from segic_jax.data.build.records import FrameRecord, PictureRecord, encode, features
 from segic_jax.data.episodes import DataError
-from segic_jax.data.files import watched
+from segic_jax.data.files import watched, whole_write
 
 ITEMS = 256  # pictures or frames a file
 
@@ -94,7 +94,7 @@ def _claim(path: Path, benchmark: Benchmark, work: Sequence[Item]) -> None:
     identity = {"benchmark": benchmark.name, "items": len(work), "sha256": listed, "items_a_file": ITEMS}
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(identity))
+        whole_write(path, json.dumps(identity).encode())
     elif path.read_text() != json.dumps(identity):
         raise DataError(
             f"{path.parent.parent} holds a build of other data: delete it, or choose another --out."
