@@ -10,7 +10,7 @@ BATCHES, CONCEPTS, SHOTS, PRECISIONS = (1, 8, 32), (1, 5, 20), (1, 5), ("float32
 QUICK = {"batches": (1, 8), "concepts": (1, 20), "shots": (1,)}  # also one canvas
 ALL = (
     *("backbone", "references", "neck", "correspondence", "prompts", "decoder", "up-sampling", HOST),
-    *("head", "whole", "whole with references"),
+    *("head", "head, each alone", "whole", "whole with references"),
 )
 
 
@@ -41,6 +41,7 @@ def cells(model: ModelConfig, stages: tuple[str, ...], quick: bool) -> Iterator[
         "up-sampling": either,
         HOST: either,
         "head": [*either, *({"concepts": 5} | a for a in by_shots[1:])],
+        "head, each alone": either,
         "whole": [*by_concepts[::2], *by_batch[1:], *(a | precisions[1] for a in by_batch)],
         "whole with references": [*by_shots, *by_batch[1:], precisions[1]],
     }

@@ -152,6 +152,16 @@ def head(size: Size) -> Stage:
     return Stage(decoded, (_params(_head(size)), _features(size), _context(size)))
 
 
+def head_alone(size: Size) -> Stage:
+    """The same with concepts that read nothing of each other, as in the API."""
+
+    def decoded(params, features, context):
+        decoded = segic.decode_stages(size.model, params, features, context, use_cross=False)
+        return segic.upsample(decoded.logits, size.model.canvas), decoded.iou
+
+    return Stage(decoded, head(size).arguments)
+
+
 def whole(size: Size) -> Stage:
     """Pictures -> mask logits at the canvas in one program; the references are encoded already."""
     return Stage(
@@ -186,6 +196,7 @@ STAGES: dict[str, Callable[[Size], Stage]] = {
     "decoder": decoder,
     "up-sampling": upsampling,
     "head": head,
+    "head, each alone": head_alone,
     "whole": whole,
     "whole with references": whole_with_references,
 }
