@@ -1,6 +1,6 @@
 """`emoji_tiny` with a fifth of its steps: for trying changes. Three seeds are in docs/training.md.
 
-    python train.py --config configs/emoji_short.py --workdir outputs/emoji_short
+python train.py --config configs/emoji_short.py --workdir outputs/emoji_short
 """
 
 import dataclasses
