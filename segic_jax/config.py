@@ -30,7 +30,10 @@ def _require(condition: bool, message: str) -> None:
 def _require_counts(config, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
-        _require(value >= 1, f"{type(config).__name__}.{name} {value} must be at least 1.")
+        _require(
+            isinstance(value, int) and value >= 1,
+            f"{type(config).__name__}.{name} {value!r} must be an integer of at least 1.",
+        )
 
 
 @dataclass(frozen=True)
@@ -244,9 +247,11 @@ class OptimConfig:
             f"optim.learning_rate {self.learning_rate} and optim.eps {self.eps} must be above 0 and finite.",
         )
         _require(
-            0 <= self.weight_decay < math.inf and all(0 <= beta < 1 for beta in (*self.betas, self.gamma)),
-            f"optim.weight_decay {self.weight_decay} must not be negative, optim.betas {self.betas} and "
-            f"optim.gamma {self.gamma} must be from 0 to below 1.",
+            0 <= self.weight_decay < math.inf
+            and all(0 <= b < 1 for b in self.betas)
+            and 0 <= self.gamma <= 1,
+            f"optim.weight_decay {self.weight_decay} must not be negative, optim.betas {self.betas} from 0 "
+            f"to below 1, and optim.gamma {self.gamma} from 0 to 1.",
         )
         _require(self.warmup_steps >= 0, f"optim.warmup_steps {self.warmup_steps} must not be negative.")
 

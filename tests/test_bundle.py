@@ -268,8 +268,8 @@ def another_format(tensors, metadata):
     [
         (forget_a_tensor, "prompt_proj/bias"),
         (another_width, "blocks/2"),
-        (no_heads, "zero"),
-        (a_word_for_a_number, "integer"),
+        (no_heads, "num_heads 0 must be"),
+        (a_word_for_a_number, "depth 'two' must be an integer"),
         (unknown_field, "colour"),
         (unknown_tensor, "unknown tail/bias"),
         (no_configuration, "config"),
