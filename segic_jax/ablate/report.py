@@ -13,6 +13,9 @@ from segic_jax.data.files import whole_write
 
 COLUMNS = {VALIDATION: "unseen classes", SEEN: "trained classes", DRAWINGS: "one drawing of two"}
 
+TICKS = (-40, -16, -8, -4, -2, 0, 2, 4, 8, 16)  # of the plot, points
+LINEAR = 4  # up to so many its axis is linear, beyond it logarithmic
+
 Results = Mapping[str, Mapping[str, Counts]]  # by row and list of episodes
 
 
@@ -115,6 +118,11 @@ def _plot(table: Sequence[Mapping]) -> bytes:
             axis.plot([score.low, score.high], [y, y], color=colour, lw=2)
             axis.plot([score.value], [y], "o", color=colour, ms=5)
         axis.axvline(0, color="0.5", lw=1)
+        ends = axis.get_xlim()
+        axis.set_xscale("symlog", linthresh=LINEAR)  # small differences beside large ones
+        axis.set_xticks(TICKS, [f"{tick:+d}" if tick else "0" for tick in TICKS])
+        axis.set_xticks([], minor=True)
+        axis.set_xlim(*ends)
         default = table[0]["scores"][part]["miou"]
         axis.set_title(f"{COLUMNS[part]}\ndefault: {default.value:.1f}", loc="left", fontsize=10)
         axis.set_xlabel("mIoU above the default, points", fontsize=9)
