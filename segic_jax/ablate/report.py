@@ -13,7 +13,7 @@ from segic_jax.data.files import whole_write
 
 COLUMNS = {VALIDATION: "unseen classes", SEEN: "trained classes", DRAWINGS: "one drawing of two"}
 
-TICKS = (-40, -16, -8, -4, -2, 0, 2, 4, 8, 16)  # of the plot, points
+TICKS = (-40, -16, -4, -2, 0, 2, 4, 16)  # of the plot, points
 LINEAR = 4  # up to so many its axis is linear, beyond it logarithmic
 
 Results = Mapping[str, Mapping[str, Counts]]  # by row and list of episodes
