@@ -9,20 +9,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from segic_jax import distributed
-from segic_jax.compile_cache import use_compile_cache
-from segic_jax.config import ConfigError
-from segic_jax.data.benchmark import Benchmark
-from segic_jax.data.benchmarks import find_benchmark, listing, open_source
-from segic_jax.data.manifest import Manifest, read_manifest
+from segic_jax.config import ConfigError, Hosts
 from segic_jax.entry import exit_code
-from segic_jax.evaluate.protocols import find_protocol
-from segic_jax.weights.bundle import Bundle, load_bundle
-from segic_jax.weights.fetch import find
+
+if TYPE_CHECKING:
+    from segic_jax.data.benchmark import Benchmark
+    from segic_jax.data.manifest import Manifest
+    from segic_jax.weights.bundle import Bundle
 
 
 @dataclass
@@ -61,12 +58,19 @@ class Args:
     """Semantic segmentation: where references come from; train by default, where there is one."""
     semantics: Literal["official", "repaired"] = "official"
     """Video: numbering and late objects as in the official code, or true ids and all objects."""
-    hosts: tyro.conf.OmitArgPrefixes[distributed.Hosts] = field(default_factory=distributed.Hosts)
+    hosts: tyro.conf.OmitArgPrefixes[Hosts] = field(default_factory=Hosts)
     list: bool = False
     """Show every benchmark and stop."""
 
 
 def main(args: Args) -> None:
+    """Slow imports wait until Ctrl-C is heard."""
+    from segic_jax import distributed
+    from segic_jax.compile_cache import use_compile_cache
+    from segic_jax.data.benchmarks import find_benchmark, listing, open_source
+    from segic_jax.weights.bundle import load_bundle
+    from segic_jax.weights.fetch import find
+
     if args.list:
         print(listing())
         return
@@ -107,8 +111,10 @@ def main(args: Args) -> None:
         print(f"{table(result)}\n{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
-def _episodes(args: Args, bundle: Bundle, benchmark: Benchmark, source, out: Path) -> dict:
+def _episodes(args: Args, bundle: "Bundle", benchmark: "Benchmark", source, out: Path) -> dict:
+    from segic_jax.evaluate.protocols import find_protocol
     from segic_jax.evaluate.run import evaluate
+    from segic_jax.weights.bundle import load_bundle
 
     protocol = find_protocol(args.protocol or benchmark.protocols[0])
     class_names = protocol.class_names if args.class_names is None else args.class_names
@@ -133,8 +139,10 @@ def _episodes(args: Args, bundle: Bundle, benchmark: Benchmark, source, out: Pat
     )
 
 
-def manifests(args: Args, benchmark: Benchmark, source) -> Sequence[Manifest]:
+def manifests(args: Args, benchmark: "Benchmark", source) -> Sequence["Manifest"]:
     """The folds that were asked for."""
+    from segic_jax.data.manifest import read_manifest
+
     if args.episodes:
         one = read_manifest(args.episodes)
         if one.benchmark != benchmark.name:

@@ -20,9 +20,6 @@ from segic_jax.config import (
     ValidationConfig,
 )
 from segic_jax.entry import exit_code
-from segic_jax.train.run import run
-from segic_jax.weights.bundle import load_bundle
-from segic_jax.weights.fetch import find
 
 
 @dataclass
@@ -51,6 +48,9 @@ def make_config(args: Args) -> Config:
     Raises:
         BundleError: the model file cannot be used.
     """
+    from segic_jax.weights.bundle import load_bundle
+    from segic_jax.weights.fetch import find
+
     path = str(find(args.weights).resolve())
     bundle = load_bundle(path)
     validation = () if args.validation is None else (ValidationConfig("folder", str(args.validation)),)
@@ -77,8 +77,14 @@ def make_config(args: Args) -> Config:
 
 
 def main(args: Args) -> int:
-    """Returns the exit code; see `segic_jax.train.run`."""
-    return exit_code(lambda: run(make_config(args), args.workdir.resolve()))
+    """Returns the exit code; see `segic_jax.train.run`. Slow imports wait until Ctrl-C is heard."""
+    return exit_code(lambda: _run(args))
+
+
+def _run(args: Args) -> int:
+    from segic_jax.train.run import run
+
+    return run(make_config(args), args.workdir.resolve())
 
 
 if __name__ == "__main__":

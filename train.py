@@ -12,15 +12,20 @@ from pathlib import Path
 
 import tyro
 
-from segic_jax.config import Config, load_config
-from segic_jax.distributed import Hosts
+from segic_jax.config import Config, Hosts, load_config
 from segic_jax.entry import exit_code
-from segic_jax.train.run import run
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code; see `segic_jax.train.run`."""
-    return exit_code(lambda: run(*parse(sys.argv[1:] if arguments is None else arguments)))
+    """Returns the exit code; see `segic_jax.train.run`. Slow imports wait until Ctrl-C is heard."""
+    return exit_code(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+
+
+def _run(arguments: Sequence[str]) -> int:
+    config, workdir, hosts = parse(arguments)
+    from segic_jax.train.run import run
+
+    return run(config, workdir, hosts)
 
 
 def parse(arguments: Sequence[str]) -> tuple[Config, Path, Hosts]:

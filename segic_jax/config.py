@@ -330,6 +330,18 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
+@dataclass
+class Hosts:
+    """The processes of one run, for hosts where neither SLURM, MPI nor a TPU pod says it."""
+
+    coordinator: str | None = None
+    """host:port of the first host, reachable from all."""
+    num_hosts: int | None = None
+    """How many processes there are."""
+    host_id: int | None = None
+    """Which of them this is, from 0."""
+
+
 def load_config(path: str | os.PathLike) -> Config:
     """The experiment of a Python file with `get_config() -> Config`; the file is run.
 

@@ -8,7 +8,6 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from types import FrameType
 
@@ -17,25 +16,13 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from segic_jax.config import ConfigError, InputError
+from segic_jax.config import ConfigError, Hosts, InputError
 
 _NAMES = {
     "--coordinator": "JAX_COORDINATOR_ADDRESS",
     "--num-hosts": "JAX_NUM_PROCESSES",
     "--host-id": "JAX_PROCESS_ID",
 }
-
-
-@dataclass
-class Hosts:
-    """The processes of one run, for hosts where neither SLURM, MPI nor a TPU pod says it."""
-
-    coordinator: str | None = None
-    """host:port of the first host, reachable from all."""
-    num_hosts: int | None = None
-    """How many processes there are."""
-    host_id: int | None = None
-    """Which of them this is, from 0."""
 
 
 def initialize(hosts: Hosts | None = None) -> None:

@@ -271,6 +271,9 @@ def test_ctrl_c_during_the_imports(monkeypatch, capsys):
 def test_little_is_imported_before_ctrl_c_is_heard():
     code = "import sys, segic_jax.__main__; print({'tyro', 'numpy', 'jax', 'cv2'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    code = "import sys, train, eval, finetune; print({'numpy', 'jax', 'cv2'} & sys.modules.keys())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout == "set()\n", ran.stderr
 
 
 def test_nobody_reads_the_output():

@@ -63,7 +63,7 @@ def serve(segmenter: Segmenter, header: str, host: str, port: int, folder: Path)
 
 def application(segmenter: Segmenter, header: str, host: str, folder: Path) -> fastapi.FastAPI:
     """The page as an ASGI application that writes in `folder` only."""
-    with gr.Blocks(title="segic", analytics_enabled=False, delete_cache=CLEAN_SECONDS) as blocks:
+    with Blocks(title="segic", analytics_enabled=False, delete_cache=CLEAN_SECONDS) as blocks:
         gr.HTML(header, padding=False)
         Page(segmenter, folder)
     blocks.state_session_capacity = MAX_VISITORS
@@ -91,6 +91,23 @@ def application(segmenter: Segmenter, header: str, host: str, folder: Path) -> f
         css_paths=HERE / "style.css",
         head=f"<script>{(HERE / 'page.js').read_text('utf-8')}</script>",
     )
+
+
+class Blocks(gr.Blocks):
+    """Says when a request holds what its event cannot take; Gradio would print a traceback."""
+
+    async def preprocess_data(self, *args, **kwargs) -> list:
+        """The values of an event's components.
+
+        Raises:
+            gr.Error: there are too few, or one is not what its component gives.
+        """
+        try:
+            return await super().preprocess_data(*args, **kwargs)
+        except Exception as error:
+            raise gr.Error(
+                "The page sent what the server cannot read: reload the page.", print_exception=False
+            ) from error
 
 
 class Guard:

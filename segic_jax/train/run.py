@@ -8,7 +8,7 @@ from absl import logging
 
 from segic_jax import distributed
 from segic_jax.compile_cache import use_compile_cache
-from segic_jax.config import Config, ConfigError, InputError
+from segic_jax.config import Config, ConfigError, Hosts, InputError
 from segic_jax.train.build import build, finished_bundle
 from segic_jax.train.loop import TrainingError, train
 from segic_jax.train.pretrain import pretrained
@@ -17,7 +17,7 @@ from segic_jax.weights.bundle import save_bundle
 MODEL = "model.safetensors"  # of the work directory
 
 
-def run(config: Config, workdir: Path, hosts: distributed.Hosts | None = None) -> int:
+def run(config: Config, workdir: Path, hosts: Hosts | None = None) -> int:
     """Start or go on; the finished model is `workdir/model.safetensors`.
 
     Returns the exit code: 0, 2 where something was wrong with the input, 1 where the training failed. What

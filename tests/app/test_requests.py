@@ -1,5 +1,6 @@
 """Requests made by hand: handlers that get what the page never sends say so, and nothing changes."""
 
+import asyncio
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ pytest.importorskip("gradio")
 import gradio as gr
 
 from segic_jax.app.events import Page
+from segic_jax.app.server import Blocks
 from segic_jax.app.session import Picture, Session
 from segic_jax.data.episodes import DataError
 
@@ -17,9 +19,25 @@ GREY = np.full((60, 80, 3), 90, np.uint8)
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    with gr.Blocks():
-        return Page(None, tmp_path_factory.mktemp("page"))
+def blocks(tmp_path_factory):
+    with Blocks() as blocks:
+        page = Page(None, tmp_path_factory.mktemp("page"))
+    return blocks, page
+
+
+@pytest.fixture
+def page(blocks):
+    return blocks[1]
+
+
+def test_values_that_an_event_cannot_take_are_said(blocks):
+    events = [event for event in blocks[0].fns.values() if event.inputs]
+    assert len(events) > 10
+    for event in events:
+        for values in ([], [{"path": []}] * (len(event.inputs) - 1)):
+            with pytest.raises(gr.Error, match="reload the page") as said:
+                asyncio.run(blocks[0].preprocess_data(event, values, None))
+            assert not said.value.print_exception
 
 
 def test_what_is_no_file_and_no_index_is_said(page):
