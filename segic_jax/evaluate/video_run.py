@@ -27,6 +27,7 @@ from PIL import Image
 
 import segic_jax
 from segic_jax import progress
+from segic_jax.ahead import ahead
 from segic_jax.config import InputError
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.episodes import DataError
@@ -180,7 +181,7 @@ def _segment(
     part.mkdir(parents=True)
     annotations = _Annotations(source, clip)
     palette = source.palette(clip)
-    frames = _ahead(lambda number: source.frame(clip, number), len(clip.frames))
+    frames = _read_ahead(lambda number: source.frame(clip, number), len(clip.frames))
 
     def written() -> Iterator[Integer[np.ndarray, "height width"]]:
         found = follow(bundle, frames, annotations, semantics=semantics, prompt=prompt)
@@ -190,7 +191,7 @@ def _segment(
 
     objects: list[ObjectRow] = []
     if clip.scored:
-        truth = _ahead(lambda number: source.annotation(clip, number), len(clip.frames))
+        truth = _read_ahead(lambda number: source.annotation(clip, number), len(clip.frames))
         try:
             objects = jf_benchmark([Video(clip.name, truth, written())]).objects
         except InputError:
@@ -222,14 +223,11 @@ class _Annotations(dict):
         return labels
 
 
-def _ahead(read: Callable[[int], np.ndarray], count: int) -> Iterator[np.ndarray]:
+def _read_ahead(read: Callable[[int], np.ndarray], count: int) -> Iterator[np.ndarray]:
     """`read(0)`, `read(1)`, ... while a thread reads the next few."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting = deque(pool.submit(read, number) for number in range(min(AHEAD, count)))
-        for number in range(count):
-            if number + AHEAD < count:
-                waiting.append(pool.submit(read, number + AHEAD))
-            yield waiting.popleft().result()
+        for _, reading in ahead(pool, read, range(count), AHEAD):
+            yield reading.result()
 
 
 def _write_map(path: Path, index: Integer[np.ndarray, "height width"], palette: list[int] | None) -> None:
