@@ -9,7 +9,17 @@ from segic_jax.config import ModelConfig
 BATCHES, CONCEPTS, SHOTS, PRECISIONS = (1, 8, 32), (1, 5, 20), (1, 5), ("float32", "bfloat16")
 QUICK = {"batches": (1, 8), "concepts": (1, 20), "shots": (1,)}  # also one canvas
 ALL = (
-    *("backbone", "references", "neck", "correspondence", "prompts", "decoder", "up-sampling", HOST),
+    *(
+        "backbone",
+        "products",
+        "references",
+        "neck",
+        "correspondence",
+        "prompts",
+        "decoder",
+        "up-sampling",
+        HOST,
+    ),
     *("head", "head, each alone", "whole", "whole with references"),
 )
 
@@ -29,6 +39,7 @@ def cells(model: ModelConfig, stages: tuple[str, ...], quick: bool) -> Iterator[
     either = by_concepts + by_batch[1:]
     wanted = {
         "backbone": [a | b for a, b in product(precisions, by_batch)],
+        "products": [a | b for a, b in product(precisions, by_batch)],
         "neck": [a | b for a, b in product(precisions, by_batch)],
         "references": [a | b for a, b in product(by_shots, by_concepts[::2])] + by_batch[1:],
         "correspondence": either,

@@ -62,6 +62,25 @@ def backbone(size: Size) -> Stage:
     )
 
 
+def products(size: Size) -> Stage:
+    """The dense matrix products of one block of the backbone alone: how fast the library has them."""
+    vit = size.model.vit
+    hidden = vit.ffn_hidden * (2 if vit.ffn == "swiglu" else 1)
+
+    def multiplied(tokens, qkv, proj, up, down):
+        inner = (tokens @ up)[:, : vit.ffn_hidden]
+        return tokens @ qkv, tokens @ proj, inner @ down
+
+    shapes = [
+        (vit.width, 3 * vit.width),
+        (vit.width, vit.width),
+        (vit.width, hidden),
+        (vit.ffn_hidden, vit.width),
+    ]
+    tokens = _floats(size.batch * size.tokens, vit.width, dtype=size.precision)
+    return Stage(multiplied, (tokens, *(_floats(*shape, dtype=size.precision) for shape in shapes)))
+
+
 def references(size: Size) -> Stage:
     """Features of the reference pictures (one a shot) and their masks -> Context."""
     given = _references(size)
@@ -189,6 +208,7 @@ def whole_with_references(size: Size) -> Stage:
 
 STAGES: dict[str, Callable[[Size], Stage]] = {
     "backbone": backbone,
+    "products": products,
     "references": references,
     "neck": neck,
     "correspondence": correspondence,

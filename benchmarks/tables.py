@@ -78,7 +78,7 @@ def _size(row: Row) -> str:
 
 def _cells(row: Row) -> list[str]:
     ours, theirs = row.ours, row.theirs
-    backbone_alone = row.stage in ("backbone", "neck")
+    backbone_alone = row.stage in ("backbone", "products", "neck")
     return [
         row.stage,
         str(row.batch),

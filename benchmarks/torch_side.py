@@ -11,7 +11,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.stages import POINT_SLOTS, Size
+from benchmarks.stages import POINT_SLOTS, Size, products
 from segic_jax.config import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +100,13 @@ def request_for(stage: str, size: Size) -> dict | None:
             "vit": asdict(config.vit),
             "canvas": config.canvas,
             "batch": size.batch,
+            "precision": size.precision,
+        }
+    if stage == "products":
+        return {
+            "kind": "products",
+            "tokens": size.batch * size.tokens,
+            "shapes": [weight.shape for weight in products(size).arguments[1:]],
             "precision": size.precision,
         }
     if stage == "decoder":

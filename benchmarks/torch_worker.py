@@ -104,6 +104,18 @@ def backbone(vit, canvas, batch, precision):
     return lambda: model(pixels).last_hidden_state, {}
 
 
+def products(tokens, shapes, precision):
+    """Matrix products [tokens, inputs] x [inputs, outputs] as linear layers have them."""
+    weights = [_numbers(outputs, inputs, precision=precision) for inputs, outputs in shapes]
+    given = {inputs: _numbers(tokens, inputs, precision=precision) for inputs, _ in shapes}
+
+    def run():
+        for weight in weights:
+            torch.nn.functional.linear(given[weight.shape[1]], weight)
+
+    return run, {}
+
+
 def decoder(head, grid, rows, slots, precision):
     """transformers' SAM mask decoder, a row for each concept of each picture, as the official code has it."""
     from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
@@ -165,7 +177,7 @@ def official(checkout, vit, concepts):
     return lambda: model(data, inference=True), {"canvas": canvas}
 
 
-BUILDERS = {"backbone": backbone, "decoder": decoder, "official": official}
+BUILDERS = {"backbone": backbone, "products": products, "decoder": decoder, "official": official}
 
 
 def _placed(key, make, precision):

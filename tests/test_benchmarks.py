@@ -103,15 +103,17 @@ def test_targets():
             "concepts": 1,
             "shots": 1,
             "precision": "float32",
+            "flops": 10**9,
         }
         return Row(stage, **fields | other, ours=Times(seconds, seconds, seconds, 3))
 
     backbone = dataclasses.replace(row("backbone", 2.0), theirs=Times(1.6, 1, 2, 3), resident=10**9)
-    rows = [backbone, row("head", 0.1), row("head", 0.4, concepts=20), row("head", 9.0, batch=8)]
+    many = row("head", 0.4, concepts=20, flops=6 * 10**9)
+    rows = [backbone, row("head", 0.1), many, row("head", 9.0, batch=8)]
     assert [(t.found, t.met) for t in cpu_targets(rows)] == [
         ("1.25", False),
         ("1.00 GB", True),
-        ("4.0 times", True),
+        ("4.0 times; operations 6.0", True),
     ]
     assert cpu_targets([row("backbone", 1.0)])[0].met is None
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ VIT = ViTConfig(patch_size=14, width=64, depth=1, num_heads=4, pos_grid=8)
 MODEL = dataclasses.replace(CONFIG, vit=VIT, canvas=112)  # the canvas of the stand-in below
 
 
-@pytest.mark.parametrize(("stage", "ffn"), [("backbone", "mlp"), ("backbone", "swiglu"), ("decoder", "mlp")])
+@pytest.mark.parametrize(
+    ("stage", "ffn"), [*product(("backbone", "products"), ("mlp", "swiglu")), ("decoder", "mlp")]
+)
 def test_both_sides_compute_as_much(stage, ffn):
     model = dataclasses.replace(MODEL, vit=dataclasses.replace(VIT, ffn=ffn))
     size = Size(model, batch=2, concepts=3)
