@@ -299,6 +299,8 @@ def _flat(polygon: Sequence) -> list[list[float]]:
         if polygon.size > MOST_NUMBERS:  # a picture by mistake would become gigabytes of numbers
             raise ValueError(f"it has {polygon.size} numbers, more than {MOST_NUMBERS}")
         polygon = polygon.tolist()
+    if not isinstance(polygon, Sequence):
+        raise TypeError("it is no list of points")
     if len(polygon) == 0:
         raise ValueError("it has no points")
     if not isinstance(polygon[0], Sequence | np.ndarray):

@@ -26,7 +26,7 @@ def check(params: Mapping, shapes: Mapping, what: str = "parameters") -> None:
     """Compare names and shapes, both ways.
 
     Raises:
-        ParamsError: naming all missing, unknown and misshapen entries at once.
+        ParamsError: naming the missing, unknown and misshapen entries at once, the first few of each.
     """
     missing = [name for name in shapes if name not in params]
     unknown = [name for name in params if name not in shapes]
@@ -44,7 +44,7 @@ def check(params: Mapping, shapes: Mapping, what: str = "parameters") -> None:
         raise ParamsError(f"The {what} do not fit the model; " + "; ".join(problems) + ".")
 
 
-def _listed(names: Iterable[str], most: int = 20) -> str:
+def _listed(names: Iterable[str], most: int = 8) -> str:
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 

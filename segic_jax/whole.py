@@ -8,9 +8,11 @@ from segic_jax.config import InputError
 
 
 def require_path(path: Path | str, error: type[InputError]) -> Path:
-    """Raise `error` where it is anything else."""
+    """Raise `error` where it is anything else, or cannot be a name."""
     if not isinstance(path, (str, Path)):
         raise error(f"The path of a file is a text or a Path, not {type(path).__name__}.")
+    if "\0" in str(path):
+        raise error(f"{str(path)!r} is a folder, a device or no name of a file: give another.")
     return Path(path)
 
 
@@ -23,7 +25,7 @@ def whole(path: Path | str, error: type[InputError]) -> Iterator[Path]:
     """
     path = require_path(path, error)
     # A rename would put a file in the place of a device, such as /dev/null.
-    if "\0" in str(path) or (path.exists() and not path.is_file()):
+    if path.exists() and not path.is_file():
         raise error(f"{str(path)!r} is a folder, a device or no name of a file: give another.")
     part = path.with_name(path.name[-60:] + ".part")  # a name that just fits must not become too long
     try:

@@ -223,6 +223,7 @@ def test_masks_that_cannot_be_used(tmp_path):
         ({"box": "abcd"}, "x0, y0, x1, y1"),
         ({"polygon": [[1, 1], [2, 2]]}, "three points"),
         ({"polygon": []}, "no points"),
+        ({"polygon": {"points": [[1, 1], [9, 1], [9, 9]]}}, "no list of points"),
         ({"polygon": [[0, 0], [1e9, 0], [0, 9]]}, "far outside"),
         ({"polygon": [["a", 0], [1, 0], [0, 9]]}, "polygon cannot be used"),
         ({"rle": {"size": [7, 6], "counts": "abc"}}, "rle cannot be used"),

@@ -1,5 +1,6 @@
 """Benchmarks as TFDS data sets: the same pictures, masks, episodes and results as the original files."""
 
+import gzip
 import json
 import os
 import re
@@ -197,7 +198,10 @@ def test_damaged_data_sets_are_one_sentence(tmp_path):
         open_built(folder).load(next(source.views()))
     info = folder / NAME
     good = info.read_bytes()
-    for bad in (good[:50], b"", b"{}", json.dumps({"format": 1}).encode()):
+    content = json.loads(gzip.decompress(good))
+    changed = [{"kind": 5}, {"records": 5}, {"records": {"val": [5]}}, {"class_names": [5]}, {"videos": 5}]
+    wrong = [gzip.compress(json.dumps(one).encode()) for one in (5, *(content | one for one in changed))]
+    for bad in (good[:50], b"", b"{}", json.dumps({"format": 1}).encode(), *wrong):
         info.write_bytes(bad)
         with pytest.raises(DataError, match=f"{NAME} is damaged"):
             open_built(folder)

@@ -124,8 +124,10 @@ def test_class_names(tiny):
 
 
 def test_what_is_missing_or_damaged_is_said(tmp_path):
-    with pytest.raises(DataError, match=r"all_obj_part_to_image\.json is missing"):
-        PascalPartSource(tmp_path)
+    (tmp_path / "file").touch()
+    for root in (tmp_path, tmp_path / "file", tmp_path / "nowhere"):
+        with pytest.raises(DataError, match=r"all_obj_part_to_image\.json is missing"):
+            PascalPartSource(root)
     index = write_pascal_part(tmp_path)
     folder = tmp_path / "Pascal-Part/VOCdevkit/VOC2010"
     source = PascalPartSource(tmp_path)

@@ -72,7 +72,21 @@ def read_info(folder: Path) -> Info:
             raise DataError(f"{path} is of another version: build the data set again.")
         videos = [VideoInfo(**one) for one in content.pop("videos")]
         return Info(**content, videos=videos)
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (
+        OSError,
+        EOFError,
+        zlib.error,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{path} is damaged: build the data set again.") from error
+        raise damaged(folder) from error
+
+
+def damaged(folder: Path) -> DataError:
+    """What is said where the file is not as it was written."""
+    return DataError(f"{folder / NAME} is damaged: build the data set again.")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from segic_jax.data.build.info import Info, find_built, read_info
+from segic_jax.data.build.info import Info, damaged, find_built, read_info
 from segic_jax.data.build.records import decode_labels, decode_picture
 from segic_jax.data.build.write import manifest_name
 from segic_jax.data.episodes import ClassId, DataError, Labelled, View
@@ -28,7 +28,12 @@ def open_built(root: Path | str) -> "BuiltSource | BuiltSemanticSource | BuiltVi
         raise DataError(f"{root} holds no built data set: make one with python -m segic_jax.data.build.")
     info = read_info(folder)
     kinds = {"episodes": BuiltSource, "semseg": BuiltSemanticSource, "video": BuiltVideoSource}
-    return kinds[info.kind](folder, info)
+    try:
+        return kinds[info.kind](folder, info)
+    except DataError:
+        raise
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise damaged(folder) from error
 
 
 class _Records:

@@ -218,7 +218,7 @@ def _is_inside(one: PartObject, part: str) -> bool:
 
 def _find(root: Path) -> Path:
     inner = ("Pascal-Part/VOCdevkit/VOC2010", "VOCdevkit/VOC2010", "VOC2010", "")
-    places = [root / one for one in inner if (root / one).is_dir()]
+    places = [root / one for one in inner if (root / one).is_dir()] or [root]
     for place in places:
         if (place / "all_obj_part_to_image.json").is_file():
             return place
