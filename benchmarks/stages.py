@@ -67,9 +67,12 @@ def products(size: Size) -> Stage:
     vit = size.model.vit
     hidden = vit.ffn_hidden * (2 if vit.ffn == "swiglu" else 1)
 
+    def product(a, b):  # as `models.layers.Linear` has it
+        return jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(a.dtype)
+
     def multiplied(tokens, qkv, proj, up, down):
-        inner = (tokens @ up)[:, : vit.ffn_hidden]
-        return tokens @ qkv, tokens @ proj, inner @ down
+        inner = product(tokens, up)[:, : vit.ffn_hidden]
+        return product(tokens, qkv), product(tokens, proj), product(inner, down)
 
     shapes = [
         (vit.width, 3 * vit.width),

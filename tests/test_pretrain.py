@@ -103,7 +103,7 @@ def test_gradients_are_finite_even_without_any_object():
     assert all(np.isfinite(value).all() for value in jax.tree.leaves(gradients))
 
 
-def test_going_on_after_a_stop_gives_the_same_bits(tmp_path, monkeypatch):
+def test_going_on_after_a_stop_gives_the_same_bits(tmp_path, monkeypatch, capsys):
     file = pretrain.pretrained(SETTINGS, MODEL, tmp_path / "straight")
     straight = load_file(file)
     read = read_frozen(file, MODEL.vit).backbone  # as the training of the head does
@@ -112,6 +112,7 @@ def test_going_on_after_a_stop_gives_the_same_bits(tmp_path, monkeypatch):
     asked = iter([False, False, True])
     monkeypatch.setattr(pretrain.distributed.StopRequest, "reached", lambda self, step: next(asked))
     assert pretrain.pretrained(SETTINGS, MODEL, tmp_path / "stopped") is None
+    assert "Stopped and saved after pretraining step" in capsys.readouterr().out
     monkeypatch.undo()
     resumed = load_file(pretrain.pretrained(SETTINGS, MODEL, tmp_path / "stopped"))
     assert straight.keys() == resumed.keys()

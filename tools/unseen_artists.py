@@ -8,6 +8,7 @@ goes on.
 """
 
 import dataclasses
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -37,15 +38,17 @@ class Args:
     """Of the trainings."""
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> int:
+    """Returns the exit code."""
     config, protocol = load_config(args.config), find_protocol("original")
     everybody = {artist for one in SpriteBank.load("base").classes for artist in one.artists}
     trainings = {"all artists": everybody, "without " + ", ".join(args.artists): everybody - {*args.artists}}
     for name, artists in trainings.items():
         workdir = args.workdir.resolve() / name.replace(", ", "_").replace(" ", "_")
         with drawn_by(artists, at_least=1):
-            if code := run(config, workdir):
-                raise SystemExit(code)
+            code = run(config, workdir)
+        if not (workdir / MODEL).is_file():  # it failed, or was stopped
+            return code
         with drawn_by({*args.artists}, at_least=2):
             source = EmojiSource()
         result = evaluate(
@@ -57,6 +60,7 @@ def main(args: Args) -> None:
             out=workdir / "scores",
         )
         print(f"Trained with {name}, scored on {', '.join(args.artists)}:\n{table(result)}", flush=True)
+    return 0
 
 
 @contextmanager
@@ -80,4 +84,4 @@ def drawn_by(artists: set[str], at_least: int) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Args, description=__doc__))
+    sys.exit(main(tyro.cli(Args, description=__doc__)))

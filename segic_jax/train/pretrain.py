@@ -123,7 +123,10 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
         groups.close()
         writer.close()
         stop.close()
-    return params if done == settings.steps else None
+    if done < settings.steps:
+        print(f"Stopped and saved after pretraining step {done}; run again with the same arguments to go on.")
+        return None
+    return params
 
 
 def make_optimizer(settings: PretrainConfig, trained: tuple[Params, Params]) -> optax.GradientTransformation:
