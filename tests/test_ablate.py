@@ -14,13 +14,11 @@ from segic_jax.ablate import __main__ as command
 from segic_jax.ablate import backbones, compare, report, run
 from segic_jax.ablate.answers import Counts, answered
 from segic_jax.ablate.features import Kind, Shelf
-from segic_jax.ablate.heads import train_passes
 from segic_jax.ablate.pairs import Pairs
 from segic_jax.ablate.rows import DEFAULT, Row, chosen, rows_of
 from segic_jax.ablate.scenes import SCENES, TRAINING, VALIDATION, VIEWS, Size, episode_classes
 from segic_jax.ablate.told import (
     PROTOTYPES,
-    Shown,
     Told,
     decode_told,
     mutual,
@@ -34,7 +32,7 @@ from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.entry import exit_code
 from segic_jax.evaluate.run import score
 from segic_jax.models import segic
-from segic_jax.models.segic import Geometric, Negatives, backbone_template, head_template, look_at
+from segic_jax.models.segic import Geometric, Negatives, Shots, backbone_template, head_template, look_at
 from segic_jax.weights.bundle import Bundle, save_bundle
 
 MODEL = dataclasses.replace(
@@ -119,12 +117,14 @@ def test_without_changes_it_is_the_training_of_segic(bundle, batch):
     batch, negatives, table = batch
     head = bundle.head
     features = batch["target_features"], batch["reference_features"]
-    expected = jax.jit(segic.train_forward, static_argnums=0)(MODEL, head, *features, batch, table, negatives)
-    got = jax.jit(train_passes, static_argnums=(0, 1))(MODEL, Told(), head, batch, table, negatives)
+    given = MODEL, head, *features, batch, table, negatives
+    expected = jax.jit(segic.train_forward, static_argnums=0)(*given)
+    told = partial(segic.train_forward, decode=partial(decode_told, Told()))
+    got = jax.jit(told, static_argnums=0)(*given)
     for one, other in zip(expected, got, strict=True):
         np.testing.assert_allclose(one.decoded.logits, other.decoded.logits, atol=1e-5)
         np.testing.assert_array_equal(one.context_masks, other.context_masks)
-    alone = jax.eval_shape(lambda head: train_passes(MODEL, Told(), head, batch, table, reversal=False), head)
+    alone = jax.eval_shape(lambda: segic.train_forward(*given, reversal=False))
     assert len(alone) == 1
 
 
@@ -148,14 +148,14 @@ def decoded(bundle: Bundle, told: Told, seed: int, text: float = 0.0):
     features = np.random.default_rng(seed).normal(size=(1, 1, grid, grid, width)).astype(np.float32)
     masks = np.zeros((1, 1, 1, 32, 32), bool)
     masks[..., 5:25, 5:25] = True
-    shown = Shown(features, masks, np.full((1, 1, 4), text, np.float32), np.ones((1, 1), bool))
-    return told_program(told, bundle.head, target, shown)
+    shots = Shots(features, masks, np.full((1, 1, 4), text, np.float32), np.ones((1, 1), bool))
+    return told_program(told, bundle.head, target, shots)
 
 
 @partial(jax.jit, static_argnums=0)
-def told_program(told: Told, head, target, shown: Shown):
+def told_program(told: Told, head, target, shots: Shots):
     """Logits, map and which tokens are read."""
-    return decode_told(MODEL, told, head, target, shown, pooled(shown))[1]
+    return decode_told(told, MODEL, head, target, shots, pooled(shots))[1]
 
 
 def test_a_withheld_instruction_says_nothing(bundle):
@@ -171,10 +171,10 @@ def test_a_withheld_instruction_says_nothing(bundle):
     assert np.abs(decoded(bundle, geometric, 1).logits - decoded(bundle, geometric, 2).logits).max() > 1e-3
 
 
-def one_reference(cells: np.ndarray, inside: np.ndarray) -> Shown:
+def one_reference(cells: np.ndarray, inside: np.ndarray) -> Shots:
     """`cells` [g, g, channels] as a reference, with a mask of the cells `inside`."""
     masks = np.kron(inside, np.ones((8, 8), bool)).astype(bool)
-    return Shown(
+    return Shots(
         jnp.asarray(cells, jnp.float32)[None, None],
         jnp.asarray(masks)[None, None, None],
         jnp.zeros((1, 1, 4)),
@@ -186,9 +186,9 @@ def test_mutual_choice():
     """Axis 0 is the object, axis 1 the background, of which a part also looks a little like the object."""
     axes = np.eye(3)
     inside = np.array([[True, False], [False, False]])
-    shown = one_reference(np.array([[axes[0], axes[1]], [axes[1], axes[0] + 2 * axes[1]]]), inside)
+    shots = one_reference(np.array([[axes[0], axes[1]], [axes[1], axes[0] + 2 * axes[1]]]), inside)
     target = np.array([[axes[0], axes[1]], [0.5 * axes[0] + axes[1], -axes[0]]])
-    found = mutual(jnp.asarray(target, jnp.float32)[None], shown, pooled(shown).mean(2))
+    found = mutual(jnp.asarray(target, jnp.float32)[None], shots, pooled(shots).mean(2))
     # The third cell's cosine is above 0, but a background cell of the reference is more like it.
     np.testing.assert_array_equal(found[0, 0], [[1, 0], [0, 0]])
 

@@ -12,13 +12,13 @@ from jaxtyping import Array, Int
 from segic_jax.ablate.features import Shelf
 from segic_jax.ablate.rows import Row
 from segic_jax.ablate.scenes import episode_classes, references
-from segic_jax.ablate.told import Shown, Told, decode_told, pooled
+from segic_jax.ablate.told import Told, decode_told, pooled
 from segic_jax.ablate.words import text_feature
 from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.source import SCENES
 from segic_jax.models.correspondence import grid_cells
 from segic_jax.models.resize import bilinear
-from segic_jax.models.segic import upsample
+from segic_jax.models.segic import Shots, upsample
 from segic_jax.params import Params
 from segic_jax.prompts import NONE, class_prompt
 
@@ -44,25 +44,25 @@ def answered(part: str, row: Row, head: Params, shelf: Shelf) -> Counts:
     found = []
     for start in range(0, len(episodes), BATCH):
         targets = np.array([target for target, _ in episodes[start : start + BATCH]])
-        shots = np.array([shown for _, shown in episodes[start : start + BATCH]])
-        shown = Shown(
-            features=features[shots.ravel()].reshape(*shots.shape, *features.shape[1:]).astype(np.float32),
-            masks=(labels[shots.ravel()] == 1).reshape(len(shots), 1, row.shots, *labels.shape[1:]),
+        scenes = np.array([shown for _, shown in episodes[start : start + BATCH]])
+        shots = Shots(
+            features=features[scenes.ravel()].reshape(*scenes.shape, *features.shape[1:]).astype(np.float32),
+            masks=(labels[scenes.ravel()] == 1).reshape(len(scenes), 1, row.shots, *labels.shape[1:]),
             text=text[targets // SCENES][:, None],
             valid=np.ones((len(targets), 1), bool),
         )
         target = features[targets].astype(np.float32)
-        found.append(_counted(config, row.told, head, target, shown, labels[targets] == 1))
+        found.append(_counted(config, row.told, head, target, shots, labels[targets] == 1))
     both = np.concatenate(jax.device_get(found), axis=1)
     return Counts(*both.reshape(2, len(classes), SCENES))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _counted(
-    config: ModelConfig, told: Told, head: Params, target: Array, shown: Shown, truth: Array
+    config: ModelConfig, told: Told, head: Params, target: Array, shots: Shots, truth: Array
 ) -> Int[Array, "2 episodes"]:
-    shown = replace(shown, masks=grid_cells(shown.masks, config.canvas) > 0)  # as `data.canvas` does
-    _, decoded = decode_told(config, told, head, target, shown, pooled(shown))
+    shots = replace(shots, masks=grid_cells(shots.masks, config.canvas) > 0)  # as `data.canvas` does
+    _, decoded = decode_told(told, config, head, target, shots, pooled(shots))
     logits = upsample(decoded.logits, config.canvas)[:, 0, :, :, None]
     inside = bilinear(logits, truth.shape[1:])[..., 0] > 0
     return jnp.stack([(inside & truth).sum((1, 2)), (inside | truth).sum((1, 2))])

@@ -16,12 +16,12 @@ from segic_jax.ablate.features import Shelf
 from segic_jax.ablate.pairs import Pairs
 from segic_jax.ablate.rows import Row
 from segic_jax.ablate.scenes import TRAINING, VIEWS
-from segic_jax.ablate.told import Shown, Told, decode_told
+from segic_jax.ablate.told import Told, decode_told
 from segic_jax.ablate.words import text_feature
 from segic_jax.config import Config, ModelConfig, OptimConfig, TrainConfig
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.models.correspondence import grid_cells, mask_boxes, pool
-from segic_jax.models.segic import Negatives, TrainPass, head_template, upsample
+from segic_jax.models.correspondence import grid_cells, pool
+from segic_jax.models.segic import head_template, train_forward
 from segic_jax.params import Params
 from segic_jax.prompts import INSTANCES, NONE, class_prompt
 from segic_jax.train.loop import TrainingError
@@ -108,8 +108,16 @@ def _step(
 
     def loss(params: Params):
         head = {**params, **untrained}
-        passes = train_passes(
-            recipe.model, recipe.told, head, batch, table, negatives, reversal=recipe.reversal
+        passes = train_forward(
+            recipe.model,
+            head,
+            batch["target_features"],
+            batch["reference_features"],
+            batch,
+            table,
+            negatives,
+            decode=partial(decode_told, recipe.told),
+            reversal=recipe.reversal,
         )
         return passes_loss(passes, batch, points, negatives=negatives, negative_weight=weight)[0]
 
@@ -143,52 +151,3 @@ def _on_device(batch: Mapping[str, Array], canvas: int) -> dict[str, Array]:
         batch[side + "_masks"] = (grid_cells(inside, canvas) > 0) & batch["valid"][..., None, None]
         batch[side + "_features"] = batch[side + "_features"].astype(jnp.float32)
     return batch
-
-
-def train_passes(
-    config: ModelConfig,
-    told: Told,
-    head: Params,
-    batch: Mapping[str, Array],
-    text_table: Float[Array, "prompts text_width"],
-    negatives: Negatives | None = None,
-    *,
-    reversal: bool = True,
-) -> list[TrainPass]:
-    """`models.segic.train_forward` with a choice of the instructions, and with or without its second pass.
-
-    Args:
-        batch: as there, with `target_features` and `reference_features` [batch, g, g, channels].
-    """
-
-    def one_pass(index: int, side: str, other: str, context_masks: Array) -> TrainPass:
-        masks, prompt = batch[side + "_masks"], batch[side + "_prompt"]
-        prompts = jnp.repeat(prompt[:, None], masks.shape[1], axis=1)
-        valid, use_box = batch["valid"], batch["use_box"][:, index]
-        context_features = batch[other + "_features"][:, None]
-        each = pool(context_features, context_masks)[:, :, None]
-        if negatives is not None:
-            extra = negatives.valid[:, index]
-            each = jnp.where(extra[..., None, None], negatives.features[:, index][:, :, None], each)
-            prompts = jnp.where(extra, negatives.prompts[:, index], prompts)
-            valid, use_box = valid | extra, use_box & ~extra.any(-1)
-        shown = Shown(context_features, context_masks[:, :, None], text_table[prompts], valid)
-        boxes = mask_boxes(masks)
-        context, decoded = decode_told(
-            config,
-            told,
-            head,
-            batch[side + "_features"],
-            shown,
-            each,
-            boxes=boxes,
-            use_box=use_box,
-            use_cross=batch["use_cross"][:, index],
-        )
-        return TrainPass(context, context_masks, boxes, decoded)
-
-    passes = [one_pass(0, "target", "reference", batch["reference_masks"])]
-    if reversal:
-        predicted = upsample(jax.lax.stop_gradient(passes[0].decoded.logits), config.canvas) > 0
-        passes.append(one_pass(1, "reference", "target", predicted))
-    return passes

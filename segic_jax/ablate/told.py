@@ -10,12 +10,12 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import best_point, enlarged, grid_cells, pool, similarity_map
 from segic_jax.models.layers import normalise
-from segic_jax.models.segic import Context, Decoded, Geometric, decode_instructed, look_at
+from segic_jax.models.segic import Context, Decoded, Geometric, Shots, decode_instructed, look_at
 from segic_jax.params import Params
 
 PROTOTYPES = 3  # of a reference, beside its mean
@@ -39,47 +39,36 @@ class Told:
     extension: Extension = ""
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Shown:
-    """The references of a batch; a shot shows all concepts on one picture."""
-
-    features: Float[Array, "batch shots g g channels"]
-    masks: Bool[Array, "batch concepts shots S S"]
-    text: Float[Array, "batch concepts text_width"]
-    valid: Bool[Array, "batch concepts"]
-
-
-def pooled(shown: Shown) -> Float[Array, "batch concepts shots channels"]:
+def pooled(shots: Shots) -> Float[Array, "batch concepts shots channels"]:
     """The feature of every shot."""
-    return pool(shown.features[:, None], shown.masks)
+    return pool(shots.features[:, None], shots.masks)
 
 
 def decode_told(
-    config: ModelConfig,
     told: Told,
+    config: ModelConfig,
     head: Params,
     target: Float[Array, "batch g g channels"],
-    shown: Shown,
+    shots: Shots,
     each: Float[Array, "batch concepts shots channels"],
     **boxes: Array | None,
 ) -> tuple[Context, Decoded]:
     """Decode with what `told` gives.
 
     Args:
-        each: `pooled(shown)`, with the features of negative prompts in their places.
+        each: `pooled(shots)`, with the features of negative prompts in their places.
         boxes: `boxes`, `use_box` and `use_cross` of `models.segic.decode_instructed`.
     """
     mean = each.mean(2)
     visual = each if told.way != "mean" else mean[:, :, None]
     if told.extension == "prototypes":
-        visual = jnp.concatenate([visual, prototypes(shown)], axis=2)
-    given = shown.valid[..., None] if told.visual else jnp.zeros((*shown.valid.shape, 1), bool)
+        visual = jnp.concatenate([visual, prototypes(shots)], axis=2)
+    given = shots.valid[..., None] if told.visual else jnp.zeros((*shots.valid.shape, 1), bool)
     context = Context(
         pooled=mean if told.geometric else jnp.zeros_like(mean),
         visual=visual,
         visual_valid=jnp.broadcast_to(given, visual.shape[:3]),
-        text=shown.text,
+        text=shots.text,
     )
     if told.way == "max" or told.extension == "prototypes":
         batch, concepts, many, channels = visual.shape
@@ -88,7 +77,7 @@ def decode_told(
     else:
         similarity = similarity_map(target, context.pooled, config.canvas)
     if told.extension.startswith("mutual"):
-        both = enlarged(mutual(target, shown, mean), config.canvas // 4)
+        both = enlarged(mutual(target, shots, mean), config.canvas // 4)
         similarity = (similarity + both) / 2 if told.extension == "mutual_beside" else similarity * both
     geometric = look_at(similarity, config.canvas)
     if told.extension == "points":
@@ -100,7 +89,7 @@ def decode_told(
 
 def mutual(
     target: Float[Array, "batch g g channels"],
-    shown: Shown,
+    shots: Shots,
     mean: Float[Array, "batch concepts channels"],
 ) -> Float[Array, "batch concepts g g"]:
     """1 where a cell of the target and the concept choose each other, else 0: the candidates of INSID3.
@@ -108,25 +97,25 @@ def mutual(
     Forward: its cosine to the mean feature is above 0. Backward: among all cells of a shot, the most similar
     one lies inside the mask, for at least half of the shots.
     """
-    batch, shots, grid, _, channels = shown.features.shape
+    batch, count, grid, _, channels = shots.features.shape
     cells = normalise(target.reshape(batch, grid * grid, channels), 1e-8)
     forward = normalise(mean, 1e-8) @ jnp.swapaxes(cells, 1, 2) > 0
-    theirs = normalise(shown.features.reshape(batch, shots, grid * grid, channels), 1e-8)
+    theirs = normalise(shots.features.reshape(batch, count, grid * grid, channels), 1e-8)
     nearest = jnp.argmax(cells[:, None] @ jnp.swapaxes(theirs, 2, 3), axis=-1)  # [batch, shots, cells]
-    inside = grid_cells(shown.masks, grid).reshape(*shown.masks.shape[:3], grid * grid)
+    inside = grid_cells(shots.masks, grid).reshape(*shots.masks.shape[:3], grid * grid)
     votes = jnp.take_along_axis(inside, nearest[:, None], axis=-1).sum(2)
-    backward = votes >= (shots + 1) // 2
+    backward = votes >= (count + 1) // 2
     return (forward & backward).astype(jnp.float32).reshape(batch, -1, grid, grid)
 
 
-def prototypes(shown: Shown) -> Float[Array, "batch concepts prototypes channels"]:
+def prototypes(shots: Shots) -> Float[Array, "batch concepts prototypes channels"]:
     """Means of PROTOTYPES groups of the cells inside the masks: k-means of directions.
 
     It starts from the mean and, one after the other, the cell that is least like those before.
     """
-    batch, shots, grid, _, channels = shown.features.shape
-    cells = shown.features.reshape(batch, 1, shots * grid * grid, channels)
-    inside = grid_cells(shown.masks, grid).reshape(batch, shown.masks.shape[1], -1)
+    batch, count, grid, _, channels = shots.features.shape
+    cells = shots.features.reshape(batch, 1, count * grid * grid, channels)
+    inside = grid_cells(shots.masks, grid).reshape(batch, shots.masks.shape[1], -1)
     unit = normalise(cells, 1e-8)
 
     def mean_of(weights: Float[Array, "batch concepts groups cells"]):

@@ -4,8 +4,9 @@ Pure functions over flat parameter dictionaries, to be called inside `jax.jit` (
 official code). A concept is a class or an instance, a shot one reference mask of it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import jax
@@ -96,6 +97,17 @@ class TrainPass(NamedTuple):
     context_masks: Bool[Array, "batch concepts S S"]  # the predicted ones in the reversed pass
     boxes: Float[Array, "batch concepts 4"]  # of the true masks; read where `use_box`
     decoded: Decoded
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Shots:
+    """What a training pass is shown beside the target; a shot shows all concepts on one picture."""
+
+    features: Float[Array, "batch shots g g channels"]
+    masks: Bool[Array, "batch concepts shots S S"]
+    text: Float[Array, "batch concepts text_width"]
+    valid: Bool[Array, "batch concepts"]
 
 
 @jax.tree_util.register_dataclass
@@ -365,8 +377,10 @@ def train_forward(
     text_table: Float[Array, "prompts text_width"],
     negatives: Negatives | None = None,
     *,
+    decode: Callable[..., tuple[Context, Decoded]] | None = None,
+    reversal: bool = True,
     remat: bool = False,
-) -> tuple[TrainPass, TrainPass]:
+) -> tuple[TrainPass, ...]:
     """Decoding of the targets, and of the references by context reversal (segic.py:458-476).
 
     The reversed pass takes the predicted target masks as the context. Both have the same concepts.
@@ -377,49 +391,56 @@ def train_forward(
             bool [batch, 2], for the forward and the reversed pass.
         negatives: negative prompts in slots that are not `valid`; a picture with some gets no box prompt
             (segic.py:577-614, 700).
+        decode: in place of `decode_shots`, which is SegIC's.
+        reversal: with the second pass.
         remat: compute the activations of the decoding again for the gradient.
     """
+    decode_pass = partial(decode or decode_shots, config)
+    if remat:
+        decode_pass = jax.checkpoint(decode_pass)
 
-    def decoded(head, features, context, boxes, use_box, use_cross):
-        return decode_stages(
-            config, head, features, context, boxes=boxes, use_box=use_box, use_cross=use_cross
-        )
-
-    def one_pass(index, features, context_features, context_masks, masks, prompt):
-        pooled = pool(context_features[:, None], context_masks)
+    def one_pass(index: int, features, other_features, other_masks, masks, prompt) -> TrainPass:
+        each = pool(other_features[:, None], other_masks)[:, :, None]
         prompts = jnp.repeat(prompt[:, None], masks.shape[1], axis=1)
         valid, use_box = batch["valid"], batch["use_box"][:, index]
         if negatives is not None:
             extra = negatives.valid[:, index]
-            pooled = jnp.where(extra[..., None], negatives.features[:, index], pooled)
+            each = jnp.where(extra[..., None, None], negatives.features[:, index][:, :, None], each)
             prompts = jnp.where(extra, negatives.prompts[:, index], prompts)
             valid, use_box = valid | extra, use_box & ~extra.any(-1)
-        context = Context(
-            pooled=pooled,
-            visual=pooled[:, :, None],
-            visual_valid=valid[..., None],
-            text=text_table[prompts],
-        )
+        shots = Shots(other_features[:, None], other_masks[:, :, None], text_table[prompts], valid)
         boxes = mask_boxes(masks)
-        decode_pass = jax.checkpoint(decoded) if remat else decoded
-        stages = decode_pass(head, features, context, boxes, use_box, batch["use_cross"][:, index])
-        return TrainPass(context, context_masks, boxes, stages)
+        given = {"boxes": boxes, "use_box": use_box, "use_cross": batch["use_cross"][:, index]}
+        context, decoded = decode_pass(head, features, shots, each, **given)
+        return TrainPass(context, other_masks, boxes, decoded)
 
-    forward = one_pass(
-        0,
-        target_features,
-        reference_features,
-        batch["reference_masks"],
-        batch["target_masks"],
-        batch["target_prompt"],
+    target, reference = (
+        (features, batch[side + "_masks"], batch[side + "_prompt"])
+        for side, features in (("target", target_features), ("reference", reference_features))
     )
+    forward = one_pass(0, target[0], *reference[:2], *target[1:])
+    if not reversal:
+        return (forward,)
     predicted = upsample(jax.lax.stop_gradient(forward.decoded.logits), config.canvas) > 0
-    reversed_ = one_pass(
-        1,
-        reference_features,
-        target_features,
-        predicted,
-        batch["reference_masks"],
-        batch["reference_prompt"],
+    return forward, one_pass(1, reference[0], target[0], predicted, *reference[1:])
+
+
+def decode_shots(
+    config: ModelConfig,
+    head: Params,
+    target: Float[Array, "batch g g channels"],
+    shots: Shots,
+    each: Float[Array, "batch concepts shots channels"],
+    **boxes: Array | None,
+) -> tuple[Context, Decoded]:
+    """Decode with the mean feature of the shots, as map and as token.
+
+    Args:
+        each: the pooled feature of every shot, with those of negative prompts in their places.
+        boxes: `boxes`, `use_box` and `use_cross` of `decode_stages`.
+    """
+    mean = each.mean(2)
+    context = Context(
+        pooled=mean, visual=mean[:, :, None], visual_valid=shots.valid[..., None], text=shots.text
     )
-    return forward, reversed_
+    return context, decode_stages(config, head, target, context, **boxes)
