@@ -2,9 +2,9 @@
 
     python tools/unseen_artists.py --workdir outputs/unseen
 
-Trains `configs/emoji_short.py` with all artists and without some of them. Both models are then scored on the
-novel classes as the left-out artists alone drew them, in the target, in the reference and beside. Stopped, it
-goes on.
+Trains `configs/emoji_short.py` with all artists and without some of them. Both models are then scored twice
+on novel classes: as the left-out artists alone drew them, in the target, in the reference and beside; and as
+the others did. Stopped, it goes on.
 """
 
 import dataclasses
@@ -42,24 +42,32 @@ def main(args: Args) -> int:
     """Returns the exit code."""
     config, protocol = load_config(args.config), find_protocol("original")
     everybody = {artist for one in SpriteBank.load("base").classes for artist in one.artists}
-    trainings = {"all artists": everybody, "without " + ", ".join(args.artists): everybody - {*args.artists}}
+    trainings = {
+        "with all artists": everybody,
+        "without " + ", ".join(args.artists): everybody - {*args.artists},
+    }
     for name, artists in trainings.items():
         workdir = args.workdir.resolve() / name.replace(", ", "_").replace(" ", "_")
         with drawn_by(artists, at_least=1):
             code = run(config, workdir)
         if not (workdir / MODEL).is_file():  # it failed, or was stopped
             return code
-        with drawn_by({*args.artists}, at_least=2):
-            source = EmojiSource()
-        result = evaluate(
-            load_bundle(workdir / MODEL),
-            BENCHMARK,
-            source,
-            [source.manifest("original", 0, 1)],
-            protocol=protocol,
-            out=workdir / "scores",
-        )
-        print(f"Trained with {name}, scored on {', '.join(args.artists)}:\n{table(result)}", flush=True)
+        bundle = load_bundle(workdir / MODEL)
+        for shown, drawing in (
+            ("the left out", {*args.artists}),
+            ("the others", everybody - {*args.artists}),
+        ):
+            with drawn_by(drawing, at_least=2):
+                source = EmojiSource()
+            result = evaluate(
+                bundle,
+                BENCHMARK,
+                source,
+                [source.manifest("original", 0, 1)],
+                protocol=protocol,
+                out=workdir / f"scores_{shown.replace(' ', '_')}",
+            )
+            print(f"Trained {name}, scored on drawings of {shown}:\n{table(result)}", flush=True)
     return 0
 
 
