@@ -203,8 +203,15 @@ def whole_with_references(size: Size) -> Stage:
     """The same from reference pictures and masks: they are encoded, too."""
 
     def segmented(params, head, images, sizes, given):
-        context = segic.encode(size.model, params, given)
-        return segic.segment(size.model, params, head, images, sizes, context)
+        # One call of the backbone: XLA on a CPU would run two beside each other, and hold the memory of both.
+        batch, pictures = given.images.shape[:2]
+        shown = given.images.reshape(batch * pictures, *given.images.shape[2:])
+        sizes = jnp.concatenate([sizes, given.sizes.reshape(-1, 2)])
+        features = segic.extract(size.model, params, jnp.concatenate([images, shown]), sizes)
+        theirs = features[batch:].reshape(batch, pictures, *features.shape[1:])
+        context = segic.encode_features(theirs, replace(given, images=None, sizes=None))
+        logits, iou = segic.decode(size.model, head, features[:batch], context)
+        return segic.upsample(logits, size.model.canvas), iou
 
     return Stage(segmented, (*whole(size).arguments[:4], _references(size)))
 
