@@ -414,15 +414,26 @@ def train_forward(
         context, decoded = decode_pass(head, features, shots, each, **given)
         return TrainPass(context, other_masks, boxes, decoded)
 
-    target, reference = (
-        (features, batch[side + "_masks"], batch[side + "_prompt"])
-        for side, features in (("target", target_features), ("reference", reference_features))
+    forward = one_pass(
+        0,
+        target_features,
+        reference_features,
+        batch["reference_masks"],
+        batch["target_masks"],
+        batch["target_prompt"],
     )
-    forward = one_pass(0, target[0], *reference[:2], *target[1:])
     if not reversal:
         return (forward,)
     predicted = upsample(jax.lax.stop_gradient(forward.decoded.logits), config.canvas) > 0
-    return forward, one_pass(1, reference[0], target[0], predicted, *reference[1:])
+    reversed_ = one_pass(
+        1,
+        reference_features,
+        target_features,
+        predicted,
+        batch["reference_masks"],
+        batch["reference_prompt"],
+    )
+    return forward, reversed_
 
 
 def decode_shots(
