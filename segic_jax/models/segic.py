@@ -102,7 +102,7 @@ class TrainPass(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Shots:
-    """What a training pass is shown beside the target; a shot shows all concepts on one picture."""
+    """The references of a batch; a shot shows all concepts on one picture."""
 
     features: Float[Array, "batch shots g g channels"]
     masks: Bool[Array, "batch concepts shots S S"]
@@ -368,6 +368,27 @@ def segment(
     return upsample(logits, config.canvas), iou
 
 
+def decode_shots(
+    config: ModelConfig,
+    head: Params,
+    target: Float[Array, "batch g g channels"],
+    shots: Shots,
+    each: Float[Array, "batch concepts shots channels"],
+    **boxes: Array | None,
+) -> tuple[Context, Decoded]:
+    """Decode with the mean feature of the shots, as map and as token.
+
+    Args:
+        each: the pooled feature of every shot, with those of negative prompts in their places.
+        boxes: `boxes`, `use_box` and `use_cross` of `decode_stages`.
+    """
+    mean = each.mean(2)
+    context = Context(
+        pooled=mean, visual=mean[:, :, None], visual_valid=shots.valid[..., None], text=shots.text
+    )
+    return context, decode_stages(config, head, target, context, **boxes)
+
+
 def train_forward(
     config: ModelConfig,
     head: Params,
@@ -377,7 +398,7 @@ def train_forward(
     text_table: Float[Array, "prompts text_width"],
     negatives: Negatives | None = None,
     *,
-    decode: Callable[..., tuple[Context, Decoded]] | None = None,
+    decode: Callable[..., tuple[Context, Decoded]] = decode_shots,
     reversal: bool = True,
     remat: bool = False,
 ) -> tuple[TrainPass, ...]:
@@ -391,11 +412,11 @@ def train_forward(
             bool [batch, 2], for the forward and the reversed pass.
         negatives: negative prompts in slots that are not `valid`; a picture with some gets no box prompt
             (segic.py:577-614, 700).
-        decode: in place of `decode_shots`, which is SegIC's.
+        decode: SegIC's, or another with the same arguments (`ablate.told.decode_told`).
         reversal: with the second pass.
         remat: compute the activations of the decoding again for the gradient.
     """
-    decode_pass = partial(decode or decode_shots, config)
+    decode_pass = partial(decode, config)
     if remat:
         decode_pass = jax.checkpoint(decode_pass)
 
@@ -434,24 +455,3 @@ def train_forward(
         batch["reference_prompt"],
     )
     return forward, reversed_
-
-
-def decode_shots(
-    config: ModelConfig,
-    head: Params,
-    target: Float[Array, "batch g g channels"],
-    shots: Shots,
-    each: Float[Array, "batch concepts shots channels"],
-    **boxes: Array | None,
-) -> tuple[Context, Decoded]:
-    """Decode with the mean feature of the shots, as map and as token.
-
-    Args:
-        each: the pooled feature of every shot, with those of negative prompts in their places.
-        boxes: `boxes`, `use_box` and `use_cross` of `decode_stages`.
-    """
-    mean = each.mean(2)
-    context = Context(
-        pooled=mean, visual=mean[:, :, None], visual_valid=shots.valid[..., None], text=shots.text
-    )
-    return context, decode_stages(config, head, target, context, **boxes)

@@ -19,24 +19,24 @@ GREY = np.full((60, 80, 3), 90, np.uint8)
 
 
 @pytest.fixture(scope="module")
-def blocks(tmp_path_factory):
+def made(tmp_path_factory):
     with Blocks() as blocks:
         page = Page(None, tmp_path_factory.mktemp("page"))
     return blocks, page
 
 
 @pytest.fixture
-def page(blocks):
-    return blocks[1]
+def page(made):
+    return made[1]
 
 
-def test_values_that_an_event_cannot_take_are_said(blocks):
-    events = [event for event in blocks[0].fns.values() if event.inputs]
+def test_values_that_an_event_cannot_take_are_said(made):
+    events = [event for event in made[0].fns.values() if event.inputs]
     assert len(events) > 10
     for event in events:
         for values in ([], [{"path": []}] * (len(event.inputs) - 1)):
             with pytest.raises(gr.Error, match="reload the page") as said:
-                asyncio.run(blocks[0].preprocess_data(event, values, None))
+                asyncio.run(made[0].preprocess_data(event, values, None))
             assert not said.value.print_exception
 
 
