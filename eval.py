@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from segic_jax.config import ConfigError, Hosts
-from segic_jax.entry import exit_code
+from segic_jax.config import Hosts
+from segic_jax.errors import ConfigError
+from segic_jax.runtime.entry import exit_code
 
 if TYPE_CHECKING:
     from segic_jax.data.benchmark import Benchmark
@@ -65,9 +66,9 @@ class Args:
 
 def main(args: Args) -> None:
     """Slow imports wait until Ctrl-C is heard."""
-    from segic_jax import distributed
-    from segic_jax.compile_cache import use_compile_cache
     from segic_jax.data.benchmarks import find_benchmark, listing, open_source
+    from segic_jax.runtime import distributed
+    from segic_jax.runtime.compile_cache import use_compile_cache
     from segic_jax.weights.bundle import load_bundle
     from segic_jax.weights.fetch import find
 
@@ -83,7 +84,7 @@ def main(args: Args) -> None:
         bundle = load_bundle(weights)
     out = args.out or Path("outputs") / default_name(args, weights)
     if benchmark.kind == "semseg":
-        from segic_jax.evaluate.semseg import evaluate_semseg, table
+        from segic_jax.evaluate.semantic import evaluate_semseg, table
 
         result = evaluate_semseg(
             bundle,
@@ -98,7 +99,7 @@ def main(args: Args) -> None:
             out=out,
         )
     elif benchmark.kind == "video":
-        from segic_jax.evaluate.video_run import evaluate_video, table
+        from segic_jax.evaluate.video import evaluate_video, table
 
         result = evaluate_video(
             bundle, source, benchmark=benchmark, semantics=args.semantics, limit=args.limit, out=out
@@ -112,8 +113,8 @@ def main(args: Args) -> None:
 
 
 def _episodes(args: Args, bundle: "Bundle", benchmark: "Benchmark", source, out: Path) -> dict:
+    from segic_jax.evaluate.episodes import evaluate
     from segic_jax.evaluate.protocols import find_protocol
-    from segic_jax.evaluate.run import evaluate
     from segic_jax.weights.bundle import load_bundle
 
     protocol = find_protocol(args.protocol or benchmark.protocols[0])

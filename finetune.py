@@ -19,7 +19,7 @@ from segic_jax.config import (
     TrainConfig,
     ValidationConfig,
 )
-from segic_jax.entry import exit_code
+from segic_jax.runtime.entry import exit_code
 
 
 @dataclass

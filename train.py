@@ -13,7 +13,7 @@ from pathlib import Path
 import tyro
 
 from segic_jax.config import Config, Hosts, load_config
-from segic_jax.entry import exit_code
+from segic_jax.runtime.entry import exit_code
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,8 +6,8 @@ import sys
 
 import jax
 
-from segic_jax.config import ConfigError
-from segic_jax.doctor import processor
+from segic_jax.commands.doctor_checks import processor
+from segic_jax.errors import ConfigError
 
 
 def choose_device(name: str) -> None:

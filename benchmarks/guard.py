@@ -1,6 +1,6 @@
 """What each compiled stage costs, as numbers that do not depend on the machine's mood.
 
-    python -m benchmarks.guard --renew      writes tests/compiled_stages.json, after a change that is meant
+    python -m benchmarks.guard --renew      writes tests/benchmarks/compiled_stages.json, after a change that is meant
 
 Operations are counted in the traced program. XLA's own count of operations and bytes and the memory beside
 arguments and results come from the compiled one: they were found equal on one core and two, with AVX2 alone
@@ -17,9 +17,9 @@ import tyro
 
 from benchmarks.stages import STAGES, Size
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
-from segic_jax.flops import flops_of
+from segic_jax.train.flops import flops_of
 
-FILE = Path(__file__).parents[1] / "tests/compiled_stages.json"
+FILE = Path(__file__).parents[1] / "tests/benchmarks/compiled_stages.json"
 # Small, but with over 1024 tokens, so that attention is cut into parts.
 MODEL = ModelConfig(
     vit=ViTConfig(patch_size=14, width=64, depth=2, num_heads=4, pos_grid=8),

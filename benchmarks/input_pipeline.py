@@ -26,12 +26,11 @@ import cv2
 import numpy as np
 import tyro
 
-from segic_jax.config import DataConfig, SourceConfig
+from segic_jax.config import INSTANCE_PROMPT, DataConfig, SourceConfig, class_prompt
 from segic_jax.data import annotations, augment, files, pipeline
 from segic_jax.data.episodes import PairSource
 from segic_jax.data.pipeline import Examples, Stack, training_batches
 from segic_jax.data.training import open_pairs
-from segic_jax.prompts import INSTANCES, class_prompt
 
 HEIGHT, WIDTH = 480, 640
 CLASSES, PICTURES = 4, 6  # of semantic pairs, and pictures of each class
@@ -88,7 +87,7 @@ def main(args: Args) -> None:
 def report(kind: str, source: PairSource, args: Args) -> None:
     """Pairs a second, and where the time goes."""
     config = DataConfig()
-    prompts = {"": 0, INSTANCES: 1} | {class_prompt(name): 2 for name in source.class_names}
+    prompts = {"": 0, INSTANCE_PROMPT: 1} | {class_prompt(name): 2 for name in source.class_names}
     examples = Examples(source, config, args.canvas, prompts, seed=0)
     best: dict[str, float] = {}
     for _ in range(ROUNDS):

@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.memory import resident_rise
 from benchmarks.stages import HOST, STAGES, Size, filled, post_processing
 from benchmarks.torch_side import TorchError, TorchSide
-from segic_jax.flops import flops_of
+from segic_jax.train.flops import flops_of
 
 ROUNDS = 3  # at least; after one run that does not count
 MOST_ROUNDS = 50

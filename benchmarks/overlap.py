@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from segic_jax.config import Config, load_config
-from segic_jax.metric_writer import read_metrics
+from segic_jax.runtime.metric_writer import read_metrics
 from segic_jax.train import loop
 from segic_jax.train.build import build
 

@@ -22,7 +22,7 @@ from jax.extend.core import Jaxpr, Var
 from benchmarks.stages import HOST, PICTURE, STAGES, VITS, Size, model
 from benchmarks.tables import digits, markdown
 from segic_jax.config import ModelConfig
-from segic_jax.flops import flops_of
+from segic_jax.train.flops import flops_of
 from segic_jax.train.peaks import peak_flops
 
 

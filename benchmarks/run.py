@@ -25,7 +25,8 @@ from benchmarks.stages import Size
 from benchmarks.tables import row_line, row_table, target_table
 from benchmarks.targets import cpu_targets, gpu_targets
 from benchmarks.torch_side import TorchSide, has_torch, request_for
-from segic_jax.config import ConfigError, InputError, ModelConfig
+from segic_jax.config import ModelConfig
+from segic_jax.errors import ConfigError, InputError
 
 OFFICIAL_CONCEPTS = (1, 20)
 

@@ -12,7 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from benchmarks.measure import alternating, clocked
 from benchmarks.stages import STAGES, Size, filled
 from segic_jax.config import model_config_from_dict
-from segic_jax.distributed import make_mesh, replicated
+from segic_jax.runtime.distributed import make_mesh, replicated
 
 
 def main(config: str, batch: str, seconds: str) -> None:

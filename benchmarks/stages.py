@@ -14,12 +14,12 @@ import numpy as np
 from jax import ShapeDtypeStruct as Shape
 
 from segic_jax.config import ModelConfig, ViTConfig
-from segic_jax.drawing import colours
+from segic_jax.inference.overlay import colours
+from segic_jax.inference.result import Result
 from segic_jax.models import segic
 from segic_jax.models.correspondence import best_point, enlarged, similarity_map
+from segic_jax.models.params import Template
 from segic_jax.models.prompt_encoder import DensePrompt, Prompts
-from segic_jax.params import Template
-from segic_jax.result import Result
 
 PICTURE = (480, 640)  # height and width of a target, where the post-processing makes its masks
 POINT_SLOTS = 2  # sparse prompts beside the tokens: the point and SAM's padding point

@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.stages import POINT_SLOTS, Size, products
-from segic_jax.config import InputError
+from segic_jax.errors import InputError
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,10 +8,10 @@ import numpy as np
 from jax import ShapeDtypeStruct as Shape
 
 from benchmarks.stages import filled
-from segic_jax import distributed
 from segic_jax.config import Config
 from segic_jax.data.pipeline import CANDIDATES
 from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.runtime import distributed
 from segic_jax.train.optim import make_optimizer, trainable_names
 from segic_jax.train.step import Frozen, init_state, make_train_step
 

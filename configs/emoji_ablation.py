@@ -1,6 +1,6 @@
 """The heads that the ablations compare, all over the shipped model's backbone: many short trainings.
 
-python -m segic_jax.ablate --config configs/emoji_ablation.py --out outputs/ablation
+python -m studies.ablation --config configs/emoji_ablation.py --out outputs/ablation
 """
 
 import dataclasses

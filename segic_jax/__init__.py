@@ -8,20 +8,20 @@ result = seg.predict("street.jpg", ctx)  # .label_map, .masks, .presence, .overl
 import importlib
 
 __version__ = "0.1.0"
-_WHERE = {
-    "Segmenter": "segmenter",
-    "Example": "example",
-    "Context": "context",
-    "Result": "result",
-    "Explanation": "explain",
-    "DataError": "data.episodes",
-    "InputError": "config",
+_MODULES = {
+    "Segmenter": "inference.segmenter",
+    "Example": "inference.example",
+    "Context": "inference.context",
+    "Result": "inference.result",
+    "Explanation": "inference.explain",
+    "DataError": "errors",
+    "InputError": "errors",
 }
-__all__ = list(_WHERE)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str):
     # JAX takes a second to import; `import segic_jax` alone should not.
-    if name in _WHERE:
-        return getattr(importlib.import_module(f"segic_jax.{_WHERE[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"segic_jax.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'segic_jax' has no attribute '{name}'")

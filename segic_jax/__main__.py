@@ -2,7 +2,7 @@
 
 import sys
 
-from segic_jax.entry import exit_code
+from segic_jax.runtime.entry import exit_code
 
 
 def main() -> None:
@@ -11,7 +11,7 @@ def main() -> None:
 
 
 def _run() -> int | None:
-    from segic_jax.cli import parse
+    from segic_jax.commands.parser import parse
 
     return parse(sys.argv[1:]).run()
 

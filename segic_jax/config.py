@@ -13,13 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-
-class InputError(ValueError):
-    """Something given to the program is wrong; one sentence that names it and the mend."""
-
-
-class ConfigError(InputError):
-    """A setting that cannot work; the message names the field and the mend."""
+from segic_jax.errors import ConfigError, InputError
 
 
 def _require(condition: bool, message: str) -> None:
@@ -399,3 +393,13 @@ def cache_folder() -> Path:
     if chosen := os.environ.get("SEGIC_CACHE"):
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "segic_jax"
+
+
+# The sentences that CLIP's text tower reads (segic.py:299-313).
+INSTANCE_PROMPT = "please segment the instances"  # for every concept that is an instance, and in videos
+EMPTY_PROMPT = ""  # when no class name is given
+
+
+def class_prompt(name: str) -> str:
+    """Return the sentence for a class name; without a name it is the empty prompt."""
+    return f"a photo of a {name}" if name else EMPTY_PROMPT

@@ -8,7 +8,6 @@ import pytest
 
 from segic_jax.config import (
     Config,
-    ConfigError,
     DataConfig,
     HeadConfig,
     ModelConfig,
@@ -20,8 +19,9 @@ from segic_jax.config import (
     model_config_from_dict,
     to_dict,
 )
+from segic_jax.errors import ConfigError
+from segic_jax.models.params import count
 from segic_jax.models.segic import backbone_template, head_template
-from segic_jax.params import count
 from segic_jax.train.optim import trainable_names
 
 ROOT = Path(__file__).parents[1]

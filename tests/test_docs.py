@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tyro
 
-from segic_jax.cli import COMMANDS, parse
+from segic_jax.commands.parser import COMMANDS, parse
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 
 from segic_jax import Example, Segmenter
 from segic_jax.data.files import whole_write
-from segic_jax.drawing import Colour, heat, overlay
-from segic_jax.example import as_mask, as_picture
+from segic_jax.inference.example import as_mask, as_picture
+from segic_jax.inference.overlay import Colour, heat, overlay
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LARGER = 1.5  # the examples are small; masks are drawn on the enlarged picture, so that their outline is fine

@@ -19,9 +19,9 @@ import tyro
 from segic_jax.config import load_config
 from segic_jax.data.emoji.source import BENCHMARK, EmojiSource
 from segic_jax.data.emoji.sprites import Split, SpriteBank
+from segic_jax.evaluate.episodes import evaluate
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.report import table
-from segic_jax.evaluate.run import evaluate
 from segic_jax.train.run import MODEL, run
 from segic_jax.weights.bundle import load_bundle
 

@@ -12,11 +12,11 @@ from PIL import Image
 
 from segic_jax.app.limits import stretch
 from segic_jax.app.session import Box, Picture, Session, Shot
-from segic_jax.data.episodes import DataError
-from segic_jax.drawing import Colour, Mask, colours, heat, overlay, shrink
-from segic_jax.drawing import Image as Pixels
-from segic_jax.explain import Explanation, Match
-from segic_jax.result import Result
+from segic_jax.errors import DataError
+from segic_jax.inference.explain import Explanation, Match
+from segic_jax.inference.overlay import Colour, Mask, colours, heat, overlay, shrink
+from segic_jax.inference.overlay import Image as Pixels
+from segic_jax.inference.result import Result
 
 MARK = (30, 120, 255)  # the brush's colour, as in page.js
 PAINTER_SIDE = 640  # every picture is painted at this size: large enough to hit, small enough to send

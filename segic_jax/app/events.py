@@ -12,10 +12,9 @@ from segic_jax.app.files import export
 from segic_jax.app.layout import NOT_THIS, THIS, Finding, Marking, Searching, stage
 from segic_jax.app.scenes import scenes
 from segic_jax.app.session import Picture, Session
-from segic_jax.config import InputError
-from segic_jax.data.episodes import DataError
-from segic_jax.drawing import Mask
-from segic_jax.segmenter import Segmenter
+from segic_jax.errors import DataError, InputError
+from segic_jax.inference.overlay import Mask
+from segic_jax.inference.segmenter import Segmenter
 
 VISITOR_SECONDS = 3600  # how long a session is kept after its page was closed
 SCROLL = "() => document.getElementById('{}').scrollIntoView({{block: 'start'}})"

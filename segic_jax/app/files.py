@@ -7,8 +7,8 @@ import zipfile
 from pathlib import Path
 
 from segic_jax.app.session import Session
-from segic_jax.data.episodes import DataError
-from segic_jax.result import joined_coco
+from segic_jax.errors import DataError
+from segic_jax.inference.result import joined_coco
 
 
 def export(session: Session, folder: Path) -> list[str]:

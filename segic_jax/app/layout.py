@@ -9,7 +9,7 @@ from segic_jax.app import limits
 from segic_jax.app.drawing import example_thumbnail, painter_data
 from segic_jax.app.scenes import scenes
 from segic_jax.app.session import Session, Shot
-from segic_jax.drawing import colours
+from segic_jax.inference.overlay import colours
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 THEME = gr.themes.Base(

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from segic_jax.context import Context
-from segic_jax.data.episodes import DataError
 from segic_jax.data.files import read_picture
-from segic_jax.drawing import shrink
-from segic_jax.example import as_mask
-from segic_jax.fitting import PREVIEW
-from segic_jax.segmenter import Segmenter
+from segic_jax.errors import DataError
+from segic_jax.inference.context import Context
+from segic_jax.inference.example import as_mask
+from segic_jax.inference.overlay import shrink
+from segic_jax.inference.references import PREVIEW
+from segic_jax.inference.segmenter import Segmenter
 
 Read = TypeVar("Read")
 

@@ -8,7 +8,7 @@ import cv2
 from segic_jax.app.session import Picture
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.episodes import View
-from segic_jax.drawing import Mask
+from segic_jax.inference.overlay import Mask
 
 ENLARGED = 3  # a scene has 192 pixels a side: small for a page
 

@@ -15,8 +15,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segic_jax.app import layout, limits
 from segic_jax.app.events import Page
-from segic_jax.config import ConfigError
-from segic_jax.segmenter import Segmenter
+from segic_jax.errors import ConfigError
+from segic_jax.inference.segmenter import Segmenter
 
 HERE = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")

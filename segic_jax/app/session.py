@@ -9,13 +9,13 @@ import cv2
 import numpy as np
 
 from segic_jax.app import limits
-from segic_jax.context import Context, decoded
-from segic_jax.data.episodes import DataError
-from segic_jax.drawing import Colour, Image, Mask, colours
-from segic_jax.example import Example
-from segic_jax.explain import Explanation
-from segic_jax.result import Result
-from segic_jax.segmenter import Segmenter
+from segic_jax.errors import DataError
+from segic_jax.inference.context import Context, decoded
+from segic_jax.inference.example import Example
+from segic_jax.inference.explain import Explanation
+from segic_jax.inference.overlay import Colour, Image, Mask, colours
+from segic_jax.inference.result import Result
+from segic_jax.inference.segmenter import Segmenter
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 

@@ -24,7 +24,7 @@ class App:
 
     def run(self) -> int:
         """Serve until Ctrl-C."""
-        from segic_jax.config import ConfigError
+        from segic_jax.errors import ConfigError
 
         if find_spec("gradio") is None:
             raise ConfigError("segic app needs Gradio: pip install 'segic_jax[app]'")
@@ -35,8 +35,8 @@ class App:
 
             from segic_jax.app.layout import header
             from segic_jax.app.server import serve
-            from segic_jax.compile_cache import use_compile_cache
-            from segic_jax.segmenter import Segmenter
+            from segic_jax.inference.segmenter import Segmenter
+            from segic_jax.runtime.compile_cache import use_compile_cache
 
             use_compile_cache()
             segmenter = Segmenter.load(self.weights)

@@ -12,7 +12,7 @@ class Doctor:
 
     def run(self) -> int:
         """Print the report; it goes into a bug report as it is."""
-        from segic_jax.doctor import report
+        from segic_jax.commands.doctor_checks import report
 
         print(report())
         return 0

@@ -27,7 +27,7 @@ class Make:
     def run(self) -> int:
         """Write the lists and say their hashes."""
         from segic_jax.data.benchmarks import find_benchmark, open_source
-        from segic_jax.data.episodes import DataError
+        from segic_jax.errors import DataError
 
         benchmark = find_benchmark(self.benchmark)
         if benchmark.kind != "episodes":
@@ -56,8 +56,8 @@ class Show:
 
     def run(self) -> int:
         """Print them."""
-        from segic_jax.config import InputError
         from segic_jax.data.manifest import read_manifest
+        from segic_jax.errors import InputError
 
         if self.number < 0:
             raise InputError(f"--number {self.number} must not be negative.")
@@ -84,8 +84,8 @@ class Hash:
 
     def run(self) -> int:
         """Print one line a file."""
-        from segic_jax.config import InputError
         from segic_jax.data.manifest import read_manifest
+        from segic_jax.errors import InputError
 
         if not self.files:
             raise InputError("Give at least one list of episodes.")

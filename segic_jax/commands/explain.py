@@ -39,9 +39,9 @@ class Explain(WithMasks):
     def run(self) -> int:
         """Draw every target that can be read; 0, or 2 if one could not."""
         from segic_jax.commands.explanation import draw
-        from segic_jax.data.episodes import DataError
         from segic_jax.data.files import whole_write
-        from segic_jax.example import as_picture
+        from segic_jax.errors import DataError
+        from segic_jax.inference.example import as_picture
 
         cut = self.cut
         if self.matches < 1:

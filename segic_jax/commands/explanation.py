@@ -10,12 +10,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
-from segic_jax.context import Context, Reference, decoded
-from segic_jax.data.episodes import DataError
-from segic_jax.drawing import outlined
-from segic_jax.example import as_picture
-from segic_jax.explain import Explanation, Match
-from segic_jax.result import Result
+from segic_jax.errors import DataError
+from segic_jax.inference.context import Context, Reference, decoded
+from segic_jax.inference.example import as_picture
+from segic_jax.inference.explain import Explanation, Match
+from segic_jax.inference.overlay import outlined
+from segic_jax.inference.result import Result
 
 SIDE = 900  # longer side of a picture in the drawing
 SHOWN = 4  # references of a class: those with the most matches

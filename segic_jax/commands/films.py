@@ -15,12 +15,11 @@ from jaxtyping import Integer, UInt8
 
 from segic_jax.commands.record import Seen
 from segic_jax.commands.targets import Refused, make_folder
-from segic_jax.config import InputError
-from segic_jax.data.episodes import DataError
 from segic_jax.data.files import ENDINGS, open_picture, read_labels, read_picture, whole_write
-from segic_jax.drawing import colours, overlays
-from segic_jax.example import as_mask
-from segic_jax.result import palette_png
+from segic_jax.errors import DataError, InputError
+from segic_jax.inference.example import as_mask
+from segic_jax.inference.overlay import colours, overlays
+from segic_jax.inference.result import palette_png
 
 Frame = UInt8[np.ndarray, "height width 3"]
 

@@ -7,7 +7,7 @@ import tyro
 
 from segic_jax.commands.references import WithReferences
 from segic_jax.commands.targets import make_folder, require_apart
-from segic_jax.config import InputError
+from segic_jax.errors import InputError
 
 
 @dataclass(kw_only=True)

@@ -22,8 +22,8 @@ from segic_jax.commands.targets import (
 
 if TYPE_CHECKING:
     from segic_jax.commands.sheet import Card
-    from segic_jax.context import Context
-    from segic_jax.result import Result
+    from segic_jax.inference.context import Context
+    from segic_jax.inference.result import Result
 
 
 @dataclass(kw_only=True)
@@ -106,7 +106,7 @@ class Folder:
             return
         from segic_jax.commands.sheet import MOST, page
         from segic_jax.data.files import whole_write
-        from segic_jax.result import joined_coco
+        from segic_jax.inference.result import joined_coco
 
         names = [name for name in self._targets if name in self._done]
         coco = joined_coco([self._done[name] for name in names])

@@ -14,8 +14,8 @@ from pycocotools import mask as coco
 from safetensors import SafetensorError
 
 from segic_jax.data.files import whole_write
-from segic_jax.following import Latest
-from segic_jax.result import Result
+from segic_jax.inference.following import Latest
+from segic_jax.inference.result import Result
 
 Labels = UInt16[np.ndarray, "height width"]  # 0, or an object's number
 

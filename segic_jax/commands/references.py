@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from segic_jax.config import InputError
+from segic_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from segic_jax.context import Context
-    from segic_jax.example import Example
-    from segic_jax.segmenter import Segmenter
+    from segic_jax.inference.context import Context
+    from segic_jax.inference.example import Example
+    from segic_jax.inference.segmenter import Segmenter
 
 _PAIR = tyro.conf.arg(metavar="IMAGE MASK")
 _BOX = re.compile(r"[-\d.]*(,[-\d.]*)+")
@@ -64,8 +64,8 @@ class WithReferences:
         Raises:
             InputError: it cannot be used.
         """
-        from segic_jax.compile_cache import use_compile_cache
-        from segic_jax.segmenter import Segmenter
+        from segic_jax.inference.segmenter import Segmenter
+        from segic_jax.runtime.compile_cache import use_compile_cache
 
         use_compile_cache()
         return Segmenter.load(self.weights)
@@ -118,7 +118,7 @@ class WithMasks(WithReferences):
 
 
 def _example(image: Path, mask: str, name: str | None, *, negative: bool) -> "Example":
-    from segic_jax.example import Example
+    from segic_jax.inference.example import Example
 
     if not Path(mask).exists():
         if _BOX.fullmatch(mask):

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from segic_jax.context import Context
-    from segic_jax.segmenter import Segmenter
+    from segic_jax.inference.context import Context
+    from segic_jax.inference.segmenter import Segmenter
 
 
 def run_of(segmenter: "Segmenter", context: "Context", **settings) -> str:

@@ -20,7 +20,7 @@ class Plot:
 
     def run(self) -> int:
         """Write the picture."""
-        from segic_jax.config import InputError
+        from segic_jax.errors import InputError
         from segic_jax.train.curves import plot
 
         if not self.workdirs:

@@ -12,8 +12,8 @@ import jinja2
 import numpy as np
 from jaxtyping import UInt8
 
-from segic_jax.context import Context
-from segic_jax.drawing import colours, shrink
+from segic_jax.inference.context import Context
+from segic_jax.inference.overlay import colours, shrink
 
 SIDE = 480  # longer side of a picture on the page: sharp at twice the pixels of its card
 MOST = 1000  # pictures on the page: a few dozen megabytes

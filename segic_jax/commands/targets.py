@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from segic_jax.config import InputError
+from segic_jax.errors import InputError
 
 if TYPE_CHECKING:
-    from segic_jax.data.episodes import DataError
-    from segic_jax.example import Picture
+    from segic_jax.errors import DataError
+    from segic_jax.inference.example import Picture
 
 
 def named_targets(targets: Sequence[Path]) -> dict[str, Path]:
@@ -23,7 +23,7 @@ def named_targets(targets: Sequence[Path]) -> dict[str, Path]:
     Raises:
         InputError: there is no target; a folder without pictures.
     """
-    from segic_jax.segmenter import listed
+    from segic_jax.inference.segmenter import listed
 
     if not targets:
         raise InputError("Give at least one target: a picture, or a folder of pictures.")

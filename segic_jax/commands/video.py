@@ -12,7 +12,7 @@ import tyro
 
 from segic_jax.commands.references import WithMasks
 from segic_jax.commands.targets import Refused, progress, require_apart, say
-from segic_jax.config import InputError
+from segic_jax.errors import InputError
 
 if TYPE_CHECKING:
     from segic_jax.commands.record import Record
@@ -53,8 +53,8 @@ class Video(WithMasks):
         from segic_jax.commands.films import COLOURS, Films, objects_of, open_clip
         from segic_jax.commands.record import Judged, Record, Seen, seen_of
         from segic_jax.commands.resume import run_of, with_files
-        from segic_jax.example import Example
-        from segic_jax.following import followed
+        from segic_jax.inference.example import Example
+        from segic_jax.inference.following import followed
 
         if not self.out:
             raise InputError("Give at least one --out: a film such as masks.mp4, or a folder.")

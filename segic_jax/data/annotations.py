@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from segic_jax.data.cache import cached, file_version
-from segic_jax.data.episodes import DataError
 from segic_jax.data.masks import as_polygon, decode
+from segic_jax.errors import DataError
 
 FORMAT = 1  # of the arrays
 CATEGORIES = "categories.json"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from segic_jax.data.episodes import DataError
+from segic_jax.errors import DataError
 
 Kind = Literal["episodes", "video", "semseg"]
 

@@ -6,7 +6,6 @@ from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.build.info import find_built
 from segic_jax.data.build.read import open_built
 from segic_jax.data.emoji import source as emoji
-from segic_jax.data.episodes import DataError
 from segic_jax.data.sources import (
     ade20k,
     ade847,
@@ -28,6 +27,7 @@ from segic_jax.data.sources import (
     suim,
     ytvos18,
 )
+from segic_jax.errors import DataError
 
 MODULES = (
     emoji,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from segic_jax.config import cache_folder
-from segic_jax.data.episodes import DataError
+from segic_jax.errors import DataError
 
 
 def cached(kind: str, version: list, make: Callable[[Path], None]) -> Path:

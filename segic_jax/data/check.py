@@ -8,11 +8,12 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from segic_jax import progress
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.benchmarks import open_source
 from segic_jax.data.build.info import find_built
-from segic_jax.data.episodes import DataError, View
+from segic_jax.data.episodes import View
+from segic_jax.errors import DataError
+from segic_jax.runtime import progress
 
 SHOWN = 10  # problems of each kind that are listed
 THREADS = 4

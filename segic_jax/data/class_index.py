@@ -6,9 +6,9 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from segic_jax import progress
 from segic_jax.data.cache import cached
 from segic_jax.data.semantic import LabelMaps, Split
+from segic_jax.runtime import progress
 
 FILE = "present.json"
 

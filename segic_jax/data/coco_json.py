@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool
 
-from segic_jax.data.episodes import DataError
 from segic_jax.data.masks import as_polygon, decode, union
+from segic_jax.errors import DataError
 
 
 class CocoJson:

@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, UInt8
 
-from segic_jax.config import InputError
-
 if TYPE_CHECKING:
     from segic_jax.data.manifest import Manifest
 
 ClassId = int | str  # as the benchmark numbers or names its classes
-
-
-class DataError(InputError):
-    """Data that cannot be used; one sentence that names the file and the mend."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from segic_jax.data.episodes import DataError
-from segic_jax.whole import whole
+from segic_jax.errors import DataError
+from segic_jax.runtime.atomic_write import whole
 
 _WATCHED: ContextVar[dict[Path, str] | None] = ContextVar("watched", default=None)
 MAX_PIXELS = 2 * 89_478_485  # of a picture, as Pillow has it; that many take half a gigabyte

@@ -5,7 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from segic_jax.data.episodes import DataError, Pair, Picture
+from segic_jax.data.episodes import Pair, Picture
+from segic_jax.errors import DataError
 
 
 class InstanceReader(Protocol):

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.draws import choose, draw_others
-from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, Labelled, View
 from segic_jax.data.files import read_grey, read_rgb, require_size
 from segic_jax.data.manifest import Manifest
+from segic_jax.errors import DataError
 
 
 @dataclass

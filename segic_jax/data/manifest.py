@@ -16,8 +16,9 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 
-from segic_jax.data.episodes import ClassId, DataError, Episode
+from segic_jax.data.episodes import ClassId, Episode
 from segic_jax.data.files import whole_write
+from segic_jax.errors import DataError
 
 FORMAT, VERSION = "segic_jax episodes", 1
 

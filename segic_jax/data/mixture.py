@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segic_jax.data.episodes import DataError, Pair, PairSource
+from segic_jax.data.episodes import Pair, PairSource
+from segic_jax.errors import DataError
 
 
 class Mixture:

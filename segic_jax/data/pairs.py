@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from segic_jax.data.episodes import ClassId, DataError, Labelled, Pair, Picture, Source, View
+from segic_jax.data.episodes import ClassId, Labelled, Pair, Picture, Source, View
 from segic_jax.data.semantic import Split
+from segic_jax.errors import DataError
 
 
 class ClassPairs:

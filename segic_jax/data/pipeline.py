@@ -15,11 +15,11 @@ import cv2
 import grain
 import numpy as np
 
-from segic_jax.config import DataConfig
+from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, DataConfig, class_prompt
 from segic_jax.data.augment import draw_view, flip, large_scale_jitter, view_image, view_mask
 from segic_jax.data.canvas import Placed, resize_and_pad
-from segic_jax.data.episodes import DataError, Pair, PairSource, Picture
-from segic_jax.prompts import INSTANCES, NONE, class_prompt
+from segic_jax.data.episodes import Pair, PairSource, Picture
+from segic_jax.errors import DataError
 
 ENDLESS = 2**48  # pairs; grain wants a length
 CANDIDATES = 40  # names of absent classes that a pair carries
@@ -58,7 +58,7 @@ def training_batches(
         unreadable: int32 [b], pairs that could not be read before this one could
 
     Args:
-        prompts: text prompt -> row of the text table: '', `INSTANCES` where the source has
+        prompts: text prompt -> row of the text table: '', `INSTANCE_PROMPT` where the source has
             instances, and `class_prompt(name)` of all its classes.
 
     Call `close()` on the iterator when done: it ends the threads and workers.
@@ -135,7 +135,7 @@ class Examples:
         negative = rng.random() < self.config.negative
         own_row = self._row(_prompt(pair))
         target_prompt, reference_prompt = (
-            own_row if kept or pair.is_instance else self._row(NONE) for kept in keep.tolist()
+            own_row if kept or pair.is_instance else self._row(EMPTY_PROMPT) for kept in keep.tolist()
         )
         return {
             "target_image": target.image,
@@ -239,8 +239,8 @@ class Examples:
 
 def _prompt(pair: Pair) -> str:
     if pair.is_instance:
-        return INSTANCES
-    return class_prompt(pair.name) if pair.name else NONE
+        return INSTANCE_PROMPT
+    return class_prompt(pair.name) if pair.name else EMPTY_PROMPT
 
 
 def _say(sentence: str) -> None:

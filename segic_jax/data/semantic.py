@@ -13,11 +13,12 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from segic_jax import progress
 from segic_jax.data.benchmark import Check
-from segic_jax.data.episodes import DataError, Labelled
+from segic_jax.data.episodes import Labelled
 from segic_jax.data.files import read_labels, read_rgb, require_size
 from segic_jax.data.listed import files
+from segic_jax.errors import DataError
+from segic_jax.runtime import progress
 
 Split = Literal["train", "val"]
 

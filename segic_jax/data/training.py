@@ -6,13 +6,13 @@ Roots are the folders of the official code's data/ (the module of each source sh
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from segic_jax.config import ConfigError, SourceConfig
+from segic_jax.config import SourceConfig
 from segic_jax.data.build.info import find_built
 from segic_jax.data.build.read import BuiltSemanticSource, BuiltSource, open_built
 from segic_jax.data.class_index import present_classes
 from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiPairs, EmojiScenePairs
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.data.episodes import DataError, PairSource
+from segic_jax.data.episodes import PairSource
 from segic_jax.data.instances import InstancePairs
 from segic_jax.data.mixture import Mixture
 from segic_jax.data.pairs import ClassPairs, PicturePairs
@@ -21,6 +21,7 @@ from segic_jax.data.sources.coco_instances import COCO, LVIS, OBJECTS365, PACO, 
 from segic_jax.data.sources.folder import open_folder
 from segic_jax.data.sources.fss1000 import Fss1000Source
 from segic_jax.data.sources.lip import LipInstances
+from segic_jax.errors import ConfigError, DataError
 
 Opener = Callable[[SourceConfig, int], PairSource]  # the second argument is the canvas
 

@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from segic_jax.data.episodes import DataError
 from segic_jax.data.files import read_labels, read_rgb, require_size
 from segic_jax.data.listed import files
+from segic_jax.errors import DataError
 
 
 @dataclass(frozen=True)

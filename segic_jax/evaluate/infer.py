@@ -18,12 +18,13 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from segic_jax import programs
 from segic_jax.data.canvas import resize, resize_and_pad
-from segic_jax.data.episodes import DataError, Episode, Labelled, Source, View
+from segic_jax.data.episodes import Episode, Labelled, Source, View
+from segic_jax.errors import DataError
 from segic_jax.evaluate.baselines import without_reference
+from segic_jax.inference import engine
+from segic_jax.models.params import Params
 from segic_jax.models.segic import Context, References
-from segic_jax.params import Params
 from segic_jax.weights.bundle import Bundle
 
 BLOCK = 256  # episodes whose references are encoded before their targets
@@ -85,8 +86,8 @@ class Model:
             text=np.zeros((rows, 1, self.config.text_width), np.float32),
         )
         images, sizes, references = jax.device_put((images, sizes, references), device)
-        features = programs.extract(self.config, backbone, images, sizes)
-        visual = programs.encode(features[:, None], references).visual[:, 0, 0]
+        features = engine.extract(self.config, backbone, images, sizes)
+        visual = engine.encode(features[:, None], references).visual[:, 0, 0]
         self._vectors |= {view: (visual, row) for row, view in enumerate(views)}
 
     def context(
@@ -121,13 +122,13 @@ class Model:
         images, sizes = jax.device_put(_stacked(pictures, self.config.canvas), device)
         first = next(iter(contexts))  # a transfer sorts them
         contexts = jax.device_put(dict(contexts), device)
-        features = programs.extract(self.config, backbone, images, sizes)
-        cosine = programs.cosine(self.config.canvas, features, contexts[first])
+        features = engine.extract(self.config, backbone, images, sizes)
+        cosine = engine.cosine(self.config.canvas, features, contexts[first])
         return cosine, {name: self.decode(head, features, context) for name, context in contexts.items()}
 
     def decode(self, head: Params, features: jax.Array, context: Context) -> jax.Array:
         """Mask logits [rows, 1, S, S]."""
-        return programs.decode(self.config, head, features, context)
+        return engine.decode(self.config, head, features, context)
 
     def _next(self):
         self._turn += 1

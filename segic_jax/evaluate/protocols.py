@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool
 
-from segic_jax.config import ConfigError
+from segic_jax.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,9 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from segic_jax import distributed
-from segic_jax.config import ConfigError
-from segic_jax.data.episodes import DataError
 from segic_jax.data.files import whole_write
+from segic_jax.errors import ConfigError, DataError
+from segic_jax.runtime import distributed
 from segic_jax.weights.bundle import Bundle
 
 LIBRARIES = ("segic_jax", "jax", "jaxlib", "flax", "numpy", "opencv-python-headless")

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from segic_jax.data.files import whole_write
-from segic_jax.drawing import heat, outlined
+from segic_jax.inference.overlay import heat, outlined
 
 Image = UInt8[np.ndarray, "height width 3"]  # RGB
 Mask = Bool[np.ndarray, "height width"]

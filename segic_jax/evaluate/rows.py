@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segic_jax.data.episodes import ClassId, DataError, Source
+from segic_jax.data.episodes import ClassId, Source
 from segic_jax.data.manifest import Manifest
+from segic_jax.errors import DataError
 from segic_jax.evaluate import metrics
 from segic_jax.evaluate.baselines import copy_mask
 from segic_jax.evaluate.infer import Answer, to_own_size

@@ -4,8 +4,8 @@ import numpy as np
 
 from segic_jax.data.episodes import Source
 from segic_jax.data.manifest import Manifest
+from segic_jax.evaluate.episodes import make_tasks
 from segic_jax.evaluate.infer import Answer, Model, judge_all, to_own_size
-from segic_jax.evaluate.run import make_tasks
 from segic_jax.weights.bundle import Bundle
 
 THRESHOLDS = np.arange(-0.5, 1.0, 0.01)

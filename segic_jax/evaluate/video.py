@@ -1,277 +1,293 @@
-"""Semi-supervised video object segmentation: frames and the objects' first masks -> one index map a frame.
+"""Video benchmarks: every clip followed from its first annotation, palette PNGs, J&F where truth is here.
 
-Follows `forward_vos` (model/segic.py:804-990 of the official code), which holds the features of a whole
-video. Here a frame enters, is encoded once, and leaves two features an object behind: that of its first
-mask and that of its latest predicted one. Objects lie in slots, so that one compiled step serves all videos.
+    <out>/predictions/<video>/<frame>.png    for the official tools
+    <out>/result.json, report.html, episodes.jsonl (a line a video)
+    <out>/per_object.csv, official.csv (as vos_benchmark writes it)
+    <out>/submission.zip                     Annotations/<video>/<frame>.png, where a server has the truth
+
+A video is done when its folder is whole and its row is on disk; a killed run goes on with the next one.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import csv
+import io
+import json
+import shutil
+import time
+import zipfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from typing import Literal, NamedTuple, TypeVar
+from contextlib import closing
+from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Integer, UInt8, UInt16
+from jaxtyping import Integer
+from PIL import Image
 
-from segic_jax import programs
-from segic_jax.config import ModelConfig
-from segic_jax.data.canvas import resize, resize_and_pad
-from segic_jax.data.episodes import DataError
-from segic_jax.models.correspondence import pool
-from segic_jax.models.segic import Context, Decoded, decode_stages, upsample
-from segic_jax.params import Params
-from segic_jax.prompts import INSTANCES, NONE
+import segic_jax
+from segic_jax.config import INSTANCE_PROMPT
+from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.files import require_size, whole_write
+from segic_jax.data.video import Clip, VideoSource
+from segic_jax.errors import DataError, InputError
+from segic_jax.evaluate.records import (
+    Records,
+    environment,
+    in_domain,
+    list_hash,
+    model_identity,
+    spread,
+)
+from segic_jax.evaluate.report import render
+from segic_jax.evaluate.video_metrics import Benchmark as Scores
+from segic_jax.evaluate.video_metrics import ObjectRow, Video, to_csv
+from segic_jax.evaluate.video_metrics import benchmark as jf_benchmark
+from segic_jax.inference.tracker import Semantics, follow, prompt_of
+from segic_jax.runtime import progress
+from segic_jax.runtime.distributed import is_main, together
+from segic_jax.runtime.prefetch import ahead
 from segic_jax.weights.bundle import Bundle
 
-EPS = 1e-4  # least norm of a feature in the cosine (segic.py:889); pictures have 1e-8
-SLOTS = 8  # objects of the compiled step; doubled when a video has more
-Semantics = Literal["official", "repaired"]
-Made = TypeVar("Made")
+AHEAD = 4  # frames read before they are needed
 
 
-class Memory(NamedTuple):
-    """What is remembered of the objects of a video."""
-
-    first: Float[Array, "objects channels"]  # pooled inside the given mask
-    latest: Float[Array, "objects channels"]  # pooled inside the latest predicted mask
-    predicted: Bool[Array, " objects"]  # whether there is a predicted mask yet
-    valid: Bool[Array, " objects"]  # which slots hold an object
-
-
-class Seen(NamedTuple):
-    """One frame: every stage of its decoding, and the objects' mask logits on the canvas."""
-
-    decoded: Decoded
-    logits: Float[Array, "objects S S"]
-
-
-def remember(features: Float[Array, "1 g g channels"], masks: Bool[Array, "objects S S"]) -> Memory:
-    """The memory after the frame with the given masks; an object with an empty mask has a zero feature."""
-    first = pool(features, masks)
-    objects = len(masks)
-    return Memory(first, jnp.zeros_like(first), jnp.zeros(objects, bool), jnp.ones(objects, bool))
-
-
-def look(
-    config: ModelConfig,
-    head: Params,
-    features: Float[Array, "1 g g channels"],
-    memory: Memory,
-    text: Float[Array, " text_width"],
-) -> tuple[Seen, Memory]:
-    """Decode all objects of a frame at once, and remember their predicted masks (segic.py:862-966).
-
-    The cosine map and the point come from the first mask alone, the visual tokens from both; the other
-    objects' points are points outside. The mask is pooled over the whole canvas, padding included.
-    """
-    objects = len(memory.first)
-    context = Context(
-        pooled=memory.first[None],
-        visual=jnp.stack([memory.first, memory.latest], axis=1)[None],
-        visual_valid=jnp.stack([memory.valid, memory.valid & memory.predicted], axis=1)[None],
-        text=jnp.tile(text, (1, objects, 1)),
-    )
-    decoded = decode_stages(config, head, features, context, cross_points=True, eps=EPS)
-    logits = upsample(decoded.logits, config.canvas)[0]
-    latest = pool(features, logits > 0)
-    return Seen(decoded, logits), Memory(memory.first, latest, memory.valid, memory.valid)
-
-
-def index_mask(
-    logits: Float[np.ndarray, "objects S S"], size: tuple[int, int], own: tuple[int, int]
-) -> UInt16[np.ndarray, "height width"]:
-    """0, or 1 + the object with the largest sigmoid among those above 0 (segic.py:971-990).
-
-    Args:
-        size: valid (h, w) on the canvas.
-        own: (height, width) of the frame.
-    """
-    logits = resize(np.asarray(logits, np.float32)[:, : size[0], : size[1]], own)
-    inside = logits > 0
-    with np.errstate(over="ignore"):
-        probability = np.where(inside, 1 / (1 + np.exp(-logits)), 0)
-    return np.where(inside.any(0), probability.argmax(0) + 1, 0).astype(np.uint16)
-
-
-_pool = jax.jit(pool)
-
-
-@partial(jax.jit, static_argnums=0)
-def _step(config, head, features, memory, text):
-    seen, memory = look(config, head, features, memory, text)
-    return seen.logits, memory
-
-
-class Answer(NamedTuple):
-    """A frame that may still be on its way from the device."""
-
-    logits: Array | None  # [slots, S, S]; None where no object was known
-    objects: int  # how many of the slots are known objects
-    size: tuple[int, int]
-    own: tuple[int, int]
-    new: Bool[np.ndarray, "new height width"]
-
-    def labels(self) -> UInt16[np.ndarray, "height width"]:
-        """0, or 1 + the object's place in the order of arrival; new objects have their given pixels."""
-        index = np.zeros(self.own, np.uint16)
-        if self.logits is not None:
-            index = index_mask(np.asarray(self.logits)[: self.objects], self.size, self.own)
-        if len(self.new):
-            index = np.where(self.new.any(0), self.objects + 1 + self.new.argmax(0), index)
-        return index.astype(np.uint16)
-
-
-class Tracker:
-    """Follows objects through one video, a frame at a time, in constant memory.
-
-    Its programs are compiled once for videos of up to SLOTS objects and any size of frames.
-    """
-
-    def __init__(self, bundle: Bundle, *, prompt: str = INSTANCES):
-        """`prompt` is the sentence for all objects; officially always the one for instances.
-
-        Raises:
-            BundleError: the model knows neither the prompt nor a text tower to encode it.
-        """
-        self._bundle = bundle
-        self._text = jnp.asarray(bundle.prompt_features([prompt])[0])
-        width = bundle.config.vit.width
-        empty = np.zeros((SLOTS, width), np.float32), np.zeros(SLOTS, bool)
-        self._memory = Memory(empty[0], empty[0], empty[1], empty[1])
-        self.objects = 0  # how many are known
-
-    def add(self, pooled: Float[np.ndarray, "new channels"]) -> None:
-        """Follow more objects, from the features inside their masks on whatever picture."""
-        known, self.objects = self.objects, self.objects + len(pooled)
-        more = slots(self.objects) - len(self._memory.valid)
-        memory = Memory(
-            *(np.pad(np.asarray(one), [(0, more)] + [(0, 0)] * (one.ndim - 1)) for one in self._memory)
-        )
-        memory.first[known : self.objects] = pooled
-        memory.valid[known : self.objects] = True
-        self._memory = memory
-
-    def step(
-        self,
-        frame: UInt8[np.ndarray, "height width 3"],
-        new: Bool[np.ndarray, "new height width"] | None = None,
-    ) -> Answer:
-        """Look at the next frame.
-
-        Args:
-            frame: RGB.
-            new: masks of objects that are shown for the first time. They come after the known ones, and
-                their pixels are given back as they are, also where a known object is predicted; the first
-                of them where they overlap.
-
-        Raises:
-            DataError: masks of another size than the frame.
-        """
-        config = self._bundle.config
-        own = frame.shape[:2]
-        new = np.zeros((0, *own), bool) if new is None else new
-        if new.shape[1:] != own:
-            raise DataError(
-                f"The masks are {new.shape[2]} x {new.shape[1]} pixels, their frame {own[1]} x {own[0]}; "
-                "make them the same size."
-            )
-        known, logits = self.objects, None
-        placed = resize_and_pad(frame, new, config.canvas)
-        if known or len(new):
-            size = np.asarray([placed.size], np.int32)
-            features = programs.extract(config, self._bundle.backbone, placed.image[None], size)
-        if known:
-            logits, self._memory = _step(config, self._bundle.head, features, self._memory, self._text)
-        if len(new):
-            masks = np.zeros((slots(len(new)), config.canvas, config.canvas), bool)
-            masks[: len(new)] = placed.masks
-            self.add(np.asarray(_pool(features, masks))[: len(new)])
-        return Answer(logits, known, placed.size, own, new)
-
-
-def slots(objects: int) -> int:
-    """How many slots the compiled step has for so many objects."""
-    count = SLOTS
-    while count < objects:
-        count *= 2
-    return count
-
-
-def follow(
+def evaluate_video(
     bundle: Bundle,
-    frames: Iterable[UInt8[np.ndarray, "height width 3"]],
-    annotations: Mapping[int, Integer[np.ndarray, "height width"]],
+    source: VideoSource,
     *,
-    semantics: Semantics = "official",
-    prompt: str = INSTANCES,
-) -> Iterator[UInt16[np.ndarray, "height width"]]:
-    """Index maps of all frames, in order.
+    benchmark: Benchmark,
+    semantics: Semantics,
+    out: Path,
+    limit: int | None = None,
+) -> dict:
+    """Segment all clips, write `out` and give the content of its result.json.
+
+    The first and the last frame of a clip are not scored (train.py:506). Several hosts share the clips.
 
     Args:
-        annotations: by frame number from 0; 0 is background. Each is looked up when its frame comes.
-        semantics: "official" (segic.py:804-990, utils/vos_dataset.py): the objects are the values of the
-            first annotation but the least one, which is an object where there is no background; they belong
-            to the first frame, whichever the annotation is of; they are numbered 1, 2, ...; later objects
-            are ignored; the first answer is the given masks taken for logits on the canvas, which is wider
-            by up to a canvas pixel. "repaired": the annotations' own ids; an object is followed from the
-            first annotation that shows it, whose pixels are that frame's answer; what later ones say about
-            it is not read. Frames before the first annotation are all background.
+        semantics: see `evaluate.video.follow`.
+        limit: only about every len / limit-th clip.
 
     Raises:
-        DataError: an annotation of another size than its frame.
-        BundleError: the model knows no feature of the prompt.
+        ConfigError: `limit` below 1.
+        DataError: a file is missing or damaged; clips that are done are kept. Or `out` holds another run.
     """
-    answers = (_official if semantics == "official" else _repaired)(
-        Tracker(bundle, prompt=prompt), frames, annotations
-    )
-    yield from finished(answers)
+    begin = time.perf_counter()
+    listed = source.videos()
+    if not listed:
+        raise DataError(f"{source.name} has no videos.")
+    chosen = spread(range(len(listed)), limit)
+    identity = {
+        "benchmark": benchmark.name,
+        "semantics": semantics,
+        "model": model_identity(bundle),
+        "videos": list_hash([[clip.name, len(clip.frames)] for clip in listed]),
+        "version": segic_jax.__version__,
+    }
+    prompt = prompt_of(bundle)
+    predictions = out / "predictions"
+    with Records(out, identity) as records:
+        kept = [records.done[i] for i in chosen if i in records.done]
+        todo = [i for i in chosen if i not in records.done][jax.process_index() :: jax.process_count()]
+        bar = progress.bar(
+            total=len(kept) + len(todo),
+            initial=len(kept),
+            desc=source.name,
+            unit="video",
+            shown=is_main(),
+        )
+        jf = [one["jf"] for row in kept for one in row["objects"]]
+        with together(), closing(bar):
+            for i in todo:
+                row = {"index": i} | _segment(bundle, source, listed[i], predictions, semantics, prompt)
+                records.add(row)
+                jf += [one["jf"] for one in row["objects"]]
+                if jf:
+                    bar.set_postfix({"J&F": f"{np.mean(jf):.1f}"}, refresh=False)
+                bar.update()
+        done = records.gathered()
+    rows = [done[i] for i in chosen]
+
+    scored = all(listed[i].scored for i in chosen)
+    frames, seconds = (sum(row[key] for row in rows) for key in ("frames", "seconds"))
+    result = {
+        "benchmark": benchmark.name,
+        "title": benchmark.title,
+        "protocol": {
+            "name": semantics,
+            "skipped_frames": "first and last",
+            "source": "SegIC model/segic.py:804-990, train.py:473-510",
+        },
+        "class_names_given": False,  # the prompt is one sentence for all objects
+        "in_domain": in_domain(bundle, benchmark.pictures),
+        "manifest": {"sha256": identity["videos"]},
+        "videos": len(rows),
+        "videos_in_list": len(listed),
+        "frames": frames,
+        "frames_per_second": round(frames / max(seconds, 1e-9), 2),
+        "scores": _scores(rows) if scored else None,
+        "notes": [],
+        "model": model_identity(bundle) | {"notes": bundle.notes},
+        "environment": environment(),
+        "seconds": round(time.perf_counter() - begin, 1),
+    }
+    if prompt != INSTANCE_PROMPT:
+        result["notes"].append(
+            f"{bundle.name} does not know the sentence {INSTANCE_PROMPT!r}: the empty prompt stood for it."
+        )
+    if not scored:
+        result["notes"].append(
+            "Not all frames have a label map here, so there are no scores: hand submission.zip to the "
+            "benchmark's server."
+        )
+    if is_main():
+        _write(out, result, rows)
+        if not scored:
+            _write_submission(out, [listed[i] for i in chosen], predictions)
+    return result
 
 
-def prompt_of(bundle: Bundle) -> str:
-    """The sentence for all objects: a model without a text tower has those that it was trained with."""
-    return INSTANCES if bundle.tower is not None or INSTANCES in bundle.text else NONE
+def table(result: dict) -> str:
+    """The scores as aligned lines."""
+    lines = [
+        f"{result['benchmark']}: {result['videos']} videos, {result['frames']} frames, "
+        f"{result['frames_per_second']} a second, semantics {result['protocol']['name']}"
+    ]
+    scores = result["scores"]
+    if scores:
+        low, high = scores["interval_95"]
+        lines.append(
+            f"  J&F {scores['jf']:.1f}   95 % interval {low:.1f} - {high:.1f}   "
+            f"J {scores['j']:.1f}   F {scores['f']:.1f}   {scores['objects']} objects"
+        )
+    return "\n".join([*lines, *(f"  {note}" for note in result["notes"])])
 
 
-def finished(answers: Iterable[Callable[[], Made]]) -> Iterator[Made]:
-    """What each function gives, made while the device works on the next frame."""
+def _segment(
+    bundle: Bundle,
+    source: VideoSource,
+    clip: Clip,
+    predictions: Path,
+    semantics: Semantics,
+    prompt: str,
+) -> dict:
+    """Write one clip's maps and give its row."""
+    begin = time.perf_counter()
+    final, part = predictions / clip.name, predictions / f"{clip.name}.part"
+    for folder in (final, part):
+        shutil.rmtree(folder, ignore_errors=True)
+    part.mkdir(parents=True)
+    annotations = _Annotations(source, clip)
+    palette = source.palette(clip)
+    frames = _read_ahead(lambda number: source.frame(clip, number), len(clip.frames))
+
+    def written() -> Iterator[Integer[np.ndarray, "height width"]]:
+        found = follow(bundle, frames, annotations, semantics=semantics, prompt=prompt)
+        for path, index in zip(clip.frames, found, strict=True):
+            _write_map(part / f"{path.stem}.png", index, palette)
+            yield index
+
+    objects: list[ObjectRow] = []
+    if clip.scored:
+        truth = _read_ahead(lambda number: source.annotation(clip, number), len(clip.frames))
+        try:
+            objects = jf_benchmark([Video(clip.name, truth, written())]).objects
+        except InputError:
+            raise
+        except ValueError as error:
+            raise DataError(f"{clip.frames[0].parent.parent} / {error}; get the video again.") from error
+    else:
+        deque(written(), maxlen=0)
+    part.replace(final)
+    return {
+        "video": clip.name,
+        "frames": len(clip.frames),
+        "seconds": round(time.perf_counter() - begin, 3),
+        "objects": [{"object": one.object_id, "jf": one.jf, "j": one.j, "f": one.f} for one in objects],
+    }
+
+
+class _Annotations(dict):
+    """Frame number -> label map, read when it is asked for; the size is checked against the frame's."""
+
+    def __init__(self, source: VideoSource, clip: Clip):
+        super().__init__(clip.annotations)
+        self._source, self._clip = source, clip
+
+    def __getitem__(self, number: int) -> Integer[np.ndarray, "height width"]:
+        labels = self._source.annotation(self._clip, number)
+        frame = self._source.frame(self._clip, number)
+        require_size(frame, labels, self._clip.frames[number], self._clip.annotations[number])
+        return labels
+
+
+def _read_ahead(read: Callable[[int], np.ndarray], count: int) -> Iterator[np.ndarray]:
+    """`read(0)`, `read(1)`, ... while a thread reads the next few."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        waiting = None
-        for answer in answers:
-            future = pool.submit(answer)
-            if waiting is not None:
-                yield waiting.result()
-            waiting = future
-        if waiting is not None:
-            yield waiting.result()
+        for _, reading in ahead(pool, read, range(count), AHEAD):
+            yield reading.result()
 
 
-def _official(tracker: Tracker, frames: Iterable, annotations: Mapping):
-    for number, frame in enumerate(frames):
-        if number:
-            yield tracker.step(frame).labels
-            continue
-        annotation = annotations[min(annotations)]
-        ids = np.unique(annotation)[1:]
-        new = annotation == ids[:, None, None]
-        answer = tracker.step(frame, new)
-        given = resize_and_pad(frame, new, tracker._bundle.config.canvas)
-        yield partial(index_mask, given.masks, answer.size, answer.own)
+def _write_map(path: Path, index: Integer[np.ndarray, "height width"], palette: list[int] | None) -> None:
+    if index.max() > 255:
+        raise DataError(f"{path}: object {index.max()} has no place in a palette of 256 colours.")
+    image = Image.fromarray(index.astype(np.uint8))
+    if palette is not None:
+        image.putpalette(palette)
+    png = io.BytesIO()
+    image.save(png, "PNG")
+    whole_write(path, png.getvalue())
 
 
-def _repaired(tracker: Tracker, frames: Iterable, annotations: Mapping):
-    ids = [*range(tracker.objects + 1)]  # by place
-    for number, frame in enumerate(frames):
-        new = None
-        if number in annotations:
-            annotation = annotations[number]
-            arrived = [i for i in np.unique(annotation).tolist() if i not in ids]
-            new = annotation == np.reshape(arrived, (-1, 1, 1))
-            ids = [*ids, *arrived]
-        answer = tracker.step(frame, new)
-        yield partial(_numbered, answer, np.asarray(ids, np.uint16))
+def _scores(rows: Sequence[dict]) -> dict:
+    """Means over all objects of all videos; the interval draws videos anew, 1000 times."""
+    objects = [one for row in rows for one in row["objects"]]
+    if not objects:
+        raise DataError("No video has an object in its scored frames: look at the label maps.")
+    jf, j, f = (np.array([one[key] for one in objects]) for key in ("jf", "j", "f"))
+    sums = np.array([[sum(one["jf"] for one in row["objects"]), len(row["objects"])] for row in rows])
+    drawn = np.random.default_rng(0).integers(len(rows), size=(1000, len(rows)))
+    totals = sums[drawn].sum(1)
+    means = totals[:, 0] / np.maximum(totals[:, 1], 1)
+    return {
+        "jf": round(float(jf.mean()), 2),
+        "j": round(float(j.mean()), 2),
+        "f": round(float(f.mean()), 2),
+        "interval_95": [round(float(end), 2) for end in np.percentile(means, [2.5, 97.5])],
+        "objects": len(objects),
+    }
 
 
-def _numbered(answer: Answer, ids: UInt16[np.ndarray, " places"]) -> UInt16[np.ndarray, "height width"]:
-    return ids[answer.labels()]
+def _write(out: Path, result: dict, rows: Sequence[dict]) -> None:
+    lines = [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
+    means = [(row["video"], np.mean([one["jf"] for one in row["objects"]])) for row in rows if row["objects"]]
+    objects = [ObjectRow(row["video"], *one.values()) for row in rows for one in row["objects"]]
+    bars = sorted(means, key=lambda one: -one[1])
+    page = render("video.html.j2", result, bars, [one.jf / 100 for one in objects])
+    whole_write(out / "episodes.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    whole_write(out / "report.html", page.encode())
+    if result["scores"]:
+        _write_scores(out, objects, [row["video"] for row in rows])
+    whole_write(out / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+
+
+def _write_scores(out: Path, objects: list[ObjectRow], videos: list[str]) -> None:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["video", "object", "jf", "j", "f"])
+    writer.writerows(objects)
+    whole_write(out / "per_object.csv", table.getvalue().encode())
+    j, f = (float(np.mean([getattr(one, key) for one in objects])) for key in ("j", "f"))
+    official = to_csv(Scores((j + f) / 2, j, f, objects, videos))
+    whole_write(out / "official.csv", official.encode())
+
+
+def _write_submission(out: Path, clips: Sequence[Clip], predictions: Path) -> None:
+    part = out / "submission.zip.part"
+    with zipfile.ZipFile(part, "w") as archive:  # PNGs are compressed already
+        for clip in clips:
+            for number in sorted(clip.required):
+                name = f"{clip.name}/{clip.frames[number].stem}.png"
+                archive.write(predictions / name, f"Annotations/{name}")
+    part.replace(out / "submission.zip")

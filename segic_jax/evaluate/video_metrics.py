@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from segic_jax.config import InputError
+from segic_jax.errors import InputError
 
 ObjectMap = Integer[np.ndarray, "height width"]  # 0 is background, any other number is an object
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from segic_jax.config import TextConfig
 from segic_jax.models.attention import attention
 from segic_jax.models.layers import Embedding, LayerNorm, Linear, quick_gelu
-from segic_jax.params import Template
+from segic_jax.models.params import Template
 
 _norm_epsilon = 1e-5
 

@@ -26,10 +26,10 @@ from segic_jax.models.correspondence import (
 )
 from segic_jax.models.layers import Conv3x3, Embedding, LayerNorm2d, Linear, PatchConv
 from segic_jax.models.mask_decoder import MaskDecoder
+from segic_jax.models.params import Params, Template
 from segic_jax.models.prompt_encoder import PromptEncoder, Prompts
 from segic_jax.models.resize import bilinear
 from segic_jax.models.vit import DinoVisionTransformer
-from segic_jax.params import Params, Template
 
 # ImageNet statistics of pixels in 0..1 (segic.py:362-366).
 PIXEL_MEAN = np.array([0.485, 0.456, 0.406], np.float32)

@@ -15,18 +15,18 @@ from typing import Literal
 import jax
 import tyro
 
-from segic_jax.config import InputError
-from segic_jax.entry import exit_code
+from segic_jax.errors import GoldensError, InputError
 from segic_jax.parity.data import replay_preprocess
 from segic_jax.parity.decoder import replay_prompt_decoder
 from segic_jax.parity.encoders import replay_backbone, replay_text
-from segic_jax.parity.goldens import Goldens, GoldensError
+from segic_jax.parity.goldens import Goldens
 from segic_jax.parity.inference import replay_inference, replay_semseg
 from segic_jax.parity.metrics import replay_metrics
 from segic_jax.parity.official import replay_checkpoint
 from segic_jax.parity.table import Checker, MissingArray, Row, text_table
 from segic_jax.parity.training import replay_losses, replay_optim, replay_training
 from segic_jax.parity.video import replay_vos
+from segic_jax.runtime.entry import exit_code
 
 CHECKPOINT = "segic_official"  # no .npz, and not needed by any other file: checked where it is there
 REPLAYS: dict[str, Callable[[Goldens, Checker, jax.typing.DTypeLike], None]] = {

@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from segic_jax.config import ModelConfig
+from segic_jax.models.params import Params
 from segic_jax.models.prompt_encoder import Prompts
 from segic_jax.models.segic import head_template
-from segic_jax.params import Params
 from segic_jax.parity.goldens import Goldens
 from segic_jax.parity.table import Checker, channels_first, channels_last
 

@@ -19,9 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from segic_jax.config import InputError, ModelConfig, TextConfig, ViTConfig
+from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.data.canvas import PADDING, fitted_taps, resample
+from segic_jax.errors import DumpError
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.params import Params, as_float32
 from segic_jax.models.segic import (
     Context,
     References,
@@ -33,7 +35,6 @@ from segic_jax.models.segic import (
     normalised_pixels,
     upsample,
 )
-from segic_jax.params import Params, as_float32
 from segic_jax.parity.table import FEATURES, PICTURES, channels_first, channels_last, max_abs_error
 from segic_jax.weights.shapes import model_config, text_config, vit_config
 from segic_jax.weights.sources import read_safetensors
@@ -43,10 +44,6 @@ FORMAT = 1  # of tools/dump_torch.py
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}  # of the frozen encoders
 
 Arrays = Mapping[str, np.ndarray]
-
-
-class DumpError(InputError):
-    """A dump that cannot be read; one sentence that names the file and the mend."""
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 
 from segic_jax.config import TextConfig, ViTConfig
 from segic_jax.models.clip_text import TextFeatures, text_template
+from segic_jax.models.params import Params
 from segic_jax.models.segic import backbone_template
 from segic_jax.models.vit import ViTFeatures
-from segic_jax.params import Params
 from segic_jax.parity.goldens import Goldens
 from segic_jax.parity.table import Checker, channels_last
 from segic_jax.weights.torch_names import clip_text_tensors, from_torch

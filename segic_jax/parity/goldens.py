@@ -19,10 +19,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load
 
-from segic_jax.config import InputError, ModelConfig, TextConfig, ViTConfig
+from segic_jax.config import ModelConfig, TextConfig, ViTConfig
+from segic_jax.errors import GoldensError
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.params import Params, as_float32
 from segic_jax.models.segic import backbone_template, head_template, normalised_pixels
-from segic_jax.params import Params, as_float32
 from segic_jax.parity.table import channels_last
 from segic_jax.weights.pth import read_pth
 from segic_jax.weights.shapes import model_config, text_config, vit_config
@@ -40,10 +41,6 @@ _PROMPTS = tuple(
     (f"mid.{which}input_ids", f"mid.{which}attention_mask", f"mid.{which}text_features")
     for which in ("", "tgt_", "ref_")
 )
-
-
-class GoldensError(InputError):
-    """A folder or file of goldens that cannot be read; one sentence that names it."""
 
 
 class Segic(NamedTuple):

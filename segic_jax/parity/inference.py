@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from segic_jax.config import ModelConfig, TextConfig
+from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, TextConfig, class_prompt
 from segic_jax.data.canvas import PADDING, fitted_taps, resample, resize
 from segic_jax.evaluate.metrics import boundary_iou, intersection_union, mask_iou
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.params import Params
 from segic_jax.models.segic import (
     Context,
     Decoded,
@@ -27,12 +28,10 @@ from segic_jax.models.segic import (
     normalised_pixels,
     upsample,
 )
-from segic_jax.params import Params
 from segic_jax.parity.decoder import read_slots
 from segic_jax.parity.encoders import cast
 from segic_jax.parity.goldens import Goldens, Segic
 from segic_jax.parity.table import LOSSES, PICTURES, Checker, channels_first, channels_last, decided
-from segic_jax.prompts import INSTANCES, NONE, class_prompt
 
 
 class Inputs(NamedTuple):
@@ -70,7 +69,7 @@ def replay_inference(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLik
         _check_resized(check, which, label.shape[-1])
     check.equal("in.counts", [len(label)])
     names = zip(check.input("in.class_name"), check.input("in.is_inst"), strict=True)
-    prompts = [INSTANCES if is_instance else class_prompt(str(name)) for name, is_instance in names]
+    prompts = [INSTANCE_PROMPT if is_instance else class_prompt(str(name)) for name, is_instance in names]
     check.equal("mid.prompts", 2 * prompts)
     inputs = Inputs(
         images=channels_last(np.concatenate(pictures)),
@@ -99,7 +98,7 @@ def replay_semseg(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) 
     for which, count in (("tgt", len(target)), ("ref", classes)):
         ids, mask = (check.input(f"mid.{which}_{name}") for name in ("input_ids", "attention_mask"))
         tokens[which] = ids.astype(np.int32), mask.astype(bool)
-        names = check.input("in.class_name") if which == "ref" else count * [NONE]
+        names = check.input("in.class_name") if which == "ref" else count * [EMPTY_PROMPT]
         check.equal(f"mid.{which}_prompts", [class_prompt(str(name)) for name in names])
     ids, mask = (np.concatenate(parts) for parts in zip(tokens["tgt"], tokens["ref"], strict=True))
     inputs = Inputs(

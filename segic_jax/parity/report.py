@@ -14,20 +14,11 @@ import jaxlib
 import numpy as np
 
 import segic_jax
-from segic_jax.drawing import overlay
+from segic_jax.errors import DumpError
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.evaluate.report import GREEN, RED
-from segic_jax.parity.dump import (
-    DTYPES,
-    Arrays,
-    Dump,
-    DumpError,
-    Stage,
-    read_dump,
-    read_pair,
-    replay,
-    sha256,
-)
+from segic_jax.inference.overlay import overlay
+from segic_jax.parity.dump import DTYPES, Arrays, Dump, Stage, read_dump, read_pair, replay, sha256
 from segic_jax.parity.page import Picture, page
 
 

@@ -13,14 +13,13 @@ import numpy as np
 import optax
 from jaxtyping import Bool, Float, Int, Shaped
 
-from segic_jax import programs
-from segic_jax.config import ModelConfig, OptimConfig
+from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, OptimConfig, class_prompt
+from segic_jax.inference import engine
 from segic_jax.models import segic
-from segic_jax.params import Params
+from segic_jax.models.params import Params
 from segic_jax.parity.encoders import cast, text_features
 from segic_jax.parity.goldens import Goldens
 from segic_jax.parity.table import LOSSES, Checker, Row, channels_first, channels_last, decided
-from segic_jax.prompts import INSTANCES, NONE, class_prompt
 from segic_jax.train import losses, optim
 from segic_jax.weights.torch_names import Tensors, to_torch
 
@@ -40,7 +39,7 @@ def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike
 
     pixels = jax.jit(segic.normalised_pixels)(pictures, sizes)
     check.close("mid.encoder_in", channels_first(pixels))
-    features = programs.extract(config, cast(model.backbone, dtype), pictures, sizes)
+    features = engine.extract(config, cast(model.backbone, dtype), pictures, sizes)
     check.close("mid.image_embeddings", channels_first(features))
 
     _check_draws(check, len(counts))
@@ -114,7 +113,7 @@ def _prompts(check: Checker) -> list[str]:
     """Of the pictures, then of the references."""
     named = list(zip(check.input("in.class_name").tolist(), check.input("in.is_inst"), strict=True))
     return [
-        INSTANCES if instances else class_prompt(name) if keep else NONE
+        INSTANCE_PROMPT if instances else class_prompt(name) if keep else EMPTY_PROMPT
         for (name, instances), keep in zip(2 * named, check.input("in.text_keep"), strict=True)
     ]
 

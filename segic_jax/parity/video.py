@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, UInt8
 
-from segic_jax import programs
+from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.canvas import PADDING, fitted_taps, resample, resample_image
-from segic_jax.evaluate import video
+from segic_jax.inference import engine, tracker
 from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
 from segic_jax.models.resize import bilinear
@@ -18,7 +18,6 @@ from segic_jax.parity.decoder import read_slots
 from segic_jax.parity.encoders import cast, text_features
 from segic_jax.parity.goldens import Goldens
 from segic_jax.parity.table import FEATURES, PICTURES, Checker, Row, channels_first
-from segic_jax.prompts import INSTANCES
 
 _ROUNDING = 1e-5  # float32 rounding of an interpolated 0/1 mask
 
@@ -39,18 +38,18 @@ def replay_vos(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> 
     check.equal("mid.ori_size", size)
     masks = soft_masks / 255 > 0.5
 
-    check.equal("mid.prompts", np.full(len(frames), INSTANCES))
+    check.equal("mid.prompts", np.full(len(frames), INSTANCE_PROMPT))
     ids, attended = check.input("mid.input_ids"), check.input("mid.attention_mask")
     text = text_features(text_config, cast(text_params, dtype), ids, attended).pooled
     check.close("mid.text_features", text)
 
     sizes = np.tile(np.int32(size), (len(frames), 1))
-    features = programs.extract(config, cast(backbone, dtype), images, sizes)
+    features = engine.extract(config, cast(backbone, dtype), images, sizes)
     check.close("mid.image_embeddings", channels_first(features))
 
-    memory = video.remember(features[:1], masks)
-    look = jax.jit(video.look, static_argnums=0)
-    latest_map = jax.jit(partial(similarity_map, canvas=canvas, eps=video.EPS))
+    memory = tracker.remember(features[:1], masks)
+    look = jax.jit(tracker.look, static_argnums=0)
+    latest_map = jax.jit(partial(similarity_map, canvas=canvas, eps=tracker.EPS))
     pooled, neck, low_res, iou, logits = [memory.first], [], [], [], []
     for t in range(len(frames)):
         before = memory
@@ -102,7 +101,7 @@ def _check_index_masks(
     name = "out.index_masks"
     expected = check.input(name)
     given = jnp.asarray(masks, jnp.float32)
-    first = video.index_mask(given, size, own)
+    first = tracker.index_mask(given, size, own)
     stored = segic.upsample(check.input("mid.low_res_masks")[:, :, 0], masks.shape[-1])
     rest = [_index_mask(*both, size, own) for both in zip(logits, stored, strict=True)]
     actual = np.stack([first, *rest])
@@ -140,7 +139,7 @@ def _index_mask(
         [-1, -2]
     ]
     undecided = (np.abs(values) < FEATURES).any(0) | (second > 0) & (best - second < FEATURES)
-    ours, theirs = (video.index_mask(one, size, own) for one in (logits, stored))
+    ours, theirs = (tracker.index_mask(one, size, own) for one in (logits, stored))
     return np.where(undecided, theirs, ours)
 
 

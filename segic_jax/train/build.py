@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.config import Config, ConfigError, SourceConfig, to_dict
+from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, Config, SourceConfig, class_prompt, to_dict
 from segic_jax.data.episodes import PairSource
 from segic_jax.data.training import open_mixture
+from segic_jax.errors import ConfigError
 from segic_jax.evaluate.threshold import tune_threshold
-from segic_jax.params import as_float32
-from segic_jax.prompts import INSTANCES, NONE, class_prompt
+from segic_jax.models.params import as_float32
 from segic_jax.train.loop import Parts
 from segic_jax.train.validate import BenchmarkValidation, open_episodes
 from segic_jax.weights.bundle import Bundle, load_bundle
@@ -60,7 +60,7 @@ def text_features(
         TextError: the tower's tokenizer does not go with it.
     """
     width = config.model.text_width
-    prompts = [NONE, INSTANCES, *(class_prompt(name) for name in source.class_names)]
+    prompts = [EMPTY_PROMPT, INSTANCE_PROMPT, *(class_prompt(name) for name in source.class_names)]
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
     if tower is not None:
         if tower.config.width != width:
@@ -69,14 +69,14 @@ def text_features(
                 f"is {width}: set it to that, or take other weights."
             )
         found = encode_prompts(tower, missing) if missing else {}
-    elif config.data.text_keep and any(prompt not in (NONE, INSTANCES) for prompt in missing):
+    elif config.data.text_keep and any(prompt not in (EMPTY_PROMPT, INSTANCE_PROMPT) for prompt in missing):
         raise ConfigError(
             f"data.text_keep is {config.data.text_keep}, but {config.backbone} holds no text tower: join it "
             "with CLIP's by `segic convert`, or set data.text_keep to 0."
         )
     else:
         constant = np.full(width, width**-0.5, np.float32)
-        found = {prompt: constant * (prompt == INSTANCES) for prompt in missing}
+        found = {prompt: constant * (prompt == INSTANCE_PROMPT) for prompt in missing}
     return {prompt: known.get(prompt, found.get(prompt)) for prompt in dict.fromkeys(prompts)}
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.config import InputError
 from segic_jax.data.files import whole_write
-from segic_jax.metric_writer import FILE, read_metrics
+from segic_jax.errors import InputError
+from segic_jax.runtime.metric_writer import FILE, read_metrics
 
 REVERSE = "_reverse"  # ending of the second pass's names
 VALIDATION = "validation/"  # how its scores' names begin

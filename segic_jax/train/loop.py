@@ -14,14 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from segic_jax import distributed
-from segic_jax.checkpoint import METRIC, Checkpoints, fingerprint
-from segic_jax.config import Config, ConfigError, to_dict
+from segic_jax.config import Config, to_dict
 from segic_jax.data.episodes import PairSource
 from segic_jax.data.pipeline import training_batches
-from segic_jax.flops import flops_of
+from segic_jax.errors import ConfigError, TrainingError
+from segic_jax.models.params import Params, check
 from segic_jax.models.segic import backbone_template, head_template
-from segic_jax.params import Params, check
+from segic_jax.runtime import distributed
+from segic_jax.train.checkpoint import METRIC, Checkpoints, fingerprint
+from segic_jax.train.flops import flops_of
 from segic_jax.train.optim import learning_rate, make_optimizer, trainable_names
 from segic_jax.train.step import Frozen, State, init_state, make_train_step
 from segic_jax.train.watch import Watch
@@ -37,10 +38,6 @@ class Validation(Protocol):
     def draw(self, head: Params, workdir: Path, step: int) -> None:
         """Some predictions as a picture; the main host calls it."""
         ...
-
-
-class TrainingError(RuntimeError):
-    """The training cannot go on; the message says why and what is kept."""
 
 
 @dataclass(frozen=True)

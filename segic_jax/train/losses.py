@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
+from segic_jax.models.params import Params
 from segic_jax.models.segic import Negatives, TrainPass, train_forward
-from segic_jax.params import Params
 
 
 @jax.tree_util.register_dataclass

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import optax
 
 from segic_jax.config import OptimConfig
-from segic_jax.params import Params
+from segic_jax.models.params import Params
 
 # Never reached by a gradient (`out.params_without_grad` of the official code): every concept has a mask
 # prompt, and the Fourier matrix is a constant.

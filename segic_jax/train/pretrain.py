@@ -22,17 +22,17 @@ import optax
 from jaxtyping import Array, Float, Int, UInt8
 from optax.contrib import MuonDimensionNumbers, muon
 
-from segic_jax import distributed
-from segic_jax.checkpoint import Checkpoints
 from segic_jax.config import ModelConfig, PretrainConfig, to_dict
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.metric_writer import MetricWriter
 from segic_jax.models.layers import normalise
+from segic_jax.models.params import Params
 from segic_jax.models.segic import backbone_template, normalised_pixels
 from segic_jax.models.vit import DinoVisionTransformer
-from segic_jax.params import Params
-from segic_jax.train.half import half_products
+from segic_jax.runtime import distributed
+from segic_jax.runtime.metric_writer import MetricWriter
+from segic_jax.train.checkpoint import Checkpoints
+from segic_jax.train.mixed_precision import half_products
 from segic_jax.weights.bundle import Weights, write_weights
 
 MAX_OBJECTS = 5  # in a scene

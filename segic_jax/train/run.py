@@ -6,11 +6,12 @@ from pathlib import Path
 
 from absl import logging
 
-from segic_jax import distributed
-from segic_jax.compile_cache import use_compile_cache
-from segic_jax.config import Config, ConfigError, Hosts, InputError
+from segic_jax.config import Config, Hosts
+from segic_jax.errors import ConfigError, InputError, TrainingError
+from segic_jax.runtime import distributed
+from segic_jax.runtime.compile_cache import use_compile_cache
 from segic_jax.train.build import build, finished_bundle
-from segic_jax.train.loop import TrainingError, train
+from segic_jax.train.loop import train
 from segic_jax.train.pretrain import pretrained
 from segic_jax.weights.bundle import save_bundle
 

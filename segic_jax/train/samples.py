@@ -8,15 +8,16 @@ from pathlib import Path
 
 import cv2
 
-from segic_jax.data.episodes import DataError, Source
+from segic_jax.data.episodes import Source
 from segic_jax.data.files import whole_write
 from segic_jax.data.manifest import Manifest
+from segic_jax.errors import DataError
+from segic_jax.evaluate.episodes import make_tasks, spread
 from segic_jax.evaluate.gallery import gallery_item
 from segic_jax.evaluate.infer import Answer, Model, judge_all
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.report import GalleryItem, sheet
 from segic_jax.evaluate.rows import row_of
-from segic_jax.evaluate.run import make_tasks, spread
 from segic_jax.weights.bundle import Bundle
 
 EPISODES = 6  # spread evenly over the list, so that they are of different classes

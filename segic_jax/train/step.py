@@ -14,10 +14,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from segic_jax.config import Config
-from segic_jax.distributed import replicated
 from segic_jax.models.correspondence import pool
+from segic_jax.models.params import Params
 from segic_jax.models.segic import extract
-from segic_jax.params import Params
+from segic_jax.runtime.distributed import replicated
 from segic_jax.train.losses import batch_totals, draw_points, mask_weights, train_loss
 from segic_jax.train.negatives import choose, empty_queue, push
 

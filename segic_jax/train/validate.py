@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.config import Config, ConfigError, ValidationConfig
+from segic_jax.config import Config, ValidationConfig
 from segic_jax.data.benchmarks import find_benchmark, open_source
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.episodes import Source
 from segic_jax.data.manifest import Manifest
-from segic_jax.evaluate.run import score
-from segic_jax.params import Params
+from segic_jax.errors import ConfigError
+from segic_jax.evaluate.episodes import score
+from segic_jax.models.params import Params
 from segic_jax.train.samples import draw_samples
 from segic_jax.weights.bundle import Bundle
 

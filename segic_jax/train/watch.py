@@ -25,8 +25,8 @@ import numpy as np
 from tqdm import tqdm
 
 from segic_jax.config import TrainConfig
-from segic_jax.distributed import gather_json, is_main
-from segic_jax.metric_writer import MetricWriter, read_metrics
+from segic_jax.runtime.distributed import gather_json, is_main
+from segic_jax.runtime.metric_writer import MetricWriter, read_metrics
 from segic_jax.train.peaks import peak_flops
 
 
@@ -59,7 +59,7 @@ class Watch:
         """Steps follow now.
 
         Args:
-            flops: of one step, over all devices (`segic_jax.flops`).
+            flops: of one step, over all devices (`segic_jax.train.flops`).
         """
         self._flops = flops
         self.restart_clock()

@@ -14,12 +14,20 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
-from segic_jax.config import InputError, ModelConfig, TextConfig, ViTConfig, model_config_from_dict, to_dict
+from segic_jax.config import (
+    EMPTY_PROMPT,
+    ModelConfig,
+    TextConfig,
+    ViTConfig,
+    class_prompt,
+    model_config_from_dict,
+    to_dict,
+)
+from segic_jax.errors import BundleError, TextError
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.params import Params, as_float32, check
 from segic_jax.models.segic import backbone_template, head_template
-from segic_jax.params import Params, as_float32, check
-from segic_jax.prompts import NONE, class_prompt
-from segic_jax.weights.text import TextError, TextTower, encode_prompts
+from segic_jax.weights.text import TextTower, encode_prompts
 from segic_jax.weights.torch_names import Tensors
 from segic_jax.weights.write import write_safetensors
 
@@ -28,10 +36,6 @@ _METADATA = ("config", "vit", "text", "prompts", "notes")  # JSON, each where it
 SHIPPED = Path(__file__).parent / "emoji_tiny.safetensors"
 
 TextTable = dict[str, Float[np.ndarray, " text_width"]]  # by prompt; the empty one stands for no name given
-
-
-class BundleError(InputError):
-    """A model file that cannot be used; one sentence that names it and the mend."""
 
 
 @dataclass(frozen=True)
@@ -187,7 +191,7 @@ def save_bundle(path: Path | str, bundle: Bundle, *, half: bool = True) -> None:
     Raises:
         BundleError, WriteError: as `write_weights`, or the empty prompt is missing.
     """
-    if NONE not in bundle.text:
+    if EMPTY_PROMPT not in bundle.text:
         raise BundleError(f"{path}: the text table lacks the empty prompt, which every model needs.")
     weights = Weights(
         vit=bundle.config.vit,
@@ -212,7 +216,7 @@ def load_bundle(path: Path | str = SHIPPED) -> Bundle:
         (name, source)
         for name, source, there in (
             ("backbone", "BACKBONE", weights.backbone),
-            ("text tower", "CLIP", weights.tower or NONE in weights.text),
+            ("text tower", "CLIP", weights.tower or EMPTY_PROMPT in weights.text),
             ("head", "HEAD", weights.head),
         )
         if not there
@@ -223,8 +227,8 @@ def load_bundle(path: Path | str = SHIPPED) -> Bundle:
             f"{path} is not a whole model, it has no {' and no '.join(names)}; join the parts: "
             f"segic convert {path} {' '.join(sources)} --out MODEL.safetensors"
         )
-    if NONE not in weights.text:
-        weights.text.update(_encoded(weights.tower, [NONE], str(path)))
+    if EMPTY_PROMPT not in weights.text:
+        weights.text.update(_encoded(weights.tower, [EMPTY_PROMPT], str(path)))
     return Bundle(
         config=weights.model,
         backbone=as_float32(weights.backbone),

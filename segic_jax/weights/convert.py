@@ -16,13 +16,13 @@ import ml_dtypes
 import numpy as np
 
 from segic_jax import __version__
-from segic_jax.config import ModelConfig, ViTConfig
+from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, ViTConfig
+from segic_jax.errors import ConvertError, FormatError
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.params import count
 from segic_jax.models.segic import backbone_template, head_template
-from segic_jax.params import ParamsError, count
-from segic_jax.prompts import INSTANCES, NONE
 from segic_jax.weights.bundle import FORMAT, TextTable, Weights, read_weights, write_weights
-from segic_jax.weights.formats import SEGIC, FormatError, Part, recognise
+from segic_jax.weights.formats import SEGIC, Part, recognise
 from segic_jax.weights.shapes import Lacking, backbone_of_head, model_config, text_config, vit_config
 from segic_jax.weights.sources import Source, read_source
 from segic_jax.weights.text import END, TextTower, encode_prompts
@@ -33,10 +33,6 @@ _OWN = "a file of this project"
 _CANVAS = 896  # of the published models
 # What completes a file that lacks the part.
 _BRING = {"backbone": "DINOV2", "text": "CLIP", "head": "SEGIC"}
-
-
-class ConvertError(ParamsError):
-    """Sources that make no file together; one sentence that names them and the mend."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +116,9 @@ def convert(
             )
     table = dict(found.table)
     if tower is not None and model is not None and vit is not None:
-        table |= encode_prompts(tower, [prompt for prompt in (NONE, INSTANCES) if prompt not in table])
+        table |= encode_prompts(
+            tower, [prompt for prompt in (EMPTY_PROMPT, INSTANCE_PROMPT) if prompt not in table]
+        )
     hashes = {name: digest for source in read for name, digest in source.hashes.items()}
     origins = {kind: f"{found.parts[kind].origin}, {Path(found.parts[kind].what).name}" for kind in weights}
     notes = found.notes | {
@@ -135,7 +133,7 @@ def convert(
         Weights(vit, weights.get("backbone"), tower, model, weights.get("head"), table, notes, out),
         half=half,
     )
-    there = {*weights, *(("text",) if NONE in table else ())}
+    there = {*weights, *(("text",) if EMPTY_PROMPT in table else ())}
     return Report(
         path=out,
         origins=origins,

@@ -15,13 +15,10 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from segic_jax.config import InputError, cache_folder
+from segic_jax.config import cache_folder
+from segic_jax.errors import FetchError
+from segic_jax.runtime.atomic_write import require_path
 from segic_jax.weights.known import KNOWN, KnownFile, KnownWeights
-from segic_jax.whole import require_path
-
-
-class FetchError(InputError):
-    """Weights that cannot be found or fetched; one sentence that says how to get them otherwise."""
 
 
 class Row(NamedTuple):

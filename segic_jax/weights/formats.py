@@ -12,15 +12,12 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from segic_jax.params import ParamsError, check
+from segic_jax.errors import FormatError
+from segic_jax.models.params import check
 from segic_jax.weights.torch_names import UNUSED, Tensors, from_torch, split_segic, torch_shapes
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
-
-
-class FormatError(ParamsError):
-    """Tensors that are no weights known here, or of an architecture that this project has not."""
 
 
 class Part(NamedTuple):

@@ -15,17 +15,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from segic_jax.config import InputError
+from segic_jax.errors import PthError
 from segic_jax.weights.pickles import Refused, Storage, Tensor, read_pickle
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")
 _LONGEST_PICKLE = 1 << 26  # bytes; that of a whole ViT-g has 0.2 MB
 _MAGIC = 0x1950A86A20F9469CFC6C
 _AGAIN = "get the file again"
-
-
-class PthError(InputError):
-    """A file that is no readable checkpoint, or wants more than tensors; one sentence with the mend."""
 
 
 def read_pth(path: Path | str) -> dict[str, np.ndarray]:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segic_jax.config import ConfigError, HeadConfig, ModelConfig, TextConfig, ViTConfig
-from segic_jax.weights.formats import FormatError, Shape
+from segic_jax.config import HeadConfig, ModelConfig, TextConfig, ViTConfig
+from segic_jax.errors import ConfigError, FormatError
+from segic_jax.weights.formats import Shape
 
 Tensors = Mapping[str, np.ndarray]
 _CHANNELS = 64  # of a head, in every published DINOv2 and CLIP

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from segic_jax.params import ParamsError
+from segic_jax.errors import SourceError
 from segic_jax.weights.pth import read_pth
 from segic_jax.weights.torch_names import Tensors
 
@@ -37,10 +37,6 @@ _DTYPES = {
     "U8": np.uint8,
     "BOOL": np.bool_,
 }
-
-
-class SourceError(ParamsError):
-    """A file or folder that cannot be read as weights; one sentence that names it and the mend."""
 
 
 class Source(NamedTuple):

@@ -13,16 +13,13 @@ import numpy as np
 import tokenizers
 from jaxtyping import Array, Bool, Float, Int
 
-from segic_jax.config import InputError, TextConfig
+from segic_jax.config import TextConfig
+from segic_jax.errors import TextError
 from segic_jax.models.clip_text import text_template
-from segic_jax.params import Params, as_float32
+from segic_jax.models.params import Params, as_float32
 from segic_jax.weights.torch_names import Tensors
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-
-
-class TextError(InputError):
-    """A tokenizer that is not CLIP's, or does not go with its tower; one sentence."""
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from segic_jax.params import ParamsError, check
+from segic_jax.errors import ParamsError
+from segic_jax.models.params import check
 
 Tensors = dict[str, np.ndarray]
 

@@ -13,8 +13,8 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from segic_jax.config import InputError
-from segic_jax.whole import whole
+from segic_jax.errors import WriteError
+from segic_jax.runtime.atomic_write import whole
 
 _STORED_AS = {
     np.dtype(dtype): name
@@ -34,10 +34,6 @@ _STORED_AS = {
         (np.bool_, "BOOL"),
     )
 }
-
-
-class WriteError(InputError):
-    """A file that cannot be written; one sentence that names it."""
 
 
 def write_safetensors(

@@ -13,7 +13,7 @@ import gradio as gr
 from segic_jax.app.events import Page
 from segic_jax.app.server import Blocks
 from segic_jax.app.session import Picture, Session
-from segic_jax.data.episodes import DataError
+from segic_jax.errors import DataError
 
 GREY = np.full((60, 80, 3), 90, np.uint8)
 

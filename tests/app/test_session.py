@@ -16,9 +16,9 @@ from segic_jax.app import drawing, limits
 from segic_jax.app.files import export, file_names
 from segic_jax.app.scenes import scenes
 from segic_jax.app.session import Picture, Session, Target, clean_box, clean_name
-from segic_jax.data.episodes import DataError
-from segic_jax.explain import Explanation, Match
-from segic_jax.segmenter import Segmenter
+from segic_jax.errors import DataError
+from segic_jax.inference.explain import Explanation, Match
+from segic_jax.inference.segmenter import Segmenter
 
 GREY = np.full((60, 80, 3), 90, np.uint8)
 
@@ -361,7 +361,7 @@ def test_colours_stay_with_their_classes(searched, tmp_path):
 
 def test_without_gradio_the_command_says_how_to_get_it(monkeypatch):
     from segic_jax.commands import app
-    from segic_jax.config import ConfigError
+    from segic_jax.errors import ConfigError
 
     monkeypatch.setattr(app, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'segic_jax\[app\]'"):
@@ -372,7 +372,7 @@ def test_a_port_in_use_is_said():
     import socket
 
     from segic_jax.app.server import _listener
-    from segic_jax.config import ConfigError
+    from segic_jax.errors import ConfigError
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from segic_jax.metric_writer import read_metrics
+from segic_jax.runtime.metric_writer import read_metrics
 
 TESTS = Path(__file__).parents[1]
 STEPS = 6

@@ -12,7 +12,7 @@ from benchmarks import matrix, run
 from benchmarks.stages import STAGES, Size
 from benchmarks.torch_side import TorchError, request_for
 from segic_jax.config import ViTConfig
-from segic_jax.flops import count_flops
+from segic_jax.train.flops import count_flops
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")

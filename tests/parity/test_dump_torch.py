@@ -10,8 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segic_jax.config import InputError
-from segic_jax.parity.dump import DumpError
+from segic_jax.errors import DumpError, InputError
 from segic_jax.parity.report import write_report
 
 torch = pytest.importorskip("torch")

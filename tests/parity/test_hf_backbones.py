@@ -6,8 +6,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from segic_jax.config import ViTConfig
+from segic_jax.models.params import as_float32
 from segic_jax.models.segic import backbone_template
-from segic_jax.params import as_float32
 from segic_jax.weights.bundle import read_weights
 from segic_jax.weights.convert import convert
 from segic_jax.weights.formats import recognise

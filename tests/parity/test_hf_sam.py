@@ -12,8 +12,8 @@ import pytest
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models.mask_decoder import MaskDecoder
+from segic_jax.models.params import Template
 from segic_jax.models.prompt_encoder import PromptEncoder
-from segic_jax.params import Template
 from segic_jax.weights.torch_names import from_torch
 
 torch = pytest.importorskip("torch")

@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from segic_jax.weights.pth import PthError, read_pth
+from segic_jax.errors import PthError
+from segic_jax.weights.pth import read_pth
 
 torch = pytest.importorskip("torch")
 

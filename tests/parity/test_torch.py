@@ -13,7 +13,7 @@ from segic_jax.data.canvas import fitted_taps, resample, resize_and_pad
 from segic_jax.models import layers, resize
 from segic_jax.models.attention import attention
 from segic_jax.models.correspondence import cosine_map
-from segic_jax.params import Template
+from segic_jax.models.params import Template
 from segic_jax.train.losses import mask_losses, point_sample
 from segic_jax.train.optim import make_optimizer
 from segic_jax.weights.torch_names import from_torch

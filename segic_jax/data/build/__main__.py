@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from segic_jax.config import ConfigError
 from segic_jax.data.benchmarks import find_benchmark, open_source
 from segic_jax.data.build.examples import Item, items, records
 from segic_jax.data.build.info import read_info
 from segic_jax.data.build.read import open_built
 from segic_jax.data.build.records import FrameRecord, PictureRecord
 from segic_jax.data.build.write import build
-from segic_jax.data.episodes import DataError
 from segic_jax.data.files import watched
-from segic_jax.entry import exit_code
+from segic_jax.errors import ConfigError, DataError
+from segic_jax.runtime.entry import exit_code
 
 COMPARED = 200  # pictures or frames that are read in both forms at the end
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from segic_jax.data.benchmark import Kind
 from segic_jax.data.build.records import Concept, FrameRecord, PictureRecord
-from segic_jax.data.episodes import DataError, Source, View
+from segic_jax.data.episodes import Source, View
 from segic_jax.data.semantic import SemanticSource
 from segic_jax.data.video import Clip, VideoSource
+from segic_jax.errors import DataError
 
 
 class Item(NamedTuple):

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from segic_jax.data.benchmark import Kind
-from segic_jax.data.episodes import ClassId, DataError
+from segic_jax.data.episodes import ClassId
 from segic_jax.data.files import whole_write
+from segic_jax.errors import DataError
 
 NAME = "segic_jax.json.gz"
 VERSION = "1.0.0"  # of the data sets that this program writes; the folder's name, as TFDS wants it

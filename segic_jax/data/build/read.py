@@ -10,11 +10,12 @@ from jaxtyping import Integer, UInt8
 from segic_jax.data.build.info import Info, damaged, find_built, read_info
 from segic_jax.data.build.records import decode_labels, decode_picture
 from segic_jax.data.build.write import manifest_name
-from segic_jax.data.episodes import ClassId, DataError, Labelled, View
+from segic_jax.data.episodes import ClassId, Labelled, View
 from segic_jax.data.files import decode_rgb
 from segic_jax.data.manifest import Manifest, read_manifest
 from segic_jax.data.semantic import SemanticPicture, Split
 from segic_jax.data.video import Clip, VideoSource
+from segic_jax.errors import DataError
 
 
 def open_built(root: Path | str) -> "BuiltSource | BuiltSemanticSource | BuiltVideoSource":

@@ -16,9 +16,10 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from segic_jax.data.episodes import ClassId, DataError
+from segic_jax.data.episodes import ClassId
 from segic_jax.data.files import ENDINGS, decode_rgb, read_rgb
 from segic_jax.data.masks import decode
+from segic_jax.errors import DataError
 
 Form = Literal["picture", "frame"]
 NO_INSTANCE = -1

@@ -18,13 +18,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from segic_jax import progress
 from segic_jax.data.benchmark import Benchmark
 from segic_jax.data.build.examples import Item, items, records
 from segic_jax.data.build.info import VERSION, Info, VideoInfo, find_built
 from segic_jax.data.build.records import FrameRecord, PictureRecord, encode, features
-from segic_jax.data.episodes import DataError
 from segic_jax.data.files import watched, whole_write
+from segic_jax.errors import DataError
+from segic_jax.runtime import progress
 
 ITEMS = 256  # pictures or frames a file
 

@@ -10,8 +10,9 @@ import numpy as np
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.emoji.compose import BENCHMARK_STYLE, TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import Split, SpriteBank, SpriteClass
-from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, Pair, Picture, View
+from segic_jax.data.episodes import ClassId, Episode, Labelled, Pair, Picture, View
 from segic_jax.data.manifest import Manifest
+from segic_jax.errors import DataError
 
 SCENE_SIDE = 192  # pixels of a benchmark scene
 SCENES = 10  # of each class in the benchmark

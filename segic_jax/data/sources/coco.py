@@ -13,9 +13,10 @@ from pathlib import Path
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.coco_json import CocoJson
 from segic_jax.data.draws import semcoco_episodes
-from segic_jax.data.episodes import ClassId, DataError, Labelled, View
+from segic_jax.data.episodes import ClassId, Labelled, View
 from segic_jax.data.files import read_rgb, require_size
 from segic_jax.data.manifest import Manifest
+from segic_jax.errors import DataError
 
 DOWNLOAD = "https://cocodataset.org/#download (2017 val images and train/val annotations)"
 

@@ -17,9 +17,10 @@ from typing import Literal
 
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.draws import SEEDS, coco20i_episodes
-from segic_jax.data.episodes import ClassId, DataError, Labelled, View
+from segic_jax.data.episodes import ClassId, Labelled, View
 from segic_jax.data.files import read_labels, read_rgb, require_size
 from segic_jax.data.manifest import Manifest, shipped
+from segic_jax.errors import DataError
 
 FOLDS, CLASSES = 4, 80
 DOWNLOAD = (

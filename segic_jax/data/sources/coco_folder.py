@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, Labelled, View
 from segic_jax.data.files import read_rgb, require_size
 from segic_jax.data.manifest import Manifest
+from segic_jax.errors import DataError
 
 
 class CocoFolderSource:

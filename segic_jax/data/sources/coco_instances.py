@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.annotations import Annotations
-from segic_jax.data.episodes import DataError, Picture
+from segic_jax.data.episodes import Picture
 from segic_jax.data.files import read_rgb, require_size
+from segic_jax.errors import DataError
 
 
 @dataclass(frozen=True)

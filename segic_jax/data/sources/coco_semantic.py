@@ -15,9 +15,9 @@ import numpy as np
 
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.episodes import DataError
 from segic_jax.data.files import read_rgb, require_size
 from segic_jax.data.semantic import SemanticPicture, Split, find_folder
+from segic_jax.errors import DataError
 
 DOWNLOAD = "https://cocodataset.org/#download (2017 pictures, 2017 train/val annotations)"
 

@@ -8,9 +8,9 @@
 from pathlib import Path
 
 from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.episodes import DataError
 from segic_jax.data.listed import read_list
 from segic_jax.data.video import VideoSource, make_clip
+from segic_jax.errors import DataError
 
 DOWNLOAD = "https://davischallenge.org/davis2017/code.html (TrainVal, 480p)"
 

@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 
 from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, Source, View
+from segic_jax.data.episodes import ClassId, Episode, Labelled, Source, View
 from segic_jax.data.files import read_grey, read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json, require_original
+from segic_jax.errors import DataError
 
 PICTURE_ENDINGS = (".jpg", ".jpeg")
 

@@ -10,9 +10,9 @@ from typing import Literal
 
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.draws import SEEDS, fss_episodes
-from segic_jax.data.episodes import DataError
 from segic_jax.data.manifest import Manifest, shipped
 from segic_jax.data.sources.folder import FolderSource
+from segic_jax.errors import DataError
 
 Split = Literal["trn", "val", "test"]
 DOWNLOAD = "https://github.com/HKUSTCV/FSS-1000"

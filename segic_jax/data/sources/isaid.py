@@ -14,10 +14,11 @@ import numpy as np
 
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.draws import draw_others
-from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, Labelled, View
 from segic_jax.data.files import read_labels, read_rgb, require_size
 from segic_jax.data.listed import find_root, read_list
 from segic_jax.data.manifest import Manifest
+from segic_jax.errors import DataError
 
 FOLDS, EACH = 3, 5
 DOWNLOAD = (

@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.episodes import DataError, View
+from segic_jax.data.episodes import View
 from segic_jax.data.listed import ListedSource, files, find_root
+from segic_jax.errors import DataError
 
 INPUT, TRUTH = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
 DOWNLOAD = (

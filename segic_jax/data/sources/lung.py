@@ -8,8 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.episodes import DataError, View
+from segic_jax.data.episodes import View
 from segic_jax.data.listed import ListedSource, files, find_root
+from segic_jax.errors import DataError
 
 DOWNLOAD = "Kaggle, nikhilpandey360/chest-xray-masks-and-labels"
 

@@ -14,11 +14,12 @@ import numpy as np
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.coco_json import CocoJson
 from segic_jax.data.draws import choose, draw_others, semcoco_episodes
-from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, Labelled, View
 from segic_jax.data.files import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import as_polygon, union
 from segic_jax.data.pickles import read_pickle
+from segic_jax.errors import DataError
 
 FOLDS, EPISODES = 10, 2300
 CLASSES = 920  # of more than one validation picture

@@ -17,11 +17,12 @@ from PIL import Image
 
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.draws import choose
-from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, Labelled, View
 from segic_jax.data.files import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import as_polygon, union
 from segic_jax.data.pickles import read_pickle
+from segic_jax.errors import DataError
 
 FOLDS, EPISODES = 4, 2500
 CLASSES, DRAWN = 448, 303  # of the training list; of all folds for 1 shot

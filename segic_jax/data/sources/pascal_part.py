@@ -18,10 +18,11 @@ import numpy as np
 
 from segic_jax.data.benchmark import Benchmark, Check
 from segic_jax.data.draws import choose
-from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, Labelled, View
 from segic_jax.data.files import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import union
+from segic_jax.errors import DataError
 
 FOLDS = ("animals", "indoor", "person", "vehicles")
 MOST_EPISODES = 2500

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.episodes import ClassId, DataError, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, Labelled, View
 from segic_jax.data.files import read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.pickles import read_npy
+from segic_jax.errors import DataError
 
 DOWNLOAD = "https://github.com/dvirsamuel/PDM (built from BURST and TAO)"
 

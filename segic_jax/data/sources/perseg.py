@@ -10,9 +10,10 @@ from functools import partial
 from pathlib import Path
 
 from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.episodes import DataError, Episode, View
+from segic_jax.data.episodes import Episode, View
 from segic_jax.data.listed import ListedSource, files, find_root
 from segic_jax.data.manifest import Manifest
+from segic_jax.errors import DataError
 
 DOWNLOAD = "https://github.com/ZrrSkywalker/Personalize-SAM (PerSeg)"
 

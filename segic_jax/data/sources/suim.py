@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.episodes import DataError, View
+from segic_jax.data.episodes import View
 from segic_jax.data.files import ENDINGS, read_grey
 from segic_jax.data.listed import ListedSource, files, find_root
+from segic_jax.errors import DataError
 
 DOWNLOAD = "Kaggle, heyoujue/suim-merged (both splits; INSID3 docs/data.md)"
 PICTURES = 1635

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.episodes import DataError
 from segic_jax.data.video import VideoSource, make_clip
+from segic_jax.errors import DataError
 
 DOWNLOAD = "https://youtube-vos.org/dataset/vos/ (2018; a registration is needed)"
 HELD_OUT = 50  # videos, drawn with seed 0 from the sorted names

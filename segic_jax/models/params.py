@@ -1,0 +1,94 @@
+"""Parameters as a flat {name: array} dictionary, and modules built around them by name.
+
+`nnx.merge` matches leaves by position, so a dictionary in another order would permute blocks without
+a word. Everything here goes by name and checks every shape.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from segic_jax.errors import ParamsError
+
+Params = dict[str, jax.Array]
+
+
+def check(params: Mapping, shapes: Mapping, what: str = "parameters") -> None:
+    """Compare names and shapes, both ways.
+
+    Raises:
+        ParamsError: naming the missing, unknown and misshapen entries at once, the first few of each.
+    """
+    missing = [name for name in shapes if name not in params]
+    unknown = [name for name in params if name not in shapes]
+    misshapen = [
+        f"{name} {tuple(np.shape(params[name]))}, expected {tuple(shapes[name].shape)}"
+        for name in shapes
+        if name in params and tuple(np.shape(params[name])) != tuple(shapes[name].shape)
+    ]
+    problems = [
+        f"{label}: {_listed(names)}"
+        for label, names in (("missing", missing), ("unknown", unknown), ("misshapen", misshapen))
+        if names
+    ]
+    if problems:
+        raise ParamsError(f"The {what} do not fit the model; " + "; ".join(problems) + ".")
+
+
+def _listed(names: Iterable[str], most: int = 8) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+class Template:
+    """The structure of a module without its arrays."""
+
+    def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
+        """`make` builds the module; it is traced, no array is allocated."""
+        self._make = make
+        self._graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+        self._leaves = [(path, leaf) for path, leaf in nnx.to_flat_state(state)]
+        self.shapes: dict[str, jax.ShapeDtypeStruct] = {
+            _name(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in self._leaves
+        }
+
+    def bind(self, params: Mapping[str, jax.Array]) -> Any:
+        """The module around `params`; use it inside a jitted function."""
+        check(params, self.shapes)
+        return nnx.merge(
+            self._graphdef,
+            nnx.from_flat_state([(path, leaf.replace(params[_name(path)])) for path, leaf in self._leaves]),
+        )
+
+    def init(self, seed: int) -> Params:
+        """Fresh random parameters."""
+        return self._arrays(jax.random.key(seed))
+
+    @cached_property
+    def _arrays(self) -> Callable[[jax.Array], Params]:
+        @jax.jit
+        def arrays(key):
+            state = nnx.state(self._make(nnx.Rngs(key)))
+            return {_name(path): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+
+        return arrays
+
+
+def _name(path: tuple) -> str:
+    return "/".join(map(str, path))
+
+
+def count(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> int:
+    """How many numbers there are."""
+    return sum(int(np.prod(value.shape)) for value in params.values())
+
+
+def as_float32(params: Mapping[str, np.ndarray]) -> Params:
+    """Half-precision storage to float32 arrays."""
+    # Converted by numpy: JAX would compile a program for every shape.
+    return {name: jnp.asarray(np.asarray(value, np.float32)) for name, value in params.items()}

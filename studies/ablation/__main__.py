@@ -1,0 +1,47 @@
+"""`python -m studies.ablation --config configs/emoji_ablation.py --out DIR [--only GROUP]`."""
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+from segic_jax.config import load_config
+from segic_jax.errors import TrainingError
+from segic_jax.runtime.compile_cache import use_compile_cache
+from segic_jax.runtime.entry import exit_code
+from studies.ablation.run import FULL, QUICK, ablate
+
+
+@dataclass
+class Args:
+    """Train a head for every row of the table over the same frozen features, and compare them.
+
+    Run again with the same arguments to go on after a stop.
+    """
+
+    config: Path
+    """Model, optimizer, length and backbone, such as configs/emoji_ablation.py."""
+    out: Path
+    """Where table.md, table.json and plot.png go, and all that is kept for going on."""
+    only: str = ""
+    """A group (instructions, augmentation, ...) or a row; the default row is run with it."""
+    quick: bool = False
+    """A few steps on a few scenes: whether it runs, not what comes out."""
+
+
+def main(args: Args) -> int:
+    """Returns the exit code: 0, or 1 where a training failed."""
+    use_compile_cache()
+    budget = QUICK if args.quick else FULL
+    try:
+        ablate(load_config(args.config), args.out, only=args.only, budget=budget)
+    except TrainingError as error:
+        print(error, file=sys.stderr)
+        return 1
+    print((args.out / "table.md").read_text("utf-8"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(exit_code(lambda: main(tyro.cli(Args)), "Stopped; the same command goes on."))

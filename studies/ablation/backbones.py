@@ -1,0 +1,121 @@
+"""Other backbones to compare with: one drawn at random, and two that learned for a short while.
+
+Both of these match every patch with the pooled objects of other scenes (`train.pretrain.matching_loss`). One
+is told which objects are of one class, by whatever artist; the other only which are the same drawing, pasted
+twice: that needs no names and nobody's judgement, so it is the self-supervised one.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+from safetensors.numpy import load_file
+
+from segic_jax.config import ModelConfig
+from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
+from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.models.layers import normalise
+from segic_jax.models.params import Params
+from segic_jax.models.segic import backbone_template, normalised_pixels
+from segic_jax.runtime import progress
+from segic_jax.runtime.prefetch import ahead
+from segic_jax.train.mixed_precision import half_products
+from segic_jax.train.pretrain import matching_loss
+from segic_jax.weights.write import write_safetensors
+
+SCENES = 16  # of a step
+THINGS = 14  # classes or drawings that they share
+MOST = 5  # objects of a scene, at least two
+BACKGROUND = 0.35  # weight of a background patch, where an object's has 1
+RATE, WARMUP, DECAY = 1e-3, 50, 0.05
+
+Alike = Literal["drawings", "classes"]
+
+
+def random_backbone(model: ModelConfig, seed: int) -> Params:
+    """As it is drawn."""
+    return backbone_template(model.vit).init(seed)
+
+
+def short_backbone(alike: Alike, model: ModelConfig, steps: int, seed: int, file: Path) -> Params:
+    """Learned in `steps` steps, or read from `file` where it was kept."""
+    if not file.exists():
+        params = _trained(alike, model, steps, seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_safetensors(file, jax.device_get(params), {})
+    return {name: jnp.asarray(value) for name, value in load_file(file).items()}
+
+
+def scene_group(
+    rng: np.random.Generator, bank: SpriteBank, alike: Alike, canvas: int
+) -> dict[str, np.ndarray]:
+    """Scenes that share some things.
+
+    Returns:
+        images uint8 [scenes, S, S, 3]; labels uint8 [scenes, S, S], i + 1 for object i; things int32
+        [scenes, MOST], which of the shared things each object is, -1 where there is none.
+    """
+    chosen = [bank.classes[i] for i in rng.choice(len(bank.classes), THINGS, replace=False)]
+    drawn_by = [str(rng.choice(one.artists)) for one in chosen]
+    images, labels = [], []
+    things = np.full((SCENES, MOST), -1, np.int32)
+    for scene in range(SCENES):
+        present = rng.choice(THINGS, int(rng.integers(2, MOST + 1)), replace=False)
+        things[scene, : len(present)] = present
+        artists = [
+            drawn_by[i] if alike == "drawings" else str(rng.choice(chosen[i].artists)) for i in present
+        ]
+        objects = [(chosen[i].name, artist) for i, artist in zip(present, artists, strict=True)]
+        image, label = compose(rng, objects, canvas, TRAINING_STYLE)
+        images.append(image)
+        labels.append(label)
+    return {"images": np.stack(images), "labels": np.stack(labels), "things": things}
+
+
+def _trained(alike: Alike, model: ModelConfig, steps: int, seed: int) -> Params:
+    bank = SpriteBank.load("base")
+    params = backbone_template(model.vit).init(seed)
+    trained = params, {"match_scale": jnp.asarray(16.0), "match_level": jnp.asarray(0.4)}
+    rate = optax.warmup_cosine_decay_schedule(0.0, RATE, min(WARMUP, steps // 2), steps)
+    matrices = jax.tree.map(lambda value: value.ndim > 1, trained)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(1.0), optax.adamw(rate, b2=0.98, weight_decay=DECAY, mask=matrices)
+    )
+
+    def step(trained, opt_state, group):
+        value, gradients = jax.value_and_grad(lambda t: _loss(model, *t, **group))(trained)
+        updates, opt_state = optimizer.update(gradients, opt_state, trained)
+        return optax.apply_updates(trained, updates), opt_state, value
+
+    step = jax.jit(half_products(step), donate_argnums=(0, 1))
+    opt_state = optimizer.init(trained)
+
+    def group(number: int):
+        return scene_group(np.random.default_rng([seed, number]), bank, alike, model.canvas)
+
+    with ThreadPoolExecutor(1) as pool:
+        groups = ahead(pool, group, range(steps), 4)
+        bar = progress.bar(groups, total=steps, desc=f"backbone: {alike}", leave=False)
+        for number, made in bar:
+            trained, opt_state, value = step(trained, opt_state, made.result())
+            if number % 20 == 19:
+                bar.set_postfix(loss=f"{float(value):.3f}")
+    return trained[0]
+
+
+def _loss(model: ModelConfig, backbone: Params, extra: Params, images: Array, labels: Array, things: Array):
+    scenes, side = images.shape[:2]
+    grid, patch = model.grid, model.vit.patch_size
+    pixels = normalised_pixels(images, jnp.full((scenes, 2), side))
+    tokens = backbone_template(model.vit).bind(backbone)(pixels).patches.reshape(scenes, grid * grid, -1)
+    one_hot = labels[..., None] == jnp.arange(1 + MOST, dtype=jnp.uint8)
+    share = (
+        one_hot.reshape(scenes, grid, patch, grid, patch, -1).mean((2, 4)).reshape(scenes, grid * grid, -1)
+    )
+    weight = jnp.where(share[..., 0] > 0.5, BACKGROUND, 1.0)
+    return matching_loss(tokens, normalise(tokens, 1e-6), share, things, weight / weight.sum(), extra)

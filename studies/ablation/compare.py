@@ -1,0 +1,35 @@
+"""Scores of a list of episodes, and how sure they are: the bootstrap draws whole classes."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from studies.ablation.answers import Counts
+
+SAMPLES = 10_000
+
+
+class Estimate(NamedTuple):
+    """Per cent, with the ends of its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def class_scores(counts: Counts) -> Float[np.ndarray, " classes"]:
+    """IoU of the summed pixels of each class, in per cent, as `evaluate.metrics.class_iou`."""
+    return 100 * counts.intersection.sum(1) / np.maximum(counts.union.sum(1), 1)
+
+
+def estimate(scores: Float[np.ndarray, " classes"], *, samples: int = SAMPLES, seed: int = 0) -> Estimate:
+    """The mean over classes, and its interval when classes are drawn anew with replacement."""
+    draws = np.random.default_rng(seed).integers(len(scores), size=(samples, len(scores)))
+    low, high = np.percentile(scores[draws].mean(1), [2.5, 97.5])
+    return Estimate(float(scores.mean()), float(low), float(high))
+
+
+def difference(counts: Counts, default: Counts) -> Estimate:
+    """How much better than the default, class by class: the same classes are drawn for both."""
+    return estimate(class_scores(counts) - class_scores(default))

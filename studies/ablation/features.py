@@ -1,0 +1,85 @@
+"""Frozen features of the scenes: computed once for a backbone and a canvas, kept on disk as float16."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from segic_jax.config import ModelConfig
+from segic_jax.data.canvas import resize_and_pad
+from segic_jax.inference import engine
+from segic_jax.models.params import Params
+from segic_jax.runtime import progress
+from studies.ablation.scenes import Scenes, Size, scenes_of
+
+BATCH = 16  # scenes of one call of the backbone
+
+
+class Kind(NamedTuple):
+    """What a backbone is shown, and which."""
+
+    backbone: str = "supervised"
+    canvas: int = 0  # 0: the configuration's
+    fine: bool = False  # the backbone sees twice the canvas; its patches are averaged by fours
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """Scenes and their features by name; what is not there is made."""
+
+    folder: Path
+    model: ModelConfig
+    backbones: Mapping[str, Callable[[], Params]]
+    size: Size
+    seed: int
+
+    def config(self, kind: Kind) -> ModelConfig:
+        """The model whose head reads these features."""
+        return dataclasses.replace(self.model, canvas=kind.canvas or self.model.canvas)
+
+    def scenes(self, part: str) -> Scenes:
+        """See `ablate.scenes`."""
+        return scenes_of(part, self.size, self.folder, self.seed)
+
+    def features(self, part: str, kind: Kind) -> Float[np.ndarray, "scenes g g channels"]:
+        """Of every scene of a part: float16, on disk."""
+        config = self.config(kind)
+        file = self.folder / f"{part}_{self._name(kind)}.npy"
+        if not file.exists():
+            self._extract(part, kind, config, file)
+        return np.load(file, mmap_mode="r")
+
+    def forget(self, kind: Kind) -> None:
+        """Take the features of a kind off the disk."""
+        for file in self.folder.glob(f"*_{self._name(kind)}.npy"):
+            file.unlink()
+
+    def _name(self, kind: Kind) -> str:
+        return f"{kind.backbone}_{self.config(kind).canvas}{'_fine' if kind.fine else ''}"
+
+    def _extract(self, part: str, kind: Kind, config: ModelConfig, file: Path) -> None:
+        images = self.scenes(part).images
+        backbone = self.backbones[kind.backbone]()
+        shape = (len(images), config.grid, config.grid, config.vit.width)
+        unfinished = file.with_suffix(".part")
+        rows = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
+        if kind.fine:
+            config = dataclasses.replace(config, canvas=2 * config.canvas)
+        nothing = np.zeros((0, *images.shape[1:3]), bool)
+        sizes = np.full((BATCH, 2), config.canvas, np.int32)
+        starts = range(0, len(images), BATCH)
+        for start in progress.bar(starts, desc=f"features: {file.stem}", leave=False):
+            # The last batch is filled up with the scenes before it: one program.
+            first = max(0, min(start, len(images) - BATCH))
+            chosen = np.arange(first, first + BATCH) % len(images)
+            pictures = [resize_and_pad(images[i], nothing, config.canvas).image for i in chosen]
+            found = engine.extract(config, backbone, np.stack(pictures), sizes)
+            if kind.fine:
+                found = found.reshape(BATCH, shape[1], 2, shape[2], 2, -1).mean((2, 4))
+            rows[chosen] = np.asarray(found, np.float16)
+        rows.flush()
+        unfinished.replace(file)

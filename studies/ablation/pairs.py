@@ -1,0 +1,115 @@
+"""Training pairs drawn from the fixed scenes: a class in two of them, or the objects of two views of one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from segic_jax.config import DataConfig
+from segic_jax.data.pipeline import CANDIDATES
+from studies.ablation.scenes import MOST, Scenes
+
+LEAST = 0.01  # of a scene's pixels, for an object to be asked for
+FIRST_CLASS = 2  # row of the text table; the empty prompt and that of instances come before
+INSTANCE_SHARE = 0.5  # of the pairs, where there are instances
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Batches of pairs; everything random comes from the generator that is given."""
+
+    scenes: Scenes
+    views: Scenes | None  # None: semantic pairs alone
+    classes: int  # of the training scenes
+    slots: int
+    data: DataConfig  # `box` and `cross` are read
+    text_keep: float  # probability of a class's name
+    negative: float  # probability of negative prompts, for a semantic pair
+
+    @cached_property
+    def by_class(self) -> list[np.ndarray]:
+        """Rows (scene, label, class, family) of what can be asked for, an array for each class of several."""
+        visible = _visible(self.scenes.labels)
+        scene, label = np.nonzero((visible >= LEAST) & (self.scenes.objects[..., 0] >= 0))
+        of, family = self.scenes.objects[scene, label].T
+        table = np.stack([scene, label + 1, of, family], axis=1)
+        return [table[of == c] for c in np.unique(of) if len(np.unique(scene[of == c])) > 1]
+
+    @cached_property
+    def in_both(self) -> np.ndarray:
+        """Which objects show in both views of each scene [scenes, MOST]."""
+        shown = np.zeros((2, MOST), bool) if self.views is None else _visible(self.views.labels) >= LEAST
+        return shown[0::2] & shown[1::2]
+
+    @cached_property
+    def usable(self) -> np.ndarray:
+        """The scenes whose views share an object; none without views."""
+        return np.nonzero(self.in_both.any(1))[0]
+
+    def batch(self, rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
+        """`size` pairs.
+
+        Returns:
+            target, reference: numbers of the scenes [size], and is_instance: whether they are views;
+            target_which, reference_which: labels of the concepts there [size, slots], 0 for none; and the
+            fields of `data.pipeline.training_batches` but for pictures and masks.
+        """
+        return _stacked([self._pair(rng) for _ in range(size)])
+
+    def _pair(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        instance = len(self.usable) > 0 and rng.random() < INSTANCE_SHARE
+        which = np.zeros((2, self.slots), np.int32)
+        prompts, class_row = np.zeros(2, np.int32), -1
+        negatives = np.full(CANDIDATES, -1, np.int32)
+        if instance:
+            number = int(self.usable[rng.integers(len(self.usable))])
+            scenes = [2 * number, 2 * number + 1]
+            labels = rng.permutation(np.nonzero(self.in_both[number])[0] + 1)[: self.slots]
+            which[:, : len(labels)] = labels
+            prompts[:] = 1
+        else:
+            rows = self.by_class[rng.integers(len(self.by_class))]
+            target, reference = two_rows(rng, rows)
+            scenes = [target[0], reference[0]]
+            which[:, 0] = target[1], reference[1]
+            class_row = FIRST_CLASS + target[2]
+            prompts[rng.random(2) < self.text_keep] = class_row
+            if rng.random() < self.negative:
+                there = self.scenes.objects[scenes, :, 0]
+                absent = np.setdiff1d(np.arange(self.classes), there)
+                chosen = rng.permutation(absent)[:CANDIDATES]
+                negatives[: len(chosen)] = FIRST_CLASS + chosen
+        return {
+            "target": np.int32(scenes[0]),
+            "reference": np.int32(scenes[1]),
+            "is_instance": np.bool_(instance),
+            "target_which": which[0],
+            "reference_which": which[1],
+            "valid": which[0] > 0,
+            "target_prompt": prompts[0],
+            "reference_prompt": prompts[1],
+            "class_row": np.int32(class_row),
+            "negative_rows": negatives,
+            "use_box": rng.random(2) < self.data.box,
+            "use_cross": rng.random(2) < self.data.cross,
+        }
+
+
+def two_rows(rng: np.random.Generator, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two of the rows (scene, label, class, family), of different families if there are."""
+    first = rows[rng.integers(len(rows))]
+    elsewhere = rows[rows[:, 0] != first[0]]
+    others = elsewhere[elsewhere[:, 3] != first[3]]
+    others = others if len(others) else elsewhere
+    return first, others[rng.integers(len(others))]
+
+
+def _visible(labels: np.ndarray) -> np.ndarray:
+    """Share of each object in each scene's pixels [scenes, MOST]."""
+    pixels = labels[0].size
+    return np.stack([np.bincount(one.ravel(), minlength=MOST + 1)[1:] for one in labels]) / pixels
+
+
+def _stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([row[name] for row in rows]) for name in rows[0]}

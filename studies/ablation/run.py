@@ -1,0 +1,191 @@
+"""Run the rows one after the other; what is done stays done.
+
+In OUT: `settings.json`; `bank/`, scenes and features; `heads/` and `rows/`, a file a row, each there when it
+is whole; `table.md`, `table.json` and `plot.png`, written anew after every row. A run that was killed goes on
+with the row in which it was.
+"""
+
+import dataclasses
+import json
+import shutil
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file
+
+from segic_jax.config import Config, to_dict
+from segic_jax.data.emoji.source import SCENE_SIDE, SCENES
+from segic_jax.data.files import whole_write
+from segic_jax.errors import ConfigError
+from segic_jax.models.params import Params, as_float32
+from segic_jax.train.checkpoint import fingerprint
+from segic_jax.weights.convert import read_frozen
+from segic_jax.weights.fetch import find
+from segic_jax.weights.write import write_safetensors
+from studies.ablation import report
+from studies.ablation.answers import Counts, answered
+from studies.ablation.backbones import random_backbone, short_backbone
+from studies.ablation.features import Kind, Shelf
+from studies.ablation.heads import train_head
+from studies.ablation.rows import DEFAULT, Row, chosen, rows_of
+from studies.ablation.scenes import NOVEL, Size
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The same for every row."""
+
+    steps: int | None = None  # of a head; None: the configuration's
+    backbone_steps: int = 400  # of the two short backbones
+    size: Size = field(default_factory=Size)
+
+
+FULL = Budget()
+QUICK = Budget(steps=4, backbone_steps=2, size=Size(training=64, views=16, classes=3))
+
+
+def ablate(config: Config, out: Path, *, only: str = "", budget: Budget = FULL) -> list[dict]:
+    """Run what is not done yet, and return the table (`report.table_of`).
+
+    Args:
+        only: a group or a row; with the default, which all are compared with.
+
+    Raises:
+        ConfigError: an unknown `only`, no backbone, or `out` holds an ablation with other settings.
+        InputError: the backbone cannot be read, the disk is full.
+        TrainingError: a loss is not finite.
+    """
+    if not config.backbone:
+        raise ConfigError("The configuration names no backbone: give the file of its weights by --backbone.")
+    every = rows_of(config.model.canvas, config.model.vit.patch_size)
+    rows = chosen(every, only)
+    if budget.steps:
+        config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=budget.steps))
+    supervised = as_float32(read_frozen(find(config.backbone), config.model.vit).backbone)
+    settings = _settings(config, budget, supervised)
+    _claim(out, settings)
+    _require_room(out, config, budget.size)
+    shelf = _shelf(config, out, budget, supervised)
+
+    def results() -> dict[str, dict[str, Counts]]:
+        return {row.name: found for row in every if (found := _read(out, row.name))}
+
+    def reported(missing: list[Row]) -> list[dict]:
+        table = report.table_of(every, results())
+        report.write(out, table, missing, settings)
+        return table
+
+    begin, ran = time.monotonic(), 0
+    todo = [row for row in rows if row.name not in results()]
+    for number, row in enumerate(todo):
+        found, loss = _run(row, config, shelf, out)
+        _keep(out, row.name, found, loss)
+        ran += not row.head_of
+        left = sum(not one.head_of for one in todo[number + 1 :])
+        minutes = (time.monotonic() - begin) / 60
+        score = report.table_of([row], results())[0]["scores"][report.VALIDATION]["miou"]
+        print(
+            f"{row.group}, {row.title}: {score.value:.1f} [{score.low:.1f}, {score.high:.1f}]   "
+            f"{minutes:.0f} min, {left} heads left: about {minutes / max(ran, 1) * left:.0f} min",
+            flush=True,
+        )
+        done = results()
+        reported([one for one in every if one.name not in done])
+        if row.kind != Kind() and not any(one.kind == row.kind for one in todo[number + 1 :]):
+            shelf.forget(row.kind)
+    done = results()
+    missing = [one for one in every if one.name not in done]
+    table = reported(missing)
+    if not missing:
+        # The novel classes are asked at the very end, and only for what was chosen without them.
+        for row in every:
+            if row.name in (DEFAULT, report.winner(table)) and NOVEL not in done[row.name]:
+                novel = answered(NOVEL, row, _head(out, row.name), shelf)
+                _keep(out, row.name, done[row.name] | {NOVEL: novel}, None)
+        table = reported([])
+    return table
+
+
+def _run(row: Row, config: Config, shelf: Shelf, out: Path) -> tuple[dict[str, Counts], float | None]:
+    """Train the row's head, or take the other row's, and answer the lists of episodes."""
+    loss = None
+    if row.head_of:
+        head = _head(out, row.head_of)
+    else:
+        head, loss = train_head(row, config, shelf)
+        file = _head_file(out, row.name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_safetensors(file, head, {})
+    return {part: answered(part, row, head, shelf) for part in report.COLUMNS}, loss
+
+
+def _shelf(config: Config, out: Path, budget: Budget, supervised: Params) -> Shelf:
+    model, seed = config.model, config.train.seed
+    short = {
+        alike: partial(
+            short_backbone, alike, model, budget.backbone_steps, seed, out / f"backbones/{alike}.safetensors"
+        )
+        for alike in ("drawings", "classes")
+    }
+    others = {"supervised": lambda: supervised, "random": partial(random_backbone, model, seed)}
+    return Shelf(out / "bank", model, others | short, budget.size, seed)
+
+
+def _settings(config: Config, budget: Budget, backbone: Params) -> dict:
+    """What the table depends on."""
+    parts = {name: to_dict(getattr(config, name)) for name in ("model", "data", "optim", "train")}
+    return parts | {"budget": to_dict(budget), "backbone": fingerprint(backbone)}
+
+
+def _claim(out: Path, settings: dict) -> None:
+    file = out / "settings.json"
+    settings = json.loads(json.dumps(settings))  # tuples are lists there
+    if file.exists():
+        there = json.loads(file.read_text("utf-8"))
+        if other := [name for name in settings if settings[name] != there.get(name)]:
+            raise ConfigError(
+                f"{out} holds an ablation with other settings ({', '.join(other)}): give another folder, or "
+                "the same settings to go on."
+            )
+    out.mkdir(parents=True, exist_ok=True)
+    whole_write(file, json.dumps(settings, indent=1).encode())
+
+
+def _require_room(out: Path, config: Config, size: Size) -> None:
+    """A full disk would kill the process: its files are mapped into memory."""
+    grid, width = config.model.grid, config.model.vit.width
+    scenes = size.training + size.views + 3 * SCENES * size.classes
+    # Pictures and labels, and features of two kinds at a time, of which one may be of a larger canvas.
+    needed = scenes * (4 * SCENE_SIDE**2 + 6 * grid**2 * width)
+    if not (out / "bank").exists() and shutil.disk_usage(out).free < needed:
+        raise ConfigError(
+            f"{out} needs {needed / 1e9:.1f} GB for scenes and features, more than is free: choose another."
+        )
+
+
+def _head_file(out: Path, name: str) -> Path:
+    return out / f"heads/{name}.safetensors"
+
+
+def _head(out: Path, name: str) -> Params:
+    return load_file(_head_file(out, name))
+
+
+def _keep(out: Path, name: str, found: dict[str, Counts], loss: float | None) -> None:
+    counts = {
+        part: {key: value.tolist() for key, value in one._asdict().items()} for part, one in found.items()
+    }
+    file = out / f"rows/{name}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    whole_write(file, json.dumps({"name": name, "loss": loss, "counts": counts}).encode())
+
+
+def _read(out: Path, name: str) -> dict[str, Counts] | None:
+    file = out / f"rows/{name}.json"
+    if not file.exists():
+        return None
+    counts = json.loads(file.read_text("utf-8"))["counts"]
+    return {part: Counts(*(np.array(one[key]) for key in Counts._fields)) for part, one in counts.items()}

@@ -1,0 +1,287 @@
+"""The table "When something is wrong" of docs/own_images.md: its rows that have no test elsewhere."""
+
+import errno
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from test_strips import made
+from tiny import bundle, command_files, picture
+
+from segic_jax import Example
+from segic_jax.commands.films import Films, open_clip
+from segic_jax.commands.parser import main
+from segic_jax.commands.targets import Refused
+from segic_jax.data.files import read_labels, whole_write
+from segic_jax.errors import BundleError, DataError
+from segic_jax.inference import result
+from segic_jax.inference.example import as_picture, listed
+from segic_jax.inference.matching import PATCHES
+from segic_jax.inference.segmenter import Segmenter
+from segic_jax.weights.bundle import load_bundle, save_bundle
+
+ROOT = Path(__file__).parents[2]
+IMAGE, MASK = picture(0, 50, 70)
+# The beginning of each row, and its tests: test_FILE.py/test_NAME.
+TESTS = {
+    "no such file": "api_inputs/pictures_that_cannot_be_used errors/devices_are_not_read",
+    "not a picture": "errors/what_is_no_picture",
+    "cut off or damaged": "api_inputs/damage_is_said_once errors/a_jpeg_damaged_inside_is_read",
+    "a wrong ending": "errors/a_wrong_ending_works commands/names_of_any_bytes",
+    "16-bit": "api_inputs/pictures_of_every_kind errors/the_first_of_several_pictures",
+    "turned by": "api_inputs/pictures_and_masks_are_turned_as_their_tag_says",
+    "1 x 1": "api_inputs/pictures_of_extreme_shapes_work",
+    "20 000": "api_inputs/pictures_that_cannot_be_used",
+    "array of another": "api_inputs/pictures_that_cannot_be_used",
+    "mask of another size": "api_inputs/masks_that_cannot_be_used",
+    "empty mask": "api_inputs/masks_that_cannot_be_used",
+    "mask of several": "api_inputs/masks_that_cannot_be_used",
+    "mask of fractions": "api_inputs/masks_that_cannot_be_used errors/labels_of_fractions",
+    "box, polygon": "api_inputs/objects_that_make_no_sense",
+    "something of another type": "errors/wrong_types_are_said",
+    "no example": "errors/too_few_examples",
+    "300 examples": "errors/300_examples",
+    "unreadable Context": "api_context/damaged_contexts_are_refused",
+    "weights that do not fit": "errors/weights_that_do_not_fit",
+    "weights with NaN": "errors/weights_that_are_not_finite",
+    "a target among": "commands/a_bad_target_does_not_stop_the_others",
+    "a result that would": "commands/originals_are_never_written_over",
+    "a folder, a device": "errors/what_is_no_file_is_not_written_to",
+    "no free disk": "errors/the_disk_refuses errors/a_film_that_did_not_arrive "
+    "api_context/nothing_is_left_half_written errors/ctrl_c_during_the_imports",
+    "nobody reads": "errors/nobody_reads_the_output",
+}
+
+
+def test_every_row_has_a_test():
+    table = (ROOT / "docs/own_images.md").read_text("utf-8").partition("## When something is wrong")[2]
+    rows = [row for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) if row not in ("what", "---")]
+    assert len(rows) == len(TESTS)
+    for row, (start, tests) in zip(rows, TESTS.items(), strict=True):
+        assert row.startswith(start)
+        for test in tests.split():
+            file, _, name = test.partition("/")
+            assert f"def test_{name}(" in (ROOT / f"tests/test_{file}.py").read_text("utf-8")
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter(bundle())
+
+
+@pytest.mark.skipif(not Path("/dev/zero").is_char_device(), reason="it has no end where it is")
+def test_devices_are_not_read():
+    with pytest.raises(DataError, match="/dev/zero cannot be read: it is a device"):
+        as_picture("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.4\n", b"\0" * 999, b"PK\3\4" * 9],
+)
+def test_what_is_no_picture(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.png is no picture that can be read; use PNG, JPEG"):
+        as_picture(tmp_path / "a.png")
+
+
+def test_a_jpeg_damaged_inside_is_read(tmp_path):
+    content = bytearray(cv2.imencode(".jpg", cv2.blur(IMAGE, (9, 9)))[1].tobytes())
+    content[-60:-50] = bytes(10)
+    (tmp_path / "a.jpg").write_bytes(content)
+    assert as_picture(tmp_path / "a.jpg").shape == IMAGE.shape
+
+
+def test_a_wrong_ending_works(tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "a.jpg", format="PNG")
+    assert np.array_equal(as_picture(tmp_path / "a.jpg"), IMAGE)
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG"])
+def test_the_first_of_several_pictures(tmp_path, kind):
+    pages = [Image.new("RGB", (9, 7), colour) for colour in ("white", "red", "blue")]
+    pages[0].save(tmp_path / "a", format=kind, save_all=True, append_images=pages[1:])
+    assert (as_picture(tmp_path / "a") > 250).all()
+
+
+def test_labels_of_fractions(tmp_path):
+    Image.fromarray(MASK.astype(np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=r"a\.tif holds fractions"):
+        read_labels(tmp_path / "a.tif")
+
+
+@pytest.mark.parametrize("wrong", [None, 5, 1.5, {}, np.zeros(3), np.uint8(3)])
+def test_wrong_types_are_said(segmenter, tmp_path, wrong):
+    context = segmenter.fit(Example(IMAGE, MASK, name="a"))
+    found = segmenter.predict(IMAGE, context)
+    calls = [
+        lambda: segmenter.predict(IMAGE, wrong),
+        lambda: segmenter.fit(wrong),
+        lambda: segmenter.load_context(wrong),
+        lambda: context.drop(wrong),
+        lambda: context.save(wrong),
+        lambda: found.save(wrong),
+        lambda: Segmenter.load(wrong),
+    ]
+    for call in calls:
+        with pytest.raises(
+            ValueError, match=r"needed, not|takes examples|one positive|path of a file|no class"
+        ):
+            call()
+
+
+def test_a_picture_is_no_polygon_and_a_number_no_list():
+    with pytest.raises(DataError, match="1200000000 numbers"):
+        Example(IMAGE, polygon=np.broadcast_to(np.uint8(0), (20_000, 20_000, 3))).object_on(IMAGE)
+    with pytest.raises(DataError, match="a list of pictures, not int"):
+        listed(5)
+
+
+@pytest.mark.parametrize(
+    ("examples", "sentence"),
+    [
+        ([], "at least one positive example"),
+        ([Example(IMAGE, MASK, name="a", negative=True)], "at least one positive example"),
+        (
+            [Example(IMAGE, MASK, name="a"), Example(IMAGE, MASK, name="b", negative=True)],
+            "'b', which has no positive one",
+        ),
+    ],
+)
+def test_too_few_examples(segmenter, examples, sentence):
+    with pytest.raises(DataError, match=sentence):
+        segmenter.fit(examples)
+    with pytest.raises(DataError, match="not empty"):
+        Example(IMAGE, MASK, name="")
+
+
+def test_300_examples(segmenter):
+    context = segmenter.fit([Example(IMAGE, MASK, name="a")] * 300)
+    assert context.shots == {"a": 300}
+    assert len(context.concepts[0].patches) <= 2 * PATCHES
+    assert segmenter.predict(IMAGE, context).label_map.shape == MASK.shape
+
+
+def test_weights_that_do_not_fit(tmp_path):
+    save_bundle(tmp_path / "m.safetensors", bundle())
+    content = (tmp_path / "m.safetensors").read_bytes()
+    (tmp_path / "m.safetensors").write_bytes(content.replace(b"head/neck/0/kernel", b"head/neck/9/kernel"))
+    with pytest.raises(
+        BundleError, match=r"m\.safetensors: .*missing: neck/0/kernel; unknown: neck/9/kernel"
+    ):
+        load_bundle(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_weights_that_are_not_finite(tmp_path, monkeypatch, value):
+    model = bundle()
+    model.head["neck/0/kernel"] = model.head["neck/0/kernel"].at[0].set(value)
+    with monkeypatch.context() as patch:
+        patch.setattr("segic_jax.weights.bundle._check", lambda *_: None)
+        save_bundle(tmp_path / "m.safetensors", model, half=False)
+    with pytest.raises(BundleError, match=r"m\.safetensors: head/neck/0/kernel holds NaN or infinite"):
+        load_bundle(tmp_path / "m.safetensors")
+
+
+def test_what_is_no_file_is_not_written_to(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "fifo")  # as a device is, which a failing test must not touch
+    for path in ("folder", "fifo", "", ".", "a\0b"):
+        with pytest.raises(DataError, match="is a folder, a device or no name of a file"):
+            whole_write(path, b"x")
+    assert sorted(os.listdir()) == ["fifo", "folder"]
+    assert (tmp_path / "fifo").is_fifo()
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"), [(errno.ENOSPC, "No space left"), (errno.EACCES, "Permission")]
+)
+def test_the_disk_refuses(tmp_path, monkeypatch, code, sentence):
+    def refused(*_):
+        yield b"\x89PNG"
+        raise OSError(code, os.strerror(code))
+
+    found = made(60, 80)
+    older = found.save(tmp_path)[0]
+    content = older.read_bytes()
+    monkeypatch.setattr(result, "rgb_png", refused)
+    with pytest.raises(DataError, match=rf"large\.png cannot be written to: {sentence}"):
+        found.save(tmp_path)
+    assert older.read_bytes() == content
+    assert os.listdir(older.parent) == ["large.png"]
+    monkeypatch.setattr(Path, "read_bytes", lambda _: b"".join(refused()))
+    with pytest.raises(DataError, match=rf"large\.png cannot be read \({sentence}"):
+        as_picture(older)
+
+
+@pytest.mark.parametrize("ending", [".avi", ".mp4", ".webm"])
+def test_a_film_that_did_not_arrive(tmp_path, ending):
+    """The disk takes two kilobytes and no more; OpenCV does not say so."""
+    Image.fromarray(IMAGE).save(tmp_path / "1.png")
+    out, drawn = tmp_path / f"o{ending}", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    films = Films([out], open_clip(tmp_path, 25, Refused()), {1: "a"})
+    for _ in range(9):
+        films._write(out, drawn)
+        films._count += 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        films._films[out].release()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(DataError, match=rf"o{ending} cannot be written to: \d+ of its 9 frames arrived"):
+        films.__exit__(None)
+    assert os.listdir(tmp_path) == ["1.png"]
+
+
+def test_a_mask_of_negative_numbers_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(command_files(tmp_path))
+    labels = np.where(MASK, -3, 0).astype(np.int32)
+    labels[:5] = 2
+    Image.fromarray(labels).save("first.tif")
+    with pytest.raises(SystemExit) as stopped:
+        main(["video", "targets", "--mask", "first.tif", "--out", "o", "--weights", "tiny.safetensors"])
+    assert stopped.value.code == 2
+    assert "first.tif numbers an object -3" in capsys.readouterr().err
+
+
+def test_ctrl_c_during_the_imports(monkeypatch, capsys):
+    from segic_jax.__main__ import main as command
+
+    class Stopping:
+        def find_spec(self, *_):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.delitem(sys.modules, "segic_jax.commands.parser")
+    monkeypatch.setattr(sys, "meta_path", [Stopping()])
+    with pytest.raises(SystemExit) as stopped:
+        command()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_little_is_imported_before_ctrl_c_is_heard():
+    code = "import sys, segic_jax.__main__; print({'tyro', 'numpy', 'jax', 'cv2'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    code = "import sys, train, eval, finetune; print({'numpy', 'jax', 'cv2'} & sys.modules.keys())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout == "set()\n", ran.stderr
+
+
+def test_nobody_reads_the_output():
+    lines = "[print('x' * 999) for _ in range(9999)] and None"
+    code = f"import sys; from segic_jax.runtime.entry import exit_code; sys.exit(exit_code(lambda: {lines}))"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0

@@ -1,0 +1,137 @@
+"""`segic runs`: curves as a picture, runs as a table, and a sentence where there is nothing."""
+
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from segic_jax.commands.parser import main
+from segic_jax.errors import InputError
+from segic_jax.runtime.metric_writer import FILE, MetricWriter
+from segic_jax.train.curves import chosen_panels, listing, plot, read_run, smooth
+
+EXAMPLES = Path(__file__).parents[2] / "docs" / "emoji_tiny"
+
+
+def runs(*arguments) -> int:
+    with pytest.raises(SystemExit) as stopped:
+        main(["runs", *map(str, arguments)])
+    return stopped.value.code
+
+
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    """Two trainings and a pretraining."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, file in {"tiny": "head", "random": "random_backbone", "tiny/pretrain": "pretrain"}.items():
+        (root / name).mkdir()
+        (root / name / FILE).write_bytes((EXAMPLES / f"{file}.jsonl").read_bytes())
+    return root
+
+
+def test_a_picture_of_two_runs(trainings, tmp_path, capsys):
+    out = tmp_path / "new" / "curves.png"
+    assert runs("plot", trainings / "tiny", trainings / "random", "--out", out) == 0
+    assert capsys.readouterr().out == f"{out}\n"
+    picture = cv2.imread(str(out))
+    assert picture.shape[0] > 900
+    colours = {tuple(colour) for colour in picture.reshape(-1, 3)[:, ::-1].tolist()}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # a curve of each run
+
+
+def test_a_chosen_quantity_is_one_panel(trainings, tmp_path):
+    for what in (["loss"], ["loss", "validation/miou"]):
+        plot([trainings / "tiny"], tmp_path / "curves.png", what)
+        assert cv2.imread(str(tmp_path / "curves.png")).shape[1] == 528 * len(what)
+
+
+def test_what_is_drawn_where(trainings):
+    panels = chosen_panels({"a": read_run(trainings / "tiny"), "b": read_run(trainings / "random")}, [])
+    assert panels == {
+        "loss": ["loss"],
+        "loss_dice": ["loss_dice", "loss_dice_reverse"],
+        "loss_mask": ["loss_mask", "loss_mask_reverse"],
+        "validation/miou": ["validation/miou"],
+        "validation/fb_iou": ["validation/fb_iou"],
+        "validation/episode_iou": ["validation/episode_iou"],
+        "grad_norm": ["grad_norm"],
+        "learning_rate": ["learning_rate"],
+        "pairs_per_second": ["pairs_per_second"],
+    }
+    assert list(chosen_panels({"a": read_run(trainings / "tiny/pretrain")}, [])) == [
+        "class_loss",
+        "match_loss",
+    ]
+    assert chosen_panels({"a": {"speed": (np.array([1]), np.array([2.0]))}}, []) == {"speed": ["speed"]}
+
+
+def test_long_runs_of_one_name_with_gaps(tmp_path):
+    """Smoothed curves, null values, one folder given twice, and names that are told apart."""
+    for parent in ("a", "b"):
+        writer = MetricWriter(tmp_path / parent / "run")
+        writer._file.write(
+            "".join(json.dumps({"step": i, "loss": None if i == 5 else 1 / i}) + "\n" for i in range(1, 300))
+        )
+        writer.close()
+    folders = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "a" / ".." / "a" / "run"]
+    plot(folders, tmp_path / "curves.png")
+    assert len(read_run(folders[0])["loss"][0]) == 298
+
+
+def test_smooth():
+    np.testing.assert_allclose(smooth(np.full(50, 3.0), 7), 3)
+    np.testing.assert_allclose(smooth(np.arange(9.0), 3)[1:-1], np.arange(1, 8))
+    noise = np.random.default_rng(0).normal(size=1000)
+    assert smooth(noise, 25).std() < 0.3
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (None, "has no metrics.jsonl: give the work directory of a training."),
+        ("", "There is nothing to plot yet"),
+        ('{"step": 1, "loss": null}\n', "There is nothing to plot yet"),
+        ('{"step": 1, "loss": 2}\nwhat\n{"step": 2, "loss": 1}\n', "is damaged: line 2 cannot be read"),
+    ],
+)
+def test_a_sentence_where_nothing_can_be_drawn(tmp_path, capsys, content, sentence):
+    if content is not None:
+        (tmp_path / FILE).write_text(content)
+    assert runs("plot", tmp_path, "--out", tmp_path / "curves.png") == 2
+    said = capsys.readouterr().err
+    assert sentence in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / "curves.png").exists()
+
+
+def test_other_wrong_input(trainings, tmp_path, capsys):
+    assert runs("plot", trainings / "tiny", "--out", tmp_path / "curves.pdf") == 2
+    assert "ends in .png" in capsys.readouterr().err
+    assert runs("plot", trainings / "tiny", "--out", tmp_path / "x.png", "--what", "los") == 2
+    assert "No run has 'los'; there are flops_per_second, grad_norm, input_wait," in capsys.readouterr().err
+    assert runs("plot", "--out", tmp_path / "x.png") == 2
+    assert "at least one work directory" in capsys.readouterr().err
+
+
+def test_a_table(trainings, capsys):
+    for hour, name in enumerate(("tiny/pretrain", "random", "tiny")):
+        os.utime(trainings / name / FILE, (3600 * hour, 3600 * hour))
+    assert runs("list", trainings) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["run", "step", "loss", "best", "validation", "written"]
+    assert [line.split()[:3] for line in lines[1:]] == [
+        ["random", "300", "1.1612"],
+        ["tiny", "2000", "0.8240"],
+    ]
+    assert "miou 58.26 at 2000" in lines[2]
+    assert lines[0].startswith("tiny/pretrain  9000")
+
+
+def test_a_table_of_damaged_runs_or_none(tmp_path):
+    with pytest.raises(InputError, match=r"There is no metrics\.jsonl in .* or below it"):
+        listing(tmp_path)
+    (tmp_path / FILE).write_text("what\n{}\n{}\n")
+    assert "damaged" in listing(tmp_path)

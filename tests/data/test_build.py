@@ -1,0 +1,207 @@
+"""Benchmarks as TFDS data sets: the same pictures, masks, episodes and results as the original files."""
+
+import gzip
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from layouts import WRITE
+
+from segic_jax.data.benchmarks import find_benchmark, open_source
+from segic_jax.data.build import __main__ as program
+from segic_jax.data.build import write
+from segic_jax.data.build.examples import items, records
+from segic_jax.data.build.info import NAME, read_info
+from segic_jax.data.build.read import open_built
+from segic_jax.data.pairs import ClassPairs
+from segic_jax.data.sources import coco20i
+from segic_jax.errors import DataError
+from segic_jax.weights.bundle import save_bundle
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+import eval as evaluation  # noqa: E402
+
+
+def build(name, root, out, **options):
+    program.main(program.Args(name=name, root=root, out=out, **options))
+    return out / name / "1.0.0"
+
+
+@pytest.mark.parametrize("name", [name for name in WRITE if name not in ("emoji", "coco20i", "fss1000")])
+def test_everything_is_the_same(tmp_path, name, capsys):
+    WRITE[name](tmp_path / "data")
+    folder = build(name, tmp_path / "data", tmp_path / "out")
+    assert "all equal" in capsys.readouterr().out
+    benchmark = find_benchmark(name)
+    source, built = (open_source(benchmark, tmp_path / place) for place in ("data", "out"))
+    work = list(items(benchmark.kind, source))
+    for item in work:
+        one, other = (records(benchmark.kind, of, item) for of in (source, built))
+        assert program._equal(one, other)
+    assert built.name == name
+    assert not (folder / "parts").exists()
+    if benchmark.kind == "semseg":
+        assert built.classes == source.classes
+        for split in {item.split for item in work}:
+            assert built.pictures(split) == source.pictures(split)
+            for picture in source.pictures(split):
+                assert built.present(split, picture) == source.present(split, picture)
+    elif benchmark.kind == "video":
+        for one, other in zip(source.videos(), built.videos(), strict=True):
+            assert (one.name, one.required, one.scored) == (other.name, other.required, other.scored)
+            assert [path.name for path in one.frames] == [path.name for path in other.frames]
+            assert list(one.annotations) == list(other.annotations)
+            assert source.palette(one) == built.palette(other)
+    else:
+        assert set(built.views()) == set(source.views())
+        for protocol in benchmark.protocols:
+            assert built.manifest(protocol, 0, 1) == source.manifest(protocol, 0, 1)
+
+
+def test_coco20i_with_its_lists(tmp_path, monkeypatch):
+    """With the lists of the tiny tree in place of the published ones, whose 39059 pictures it has not."""
+    WRITE["coco20i"](tmp_path / "data")
+    pictures = sorted(
+        str(path.relative_to(tmp_path / "data/COCO2014")) for path in tmp_path.glob("data/COCO2014/*/*.jpg")
+    )
+    monkeypatch.setattr(coco20i, "class_pictures", lambda split: [pictures] * 80)
+    build("coco20i", tmp_path / "data", tmp_path / "out")
+    built = open_built(tmp_path / "out")
+    assert len(list(built.views())) == 80 * len(pictures)
+    assert built.class_name(79) == "toothbrush"
+    assert built.manifest("matcher", 2, 5).sha256.startswith("a5ea7cecf977b4c7")
+
+
+def test_the_original_bytes_are_kept_and_named(tmp_path):
+    WRITE["folder"](tmp_path / "data")
+    folder = build("folder", tmp_path / "data", tmp_path / "out")
+    files = {str(path.relative_to(tmp_path / "data")) for path in (tmp_path / "data").rglob("*.*")}
+    info = read_info(folder)
+    assert set(info.sources) == files
+    import tensorflow_datasets as tfds
+
+    skip = {"image": tfds.decode.SkipDecoding()}
+    stored = tfds.builder_from_directory(folder).as_data_source("val", decoders=skip)
+    assert stored[0]["image"] == (tmp_path / "data/ant/1.jpg").read_bytes()
+    plain = tfds.builder_from_directory(folder).as_data_source("val")
+    assert plain[0]["image"].shape == (41, 50, 3)
+
+
+def test_eval_gives_the_same_result(tmp_path):
+    WRITE["folder"](tmp_path / "data")
+    build("folder", tmp_path / "data", tmp_path / "built")
+    save_bundle(tmp_path / "tiny.safetensors", tiny.bundle())
+    rows = []
+    for place, workers in (("data", 0), ("built", 0), ("built", 1)):
+        out = tmp_path / f"{place}{workers}"
+        options = {"benchmark": "folder", "data_root": tmp_path / place, "baselines": False}
+        evaluation.main(
+            evaluation.Args(weights=str(tmp_path / "tiny.safetensors"), out=out, workers=workers, **options)
+        )
+        rows.append((out / "episodes.jsonl").read_text())
+    assert rows[0] == rows[1] == rows[2]
+
+
+def test_training_pairs_are_the_same(tmp_path):
+    WRITE["folder"](tmp_path / "data")
+    build("folder", tmp_path / "data", tmp_path / "built")
+    one, other = (
+        ClassPairs(open_source(find_benchmark("folder"), tmp_path / place)) for place in ("data", "built")
+    )
+    for seed in range(5):
+        a, b = (pairs.pair(np.random.default_rng(seed)) for pairs in (one, other))
+        assert a.name == b.name
+        np.testing.assert_array_equal(a.target.image, b.target.image)
+        np.testing.assert_array_equal(a.reference.masks, b.reference.masks)
+
+
+PROGRAM = """
+import sys, time
+from segic_jax.data.build import __main__ as program, write
+from segic_jax.data.sources.folder import FolderSource
+write.ITEMS = 1
+load = FolderSource.load
+FolderSource.load = lambda self, view: time.sleep(0.15) or load(self, view)
+root, out = map(program.Path, sys.argv[1:])
+program.main(program.Args(name="folder", root=root, out=out, threads=1))
+assert "tensorflow" not in sys.modules
+"""
+
+
+def test_a_killed_build_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(write, "ITEMS", 1)
+    WRITE["folder"](tmp_path / "data")
+    whole = build("folder", tmp_path / "data", tmp_path / "whole")
+    command = [sys.executable, "-c", PROGRAM, tmp_path / "data", tmp_path / "killed"]
+    killed = tmp_path / "killed/folder/1.0.0"
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    deadline = time.monotonic() + 240
+    while len(list(killed.glob("*-of-00006"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = {path: path.stat().st_mtime_ns for path in killed.glob("*-of-00006")}
+    assert 2 <= len(kept) < 6
+    assert not (killed / NAME).exists()
+    subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+    assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
+    assert (killed / NAME).read_bytes() == (whole / NAME).read_bytes()
+    one, other = open_built(whole), open_built(killed)
+    for item in items("episodes", one):
+        assert program._equal(*(records("episodes", of, item) for of in (one, other)))
+
+
+def test_other_data_in_the_same_place(tmp_path, monkeypatch):
+    WRITE["folder"](tmp_path / "data")
+    broken = tmp_path / "data/bee/3.jpg"
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=re.escape(f"{broken} is cut off")):
+        build("folder", tmp_path / "data", tmp_path / "out")
+    broken.unlink()
+    broken.with_suffix(".png").unlink()
+    with pytest.raises(DataError, match="holds a build of other data"):
+        build("folder", tmp_path / "data", tmp_path / "out")
+    build("folder", tmp_path / "data", tmp_path / "other")
+    (tmp_path / "data/bee/2.jpg").write_bytes((tmp_path / "data/bee/1.jpg").read_bytes())
+    (tmp_path / "data/bee/2.png").write_bytes((tmp_path / "data/bee/1.png").read_bytes())
+    with pytest.raises(DataError, match="differs from the files"):
+        build("folder", tmp_path / "data", tmp_path / "other")
+
+
+def test_damaged_data_sets_are_one_sentence(tmp_path):
+    WRITE["folder"](tmp_path / "data")
+    folder = build("folder", tmp_path / "data", tmp_path / "out")
+    with pytest.raises(DataError, match="has no episodes original_fold0_2shot, only original_fold0_1shot"):
+        open_built(folder).manifest("original", 0, 2)
+    with pytest.raises(DataError, match="holds folder, not isic"):
+        open_source(find_benchmark("isic"), tmp_path / "out")
+    (file,) = folder.glob("*.array_record*")
+    content = file.read_bytes()
+    for bad in (content[: len(content) // 2], b"", b"x" * 100_000):
+        file.write_bytes(bad)
+        source = open_built(folder)
+        with pytest.raises(DataError, match="build the data set again") as caught:
+            source.load(next(source.views()))
+        assert "\n" not in str(caught.value)
+    file.unlink()
+    with pytest.raises(DataError, match="build the data set again"):
+        open_built(folder).load(next(source.views()))
+    info = folder / NAME
+    good = info.read_bytes()
+    content = json.loads(gzip.decompress(good))
+    changed = [{"kind": 5}, {"records": 5}, {"records": {"val": [5]}}, {"class_names": [5]}, {"videos": 5}]
+    wrong = [gzip.compress(json.dumps(one).encode()) for one in (5, *(content | one for one in changed))]
+    for bad in (good[:50], b"", b"{}", json.dumps({"format": 1}).encode(), *wrong):
+        info.write_bytes(bad)
+        with pytest.raises(DataError, match=f"{NAME} is damaged"):
+            open_built(folder)

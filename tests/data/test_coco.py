@@ -1,0 +1,241 @@
+"""COCO-20i and COCO val2017: masks by hand, draws against the official code's own calls, bad files."""
+
+# ruff: noqa: NPY002 (the legacy generator is what the official code draws from)
+
+import json
+import random
+from collections import defaultdict
+
+import cv2
+import numpy as np
+import pytest
+from layouts_coco import ANNOTATIONS, coco_json, label_map, noise, write_coco, write_coco20i
+
+from segic_jax.data.coco_json import CocoJson
+from segic_jax.data.draws import coco20i_episodes, semcoco_episodes
+from segic_jax.data.episodes import View
+from segic_jax.data.sources.coco import CocoSource, check
+from segic_jax.data.sources.coco20i import Coco20iSource, class_pictures, fold_classes
+from segic_jax.data.sources.coco20i import check as check_coco20i
+from segic_jax.errors import DataError
+
+
+def name(image):
+    return f"{image:012}.jpg"
+
+
+@pytest.fixture
+def coco(tmp_path):
+    write_coco(tmp_path / "coco")
+    return tmp_path / "coco"
+
+
+def official_semcoco(path, fold, count):
+    """The calls of utils/fss.py in their order, in one process; None stands for a picture's own place."""
+    random.seed(42)
+    np.random.seed(42)
+    content = json.loads(path.read_text())
+    annotations = content["annotations"]
+    if fold is not None:
+        images = defaultdict(set)
+        for one in annotations:
+            images[one["category_id"]].add(one["image_id"])
+        kept = sorted(c for c, of in images.items() if len(of) > 1)[fold::10]
+        annotations = [one for one in annotations if one["category_id"] in set(kept)]
+    by_image = defaultdict(list)
+    for one in annotations:
+        by_image[one["image_id"]].append(one["category_id"])
+    ids, places = [], defaultdict(list)
+    for image in sorted(one["id"] for one in content["images"]):
+        if by_image[image]:
+            ids.append(image)
+            for c in np.unique(by_image[image]):
+                places[c].append(len(ids) - 1)
+
+    def reference(c, index):
+        left = list(set(places[c]) - {index})
+        return random.choice(left) if len(left) > 1 else index
+
+    rows = []
+    for index in range(len(ids) if fold is None else count):
+        if fold is None:
+            of = np.unique(by_image[ids[index]])
+            c = np.random.choice(of, size=1, replace=False).tolist()[0] if len(of) > 1 else of[0]
+        else:
+            random.randint(0, len(ids) - 1)
+            c = random.choice(list(places.keys()))
+            index = reference(c, None)
+        rows.append((int(c), name(ids[index]), name(ids[reference(c, index)])))
+    return rows
+
+
+def many_images(tmp_path):
+    """30 pictures, 12 classes, some of them on one or two pictures only."""
+    rng = np.random.default_rng(1)
+    images = [
+        {"id": int(i), "file_name": name(i), "height": 24, "width": 32} for i in rng.permutation(30) + 100
+    ]
+    polygon = [[2, 2, 9, 2, 9, 9]]
+    pairs = [(int(i), int(c)) for i in range(100, 130) for c in rng.choice(9, 2, replace=False)]
+    pairs += [(100, 20), (101, 20), (102, 21)]
+    annotations = [{"image_id": i, "category_id": c, "segmentation": polygon} for i, c in pairs]
+    categories = [{"id": c, "name": str(c)} for c in [*range(9), 20, 21]]
+    path = tmp_path / "many.json"
+    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return path
+
+
+@pytest.mark.parametrize("fold", [None, 0, 9])
+def test_semcoco_is_the_official_draw_with_its_leak(tmp_path, fold):
+    path = many_images(tmp_path)
+    expected = official_semcoco(path, fold, 2300)
+    drawn = semcoco_episodes(CocoJson(path), fold=fold, leak=True)
+    assert [(e.class_id, e.target, *e.references) for e in drawn] == expected
+    if fold == 9:  # its one class is on two pictures
+        assert all(e.target in e.references for e in drawn)
+
+
+@pytest.mark.parametrize("fold", [None, 9])
+def test_the_leak_is_repaired(tmp_path, fold):
+    """A class of two pictures takes the other one; one of a single picture is left out."""
+    coco = CocoJson(many_images(tmp_path))
+    leaky, repaired = (semcoco_episodes(coco, fold=fold, leak=leak) for leak in (True, False))
+    kept = [e for e in leaky if e.target not in e.references]
+    assert [e for e in repaired if len(coco.pictures(e.class_id)) > 2] == kept
+    assert all(e.target not in e.references for e in repaired)
+    twos = [e for e in leaky if len(coco.pictures(e.class_id)) == 2]
+    assert len([e for e in repaired if len(coco.pictures(e.class_id)) == 2]) == len(twos)
+    assert not any(e.class_id == 21 for e in repaired)
+
+
+def test_coco20i_is_the_official_draw():
+    pictures = {c: class_pictures("val")[c] for c in fold_classes(1)}
+    np.random.seed(42)
+    expected = []
+    for _ in range(60):
+        c = np.random.choice(list(pictures), 1, replace=False)[0]
+        target = np.random.choice(pictures[c], 1, replace=False)[0]
+        references = []
+        while len(references) < 2:
+            one = np.random.choice(pictures[c], 1, replace=False)[0]
+            if one != target:
+                references.append(str(one))
+        expected.append((int(c), str(target), tuple(references)))
+    drawn = coco20i_episodes(pictures, 42, 2, count=60)
+    assert [(e.class_id, e.target, e.references) for e in drawn] == expected
+
+
+def test_class_lists_have_the_published_sizes():
+    for split, sizes in {
+        "val": (35783, 17912, 14563, 14315),
+        "trn": None,
+    }.items():
+        lists = class_pictures(split)
+        assert len(lists) == 80
+        if sizes:
+            assert tuple(sum(len(lists[c]) for c in fold_classes(f)) for f in range(4)) == sizes
+            assert len({picture for one in lists for picture in one}) == 39059
+        else:
+            # A training fold has the classes of the three others.
+            totals = [sum(len(lists[c]) for c in range(80) if c % 4 != f) for f in range(4)]
+            assert totals == [95476, 133927, 141054, 141016]
+
+
+def test_coco_masks_and_classes(coco):
+    for root in (coco, coco.parent):
+        source = CocoSource(root)
+        shown = source.load(View(name(3), 3))
+        expected = np.zeros((24, 32), bool)
+        expected[:8, :8] = expected[16:24, 16:24] = True
+        np.testing.assert_array_equal(shown.mask, expected)
+        assert abs(shown.image.astype(int) - noise(3)[..., ::-1]).mean() < 60
+    assert source.class_name(17) == "cat"
+    assert {(v.picture, v.class_id) for v in source.views()} == {
+        (name(image), c) for image, many in ANNOTATIONS.items() for c, _ in many
+    }
+    assert [line.found for line in check(coco)] == [2, 4, 4]
+    episodes = source.manifest("segic", 0, 1).episodes
+    assert [e.target for e in episodes] == [name(i) for i in (1, 2, 3, 5)]
+    assert all(e.target not in e.references for e in episodes)
+    for wrong in (("matcher", 0, 1), ("segic", 1, 1), ("segic", 0, 2)):
+        with pytest.raises(DataError, match="is drawn for segic"):
+            source.manifest(*wrong)
+    with pytest.raises(DataError, match="no class 5"):
+        source.class_name(5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"categories": None}, "not in COCO's format"),
+        ({"images": [{"id": 1}]}, "not in COCO's format"),
+        ({"annotations": [{"image_id": 99, "category_id": 3, "segmentation": []}]}, "image 99 and class 3"),
+        (
+            {"annotations": [{"image_id": 1, "category_id": 3, "segmentation": [["x"]]}]},
+            "not in COCO's format",
+        ),
+    ],
+)
+def test_a_bad_json_is_named(coco, changes, message):
+    path = coco / "annotations/instances_val2017.json"
+    path.write_text(json.dumps(coco_json(**changes)))
+    with pytest.raises(DataError, match=message) as caught:
+        CocoSource(coco)
+    assert str(path) in str(caught.value)
+    path.write_text(path.read_text()[:50])
+    with pytest.raises(DataError, match="damaged or no JSON"):
+        CocoSource(coco)
+    path.unlink()
+    with pytest.raises(DataError, match="is missing"):
+        CocoSource(coco)
+
+
+def test_a_bad_segmentation_is_named(coco):
+    bad = [{"image_id": 1, "category_id": 3, "segmentation": {"size": [9, 9], "counts": "abc"}}]
+    path = coco / "annotations/instances_val2017.json"
+    path.write_text(json.dumps(coco_json(annotations=bad)))
+    with pytest.raises(DataError, match=r"instances_val2017\.json, image 1"):
+        CocoSource(coco).load(View(name(1), 3))
+
+
+def test_coco20i_on_disk(tmp_path):
+    pictures = class_pictures("val")
+    episodes = coco20i_episodes({c: pictures[c] for c in fold_classes(2)}, 0, 1, count=3)
+    write_coco20i(tmp_path / "COCO2014", episodes)
+    for root in (tmp_path, tmp_path / "COCO2014"):
+        source = Coco20iSource(root)
+        shown = source.load(episodes[0].target_view)
+        labels = label_map([episodes[0].class_id + 1, 80])
+        np.testing.assert_array_equal(shown.mask, labels == episodes[0].class_id + 1)
+    assert source.manifest("matcher", 2, 1).episodes[:3] == tuple(episodes)
+    assert source.manifest("segic", 2, 3).shots == 3
+    assert source.class_name(79) == "toothbrush"
+    assert sum(1 for _ in source.views()) == 35783 + 17912 + 14563 + 14315
+    line = check_coco20i(tmp_path)[0]
+    assert (line.found, line.needed) == (6, 39059)
+    target = tmp_path / "COCO2014" / episodes[0].target
+    cv2.imwrite(str(target), np.zeros((9, 9, 3), np.uint8))
+    for class_id in (80, "cat"):
+        with pytest.raises(DataError, match="the classes 0 to 79"):
+            source.load(View(episodes[0].target, class_id))
+    with pytest.raises(DataError, match=r"\.png is 32 x 24 pixels, .*9 x 9"):
+        source.load(episodes[0].target_view)
+    target.unlink()
+    with pytest.raises(DataError, match="no such file"):
+        source.load(episodes[0].target_view)
+    for call in (lambda: source.class_name(80), lambda: source.manifest("matcher", 4, 1)):
+        with pytest.raises(DataError):
+            call()
+    with pytest.raises(DataError, match="val2014 is missing"):
+        Coco20iSource(tmp_path / "nothing")
+
+
+def test_an_unknown_class_is_named(coco):
+    with pytest.raises(DataError, match="no class 5"):
+        CocoSource(coco).load(View(name(1), 5))
+
+
+def test_annotations_without_an_episode_are_named(coco):
+    (coco / "annotations/instances_val2017.json").write_text(json.dumps(coco_json(annotations=[])))
+    with pytest.raises(DataError, match=r"instances_val2017\.json has no class that two pictures show"):
+        CocoSource(coco).manifest("segic", 0, 1)

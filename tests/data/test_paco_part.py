@@ -1,0 +1,250 @@
+"""PACO-Part: the draw against a plain replay of the official one, crops and masks by hand."""
+
+import functools
+import pickle
+
+import numpy as np
+import pytest
+from layouts_parts import HEIGHT, WIDTH, rectangle, write_paco_part, write_picture
+
+from segic_jax.data.episodes import View
+from segic_jax.data.files import read_rgb
+from segic_jax.data.masks import decode
+from segic_jax.data.sources.paco_part import BENCHMARK, PacoPartSource, check
+from segic_jax.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("paco")
+    return root, *write_paco_part(root)
+
+
+def official(train, val, fold, shots):
+    """Classes and (class, pictures, objects) as one process of the official loaders draws them."""
+
+    def pick(items):
+        return np.random.choice(items, 1, replace=False)[0]  # noqa: NPY002
+
+    listed = {}
+    for c in val["cid2img"]:
+        seen = []
+        listed[c] = []
+        for entry in val["cid2img"][c]:
+            if next(iter(entry)) not in seen:
+                seen.append(next(iter(entry)))
+                listed[c].append(entry)
+    numbers = list(train["cid2img"].keys())
+    classes = [numbers[fold + 4 * v] for v in range(len(numbers) // 4)]
+    classes = [c for c in classes if c in listed and len(listed[c]) > shots]
+
+    @functools.cache
+    def objects(image_id, c):
+        found = {}
+        for one in val["img2anno"][image_id]:
+            if one["category_id"] == c:
+                mask = decode(one["segmentation"], HEIGHT, WIDTH)
+                found.setdefault(one["obj_ann_id"], []).append((one["obj_bbox"], mask))
+        return found
+
+    def frame():
+        c = pick(classes)
+        drawn = []
+        while len(drawn) < 1 + shots:
+            entry = pick(listed[c])
+            image_id, name = next(iter(entry.items()))
+            name = "/".join(name.split("/")[-2:])
+            if drawn and name == drawn[0][0]:
+                continue
+            found = objects(image_id, c)
+            chosen = pick(list(found.keys()))
+            x, y, w, h = found[chosen][0][0]
+            mask = np.any([mask for _, mask in found[chosen]], axis=0)
+            drawn.append((name, chosen, mask[int(y) : int(y + h), int(x) : int(x + w)]))
+        return c, drawn
+
+    np.random.seed(0)  # noqa: NPY002
+    episodes, again = [], 0
+    for _ in range(2500):
+        c, drawn = frame()
+        while any(0 in mask.shape for *_, mask in drawn):
+            c, drawn = frame()
+            again += 1
+        episodes.append((c, [name for name, *_ in drawn], [chosen for _, chosen, _ in drawn]))
+    return classes, episodes, again
+
+
+@pytest.mark.parametrize(("fold", "shots"), [(0, 1), (1, 1), (2, 1), (3, 1), (0, 5)])
+def test_the_draw_is_the_official_one(tiny, fold, shots):
+    root, train, val = tiny
+    manifest = PacoPartSource(root).manifest("matcher", fold, shots)
+    classes, episodes, again = official(train, val, fold, shots)
+    assert again > 0
+    assert list(manifest.classes) == classes
+    assert [(e.class_id, [e.target, *e.references], list(e.instances)) for e in manifest.episodes] == episodes
+    assert manifest.sha256 == PacoPartSource(root / "PACO-Part").manifest("insid3", fold, shots).sha256
+
+
+def test_crops_and_masks(tmp_path):
+    _, val = write_paco_part(tmp_path)
+    annotations = [
+        {
+            "category_id": 115,
+            "obj_ann_id": 7,
+            "obj_bbox": [4.7, 3.2, 10.9, 12.9],
+            "segmentation": [rectangle(5, 4, 9, 6)],
+        },
+        {
+            "category_id": 115,
+            "obj_ann_id": 8,
+            "obj_bbox": [1, 1, 9, 9],
+            "segmentation": [rectangle(0, 0, 3, 3)],
+        },
+        {
+            "category_id": 115,
+            "obj_ann_id": 7,
+            "obj_bbox": [0, 0, 1, 1],
+            "segmentation": [rectangle(13, 10, 30, 20)],
+        },
+        {
+            "category_id": 114,
+            "obj_ann_id": 8,
+            "obj_bbox": [20, 20, 90, 90],
+            "segmentation": [rectangle(0, 0, 3, 3)],
+        },
+    ]
+    val["img2anno"][1000] = annotations
+    (tmp_path / "PACO-Part/paco/paco_part_val.pkl").write_bytes(pickle.dumps(val))
+    source = PacoPartSource(tmp_path)
+    picture = read_rgb(tmp_path / "PACO-Part/coco/val2017/000000000001.jpg")
+    shown = source.load(View("val2017/000000000001.jpg", 115, 7))  # rows 3 to 16.1, columns 4 to 15.6
+    np.testing.assert_array_equal(shown.image, picture[3:16, 4:15])
+    expected = np.zeros((13, 11), bool)
+    expected[1:3, 1:5] = True
+    expected[7:13, 9:11] = True
+    np.testing.assert_array_equal(shown.mask, expected)
+    beyond = source.load(View("val2017/000000000001.jpg", 114, 8))
+    assert beyond.mask.shape == beyond.image.shape[:2] == (HEIGHT - 20, WIDTH - 20)
+    of_picture = [view[1:] for view in source.views() if view.picture == "val2017/000000000001.jpg"]
+    assert of_picture == [(115, 7), (115, 8), (114, 8)]  # of one crop next to each other
+
+
+def holds_something(x, y, width, height):
+    """As the official loaders crop."""
+    return np.zeros((HEIGHT, WIDTH))[int(y) : int(y + height), int(x) : int(x + width)].size > 0
+
+
+def test_views(tiny):
+    root, _, val = tiny
+    source = PacoPartSource(root)
+    views = list(source.views())
+    expected = {
+        (path.removeprefix("datasets/coco/"), c, one["obj_ann_id"])
+        for c, entries in val["cid2img"].items()
+        for entry in entries
+        for image_id, path in entry.items()
+        for one in val["img2anno"][image_id]
+        if one["category_id"] == c and holds_something(*one["obj_bbox"])
+    }
+    assert set(views) == expected
+    assert len(views) == len(expected)
+    crops = [(view.picture, view.instance) for view in views]
+    assert len([1 for n, crop in enumerate(crops) if n == 0 or crops[n - 1] != crop]) == len(set(crops))
+    for view in views:
+        source.load(view)
+
+
+def test_only_headers_are_read_for_a_draw(tmp_path):
+    write_paco_part(tmp_path)
+    expected = PacoPartSource(tmp_path).manifest("matcher", 0, 1)
+    for path in (tmp_path / "PACO-Part/coco").rglob("*.jpg"):
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) - 200])
+    assert PacoPartSource(tmp_path).manifest("matcher", 0, 1) == expected
+
+
+def test_a_copy_for_a_worker_is_small_and_reads_for_itself(tiny):
+    source = PacoPartSource(tiny[0])
+    copy = pickle.loads(pickle.dumps(source))
+    assert copy._annotations is None
+    assert copy.manifest("matcher", 0, 1) == source.manifest("matcher", 0, 1)
+
+
+def test_what_is_missing_or_damaged_is_said(tmp_path):
+    with pytest.raises(DataError, match=r"paco_part_train\.pkl is missing"):
+        PacoPartSource(tmp_path)
+    _, val = write_paco_part(tmp_path)
+    folder = tmp_path / "PACO-Part"
+    source = PacoPartSource(tmp_path)
+    with pytest.raises(DataError, match="names no classes"):
+        source.class_name(115)
+    with pytest.raises(DataError, match="folds 0 to 3"):
+        source.manifest("matcher", 4, 1)
+    with pytest.raises(
+        DataError, match=r"paco_part_val\.pkl has no class of fold 0 with more than 9 pictures"
+    ):
+        source.manifest("matcher", 0, 9)
+    with pytest.raises(
+        DataError, match=r"paco_part_val\.pkl has no object 99 with the part 115 in val2017/x"
+    ):
+        source.load(View("val2017/x.jpg", 115, 99))
+    behind = next(
+        View(picture, class_id, instance)
+        for class_id, pictures in source.pictures.items()
+        for picture in pictures
+        for instance, one in source._objects(picture, class_id).items()
+        if one.rows.start == 40
+    )
+    with pytest.raises(DataError, match=r"the box of object \d+ holds nothing"):
+        source.load(behind)
+    picture = folder / "coco/val2017/000000000001.jpg"
+    good = picture.read_bytes()
+    for content, why in ((b"x", "damaged or no picture"), (None, "no such file")):
+        picture.unlink() if content is None else picture.write_bytes(content)
+        with pytest.raises(DataError, match=rf"000000000001\.jpg.*{why}"):
+            source.manifest("matcher", 0, 1)
+    assert {one.what: one.found for one in check(tmp_path)}["validation pictures"] == 8
+    write_picture(picture, 0)
+    assert picture.read_bytes() == good
+    (val_path, train_path) = folder / "paco/paco_part_val.pkl", folder / "paco/paco_part_train.pkl"
+    images = [next(iter(entry)) for entry in val["cid2img"][115]]
+    for change in (
+        lambda v: v.pop("cid2img"),
+        lambda v: v.pop("img2anno"),
+        lambda v: v["cid2img"].update({115: [{}]}),
+        lambda v: v["cid2img"].update({115: [{1: "a/b.jpg"}, {2: "a/b.jpg"}]}),
+        lambda v: v["img2anno"][images[0]].append({}),
+        lambda v: v["img2anno"][images[0]].append(
+            v["img2anno"][images[0]][0] | {"obj_bbox": [1, 2], "obj_ann_id": 5}
+        ),
+        lambda v: v["img2anno"][images[0]][0].update(segmentation=[[["x"]]]),
+    ):
+        changed = pickle.loads(pickle.dumps(val))
+        change(changed)
+        val_path.write_bytes(pickle.dumps(changed))
+        with pytest.raises(DataError, match=r"paco_part_val\.pkl is not laid out"):
+            PacoPartSource(tmp_path)
+    val["img2anno"] = {}
+    val_path.write_bytes(pickle.dumps(val))
+    with pytest.raises(DataError, match=r"paco_part_val\.pkl lists .* has no such part"):
+        PacoPartSource(tmp_path).manifest("matcher", 0, 1)
+    for c in val["cid2img"]:
+        for entry in val["cid2img"][c]:
+            for image_id in entry:
+                box = {"obj_bbox": [0, 99, 5, 5], "segmentation": [rectangle(0, 0, 3, 3)], "obj_ann_id": 1}
+                val["img2anno"].setdefault(image_id, []).append(box | {"category_id": c})
+    val_path.write_bytes(pickle.dumps(val))
+    with pytest.raises(DataError, match="hold nothing of the pictures"):
+        PacoPartSource(tmp_path).manifest("matcher", 0, 1)
+    train_path.write_bytes(pickle.dumps([1]))
+    with pytest.raises(DataError, match=r"paco_part_train\.pkl is not laid out"):
+        PacoPartSource(tmp_path)
+    assert "paco_part_train.pkl" in check(tmp_path)[0].problem
+
+
+def test_check_counts(tiny):
+    found = {one.what: (one.found, one.needed) for one in check(tiny[0])}
+    assert found["classes of the training list"] == (16, 448)
+    assert found["classes drawn for 1 shot"] == (13, 303)
+    assert found["validation pictures"] == (9, 9)
+    assert BENCHMARK.folds == 4

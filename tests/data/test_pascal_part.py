@@ -1,0 +1,205 @@
+"""PASCAL-Part: the draw against a plain replay of the official one, crops and masks by hand."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from layouts_parts import HEIGHT, box_mask, write_pascal_part
+
+from segic_jax.data.episodes import View
+from segic_jax.data.files import read_rgb
+from segic_jax.data.sources.pascal_part import BENCHMARK, PascalPartSource, check
+from segic_jax.errors import DataError
+
+CATEGORIES = ["animals", "indoor", "person", "vehicles"]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    root = tmp_path_factory.mktemp("pascal")
+    return root, write_pascal_part(root)
+
+
+def official(root, index, fold, shots):
+    """Classes and (class, pictures, numbers) as one process of the official loaders draws them."""
+    objects = index[CATEGORIES[fold]]["object"]
+    names, length = [], 0
+    for obj in objects:
+        for part, split in objects[obj]["part"].items():
+            length += len(split["val"])
+            if len(split["train"]) > 0 and len(split["val"]) > 0 and obj + "+" + part != "aeroplane+TAIL":
+                names.append(obj + "+" + part)
+    folder = root / "Pascal-Part/VOCdevkit/VOC2010/Annotations_Part_json_merged_part_classes"
+    np.random.seed(0)  # noqa: NPY002
+    episodes = []
+    for idx in range(min(length, 2500)):
+        obj, part = names[idx % len(names)].split("+")
+        pictures, numbers = [], []
+        while len(pictures) < 1 + shots:
+            one = np.random.choice(objects[obj]["part"][part]["val"], 1, replace=False)[0]  # noqa: NPY002
+            if one in pictures:
+                continue
+            annotation = json.loads((folder / f"{one}.json").read_text())
+            candidates = [o for o in annotation["object"] if o["name"] == obj]
+            if len(candidates) == 0:
+                continue
+            chosen = np.random.choice(candidates, 1, replace=False)[0]  # noqa: NPY002
+            if not [p for p in chosen["parts"] if p["name"] == part]:
+                continue
+            pictures.append(one)
+            numbers.append(candidates.index(chosen))
+        episodes.append((f"{obj}+{part}", pictures, numbers))
+    return names, episodes
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+@pytest.mark.parametrize("fold", range(4))
+def test_the_draw_is_the_official_one(tiny, fold, shots):
+    root, index = tiny
+    manifest = PascalPartSource(root).manifest("matcher", fold, shots)
+    names, episodes = official(root, index, fold, shots)
+    assert list(manifest.classes) == names
+    assert [(e.class_id, [e.target, *e.references], list(e.instances)) for e in manifest.episodes] == episodes
+    assert (
+        {2} < {n for e in manifest.episodes for n in e.instances} <= {0, 2}
+    )  # the second objects have no parts
+    assert manifest.sha256 == PascalPartSource(root / "Pascal-Part").manifest("insid3", fold, shots).sha256
+
+
+def test_the_lengths_count_parts_that_are_no_classes(tiny):
+    root, _ = tiny
+    source = PascalPartSource(root / "Pascal-Part/VOCdevkit/VOC2010")
+    animals, vehicles = source.manifest("matcher", 0, 1), source.manifest("matcher", 3, 1)
+    assert animals.classes == ("cat+HEAD", "cat+TAIL", "bird+LEGS")
+    assert len(animals.episodes) == 4 * 14
+    assert vehicles.classes == ("aeroplane+BODY", "car+WHEEL")
+    assert len(vehicles.episodes) == 3 * 14
+
+
+def test_crops_and_masks(tiny):
+    root, _ = tiny
+    source = PascalPartSource(root)
+    folder = root / "Pascal-Part/VOCdevkit/VOC2010"
+    picture = read_rgb(folder / "JPEGImages/2008_000000.jpg")
+    shown = source.load(View("2008_000000", "cat+HEAD", 0))  # box 2, 3 to 14, 40: beyond the lower edge
+    np.testing.assert_array_equal(shown.image, picture[3:HEIGHT, 2:14])
+    expected = box_mask(2, 4, 7, 8) | box_mask(8, 10, 11, 30)
+    np.testing.assert_array_equal(shown.mask, expected[3:HEIGHT, 2:14])
+    odd = source.load(View("2008_000001", "bird+LEGS", 2))
+    np.testing.assert_array_equal(odd.mask, box_mask(10, 4, 15, 8)[3:HEIGHT, 10:22])
+
+
+def test_views_are_what_can_be_loaded_object_by_object(tiny):
+    root, _ = tiny
+    source = PascalPartSource(root)
+    views = list(source.views())
+    assert len(set(views)) == len(views)
+    assert views[:3] == [
+        View("2008_000000", "cat+HEAD", 0),
+        View("2008_000000", "cat+TAIL", 0),
+        View("2008_000000", "bird+LEGS", 0),
+    ]
+    assert len(views) == 8 * (7 + 14)  # 8 classes; even pictures have one object with parts, odd ones two
+    drawn = {
+        view
+        for fold in range(4)
+        for e in source.manifest("matcher", fold, 1).episodes
+        for view in (e.target_view, *e.reference_views)
+    }
+    assert drawn <= set(views)
+    for view in views[::17]:
+        assert source.load(view).mask.any()
+    assert pickle.loads(pickle.dumps(source)).load(views[0]).mask.any()
+
+
+def test_class_names(tiny):
+    source = PascalPartSource(tiny[0])
+    names = {name: source.class_name(name) for name in source.pictures}
+    assert names["cat+HEAD"] == "head of a cat"
+    assert names["aeroplane+BODY"] == "body of an aeroplane"
+    assert names["pottedplant+POT"] == "pot of a potted plant"
+    assert names["person+LOWER_ARM"] == "lower arm of a person"
+    with pytest.raises(DataError, match=r"no class 'cat\+WHEEL'"):
+        source.class_name("cat+WHEEL")
+
+
+def test_what_is_missing_or_damaged_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    for root in (tmp_path, tmp_path / "file", tmp_path / "nowhere"):
+        with pytest.raises(DataError, match=r"all_obj_part_to_image\.json is missing"):
+            PascalPartSource(root)
+    index = write_pascal_part(tmp_path)
+    folder = tmp_path / "Pascal-Part/VOCdevkit/VOC2010"
+    source = PascalPartSource(tmp_path)
+    with pytest.raises(DataError, match="folds 0 to 3"):
+        source.manifest("matcher", 4, 1)
+    with pytest.raises(DataError, match=r"2008_000003\.json has no 'cat' of number 7"):
+        source.load(View("2008_000003", "cat+HEAD", 7))
+    with pytest.raises(DataError, match=r"2008_000003\.json: 'cat' 0 has no part 'WHEEL'"):
+        source.load(View("2008_000003", "cat+WHEEL", 0))
+    annotation = folder / "Annotations_Part_json_merged_part_classes/2008_000003.json"
+    good = json.loads(annotation.read_text())
+    for odd in ("[", "[]", '{"object": 3}', '{"object": [{"name": "cat"}]}', "\xff", "[" * 100_000):
+        annotation.write_bytes(odd.encode("latin-1"))
+        with pytest.raises(DataError, match=r"2008_000003\.json is "):
+            source.load(View("2008_000003", "cat+HEAD", 0))
+        with pytest.raises(DataError, match=r"2008_000003\.json is "):
+            list(source.views())
+    cat = good["object"][0]
+    for changes, why in (
+        ({"bndbox": {"xmin": 40, "ymin": 3, "xmax": 50, "ymax": 9}}, "holds nothing"),
+        ({"parts": [{"name": "HEAD", "mask": [{"size": [3, 4], "counts": "<"}]}]}, "the mask's size is"),
+        ({"parts": [{"name": "HEAD", "mask": [{"size": [24, 32], "counts": "<"}]}]}, "run lengths"),
+        ({"bndbox": {"xmin": 40}}, "not laid out"),
+        ({"parts": [{"name": "HEAD", "mask": {"size": [3, 4]}}]}, "not laid out"),
+    ):
+        annotation.write_text(json.dumps({"object": [cat | changes]}))
+        with pytest.raises(DataError, match=rf"2008_000003\.json.*{why}"):
+            source.load(View("2008_000003", "cat+HEAD", 0))
+    annotation.write_text(json.dumps({"object": [{k: cat[k] for k in ("name", "bndbox")}, cat]}))
+    numbers = [view.instance for view in source.views() if view.picture == "2008_000003"]
+    assert set(numbers) == {1}  # some objects have no parts
+    flat, outside = (
+        cat | {"bndbox": {"xmin": left, "ymin": 3, "xmax": right, "ymax": 9}}
+        for left, right in ((4, 4), (40, 50))
+    )
+    annotation.write_text(json.dumps({"object": [flat, cat, outside]}))
+    numbers = [view.instance for view in source.views() if view.picture == "2008_000003"]
+    assert set(numbers) == {1}  # a box without a pixel is no view
+    annotation.unlink()
+    with pytest.raises(DataError, match=r"2008_000003\.json is missing"):
+        source.manifest("matcher", 0, 5)
+    assert {one.what: one.found for one in check(tmp_path)}["their annotations"] == 13
+    annotation.write_text(json.dumps(good))
+    index["animals"]["object"]["cat"]["part"]["HEAD"]["val"] = ["2008_000001", "2008_000001"]
+    (folder / "all_obj_part_to_image.json").write_text(json.dumps(index))
+    with pytest.raises(DataError, match=r"cat\+HEAD has too few pictures for 1 shot"):
+        PascalPartSource(tmp_path).manifest("matcher", 0, 1)
+    for odd in ("", "{}", '{"animals": []}'):
+        (folder / "all_obj_part_to_image.json").write_text(odd)
+        with pytest.raises(DataError, match=r"all_obj_part_to_image\.json is "):
+            PascalPartSource(tmp_path)
+    assert "all_obj_part_to_image.json" in check(tmp_path)[0].problem
+
+
+def test_check_counts(tiny):
+    found = {one.what: (one.found, one.needed) for one in check(tiny[0])}
+    assert found["classes of fold 0 (animals)"] == (3, None)
+    assert found["validation pictures"] == found["their annotations"] == (14, 14)
+    assert BENCHMARK.folds == 4
+
+
+def test_every_folder_of_the_layout_opens(tiny):
+    root = tiny[0] / "Pascal-Part"
+    for inner in ("", "VOCdevkit", "VOCdevkit/VOC2010"):
+        assert PascalPartSource(root / inner).root == root / "VOCdevkit/VOC2010"
+
+
+def test_a_missing_index_is_named_where_it_belongs(tmp_path):
+    folder = tmp_path / "Pascal-Part/VOCdevkit/VOC2010"
+    folder.mkdir(parents=True)
+    with pytest.raises(
+        DataError, match=r"Pascal-Part/VOCdevkit/VOC2010/all_obj_part_to_image\.json is missing"
+    ):
+        PascalPartSource(tmp_path)

@@ -1,0 +1,186 @@
+"""Sources of semantic segmentation on tiny data sets in the official layouts."""
+
+import json
+
+import numpy as np
+import pytest
+from layouts_semantic import (
+    label_map,
+    write_ade20k,
+    write_ade847,
+    write_coco_semantic,
+    write_pc459,
+)
+from PIL import Image
+
+from segic_jax.data.benchmarks import find_benchmark, open_source
+from segic_jax.data.semantic import SemanticSource, class_names, draw_references
+from segic_jax.data.sources import ade20k, ade847, coco_semantic, pc459
+from segic_jax.errors import DataError
+
+WRITERS = {
+    ade20k.BENCHMARK.name: write_ade20k,
+    ade847.BENCHMARK.name: write_ade847,
+    pc459.BENCHMARK.name: write_pc459,
+    coco_semantic.BENCHMARK.name: write_coco_semantic,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_every_picture_has_the_masks_of_its_classes(name, tmp_path):
+    source = open_source(find_benchmark(name), WRITERS[name](tmp_path))
+    assert isinstance(source, SemanticSource)
+    for picture in source.pictures("val"):
+        shown = source.load("val", picture)
+        assert shown.classes == source.present("val", picture)
+        assert shown.masks.shape == (len(shown.classes), *shown.image.shape[:2])
+        assert not (shown.masks & shown.ignored).any()
+        assert all(mask.any() for mask in shown.masks)
+
+
+def test_ade20k_counts_from_one(tmp_path):
+    source = ade20k.open_source(write_ade20k(tmp_path))
+    assert source.pictures("val") == ["ADE_val_1", "ADE_val_2", "ADE_val_3"]
+    shown = source.load("val", "ADE_val_3")
+    stored = label_map(2, [150, 3], 0)
+    assert shown.classes == (2, 149)
+    np.testing.assert_array_equal(shown.masks, [stored == 3, stored == 150])
+    np.testing.assert_array_equal(shown.ignored, stored == 0)
+    assert [source.classes[i] for i in (0, 2, 149)] == ["wall", "sky", "flag"]
+
+
+def test_ade847_and_pc459_count_from_zero(tmp_path):
+    source = ade847.open_source(write_ade847(tmp_path))
+    shown = source.load("val", "ADE_val_00000002")
+    assert shown.classes == (0, 400, 846)
+    stored = label_map(1, [846, 0, 400], 65535)
+    np.testing.assert_array_equal(shown.masks[2], stored == 846)
+    np.testing.assert_array_equal(shown.ignored, stored == 65535)
+    assert [source.classes[i] for i in (0, 400, 846)] == ["wall", "meter", "adding machine"]
+    context = pc459.open_source(write_pc459(tmp_path))
+    assert context.present("val", "2008_000003") == (7, 458)
+    assert [context.classes[i] for i in (0, 7, 458)] == ["accordion", "baby carriage", "wool"]
+    assert len(context.pictures("val")) == 3  # the pictures without labels are not of the benchmark
+    with pytest.raises(DataError, match=r"pc459_train is missing.*--bank"):
+        context.pictures("train")
+
+
+def test_coco_pixels_may_have_two_classes(tmp_path):
+    source = coco_semantic.CocoSemanticSource(write_coco_semantic(tmp_path))
+    assert source.classes == ("car", "cat")  # by rising id, 3 and 17
+    assert source.pictures("val") == [f"{i:012}.jpg" for i in (1, 2, 5)]
+    shown = source.load("val", "000000000001.jpg")
+    assert shown.classes == (0, 1)
+    both = shown.masks.all(0)
+    assert both[2:22, 12:22].all()
+    assert both.sum() == 200
+    assert not shown.ignored.any()
+    assert source.load("val", "000000000005.jpg").masks.shape == (0, 60, 44)
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_root_may_be_the_folder_or_its_parent(name, tmp_path):
+    root = WRITERS[name](tmp_path)
+    inner = {"ade847": "ADE20K_2021_17_01", "pc459": "VOCdevkit", "coco_semantic": "coco"}.get(name, name)
+    benchmark = find_benchmark(name)
+    there = benchmark.open(root).pictures("val")
+    assert benchmark.open(root / inner).pictures("val") == there
+    with pytest.raises(DataError, match="give the folder"):
+        benchmark.open(root / inner / "nowhere")
+
+
+def test_names_of_all_classes():
+    assert {name: len(class_names(name)) for name in ("ade20k", "ade847", "pc459")} == {
+        "ade20k": 150,
+        "ade847": 847,
+        "pc459": 459,
+    }
+    assert all(name and name == name.strip() for name in class_names("ade847"))
+
+
+def test_references_are_the_first_of_a_permutation(tmp_path):
+    source = ade20k.open_source(write_ade20k(tmp_path))
+    names = source.pictures("train")
+    order = [names[i] for i in np.random.RandomState(0).permutation(3)]
+    shown = {"ADE_train_1": {0, 2}, "ADE_train_2": {2, 4}, "ADE_train_3": {0, 4, 149}}
+    drawn = draw_references(source, "train", 2)
+    assert len(drawn) == 150
+    for number in (0, 2, 4, 149, 10):
+        assert drawn[number] == tuple(name for name in order if number in shown[name])[:2]
+
+
+def test_the_draw_stops_when_every_class_has_enough(tmp_path):
+    class Eager:
+        classes = ("a",)
+        read = 0
+
+        def pictures(self, split):
+            return [str(i) for i in range(100)]
+
+        def present(self, split, picture):
+            self.read += 1
+            return (0,)
+
+    source = Eager()
+    assert len(draw_references(source, "train", 2)[0]) == 2
+    assert source.read == 2
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_check_counts(name, tmp_path):
+    lines = find_benchmark(name).check(WRITERS[name](tmp_path))
+    assert any(line.found in (2, 3) for line in lines)
+    assert any(line.needed not in (None, line.found) for line in lines)  # the real set is larger
+    assert not any("missing" in line.problem for line in lines)
+    for path in tmp_path.rglob("*.jpg"):
+        path.unlink()
+    assert any("missing" in line.problem for line in find_benchmark(name).check(tmp_path))
+
+
+def test_damaged_files_are_named(tmp_path):
+    source = ade847.open_source(write_ade847(tmp_path))
+    folder = tmp_path / "ADE20K_2021_17_01"
+    labels = folder / "annotations_detectron2/validation/ADE_val_00000001.tif"
+    whole = labels.read_bytes()
+    for size in (0, 4, 9, 60, 200, len(whole) - 10, len(whole) // 2):
+        labels.write_bytes(whole[:size])
+        with pytest.raises(DataError, match=r"ADE_val_00000001\.tif"):
+            source.load("val", "ADE_val_00000001")
+    Image.fromarray(np.full((40, 56), 847, np.uint16)).save(labels)
+    with pytest.raises(DataError, match=r"value 847; ade847 has 0 to 846"):
+        source.present("val", "ADE_val_00000001")
+    Image.fromarray(np.zeros((41, 56), np.uint16)).save(labels)
+    with pytest.raises(DataError, match="56 x 41"):
+        source.load("val", "ADE_val_00000001")
+    (folder / "images_detectron2/validation/ADE_val_00000002.jpg").unlink()
+    with pytest.raises(DataError, match=r"ADE_val_00000002\.jpg: there is no such file"):
+        source.load("val", "ADE_val_00000002")
+    labels.unlink()
+    with pytest.raises(DataError, match="no such file"):
+        source.present("val", "ADE_val_00000001")
+
+
+def test_coco_files_must_agree(tmp_path):
+    root = write_coco_semantic(tmp_path)
+    source = coco_semantic.CocoSemanticSource(root)
+    path = root / "coco/annotations/instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["categories"].append({"id": 99, "name": "unicorn"})
+    path.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="other classes"):
+        source.pictures("train")
+
+
+def test_hidden_files_are_no_label_maps(tmp_path):
+    root = write_ade20k(tmp_path)
+    before = ade20k.open_source(root).pictures("val")
+    (root / "ade20k/annotations/validation/._ADE_val_1.png").write_bytes(b"")
+    assert ade20k.open_source(root).pictures("val") == before
+
+
+def test_ade20k_as_its_archive_names_it(tmp_path):
+    root = write_ade20k(tmp_path)
+    there = ade20k.open_source(root).pictures("val")
+    (root / "ade20k").rename(root / "ADEChallengeData2016")
+    for place in (root, root / "ADEChallengeData2016"):
+        assert ade20k.open_source(place).pictures("val") == there

@@ -1,0 +1,217 @@
+import re
+
+import cv2
+import numpy as np
+import pytest
+
+from segic_jax.data.check import require_files
+from segic_jax.data.episodes import Episode, Labelled, View
+from segic_jax.data.manifest import Manifest
+from segic_jax.data.pairs import ClassPairs
+from segic_jax.data.sources.folder import FolderSource, export
+from segic_jax.data.sources.fss1000 import Fss1000Source, check, class_names
+from segic_jax.errors import DataError
+
+
+class Squares:
+    """Three classes of grey squares; the mask's size tells the picture."""
+
+    name = "squares"
+
+    def manifest(self, protocol, fold, shots):
+        numbers = ("1", "2", "10")
+        episodes = tuple(
+            Episode(c, n, (numbers[(i + 1) % 3],))
+            for c in ("ant", "bee", "cow")
+            for i, n in enumerate(numbers)
+        )
+        return Manifest(self.name, protocol, fold, shots, ("ant", "bee", "cow"), episodes)
+
+    def load(self, view):
+        mask = np.zeros((24, 32), bool)
+        mask[:8, : 2 * int(view.picture)] = True
+        return Labelled(np.where(mask[..., None], np.uint8([200, 100, 50]), np.uint8(20)), mask)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    assert export(Squares(), "original", tmp_path / "data") == 9
+    return tmp_path / "data"
+
+
+def test_export_and_read_back(folder):
+    source = FolderSource(folder)
+    manifest = source.manifest("original", 0, 1)
+    assert len(manifest.episodes) == len(list(source.views())) == 9
+    assert manifest.episodes[:3] == (
+        Episode("ant", "1.jpg", ("2.jpg",)),
+        Episode("ant", "2.jpg", ("3.jpg",)),
+        Episode("ant", "3.jpg", ("1.jpg",)),
+    )
+    for ours, theirs in zip(manifest.episodes, Squares().manifest("", 0, 1).episodes, strict=True):
+        shown, expected = source.load(ours.target_view), Squares().load(theirs.target_view)
+        np.testing.assert_array_equal(shown.mask, expected.mask)
+        assert abs(shown.image.astype(int) - expected.image).mean() < 6  # JPEG; also: red is red
+    with pytest.raises(DataError, match="not empty"):
+        export(Squares(), "original", folder)
+
+
+def test_numbers_sort_as_numbers_and_shots_wrap(folder):
+    for ending in ("jpg", "png"):
+        (folder / f"bee/3.{ending}").rename(folder / f"bee/10.{ending}")
+    episodes = FolderSource(folder, classes=["bee"]).manifest("original", 0, 2).episodes
+    assert [e.target for e in episodes] == ["1.jpg", "2.jpg", "10.jpg"]
+    assert [e.references for e in episodes] == [
+        ("2.jpg", "10.jpg"),
+        ("10.jpg", "1.jpg"),
+        ("1.jpg", "2.jpg"),
+    ]
+
+
+def test_pairs_are_two_pictures_of_one_class(folder):
+    source = ClassPairs(FolderSource(folder))
+    assert len(source) == 9
+    rng = np.random.default_rng(0)
+    pairs = [source.pair(rng) for _ in range(40)]
+    assert {pair.name for pair in pairs} == {"ant", "bee", "cow"}
+    widths = {(p.target.masks.sum(), p.reference.masks.sum()) for p in pairs}
+    assert len(widths) == 6  # all ordered couples of three pictures, never twice the same
+    assert all(a != b for a, b in widths)
+    assert pairs[0].target.masks.shape == (1, 24, 32)
+    assert {pair.name for pair in (ClassPairs(source.source, ["bee"]).pair(rng) for _ in range(9))} == {"bee"}
+    with pytest.raises(DataError, match="no class to draw pairs of"):
+        ClassPairs(source.source, [])
+
+
+def test_pixels_are_read_as_stored(folder):
+    mask = np.array([[0, 127], [128, 255]], np.uint8)
+    cv2.imwrite(str(folder / "ant/1.png"), mask)
+    cv2.imwrite(str(folder / "ant/1.jpg"), np.zeros((2, 2, 3), np.uint8))
+    np.testing.assert_array_equal(
+        FolderSource(folder).load(View("1.jpg", "ant")).mask, [[False, False], [True, True]]
+    )
+
+
+def broken(folder, how):
+    """Damage the folder; return what the message must say."""
+    match how:
+        case "missing folder":
+            return FolderSource, (folder / "nowhere",), "nowhere is not a folder"
+        case "no class":
+            (folder / "empty").mkdir()
+            return FolderSource, (folder / "empty",), "holds no class"
+        case "no mask":
+            (folder / "bee/2.png").unlink()
+            return FolderSource, (folder,), r"bee/2\.jpg has no mask: save it as 2\.png"
+        case "no picture":
+            (folder / "bee/2.jpg").unlink()
+            return FolderSource, (folder,), r"bee/2\.png is a mask without a picture"
+        case "single picture":
+            for number in (2, 3):
+                (folder / f"cow/{number}.jpg").unlink()
+                (folder / f"cow/{number}.png").unlink()
+            return FolderSource(folder).manifest, ("original", 0, 1), r"cow holds too few pictures \(1\)"
+        case "other size":
+            cv2.imwrite(str(folder / "ant/1.png"), np.full((24, 30), 255, np.uint8))
+            return (
+                FolderSource(folder).load,
+                (View("1.jpg", "ant"),),
+                r"ant/1\.png is 30 x 24 pixels, .*ant/1\.jpg 32 x 24",
+            )
+        case "mask of ones":
+            cv2.imwrite(str(folder / "ant/1.png"), np.ones((24, 32), np.uint8))
+            return (
+                FolderSource(folder).load,
+                (View("1.jpg", "ant"),),
+                "no value above 1: save the object as 255",
+            )
+        case "no image":
+            (folder / "ant/1.jpg").write_text("not an image")
+            return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.jpg is no picture"
+        case "empty file":
+            (folder / "ant/1.png").write_bytes(b"")
+            return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.png is damaged"
+        case "truncated jpg" | "truncated png":
+            path = folder / f"ant/1.{how[-3:]}"
+            path.write_bytes(path.read_bytes()[:-30])
+            return FolderSource(folder).load, (View("1.jpg", "ant"),), rf"ant/1\.{how[-3:]} is cut off"
+        case "vanished":
+            source = FolderSource(folder)
+            (folder / "ant/1.jpg").unlink()
+            return source.load, (View("1.jpg", "ant"),), r"ant/1\.jpg: there is no such file"
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "missing folder",
+        "no class",
+        "no mask",
+        "no picture",
+        "single picture",
+        "other size",
+        "mask of ones",
+        "no image",
+        "empty file",
+        "truncated jpg",
+        "truncated png",
+        "vanished",
+    ],
+)
+def test_bad_data_is_named(folder, how):
+    call, arguments, message = broken(folder, how)
+    with pytest.raises(DataError, match=message) as caught:
+        call(*arguments)
+    assert re.search(r"[^.][:;] [^.]", str(caught.value))  # what is wrong: how to mend it
+    assert "\n" not in str(caught.value)
+
+
+def test_fss1000_splits():
+    splits = {split: class_names(split) for split in ("trn", "val", "test")}
+    assert {split: len(names) for split, names in splits.items()} == {"trn": 520, "val": 240, "test": 240}
+    assert len({name for names in splits.values() for name in names}) == 1000
+
+
+@pytest.mark.parametrize("parent", ["", "data"])
+def test_fss1000_reads_both_layouts(tmp_path, parent):
+    picture = cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    mask = cv2.imencode(".png", np.full((4, 4), 255, np.uint8))[1].tobytes()
+    root = tmp_path / "FSS-1000"
+    for name in class_names("test"):
+        (root / parent / name).mkdir(parents=True)
+        for number in range(1, 11):
+            (root / parent / name / f"{number}.jpg").write_bytes(picture)
+            (root / parent / name / f"{number}.png").write_bytes(mask)
+    assert Fss1000Source(tmp_path).root == root / parent
+    source = Fss1000Source(root)
+    episodes = source.manifest("matcher", 0, 1).episodes
+    assert len(episodes) == 2400
+    shown = source.load(episodes[0].target_view)
+    assert shown.image.shape == (4, 4, 3)
+    assert shown.mask.all()
+    assert [line.found for line in check(root)] == [240, 2400, 2400]
+    (root / parent / name / "7.jpg").unlink()
+    assert [line.found for line in check(root)] == [240, 2399, 2400]
+    assert f"{name}/7.jpg is missing" in check(root)[1].problem
+
+
+def test_fss1000_does_without_the_classes_that_no_episode_needs(tmp_path):
+    with pytest.raises(DataError, match=r"abe's_flyingfish is missing: unpack FSS-1000"):
+        Fss1000Source(tmp_path)
+    picture = np.zeros((4, 4), np.uint8)
+    (tmp_path / "abacus").mkdir()  # of the training split
+    (tmp_path / "bamboo_slip").mkdir()
+    for number in range(1, 11):
+        for ending in ("jpg", "png"):
+            cv2.imwrite(str(tmp_path / f"bamboo_slip/{number}.{ending}"), picture)
+    source = Fss1000Source(tmp_path)
+    episodes = source.manifest("matcher", 0, 1).episodes
+    assert len(episodes) == 2400
+    mine = [
+        view for e in episodes if e.class_id == "bamboo_slip" for view in (e.target_view, *e.reference_views)
+    ]
+    require_files(source, mine)
+    assert source.load(mine[0]).image.shape == (4, 4, 3)
+    with pytest.raises(DataError, match=r"abe's_flyingfish/1\.jpg is missing, and an episode needs it"):
+        require_files(source, source.views())
+    assert [(line.found, line.needed) for line in check(tmp_path)] == [(1, 240), (10, 2400), (10, 2400)]

@@ -1,0 +1,392 @@
+"""Sources of training pairs: the official layouts on disk, their draws, what is left out, and bad files."""
+
+import json
+import os
+import pickle
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+from layouts_coco import write_fss1000
+from layouts_training import (
+    DOG,
+    FURTHER,
+    HEIGHT,
+    KITE,
+    OFFICIAL,
+    WIDTH,
+    coco_train_json,
+    source_configs,
+    write_coco_train,
+    write_further,
+    write_lvis_train,
+    write_training,
+)
+
+from segic_jax.config import SourceConfig
+from segic_jax.data import annotations, cache
+from segic_jax.data.annotations import Annotations
+from segic_jax.data.build.__main__ import Args, main
+from segic_jax.data.class_index import present_classes
+from segic_jax.data.emoji import source as emoji
+from segic_jax.data.emoji.compose import compose
+from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiScenePairs
+from segic_jax.data.episodes import PairSource
+from segic_jax.data.mixture import Mixture
+from segic_jax.data.pairs import PicturePairs
+from segic_jax.data.sources import ade20k, coco20i
+from segic_jax.data.sources.coco_instances import COCO, CocoInstances
+from segic_jax.data.training import SOURCES, open_mixture, open_pairs
+from segic_jax.errors import ConfigError, DataError
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGIC_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    return write_further(write_training(tmp_path / "data", monkeypatch))
+
+
+def open_one(name, root, **fields):
+    (config,) = source_configs(root, [name])
+    return open_pairs(SourceConfig(name, config.root, **fields), 64)
+
+
+def pairs(source, count=60, seed=0):
+    return [source.pair(np.random.default_rng([seed, i])) for i in range(count)]
+
+
+@pytest.mark.parametrize("name", [*OFFICIAL, *FURTHER, "emoji", "emoji_scenes", "emoji_instances"])
+def test_every_source_draws_pairs_and_survives_pickling(name, root):
+    source = open_pairs(SourceConfig(name), 64) if "emoji" in name else open_one(name, root)
+    assert isinstance(source, PairSource)
+    assert len(source) > 0
+    assert source.has_instances == name.endswith("_instances")
+    there = pickle.loads(pickle.dumps(source))
+    for i in range(8):
+        pair = source.pair(np.random.default_rng(i))
+        again = there.pair(np.random.default_rng(i))
+        np.testing.assert_array_equal(pair.target.masks, again.target.masks)
+        np.testing.assert_array_equal(pair.reference.image, again.reference.image)
+        assert (pair.name, pair.absent) == (again.name, again.absent)
+        assert pair.is_instance == source.has_instances
+        for picture in (pair.target, pair.reference):
+            assert picture.image.shape[:2] == picture.masks.shape[1:]
+            assert picture.masks.dtype == bool
+        if pair.is_instance:
+            assert pair.target is pair.reference
+        else:
+            if pair.name:
+                assert {pair.name, *pair.absent} <= set(source.class_names)
+                assert pair.name not in pair.absent
+                assert len(pair.target.masks) == 1
+            assert pair.target.masks.any()
+            assert pair.reference.masks.any()
+
+
+def test_all_sources_are_tested():
+    assert {*OFFICIAL, *FURTHER, "emoji", "emoji_scenes", "emoji_instances"} == set(SOURCES)
+
+
+def test_coco_semantic_draws_classes_evenly_and_knows_absent_ones(root):
+    source = open_one("coco_semantic", root)
+    assert source.class_names == coco20i.class_names()
+    drawn = pairs(source, 800)
+    assert len({pair.name for pair in drawn}) == 80
+    shown = {}
+    for class_id, of in enumerate(coco20i.class_pictures("trn")):
+        for picture in of:
+            shown.setdefault(picture, set()).add(coco20i.class_names()[class_id])
+    both = [frozenset(coco20i.class_names()) - set(pair.absent) for pair in drawn]
+    allowed = {frozenset(a | b) for a in shown.values() for b in shown.values()}
+    assert set(both) <= allowed
+    assert max(map(len, both)) > 2
+
+
+def test_strict_coco20i_names_no_class_of_the_fold(root):
+    novel = {coco20i.class_names()[number] for number in coco20i.fold_classes(1)}
+    source = open_one("coco_semantic", root, without_fold=1)
+    assert len(source.class_names) == 60
+    assert not novel & set(source.class_names)
+    for pair in pairs(source, 200):
+        assert pair.name not in novel
+        assert not novel & set(pair.absent)
+
+
+def test_coco_instances_leave_out_objects_of_the_fold(root):
+    whole, strict = (open_one("coco_instances", root, without_fold=fold) for fold in (None, 1))
+    assert (len(whole), len(strict)) == (3, 2)  # picture 3 shows only kites
+    assert [len(whole.reader.picture(i).masks) for i in range(3)] == [1, 1, 2]
+    assert [len(strict.reader.picture(i).masks) for i in range(2)] == [1, 1]
+    names = dict(zip(range(80), coco20i.class_names(), strict=True))
+    categories = {one["id"]: one["name"] for one in coco_train_json()["categories"]}
+    assert names[16] == categories[DOG] == "dog"
+    assert names[33] == categories[KITE] == "kite"
+    assert 33 in coco20i.fold_classes(1)
+
+
+def test_masks_of_every_form(root):
+    """Polygons, run lengths as numbers and as text, and boxes: the same two squares."""
+    first, second = np.zeros((2, HEIGHT, WIDTH), bool)
+    first[4:34, 4:34] = second[30:56, 40:76] = True
+    coco = open_one("coco_instances", root).reader
+    np.testing.assert_array_equal(coco.picture(0).masks, [first])
+    np.testing.assert_array_equal(coco.picture(1).masks, [first | second])
+    np.testing.assert_array_equal(coco.picture(2).masks, [first, second])
+    lvis = open_one("lvis_instances", root).reader
+    np.testing.assert_array_equal(lvis.picture(0).masks, [first, second, first | second])
+    np.testing.assert_array_equal(lvis.picture(1).masks, [second])
+    np.testing.assert_array_equal(open_one("paco_instances", root).reader.picture(0).masks, [first, second])
+    boxes = open_one("objects365_instances", root).reader.picture(0).masks
+    expected = np.zeros((2, HEIGHT, WIDTH), bool)
+    expected[0, 5:45, 10:40] = expected[1, 20:50, 50:70] = True
+    np.testing.assert_array_equal(boxes, expected)
+    lip = open_one("lip_instances", root).reader
+    assert [len(lip.picture(i).masks) for i in range(3)] == [2, 3, 0]
+    assert [mask[0].nonzero()[0][0] for mask in lip.picture(0).masks] == [26, 52]
+
+
+def test_ade20k_draws_pictures_evenly_and_no_class_of_one_picture(root):
+    """Classes 0, 2 and 4 have two pictures each; 149 has one."""
+    source = open_one("ade20k_semantic", root)
+    assert len(source) == 3
+    drawn = pairs(source, 900)
+    names = ade20k.open_source(root).classes
+    assert set(pair.name for pair in drawn) == {names[0], names[2], names[4]}
+    sizes = Counter(pair.target.image.shape[:2] for pair in drawn)
+    assert min(sizes.values()) > 250  # three pictures, each a third of the targets
+    assert all(pair.target.image.shape != pair.reference.image.shape for pair in drawn)
+    for pair in drawn[:50]:
+        assert {"wall", "sky", "tree"}.isdisjoint(pair.absent) == ({0, 2, 4} <= _shown(pair, names))
+        assert names[1] in pair.absent
+        assert len(pair.absent) == len(set(names)) - len(_shown(pair, names))
+
+
+def _shown(pair, names):
+    return {number for number, name in enumerate(names) if name not in pair.absent}
+
+
+def test_ade20k_mask_is_the_class(root):
+    source = open_one("ade20k_semantic", root)
+    maps = source.source
+    for pair in pairs(source, 20):
+        number = maps.classes.index(pair.name)
+        shown = [maps.load("train", picture) for picture in maps.pictures("train")]
+        expected = [one.masks[one.classes.index(number)] for one in shown if number in one.classes]
+        assert any(np.array_equal(pair.target.masks[0], mask) for mask in expected)
+
+
+def test_the_class_index_is_read_once_and_again_when_the_listing_changes(root, monkeypatch):
+    source = ade20k.open_source(root)
+    first = present_classes(source, "train")
+    assert first == {picture: source.present("train", picture) for picture in source.pictures("train")}
+    monkeypatch.setattr(type(source), "present", None)
+    assert present_classes(source, "train") == first
+    monkeypatch.undo()
+    folder = source.folders["train"].labels
+    labels = np.full((30, 30), 7, np.uint8)
+    cv2.imwrite(str(folder / "ADE_train_9.png"), labels)
+    assert present_classes(source, "train") == first | {"ADE_train_9": (6,)}
+
+
+def test_a_built_data_set_trains_like_its_files(root, tmp_path, capsys):
+    main(Args("ade20k", tmp_path / "built", root))
+    main(Args("folder", tmp_path / "built_mine", root / "mine"))
+    capsys.readouterr()
+    for name, built in {"ade20k_semantic": "built", "folder": "built_mine"}.items():
+        original, copied = open_one(name, root), open_pairs(SourceConfig(name, str(tmp_path / built)), 64)
+        assert copied.class_names == original.class_names
+        for one, other in zip(pairs(original, 20), pairs(copied, 20), strict=True):
+            assert (one.name, one.absent) == (other.name, other.absent)
+            np.testing.assert_array_equal(one.target.image, other.target.image)
+            np.testing.assert_array_equal(one.reference.masks, other.reference.masks)
+    semantic = open_pairs(SourceConfig("folder", str(tmp_path / "built")), 64)
+    assert isinstance(semantic, PicturePairs)
+    with pytest.raises(DataError, match="holds folder: give ade20k's folder"):
+        open_pairs(SourceConfig("ade20k_semantic", str(tmp_path / "built_mine")), 64)
+
+
+def test_annotations_are_read_once_and_pickled_as_a_path(root, monkeypatch):
+    path = root / "coco/annotations/instances_train2017.json"
+    Annotations(path)
+    monkeypatch.setattr(annotations, "_read", None)
+    again = Annotations(path)
+    again.masks(0)
+    assert len(pickle.dumps(again)) < 3000  # mostly names of the classes
+    assert again.pictures().tolist() == [0, 1, 3]
+    assert again.file_name(3) == "000000000009.jpg"
+    monkeypatch.undo()
+    content = coco_train_json()
+    content["annotations"] = content["annotations"][:1]
+    path.write_text(json.dumps(content))
+    assert Annotations(path).pictures().tolist() == [3]
+
+
+def test_a_cache_that_cannot_be_written_is_named(root, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("SEGIC_CACHE", str(tmp_path / "file"))
+    with pytest.raises(DataError, match="name another folder in SEGIC_CACHE"):
+        open_one("coco_instances", root)
+
+
+def test_two_makers_of_one_cache_entry(tmp_path):
+    """The slower one takes what the faster one has put there, and leaves nothing behind."""
+
+    def slow(folder):
+        fast = cache.cached("kind", [1], lambda inner: (inner / "who").write_text("fast"))
+        (folder / "who").write_text("slow")
+        assert fast.is_dir()
+
+    folder = cache.cached("kind", [1], slow)
+    assert (folder / "who").read_text() == "fast"
+    assert os.listdir(folder.parent) == [folder.name]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"annotations": []}, "has no annotation"),
+        ({"categories": None}, "not in COCO's format"),
+        ({"annotations": [{"image_id": 9, "category_id": DOG}]}, "not in COCO's format .*segmentation"),
+        ({"annotations": [{"image_id": 8, "category_id": DOG, "segmentation": []}]}, "does not list"),
+        ({"annotations": [{"image_id": 9, "category_id": 12, "segmentation": []}]}, "does not list"),
+        ({"annotations": [{"image_id": 9, "category_id": DOG, "segmentation": [["a"]]}]}, "damaged"),
+        ({"annotations": [{"image_id": 9, "category_id": DOG, "segmentation": 3}]}, "damaged"),
+        (
+            {
+                "annotations": [
+                    {"image_id": 9, "category_id": DOG, "segmentation": {"size": [1, 2], "counts": [2]}}
+                ]
+            },
+            "another size",
+        ),
+    ],
+)
+def test_bad_annotations_are_named(tmp_path, change, message):
+    write_coco_train(tmp_path / "coco")
+    path = tmp_path / "coco/annotations/instances_train2017.json"
+    path.write_text(json.dumps(coco_train_json() | change))
+    with pytest.raises(DataError, match=message) as raised:
+        CocoInstances(tmp_path, COCO)
+    assert str(path) in str(raised.value)
+
+
+def test_a_bad_polygon_and_a_bad_picture_are_named_when_they_are_read(tmp_path):
+    write_coco_train(tmp_path / "coco")
+    path = tmp_path / "coco/annotations/instances_train2017.json"
+    content = coco_train_json()
+    content["annotations"][0]["segmentation"] = [[1.0, 2.0]]
+    path.write_text(json.dumps(content))
+    reader = CocoInstances(tmp_path, COCO)
+    with pytest.raises(DataError, match=r"000000000009\.jpg: a polygon of "):
+        reader.picture(2)
+    (tmp_path / "coco/train2017/000000000005.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"000000000005\.jpg is no picture"):
+        reader.picture(1)
+
+
+def test_missing_data_and_wrong_settings_are_named(tmp_path, root):
+    with pytest.raises(ConfigError, match="no source 'coca': choose among emoji, "):
+        open_pairs(SourceConfig("coca"), 64)
+    with pytest.raises(ConfigError, match="lvis_instances cannot leave out a fold"):
+        open_one("lvis_instances", root, without_fold=0)
+    with pytest.raises(ConfigError, match="without_fold is 0 to 3"):
+        open_one("coco_semantic", root, without_fold=4)
+    with pytest.raises(DataError, match=r"lip_instances needs a folder .* none is there"):
+        open_pairs(SourceConfig("lip_instances"), 64)
+    with pytest.raises(DataError, match="nowhere is there"):
+        open_pairs(SourceConfig("coco_semantic", str(tmp_path / "nowhere")), 64)
+    (tmp_path / "empty").mkdir()
+    for name in (*OFFICIAL, *FURTHER):
+        with pytest.raises(DataError, match=str(tmp_path / "empty")):
+            open_pairs(SourceConfig(name, str(tmp_path / "empty")), 64)
+    write_fss1000(tmp_path / "folder", ["ant"])
+    with pytest.raises(DataError, match=r"train2014 is missing"):
+        open_pairs(SourceConfig("coco_semantic", str(tmp_path / "folder")), 64)
+
+
+def test_a_class_name_that_is_to_be_left_out_must_be_there(tmp_path):
+    write_lvis_train(tmp_path / "coco/train2017")
+    (tmp_path / "coco/annotations").mkdir()
+    (tmp_path / "coco/train2017/lvis_v1_train.json").rename(
+        tmp_path / "coco/annotations/instances_train2017.json"
+    )
+    with pytest.raises(DataError, match="has no class 'airplane'"):
+        open_pairs(SourceConfig("coco_instances", str(tmp_path), without_fold=0), 64)
+
+
+def test_a_mixture_draws_by_weight(root):
+    configs = [
+        SourceConfig(one.name, one.root, weight)
+        for one, weight in zip(source_configs(root), (1, 2, 4, 1), strict=True)
+    ]
+    source = open_mixture(configs, 64)
+    assert isinstance(source, Mixture)
+    assert source.has_instances
+    assert len(source) == sum(len(open_pairs(config, 64)) for config in configs)
+    ade = ade20k.open_source(root).classes
+    assert source.class_names == tuple(dict.fromkeys((*coco20i.class_names(), *ade)))
+    calls = Counter()
+    source.sources = tuple(_Counted(calls, number) for number in range(4))
+    for i in range(4000):
+        source.pair(np.random.default_rng(i))
+    np.testing.assert_allclose([calls[i] / 4000 for i in range(4)], [1 / 8, 2 / 8, 4 / 8, 1 / 8], atol=0.025)
+    alone = open_mixture(configs[:1], 64)
+    assert not isinstance(alone, Mixture)
+    for bad in ([], [0.0], [1.0, 1.0]):
+        with pytest.raises(DataError, match="above 0"):
+            Mixture([alone], bad)
+
+
+class _Counted:
+    def __init__(self, calls, number):
+        self.calls, self.number = calls, number
+
+    def pair(self, rng):
+        self.calls[self.number] += 1
+
+
+def test_emoji_scenes_share_their_concepts():
+    source = open_pairs(SourceConfig("emoji_scenes"), 96)
+    assert isinstance(source, EmojiScenePairs)
+    drawn = pairs(source, 40)
+    assert {len(pair.target.masks) for pair in drawn} == {1, 2, 3}
+    for pair in drawn:
+        assert pair.name == ""
+        for picture in (pair.target, pair.reference):
+            assert len(picture.masks) == len(pair.target.masks)
+            assert (picture.masks.sum(0) <= 1).all()
+            assert (picture.masks[1:].mean((1, 2)) > 0.005).all()
+
+
+def test_emoji_scenes_show_the_same_classes_first(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        emoji, "compose", lambda rng, objects, *rest: drawn.append(objects) or compose(rng, objects, *rest)
+    )
+    for pair in pairs(open_pairs(SourceConfig("emoji_scenes"), 96), 12):
+        target, reference = ([name for name, _ in objects] for objects in drawn[-2:])
+        shared = [name for name in target if name in reference]
+        assert target[: len(shared)] == reference[: len(shared)]
+        assert len(pair.target.masks) <= len(shared) < len(target) <= 4
+        assert len(set(target)) == len(target)
+
+
+def test_emoji_instances():
+    source = open_pairs(SourceConfig("emoji_instances"), 96)
+    assert isinstance(source, EmojiInstancePairs)
+    counts = Counter(len(pair.target.masks) for pair in pairs(source, 40))
+    assert set(counts) == {2, 3, 4, 5}
+    for pair in pairs(source, 10):
+        assert (pair.target.masks.sum(0) <= 1).all()
+
+
+def test_emoji_pairs_know_absent_classes():
+    source = open_pairs(SourceConfig("emoji"), 64)
+    for pair in pairs(source, 10):
+        assert 490 <= len(pair.absent) < len(source.class_names)
+        assert pair.name not in pair.absent

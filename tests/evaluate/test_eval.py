@@ -1,0 +1,165 @@
+"""`eval.py` from end to end on a tiny tree of every benchmark, in its official layout."""
+
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from layouts import WRITE, write_some_coco20i
+
+from segic_jax.config import INSTANCE_PROMPT
+from segic_jax.data.benchmarks import BENCHMARKS
+from segic_jax.data.manifest import read_manifest, shipped
+from segic_jax.weights.bundle import save_bundle
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+import eval as program  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    model = tiny.bundle()
+    text = model.text | {INSTANCE_PROMPT: np.ones(4, np.float32)}
+    save_bundle(path, dataclasses.replace(model, text=text))
+    return str(path)
+
+
+def run(weights, out, **options):
+    program.main(program.Args(weights=weights, out=out, **options))
+    return json.loads((out / "result.json").read_text())
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+
+
+LIMIT = {
+    "coco20i": 8,
+    "fss1000": 6,
+    "emoji": 4,
+    "lvis92i": 5,
+    "pascal_part": 5,
+    "paco_part": 5,
+    "isic": 6,
+    "lung": 4,
+}
+
+
+def test_every_benchmark_is_tried():
+    assert set(WRITE) == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize("name", WRITE)
+def test_from_end_to_end(weights, tmp_path, name, capsys):
+    WRITE[name](tmp_path / "data")
+    fold = 0 if name in ("lvis92i", "pascal_part", "paco_part") else "all"
+    options = {"benchmark": name, "data_root": tmp_path / "data", "fold": fold, "limit": LIMIT.get(name)}
+    if name == "coco":
+        options["class_names"] = False
+    result = run(weights, tmp_path / "out", **options)
+    out = capsys.readouterr().out
+    assert out.startswith(f"{name}: ")
+    assert result["benchmark"] == name
+    assert result["model"]["sha256"]
+    if BENCHMARKS[name].kind != "episodes":
+        return
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
+        "result.json",
+        "per_class.csv",
+        "episodes.jsonl",
+        "report.html",
+    }
+    rows = lines(tmp_path / "out")
+    assert len(rows) == result["episodes"] > 0
+    # The headline by hand, from the rows.
+    means = []
+    for number in {row["fold"] for row in rows}:
+        sums: dict = {}
+        for row in (row for row in rows if row["fold"] == number):
+            one = sums.setdefault(row["class"], [0, 0])
+            one[0] += row["intersection"]
+            one[1] += row["union"]
+        means.append(100 * np.mean([i / max(u, 1) for i, u in sums.values()]))
+    assert result["scores"]["miou_seen_classes"] == pytest.approx(np.mean(means), abs=0.011)
+    assert (name in ("emoji", "folder")) == bool(result["baselines"])
+
+
+def test_shipped_episodes_are_what_is_answered(weights, tmp_path):
+    write_some_coco20i(tmp_path / "data")
+    options = {"benchmark": "coco20i", "data_root": tmp_path / "data", "limit": 8}
+    result = run(weights, tmp_path / "all", **options)
+    assert [row["index"] for row in lines(tmp_path / "all")] == list(range(0, 4000, 500))
+    assert list(result["manifest"]["folds"]) == ["0", "1", "2", "3"]
+    assert result["manifest"]["folds"]["2"].startswith("18954956331d10f4")
+    manifest = shipped("coco20i", "matcher", 2, 1)
+    manifest.write(tmp_path / "list.gz")
+    own = run(weights, tmp_path / "own", **options | {"episodes": tmp_path / "list.gz", "limit": 2})
+    assert own["manifest"]["folds"] == {"2": manifest.sha256}
+    assert own["fold_scores"]["2"]["episode_iou"] == result["fold_scores"]["2"]["episode_iou"]
+    assert read_manifest(tmp_path / "list.gz") == manifest
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"benchmark": "nothing"}, "There is no benchmark 'nothing'"),
+        ({"benchmark": "folder"}, "--data-root is missing: folder needs a folder with <class>/<n>.jpg"),
+        ({"benchmark": "davis17", "data_root": Path("nowhere")}, "nowhere is missing"),
+        ({"protocol": "matcher"}, "emoji is drawn for original, not for matcher"),
+        ({"protocol": "nonsense"}, "There is no protocol 'nonsense'"),
+        ({"fold": 3}, "emoji has folds 0 to 0"),
+        ({"shots": 0}, "--shots 0"),
+        ({"shots": 12}, "at most 9 shots"),
+        ({"limit": 0}, "limit 0"),
+        ({"class_names": True}, "no text feature for"),
+        ({"episodes": Path("gone.jsonl.gz")}, "gone.jsonl.gz cannot be read"),
+    ],
+)
+def test_wrong_options_are_one_sentence(weights, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        run(weights, tmp_path / "out", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_list_of_another_benchmark_is_refused(weights, tmp_path):
+    shipped("coco20i", "matcher", 0, 1).write(tmp_path / "list.gz")
+    with pytest.raises(ValueError, match="lists episodes of coco20i, not of emoji"):
+        run(weights, tmp_path / "out", episodes=tmp_path / "list.gz")
+
+
+def test_missing_files_are_named_before_the_first_episode(weights, tmp_path):
+    """Eight of 4000 episodes have their files: those eight run, a ninth stops at once."""
+    write_some_coco20i(tmp_path / "data")
+    options = {"benchmark": "coco20i", "data_root": tmp_path / "data"}
+    with pytest.raises(ValueError, match=r"val2014.*\.jpg is missing, and an episode needs it"):
+        run(weights, tmp_path / "out", limit=9, **options)
+    assert not (tmp_path / "out/parts/00000.jsonl").read_bytes()
+    assert run(weights, tmp_path / "out", limit=8, **options)["episodes"] == 8
+
+
+def test_a_model_without_the_instance_prompt_follows_videos(tmp_path):
+    WRITE["davis17"](tmp_path / "data")
+    save_bundle(tmp_path / "model.safetensors", tiny.bundle())
+    options = {"benchmark": "davis17", "data_root": tmp_path / "data"}
+    result = run(str(tmp_path / "model.safetensors"), tmp_path / "out", **options)
+    assert "does not know the sentence 'please segment the instances'" in result["notes"][0]
+    assert result["scores"]["objects"] > 0
+
+
+def test_each_experiment_has_its_folder(weights):
+    def name(**options):
+        return program.default_name(program.Args(weights=weights, **options), Path(weights))
+
+    assert name() == name(limit=5, workers=2, batch_size=3)
+    assert len({name(), name(shots=5), name(fold=0), name(protocol="segic"), name(class_names=True)}) == 5
+
+
+def test_the_list(capsys):
+    program.main(program.Args(list=True))
+    out = capsys.readouterr().out
+    assert all(f"{name}: " in out and one.download in out for name, one in BENCHMARKS.items())

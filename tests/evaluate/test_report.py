@@ -1,0 +1,135 @@
+"""The page and the table say what the result holds."""
+
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+from tiny import picture
+
+from segic_jax.errors import DataError
+from segic_jax.evaluate import report
+from segic_jax.evaluate.report import GalleryItem
+
+SCORES = {
+    "miou": 61.5,
+    "miou_fold_classes": 61.5,
+    "miou_seen_classes": 62.25,
+    "interval_95": [58.0, 65.1],
+    "fb_iou": 70.0,
+    "episode_iou": 60.0,
+    "boundary_iou": None,
+}
+RESULT = {
+    "benchmark": "disks",
+    "title": "disks & <rings>",
+    "protocol": {
+        "name": "matcher",
+        "truth": "nearest to 518 x 518",
+        "prediction": "logits",
+        "mean_over": "fold",
+        "source": "somewhere",
+    },
+    "shots": 1,
+    "folds": [0, 1],
+    "class_names_given": False,
+    "in_domain": True,
+    "manifest": {"sha256": "a" * 64, "folds": {"0": "b" * 64, "1": "c" * 64}},
+    "episodes": 30,
+    "episodes_in_list": 60,
+    "classes": 900,
+    "scores": SCORES,
+    "fold_scores": {"0": SCORES, "1": SCORES},
+    "class_iou": {f"class <{i}>": i / 9 for i in range(900)},
+    "baselines": {"copy": {**SCORES, "miou": 3.25}},
+    "cosine_threshold": None,
+    "notes": ["a <note>"],
+    "model": {"file": "m.safetensors", "sha256": "d" * 64, "notes": {}},
+    "environment": {"versions": {"jax": "1"}, "device": "cpu", "devices": 1, "hosts": 1},
+    "seconds": 3.5,
+}
+ROWS = [{"index": i, "iou": None if i == 7 else i / 30} for i in range(30)]
+
+
+def gallery():
+    items = []
+    for kind in ("best", "median", "worst"):
+        image, mask = picture(3, 60, 80)
+        maps = (mask.astype(np.float32), mask, ~mask)
+        items.append(GalleryItem(kind, "<t>", image, mask, image, *maps, 0.5, misled=~mask, misled_by="<x>"))
+    return items
+
+
+class Page(HTMLParser):
+    """Checks that tags close in order and that nothing outside is asked for."""
+
+    VOID = ("meta", "img", "link", "br")
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.words, self.images = [], [], 0
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        assert tag not in ("script", "link", "iframe")
+        for name, value in attributes:
+            if name in ("src", "href"):
+                assert value.startswith("data:")
+        self.images += tag == "img"
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_is_whole_and_stands_alone():
+    text = report.page(RESULT, ROWS, gallery())
+    page = Page(text)
+    said = " ".join(" ".join(page.words).split())
+    for words in (
+        "61.50",
+        "58.00 to 65.10",
+        "disks & <rings>",
+        "a <note>",
+        "30 of 60 episodes",
+        "class <899>",
+    ):
+        assert words in said
+    assert "In domain" in said
+    assert "reference's mask copied" in said
+    assert page.images == 18
+    assert len(text) < 2_000_000
+
+
+def test_the_table_fits_on_a_screen():
+    lines = report.table(RESULT).splitlines()
+    assert len(lines) <= 24
+    assert any("61.5   95 % interval 58.0 - 65.1" in line for line in lines)
+    assert any("best" in line and "100.0" not in line and "99.9" in line for line in lines)
+
+
+def test_which_episodes_are_shown():
+    assert report.chosen(ROWS) == {
+        "best": [29, 28, 27, 26],
+        "median": [17, 16, 15, 14],
+        "worst": [3, 2, 1, 0],
+    }
+    assert report.chosen(ROWS[:2]) == {"best": [1, 0], "median": [], "worst": []}
+    assert report.chosen([]) == {"best": [], "median": [], "worst": []}
+
+
+def test_files(tmp_path):
+    report.write(tmp_path / "out", RESULT, ROWS, gallery())
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"result.json", "per_class.csv", "episodes.jsonl", "report.html", "sheet.png"}
+    sheet = cv2.imread(str(tmp_path / "out/sheet.png"))
+    assert sheet.shape == (3 * (report.TILE + report.CAPTION), 6 * (report.TILE + 4), 3)
+    report.write(tmp_path / "none", RESULT, [], [])
+    (tmp_path / "blocked/per_class.csv").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"blocked/per_class\.csv' is a folder"):
+        report.write(tmp_path / "blocked", RESULT, [], [])

@@ -1,0 +1,211 @@
+"""Video benchmarks end to end on tiny trees in the official layouts."""
+
+import dataclasses
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+import tiny
+from layouts_video import PALETTE, write_clip, write_davis17, write_ytvos18
+from PIL import Image
+
+from segic_jax.config import INSTANCE_PROMPT
+from segic_jax.data.benchmarks import find_benchmark, open_source
+from segic_jax.errors import ConfigError, DataError
+from segic_jax.evaluate import video
+from segic_jax.evaluate.video import evaluate_video, table
+from segic_jax.evaluate.video_metrics import frame_scores
+from segic_jax.inference.tracker import follow
+
+
+@pytest.fixture(scope="module")
+def bundle():
+    return dataclasses.replace(tiny.bundle(), text={"": np.zeros(4, np.float32), INSTANCE_PROMPT: np.ones(4)})
+
+
+def run(bundle, name, root, out, *, semantics="official", limit=None):
+    benchmark = find_benchmark(name)
+    source = open_source(benchmark, root)
+    return evaluate_video(bundle, source, benchmark=benchmark, semantics=semantics, limit=limit, out=out)
+
+
+def png(path):
+    return np.asarray(Image.open(path))
+
+
+def comparable(result):
+    return {key: value for key, value in result.items() if "second" not in key and key != "environment"}
+
+
+def test_davis(bundle, tmp_path):
+    write_davis17(tmp_path / "DAVIS")
+    out = tmp_path / "out"
+    result = run(bundle, "davis17", tmp_path, out)
+    assert (result["videos"], result["frames"], result["scores"]["objects"]) == (2, 10, 3)
+    truth = tmp_path / "DAVIS/2017/Annotations/480p"
+    objects = []
+    for name, ids in (("bear", (1, 2)), ("cows", (1,))):
+        files = sorted((out / "predictions" / name).iterdir())
+        assert [path.name for path in files] == [f"{t:05}.png" for t in range(5)]
+        assert Image.open(files[0]).getpalette()[:12] == PALETTE[:12]
+        frames = [(png(truth / name / path.name), png(path)) for path in files[1:-1]]
+        for one in ids:
+            scores = [frame_scores((t == one)[None], (p == one)[None]) for t, p in frames]
+            objects.append(100 * np.mean([[j[0], f[0]] for j, f in scores], axis=0))
+    j, f = np.mean(objects, axis=0)
+    assert result["scores"]["j"] == pytest.approx(j, abs=0.01)
+    assert result["scores"]["f"] == pytest.approx(f, abs=0.01)
+    assert result["scores"]["jf"] == pytest.approx((j + f) / 2, abs=0.01)
+    objects_csv = (out / "per_object.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in objects_csv[1:]] == [["bear", "1"], ["bear", "2"], ["cows", "1"]]
+    lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+    assert [(line["video"], len(line["objects"])) for line in lines] == [("bear", 2), ("cows", 1)]
+    page = (out / "report.html").read_text()
+    for words in (f"{result['scores']['jf']:.2f} <small>", ">cows<", result["manifest"]["sha256"]):
+        assert words in page
+    assert "Global score" in (out / "official.csv").read_text()
+    assert json.loads((out / "result.json").read_text()) == result
+    assert "J&F" in table(result)
+
+
+def test_a_killed_run_goes_on(bundle, tmp_path):
+    write_davis17(tmp_path / "DAVIS")
+    whole = run(bundle, "davis17", tmp_path, tmp_path / "whole")
+    first = run(bundle, "davis17", tmp_path, tmp_path / "out", limit=1)
+    assert first["videos"] == 1
+    # Killed while the second video was written.
+    (tmp_path / "out/predictions/cows.part").mkdir()
+    (tmp_path / "out/predictions/cows.part/00000.png").write_bytes(b"half")
+    before = (tmp_path / "out/predictions/bear/00001.png").stat().st_mtime_ns
+    again = run(bundle, "davis17", tmp_path, tmp_path / "out")
+    assert comparable(again) == comparable(whole)
+    assert (tmp_path / "out/predictions/bear/00001.png").stat().st_mtime_ns == before
+    assert {path.name for path in (tmp_path / "out/predictions").iterdir()} == {"bear", "cows"}
+    with pytest.raises(DataError, match="another run"):
+        run(bundle, "davis17", tmp_path, tmp_path / "out", semantics="repaired")
+
+
+def test_a_limit_is_spread(bundle, tmp_path):
+    names = tuple((name, (1,)) for name in "abcd")
+    write_davis17(tmp_path / "DAVIS", videos=names)
+    result = run(bundle, "davis17", tmp_path, tmp_path / "out", limit=2)
+    assert sorted(path.name for path in (tmp_path / "out/predictions").iterdir()) == ["a", "c"]
+    assert (result["videos"], result["videos_in_list"]) == (2, 4)
+    with pytest.raises(ConfigError, match="limit 0"):
+        run(bundle, "davis17", tmp_path, tmp_path / "out", limit=0)
+
+
+def test_youtube(bundle, tmp_path):
+    write_ytvos18(tmp_path / "ytbvos18")
+    result = run(bundle, "ytvos18", tmp_path, tmp_path / "official")
+    assert result["scores"] is None
+    assert "submission.zip" in table(result)
+    assert "submission.zip" in (tmp_path / "official/report.html").read_text()
+    with zipfile.ZipFile(tmp_path / "official/submission.zip") as archive:
+        assert sorted(archive.namelist()) == [
+            f"Annotations/{video}/{t:05}.png" for video in ("aa", "bb") for t in (0, 5, 10)
+        ]
+    official = [png(path) for path in sorted((tmp_path / "official/predictions/bb").iterdir())]
+    assert set(np.unique(official)) <= {0, 1}  # object 2 as 1; 5, which comes late, never
+    run(bundle, "ytvos18", tmp_path, tmp_path / "repaired", semantics="repaired")
+    repaired = [png(path) for path in sorted((tmp_path / "repaired/predictions/bb").iterdir())]
+    assert set(np.unique(repaired[:3])) <= {0, 2}
+    given = png(tmp_path / "ytbvos18/val/Annotations/bb/00015.png")
+    np.testing.assert_array_equal(repaired[3] == 5, given == 5)
+    assert len(official) == len(repaired) == 5
+
+
+def test_the_hold_out_is_scored_here(bundle, tmp_path):
+    write_ytvos18(tmp_path / "ytbvos18")
+    scores = run(bundle, "ytvos18_holdout", tmp_path, tmp_path / "out", semantics="repaired")["scores"]
+    assert scores["objects"] == 4
+    source = open_source(find_benchmark("ytvos18_holdout"), tmp_path)
+    clip = source.videos()[1]
+    frames = [source.frame(clip, t) for t in range(5)]
+    maps = {t: source.annotation(clip, t) for t in range(5)}
+    found = list(follow(bundle, frames, maps, semantics="repaired"))
+    written = [png(path) for path in sorted((tmp_path / "out/predictions/bb").iterdir())]
+    np.testing.assert_array_equal(found, written)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+BREAK = {
+    "cut frame": (
+        lambda d: cut(d / "JPEGImages/480p/cows/00003.jpg"),
+        r"^[^;]*cows/00003\.jpg is cut off or damaged; [^;]*$",
+    ),
+    "cut map": (lambda d: cut(d / "Annotations/480p/cows/00003.png"), r"cows/00003\.png is"),
+    "other size": (
+        lambda d: Image.fromarray(np.ones((3, 4), np.uint8)).save(d / "Annotations/480p/cows/00000.png"),
+        r"cows/00000\.png is 4 x 3 pixels",
+    ),
+    "other size later": (
+        lambda d: Image.fromarray(np.ones((3, 4), np.uint8)).save(d / "Annotations/480p/cows/00002.png"),
+        r"^[^;]*480p / cows: frame 1: truth is \(3, 4\) pixels, [^;]*; get the video again\.$",
+    ),
+    "no video": (lambda d: shutil.rmtree(d / "JPEGImages/480p/cows"), r"480p/cows"),
+    "no frame": (lambda d: (d / "JPEGImages/480p/cows/00002.jpg").unlink(), r"cows/00002\.png has no frame"),
+    "no list": (lambda d: (d / "ImageSets/2017/val.txt").unlink(), r"val\.txt is missing"),
+    "empty list": (lambda d: (d / "ImageSets/2017/val.txt").write_text("\n"), r"val\.txt"),
+}
+
+
+@pytest.mark.parametrize("how", BREAK)
+def test_bad_files_are_named(bundle, tmp_path, how):
+    write_davis17(tmp_path / "DAVIS")
+    damage, message = BREAK[how]
+    damage(tmp_path / "DAVIS/2017")
+    with pytest.raises(DataError, match=message):
+        run(bundle, "davis17", tmp_path, tmp_path / "out")
+    if "later" in how or "cut" in how:  # what is done is kept
+        assert (tmp_path / "out/predictions/bear").is_dir()
+        assert (tmp_path / "out/parts/00000.jsonl").read_text().count("\n") == 1
+
+
+def test_bad_meta_is_named(tmp_path):
+    write_ytvos18(tmp_path)
+    path = tmp_path / "val/meta.json"
+    for content, message in (
+        ('{"videos": {"aa": {"objects": {"1": {"frames": ["00007"]}}}}}', r"aa/00007\.jpg is missing"),
+        ('{"videos": [1]}', "no list of videos"),
+        ("{", "no list of videos"),
+    ):
+        path.write_text(content)
+        with pytest.raises(DataError, match=message):
+            open_source(find_benchmark("ytvos18"), tmp_path)
+    path.unlink()
+    with pytest.raises(DataError, match="cannot be read"):
+        open_source(find_benchmark("ytvos18"), tmp_path)
+
+
+def test_checks(tmp_path):
+    write_davis17(tmp_path / "DAVIS")
+    lines = find_benchmark("davis17").check(tmp_path)
+    assert [line.found for line in lines] == [2, 10, 10]
+    write_ytvos18(tmp_path / "y")
+    assert [line.found for line in find_benchmark("ytvos18").check(tmp_path / "y")] == [2, 10]
+    assert [line.found for line in find_benchmark("ytvos18_holdout").check(tmp_path / "y")] == [2, 10, 2]
+    assert find_benchmark("davis17").check(tmp_path / "none")[0].problem
+
+
+def test_the_largest_id_of_a_palette(bundle, tmp_path):
+    """255, without any background."""
+    images = np.zeros((3, 40, 56, 3), np.uint8)
+    labels = np.full((3, 40, 56), 255, np.uint8)
+    write_clip(tmp_path / "2017/JPEGImages/480p/v", tmp_path / "2017/Annotations/480p/v", images, labels)
+    (tmp_path / "2017/ImageSets/2017").mkdir(parents=True)
+    (tmp_path / "2017/ImageSets/2017/val.txt").write_text("v\n")
+    run(bundle, "davis17", tmp_path, tmp_path / "out", semantics="repaired")
+    assert set(np.unique(png(tmp_path / "out/predictions/v/00000.png"))) == {255}
+
+
+def test_ids_beyond_a_palette_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"00000\.png: object 300 has no place in a palette"):
+        video._write_map(tmp_path / "00000.png", np.full((2, 3), 300, np.uint16), None)
+    video._write_map(tmp_path / "00000.png", np.full((2, 3), 255, np.uint16), None)
+    assert png(tmp_path / "00000.png").max() == 255

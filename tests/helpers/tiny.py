@@ -1,0 +1,106 @@
+"""A randomly initialised model that is small enough for tests, and pictures for it."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
+from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.episodes import Episode, Labelled, View
+from segic_jax.data.manifest import Manifest
+from segic_jax.models.params import Params, Template, as_float32
+from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.weights.bundle import Bundle, save_bundle
+
+CONFIG = ModelConfig(
+    vit=ViTConfig(patch_size=8, width=32, depth=2, num_heads=2, pos_grid=8),
+    head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
+    text_width=4,
+    canvas=64,
+)
+
+
+def parameters(template: Template, seed: int) -> Params:
+    """Random ones by numpy; compiling `Template.init` takes longer than all tests here."""
+    random = np.random.default_rng(seed)
+    values = {}
+    for name, spec in template.shapes.items():
+        value = random.normal(size=spec.shape).astype(np.float32)
+        if name.endswith("kernel"):
+            value /= np.sqrt(np.prod(spec.shape[:-1]))
+        elif name.endswith(("scale", "gamma", "bias")):
+            value = 0.1 * value + (not name.endswith("bias"))
+        values[name] = value
+    return as_float32(values)
+
+
+def bundle(seed: int = 0) -> Bundle:
+    """A model that has learned nothing."""
+    return Bundle(
+        config=CONFIG,
+        backbone=parameters(backbone_template(CONFIG.vit), seed),
+        head=parameters(head_template(CONFIG), seed + 1),
+        text={"": np.zeros(4, np.float32), "a photo of a disk": np.ones(4, np.float32)},
+        notes={"cosine_threshold": 0.3},
+    )
+
+
+def picture(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """A bright disk on noise, and its mask."""
+    random = np.random.default_rng(seed)
+    image = random.integers(0, 120, (height, width, 3), dtype=np.uint8)
+    mask = np.zeros((height, width), np.uint8)
+    centre = (int(width * random.uniform(0.35, 0.65)), int(height * random.uniform(0.35, 0.65)))
+    cv2.circle(mask, centre, int(0.3 * min(height, width)), 1, -1)
+    image[mask > 0] = (250, 220, 30 + 20 * (seed % 8))
+    return image, mask > 0
+
+
+def command_files(root: Path) -> Path:
+    """A folder with weights, a reference with its mask, and targets."""
+    save_bundle(root / "tiny.safetensors", bundle())
+    (root / "targets").mkdir()
+    for i, name in enumerate(("ref.png", "targets/a.jpg", "targets/b.png")):
+        image, mask = picture(i, 50 + i, 70)
+        cv2.imwrite(str(root / name), image)
+        if i == 0:
+            cv2.imwrite(str(root / "mask.png"), mask.astype(np.uint8) * 255)
+    return root
+
+
+class DiskSource:
+    """Two classes of four pictures, all of different sizes."""
+
+    name = "disks"
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        episodes = tuple(
+            Episode(c, str(i), tuple(str((i + step) % 4) for step in range(1, shots + 1)))
+            for c in ("disk", "ring")
+            for i in range(4)
+        )
+        return Manifest(self.name, protocol, fold, shots, ("disk", "ring"), episodes)
+
+    def class_name(self, class_id: str) -> str:
+        return class_id
+
+    def views(self):
+        return (View(str(i), c) for c in ("disk", "ring") for i in range(4))
+
+    def load(self, view: View) -> Labelled:
+        seed = 10 * (view.class_id == "ring") + int(view.picture)
+        return Labelled(*picture(seed, 40 + 7 * seed, 90 - 3 * seed))
+
+
+DISKS = Benchmark(
+    name="disks",
+    title="bright disks",
+    kind="episodes",
+    protocols=("original", "matcher"),
+    layout="",
+    download="",
+    pictures="disks",
+    open=lambda root: DiskSource(),
+    check=lambda root: [],
+)

@@ -1,0 +1,256 @@
+"""Every form in which a picture and an object may come, and what is said to those that cannot be used."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from pycocotools import mask as coco
+from tiny import bundle, picture
+
+from segic_jax import Example
+from segic_jax.errors import DataError
+from segic_jax.inference.example import as_mask, as_picture
+from segic_jax.inference.segmenter import Segmenter
+
+IMAGE, MASK = picture(0, 70, 60)
+WHITE = MASK.astype(np.uint8) * 255
+LABELS = np.where(MASK, 3, 0).astype(np.uint8)
+LABELS[:9, :9] = 7
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter(bundle())
+
+
+def test_one_object_in_every_form(tmp_path):
+    Image.fromarray(WHITE).save(tmp_path / "mask.png")
+    Image.fromarray(LABELS).save(tmp_path / "labels.png")
+    rle = coco.encode(np.asfortranarray(MASK, np.uint8))
+    edges, _ = cv2.findContours(MASK.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    outline = edges[0][:, 0].astype(float) + 0.5
+    runs = np.flatnonzero(np.diff(np.concatenate([[0], MASK.ravel(order="F"), [0]])))
+    counts = np.diff(np.concatenate([[0], runs, [MASK.size]])).tolist()
+    forms = [
+        {"mask": MASK},
+        {"mask": MASK.astype(int) * 9},
+        {"mask": WHITE},
+        {"mask": tmp_path / "mask.png"},
+        {"mask": str(tmp_path / "labels.png"), "label": 3},
+        {"mask": LABELS.astype(np.int64), "label": 3},
+        {"mask": Image.fromarray(WHITE)},
+        {"mask": Image.fromarray(np.dstack([WHITE] * 3))},
+        {"mask": Image.fromarray(LABELS), "label": 3},
+        {"mask": Image.fromarray(np.dstack([IMAGE, WHITE]))},
+        {"rle": dict(rle)},
+        {"rle": {"size": [70, 60], "counts": rle["counts"].decode()}},
+        {"rle": {"size": [70, 60], "counts": counts}},
+    ]
+    for form in forms:
+        assert np.array_equal(Example(IMAGE, **form).object_on(IMAGE), MASK), form
+    for polygon in (outline, outline.tolist(), [outline.ravel().tolist()], [outline.tolist()]):
+        drawn = Example(IMAGE, polygon=polygon).object_on(IMAGE)
+        assert (drawn & MASK).sum() / (drawn | MASK).sum() > 0.9
+    boxed = np.zeros_like(MASK)
+    boxed[5:20, 10:31] = True
+    assert np.array_equal(Example(IMAGE, box=(10, 5, 30.5, 20)).object_on(IMAGE), boxed)
+
+
+def test_pictures_of_every_kind(tmp_path):
+    path = tmp_path / "picture"
+
+    def same(image: Image.Image, ending: str, expected=IMAGE, tolerance=1, **options):
+        image.save(f"{path}.{ending}", **options)
+        for shown in (f"{path}.{ending}", Image.open(f"{path}.{ending}")):
+            read = as_picture(shown)
+            assert read.dtype == np.uint8
+            assert read.shape == expected.shape
+            assert np.abs(read.astype(int) - expected).mean() <= tolerance
+
+    rgb = Image.fromarray(IMAGE)
+    same(rgb, "png", tolerance=0)
+    same(Image.fromarray(np.dstack([IMAGE, WHITE])), "png", tolerance=0)  # alpha is ignored
+    grey = np.dstack([np.asarray(rgb.convert("L"))] * 3)
+    same(rgb.convert("L"), "png", grey, tolerance=0)
+    same(Image.fromarray(grey[..., 0].astype(np.uint16) * 257), "png", grey)  # 16 bits
+    palette = rgb.quantize(32)
+    same(palette, "png", np.asarray(palette.convert("RGB")), tolerance=0)
+    smooth = Image.fromarray(cv2.blur(IMAGE, (9, 9)))
+    same(smooth.convert("CMYK"), "jpg", np.asarray(smooth), tolerance=4, quality=98)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by a quarter
+    turned = np.rot90(np.asarray(smooth), -1)
+    same(smooth, "jpg", turned, tolerance=4, quality=98, exif=exif)
+
+
+@pytest.mark.parametrize("tag", range(1, 9))
+def test_pictures_and_masks_are_turned_as_their_tag_says(tmp_path, tag):
+    """Files by OpenCV and by Pillow, and opened pictures, all the same."""
+    exif = Image.Exif()
+    exif[0x0112] = tag
+    image, mask = Image.fromarray(IMAGE), Image.fromarray(WHITE)
+    image.save(tmp_path / "image.png", exif=exif)
+    mask.save(tmp_path / "mask.png", exif=exif)
+    plain = ImageOps.exif_transpose(Image.open(tmp_path / "image.png"))
+    for shown in (tmp_path / "image.png", Image.open(tmp_path / "image.png")):
+        assert np.array_equal(as_picture(shown), np.asarray(plain))
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "mask.png"))) > 0
+    for shown in (tmp_path / "mask.png", Image.open(tmp_path / "mask.png")):
+        assert np.array_equal(as_mask(shown), expected)
+
+
+def huge_png() -> bytes:
+    """20 000 x 20 000 pixels of one bit, in 50 KB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(2501 * 1000)) for _ in range(20)) + packer.flush()
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_pictures_that_cannot_be_used(tmp_path):
+    (tmp_path / "huge.png").write_bytes(huge_png())
+    with pytest.raises(DataError, match=r"huge\.png has .*million pixels.*shrink"):
+        as_picture(tmp_path / "huge.png")
+    with pytest.raises(DataError, match=r"huge\.png has .*million pixels.*shrink"):
+        as_mask(tmp_path / "huge.png")
+    with pytest.raises(DataError, match="20000 x 20000"):
+        as_picture(np.broadcast_to(np.uint8(0), (20_000, 20_000, 3)))
+    Image.fromarray(IMAGE).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name, sentence in [
+        ("gone.jpg", "there is no such file"),
+        ("text.png", "no picture"),
+        ("empty.png", "no picture"),
+        ("cut.jpg", "cut off"),
+        (".", "cannot be read"),
+    ]:
+        with pytest.raises(DataError, match=sentence) as said:
+            as_picture(tmp_path / name)
+        assert str(tmp_path) in str(said.value)
+    for array in (IMAGE / 255, IMAGE[..., 0], IMAGE[:0], np.dstack([IMAGE, WHITE])):
+        with pytest.raises(DataError, match="must be uint8"):
+            as_picture(array)
+
+
+def test_damage_is_said_once(tmp_path, capfd):
+    """One wrong bit in a PNG; pictures that Pillow cannot read; odd arrays. libpng stays silent."""
+    Image.fromarray(IMAGE).save(tmp_path / "whole.png")
+    content = bytearray((tmp_path / "whole.png").read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "bit.png").write_bytes(content)
+    (tmp_path / "last.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-1])
+    for name in ("bit.png", "last.png"):
+        for read in (as_picture, as_mask):
+            with pytest.raises(DataError, match=rf"{name} is cut off or damaged"):
+                read(tmp_path / name)
+    for odd, sentence in [
+        (Image.open(tmp_path / "bit.png"), "damaged"),
+        (Image.new("RGB", (0, 0)), "uint8"),
+        ([[1], [1, 2]], "array"),
+        ("a\0b.png", "cannot be read"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            as_picture(odd)
+    assert capfd.readouterr().err == ""
+
+
+def test_masks_with_soft_edges_are_no_labels(tmp_path):
+    large = cv2.resize(WHITE, (600, 700))
+    soft = cv2.GaussianBlur(large, (9, 9), 0)
+    cv2.imwrite(str(tmp_path / "soft.png"), soft)
+    cv2.imwrite(str(tmp_path / "soft.jpg"), soft)
+    expected = large > 127
+    for mask in (soft, tmp_path / "soft.png", tmp_path / "soft.jpg", soft.astype(np.uint16) * 257):
+        read = as_mask(mask)
+        assert (read & expected).sum() / (read | expected).sum() > 0.98
+
+
+def test_masks_that_cannot_be_used(tmp_path):
+    Image.fromarray(LABELS).save(tmp_path / "labels.png")
+    palette = Image.fromarray(LABELS, "P")
+    palette.putpalette([0, 0, 0] * 3 + [200, 10, 10] * 4 + [9, 90, 200])
+    palette.save(tmp_path / "palette.png")
+    coloured = np.zeros((70, 60, 3), np.uint8)
+    coloured[LABELS == 3], coloured[LABELS == 7] = (255, 0, 0), (0, 255, 0)
+    Image.fromarray(coloured).save(tmp_path / "coloured.png")
+    Image.fromarray(MASK.astype(np.float32)).save(tmp_path / "float.tif")
+    void = np.where(MASK, 1, 0).astype(np.uint8)
+    void[:9] = 255
+    for mask, sentence in [
+        (tmp_path / "labels.png", r"labels\.png holds several labels \(3, 7\): choose one with label="),
+        (tmp_path / "palette.png", "several labels"),
+        (tmp_path / "coloured.png", "several objects in different colours"),
+        (LABELS, "several labels"),
+        (tmp_path / "float.tif", r"float\.tif must be .*whole numbers"),
+        (void, "several labels"),
+        (Image.fromarray(coloured), "several objects"),
+        (MASK.astype(float), "whole numbers"),
+        (np.zeros_like(MASK), "empty"),
+        (MASK[1:], "60 x 69 pixels, its picture 60 x 70"),
+        (tmp_path / "gone.png", "no such file"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            Example(IMAGE, mask).object_on(IMAGE)
+    for labels in (MASK, LABELS):
+        with pytest.raises(DataError, match="no pixel of the label 1180591620717411303424"):
+            Example(IMAGE, labels, label=2**70).object_on(IMAGE)
+    with pytest.raises(DataError, match="no pixel of the label 5; it has 0, 3, 7"):
+        Example(IMAGE, LABELS, label=5).object_on(IMAGE)
+
+
+@pytest.mark.parametrize(
+    ("form", "sentence"),
+    [
+        ({}, "exactly one of mask, box, polygon and rle; it has none"),
+        ({"mask": MASK, "box": (0, 0, 1, 1)}, "it has mask, box"),
+        ({"box": (0, 0, 1, 1), "label": 3}, "label picks"),
+        ({"mask": MASK, "name": None}, "negative"),
+        ({"mask": MASK, "label": 1.5}, "whole number"),
+        ({"mask": MASK, "name": " "}, "not empty"),
+        ({"box": (5, 5, 5, 9)}, "x0 < x1"),
+        ({"box": (0, 0, 61, 9)}, "inside the picture of 60 x 70"),
+        ({"box": (0, 0, float("nan"), 9)}, "x0 < x1"),
+        ({"box": "abcd"}, "x0, y0, x1, y1"),
+        ({"polygon": [[1, 1], [2, 2]]}, "three points"),
+        ({"polygon": []}, "no points"),
+        ({"polygon": {"points": [[1, 1], [9, 1], [9, 9]]}}, "no list of points"),
+        ({"polygon": [[0, 0], [1e9, 0], [0, 9]]}, "far outside"),
+        ({"polygon": [["a", 0], [1, 0], [0, 9]]}, "polygon cannot be used"),
+        ({"rle": {"size": [7, 6], "counts": "abc"}}, "rle cannot be used"),
+        ({"rle": {"counts": [1, 2]}}, "rle cannot be used"),
+        ({"rle": 3}, "rle cannot be used"),
+    ],
+)
+def test_objects_that_make_no_sense(form, sentence):
+    with pytest.raises(DataError, match=sentence):
+        Example(IMAGE, **form).object_on(IMAGE)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 400), (5000, 3)])
+def test_pictures_of_extreme_shapes_work(segmenter, size):
+    image = np.full((*size, 3), 90, np.uint8)
+    context = segmenter.fit(Example(image, np.ones(size, bool)))
+    result = segmenter.predict(image, context)
+    assert result.label_map.shape == size
+    assert np.isfinite(result.presence).all()
+
+
+def test_an_object_smaller_than_a_pixel_of_the_canvas_teaches_something(segmenter):
+    mask = np.zeros((900, 1200), bool)
+    mask[450, 700] = True
+    image = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), np.uint8)
+    concept = segmenter.fit(Example(image, mask)).concepts[0]
+    assert np.abs(concept.visual).sum() > 0
+    _, x, y = concept.place[concept.kind == 0][0]
+    assert abs(x - 700) < 1200 / 8
+    assert abs(y - 450) < 1200 / 8

@@ -1,0 +1,48 @@
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from segic_jax.runtime.compile_cache import VARIABLE, compile_cache_folder, use_compile_cache
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    folder = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def test_a_second_process_compiles_nothing(tmp_path, monkeypatch):
+    for name in (VARIABLE, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SEGIC_CACHE", str(tmp_path))
+    code = (
+        "from segic_jax.runtime.compile_cache import use_compile_cache; folder = use_compile_cache();"
+        "import jax;"
+        "jax.jit(lambda x: x @ x + 1)(jax.numpy.ones((3, 3))); print(folder)"
+    )
+
+    def files():
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert done.stderr == ""
+        assert done.stdout.strip() == str(compile_cache_folder())
+        return sorted((path.name, path.stat().st_mtime_ns) for path in compile_cache_folder().iterdir())
+
+    first = files()
+    assert any(name.startswith("jit") for name, _ in first)
+    assert files() == first
+
+
+def test_the_environment_decides(tmp_path, monkeypatch):
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "mine"))
+    assert use_compile_cache() == tmp_path / "mine"
+    monkeypatch.setenv(VARIABLE, "")
+    assert use_compile_cache() is None
+
+
+def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "file" / "below"))
+    assert use_compile_cache() is None

@@ -1,0 +1,11 @@
+"""The comparison of precisions: bfloat16 is really used, and changes little."""
+
+from segic_jax.data.emoji.source import EmojiSource
+from segic_jax.weights.bundle import load_bundle
+from studies.precision import compare
+
+
+def test_bfloat16_changes_little_but_something():
+    scores = compare(load_bundle(), EmojiSource("validation"), limit=6)
+    assert 97 < scores["between"] < 100
+    assert abs(scores["float32"] - scores["bfloat16"]) < 2

@@ -1,0 +1,55 @@
+"""Products in half precision: the same answers but for the rounding of the operands."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segic_jax.train.mixed_precision import half_products
+
+SIDES = {  # of operands, and a product of them in every order that a gradient takes
+    "ik,kj->ij": ((96, 128), (128, 112)),
+    "ki,kj->ij": ((128, 96), (128, 112)),
+    "ik,jk->ij": ((96, 128), (112, 128)),
+    "bki,bjk->bij": ((3, 128, 96), (3, 112, 128)),
+    "bsk,kj->bsj": ((3, 32, 128), (128, 112)),
+    "bsk,bsj->kj": ((3, 32, 128), (3, 32, 112)),
+}
+
+
+def rounded(x):
+    """To the eight bits of a bfloat16."""
+    return np.asarray(jnp.asarray(x).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+
+
+@pytest.mark.parametrize("product", SIDES)
+def test_operands_are_rounded_and_sums_are_not(product):
+    rng = np.random.default_rng(0)
+    left, right = (rng.normal(size=shape).astype(np.float32) for shape in SIDES[product])
+    found = jax.jit(half_products(lambda a, b: jnp.einsum(product, a, b)))(left, right)
+    assert found.dtype == jnp.float32
+    expected = np.einsum(product, rounded(left), rounded(right))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    assert np.abs(found - np.einsum(product, left, right)).max() > 1e-3
+
+
+def test_small_products_and_other_types_stay_as_they_are():
+    rng = np.random.default_rng(0)
+    vector, matrix = rng.normal(size=200).astype(np.float32), rng.normal(size=(200, 200)).astype(np.float32)
+    for left in (vector, matrix.astype(jnp.bfloat16)):
+        found = jax.jit(half_products(jnp.matmul))(left, left.T if left.ndim == 2 else matrix)
+        assert np.array_equal(found, jax.jit(jnp.matmul)(left, left.T if left.ndim == 2 else matrix))
+
+
+def test_trees_loops_and_inner_programs_go_through():
+    @jax.jit
+    def inner(x):
+        return {"sum": jax.lax.scan(lambda total, row: (total + row, None), jnp.zeros(3), x)[0]}
+
+    def outer(tree):
+        return inner(jax.nn.relu(tree["x"])), tree["n"] + 1
+
+    tree = {"x": jnp.arange(6.0).reshape(2, 3) - 2, "n": 4}
+    found, number = half_products(outer)(tree)
+    assert found["sum"].tolist() == [1, 2, 3]
+    assert number == 5

@@ -1,0 +1,119 @@
+"""The pretraining's losses and its restart."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file
+
+from segic_jax.config import HeadConfig, ModelConfig, PretrainConfig, ViTConfig
+from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.models.segic import backbone_template
+from segic_jax.train import pretrain
+from segic_jax.train.mixed_precision import half_products
+from segic_jax.weights.convert import read_frozen
+
+MODEL = ModelConfig(
+    vit=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),
+    head=HeadConfig(width=16, num_heads=2),
+    canvas=32,
+)
+SETTINGS = PretrainConfig(
+    steps=4, group_scenes=4, group_classes=6, patches=9, log_every=2, checkpoint_every=2, warmup_steps=1
+)
+
+
+def group():
+    return pretrain.scene_group(np.random.default_rng(0), SpriteBank.load("base"), SETTINGS, MODEL.canvas)
+
+
+def test_a_group_names_the_class_of_every_object():
+    scenes = group()
+    assert scenes["images"].shape == (4, 32, 32, 3)
+    for labels, classes in zip(scenes["labels"], scenes["classes"], strict=True):
+        present = np.unique(labels[labels > 0])
+        assert (classes[present - 1] >= 0).all()
+    assert len(np.unique(scenes["classes"][scenes["classes"] >= 0])) <= SETTINGS.group_classes
+
+
+def test_a_step_sees_some_patches_and_the_last_steps_all():
+    groups = pretrain.SceneGroups(SpriteBank.load("base"), replace(SETTINGS, whole_share=0.5), MODEL)
+    assert ["seen" in groups(number) for number in range(4)] == [True, True, False, False]
+    scenes = groups(0)
+    inside = (scenes["labels"] > 0).reshape(4, 4, 8, 4, 8).mean((2, 4)).reshape(4, 16) >= 0.5
+    for seen in scenes["seen"]:
+        assert len(set(seen.tolist())) == 9
+    drawn = np.take_along_axis(inside, scenes["seen"], axis=1)
+    assert drawn.mean() > inside.mean()
+
+    # What is not seen changes nothing.
+    params, extra = backbone_template(MODEL.vit).init(0), pretrain.init_extra(MODEL, 497, 0)
+    images, labels = (scenes[name].copy() for name in ("images", "labels"))
+    hidden = next(patch for patch in range(16) if patch not in scenes["seen"][0])
+    rows, columns = (slice(8 * place, 8 * place + 8) for place in divmod(hidden, 4))
+    images[0, rows, columns], labels[0, rows, columns] = 0, 0
+    loss = jax.jit(lambda group: pretrain.pretrain_loss(MODEL, SETTINGS, params, extra, **group)[0])
+    assert loss(scenes) == loss(scenes | {"images": images, "labels": labels})
+
+
+def test_half_precision_hardly_turns_the_gradient():
+    """Of the backbone's matrices, at a size where products are in half precision."""
+    vit = replace(MODEL.vit, width=64)
+    model = replace(MODEL, vit=vit)
+    params, extra = backbone_template(vit).init(0), pretrain.init_extra(model, 497, 0)
+
+    def gradient(params, scenes):
+        return jax.grad(lambda p: pretrain.pretrain_loss(model, SETTINGS, p, extra, **scenes)[0])(params)
+
+    full, half = (jax.jit(one)(params, group()) for one in (gradient, half_products(gradient)))
+    for name, value in full.items():
+        assert np.linalg.norm(half[name] - value) < 0.03 * np.linalg.norm(value) + 1e-6, name
+    assert any((half[name] != value).any() for name, value in full.items())
+
+
+def test_features_that_name_their_class_have_almost_no_loss():
+    """Each patch one object; its feature is the class's own axis, the background's another one."""
+    classes = jnp.array([[0, 1], [1, 0], [0, 2]])
+    share = jnp.zeros((3, 6, 3)).at[:, :2, 0].set(1).at[:, 2:4, 1].set(1).at[:, 4:, 2].set(1)
+    axes = jnp.eye(4)
+    patch_class = jnp.concatenate([jnp.full((3, 2), 3), jnp.repeat(classes, 2, axis=1)], axis=1)
+    tokens = axes[patch_class]
+    extra = {"match_scale": jnp.array(40.0), "match_level": jnp.array(0.5)}
+    weight = jnp.full((3, 6), 1 / 18)
+    good = pretrain.matching_loss(tokens, tokens, share, classes, weight, extra)
+    bad = pretrain.matching_loss(tokens[:, ::-1], tokens[:, ::-1], share, classes, weight, extra)
+    assert good < 1e-3 < 1 < bad
+
+    extra = {"class_vectors": axes, "class_scale": jnp.array(40.0)}
+    good = pretrain._class_loss(tokens, share, classes, weight, extra)
+    bad = pretrain._class_loss(tokens[:, ::-1], share, classes, weight, extra)
+    assert good < 1e-3 < 1 < bad
+
+
+def test_gradients_are_finite_even_without_any_object():
+    scenes = group()
+    scenes["classes"][:] = -1
+    scenes["labels"][:] = 0
+    params = backbone_template(MODEL.vit).init(0)
+    extra = pretrain.init_extra(MODEL, 497, 0)
+    gradients = jax.grad(
+        lambda p, e: pretrain.pretrain_loss(MODEL, SETTINGS, p, e, **scenes)[0], argnums=(0, 1)
+    )(params, extra)
+    assert all(np.isfinite(value).all() for value in jax.tree.leaves(gradients))
+
+
+def test_going_on_after_a_stop_gives_the_same_bits(tmp_path, monkeypatch, capsys):
+    file = pretrain.pretrained(SETTINGS, MODEL, tmp_path / "straight")
+    straight = load_file(file)
+    read = read_frozen(file, MODEL.vit).backbone  # as the training of the head does
+    assert all(np.array_equal(read[name], straight[f"backbone/{name}"]) for name in read)
+
+    asked = iter([False, False, True])
+    monkeypatch.setattr(pretrain.distributed.StopRequest, "reached", lambda self, step: next(asked))
+    assert pretrain.pretrained(SETTINGS, MODEL, tmp_path / "stopped") is None
+    assert "Stopped and saved after pretraining step" in capsys.readouterr().out
+    monkeypatch.undo()
+    resumed = load_file(pretrain.pretrained(SETTINGS, MODEL, tmp_path / "stopped"))
+    assert straight.keys() == resumed.keys()
+    assert all(np.array_equal(straight[name], resumed[name]) for name in straight)

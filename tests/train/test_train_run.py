@@ -1,0 +1,172 @@
+"""Whole trainings from files: the paper's recipe on tiny data in the official layouts; fine-tuning."""
+
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import tiny_text
+from layouts import WRITE
+from layouts_training import source_configs, write_training
+
+from segic_jax.config import INSTANCE_PROMPT, Config, DataConfig, SourceConfig, ValidationConfig, load_config
+from segic_jax.data.training import open_mixture
+from segic_jax.errors import ConfigError
+from segic_jax.models.params import as_float32
+from segic_jax.runtime.metric_writer import read_metrics
+from segic_jax.train import build as building
+from segic_jax.train.recipe import OFFICIAL_SOURCES
+from segic_jax.train.run import MODEL, run
+from segic_jax.weights.bundle import Weights, load_bundle, save_bundle, write_weights
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+import finetune  # noqa: E402
+
+CANVAS = 64
+
+
+def frozen_weights(path: Path) -> Path:
+    """A small backbone and a text tower in one file, as `segic convert` joins them."""
+    model = tiny.bundle()
+    backbone = {name: np.asarray(value) for name, value in model.backbone.items()}
+    write_weights(path, Weights(vit=tiny.CONFIG.vit, backbone=backbone, tower=tiny_text.tower()))
+    return path
+
+
+def shrunk(config: Config, root: Path, **train) -> Config:
+    """The same experiment on a small model and the data in `root`, for a few steps."""
+    sources = tuple(
+        dataclasses.replace(one, root=str(root / Path(one.root).relative_to("data")))
+        for one in config.sources
+    )
+    settings = {"steps": 3, "batch_size": 8, "num_points": 32, "log_every": 1, "checkpoint_every": 2} | train
+    return dataclasses.replace(
+        config,
+        backbone=str(frozen_weights(root / "frozen.safetensors")),
+        sources=sources,
+        validations=(),
+        model=tiny.CONFIG,
+        train=dataclasses.replace(config.train, **settings),
+    )
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    monkeypatch.setenv("SEGIC_CACHE", str(tmp_path / "cache"))
+    return write_training(tmp_path / "data", monkeypatch)
+
+
+def test_the_whole_recipe_runs(data, tmp_path, monkeypatch):
+    """All four sources, class names through the text tower, negative prompts, boxes, jitter and views."""
+    config = shrunk(load_config(ROOT / "configs/segic_dinov2_l_negatives.py"), data)
+    assert [one.name for one in config.sources] == [one.name for one in OFFICIAL_SOURCES]
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, negative=1.0))
+    monkeypatch.setattr(building, "BenchmarkValidation", None)  # there is none to be made
+    assert run(config, tmp_path / "run") == 0
+    lines = read_metrics(tmp_path / "run")
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert all(np.isfinite(value) for line in lines for value in line.values())
+    assert lines[-1]["loss_score"] > 0
+    model = load_bundle(tmp_path / "run" / MODEL)
+    assert {"", INSTANCE_PROMPT, "a photo of a dog", "a photo of a wall"} <= model.text.keys()
+    assert model.notes["trained_on"] == ["ade20k", "coco", "lvis"]
+
+
+def test_a_strict_fold_names_no_novel_class(data):
+    fold = load_config(ROOT / "configs/coco20i_fold1.py")
+    source = open_mixture(shrunk(fold, data).sources, CANVAS)
+    everything = open_mixture(source_configs(data, ("coco_semantic",)), CANVAS)
+    novel = set(everything.class_names) - set(source.class_names)
+    assert len(novel) == 20
+    for seed in range(30):
+        pair = source.pair(np.random.default_rng(seed))
+        assert pair.name not in novel
+        assert not novel & set(pair.absent)
+    # So that `eval.py` does not call its test classes known.
+    assert {building._data_set(one) for one in fold.sources} == {"coco without the classes of fold 1"}
+
+
+def text_of(config, tower, known=None):
+    source = open_mixture((SourceConfig("emoji"), SourceConfig("emoji_instances")), CANVAS)
+    return building.text_features(config, source, tower, known or {})
+
+
+def test_text_features():
+    config = Config(backbone="b", model=tiny.CONFIG, data=DataConfig(text_keep=0.0))
+    without = text_of(config, None)
+    assert len(without) > 100
+    assert all(not value.any() for prompt, value in without.items() if prompt != INSTANCE_PROMPT)
+    assert without[INSTANCE_PROMPT].any()
+    encoded = text_of(config, tiny_text.tower())
+    assert encoded.keys() == without.keys()
+    assert len({value.tobytes() for value in encoded.values()}) > 100
+    kept = text_of(config, tiny_text.tower(), {"": np.full(4, 7.0)})
+    assert kept[""].tolist() == [7.0] * 4
+    with pytest.raises(ConfigError, match=r"data\.text_keep is 0\.75, but b holds no text tower"):
+        text_of(dataclasses.replace(config, data=DataConfig()), None)
+    with pytest.raises(ConfigError, match=r"has width 8, but model\.text_width is 4"):
+        text_of(config, tiny_text.tower(width=8))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": ""}, "names no backbone"),
+        ({"backbone": "gone.safetensors"}, "gone"),
+        ({"sources": (SourceConfig("nothing"),)}, "There is no source 'nothing'"),
+        ({"sources": (SourceConfig("coco_semantic", "nowhere"),)}, "nowhere"),
+        ({"validations": (ValidationConfig("davis17", "nowhere"),)}, "davis17 has no episodes"),
+        ({"validations": (ValidationConfig("nothing"),)}, "There is no benchmark 'nothing'"),
+    ],
+)
+def test_what_is_wrong_is_one_sentence_and_exit_code_2(tmp_path, capsys, changes, message):
+    config = Config(
+        backbone=str(frozen_weights(tmp_path / "frozen.safetensors")),
+        model=tiny.CONFIG,
+        data=DataConfig(max_concepts=1, text_keep=0.0),
+        validations=(),
+    )
+    assert run(dataclasses.replace(config, **changes), tmp_path / "run") == 2
+    error = capsys.readouterr().err.strip()
+    assert re.search(message, error)
+    assert "\n" not in error
+
+
+def test_fine_tuning_starts_from_the_model_and_ends_with_a_better_one(tmp_path):
+    WRITE["folder"](tmp_path / "mine")
+    save_bundle(tmp_path / "start.safetensors", tiny.bundle(), half=False)
+    command = [sys.executable, ROOT / "finetune.py", "--data", tmp_path / "mine"]
+    command += ["--weights", tmp_path / "start.safetensors", "--workdir", tmp_path / "out"]
+    command += ["--validation", tmp_path / "mine", "--steps", "30", "--batch-size", "4"]
+    command += ["--learning-rate", "1e-3"]
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    lines = read_metrics(tmp_path / "out")
+    curve = [line["loss"] for line in lines if "loss" in line]
+    assert np.mean(curve[-5:]) < 0.95 * np.mean(curve[:5])
+    start, end = (load_bundle(tmp_path / name) for name in ("start.safetensors", f"out/{MODEL}"))
+    for name, value in as_float32(start.backbone).items():
+        np.testing.assert_allclose(np.asarray(end.backbone[name]), value, rtol=1e-3, atol=1e-6)
+    assert (tmp_path / "out/samples").is_dir()
+    assert [line["step"] for line in lines if "validation/miou" in line] == [10, 20, 30]
+
+
+def test_fine_tuning_without_data_is_one_sentence(tmp_path, capsys):
+    save_bundle(tmp_path / "start.safetensors", tiny.bundle())
+    args = finetune.Args(
+        data=tmp_path / "gone", workdir=tmp_path / "out", weights=str(tmp_path / "start.safetensors")
+    )
+    assert finetune.main(args) == 2
+    assert "gone" in capsys.readouterr().err
+
+
+def test_a_file_in_place_of_the_work_directory_is_said_at_once(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for workdir in (tmp_path / "file", tmp_path / "file/below"):
+        assert run(Config(backbone=""), workdir) == 2
+        assert "file is a file; give another folder" in capsys.readouterr().err
