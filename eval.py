@@ -18,7 +18,7 @@ from segic_jax.errors import ConfigError
 from segic_jax.runtime.entry import exit_code
 
 if TYPE_CHECKING:
-    from segic_jax.data.benchmark import Benchmark
+    from segic_jax.data.benchmark import BenchmarkSpec
     from segic_jax.data.manifest import Manifest
     from segic_jax.weights.bundle import Bundle
 
@@ -42,7 +42,7 @@ class Args:
     episodes: Path | None = None
     """A list of episodes (see `segic episodes`) instead of the benchmark's own."""
     limit: int | None = None
-    """Answer only so many episodes, pictures or videos, spread over the list."""
+    """Answer only so many episodes, images or videos, spread over the list."""
     class_names: bool | None = None
     """Give the model the class names as text; by default as the protocol says, where the model can."""
     baselines: bool | None = None
@@ -50,9 +50,9 @@ class Args:
     batch_size: int = 16
     """Episodes on their way at once; it changes no result."""
     workers: int = 0
-    """Processes that read pictures; 0: threads."""
+    """Processes that read images; 0: threads."""
     classes: Literal["present", "all"] = "present"
-    """Semantic segmentation: decode the classes that a picture shows (official), or all."""
+    """Semantic segmentation: decode the classes that an image shows (official), or all."""
     merge: Literal["independent", "argmax"] = "independent"
     """Semantic segmentation: each class by itself (official), or one class a pixel."""
     bank: Literal["train", "val"] | None = None
@@ -78,7 +78,7 @@ def main(args: Args) -> None:
     distributed.initialize(args.hosts)
     use_compile_cache()
     benchmark = find_benchmark(args.benchmark)
-    with distributed.together():
+    with distributed.raise_on_all_hosts():
         source = open_source(benchmark, args.data_root)
         weights = find(args.weights)
         bundle = load_bundle(weights)
@@ -108,11 +108,11 @@ def main(args: Args) -> None:
         from segic_jax.evaluate.report import table
 
         result = _episodes(args, bundle, benchmark, source, out)
-    if distributed.is_main():
+    if distributed.is_main_host():
         print(f"{table(result)}\n{out}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
-def _episodes(args: Args, bundle: "Bundle", benchmark: "Benchmark", source, out: Path) -> dict:
+def _episodes(args: Args, bundle: "Bundle", benchmark: "BenchmarkSpec", source, out: Path) -> dict:
     from segic_jax.evaluate.episodes import evaluate
     from segic_jax.evaluate.protocols import find_protocol
     from segic_jax.weights.bundle import load_bundle
@@ -140,7 +140,7 @@ def _episodes(args: Args, bundle: "Bundle", benchmark: "Benchmark", source, out:
     )
 
 
-def manifests(args: Args, benchmark: "Benchmark", source) -> Sequence["Manifest"]:
+def manifests(args: Args, benchmark: "BenchmarkSpec", source) -> Sequence["Manifest"]:
     """The folds that were asked for."""
     from segic_jax.data.manifest import read_manifest
 

@@ -1,7 +1,7 @@
-"""Adapt a trained model to your own pictures: `python finetune.py --data DIR --weights MODEL --workdir OUT`.
+"""Adapt a trained model to your own images: `python finetune.py --data DIR --weights MODEL --workdir OUT`.
 
-DIR holds a folder for each class with pictures and masks (<class>/1.jpg and <class>/1.png), at least two
-pictures a class. The backbone stays as it is; the head goes on learning from pairs of your pictures. Run
+DIR holds a folder for each class with images and masks (<class>/1.jpg and <class>/1.png), at least two
+images a class. The backbone stays as it is; the head goes on learning from pairs of your images. Run
 again to go on after a stop; the result is OUT/model.safetensors, for `segic predict --weights`.
 """
 

@@ -38,7 +38,7 @@ class Args:
     canvas: int = 448
     """Of the head."""
     small: int = 224
-    """Canvas of whole pictures: where shots, batch and devices grow."""
+    """Canvas of whole images: where shots, batch and devices grow."""
     concepts: tuple[int, ...] = (1, 2, 5, 10, 20, 40)
     shots: tuple[int, ...] = (1, 2, 5)
     batches: tuple[int, ...] = (1, 2, 4, 8)
@@ -100,18 +100,18 @@ def measured(args: Args) -> list[Curve]:
     head, small = model(args.vit, args.canvas), model(args.vit, args.small)
     at, whole = f"{args.canvas} px", f"{args.small} px"
     return [
-        curve("tokens", "backbone", "backbone, one picture", {size.tokens: size for size in backbones}),
+        curve("tokens", "backbone", "backbone, one image", {size.tokens: size for size in backbones}),
         curve("concepts", "head", f"head, {at}", {n: Size(head, concepts=n) for n in args.concepts}),
         curve(
             "shots",
             "whole with references",
-            f"picture and references, {whole}",
+            f"image and references, {whole}",
             {n: Size(small, shots=n) for n in args.shots},
         ),
-        curve("batch", "whole", f"pictures, {whole}", {n: Size(small, batch=n) for n in args.batches}),
+        curve("batch", "whole", f"images, {whole}", {n: Size(small, batch=n) for n in args.batches}),
         Curve(
             "devices",
-            f"{max(args.devices)} pictures, {whole}",
+            f"{max(args.devices)} images, {whole}",
             [simulated(n, small, max(args.devices), args.seconds) for n in args.devices],
         ),
     ]

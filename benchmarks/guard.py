@@ -1,6 +1,6 @@
 """What each compiled stage costs, as numbers that do not depend on the machine's mood.
 
-    python -m benchmarks.guard --renew      writes tests/benchmarks/compiled_stages.json, after a change that is meant
+    python -m benchmarks.guard --renew      writes tests/benchmarks/compiled_stages.json
 
 Operations are counted in the traced program. XLA's own count of operations and bytes and the memory beside
 arguments and results come from the compiled one: they were found equal on one core and two, with AVX2 alone

@@ -3,7 +3,7 @@
     python -m benchmarks.input_pipeline
     python -m benchmarks.input_pipeline --workers 2      also with processes, as a training may run it
 
-Writes noisy pictures of 640 x 480 pixels (JPEGs of about 150 kB) to a temporary folder: classes in FSS-1000's
+Writes noisy images of 640 x 480 pixels (JPEGs of about 150 kB) to a temporary folder: classes in FSS-1000's
 layout for semantic pairs, COCO's layout with polygons for instance pairs. The files stay in the system's file
 cache, so that reading them costs no disk. Times are processor time of one thread: other programs on the
 machine matter little. Each part's time is without that of the parts inside it. Handing over is one copy of
@@ -33,7 +33,7 @@ from segic_jax.data.pipeline import Examples, Stack, training_batches
 from segic_jax.data.training import open_pairs
 
 HEIGHT, WIDTH = 480, 640
-CLASSES, PICTURES = 4, 6  # of semantic pairs, and pictures of each class
+CLASSES, IMAGES = 4, 6  # of semantic pairs, and images of each class
 ROUNDS = 5  # the fastest counts: what else runs can only slow a round down
 REST = "draws, checks and the rest"
 
@@ -45,7 +45,7 @@ class Args:
     canvas: int = 896
     """Side of the canvas in pixels."""
     instances: int = 10
-    """In each picture of an instance pair."""
+    """In each image of an instance pair."""
     pairs: int = 60
     """In a round."""
     batch_size: int = 8
@@ -59,8 +59,8 @@ PARTS: list[tuple[ModuleType, str, Callable[[tuple], str]]] = [
     (files, "_decode", lambda args: "decoding JPEGs"),
     (files, "open_picture", lambda args: "decoding masks (PNG)"),
     (annotations, "decode", lambda args: "drawing polygons"),
-    (augment, "_resized", lambda args: f"resampling {'pictures' if args[0].ndim == 3 else 'masks'}"),
-    (augment, "_round_into", lambda args: "rounding pictures to 8 bits"),
+    (augment, "_resized", lambda args: f"resampling {'images' if args[0].ndim == 3 else 'masks'}"),
+    (augment, "_round_into", lambda args: "rounding images to 8 bits"),
     (augment, "jitter_colour", lambda args: "changing colours"),
     (pipeline, "view_mask", lambda args: "views of masks"),
     (pipeline, "large_scale_jitter", lambda args: "putting them on the canvas"),
@@ -178,7 +178,7 @@ def write_classes(root: Path) -> None:
     rng = np.random.default_rng(0)
     for name in range(CLASSES):
         (root / f"class_{name}").mkdir(parents=True)
-        for number in range(PICTURES):
+        for number in range(IMAGES):
             path = root / f"class_{name}/{number}"
             write_jpeg(path.with_suffix(".jpg"), rng)
             mask = cv2.GaussianBlur(rng.normal(size=(HEIGHT, WIDTH)), (0, 0), 25) > 0
@@ -190,7 +190,7 @@ def write_instances(root: Path, instances: int) -> None:
     rng = np.random.default_rng(1)
     (root / "train2017").mkdir(parents=True)
     (root / "annotations").mkdir()
-    numbers = range(1, CLASSES * PICTURES + 1)
+    numbers = range(1, CLASSES * IMAGES + 1)
     objects = []
     for number in numbers:
         write_jpeg(root / f"train2017/{number:012}.jpg", rng)

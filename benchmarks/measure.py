@@ -52,7 +52,7 @@ class Row:
         return self.ours.median / self.theirs.median if self.ours and self.theirs else None
 
     @property
-    def pictures_per_second(self) -> float | None:
+    def images_per_second(self) -> float | None:
         """Of ours."""
         return self.batch / self.ours.median if self.ours else None
 
@@ -175,7 +175,7 @@ def as_dict(row: Row) -> dict:
     for side in ("ours", "theirs"):
         times = getattr(row, side)
         values[side] = times._asdict() if times else None
-    return values | {"ratio": row.ratio, "pictures_per_second": row.pictures_per_second}
+    return values | {"ratio": row.ratio, "pictures_per_second": row.images_per_second}
 
 
 def _host_program(size: Size) -> Program:

@@ -19,7 +19,7 @@ import jax
 import tyro
 from jax.extend.core import Jaxpr, Var
 
-from benchmarks.stages import HOST, PICTURE, STAGES, VITS, Size, model
+from benchmarks.stages import HOST, IMAGE, STAGES, VITS, Size, model
 from benchmarks.tables import digits, markdown
 from segic_jax.config import ModelConfig
 from segic_jax.train.flops import flops_of
@@ -89,9 +89,7 @@ def main(args: Args) -> None:
     for canvas in args.canvas:
         lines = list(counted({vit: model(vit, canvas) for vit in args.vits}))
         text += (
-            f"{canvas} pixels, {lines[0].size.tokens} tokens, one picture:\n\n"
-            + table(lines, measured)
-            + "\n"
+            f"{canvas} pixels, {lines[0].size.tokens} tokens, one image:\n\n" + table(lines, measured) + "\n"
         )
     print(text)
     if args.out:
@@ -125,7 +123,7 @@ def cost(stage: str, size: Size) -> Cost:
 
 def host_cost(size: Size) -> Cost:
     """Small logits in; a mask of one byte a pixel for each concept and a label map of two out."""
-    small, pixels = (4 * size.model.grid) ** 2 * size.concepts, math.prod(PICTURE)
+    small, pixels = (4 * size.model.grid) ** 2 * size.concepts, math.prod(IMAGE)
     moved = 4 * small + pixels * size.concepts + 2 * pixels
     return Cost(0, {"float32": moved, "bfloat16": moved})
 

@@ -1,6 +1,6 @@
 """One point of the devices' curve of `benchmarks.growth`, which starts this with XLA_FLAGS for its process.
 
-It is given a ModelConfig as JSON, how many pictures there are, and for how long to time them.
+It is given a ModelConfig as JSON, how many images there are, and for how long to time them.
 """
 
 import json
@@ -16,7 +16,7 @@ from segic_jax.runtime.distributed import make_mesh, replicated
 
 
 def main(config: str, batch: str, seconds: str) -> None:
-    """Pictures and Contexts are split over all devices, weights are on each; prints JSON."""
+    """Images and Contexts are split over all devices, weights are on each; prints JSON."""
     size = Size(model_config_from_dict(json.loads(config)), batch=int(batch))
     function, arguments = STAGES["whole"](size)
     mesh = make_mesh()
@@ -27,7 +27,7 @@ def main(config: str, batch: str, seconds: str) -> None:
         split,
         split,
         split,
-    )  # backbone, head, pictures, sizes, Context
+    )  # backbone, head, images, sizes, Context
     program = jax.jit(function, in_shardings=places).lower(*arguments).compile()
     arrays = jax.block_until_ready(jax.device_put(filled(arguments), places))
 

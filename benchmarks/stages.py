@@ -17,11 +17,11 @@ from segic_jax.config import ModelConfig, ViTConfig
 from segic_jax.inference.overlay import colours
 from segic_jax.inference.result import Result
 from segic_jax.models import segic
-from segic_jax.models.correspondence import best_point, enlarged, similarity_map
+from segic_jax.models.correspondence import best_point, similarity_map, upsample_maps
 from segic_jax.models.params import Template
 from segic_jax.models.prompt_encoder import DensePrompt, Prompts
 
-PICTURE = (480, 640)  # height and width of a target, where the post-processing makes its masks
+IMAGE = (480, 640)  # height and width of a target, where the post-processing makes its masks
 POINT_SLOTS = 2  # sparse prompts beside the tokens: the point and SAM's padding point
 VITS = ("b", "l", "g")  # of DINOv2
 
@@ -38,7 +38,7 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        """Of one picture in the backbone."""
+        """Of one image in the backbone."""
         return self.model.grid**2 + 1 + self.model.vit.num_registers
 
 
@@ -55,10 +55,10 @@ def model(vit: str, canvas: int) -> ModelConfig:
 
 
 def backbone(size: Size) -> Stage:
-    """Pictures (uint8) -> patch features, with the normalisation of the pixels."""
+    """Images (uint8) -> patch features, with the normalisation of the pixels."""
     return Stage(
         lambda params, images, sizes: segic.extract(size.model, params, images, sizes),
-        (_params(segic.backbone_template(size.model.vit), size.precision), *_pictures(size, size.batch)),
+        (_params(segic.backbone_template(size.model.vit), size.precision), *_images(size, size.batch)),
     )
 
 
@@ -85,14 +85,14 @@ def products(size: Size) -> Stage:
 
 
 def references(size: Size) -> Stage:
-    """Features of the reference pictures (one a shot) and their masks -> Context."""
+    """Features of the reference images (one a shot) and their masks -> Context."""
     given = _references(size)
     features = _features(size, size.shots)
     return Stage(segic.encode_features, (features, replace(given, images=None, sizes=None)))
 
 
 def neck(size: Size) -> Stage:
-    """Features -> what the decoder reads of the picture."""
+    """Features -> what the decoder reads of the image."""
     return Stage(
         lambda head, features: _head(size).bind(head).embed_image(features),
         (_params(_head(size), size.precision), _features(size, dtype=size.precision)),
@@ -103,7 +103,7 @@ def correspondence(size: Size) -> Stage:
     """Features and the references' mean features -> cosine map at the canvas, best point."""
 
     def found(features, pooled):
-        at_canvas = enlarged(similarity_map(features, pooled, size.model.canvas), size.model.canvas)
+        at_canvas = upsample_maps(similarity_map(features, pooled, size.model.canvas), size.model.canvas)
         return at_canvas, best_point(at_canvas)
 
     return Stage(found, (_features(size), _context(size).pooled))
@@ -134,7 +134,7 @@ def prompts(size: Size) -> Stage:
 
 
 def decoder(size: Size) -> Stage:
-    """SAM's mask decoder alone: picture and prompts -> small mask logits and predicted IoU."""
+    """SAM's mask decoder alone: image and prompts -> small mask logits and predicted IoU."""
 
     def decoded(head, image, given):
         module = _head(size).bind(head)
@@ -185,7 +185,7 @@ def head_alone(size: Size) -> Stage:
 
 
 def whole(size: Size) -> Stage:
-    """Pictures -> mask logits at the canvas in one program; the references are encoded already."""
+    """Images -> mask logits at the canvas in one program; the references are encoded already."""
     return Stage(
         lambda params, head, images, sizes, context: segic.segment(
             size.model, params, head, images, sizes, context
@@ -193,14 +193,14 @@ def whole(size: Size) -> Stage:
         (
             _params(segic.backbone_template(size.model.vit), size.precision),
             _params(_head(size)),
-            *_pictures(size, size.batch),
+            *_images(size, size.batch),
             _context(size),
         ),
     )
 
 
 def whole_with_references(size: Size) -> Stage:
-    """The same from reference pictures and masks: they are encoded, too."""
+    """The same from reference images and masks: they are encoded, too."""
 
     def segmented(params, head, images, sizes, given):
         # One call of the backbone: XLA on a CPU would run two beside each other, and hold the memory of both.
@@ -234,8 +234,8 @@ HOST = "post-processing"  # numpy on the host, see `post_processing`
 
 
 def post_processing(size: Size) -> Callable[[], None]:
-    """Small logits of `batch` targets -> label maps, areas, boxes, scores and masks at the PICTURE's size."""
-    config, (height, width) = size.model, PICTURE
+    """Small logits of `batch` targets -> label maps, areas, boxes, scores and masks at the IMAGE's size."""
+    config, (height, width) = size.model, IMAGE
     canvas = config.canvas
     rng = np.random.default_rng(0)
     coarse = rng.normal(size=(size.batch, size.concepts, 8, 8)).astype(np.float32)
@@ -246,7 +246,7 @@ def post_processing(size: Size) -> Callable[[], None]:
             presence=np.ones(size.concepts, np.float32),
             present=np.ones(size.concepts, bool),
             evidence=np.zeros((size.concepts, 0), np.float32),
-            image=np.zeros((*PICTURE, 3), np.uint8),
+            image=np.zeros((*IMAGE, 3), np.uint8),
             source=None,
             small_logits=logits,
             canvas=canvas,
@@ -267,7 +267,7 @@ def post_processing(size: Size) -> Callable[[], None]:
 def filled(arguments: Any, seed: int = 0) -> Any:
     """Arrays for abstract arguments: small random numbers, sizes of whole canvases, all slots valid.
 
-    Every reference mask lies on the first picture; how many pictures there are is what costs time.
+    Every reference mask lies on the first image; how many images there are is what costs time.
     """
     rng = np.random.default_rng(seed)
     drawn = 0.05 * rng.standard_normal(99_991, np.float32)  # repeated: a backbone has 1e8 numbers and more
@@ -285,7 +285,7 @@ def filled(arguments: Any, seed: int = 0) -> Any:
     return jax.tree_util.tree_map_with_path(fill, arguments)
 
 
-_WHOLE = 1 << 20  # (h, w) of a picture that fills any canvas
+_WHOLE = 1 << 20  # (h, w) of an image that fills any canvas
 
 
 def _head(size: Size) -> Template:
@@ -300,7 +300,7 @@ def _floats(*shape: int, dtype: str = "float32") -> Shape:
     return Shape(shape, dtype)
 
 
-def _pictures(size: Size, *shape: int) -> tuple[Shape, Shape]:
+def _images(size: Size, *shape: int) -> tuple[Shape, Shape]:
     side = size.model.canvas
     return Shape((*shape, side, side, 3), np.uint8), Shape((*shape, 2), np.int32)
 
@@ -315,9 +315,9 @@ def _small_logits(size: Size) -> Shape:
     return _floats(size.batch, size.concepts, side, side)
 
 
-def _context(size: Size) -> segic.Context:
+def _context(size: Size) -> segic.Prototypes:
     shape, width = (size.batch, size.concepts), size.model.vit.width
-    return segic.Context(
+    return segic.Prototypes(
         pooled=_floats(*shape, width),
         visual=_floats(*shape, size.shots, width),
         visual_valid=Shape((*shape, size.shots), bool),
@@ -325,11 +325,11 @@ def _context(size: Size) -> segic.Context:
     )
 
 
-def _references(size: Size) -> segic.References:
-    """All concepts lie on the same pictures, one a shot."""
-    images, sizes = _pictures(size, size.batch, size.shots)
+def _references(size: Size) -> segic.ReferenceBatch:
+    """All concepts lie on the same images, one a shot."""
+    images, sizes = _images(size, size.batch, size.shots)
     shape, side = (size.batch, size.concepts, size.shots), size.model.canvas
-    return segic.References(
+    return segic.ReferenceBatch(
         images=images,
         sizes=sizes,
         masks=Shape((*shape, side, side), bool),

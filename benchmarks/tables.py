@@ -87,7 +87,7 @@ def _cells(row: Row) -> list[str]:
         "" if row.stage == HOST else row.precision,
         milliseconds(ours.median),
         _spread(ours),
-        digits(row.pictures_per_second),
+        digits(row.images_per_second),
         f"{milliseconds(theirs.median)} ({_spread(theirs)})" if theirs else "",
         f"{row.ratio:.2f}" if row.ratio else "",
         "" if row.compile_seconds is None else f"{row.compile_seconds:.1f}",

@@ -117,7 +117,7 @@ def products(tokens, shapes, precision):
 
 
 def decoder(head, grid, rows, slots, precision):
-    """transformers' SAM mask decoder, a row for each concept of each picture, as the official code has it."""
+    """transformers' SAM mask decoder, a row for each concept of each image, as the official code has it."""
     from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
     from transformers.models.sam.modeling_sam import SamMaskDecoder
 
@@ -162,7 +162,7 @@ def official(checkout, vit, concepts):
     image, reference = (255 * torch.rand(1, 3, canvas, canvas) for _ in range(2))
     size = torch.tensor([[canvas, canvas]])
     masks = torch.zeros(concepts, canvas, canvas)
-    for i, mask in enumerate(masks):  # strips of the picture
+    for i, mask in enumerate(masks):  # strips of the image
         mask[i * canvas // concepts : (i + 1) * canvas // concepts] = 255
     data = {
         "image": image,

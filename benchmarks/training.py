@@ -74,7 +74,7 @@ def step_and_arguments(config: Config, precision: str) -> tuple:
 
 
 def _batch(config: Config, rows: int) -> dict[str, np.ndarray]:
-    """As `segic_jax.data.pipeline` makes them: masks are strips of the picture."""
+    """As `segic_jax.data.pipeline` makes them: masks are strips of the image."""
     side, slots = config.model.canvas, config.data.max_concepts
     masks = np.zeros((rows, slots, side, side), bool)
     for slot in range(slots):

@@ -1,4 +1,4 @@
-"""SegIC in JAX: show one picture with a mask, and find the same thing in other pictures.
+"""SegIC in JAX: show one image with a mask, and find the same thing in other images.
 
 seg = segic_jax.Segmenter.load()
 ctx = seg.fit([segic_jax.Example("cat.jpg", "cat.png", name="cat")])

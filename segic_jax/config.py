@@ -173,18 +173,18 @@ class DataConfig:
     text_keep: float = 0.75  # probability of the class's prompt, else the empty one
     box: float = 0.5  # probability of a box prompt made from the target
     cross: float = 0.5  # probability of showing a concept the other concepts' tokens
-    # Semantic pairs: each picture by itself.
-    flip: bool = True  # mirror each picture with probability 1/2
+    # Semantic pairs: each image by itself.
+    flip: bool = True  # mirror each image with probability 1/2
     jitter: tuple[float, float] | None = (0.1, 2.0)  # scales of the large-scale jitter; None: only resize
-    # Instances: two views of one picture.
-    crop: tuple[float, float] = (0.3, 1.0)  # share of the picture's area that a view shows
+    # Instances: two views of one image.
+    crop: tuple[float, float] = (0.3, 1.0)  # share of the image's area that a view shows
     colour: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
     colour_share: float = 0.2  # probability of the colour jitter
     view_flip: float = 0.1  # probability of mirroring a view
     instance_pixels: int = 100  # an instance shows more than so many in both views
-    # Negative prompts: classes that are in neither picture, whose mask is empty.
+    # Negative prompts: classes that are in neither image, whose mask is empty.
     negative: float = 0.0  # probability, for semantic pairs; 0.25 where they are on
-    # Pictures that cannot be read are counted and replaced by the next draw.
+    # Images that cannot be read are counted and replaced by the next draw.
     max_unreadable: int = 100  # more than so many stop the training
     threads: int = 2  # for batches, in each process
     workers: int = 0  # processes for batches; 0: threads of the training process

@@ -22,7 +22,7 @@ from segic_jax.evaluate.rows import row_of, summary
 from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
 from segic_jax.models.params import Params
-from segic_jax.models.segic import Context
+from segic_jax.models.segic import Prototypes
 from segic_jax.runtime.entry import exit_code
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
@@ -37,10 +37,10 @@ class EachShot(Model):
         super().__init__(bundle)
         self.way = way
 
-    def context(self, references, text) -> Context:
+    def context(self, references, text) -> Prototypes:
         """As `Model.context`, with a token a shot."""
         context, visual = super().context(references, text), self.shots(references)
-        return Context(context.pooled, visual, np.ones(visual.shape[:3], bool), context.text)
+        return Prototypes(context.pooled, visual, np.ones(visual.shape[:3], bool), context.text)
 
     def decode(self, head, features, context):
         """As `Model.decode`."""
@@ -48,14 +48,16 @@ class EachShot(Model):
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _decode(config: ModelConfig, way: str, head: Params, features: jax.Array, context: Context) -> jax.Array:
+def _decode(
+    config: ModelConfig, way: str, head: Params, features: jax.Array, context: Prototypes
+) -> jax.Array:
     """`segic.decode` for one concept, with a choice of the map."""
     if way == "max":
         similarity = similarity_map(features, context.visual[:, 0], config.canvas).max(1, keepdims=True)
     else:
         similarity = similarity_map(features, context.pooled, config.canvas)
-    geometric = segic.look_at(similarity, config.canvas)
-    logits = segic.decode_instructed(config, head, features, context, geometric).logits
+    geometric = segic.geometric_prompt(similarity, config.canvas)
+    logits = segic.decode_with_prompts(config, head, features, context, geometric).logits
     return segic.upsample(logits, config.canvas)
 
 

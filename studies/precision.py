@@ -14,7 +14,7 @@ import tyro
 
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.evaluate.episodes import make_tasks
-from segic_jax.evaluate.infer import Answer, Model, judge_all
+from segic_jax.evaluate.infer import Model, Prediction, judge_all
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.rows import mask_of, row_of, summary
 from segic_jax.runtime.entry import exit_code
@@ -39,7 +39,7 @@ def compare(bundle: Bundle, source: EmojiSource, limit: int | None = None) -> di
     protocol = find_protocol("original")
     models = {"segic": Model(bundle), "bfloat16": Model(in_bfloat16(bundle))}
 
-    def judge(answer: Answer) -> tuple[dict, float | None]:
+    def judge(answer: Prediction) -> tuple[dict, float | None]:
         own = answer.shown.mask.shape
         one, other = (mask_of(answer, answer.logits[name], own) for name in models)
         union = (one | other).sum()

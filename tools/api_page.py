@@ -135,7 +135,7 @@ Made from the docstrings by `python tools/api_page.py`; do not edit it by hand.
 
 `Float[np.ndarray, "height width"]` is a float array with these axes, as
 [jaxtyping](https://docs.kidger.site/jaxtyping/) writes them; `*batch` stands for any number of axes.
-`np.ndarray` lies in the machine's memory, `Array` on JAX's device. Masks are `[height, width]`, pictures
+`np.ndarray` lies in the machine's memory, `Array` on JAX's device. Masks are `[height, width]`, images
 `[height, width, 3]` in RGB, points and boxes `(x, y)`. S is the side of the canvas, g that of the
 backbone's grid. `segic.py:300` and the like are lines of the official code.
 """

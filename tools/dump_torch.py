@@ -114,7 +114,7 @@ def check_checkout(folder: Path) -> None:
 
 
 def sample(reference: Path, mask: Path, target: Path) -> dict:
-    """The three pictures as the official EvalDataProcessor reads them (utils/dataloader.py)."""
+    """The three images as the official EvalDataProcessor reads them (utils/dataloader.py)."""
     Image = imported("PIL.Image")
 
     def read(path: Path, mode: str) -> np.ndarray:
@@ -122,7 +122,7 @@ def sample(reference: Path, mask: Path, target: Path) -> dict:
             with Image.open(path) as picture:
                 return np.array(picture.convert(mode))
         except OSError as error:
-            raise DumpError(f"{path} is not a readable picture: {error}") from error
+            raise DumpError(f"{path} is not a readable image: {error}") from error
 
     arrays = {
         "orig_image": read(target, "RGB").transpose(2, 0, 1),

@@ -15,18 +15,18 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from segic_jax import Example, Segmenter
-from segic_jax.data.files import whole_write
-from segic_jax.inference.example import as_mask, as_picture
+from segic_jax.data.files import atomic_write
+from segic_jax.inference.example import as_image, as_mask
 from segic_jax.inference.overlay import Colour, heat, overlay
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-LARGER = 1.5  # the examples are small; masks are drawn on the enlarged picture, so that their outline is fine
-SIZE = 2.6, 2.9  # of one picture and its title, in inches
+LARGER = 1.5  # the examples are small; masks are drawn on the enlarged image, so that their outline is fine
+SIZE = 2.6, 2.9  # of one image and its title, in inches
 
 
 def draw(targets: Sequence[Path]) -> bytes:
     """A JPEG; from left to right: example, cosine map, its highest point on the target, mask."""
-    picture, mask = as_picture(EXAMPLES / "reference.jpg"), as_mask(EXAMPLES / "reference_mask.png")
+    picture, mask = as_image(EXAMPLES / "reference.jpg"), as_mask(EXAMPLES / "reference_mask.png")
     segmenter = Segmenter.load()
     context = segmenter.fit(Example(picture, mask, name="metro"))
     figure = Figure((4 * SIZE[0], len(targets) * SIZE[1]), dpi=110, layout="constrained")
@@ -64,12 +64,12 @@ def _masked(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
 
 
 def main() -> None:
-    """Parse the arguments and write the picture."""
+    """Parse the arguments and write the image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("targets", type=Path, nargs="+", help="the pictures to search")
+    parser.add_argument("targets", type=Path, nargs="+", help="the images to search")
     parser.add_argument("--out", type=Path, required=True, help="the JPEG")
     args = parser.parse_args()
-    whole_write(args.out, draw(args.targets))
+    atomic_write(args.out, draw(args.targets))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures and pieces of HTML that the page shows."""
+"""Images and pieces of HTML that the page shows."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ from segic_jax.inference.overlay import Image as Pixels
 from segic_jax.inference.result import Result
 
 MARK = (30, 120, 255)  # the brush's colour, as in page.js
-PAINTER_SIDE = 640  # every picture is painted at this size: large enough to hit, small enough to send
+PAINTER_SIDE = 640  # every image is painted at this size: large enough to hit, small enough to send
 MAX_MARKS = 2_000_000  # characters
 THUMBNAIL_SIDE = 320
 NUMBERS = 6  # matches that are drawn
@@ -46,14 +46,14 @@ def example_thumbnail(shot: Shot, colour: Colour) -> Pixels:
 
 
 def boxed(image: Pixels, box: Sequence[float], colour: Colour) -> Pixels:
-    """The picture with a box."""
+    """The image with a box."""
     left, top, right, bottom = (round(value) for value in box)
     thickness = max(2, max(image.shape[:2]) // 160)
     return cv2.rectangle(image.copy(), (left, top), (right - 1, bottom - 1), colour, thickness)
 
 
 def painter_data(picture: Picture | None, mask: Mask | None = None) -> str:
-    """The picture for page.js to paint on, and the paint that is there already."""
+    """The image for page.js to paint on, and the paint that is there already."""
     if picture is None:
         return '<div id="draft" hidden></div>'
     image = _painter_size(picture.image)
@@ -65,7 +65,7 @@ def painter_data(picture: Picture | None, mask: Mask | None = None) -> str:
 
 
 def marked(marks: str, picture: Picture) -> tuple[Mask | None, Box | None]:
-    """What page.js's segicMarks gives, at the picture's size: a mask, a box, or neither.
+    """What page.js's segicMarks gives, at the image's size: a mask, a box, or neither.
 
     Raises:
         DataError: it is none of that; the page never sends such.
@@ -151,7 +151,7 @@ def presence_table(result: Result) -> str:
             f"{presence:.0f} %</td><td>{f'{area:.1f} %' if area else '-'}</td></tr>"
         )
     return (
-        '<table class="presence"><thead><tr><th scope="col">class</th><th scope="col">in the picture?</th>'
+        '<table class="presence"><thead><tr><th scope="col">class</th><th scope="col">in the image?</th>'
         '<th scope="col">presence</th><th scope="col">area</th></tr></thead><tbody>'
         + "".join(rows)
         + "</tbody></table>"
@@ -200,7 +200,7 @@ def _data_url(pixels: np.ndarray, ending: str, kind: str) -> str:
 
 
 def _numbered(image: Pixels, point: tuple[float, float], number: int, tint: Colour) -> None:
-    """Draw a numbered disc, as large as the picture wants it."""
+    """Draw a numbered disc, as large as the image wants it."""
     radius = max(7, max(image.shape[:2]) // 34)
     at, scale = (round(point[0]), round(point[1])), radius / 14
     cv2.circle(image, at, radius + max(1, radius // 7), (255, 255, 255), -1, cv2.LINE_AA)

@@ -36,9 +36,9 @@ def _name(path: object) -> str:
 
 
 def _index(chosen: gr.SelectData, count: int) -> int:
-    """Of one of `count` pictures. Raises DataError where it is none."""
+    """Of one of `count` images. Raises DataError where it is none."""
     if type(chosen.index) is not int or not 0 <= chosen.index < count:
-        raise DataError("Choose one of the pictures that are shown.")
+        raise DataError("Choose one of the images that are shown.")
     return chosen.index
 
 
@@ -128,16 +128,16 @@ class Page:
             *(found.overlay, found.presence, found.concept, found.heat, found.examples, found.files),
         ]
 
-    # Step 1: a picture, and what is marked in it.
+    # Step 1: an image, and what is marked in it.
 
     def bring(self, visitor: Session, path: str) -> dict:
-        """An uploaded picture becomes the one to mark."""
+        """An uploaded image becomes the one to mark."""
         name = _name(path)
         visitor.draft = Picture(name, limits.read_upload(path, name))
         return self._draft(visitor)
 
     def bring_scene(self, visitor: Session, chosen: gr.SelectData) -> dict:
-        """An example from inside: marked, named, and with pictures to search."""
+        """An example from inside: marked, named, and with images to search."""
         scene = scenes()[_index(chosen, len(scenes()))]
         there = {target.picture.name for target in visitor.targets}
         visitor.add_targets([one for one in scene.targets if one.name not in there])
@@ -158,12 +158,12 @@ class Page:
         return {self.mark.draft: drawing.painter_data(visitor.draft, mask)}
 
     def add(self, visitor: Session, marks: str, name: str, kind: str) -> dict:
-        """The marked picture becomes an example."""
+        """The marked image becomes an example."""
         self._take(visitor, marks, name, kind)
         return {**self._draft(visitor), **self._examples(visitor), **self._targets(visitor)}
 
     def discard(self, visitor: Session) -> dict:
-        """Put the picture away."""
+        """Put the image away."""
         visitor.draft = None
         return self._draft(visitor)
 
@@ -185,10 +185,10 @@ class Page:
         visitor.remove_class(name)
         return {**self._examples(visitor), **self._targets(visitor)}
 
-    # Step 2: pictures to search.
+    # Step 2: images to search.
 
     def add_targets(self, visitor: Session, paths: list[str]) -> dict:
-        """Uploaded pictures; those that cannot be read are named and left out."""
+        """Uploaded images; those that cannot be read are named and left out."""
         visitor.check_room(len(paths or ()))
         pictures = []
         for path in paths or [None]:
@@ -201,17 +201,17 @@ class Page:
         return self._targets(visitor)
 
     def choose_target(self, visitor: Session, chosen: gr.SelectData) -> dict:
-        """Look at another picture."""
+        """Look at another image."""
         visitor.choose_target(_index(chosen, len(visitor.targets)))
         return self._found(visitor)
 
     def remove_target(self, visitor: Session) -> dict:
-        """Drop the chosen picture."""
+        """Drop the chosen image."""
         visitor.remove_target()
         return {**self._targets(visitor), **self._found(visitor)}
 
     def find(self, visitor: Session, marks: str, name: str, kind: str, progress=gr.Progress()) -> dict:  # noqa: B008
-        """Search. A picture that is marked and not added yet is added first."""
+        """Search. An image that is marked and not added yet is added first."""
         if visitor.draft is not None:
             marked = any(part is not None for part in drawing.marked(marks, visitor.draft))
             if marked or not visitor.colours:
@@ -227,18 +227,18 @@ class Page:
     # Step 3: what was found.
 
     def cut(self, visitor: Session, probability: float, absent: bool) -> dict:
-        """The chosen picture at another threshold; the model does not run."""
+        """The chosen image at another threshold; the model does not run."""
         if not isinstance(probability, int | float):
             raise DataError("The threshold is a number.")
         visitor.probability, visitor.keep_absent, visitor.prepared = probability, bool(absent), False
         return self._masks(visitor)
 
     def cut_all(self, visitor: Session, probability: float, absent: bool) -> dict:
-        """All pictures at another threshold."""
+        """All images at another threshold."""
         return {**self.cut(visitor, probability, absent), **self._targets(visitor)}
 
     def explain(self, visitor: Session, name: str) -> dict:
-        """Where the chosen picture is alike to the examples, and which parts matched."""
+        """Where the chosen image is alike to the examples, and which parts matched."""
         explanation, target = visitor.explain(self.segmenter, name)
         heat, examples = drawing.matched(explanation, target.image, visitor.reference)
         visitor.explained = True
@@ -262,7 +262,7 @@ class Page:
         visitor.take(name, mask, box, kind == NOT_THIS)
 
     def _draft(self, visitor: Session, mask: Mask | None = None) -> dict:
-        """The picture to mark, unmarked or with the paint of a mask."""
+        """The image to mark, unmarked or with the paint of a mask."""
         mark = self.mark
         return {mark.draft: drawing.painter_data(visitor.draft, mask), mark.upload: None, mark.kind: THIS}
 
@@ -287,7 +287,7 @@ class Page:
         }
 
     def _found(self, visitor: Session) -> dict:
-        """The chosen picture's result."""
+        """The chosen image's result."""
         names = list(visitor.colours)
         return {
             **self._masks(visitor),

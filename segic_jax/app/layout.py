@@ -24,12 +24,12 @@ THIS, NOT_THIS = "This is it", "Alike, but not it"
 
 
 class Marking:
-    """Step 1: a picture, what is marked in it, and the examples so far."""
+    """Step 1: an image, what is marked in it, and the examples so far."""
 
     def __init__(self):
-        gr.HTML(_heading(1, "Show what to find", "Drop, paste or choose a picture of it."), padding=False)
-        self.upload = _upload("Picture of the thing", "single", "reference-upload")
-        gr.HTML('<p class="hint">No picture at hand? Start from one of these:</p>', padding=False)
+        gr.HTML(_heading(1, "Show what to find", "Drop, paste or choose an image of it."), padding=False)
+        self.upload = _upload("Image of the thing", "single", "reference-upload")
+        gr.HTML('<p class="hint">No image at hand? Start from one of these:</p>', padding=False)
         self.samples = _thumbnails(
             [
                 (example_thumbnail(Shot(scene.picture, scene.name, scene.mask), colours(1)[0]), scene.name)
@@ -69,29 +69,29 @@ class Marking:
 
 
 class Searching:
-    """Step 2: the pictures to search."""
+    """Step 2: the images to search."""
 
     def __init__(self):
         gr.HTML(
-            _heading(2, "Add pictures to search", f"Drop, paste or choose up to {limits.MAX_TARGETS}."),
+            _heading(2, "Add images to search", f"Drop, paste or choose up to {limits.MAX_TARGETS}."),
             padding=False,
         )
-        self.upload = _upload("Pictures to search", "multiple", "target-upload")
-        self.gallery = _thumbnails(None, label="Pictures to search", columns=4, elem_id="targets")
-        self.remove = gr.Button("Remove the chosen picture", size="sm", elem_id="remove-target")
+        self.upload = _upload("Images to search", "multiple", "target-upload")
+        self.gallery = _thumbnails(None, label="Images to search", columns=4, elem_id="targets")
+        self.remove = gr.Button("Remove the chosen image", size="sm", elem_id="remove-target")
         self.find = gr.Button("Find it", variant="primary", size="lg", elem_id="find")
 
 
 class Finding:
-    """Step 3: what was found in the chosen picture."""
+    """Step 3: what was found in the chosen image."""
 
     def __init__(self):
         with gr.Column(elem_id="found"):
             gr.HTML(
-                _heading(3, "Look at what was found", "Choose another picture above to look at it."),
+                _heading(3, "Look at what was found", "Choose another image above to look at it."),
                 padding=False,
             )
-            self.overlay = _picture("Found", elem_id="overlay")
+            self.overlay = _image("Found", elem_id="overlay")
             self.presence = gr.HTML(elem_id="presence", padding=False)
             self.threshold = gr.Slider(
                 0.05,
@@ -112,12 +112,12 @@ class Finding:
             with gr.Column(elem_id="matches"):
                 gr.HTML(
                     "<h3>What matched</h3><p>Warm colours: alike to what you marked. A number stands for a "
-                    "part of an example, and for the parts of the picture that match it best.</p>",
+                    "part of an example, and for the parts of the image that match it best.</p>",
                     padding=False,
                 )
                 with gr.Row():
-                    self.heat = _picture("This picture", min_width=240)
-                    self.examples = _picture("Examples", min_width=240)
+                    self.heat = _image("This image", min_width=240)
+                    self.examples = _image("Examples", min_width=240)
 
 
 def stage(visitor: Session) -> str:
@@ -150,9 +150,9 @@ def header(model: str, device: str, embedded: bool) -> str:
     )
     return (
         "<header><h1>segic</h1>"
-        "<p>Show one picture with a mask, and find the same thing in other pictures.</p>"
+        "<p>Show one image with a mask, and find the same thing in other images.</p>"
         f'</header><p class="banner {"small" if embedded else ""}" role="note">{running} It runs on the '
-        f"{escape(device)} of the machine that serves this page; pictures stay there and are deleted.</p>"
+        f"{escape(device)} of the machine that serves this page; images stay there and are deleted.</p>"
     )
 
 
@@ -182,5 +182,5 @@ def _thumbnails(value: list | None, **options) -> gr.Gallery:
     )
 
 
-def _picture(label: str, **options) -> gr.Image:
+def _image(label: str, **options) -> gr.Image:
     return gr.Image(label=label, interactive=False, buttons=["fullscreen"], format="png", **options)

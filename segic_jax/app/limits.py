@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from segic_jax.data.files import read_picture
+from segic_jax.data.files import read_image
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context
 from segic_jax.inference.example import as_mask
@@ -22,8 +22,8 @@ Read = TypeVar("Read")
 
 MAX_MEGABYTES = 20  # of one file
 MAX_REFERENCES = 300  # of a saved Context
-MAX_PIXELS = 64_000_000  # of one picture, before it is shrunk
-SIDE = 1280  # a picture's longer side is shrunk to this: it bounds the memory of a visitor
+MAX_PIXELS = 64_000_000  # of one image, before it is shrunk
+SIDE = 1280  # an image's longer side is shrunk to this: it bounds the memory of a visitor
 MAX_EXAMPLES = 20
 MAX_TARGETS = 20
 MAX_CLASSES = 8
@@ -39,20 +39,20 @@ def read_upload(path: Path | str, name: str) -> UInt8[np.ndarray, "height width 
         name: what the visitor called the file; error messages use it.
 
     Raises:
-        DataError: no picture of a known format, damaged, cut off or beyond the limits.
+        DataError: no image of a known format, damaged, cut off or beyond the limits.
     """
     _check(path, name)
-    return shrink(_with_name(read_picture, path, name), SIDE)
+    return shrink(_with_name(read_image, path, name), SIDE)
 
 
 def read_mask_upload(path: Path | str, name: str, size: tuple[int, int]) -> Bool[np.ndarray, "height width"]:
     """The object's pixels in a mask file, at `size`.
 
     Args:
-        size: (height, width) of the picture, which may have been shrunk; the mask must have its shape.
+        size: (height, width) of the image, which may have been shrunk; the mask must have its shape.
 
     Raises:
-        DataError: as `read_upload`, or a mask of another shape than its picture.
+        DataError: as `read_upload`, or a mask of another shape than its image.
     """
     _check(path, name)
     mask = _with_name(as_mask, path, name)
@@ -60,7 +60,7 @@ def read_mask_upload(path: Path | str, name: str, size: tuple[int, int]) -> Bool
     scale = max(size) / max(mask.shape)
     if any(abs(had * scale - has) > 1 for had, has in zip(mask.shape, size, strict=True)):
         raise DataError(
-            f"{name} is {mask.shape[1]} x {mask.shape[0]} pixels and has another shape than its picture; "
+            f"{name} is {mask.shape[1]} x {mask.shape[0]} pixels and has another shape than its image; "
             "make them the same size."
         )
     return stretch(mask, size)
@@ -79,12 +79,12 @@ def read_context_upload(path: Path | str, name: str, segmenter: Segmenter) -> Co
     context = _with_name(segmenter.load_context, path, name)
     if len(context.references) > MAX_REFERENCES or len(context.negatives) > MAX_EXAMPLES:
         raise DataError(
-            f"{name} has {len(context.references)} pictures and {len(context.negatives)} negatives; "
+            f"{name} has {len(context.references)} images and {len(context.negatives)} negatives; "
             f"the page takes {MAX_REFERENCES} and {MAX_EXAMPLES}."
         )
     for reference in context.references:
         if not _is_preview(reference.preview) or not 0 < min(reference.size) <= max(reference.size) <= 10**6:
-            raise DataError(f"{name} is damaged: a preview in it is no small picture; save it again.")
+            raise DataError(f"{name} is damaged: a preview in it is no small image; save it again.")
     return context
 
 
@@ -103,7 +103,7 @@ def _check(path: Path | str, name: str) -> None:
         with Image.open(path, formats=FORMATS) as header:
             width, height = header.size
     except UnidentifiedImageError as error:
-        raise DataError(f"{name} is no picture; use PNG, JPEG, WebP, TIFF or BMP.") from error
+        raise DataError(f"{name} is not an image; use PNG, JPEG, WebP, TIFF or BMP.") from error
     except Image.DecompressionBombError as error:
         raise DataError(_too_many(name)) from error
     except (OSError, ValueError, SyntaxError, TypeError) as error:  # Pillow's ways to say "damaged"

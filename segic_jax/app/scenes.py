@@ -14,7 +14,7 @@ ENLARGED = 3  # a scene has 192 pixels a side: small for a page
 
 
 class Scene(NamedTuple):
-    """A class: one marked picture, and pictures to search; the last one does not show it."""
+    """A class: one marked image, and images to search; the last one does not show it."""
 
     name: str
     picture: Picture

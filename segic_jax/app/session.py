@@ -1,4 +1,4 @@
-"""What one visitor has on the page: a picture being marked, examples, targets and results. No Gradio here."""
+"""What one visitor has on the page: an image being marked, examples, targets and results. No Gradio here."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 
 from segic_jax.app import limits
 from segic_jax.errors import DataError
-from segic_jax.inference.context import Context, decoded
+from segic_jax.inference.context import Context, decode_preview
 from segic_jax.inference.example import Example
 from segic_jax.inference.explain import Explanation
 from segic_jax.inference.overlay import Colour, Image, Mask, colours
@@ -21,7 +21,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
 class Picture(NamedTuple):
-    """A picture and what the visitor called it."""
+    """An image and what the visitor called it."""
 
     name: str
     image: Image
@@ -29,7 +29,7 @@ class Picture(NamedTuple):
 
 @dataclass(frozen=True)
 class Shot:
-    """One marked picture: either mask or box is given."""
+    """One marked image: either mask or box is given."""
 
     picture: Picture
     name: str  # of the class
@@ -44,7 +44,7 @@ class Shot:
 
 @dataclass
 class Target:
-    """A picture to search, and what was found; the result holds what every threshold needs."""
+    """An image to search, and what was found; the result holds what every threshold needs."""
 
     picture: Picture
     result: Result | None = None
@@ -54,7 +54,7 @@ class Target:
 class Session:
     """Everything of one visitor."""
 
-    draft: Picture | None = None  # the picture being marked
+    draft: Picture | None = None  # the image being marked
     loaded: Context | None = None  # of files that were saved before
     shots: list[Shot] = field(default_factory=list)
     context: Context | None = None  # of what was loaded and the shots
@@ -77,7 +77,7 @@ class Session:
         return {name: self.tints[name] for name in names}
 
     def reference(self, number: int) -> tuple[Image, float]:
-        """A picture of `Context.references`, and the scale from its own pixels to those given here.
+        """An image of `Context.references`, and the scale from its own pixels to those given here.
 
         Of what was loaded there is a preview only, which is enlarged up to `limits.SIDE`.
         """
@@ -85,7 +85,9 @@ class Session:
         if number < len(loaded):
             scale = min(1, limits.SIDE / max(loaded[number].size))
             height, width = (max(1, round(scale * side)) for side in loaded[number].size)
-            return cv2.resize(decoded(loaded[number]), (width, height), interpolation=cv2.INTER_CUBIC), scale
+            return cv2.resize(
+                decode_preview(loaded[number]), (width, height), interpolation=cv2.INTER_CUBIC
+            ), scale
         own = list({id(shot.picture.image): shot.picture.image for shot in self.shots}.values())
         return own[number - len(loaded)], 1.0
 
@@ -150,7 +152,7 @@ class Session:
             DataError: nothing marked, a name that cannot be, a negative of an unknown class, or one too many.
         """
         if self.draft is None:
-            raise DataError("Bring a picture of the thing first.")
+            raise DataError("Bring an image of the thing first.")
         name = clean_name(name)
         if len(self.shots) >= limits.MAX_EXAMPLES:
             raise DataError(f"The page takes {limits.MAX_EXAMPLES} examples; remove one first.")
@@ -183,12 +185,12 @@ class Session:
         """Raise DataError if `count` more targets are more than the page takes."""
         if (total := len(self.targets) + count) > limits.MAX_TARGETS:
             raise DataError(
-                f"The page searches {limits.MAX_TARGETS} pictures, these would be {total}; "
+                f"The page searches {limits.MAX_TARGETS} images, these would be {total}; "
                 "for a whole folder there is the command segic predict."
             )
 
     def add_targets(self, pictures: Sequence[Picture]) -> None:
-        """Further pictures to search.
+        """Further images to search.
 
         Raises:
             DataError: more than the page takes; none of them is added then.
@@ -211,15 +213,15 @@ class Session:
         """Search every target that has no result yet.
 
         Args:
-            tell: called with (done, all) before each picture.
+            tell: called with (done, all) before each image.
 
         Raises:
             DataError: no example or no target.
         """
         if not self.colours:
-            raise DataError("Show first what to find: bring a picture and mark the thing.")
+            raise DataError("Show first what to find: bring an image and mark the thing.")
         if not self.targets:
-            raise DataError("Add pictures to search.")
+            raise DataError("Add images to search.")
         if self.context is None:
             examples = [shot.example() for shot in self.shots]
             self.context = segmenter.fit(examples, self.loaded) if examples else self.loaded
@@ -297,10 +299,10 @@ def clean_name(name: str) -> str:
 
 
 def clean_box(box: Box, image: Image) -> Box:
-    """Corners in order and inside the picture.
+    """Corners in order and inside the image.
 
     Raises:
-        DataError: a missing number, or no area inside the picture.
+        DataError: a missing number, or no area inside the image.
     """
     if any(value is None or not np.isfinite(value) for value in box):
         raise DataError("A box needs four numbers: left, top, right and bottom.")
@@ -309,5 +311,5 @@ def clean_box(box: Box, image: Image) -> Box:
     left, right = (min(max(x, 0), width) for x in (left, right))
     top, bottom = (min(max(y, 0), height) for y in (top, bottom))
     if right - left < 1 or bottom - top < 1:
-        raise DataError(f"The box has no area inside the picture of {width} x {height} pixels.")
+        raise DataError(f"The box has no area inside the image of {width} x {height} pixels.")
     return left, top, right, bottom

@@ -9,9 +9,9 @@ from pathlib import Path
 
 @dataclass
 class App:
-    """A web page to mark a thing in one picture and find it in others.
+    """A web page to mark a thing in one image and find it in others.
 
-    It needs Gradio: pip install 'segic_jax[app]'. Pictures stay on this machine; only this machine can open
+    It needs Gradio: pip install 'segic_jax[app]'. Images stay on this machine; only this machine can open
     the page unless --host says otherwise.
     """
 

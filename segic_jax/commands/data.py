@@ -16,7 +16,7 @@ class Check:
     data_root: Path | None = None
     """The folder with the benchmark's data."""
     quick: bool = False
-    """Counts and names only; do not read the pictures."""
+    """Counts and names only; do not read the images."""
 
     def run(self) -> int:
         """Print one table."""

@@ -162,7 +162,7 @@ def _speed() -> list[str]:
         "SegIC on DINOv2-B": ModelConfig(vit=ViTConfig.dinov2("b")),
         "SegIC on DINOv2-L": ModelConfig(vit=ViTConfig.dinov2("l")),
     }
-    lines = [f"{rate / 1e9:.0f} GFLOP/s in a float32 matrix product, measured now; so a picture takes"]
+    lines = [f"{rate / 1e9:.0f} GFLOP/s in a float32 matrix product, measured now; so an image takes"]
     for name, config in models.items():
         flops = _flops(config)
         seconds = f"{flops / rate:.3f}" if flops < rate else f"{flops / rate:.0f}"
@@ -186,7 +186,7 @@ def _product_rate(side: int) -> float:
 
 
 def _flops(config) -> int:
-    """Of one picture and one concept."""
+    """Of one image and one concept."""
     import numpy as np
     from jax import ShapeDtypeStruct as Shape
 
@@ -194,7 +194,7 @@ def _flops(config) -> int:
     from segic_jax.train.flops import count_flops
 
     side, grid, width = config.canvas, config.grid, config.vit.width
-    context = segic.Context(
+    context = segic.Prototypes(
         pooled=Shape((1, 1, width), np.float32),
         visual=Shape((1, 1, 1, width), np.float32),
         visual_valid=Shape((1, 1, 1), bool),

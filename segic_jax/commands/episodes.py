@@ -31,7 +31,7 @@ class Make:
 
         benchmark = find_benchmark(self.benchmark)
         if benchmark.kind != "episodes":
-            raise DataError(f"{benchmark.name} has no episodes: it scores whole pictures or videos.")
+            raise DataError(f"{benchmark.name} has no episodes: it scores whole images or videos.")
         source = open_source(benchmark, self.data_root)
         protocol = self.protocol or benchmark.protocols[0]
         folds = range(benchmark.folds) if self.fold is None else [self.fold]

@@ -30,18 +30,18 @@ class Explain(WithMasks):
     """
 
     targets: tyro.conf.Positional[tuple[Path, ...]]
-    """Pictures; a folder stands for all pictures in it."""
+    """Images; a folder stands for all images in it."""
     out: Path
-    """Folder for the pictures; made if need be."""
+    """Folder for the images; made if need be."""
     matches: int = 12
     """How many to draw for a class, spread over its mask."""
 
     def run(self) -> int:
         """Draw every target that can be read; 0, or 2 if one could not."""
         from segic_jax.commands.explanation import draw
-        from segic_jax.data.files import whole_write
+        from segic_jax.data.files import atomic_write
         from segic_jax.errors import DataError
-        from segic_jax.inference.example import as_picture
+        from segic_jax.inference.example import as_image
 
         cut = self.cut
         if self.matches < 1:
@@ -53,13 +53,13 @@ class Explain(WithMasks):
         refused = Refused()
         for name, path in progress(targets.items(), total=len(targets), unit="picture"):
             try:
-                image = as_picture(path)
+                image = as_image(path)
             except DataError as error:
                 refused(path, error)
                 continue
             result = segmenter.predict(image, context, keep_absent=self.keep_absent).threshold(cut)
             explained = segmenter.explain(image, context, matches=segmenter.config.grid**2)
             make_folder(self.out)
-            whole_write(self.out / f"{name}.png", draw(context, result, explained, self.matches))
+            atomic_write(self.out / f"{name}.png", draw(context, result, explained, self.matches))
             say(self.out / f"{name}.png")
         return 2 if refused.said else 0

@@ -1,4 +1,4 @@
-"""The picture of `segic explain`: a row a class; references, matches and similarity from left to right."""
+"""The image of `segic explain`: a row a class; references, matches and similarity from left to right."""
 
 import io
 from collections.abc import Sequence
@@ -11,13 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import ConnectionPatch
 
 from segic_jax.errors import DataError
-from segic_jax.inference.context import Context, Reference, decoded
-from segic_jax.inference.example import as_picture
+from segic_jax.inference.context import Context, Reference, decode_preview
+from segic_jax.inference.example import as_image
 from segic_jax.inference.explain import Explanation, Match
 from segic_jax.inference.overlay import outlined
 from segic_jax.inference.result import Result
 
-SIDE = 900  # longer side of a picture in the drawing
+SIDE = 900  # longer side of an image in the drawing
 SHOWN = 4  # references of a class: those with the most matches
 
 
@@ -46,7 +46,7 @@ def draw(context: Context, result: Result, explained: Sequence[Explanation], mos
 
 
 def spread(matches: Sequence[Match], mask: np.ndarray, most: int) -> list[Match]:
-    """The strongest inside the mask, no two close together; of the whole picture if there are none inside."""
+    """The strongest inside the mask, no two close together; of the whole image if there are none inside."""
     height, width = mask.shape
     inside = [
         one
@@ -89,7 +89,7 @@ def _row(part, context, result, i, one, matches, ordered) -> None:
     for axis in (*columns, *axes):
         axis.set_anchor("N")  # their tops in one line, whatever the shapes
     for axis, number in zip(axes, ordered, strict=False):
-        _shown(axis, _picture(context.references[number]), "")
+        _shown(axis, _image(context.references[number]), "")
     where = dict(zip(ordered, axes, strict=False))
     at_point: dict[tuple, list[tuple[int, str]]] = {}
     for number, match in enumerate(matches, 1):
@@ -144,16 +144,16 @@ def _boxes(count: int) -> list[tuple[float, float, float, float]]:
     return [(0.51 * (i % 2), 0.51 * (1 - i // 2), 0.49, 0.49) for i in range(count)]
 
 
-def _picture(reference: Reference) -> UInt8[np.ndarray, "height width 3"]:
+def _image(reference: Reference) -> UInt8[np.ndarray, "height width 3"]:
     """The file if it is still there and of the same size; else the preview, enlarged."""
     if reference.source:
         try:
-            image = as_picture(reference.source)
+            image = as_image(reference.source)
         except DataError:
             image = None
         if image is not None and image.shape[:2] == reference.size:
             return image
-    small = decoded(reference)
+    small = decode_preview(reference)
     scale = min(1, SIDE / max(reference.size))
     height, width = (max(1, round(side * scale)) for side in reference.size)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)

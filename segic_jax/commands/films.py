@@ -1,4 +1,4 @@
-"""Films and folders of frames, read and written one frame at a time."""
+"""Videos and folders of frames, read and written one frame at a time."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from jaxtyping import Integer, UInt8
 
 from segic_jax.commands.record import Seen
 from segic_jax.commands.targets import Refused, make_folder
-from segic_jax.data.files import ENDINGS, open_picture, read_labels, read_picture, whole_write
+from segic_jax.data.files import ENDINGS, atomic_write, open_image, read_image, read_labels
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.example import as_mask
 from segic_jax.inference.overlay import colours, overlays
@@ -25,7 +25,7 @@ Frame = UInt8[np.ndarray, "height width 3"]
 
 # What OpenCV's own FFmpeg writes: MPEG-4 for players, VP8 for browsers. VP9 takes six times as long as VP8.
 CODECS = {".mp4": "mp4v", ".webm": "VP80", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "XVID"}
-COLOURS = 255  # objects that a palette picture can number
+COLOURS = 255  # objects that a palette image can number
 
 
 @dataclass(frozen=True)
@@ -35,56 +35,56 @@ class Clip:
     source: Path
     count: int | None  # of frames, as far as is known
     fps: float
-    name: Callable[[int], str]  # of a frame's label picture, without ending
+    name: Callable[[int], str]  # of a frame's label image, without ending
     frames: Callable[[], Iterator[Frame]]  # RGB; once
     files: tuple[Path, ...]
 
 
 def open_clip(path: Path, fps: float, refused: Refused) -> Clip:
-    """A film, or a folder of pictures in the order of their names (2 before 10).
+    """A video, or a folder of images in the order of their names (2 before 10).
 
     Args:
         fps: of a folder.
         refused: is told frames that cannot be read, which are then left out.
 
     Raises:
-        DataError: there is no such file, it is no film, or the folder has no picture.
+        DataError: there is no such file, it is no video, or the folder has no image.
     """
     if path.is_dir():
         files = sorted((one for one in path.iterdir() if one.suffix.lower() in ENDINGS), key=_natural)
         if not files:
-            raise DataError(f"{path} holds no picture ({', '.join(ENDINGS)}).")
+            raise DataError(f"{path} holds no image ({', '.join(ENDINGS)}).")
         return _folder(path, files, fps, refused)
     if not path.exists():
-        raise DataError(f"{path}: there is no such film or folder.")
-    film = cv2.VideoCapture(str(path))
-    there, _ = film.read()
+        raise DataError(f"{path}: there is no such video or folder.")
+    video = cv2.VideoCapture(str(path))
+    there, _ = video.read()
     if not there:
-        raise DataError(f"{path} is no film that can be read: give MP4, WebM, MOV or AVI, or frames.")
-    count = int(film.get(cv2.CAP_PROP_FRAME_COUNT))
-    rate = film.get(cv2.CAP_PROP_FPS)
-    film.release()
+        raise DataError(f"{path} is no video that can be read: give MP4, WebM, MOV or AVI, or frames.")
+    count = int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    rate = video.get(cv2.CAP_PROP_FPS)
+    video.release()
     return Clip(
         path,
         count if count > 0 else None,
         rate if 0 < rate <= 1000 else 25.0,
         "{:06}".format,
-        lambda: _film_frames(path, count, refused),
+        lambda: _video_frames(path, count, refused),
         (path,),
     )
 
 
-def _film_frames(path: Path, count: int, refused: Refused) -> Iterator[Frame]:
-    film, read = cv2.VideoCapture(str(path)), 0
+def _video_frames(path: Path, count: int, refused: Refused) -> Iterator[Frame]:
+    video, read = cv2.VideoCapture(str(path)), 0
     try:
         while True:
-            there, frame = film.read()
+            there, frame = video.read()
             if not there:
                 break
             read += 1
             yield cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)
     finally:
-        film.release()
+        video.release()
     if read < count - 1:  # some containers count one too many
         refused(
             str(path), DataError(f"{path} is damaged or cut off: {read} of its {count} frames can be read.")
@@ -97,7 +97,7 @@ def _folder(path: Path, files: Sequence[Path], fps: float, refused: Refused) -> 
     def frames() -> Iterator[Frame]:
         for file in files:
             try:
-                frame = read_picture(file)
+                frame = read_image(file)
             except DataError as error:
                 refused(str(file), error)
                 continue
@@ -117,13 +117,13 @@ def objects_of(mask: Path) -> Integer[np.ndarray, "height width"]:
     Raises:
         DataError: it cannot be read or is empty, or numbers beyond those of a palette.
     """
-    opened = open_picture(mask)
+    opened = open_image(mask)
     numbered = opened.mode == "P"
     if not numbered:
         try:
             labels = as_mask(mask).astype(np.uint8)
         except DataError:
-            numbered = True  # several, or no picture of one channel, which is said below
+            numbered = True  # several, or no image of one channel, which is said below
     if numbered:
         labels = read_labels(mask)
     if not labels.any():
@@ -134,10 +134,10 @@ def objects_of(mask: Path) -> Integer[np.ndarray, "height width"]:
     return labels
 
 
-class Films:
-    """What is written: films of the masks on their frames, and folders of label pictures.
+class Videos:
+    """What is written: videos of the masks on their frames, and folders of label images.
 
-    A film gets its name when all of it is there, which is a DataError otherwise; a label picture at once.
+    A video gets its name when all of it is there, which is a DataError otherwise; a label image at once.
     """
 
     def __init__(self, outs: Sequence[Path], clip: Clip, numbers: Mapping[int, str]):
@@ -149,25 +149,25 @@ class Films:
             InputError: an ending is unknown, an output is the clip itself, or a folder cannot be made.
         """
         self._clip, self._numbers, self._count = clip, numbers, 0
-        self._films = {out: None for out in outs if out.suffix}
+        self._videos = {out: None for out in outs if out.suffix}
         self._folders = [out for out in outs if not out.suffix]
         self._tints = colours(max(numbers))
         for out in outs:
             if out.suffix and out.suffix.lower() not in CODECS:
-                raise InputError(f"{out}: a film ends in {', '.join(CODECS)}; a folder has no ending.")
+                raise InputError(f"{out}: a video ends in {', '.join(CODECS)}; a folder has no ending.")
             if out.exists() and out.samefile(clip.source):
                 raise InputError(f"{out} is the clip itself: give another --out.")
             if out.suffix and out.is_dir():
                 raise InputError(f"{out} is a folder: give another --out.")
             make_folder(out.parent if out.suffix else out)
 
-    def __enter__(self) -> "Films":
+    def __enter__(self) -> "Videos":
         return self
 
     def __exit__(self, kind, *_) -> None:
-        written = {out: film for out, film in self._films.items() if film is not None}
-        for film in written.values():
-            film.release()
+        written = {out: video for out, video in self._videos.items() if video is not None}
+        for video in written.values():
+            video.release()
         try:
             for out in written if kind is None else ():  # after an error they are made again from the record
                 if (arrived := _frames_in(_part(out))) < self._count:
@@ -181,8 +181,8 @@ class Films:
                 _part(out).unlink(missing_ok=True)
 
     def there(self, count: int) -> bool:
-        """Whether there is a file of each film, and as many label pictures as frames."""
-        return all(out.is_file() for out in self._films) and all(
+        """Whether there is a file of each video, and as many label images as frames."""
+        return all(out.is_file() for out in self._videos) and all(
             len(list(out.glob("*.png"))) >= count for out in self._folders
         )
 
@@ -190,14 +190,14 @@ class Films:
         """Write one frame.
 
         Raises:
-            DataError: the disk refuses, or a frame of a film has another size than the first.
+            DataError: the disk refuses, or a frame of a video has another size than the first.
         """
-        if self._films:
+        if self._videos:
             drawn = self._drawn(frame, seen)
-            for out in self._films:
+            for out in self._videos:
                 self._write(out, drawn)
         for out in self._folders:
-            whole_write(out / f"{self._clip.name(self._count)}.png", palette_png(seen.labels, self._tints))
+            atomic_write(out / f"{self._clip.name(self._count)}.png", palette_png(seen.labels, self._tints))
         self._count += 1
 
     def _drawn(self, frame: Frame, seen: Seen) -> Frame:
@@ -210,22 +210,22 @@ class Films:
 
     def _write(self, out: Path, drawn: Frame) -> None:
         height, width = drawn.shape[:2]
-        film = self._films[out]
-        if film is None:
+        video = self._videos[out]
+        if video is None:
             fourcc = cv2.VideoWriter.fourcc(*CODECS[out.suffix.lower()])
             with _silent():
-                film = cv2.VideoWriter(str(_part(out)), fourcc, self._clip.fps, (width, height))
-            if not film.isOpened():
+                video = cv2.VideoWriter(str(_part(out)), fourcc, self._clip.fps, (width, height))
+            if not video.isOpened():
                 raise DataError(f"{out} cannot be written: no room, or no codec; try .avi.")
-            self._films[out], self._size = film, (width, height)
+            self._videos[out], self._size = video, (width, height)
         if self._size != (width, height):
             raise DataError(
                 f"Frame {self._count + 1} of {self._clip.source} has {width} x {height} pixels, the first "
-                f"{self._size[0]} x {self._size[1]}: a film needs one size; give --out a folder."
+                f"{self._size[0]} x {self._size[1]}: a video needs one size; give --out a folder."
             )
         if shutil.disk_usage(out.parent).free < drawn.nbytes:  # OpenCV does not say so
             raise DataError(f"{out} cannot be written to: no room is left on the disk.")
-        film.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
+        video.write(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))
 
 
 @contextmanager
@@ -242,9 +242,9 @@ def _silent() -> Iterator[None]:
         os.close(nothing)
 
 
-def _frames_in(film: Path) -> int:
+def _frames_in(video: Path) -> int:
     """As many as can be read: OpenCV does not say when the disk refuses."""
-    read, capture = 0, cv2.VideoCapture(str(film))
+    read, capture = 0, cv2.VideoCapture(str(video))
     while capture.grab():
         read += 1
     capture.release()

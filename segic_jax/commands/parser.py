@@ -68,7 +68,7 @@ def parse(arguments: Sequence[str]) -> Any:
         functools.reduce(operator.or_, described),
         prog="segic",
         description=(
-            "Show one picture with a mask, and find the same thing in other pictures.\n\n"
+            "Show one image with a mask, and find the same thing in other images.\n\n"
             "  segic predict --ref cat.jpg cat.png photos/ --out found/\n"
             "  segic predict --help"
         ),

@@ -1,4 +1,4 @@
-"""`segic predict`: masks for one's own pictures."""
+"""`segic predict`: masks for one's own images."""
 
 import json
 import shlex
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class Predict(WithMasks):
-    """Find in other pictures what one picture with a mask shows.
+    """Find in other images what one image with a mask shows.
 
       segic predict --ref cat.jpg cat.png photos/ --out found/
       segic predict --ref cat.jpg cat.png --name cat --ref dog.jpg dog.png --name dog photos/ --out found/
@@ -39,7 +39,7 @@ class Predict(WithMasks):
 
       index.html              a contact sheet of everything
       overlays/NAME.png       the target with its masks
-      labels/NAME.png         palette picture: 0, or 1, 2, ... for the classes in their order
+      labels/NAME.png         palette image: 0, or 1, 2, ... for the classes in their order
       annotations/NAME.json   COCO: a mask, a box and scores of every class found on the target
       annotations.json        the same of all targets
 
@@ -49,7 +49,7 @@ class Predict(WithMasks):
     """
 
     targets: tyro.conf.Positional[tuple[Path, ...]]
-    """Pictures; a folder stands for all pictures in it."""
+    """Images; a folder stands for all images in it."""
     out: Path
     """Folder for the results; made if need be."""
 
@@ -105,7 +105,7 @@ class Folder:
         if not self._done:
             return
         from segic_jax.commands.sheet import MOST, page
-        from segic_jax.data.files import whole_write
+        from segic_jax.data.files import atomic_write
         from segic_jax.inference.result import joined_coco
 
         names = [name for name in self._targets if name in self._done]
@@ -114,10 +114,10 @@ class Folder:
         html = page(
             self._context, cards, list(self._done.values()), [*self._refused.said.values()], self._made
         )
-        whole_write(self._out / "annotations.json", (json.dumps(coco) + "\n").encode())
-        whole_write(self._out / "index.html", html.encode(errors="replace"))  # names of any bytes
+        atomic_write(self._out / "annotations.json", (json.dumps(coco) + "\n").encode())
+        atomic_write(self._out / "index.html", html.encode(errors="replace"))  # names of any bytes
         count = len(names)
-        say(f"{count} picture{'' if count == 1 else 's'}: {self._out / 'index.html'}")
+        say(f"{count} image{'' if count == 1 else 's'}: {self._out / 'index.html'}")
 
     def left(self) -> dict[str, Path]:
         """The targets that an equal run has not done yet."""
@@ -153,15 +153,15 @@ class Folder:
 
     def _card(self, name: str) -> "Card":
         from segic_jax.commands.sheet import card
-        from segic_jax.data.files import read_picture
+        from segic_jax.data.files import read_image
 
-        return card(name, self._done[name], read_picture(self._out / "overlays" / f"{name}.png"))
+        return card(name, self._done[name], read_image(self._out / "overlays" / f"{name}.png"))
 
 
 def _sentence(result: "Result") -> str:
     height, width = result.image.shape[:2]
     return ", ".join(
-        f"{name} {presence:.2f} ({100 * area / (height * width):.1f} % of the picture)"
+        f"{name} {presence:.2f} ({100 * area / (height * width):.1f} % of the image)"
         if area
         else f"{name} absent ({presence:.2f})"
         for name, presence, area in zip(result.names, result.presence, result.areas, strict=True)

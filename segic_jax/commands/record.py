@@ -1,4 +1,4 @@
-"""JSON lines of a film, one for each object on each frame; a stopped run goes on from them."""
+"""JSON lines of a video, one for each object on each frame; a stopped run goes on from them."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from jaxtyping import UInt16
 from pycocotools import mask as coco
 from safetensors import SafetensorError
 
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from segic_jax.inference.following import Latest
 from segic_jax.inference.result import Result
 
@@ -54,7 +54,7 @@ class Record:
     def __init__(self, out: Path, run: str, numbers: Mapping[int, str]):
         """
         Args:
-            out: the film or folder beside which it lies.
+            out: the video or folder beside which it lies.
             run: a record of another run is begun anew.
             numbers: of the objects, with their names.
         """
@@ -99,7 +99,7 @@ class Record:
         self._length += len(text)
         arrays = {} if latest is None else {"latest": latest[0], "predicted": latest[1]}
         note = {"run": self._run, "length": str(self._length)}
-        whole_write(self._state, safetensors.numpy.save(arrays, note))
+        atomic_write(self._state, safetensors.numpy.save(arrays, note))
         self._noted(seen)
 
     def finish(self) -> None:

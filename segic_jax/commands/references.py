@@ -25,13 +25,13 @@ class WithReferences:
     """The arguments that say what to look for."""
 
     ref: Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, str], ...]], _PAIR] = ()
-    """A picture and what it shows: a mask of its size (PNG, white or opaque on the object), one label of a
+    """An image and what it shows: a mask of its size (PNG, white or opaque on the object), one label of a
     mask with several (MASK:3), or a box in pixels (X0,Y0,X1,Y1)."""
     name: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """What it is called: once for all --ref, or once for each, in their order. The same name again makes
     another example of that class."""
     negative: Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, str], ...]], _PAIR] = ()
-    """A picture and a mask of what looks alike and is not meant."""
+    """An image and a mask of what looks alike and is not meant."""
     context: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
     """A file of `segic fit`, instead of --ref or besides it."""
     class_names: bool = False

@@ -14,12 +14,12 @@ class Plot:
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
     """Work directories, each with its metrics.jsonl."""
     out: Path
-    """The picture to write."""
+    """The image to write."""
     what: tuple[str, ...] = ()
     """Names of metrics; by default losses, validation scores, gradient norm, learning rate and speed."""
 
     def run(self) -> int:
-        """Write the picture."""
+        """Write the image."""
         from segic_jax.errors import InputError
         from segic_jax.train.curves import plot
 

@@ -15,8 +15,8 @@ from jaxtyping import UInt8
 from segic_jax.inference.context import Context
 from segic_jax.inference.overlay import colours, shrink
 
-SIDE = 480  # longer side of a picture on the page: sharp at twice the pixels of its card
-MOST = 1000  # pictures on the page: a few dozen megabytes
+SIDE = 480  # longer side of an image on the page: sharp at twice the pixels of its card
+MOST = 1000  # images on the page: a few dozen megabytes
 
 
 class Found(NamedTuple):

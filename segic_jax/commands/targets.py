@@ -11,22 +11,22 @@ from segic_jax.errors import InputError
 
 if TYPE_CHECKING:
     from segic_jax.errors import DataError
-    from segic_jax.inference.example import Picture
+    from segic_jax.inference.example import ImageLike
 
 
 def named_targets(targets: Sequence[Path]) -> dict[str, Path]:
-    """Name of the results -> file, without repetitions; a folder stands for its pictures, by name.
+    """Name of the results -> file, without repetitions; a folder stands for its images, by name.
 
     A result is called as its file is, without the ending; where that fits several files, with it, and where
     that fits several, too, with as many folders before it as it takes (a_1.jpg and b_1.jpg).
 
     Raises:
-        InputError: there is no target; a folder without pictures.
+        InputError: there is no target; a folder without images.
     """
     from segic_jax.inference.segmenter import listed
 
     if not targets:
-        raise InputError("Give at least one target: a picture, or a folder of pictures.")
+        raise InputError("Give at least one target: an image, or a folder of images.")
     paths = dict.fromkeys(Path(path) for target in targets for path in listed(target))
     same = {Path(os.path.abspath(path)): path for path in reversed(paths)}
     files = [path for path in paths if same[Path(os.path.abspath(path))] == path]
@@ -49,7 +49,7 @@ class Refused:
     def __init__(self):
         self.said: dict[str, str] = {}  # by target
 
-    def __call__(self, target: "Picture", error: "DataError") -> None:
+    def __call__(self, target: "ImageLike", error: "DataError") -> None:
         self.said[str(target)] = str(error)
         say(error, file=sys.stderr)
 

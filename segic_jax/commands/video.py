@@ -27,7 +27,7 @@ class Video(WithMasks):
       segic video clip.mp4 --ref cat.jpg cat.png --negative fox.jpg fox.png --out clip_masks.mp4
       segic video frames/ --context pets.segic --out labels/
 
-    The clip is a film that OpenCV reads or a folder of pictures, by name. Give --out once or twice: a film
+    The clip is a video that OpenCV reads or a folder of images, by name. Give --out once or twice: a video
     (.mp4 for players, .webm for browsers) shows the masks on the frames, without sound; a folder gets a
     palette PNG a frame, 0 or the object's number. Beside the first --out lies NAME.jsonl: a line for each
     object on each frame, with "present", scores, area, box and mask.
@@ -37,27 +37,27 @@ class Video(WithMasks):
     """
 
     clip: tyro.conf.Positional[Path]
-    """A film, or a folder of frames."""
+    """A video, or a folder of frames."""
     out: tyro.conf.UseAppendAction[tuple[Path, ...]]
-    """A film or a folder to write; again for both."""
+    """A video or a folder to write; again for both."""
     mask: Path | None = None
-    """Mask of the first frame, instead of --ref and --context: of one object, or a palette or grey picture
+    """Mask of the first frame, instead of --ref and --context: of one object, or a palette or grey image
     whose values are the objects' numbers."""
     fps: float = 25.0
-    """Frames a second of a film that is made from a folder."""
+    """Frames a second of a video that is made from a folder."""
 
     def run(self) -> int:
         """Follow to the end; 0, or 2 if a frame could not be read."""
         import numpy as np
 
-        from segic_jax.commands.films import COLOURS, Films, objects_of, open_clip
         from segic_jax.commands.record import Judged, Record, Seen, seen_of
         from segic_jax.commands.resume import run_of, with_files
+        from segic_jax.commands.videos import COLOURS, Videos, objects_of, open_clip
         from segic_jax.inference.example import Example
         from segic_jax.inference.following import followed
 
         if not self.out:
-            raise InputError("Give at least one --out: a film such as masks.mp4, or a folder.")
+            raise InputError("Give at least one --out: a video such as masks.mp4, or a folder.")
         if not 0 < self.fps <= 1000:
             raise InputError(f"--fps {self.fps:g} must be above 0 and at most 1000.")
         if self.mask is not None and (self.ref or self.context):
@@ -96,22 +96,22 @@ class Video(WithMasks):
             "first": None if first is None else hashlib.sha256(first.tobytes()).hexdigest(),
         }
         run = with_files(run_of(segmenter, context, **settings), *clip.files)
-        films = Films(self.out, clip, numbers)
+        videos = Videos(self.out, clip, numbers)
         record = Record(self.out[0], run, numbers)
         if record.finished:
             for _ in record.before():
                 pass
-            if films.there(record.count):
+            if videos.there(record.count):
                 _say(record, self.out, "were done before")
                 return 0
             record = Record(self.out[0], run, numbers)
         try:
-            with films:
-                for seen in record.before():  # the films are drawn again, without the model
-                    films.add(next(frames), seen)
+            with videos:
+                for seen in record.before():  # the videos are drawn again, without the model
+                    videos.add(next(frames), seen)
                 if first is not None and not record.count:
                     seen = Seen(first, [Judged(True, 1.0, 1.0)] * len(numbers))
-                    films.add(next(frames), seen)
+                    videos.add(next(frames), seen)
                     record.add(seen, clip.name(0), None)
                 if not record.finished:
                     results = followed(
@@ -121,7 +121,7 @@ class Video(WithMasks):
                         results, total=clip.count, unit="frame", initial=record.count
                     ):
                         seen = seen_of(result.threshold(cut), numbers)
-                        films.add(result.image, seen)
+                        videos.add(result.image, seen)
                         record.add(seen, clip.name(record.count), latest)
         except BaseException:
             if record.count:

@@ -24,7 +24,7 @@ POLYGONS, COUNTS, TEXT, BOX = range(4)  # kinds of masks
 
 
 class Annotations:
-    """Pictures are numbered by rising id; of each the objects come in the file's order."""
+    """Images are numbered by rising id; of each the objects come in the file's order."""
 
     def __init__(self, path: Path, *, boxes: bool = False):
         """Read the file, or what an earlier call made of it.

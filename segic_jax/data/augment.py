@@ -1,5 +1,5 @@
-"""Random augmentation of training pictures: mirror and large-scale jitter of a semantic picture
-(utils/dataloader.py:125-140, 255-310), and the views of a picture with instances (utils/inst_aug.py).
+"""Random augmentation of training images: mirror and large-scale jitter of a semantic image
+(utils/dataloader.py:125-140, 255-310), and the views of an image with instances (utils/inst_aug.py).
 
 Random numbers come in from the caller, so that an augmentation is a plain function. OpenCV resamples in
 float32, bilinear without antialias, at the positions of `jittered_taps` up to float32 rounding: within 0.01
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from segic_jax.data.canvas import PADDING, Placed, Taps, bilinear_taps
+from segic_jax.data.canvas import PADDING, CanvasImage, Taps, bilinear_taps
 from segic_jax.data.colour import Colour, draw_colour, jitter_colour
 
 OFFICIAL_SCALES = (0.1, 2.0)  # of the jitter (utils/dataloader.py:262)
@@ -36,7 +36,7 @@ def large_scale_jitter(
     canvas: int,
     uniforms: Float[np.ndarray, "3"],
     scales: tuple[float, float] = OFFICIAL_SCALES,
-) -> Placed:
+) -> CanvasImage:
     """Resize so that the longer side is a random multiple of the canvas, crop at a random place, pad.
 
     Args:
@@ -44,7 +44,7 @@ def large_scale_jitter(
         scales: the least and the largest multiple.
     """
     rows, columns = jitter_windows(image.shape[0], image.shape[1], canvas, uniforms, scales)
-    placed = Placed(
+    placed = CanvasImage(
         np.full((canvas, canvas, 3), PADDING, np.uint8),
         np.zeros((len(masks), canvas, canvas), bool),
         (rows.kept, columns.kept),
@@ -68,7 +68,7 @@ class Window(NamedTuple):
 def jitter_windows(
     height: int, width: int, canvas: int, uniforms: Float[np.ndarray, "3"], scales: tuple[float, float]
 ) -> tuple[Window, Window]:
-    """Sizes of the jittered picture and place of the crop, for rows and columns."""
+    """Sizes of the jittered image and place of the crop, for rows and columns."""
     # In float32 as torch has it, so that the roundings (half to even) fall the same way.
     least, span = np.float32(scales[0]), np.float32(scales[1] - scales[0])
     longer = np.rint((np.float32(uniforms[0]) * span + least) * np.float32(canvas))
@@ -84,7 +84,7 @@ def jitter_windows(
 def jittered_taps(
     height: int, width: int, canvas: int, uniforms: Float[np.ndarray, "3"], scales: tuple[float, float]
 ) -> tuple[Taps, Taps]:
-    """The exact rows and columns of the jittered picture, cropped to the canvas."""
+    """The exact rows and columns of the jittered image, cropped to the canvas."""
     rows, columns = (
         bilinear_taps(side, window.scaled, side / window.scaled).cropped(window.start, window.kept)
         for side, window in zip(
@@ -95,7 +95,7 @@ def jittered_taps(
 
 
 class View(NamedTuple):
-    """How a picture with instances is shown: a part of it on the whole canvas."""
+    """How an image with instances is shown: a part of it on the whole canvas."""
 
     top: int
     left: int
@@ -130,7 +130,7 @@ def draw_view(
 def view_image(
     image: UInt8[np.ndarray, "height width 3"], view: View, canvas: int
 ) -> UInt8[np.ndarray, "canvas canvas 3"]:
-    """The part of the picture, bilinear, in other colours, mirrored."""
+    """The part of the image, bilinear, in other colours, mirrored."""
     part = image[view.top : view.top + view.height, view.left : view.left + view.width]
     if view.mirrored:
         part = part[:, ::-1]

@@ -14,14 +14,14 @@ Kind = Literal["episodes", "video", "semseg"]
 class Check:
     """One line of `segic data check`."""
 
-    what: str  # "pictures in val2014"
+    what: str  # "images in val2014"
     found: int | str
     needed: int | str | None = None  # None where any number will do
     problem: str = ""  # one sentence with the mend; also set where found is not what is needed
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class BenchmarkSpec:
     """A benchmark of the field."""
 
     name: str  # as --benchmark takes it
@@ -30,9 +30,9 @@ class Benchmark:
     protocols: tuple[str, ...]  # the first is the default
     layout: str  # what --data-root must hold, a path or two a line
     download: str  # where it is got
-    pictures: str  # the data set whose pictures and classes it shares, for the in-domain flag: "coco"
+    pictures: str  # the data set whose images and classes it shares, for the in-domain flag: "coco"
     open: Callable[[Path | None], Any]  # the source of a --data-root; None where none is needed
-    check: Callable[[Path], list[Check]]  # counts and names, without reading the pictures
+    check: Callable[[Path], list[Check]]  # counts and names, without reading the images
     folds: int = 1
     needs_root: bool = True
     shots: tuple[int, ...] = ()  # the numbers of shots it is drawn for; empty for any

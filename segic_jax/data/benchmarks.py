@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.benchmark import BenchmarkSpec
 from segic_jax.data.build.info import find_built
 from segic_jax.data.build.read import open_built
 from segic_jax.data.emoji import source as emoji
@@ -51,19 +51,19 @@ MODULES = (
     davis17,
     ytvos18,
 )
-BENCHMARKS: dict[str, Benchmark] = {
+BENCHMARKS: dict[str, BenchmarkSpec] = {
     one.name: one for one in (*(module.BENCHMARK for module in MODULES), ytvos18.HOLDOUT)
 }
 
 
-def find_benchmark(name: str) -> Benchmark:
+def find_benchmark(name: str) -> BenchmarkSpec:
     """Raises DataError for a name that is none."""
     if name not in BENCHMARKS:
         raise DataError(f"There is no benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}.")
     return BENCHMARKS[name]
 
 
-def open_source(benchmark: Benchmark, root: Path | None):
+def open_source(benchmark: BenchmarkSpec, root: Path | None):
     """The benchmark's source over the data in `root`, in the official layout or as `data.build` wrote them.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Pictures of any size -> a square canvas, as the official `Resize` and, frame by frame with the masks of the
+"""Images of any size -> a square canvas, as the official `Resize` and, frame by frame with the masks of the
 first one, `ResizeVOS` do it (utils/dataloader.py:145-185).
 
 Bilinear without antialias, the longer side fills the canvas, padding right and below. Everything is
@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
-PADDING = 128  # grey level beside the picture; masks are padded with False
+PADDING = 128  # grey level beside the image; masks are padded with False
 
 
-class Placed(NamedTuple):
-    """A picture on its canvas."""
+class CanvasImage(NamedTuple):
+    """An image on its canvas."""
 
     image: UInt8[np.ndarray, "canvas canvas 3"]
     masks: Bool[np.ndarray, "concepts canvas canvas"]
@@ -47,7 +47,7 @@ class Taps(NamedTuple):
 def bilinear_taps(size_in: int, size_out: int, step: float) -> Taps:
     """Bilinear, align_corners False: the coordinate is clamped at 0 below, its index above.
 
-    torch rounds the step and the coordinate to float32 once each; doing the same gives its pictures to 1e-4.
+    torch rounds the step and the coordinate to float32 once each; doing the same gives its images to 1e-4.
     On the CPU, where the official code resizes, it copies an axis that keeps its size, whatever the step.
     """
     step = 1.0 if size_in == size_out else float(np.float32(step))
@@ -106,8 +106,8 @@ def _blend(x: np.ndarray, taps: Taps, axis: int) -> np.ndarray:
 
 def resize_and_pad(
     image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
-) -> Placed:
-    """The official `Resize`: the longer side becomes `canvas`, the picture lies top left, beside it padding.
+) -> CanvasImage:
+    """The official `Resize`: the longer side becomes `canvas`, the image lies top left, beside it padding.
 
     Bilinear, without antialiasing; masks are cut above 0.5, so that a tiny one may come out empty.
     """
@@ -123,7 +123,7 @@ def place(
     rows: Taps,
     columns: Taps,
     canvas: int,
-) -> Placed:
+) -> CanvasImage:
     """Resample, round the image, threshold the masks (strictly above 0.5, segic.py:429), pad."""
     resized = np.rint(resample_image(image, rows, columns)).astype(np.uint8)
     return pad(resized, resample(masks, rows, columns) > 0.5, canvas)
@@ -131,11 +131,11 @@ def place(
 
 def pad(
     image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
-) -> Placed:
-    """Copy a picture that fits onto the canvas, top left."""
+) -> CanvasImage:
+    """Copy an image that fits onto the canvas, top left."""
     height, width = image.shape[:2]
     on_canvas = np.full((canvas, canvas, 3), PADDING, np.uint8)
     on_canvas[:height, :width] = image
     masks_on_canvas = np.zeros((len(masks), canvas, canvas), bool)
     masks_on_canvas[:, :height, :width] = masks
-    return Placed(on_canvas, masks_on_canvas, (height, width))
+    return CanvasImage(on_canvas, masks_on_canvas, (height, width))

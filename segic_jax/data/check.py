@@ -1,4 +1,4 @@
-"""Is a benchmark on disk what it must be? Counts and names first, then every picture is read."""
+"""Is a benchmark on disk what it must be? Counts and names first, then every image is read."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.benchmarks import open_source
 from segic_jax.data.build.info import find_built
 from segic_jax.data.episodes import View
@@ -50,11 +50,11 @@ def _row(line: Check) -> tuple[str, str, str, str]:
     return line.what, str(line.found), needed, _trouble(line) or "ok"
 
 
-def check_benchmark(benchmark: Benchmark, root: Path | None, *, quick: bool = False) -> Report:
+def check_benchmark(benchmark: BenchmarkSpec, root: Path | None, *, quick: bool = False) -> Report:
     """Everything that can be said of the data in `root`; it goes on after a bad file.
 
     Args:
-        quick: counts and names only; do not read the pictures.
+        quick: counts and names only; do not read the images.
 
     Raises:
         DataError: nothing is there at all, or so little that the benchmark cannot be opened.
@@ -100,7 +100,7 @@ def _odd_names(root: Path) -> Check:
     return Check("names with blanks or carriage returns", len(odd), 0, problem)
 
 
-def _own_references(benchmark: Benchmark, source) -> list[Check]:
+def _own_references(benchmark: BenchmarkSpec, source) -> list[Check]:
     lines = []
     for protocol in benchmark.protocols:
         count, total = 0, 0
@@ -124,13 +124,13 @@ def _views(source) -> list[Check]:
     try:
         views = list(source.views())
     except DataError as error:
-        return [Check("pictures with masks, read", "none", problem=str(error))]
+        return [Check("images with masks, read", "none", problem=str(error))]
 
     def look(view):
         shown = source.load(view)
         return "" if shown.mask.any() else f"{view.picture} shows nothing of class {view.class_id}."
 
-    return _looked("pictures with masks", views, look)
+    return _looked("images with masks", views, look)
 
 
 def _semantic(source) -> list[Check]:
@@ -145,7 +145,7 @@ def _semantic(source) -> list[Check]:
             source.load(split, picture)
             return ""
 
-        lines += _looked(f"pictures of {split}", pictures, look)
+        lines += _looked(f"images of {split}", pictures, look)
     return lines
 
 
@@ -190,7 +190,7 @@ def _looked(what: str, items: list, look) -> list[Check]:
 
 
 def _in_order(pool: ThreadPoolExecutor, call, items: list) -> Iterator:
-    """Like `map`, without queueing a hundred thousand pictures at once."""
+    """Like `map`, without queueing a hundred thousand images at once."""
     step = 16 * THREADS
     for start in range(0, len(items), step):
         yield from pool.map(call, items[start : start + step])

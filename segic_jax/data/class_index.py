@@ -1,4 +1,4 @@
-"""Which classes every picture of a split has: read from all its label maps once, then from the cache."""
+"""Which classes every image of a split has: read from all its label maps once, then from the cache."""
 
 import hashlib
 import json
@@ -14,7 +14,7 @@ FILE = "present.json"
 
 
 def present_classes(source: LabelMaps, split: Split) -> dict[str, tuple[int, ...]]:
-    """Picture -> its classes, rising. The cache is used while the label maps have the same names and sizes.
+    """Image -> its classes, rising. The cache is used while the label maps have the same names and sizes.
 
     Raises:
         DataError: there are no label maps, or one is damaged.

@@ -1,6 +1,6 @@
-"""COCO's annotation files: which classes lie on which pictures, and their masks.
+"""COCO's annotation files: which classes lie on which images, and their masks.
 
-Read once with the standard library; annotations are kept by picture, polygons as arrays.
+Read once with the standard library; annotations are kept by image, polygons as arrays.
 """
 
 import json
@@ -29,7 +29,7 @@ class CocoJson:
         self.images: dict[int, str] = {}  # image id -> file name
         self.sizes: dict[int, tuple[int, int]] = {}  # image id -> (height, width)
         self._annotations: dict[int, list[tuple[int, object]]] = {}  # image id -> class and segmentation
-        self._pictures: dict[int, set[int]] = {}
+        self._images: dict[int, set[int]] = {}
         try:
             named = {int(one["id"]): str(one["name"]) for one in content["categories"]}
             self.categories = dict(sorted(named.items()))
@@ -47,7 +47,7 @@ class CocoJson:
                 if isinstance(segmentation, list):  # as numbers of Python they fill gigabytes
                     segmentation = [as_polygon(points) for points in segmentation]
                 self._annotations.setdefault(image, []).append((class_id, segmentation))
-                self._pictures.setdefault(class_id, set()).add(image)
+                self._images.setdefault(class_id, set()).add(image)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, DataError):
                 raise
@@ -57,9 +57,9 @@ class CocoJson:
 
     def pictures(self, category_id: int) -> Sequence[int]:
         """Ids of the images with this class, sorted."""
-        return sorted(self._pictures.get(category_id, ()))
+        return sorted(self._images.get(category_id, ()))
 
-    def classes_of_pictures(self) -> dict[int, set[int]]:
+    def classes_of_images(self) -> dict[int, set[int]]:
         """Image id -> its classes, for images with annotations."""
         return {image: {class_id for class_id, _ in many} for image, many in self._annotations.items()}
 

@@ -1,4 +1,4 @@
-"""torchvision's ColorJitter for float pictures: brightness, contrast, saturation and hue, in random order."""
+"""torchvision's ColorJitter for float images: brightness, contrast, saturation and hue, in random order."""
 
 from typing import NamedTuple
 

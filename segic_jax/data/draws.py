@@ -41,7 +41,7 @@ def coco20i_episodes(
     Matcher data/coco.py:86-112, INSID3 datasets/coco.py:82-105, SegIC utils/fss.py `load_frame`.
 
     Args:
-        pictures: of each class of the fold, in the order of the published lists.
+        images: of each class of the fold, in the order of the published lists.
     """
     rng = np.random.RandomState(seed)
     classes = list(pictures)
@@ -55,9 +55,9 @@ def coco20i_episodes(
 
 
 def fss_episodes(classes: Sequence[str], seed: int, shots: int) -> list[Episode]:
-    """Every picture a target once; references as above (Matcher data/fss.py:81-96, SegIC utils/fss.py).
+    """Every image a target once; references as above (Matcher data/fss.py:81-96, SegIC utils/fss.py).
 
-    A class has the pictures 1.jpg to 10.jpg; targets come in the order of their names as strings.
+    A class has the images 1.jpg to 10.jpg; targets come in the order of their names as strings.
     """
     rng = np.random.RandomState(seed)
     numbers = range(1, 11)
@@ -72,13 +72,13 @@ def fss_episodes(classes: Sequence[str], seed: int, shots: int) -> list[Episode]
 def semcoco_episodes(coco: CocoJson, *, fold: int | None, leak: bool, seed: int = 42) -> list[Episode]:
     """SegIC's own draw on COCO and LVIS (utils/fss.py, `SemCOCO`), as one process without workers makes it.
 
-    Without folds every picture is a target once, with one of its classes; with folds there are 2300 draws of
-    a class and a target. Pictures are the file names of the JSON, or the last two parts of `coco_url`.
+    Without folds every image is a target once, with one of its classes; with folds there are 2300 draws of
+    a class and a target. Images are the file names of the JSON, or the last two parts of `coco_url`.
 
     Args:
-        fold: of ten, over the classes that at least two pictures have (LVIS); None: all classes (COCO).
-        leak: where a class has exactly two pictures, take the target as its own reference, as the official
-            code does (fss.py:347-353). Otherwise the other picture is taken; a class that only the target
+        fold: of ten, over the classes that at least two images have (LVIS); None: all classes (COCO).
+        leak: where a class has exactly two images, take the target as its own reference, as the official
+            code does (fss.py:347-353). Otherwise the other image is taken; a class that only the target
             has is left out.
     """
     python, legacy = random.Random(seed), np.random.RandomState(seed)
@@ -87,8 +87,7 @@ def semcoco_episodes(coco: CocoJson, *, fold: int | None, leak: bool, seed: int 
         classes = sorted(c for c in classes if len(coco.pictures(c)) > 1)[fold::10]
     kept = set(classes)
     present = {
-        image: [c for c in sorted(of) if c in kept]
-        for image, of in sorted(coco.classes_of_pictures().items())
+        image: [c for c in sorted(of) if c in kept] for image, of in sorted(coco.classes_of_images().items())
     }
     images = [image for image, of in present.items() if of]
     places: dict[int, list[int]] = {}  # class -> places in `images`, in the order in which classes turn up

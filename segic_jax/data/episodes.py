@@ -1,6 +1,6 @@
-"""What the data sources deliver: pictures with masks, training pairs and evaluation episodes.
+"""What the data sources deliver: images with masks, training pairs and evaluation episodes.
 
-A source implements `PairSource` (training), `Source` (evaluation) or both.
+A source implements `PairSource` (training), `EpisodeSource` (evaluation) or both.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ ClassId = int | str  # as the benchmark numbers or names its classes
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture and the masks of its concepts, at their own size."""
+    """One image and the masks of its concepts, at their own size."""
 
     image: UInt8[np.ndarray, "height width 3"]  # RGB
     masks: Bool[np.ndarray, "concepts height width"]
@@ -26,24 +26,24 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pair:
-    """A training example: the same concepts, in the same order, in two pictures."""
+    """A training example: the same concepts, in the same order, in two images."""
 
     target: Picture
     reference: Picture
     name: str  # of the class; "" for several classes without names; ignored for instances
-    is_instance: bool = False  # both pictures are the same one; the pipeline makes two views of it
-    absent: tuple[str, ...] = ()  # names of classes that are in neither picture, for negative prompts
+    is_instance: bool = False  # both images are the same one; the pipeline makes two views of it
+    absent: tuple[str, ...] = ()  # names of classes that are in neither image, for negative prompts
 
 
 class View(NamedTuple):
-    """One picture with one mask on it, as its source names them."""
+    """One image with one mask on it, as its source names them."""
 
     picture: str
     class_id: ClassId
     instance: int | None = None  # which object of the class; None where all of them make the mask
 
 
-class Labelled(NamedTuple):
+class LabelledImage(NamedTuple):
     """What a view shows."""
 
     image: UInt8[np.ndarray, "height width 3"]  # RGB
@@ -57,7 +57,7 @@ class Episode:
 
     class_id: ClassId
     target: str
-    references: tuple[str, ...]  # a picture may come twice: the field's draws do that
+    references: tuple[str, ...]  # an image may come twice: the field's draws do that
     instances: tuple[int, ...] = ()  # the target's, then each reference's, where the benchmark has them
 
     @property
@@ -103,7 +103,7 @@ class PairSource(Protocol):
 
 
 @runtime_checkable
-class Source(Protocol):
+class EpisodeSource(Protocol):
     """Evaluation data. Instances are pickled into worker processes: keep open files and large caches out."""
 
     @property
@@ -128,13 +128,13 @@ class Source(Protocol):
         ...
 
     def views(self) -> Iterator[View]:
-        """Everything that `load` takes, the views of one picture next to each other, in a fixed order."""
+        """Everything that `load` takes, the views of one image next to each other, in a fixed order."""
         ...
 
-    def load(self, view: View) -> Labelled:
-        """Read one picture and its mask.
+    def load(self, view: View) -> LabelledImage:
+        """Read one image and its mask.
 
         Raises:
-            DataError: a file is missing or damaged, or picture and mask differ in size.
+            DataError: a file is missing or damaged, or image and mask differ in size.
         """
         ...

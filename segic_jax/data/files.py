@@ -1,4 +1,4 @@
-"""Pictures, masks and label maps from files: any format that OpenCV or Pillow reads -> numpy arrays."""
+"""Images, masks and label maps from files: any format that OpenCV or Pillow reads -> numpy arrays."""
 
 import hashlib
 import io
@@ -15,19 +15,19 @@ from jaxtyping import Integer, UInt8
 from PIL import ExifTags, Image, ImageOps
 
 from segic_jax.errors import DataError
-from segic_jax.runtime.atomic_write import whole
+from segic_jax.runtime.atomic_write import atomic_path
 
 _WATCHED: ContextVar[dict[Path, str] | None] = ContextVar("watched", default=None)
-MAX_PIXELS = 2 * 89_478_485  # of a picture, as Pillow has it; that many take half a gigabyte
+MAX_PIXELS = 2 * 89_478_485  # of an image, as Pillow has it; that many take half a gigabyte
 _DAMAGED = (OSError, ValueError, SyntaxError, TypeError, struct.error)  # Pillow's ways to say so
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
 
-def read_picture(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
+def read_image(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     """RGB, turned upright as an EXIF tag says; alpha is ignored.
 
     Raises:
-        DataError: the file is missing, cut off or no picture.
+        DataError: the file is missing, cut off or no image.
     """
     content = _read(path)
     _header(content, path)  # for its size alone: what Pillow does not know, OpenCV may
@@ -38,7 +38,7 @@ def read_rgb(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     """RGB with the pixels as they are stored: a benchmark's masks know nothing of orientation tags.
 
     Raises:
-        DataError: the file is missing, cut off or no picture.
+        DataError: the file is missing, cut off or no image.
     """
     return decode_rgb(_read(path), path)
 
@@ -54,11 +54,11 @@ def read_labels(path: Path | str) -> Integer[np.ndarray, "height width"]:
     Raises:
         DataError: the file is missing, cut off, has several channels or fractions.
     """
-    labels = np.asarray(open_picture(path))
+    labels = np.asarray(open_image(path))
     if labels.dtype.kind not in "bui":
-        raise DataError(f"{path} holds fractions, not a label map: save one whole number a pixel.")
+        raise DataError(f"{path} holds fractions, not a label map: save one atomic_path number a pixel.")
     if labels.ndim != 2:
-        raise DataError(f"{path} is a colour picture, not a label map: save one number a pixel.")
+        raise DataError(f"{path} is a colour image, not a label map: save one number a pixel.")
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
@@ -66,13 +66,13 @@ def read_grey(path: Path | str) -> UInt8[np.ndarray, "height width"]:
     """Brightness, as Pillow's `convert("L")` has it (palettes resolved).
 
     Raises:
-        DataError: the file is missing, cut off or no picture.
+        DataError: the file is missing, cut off or no image.
     """
-    return np.asarray(open_picture(path).convert("L"))
+    return np.asarray(open_image(path).convert("L"))
 
 
 def too_large(what: Path | str, width: int, height: int) -> str:
-    """The sentence for a picture of more than MAX_PIXELS."""
+    """The sentence for an image of more than MAX_PIXELS."""
     return (
         f"{what} has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} million can be read: shrink it."
     )
@@ -84,7 +84,7 @@ def require_size(
     image_path: Path | str,
     mask_path: Path | str,
 ) -> None:
-    """Raise DataError where a mask or label map has another size than its picture."""
+    """Raise DataError where a mask or label map has another size than its image."""
     if mask.shape != image.shape[:2]:
         raise DataError(
             f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} pixels, {image_path} "
@@ -92,8 +92,8 @@ def require_size(
         )
 
 
-def whole_write(path: Path | str, content: bytes | Iterable[bytes]) -> None:
-    """The file appears under its name when it is whole; until then an older one stays as it is.
+def atomic_write(path: Path | str, content: bytes | Iterable[bytes]) -> None:
+    """The file appears under its name once it is complete; until then an older one stays as it is.
 
     Args:
         content: all of it, or its pieces in order.
@@ -101,7 +101,7 @@ def whole_write(path: Path | str, content: bytes | Iterable[bytes]) -> None:
     Raises:
         DataError: the folder is missing, the disk is full or fails, or there is something else than a file.
     """
-    with whole(path, DataError) as part:
+    with atomic_path(path, DataError) as part:
         if isinstance(content, bytes):
             part.write_bytes(content)
         else:
@@ -141,11 +141,11 @@ def read_bytes(path: Path | str) -> bytes:
     return content
 
 
-def open_picture(path: Path | str) -> Image.Image:
-    """The whole picture as Pillow has it: with its mode, its palette and its 16 bits.
+def open_image(path: Path | str) -> Image.Image:
+    """The atomic_path image as Pillow has it: with its mode, its palette and its 16 bits.
 
     Raises:
-        DataError: the file is missing, cut off, damaged or no picture.
+        DataError: the file is missing, cut off, damaged or no image.
     """
     content = _read(path)
     image = _header(content, path)
@@ -153,7 +153,7 @@ def open_picture(path: Path | str) -> Image.Image:
         if image is not None:
             image.load()
             return image
-    raise DataError(f"{path} is damaged or no picture: get the file again.")
+    raise DataError(f"{path} is damaged or no image: get the file again.")
 
 
 def upright(image: Image.Image, what: Path | str) -> Image.Image:
@@ -173,7 +173,7 @@ def upright(image: Image.Image, what: Path | str) -> Image.Image:
 
 
 def _header(content: bytes, path: Path | str) -> Image.Image | None:
-    """The picture before its pixels are read; DataError where these are too many, None where it is none."""
+    """The image before its pixels are read; DataError where these are too many, None where it is none."""
     try:
         image = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError as error:
@@ -192,7 +192,7 @@ def _read(path: Path | str) -> bytes:
     """The file's bytes, checked to be all there: OpenCV would fill what is missing with grey."""
     content = read_bytes(path)
     if not _complete(content):
-        raise DataError(f"{path} is cut off or damaged; get the whole file again.")
+        raise DataError(f"{path} is cut off or damaged; get the atomic_path file again.")
     return content
 
 
@@ -226,5 +226,5 @@ def _decode(content: bytes, path: Path | str, flags: int) -> np.ndarray:
     except cv2.error:  # an empty file, or more pixels than OpenCV takes
         pixels = None
     if pixels is None:
-        raise DataError(f"{path} is no picture that can be read; use PNG, JPEG, WebP, TIFF or BMP.")
+        raise DataError(f"{path} cannot be read as an image; use PNG, JPEG, WebP, TIFF or BMP.")
     return pixels

@@ -1,4 +1,4 @@
-"""Instance training pairs: one picture, twice; the pipeline makes two views of it (utils/fss_inst.py)."""
+"""Instance training pairs: one image, twice; the pipeline makes two views of it (utils/fss_inst.py)."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,14 +10,14 @@ from segic_jax.errors import DataError
 
 
 class InstanceReader(Protocol):
-    """Pictures by number. Pickled into worker processes: keep open files and large caches out."""
+    """Images by number. Pickled into worker processes: keep open files and large caches out."""
 
     def __len__(self) -> int:
         """How many."""
         ...
 
     def picture(self, number: int) -> Picture:
-        """One picture, with a mask for each of its instances; they may overlap.
+        """One image, with a mask for each of its instances; they may overlap.
 
         Raises:
             DataError: a file is missing or damaged.
@@ -27,7 +27,7 @@ class InstanceReader(Protocol):
 
 @dataclass(frozen=True)
 class InstancePairs:
-    """Every picture is as likely as any other."""
+    """Every image is as likely as any other."""
 
     reader: InstanceReader
 
@@ -36,12 +36,12 @@ class InstancePairs:
 
     def __post_init__(self):
         if not len(self.reader):
-            raise DataError("There is no picture with instances to draw pairs of.")
+            raise DataError("There is no image with instances to draw pairs of.")
 
     def __len__(self) -> int:
         return len(self.reader)
 
     def pair(self, rng: np.random.Generator) -> Pair:
-        """A random picture as target and as reference."""
+        """A random image as target and as reference."""
         picture = self.reader.picture(int(rng.integers(len(self.reader))))
         return Pair(target=picture, reference=picture, name="", is_instance=True)

@@ -1,4 +1,4 @@
-"""A source whose classes each have a list of pictures, with one mask file a picture."""
+"""A source whose classes each have a list of images, with one mask file an image."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.draws import choose, draw_others
-from segic_jax.data.episodes import ClassId, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
 from segic_jax.data.files import read_grey, read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
@@ -15,14 +15,14 @@ from segic_jax.errors import DataError
 
 @dataclass
 class ListedSource:
-    """Masks are grey pictures; `threshold` and above is the object."""
+    """Masks are grey images; `threshold` and above is the object."""
 
     name: str
     protocols: tuple[str, ...]
     pictures: Mapping[ClassId, Sequence[str]]  # in the order of the draw
     names: Mapping[ClassId, str]  # in words
-    paths: Callable[[View], tuple[Path, Path]]  # picture and mask; must be picklable
-    episodes: int | None = None  # 600 officially; None: as many as there are pictures
+    paths: Callable[[View], tuple[Path, Path]]  # image and mask; must be picklable
+    episodes: int | None = None  # 600 officially; None: as many as there are images
     threshold: int = 128
     _known: set[View] = field(init=False, repr=False)
 
@@ -30,7 +30,7 @@ class ListedSource:
         self._known = set(self.views())
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Raises DataError for another protocol or fold, or where a class has too few pictures."""
+        """Raises DataError for another protocol or fold, or where a class has too few images."""
         if protocol not in self.protocols or fold != 0 or shots < 1:
             raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, fold 0, 1 shot or more.")
         count = self.episodes or sum(map(len, self.pictures.values()))
@@ -44,19 +44,19 @@ class ListedSource:
         return self.names[class_id]
 
     def views(self) -> Iterator[View]:
-        """All pictures, class by class."""
+        """All images, class by class."""
         for class_id, pictures in self.pictures.items():
             for picture in pictures:
                 yield View(picture, class_id)
 
-    def load(self, view: View) -> Labelled:
-        """The picture and its mask. Raises DataError for a view that is none, and for bad files."""
+    def load(self, view: View) -> LabelledImage:
+        """The image and its mask. Raises DataError for a view that is none, and for bad files."""
         if view not in self._known:
-            raise DataError(f"{self.name} has no picture {view.picture} of class {view.class_id!r}.")
+            raise DataError(f"{self.name} has no image {view.picture} of class {view.class_id!r}.")
         image_path, mask_path = self.paths(view)
         image, mask = read_rgb(image_path), read_grey(mask_path)
         require_size(image, mask, image_path, mask_path)
-        return Labelled(image, mask >= self.threshold)
+        return LabelledImage(image, mask >= self.threshold)
 
 
 def turn_episodes(
@@ -67,14 +67,14 @@ def turn_episodes(
     A reference is drawn until it is not the target; several may be the same.
 
     Raises:
-        DataError: a class has only one picture.
+        DataError: a class has only one image.
     """
     rng = np.random.RandomState(0)
     classes = list(pictures)
     for class_id in classes:
         if len(pictures[class_id]) < 2:
             raise DataError(
-                f"{name}: class {class_id!r} has fewer than two pictures that show it, and an episode takes "
+                f"{name}: class {class_id!r} has fewer than two images that show it, and an episode takes "
                 "two: get the data again."
             )
     episodes = []

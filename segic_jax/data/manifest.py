@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 
 from segic_jax.data.episodes import ClassId, Episode
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from segic_jax.errors import DataError
 
 FORMAT, VERSION = "segic_jax episodes", 1
@@ -53,7 +53,7 @@ class Manifest:
             "sha256": self.sha256,
         }
         lines = [json.dumps(header), *(json.dumps(_row(episode)) for episode in self.episodes)]
-        whole_write(path, gzip.compress("\n".join([*lines, ""]).encode(), mtime=0))
+        atomic_write(path, gzip.compress("\n".join([*lines, ""]).encode(), mtime=0))
 
 
 def episodes_hash(episodes: Sequence[Episode]) -> str:

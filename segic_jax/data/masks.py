@@ -50,7 +50,7 @@ def as_polygon(points: Any) -> np.ndarray:
     try:
         points = np.asarray(points, np.float64)
     except (OverflowError, TypeError) as error:
-        raise ValueError("a polygon of numbers beyond all pictures") from error
+        raise ValueError("a polygon of numbers beyond all images") from error
     if points.ndim != 1 or not np.isfinite(points).all():
         raise ValueError("a polygon is a flat list of finite numbers")
     return points
@@ -64,7 +64,7 @@ def _polygons(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray
     # Four numbers at first are a box to it, which it takes in another form only.
     few = polygons[0].size < 6 or any(points.size < 4 for points in polygons)
     if few or any(np.abs(points).max() > reach for points in polygons):
-        raise ValueError("a polygon of too few points, or far outside its picture")
+        raise ValueError("a polygon of too few points, or far outside its image")
     try:
         return coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))).astype(bool)
     except Exception as error:  # the library raises nearly anything, also a bare Exception
@@ -91,9 +91,9 @@ def _run_lengths(segmentation: dict, height: int, width: int) -> np.ndarray:
         coco.decode({"size": [1, height * width - 1], "counts": counts})
     except ValueError:
         return mask
-    raise ValueError("run lengths that end before the picture does")
+    raise ValueError("run lengths that end before the image does")
 
 
 def _require_size(size: Any, height: int, width: int) -> None:
     if not isinstance(size, (list, tuple)) or tuple(size) != (height, width) or not height * width:
-        raise ValueError(f"the mask's size is {size}, the picture's [{height}, {width}]")
+        raise ValueError(f"the mask's size is {size}, the image's [{height}, {width}]")

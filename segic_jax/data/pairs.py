@@ -1,7 +1,7 @@
-"""Semantic training pairs: one class in two different pictures of any source of labelled pictures.
+"""Semantic training pairs: one class in two different images of any source of labelled images.
 
-`ClassPairs` draws the class first, as the official loader of COCO-20i does; `PicturePairs` draws the picture
-first, as that of ADE20k does. Both say which classes are in neither picture where the source can know it.
+`ClassPairs` draws the class first, as the official loader of COCO-20i does; `PicturePairs` draws the image
+first, as that of ADE20k does. Both say which classes are in neither image where the source can know it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,24 +9,26 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from segic_jax.data.episodes import ClassId, Labelled, Pair, Picture, Source, View
+from segic_jax.data.episodes import ClassId, EpisodeSource, LabelledImage, Pair, Picture, View
 from segic_jax.data.semantic import Split
 from segic_jax.errors import DataError
 
 
 class ClassPairs:
-    """A class, each as often as any other, and two different pictures of it (utils/fss.py, `DatasetCOCO`)."""
+    """A class, each as often as any other, and two different images of it (utils/fss.py, `DatasetCOCO`)."""
 
     has_instances = False
 
-    def __init__(self, source: Source, classes: Sequence[ClassId] | None = None, *, exhaustive: bool = False):
+    def __init__(
+        self, source: EpisodeSource, classes: Sequence[ClassId] | None = None, *, exhaustive: bool = False
+    ):
         """`classes` restricts the pairs to some classes of the source.
 
         Args:
-            exhaustive: a picture has a view of each class that it shows; the other classes are absent.
+            exhaustive: an image has a view of each class that it shows; the other classes are absent.
 
         Raises:
-            DataError: a class has fewer than two pictures.
+            DataError: a class has fewer than two images.
         """
         self.source = source
         views: dict[Any, list[View]] = {}  # a source numbers its classes or names them, not both
@@ -38,7 +40,7 @@ class ClassPairs:
             raise DataError(f"{source.name} has no class to draw pairs of.")
         for class_id, of in self.views.items():
             if len({view.picture for view in of}) < 2:
-                raise DataError(f"{source.name}: class {class_id} has one picture; a pair takes two.")
+                raise DataError(f"{source.name}: class {class_id} has one image; a pair takes two.")
         self._names = {class_id: source.class_name(class_id) for class_id in self.views}
         self._shown: dict[str, set[ClassId]] | None = {} if exhaustive else None
         if self._shown is not None:
@@ -56,7 +58,7 @@ class ClassPairs:
         return tuple(dict.fromkeys(self._names.values()))
 
     def pair(self, rng: np.random.Generator) -> Pair:
-        """A random class and two different pictures of it."""
+        """A random class and two different images of it."""
         class_id, views = list(self.views.items())[rng.integers(len(self.views))]
         target, reference = rng.choice(len(views), size=2, replace=False)
         while views[reference].picture == views[target].picture:
@@ -81,28 +83,28 @@ class SemanticReader(Protocol):
         """Names, by class number."""
         ...
 
-    def load_class(self, split: Split, picture: str, number: int) -> Labelled:
-        """A picture and the mask of one class.
+    def load_class(self, split: Split, picture: str, number: int) -> LabelledImage:
+        """An image and the mask of one class.
 
         Raises:
-            DataError: a file is missing or damaged, or picture and labels differ in size.
+            DataError: a file is missing or damaged, or image and labels differ in size.
         """
         ...
 
 
-class PicturePairs:
-    """A picture, one of its classes, and another picture with that class (utils/fss.py, `SemADE`).
+class ImagePairs:
+    """An image, one of its classes, and another image with that class (utils/fss.py, `SemADE`).
 
-    A class that only one picture shows is never drawn: the official code would take it as its own reference.
+    A class that only one image shows is never drawn: the official code would take it as its own reference.
     """
 
     has_instances = False
 
     def __init__(self, source: SemanticReader, split: Split, present: Mapping[str, Sequence[int]]):
-        """`present` has the classes of each picture of the split.
+        """`present` has the classes of each image of the split.
 
         Raises:
-            DataError: no class has two pictures.
+            DataError: no class has two images.
         """
         self.source, self.split = source, split
         self._present = {picture: tuple(classes) for picture, classes in present.items()}
@@ -110,17 +112,17 @@ class PicturePairs:
         for picture, classes in self._present.items():
             for number in classes:
                 pictures.setdefault(number, []).append(picture)
-        self._pictures = {number: of for number, of in sorted(pictures.items()) if len(of) > 1}
+        self._images = {number: of for number, of in sorted(pictures.items()) if len(of) > 1}
         self._targets = [
             picture
             for picture, classes in self._present.items()
-            if any(number in self._pictures for number in classes)
+            if any(number in self._images for number in classes)
         ]
         if not self._targets:
-            raise DataError(f"{source.name}: no class has two pictures in {split}; a pair takes two.")
+            raise DataError(f"{source.name}: no class has two images in {split}; a pair takes two.")
 
     def __len__(self) -> int:
-        """Pictures."""
+        """Images."""
         return len(self._targets)
 
     @property
@@ -129,11 +131,11 @@ class PicturePairs:
         return tuple(dict.fromkeys(self.source.classes))
 
     def pair(self, rng: np.random.Generator) -> Pair:
-        """A random picture, one of its classes, another picture of it."""
+        """A random image, one of its classes, another image of it."""
         target = self._targets[rng.integers(len(self._targets))]
-        classes = [number for number in self._present[target] if number in self._pictures]
+        classes = [number for number in self._present[target] if number in self._images]
         number = classes[rng.integers(len(classes))]
-        others = self._pictures[number]
+        others = self._images[number]
         reference = others[rng.integers(len(others) - 1)]
         if reference == target:  # the last one stands in its place
             reference = others[-1]
@@ -149,6 +151,6 @@ def _absent(names: Mapping, target: set, reference: set) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name in names.values() if name not in shown))
 
 
-def _pair(loaded: list[Labelled], name: str, absent: tuple[str, ...]) -> Pair:
+def _pair(loaded: list[LabelledImage], name: str, absent: tuple[str, ...]) -> Pair:
     target, reference = (Picture(one.image, one.mask[None]) for one in loaded)
     return Pair(target=target, reference=reference, name=name, absent=absent)

@@ -17,7 +17,7 @@ import numpy as np
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, DataConfig, class_prompt
 from segic_jax.data.augment import draw_view, flip, large_scale_jitter, view_image, view_mask
-from segic_jax.data.canvas import Placed, resize_and_pad
+from segic_jax.data.canvas import CanvasImage, resize_and_pad
 from segic_jax.data.episodes import Pair, PairSource, Picture
 from segic_jax.errors import DataError
 
@@ -52,7 +52,7 @@ def training_batches(
         target_prompt, reference_prompt: int32 [b], rows of the text table
         class_row: int32 [b], row of the class's own prompt, whichever was taken; -1 for instances and
             pairs of several classes
-        negative_rows: int32 [b, CANDIDATES], rows of classes that are in neither picture, shuffled, in
+        negative_rows: int32 [b, CANDIDATES], rows of classes that are in neither image, shuffled, in
             semantic pairs that are to have negative prompts; -1 elsewhere
         use_box, use_cross: bool [b, 2], in the forward and the reversed pass
         unreadable: int32 [b], pairs that could not be read before this one could
@@ -167,8 +167,8 @@ class Examples:
             f"{ATTEMPTS} pairs after one another cannot be read, the last one because: {last}"
         ) from last
 
-    def _jittered(self, pair: Pair, rng: np.random.Generator) -> tuple[Placed, Placed]:
-        """Each picture mirrored and scaled by itself, with at most max_concepts of the concepts."""
+    def _jittered(self, pair: Pair, rng: np.random.Generator) -> tuple[CanvasImage, CanvasImage]:
+        """Each image mirrored and scaled by itself, with at most max_concepts of the concepts."""
         concepts = np.arange(len(pair.target.masks))
         uniforms = rng.random((2, 4))
         if len(concepts) > self.config.max_concepts:
@@ -179,7 +179,7 @@ class Examples:
         )
         return target, reference
 
-    def _on_canvas(self, picture: Picture, uniforms: np.ndarray) -> Placed:
+    def _on_canvas(self, picture: Picture, uniforms: np.ndarray) -> CanvasImage:
         image, masks = picture.image, picture.masks
         if self.config.flip:
             image, masks = flip(image, masks, uniforms[0])
@@ -187,7 +187,7 @@ class Examples:
             return large_scale_jitter(image, masks, self.canvas, uniforms[1:], self.config.jitter)
         return resize_and_pad(image, masks, self.canvas)
 
-    def _views(self, pair: Pair, rng: np.random.Generator) -> tuple[Placed, Placed]:
+    def _views(self, pair: Pair, rng: np.random.Generator) -> tuple[CanvasImage, CanvasImage]:
         """Two views, with some of the instances that show in both (fss_inst.py:123-133).
 
         The instances are looked at in random order until there are enough, which is a draw among all those
@@ -219,7 +219,9 @@ class Examples:
             else:
                 shown += 1
         target, reference = (
-            Placed(view_image(picture.image, view, self.canvas), into[:shown], (self.canvas, self.canvas))
+            CanvasImage(
+                view_image(picture.image, view, self.canvas), into[:shown], (self.canvas, self.canvas)
+            )
             for picture, view, into in zip(pictures, views, masks, strict=True)
         )
         return target, reference

@@ -1,7 +1,7 @@
-"""Pictures in which every pixel has a class: what the sources of semantic segmentation deliver.
+"""Images in which every pixel has a class: what the sources of semantic segmentation deliver.
 
-`LabelMaps` reads the usual layout, a folder of pictures and a folder of label maps for each split;
-`draw_references` chooses the pictures that show each class.
+`LabelMaps` reads the usual layout, a folder of images and a folder of label maps for each split;
+`draw_references` chooses the images that show each class.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
 from segic_jax.data.benchmark import Check
-from segic_jax.data.episodes import Labelled
+from segic_jax.data.episodes import LabelledImage
 from segic_jax.data.files import read_labels, read_rgb, require_size
 from segic_jax.data.listed import files
 from segic_jax.errors import DataError
@@ -23,8 +23,8 @@ from segic_jax.runtime import progress
 Split = Literal["train", "val"]
 
 
-class SemanticPicture(NamedTuple):
-    """A picture and the masks of the classes on it; they may overlap (COCO's do)."""
+class SemanticImage(NamedTuple):
+    """An image and the masks of the classes on it; they may overlap (COCO's do)."""
 
     image: UInt8[np.ndarray, "height width 3"]  # RGB
     classes: tuple[int, ...]  # those present, rising
@@ -47,7 +47,7 @@ class SemanticSource(Protocol):
         ...
 
     def pictures(self, split: Split) -> list[str]:
-        """All pictures of a split, sorted.
+        """All images of a split, sorted.
 
         Raises:
             DataError: the data on disk have no such split.
@@ -55,25 +55,25 @@ class SemanticSource(Protocol):
         ...
 
     def present(self, split: Split, picture: str) -> tuple[int, ...]:
-        """The classes on a picture, rising, without reading the picture itself.
+        """The classes on an image, rising, without reading the image itself.
 
         Raises:
             DataError: its labels are missing or damaged.
         """
         ...
 
-    def load(self, split: Split, picture: str) -> SemanticPicture:
-        """Read a picture and its labels.
+    def load(self, split: Split, picture: str) -> SemanticImage:
+        """Read an image and its labels.
 
         Raises:
-            DataError: a file is missing or damaged, or picture and labels differ in size.
+            DataError: a file is missing or damaged, or image and labels differ in size.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where one split lies; a picture and its label map have the same stem."""
+    """Where one split lies; an image and its label map have the same stem."""
 
     images: Path
     labels: Path
@@ -106,23 +106,23 @@ class LabelMaps:
         labels = self._labels(self._paths(split, picture)[1])
         return tuple(np.unique(labels[labels >= 0]).tolist())
 
-    def load(self, split: Split, picture: str) -> SemanticPicture:
-        """The picture, a mask for each class, and what is ignored."""
+    def load(self, split: Split, picture: str) -> SemanticImage:
+        """The image, a mask for each class, and what is ignored."""
         image_path, label_path = self._paths(split, picture)
         image, labels = read_rgb(image_path), self._labels(label_path)
         require_size(image, labels, image_path, label_path)
         classes = np.unique(labels[labels >= 0])
-        return SemanticPicture(image, tuple(classes.tolist()), labels == classes[:, None, None], labels < 0)
+        return SemanticImage(image, tuple(classes.tolist()), labels == classes[:, None, None], labels < 0)
 
-    def load_class(self, split: Split, picture: str, number: int) -> Labelled:
-        """The picture and the mask of one class; its other labels are not checked, as `present` does."""
+    def load_class(self, split: Split, picture: str, number: int) -> LabelledImage:
+        """The image and the mask of one class; its other labels are not checked, as `present` does."""
         image_path, label_path = self._paths(split, picture)
         image, labels = read_rgb(image_path), read_labels(label_path)
         require_size(image, labels, image_path, label_path)
-        return Labelled(image, labels == number + self.first)
+        return LabelledImage(image, labels == number + self.first)
 
     def check(self, needed: Mapping[Split, int | None]) -> list[Check]:
-        """Label maps of each split, counted, and the pictures that they lack."""
+        """Label maps of each split, counted, and the images that they lack."""
         lines = []
         for split, number in needed.items():
             folders = self.folders[split]
@@ -137,9 +137,7 @@ class LabelMaps:
             there = {path.stem for path in folders.images.glob("*.jpg")}
             missing = sorted(stems - there)
             problem = f"{folders.images / missing[0]}.jpg is missing: get it again." if missing else ""
-            lines.append(
-                Check(f"their pictures in {folders.images}", len(stems & there), len(stems), problem)
-            )
+            lines.append(Check(f"their images in {folders.images}", len(stems & there), len(stems), problem))
         return lines
 
     def _paths(self, split: Split, picture: str) -> tuple[Path, Path]:
@@ -181,11 +179,11 @@ def find_folder(root: Path, inner: str, marker: str) -> Path:
 def draw_references(
     source: SemanticSource, split: Split, count: int, *, seed: int = 0
 ) -> dict[int, tuple[str, ...]]:
-    """`count` pictures for each class of the source, or as many as the split has of it.
+    """`count` images for each class of the source, or as many as the split has of it.
 
-    The split's pictures, sorted, are put in the order of
+    The split's images, sorted, are put in the order of
     `numpy.random.RandomState(seed).permutation(n)`; a class takes the first ones that show it, which is
-    a uniform draw for each. One picture may serve several classes. Only label maps are read, and no more
+    a uniform draw for each. One image may serve several classes. Only label maps are read, and no more
     than it takes.
     """
     pictures = source.pictures(split)

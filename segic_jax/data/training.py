@@ -15,7 +15,7 @@ from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.data.episodes import PairSource
 from segic_jax.data.instances import InstancePairs
 from segic_jax.data.mixture import Mixture
-from segic_jax.data.pairs import ClassPairs, PicturePairs
+from segic_jax.data.pairs import ClassPairs, ImagePairs
 from segic_jax.data.sources import ade20k, coco20i
 from segic_jax.data.sources.coco_instances import COCO, LVIS, OBJECTS365, PACO, CocoInstances, Layout
 from segic_jax.data.sources.folder import open_folder
@@ -80,7 +80,7 @@ def _folder(config: SourceConfig, canvas: int) -> PairSource:
         return ClassPairs(source)
     if isinstance(source, BuiltSemanticSource):
         return _built_semantic(source)
-    raise DataError(f"{config.root} holds videos: give a data set of pictures.")
+    raise DataError(f"{config.root} holds videos: give a data set of images.")
 
 
 def _fss1000(config: SourceConfig, canvas: int) -> PairSource:
@@ -100,11 +100,11 @@ def _ade20k_semantic(config: SourceConfig, canvas: int) -> PairSource:
             raise DataError(f"{config.root} holds {source.name}: give ade20k's folder.")
         return _built_semantic(source)
     source = ade20k.open_source(Path(config.root))
-    return PicturePairs(source, "train", present_classes(source, "train"))
+    return ImagePairs(source, "train", present_classes(source, "train"))
 
 
 def _built_semantic(source: BuiltSemanticSource) -> PairSource:
-    return PicturePairs(
+    return ImagePairs(
         source, "train", {picture: source.present("train", picture) for picture in source.pictures("train")}
     )
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from segic_jax.data.episodes import Episode
-from segic_jax.models.segic import Context
+from segic_jax.models.segic import Prototypes
 
 
 def copy_mask(
@@ -21,9 +21,9 @@ def copy_mask(
     return cv2.resize(reference.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_LINEAR) > 0.5
 
 
-def without_reference(context: Context) -> Context:
+def without_reference(context: Prototypes) -> Prototypes:
     """Zero visual tokens and a zero pooled feature: the cosine map is flat and its best point is (0, 0)."""
-    return Context(
+    return Prototypes(
         pooled=np.zeros_like(context.pooled),
         visual=np.zeros_like(context.visual),
         visual_valid=context.visual_valid,

@@ -12,9 +12,9 @@ import jax
 import numpy as np
 
 import segic_jax
-from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.benchmark import BenchmarkSpec
 from segic_jax.data.check import require_files
-from segic_jax.data.episodes import Source, View
+from segic_jax.data.episodes import EpisodeSource, View
 from segic_jax.data.manifest import Manifest, episodes_hash
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate import report
@@ -26,14 +26,14 @@ from segic_jax.evaluate.records import Records, environment, in_domain, model_id
 from segic_jax.evaluate.report import GalleryItem
 from segic_jax.evaluate.rows import class_labels, row_of, summary
 from segic_jax.runtime import progress
-from segic_jax.runtime.distributed import gather_json, is_main, together
+from segic_jax.runtime.distributed import gather_json, is_main_host, raise_on_all_hosts
 from segic_jax.weights.bundle import Bundle
 
 
 def evaluate(
     bundle: Bundle,
-    benchmark: Benchmark,
-    source: Source,
+    benchmark: BenchmarkSpec,
+    source: EpisodeSource,
     manifests: Sequence[Manifest],
     *,
     protocol: Protocol,
@@ -52,7 +52,7 @@ def evaluate(
     Args:
         manifests: one a fold.
         batch_size: episodes between reading and judgement; it changes no result.
-        workers: processes that read pictures; 0 reads in threads.
+        workers: processes that read images; 0 reads in threads.
         limit: answer about every len / limit-th episode only.
         class_names: give the model the class names as text.
         baselines: also score what `evaluate.baselines` lists.
@@ -60,7 +60,7 @@ def evaluate(
 
     Raises:
         ConfigError: `batch_size` or `limit` below 1.
-        DataError: no episodes, a picture that cannot be read, or `out` holds another run.
+        DataError: no episodes, an image that cannot be read, or `out` holds another run.
         BundleError: `class_names` without text features for them.
     """
     if batch_size < 1 or workers < 0:
@@ -84,7 +84,10 @@ def evaluate(
     with Records(out, identity) as records:
         todo = [task for task in chosen if task.index not in records.done]
         own = todo[jax.process_index() :: jax.process_count()]
-        with together(), closing(_Progress(chosen, records.done, len(own), benchmark.name)) as progress:
+        with (
+            raise_on_all_hosts(),
+            closing(_Progress(chosen, records.done, len(own), benchmark.name)) as progress,
+        ):
             require_files(source, [view for task in own for view in _views(task)])
             for row in judge_all(
                 models,
@@ -124,21 +127,26 @@ def evaluate(
         "environment": environment(),
         "seconds": round(time.perf_counter() - begin, 1),
     }
-    if is_main():
+    if is_main_host():
         gallery = _gallery(models["segic"], source, by_index, rows, protocol)
         report.write(out, result, rows, gallery)
     return result
 
 
 def score(
-    bundle: Bundle, source: Source, manifest: Manifest, *, limit: int | None = None, batch_size: int = 16
+    bundle: Bundle,
+    source: EpisodeSource,
+    manifest: Manifest,
+    *,
+    limit: int | None = None,
+    batch_size: int = 16,
 ) -> dict:
     """`scores` of the result alone, without files; the hosts share the work, and all of them must call it."""
     protocol = find_protocol(manifest.protocol)
     tasks = spread(make_tasks(bundle, source, [manifest]), limit)
     own = tasks[jax.process_index() :: jax.process_count()]
     rows: list[dict] = []
-    with together():
+    with raise_on_all_hosts():
         answers = judge_all(
             {"segic": Model(bundle)}, source, own, lambda a: row_of(a, protocol), in_flight=batch_size
         )
@@ -149,7 +157,7 @@ def score(
 
 def make_tasks(
     bundle: Bundle,
-    source: Source,
+    source: EpisodeSource,
     manifests: Sequence[Manifest],
     *,
     class_names: bool = False,
@@ -193,7 +201,7 @@ def _notes(bundle: Bundle, tasks: Sequence[Task], baselines: bool, random_backbo
 
 
 def _gallery(
-    model: Model, source: Source, tasks: Mapping[int, Task], rows: Sequence[dict], protocol: Protocol
+    model: Model, source: EpisodeSource, tasks: Mapping[int, Task], rows: Sequence[dict], protocol: Protocol
 ) -> list[GalleryItem]:
     """The best, median and worst episodes, answered once more to be drawn."""
     chosen = [(kind, index) for kind, many in report.chosen(rows).items() for index in many]
@@ -223,7 +231,7 @@ class _Progress:
             initial=len(kept),
             desc=name,
             unit="episode",
-            shown=is_main(),
+            shown=is_main_host(),
         )
 
     def _count(self, row: dict) -> None:

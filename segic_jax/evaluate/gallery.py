@@ -1,11 +1,11 @@
-"""An answer as a line of the sheet: at the size of the pictures, for `evaluate.report.sheet`."""
+"""An answer as a line of the sheet: at the size of the images, for `evaluate.report.sheet`."""
 
-from segic_jax.evaluate.infer import Answer, to_own_size
+from segic_jax.evaluate.infer import Prediction, to_own_size
 from segic_jax.evaluate.report import GalleryItem
 from segic_jax.evaluate.rows import mask_of
 
 
-def gallery_item(answer: Answer, iou: float | None) -> GalleryItem:
+def gallery_item(answer: Prediction, iou: float | None) -> GalleryItem:
     """Of an answer that `judge_all(..., show_references=True)` gave; its `kind` is empty."""
     if answer.reference is None:
         raise ValueError("The answer has no reference to draw: ask judge_all for them.")

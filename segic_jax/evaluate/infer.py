@@ -1,8 +1,8 @@
 """Episodes in, a judgement of each out: the part of evaluation that runs a model.
 
-One stream of pictures: each reference once, before the first episode that needs it, then the targets. The
+One stream of images: each reference once, before the first episode that needs it, then the targets. The
 programs always get the same number of rows, so an answer depends neither on the batch size nor on the number
-of devices, workers or hosts; pictures lie on the canvas, so each program is compiled once.
+of devices, workers or hosts; images lie on the canvas, so each program is compiled once.
 """
 
 from collections import deque
@@ -19,12 +19,12 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from segic_jax.data.canvas import resize, resize_and_pad
-from segic_jax.data.episodes import Episode, Labelled, Source, View
+from segic_jax.data.episodes import Episode, EpisodeSource, LabelledImage, View
 from segic_jax.errors import DataError
 from segic_jax.evaluate.baselines import without_reference
 from segic_jax.inference import engine
 from segic_jax.models.params import Params
-from segic_jax.models.segic import Context, References
+from segic_jax.models.segic import Prototypes, ReferenceBatch
 from segic_jax.weights.bundle import Bundle
 
 BLOCK = 256  # episodes whose references are encoded before their targets
@@ -41,12 +41,12 @@ class Task(NamedTuple):
     wrong: View | None = None  # a reference of another class, for that baseline
 
 
-class Answer(NamedTuple):
+class Prediction(NamedTuple):
     """What a model says about a target, on the canvas."""
 
     task: Task
-    shown: Labelled  # the target at its own size
-    reference: Labelled | None  # the first one at its own size, where it was asked for
+    shown: LabelledImage  # the target at its own size
+    reference: LabelledImage | None  # the first one at its own size, where it was asked for
     size: tuple[int, int]  # valid (h, w) of the canvas
     cosine: Float[np.ndarray, "S S"]
     logits: dict[str, Float[np.ndarray, "S S"]]  # with the reference ("segic"), and by baseline
@@ -77,7 +77,7 @@ class Model:
         masks = np.zeros((rows, 1, 1, canvas, canvas), bool)
         for row, picture in enumerate(pictures):
             masks[row, 0, 0] = picture.mask
-        references = References(
+        references = ReferenceBatch(
             images=None,  # the backbone takes them by themselves, as it does targets
             sizes=None,
             masks=masks,
@@ -92,7 +92,7 @@ class Model:
 
     def context(
         self, references: Sequence[Sequence[View]], text: Float[np.ndarray, "rows text_width"]
-    ) -> Context:
+    ) -> Prototypes:
         """Contexts of one concept from references that are known, padded to the rows of the programs.
 
         Several shots become their mean: the best of three ways (`evaluate.kshot`).
@@ -101,7 +101,7 @@ class Model:
         mean = self.shots(references).mean(2)
         padded = np.zeros((rows, 1, text.shape[1]), np.float32)
         padded[: len(text), 0] = text
-        return Context(
+        return Prototypes(
             pooled=mean, visual=mean[:, :, None], visual_valid=np.ones((rows, 1, 1), bool), text=padded
         )
 
@@ -115,7 +115,7 @@ class Model:
         return visual
 
     def segment(
-        self, pictures: Sequence["_Placed"], contexts: Mapping[str, Context]
+        self, pictures: Sequence["_Placed"], contexts: Mapping[str, Prototypes]
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The cosine maps with the first of the contexts, and the mask logits with each: [rows, 1, S, S]."""
         device, backbone, head = self._next()
@@ -126,7 +126,7 @@ class Model:
         cosine = engine.cosine(self.config.canvas, features, contexts[first])
         return cosine, {name: self.decode(head, features, context) for name, context in contexts.items()}
 
-    def decode(self, head: Params, features: jax.Array, context: Context) -> jax.Array:
+    def decode(self, head: Params, features: jax.Array, context: Prototypes) -> jax.Array:
         """Mask logits [rows, 1, S, S]."""
         return engine.decode(self.config, head, features, context)
 
@@ -141,16 +141,16 @@ class _Placed(NamedTuple):
     image: UInt8[np.ndarray, "S S 3"]
     size: tuple[int, int]
     mask: Bool[np.ndarray, "S S"]
-    shown: Labelled | None  # at its own size, for targets
-    reference: Labelled | None
+    shown: LabelledImage | None  # at its own size, for targets
+    reference: LabelledImage | None
     error: str = ""
 
 
 @dataclass(frozen=True)
 class _Load:
-    """Number of an item -> its picture; runs in worker processes."""
+    """Number of an item -> its image; runs in worker processes."""
 
-    source: Source
+    source: EpisodeSource
     items: Sequence[tuple[View, bool, View | None]]  # view, whether it is a target, a reference to show
     canvas: int
 
@@ -169,9 +169,9 @@ class _Load:
 
 def judge_all(
     models: Mapping[str, Model],
-    source: Source,
+    source: EpisodeSource,
     tasks: Sequence[Task],
-    judge: Callable[[Answer], T],
+    judge: Callable[[Prediction], T],
     *,
     blank: bool = False,
     show_references: bool = False,
@@ -187,7 +187,7 @@ def judge_all(
         in_flight: episodes between reading and judgement, at most (rounded up).
 
     Raises:
-        DataError: a picture cannot be read; what came before it has been yielded.
+        DataError: an image cannot be read; what came before it has been yielded.
     """
     items, plan = _stream(tasks, show_references)
     pictures = _loaded(_Load(source, items, next(iter(models.values())).config.canvas), workers)
@@ -278,7 +278,7 @@ def _segmented(models: Mapping[str, Model], batch: Sequence[Task], placed: Seque
 
 def _judged(judge, task: Task, placed: _Placed, row: int, cosine: jax.Array, logits: dict[str, jax.Array]):
     return judge(
-        Answer(
+        Prediction(
             task,
             placed.shown,
             placed.reference,

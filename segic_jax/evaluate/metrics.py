@@ -30,7 +30,7 @@ def boundary(mask: Mask, dilation: float = 0.02) -> Mask:
     """The mask's pixels within `dilation` times the diagonal of its edge (misc.py:592-613)."""
     height, width = mask.shape
     steps = max(1, round(dilation * float(np.hypot(height, width))))
-    padded = np.pad(mask.astype(np.uint8), 1)  # outside the picture is background
+    padded = np.pad(mask.astype(np.uint8), 1)  # outside the image is background
     eroded = cv2.erode(padded, np.ones((3, 3), np.uint8), iterations=steps)[1:-1, 1:-1]
     return mask & (eroded == 0)
 
@@ -41,7 +41,7 @@ def boundary_iou(prediction: Mask, truth: Mask) -> float:
 
 
 @dataclass(frozen=True)
-class Counts:
+class EpisodeCounts:
     """Sums of each episode."""
 
     classes: Int[np.ndarray, " episodes"]  # class number 0..
@@ -58,7 +58,7 @@ class ClassSums(NamedTuple):
     union: Int[np.ndarray, " seen"]
 
 
-def class_sums(counts: Counts) -> ClassSums:
+def class_sums(counts: EpisodeCounts) -> ClassSums:
     """Add up the episodes of each class."""
     classes, of = np.unique(counts.classes, return_inverse=True)
     # Sums of whole numbers below 2 ** 53 are exact.
@@ -66,18 +66,18 @@ def class_sums(counts: Counts) -> ClassSums:
     return ClassSums(classes, *sums)
 
 
-def class_iou(counts: Counts) -> dict[int, float]:
+def class_iou(counts: EpisodeCounts) -> dict[int, float]:
     """IoU of the summed pixels of each class seen, 0..1; a class without any pixel counts as 0."""
     classes, intersection, union = class_sums(counts)
     return dict(zip(classes.tolist(), (intersection / np.maximum(union, 1)).tolist(), strict=True))
 
 
-def mean_iou(counts: Counts) -> float:
+def mean_iou(counts: EpisodeCounts) -> float:
     """Mean of `class_iou` over classes, in per cent."""
     return 100 * float(np.mean(list(class_iou(counts).values())))
 
 
-def fb_iou(counts: Counts) -> float:
+def fb_iou(counts: EpisodeCounts) -> float:
     """Mean of the foreground's and the background's summed IoU, in per cent."""
     foreground = counts.intersection.sum() / max(counts.union.sum(), 1)
     background_union = counts.pixels - counts.intersection
@@ -85,18 +85,20 @@ def fb_iou(counts: Counts) -> float:
     return 50 * float(foreground + background)
 
 
-def episode_iou(counts: Counts) -> float:
+def episode_iou(counts: EpisodeCounts) -> float:
     """Mean of the episodes' own IoU, in per cent; those with nothing on both sides are left out."""
     seen = counts.union > 0
     return 100 * float((counts.intersection[seen] / counts.union[seen]).sum() / max(seen.sum(), 1))
 
 
-def fold_mean_iou(counts: Counts, classes: int) -> float:
+def fold_mean_iou(counts: EpisodeCounts, classes: int) -> float:
     """Mean over all `classes` of a fold, in per cent; one without an episode counts as 0."""
     return mean_iou(counts) * len(np.unique(counts.classes)) / classes
 
 
-def bootstrap_interval(folds: Sequence[Counts], *, samples: int = 1000, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    folds: Sequence[EpisodeCounts], *, samples: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """95 % interval of the mean over folds of `mean_iou`, in per cent.
 
     The episodes of each fold are drawn anew with replacement, `samples` times. A class that a draw

@@ -18,7 +18,7 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.runtime import distributed
 from segic_jax.weights.bundle import Bundle
@@ -42,11 +42,11 @@ class Records:
         self._path = out / "parts" / f"{jax.process_index():05}.jsonl"
         self._file = None
         try:
-            with distributed.together():
+            with distributed.raise_on_all_hosts():
                 self._file = _opened(self._path, out)
-                if distributed.is_main():
+                if distributed.is_main_host():
                     _claim(out / "run.json", json.loads(json.dumps(identity)))
-            with distributed.together():
+            with distributed.raise_on_all_hosts():
                 there = [row for path in sorted(self._path.parent.glob("*.jsonl")) for row in _rows(path)]
                 _cut(self._path)
         except BaseException:
@@ -107,7 +107,7 @@ def _opened(path: Path, out: Path) -> int:
 
 def _claim(path: Path, identity: dict) -> None:
     if not path.exists():
-        whole_write(path, (json.dumps(identity, indent=2) + "\n").encode())
+        atomic_write(path, (json.dumps(identity, indent=2) + "\n").encode())
         return
     try:
         there = dict(json.loads(path.read_text()))

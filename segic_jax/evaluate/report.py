@@ -1,4 +1,4 @@
-"""Results for people: a table, files, one self-contained page, and a sheet of pictures."""
+"""Results for people: a table, files, one self-contained page, and a sheet of images."""
 
 import base64
 import csv
@@ -13,14 +13,14 @@ import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from segic_jax.inference.overlay import heat, outlined
 
 Image = UInt8[np.ndarray, "height width 3"]  # RGB
 Mask = Bool[np.ndarray, "height width"]
 
 GREEN, RED = (40, 200, 60), (230, 50, 60)
-TILE = 192  # side of a picture on the sheet
+TILE = 192  # side of an image on the sheet
 CAPTION = 22  # height of the text above it
 TEXT = 0.5  # its scale; a longer one is drawn smaller
 LABELS = {
@@ -35,7 +35,7 @@ KINDS = {"best": "Best", "median": "Median", "worst": "Worst"}
 
 
 class GalleryItem(NamedTuple):
-    """One episode to be drawn; masks are at their pictures' size, the map at the target's."""
+    """One episode to be drawn; masks are at their images' size, the map at the target's."""
 
     kind: str  # of KINDS
     title: str
@@ -50,7 +50,7 @@ class GalleryItem(NamedTuple):
     misled_by: str = ""  # that class
 
     def tiles(self) -> list[tuple[str, Image]]:
-        """Captions and pictures, from the reference to the truth."""
+        """Captions and images, from the reference to the truth."""
         tiles = [
             ("reference", spotlight(self.reference, self.reference_mask, GREEN)),
             ("target", self.target),
@@ -128,9 +128,9 @@ def write(out: Path, result: dict, rows: Sequence[dict], gallery: Sequence[Galle
         "result.json": json.dumps(result, indent=2) + "\n",
     }
     if gallery:
-        whole_write(out / "sheet.png", _encoded(sheet(gallery), ".png"))
+        atomic_write(out / "sheet.png", _encoded(sheet(gallery), ".png"))
     for name, text in files.items():
-        whole_write(out / name, text.encode())
+        atomic_write(out / name, text.encode())
 
 
 def render(
@@ -189,7 +189,7 @@ def sheet(rows: Sequence[GalleryItem]) -> Image:
 
 
 def spotlight(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:
-    """The picture grey and dark outside `mask`, which keeps its colours: it shows on any picture."""
+    """The image grey and dark outside `mask`, which keeps its colours: it shows on any image."""
     dark = (0.45 * image.mean(-1, keepdims=True)).astype(np.uint8)
     return outlined(np.where(mask[..., None], image, dark), mask, colour)
 

@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segic_jax.data.episodes import ClassId, Source
+from segic_jax.data.episodes import ClassId, EpisodeSource
 from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
 from segic_jax.evaluate import metrics
 from segic_jax.evaluate.baselines import copy_mask
-from segic_jax.evaluate.infer import Answer, to_own_size
-from segic_jax.evaluate.metrics import Counts
+from segic_jax.evaluate.infer import Prediction, to_own_size
+from segic_jax.evaluate.metrics import EpisodeCounts
 from segic_jax.evaluate.protocols import Protocol, nearest
 from segic_jax.evaluate.records import percent
 
 
 def row_of(
-    answer: Answer, protocol: Protocol, threshold: float | None = None, baselines: bool = False
+    answer: Prediction, protocol: Protocol, threshold: float | None = None, baselines: bool = False
 ) -> dict:
     """What is kept of an answer: a line of episodes.jsonl.
 
@@ -55,7 +55,7 @@ def row_of(
     return row
 
 
-def truth_of(answer: Answer, protocol: Protocol) -> tuple[np.ndarray, np.ndarray | None]:
+def truth_of(answer: Prediction, protocol: Protocol) -> tuple[np.ndarray, np.ndarray | None]:
     """The true mask without ignored pixels, and those, at the protocol's size."""
     truth, ignored = answer.shown.mask, answer.shown.ignored
     if protocol.size is not None:
@@ -64,17 +64,19 @@ def truth_of(answer: Answer, protocol: Protocol) -> tuple[np.ndarray, np.ndarray
     return (truth, None) if ignored is None else (truth & ~ignored, ignored)
 
 
-def mask_of(answer: Answer, values: np.ndarray, shape: tuple[int, int], threshold: float = 0.0) -> np.ndarray:
+def mask_of(
+    answer: Prediction, values: np.ndarray, shape: tuple[int, int], threshold: float = 0.0
+) -> np.ndarray:
     """Values on the canvas -> a mask of `shape`, above the threshold."""
     return to_own_size(values, answer.size, shape) > threshold
 
 
-def counts_of(rows: Sequence[dict], baseline: str | None = None) -> Counts:
+def counts_of(rows: Sequence[dict], baseline: str | None = None) -> EpisodeCounts:
     """Rows as arrays; classes are numbered in the order of their ids."""
     numbers = {c: i for i, c in enumerate(sorted({row["class"] for row in rows}, key=str))}
     sums = [row["baselines"][baseline] if baseline else (row["intersection"], row["union"]) for row in rows]
     table = [(numbers[row["class"]], *pair, row["pixels"]) for row, pair in zip(rows, sums, strict=True)]
-    return Counts(*np.array(table, np.int64).reshape(-1, 4).T)
+    return EpisodeCounts(*np.array(table, np.int64).reshape(-1, 4).T)
 
 
 def summary(
@@ -138,7 +140,7 @@ def _rounded(scores: Mapping[str, float]) -> dict[str, float | None]:
     return {name: None if np.isnan(value) else round(value, 2) for name, value in scores.items()}
 
 
-def class_labels(source: Source, rows: Sequence[dict]) -> dict[tuple[int, ClassId], str]:
+def class_labels(source: EpisodeSource, rows: Sequence[dict]) -> dict[tuple[int, ClassId], str]:
     """Names for people, with the id beside it where two classes share one; the ids where there are none."""
     labels: dict[tuple[int, ClassId], str] = {}
     for fold, class_id in dict.fromkeys((row["fold"], row["class"]) for row in rows):

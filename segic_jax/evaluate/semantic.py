@@ -1,4 +1,4 @@
-"""Semantic segmentation with many classes, each shown by a reference; all concepts of a picture are decoded.
+"""Semantic segmentation with many classes, each shown by a reference; all concepts of an image are decoded.
 
 The official `evaluate_semseg` of train.py decodes the classes that the truth has ("present", an oracle) and
 thresholds each by itself ("independent"); here all classes can be decoded ("all"), and the largest logit can
@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Int
 
 import segic_jax
-from segic_jax.data.benchmark import Benchmark
-from segic_jax.data.files import whole_write
+from segic_jax.data.benchmark import BenchmarkSpec
+from segic_jax.data.files import atomic_write
 from segic_jax.data.semantic import SemanticSource, Split
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.records import (
@@ -35,7 +35,7 @@ from segic_jax.evaluate.records import (
 from segic_jax.evaluate.report import render
 from segic_jax.evaluate.semantic_bank import REFERENCE_SEED, Bank, make_bank, text_features
 from segic_jax.evaluate.semantic_decode import Model, spread_over
-from segic_jax.evaluate.semantic_metrics import Merge, class_sums, mean_iou, picture_iou, score, summary
+from segic_jax.evaluate.semantic_metrics import Merge, class_sums, image_iou, mean_iou, score, summary
 from segic_jax.runtime import distributed, progress
 from segic_jax.weights.bundle import Bundle
 
@@ -46,7 +46,7 @@ def evaluate_semseg(
     bundle: Bundle,
     source: SemanticSource,
     *,
-    benchmark: Benchmark,
+    benchmark: BenchmarkSpec,
     classes: Classes,
     merge: Merge,
     bank: Split,
@@ -55,17 +55,17 @@ def evaluate_semseg(
     limit: int | None,
     out: Path,
 ) -> dict:
-    """Score the validation pictures, write `out`, and give the content of its result.json.
+    """Score the validation images, write `out`, and give the content of its result.json.
 
     Started again with the same `out`, it goes on after the rows that are there. Several hosts share the work.
 
     Args:
         bank: the split that the references are drawn from (`draw_references` with seed 0). In "val" a
-            class has two, and a picture is never its own reference. The official references are pictures
+            class has two, and an image is never its own reference. The official references are images
             made by Stable Diffusion, which are not distributed.
         class_names: whether the prompts name the classes; None for yes if the model can encode them.
-        batch_size: pictures in work at a time; results do not depend on it.
-        limit: only about every len / limit-th picture.
+        batch_size: images in work at a time; results do not depend on it.
+        limit: only about every len / limit-th image.
 
     Raises:
         ConfigError: `batch_size` or `limit` below 1.
@@ -83,7 +83,7 @@ def evaluate_semseg(
         "classes": classes,
         "merge": merge,
         "bank": bank,
-        "prediction": "logits, bilinear to the picture's own size, above 0",
+        "prediction": "logits, bilinear to the image's own size, above 0",
         "source": "SegIC train.py, evaluate_semseg",
     }
     identity = {
@@ -96,7 +96,7 @@ def evaluate_semseg(
     }
     models = [Model(bundle, device) for device in jax.local_devices()]
     with Records(out, identity) as records:
-        with distributed.together():
+        with distributed.raise_on_all_hosts():
             references = make_bank(models, source, bank, text, out)
         todo = [i for i in chosen if i not in records.done]
         mine = todo[jax.process_index() :: jax.process_count()]
@@ -109,7 +109,7 @@ def evaluate_semseg(
             return {
                 "index": number,
                 "picture": pictures[number],
-                "iou": picture_iou(counts),
+                "iou": image_iou(counts),
                 "classes": {str(c): [*n] for c, n in counts.items()},
             }
 
@@ -120,9 +120,9 @@ def evaluate_semseg(
             initial=len(kept),
             unit="picture",
             desc=benchmark.name,
-            shown=distributed.is_main(),
+            shown=distributed.is_main_host(),
         )
-        with distributed.together(), closing(bar):
+        with distributed.raise_on_all_hosts(), closing(bar):
             for done in spread_over(row, mine, models, batch_size):
                 records.add(done)
                 sums += class_sums([done], len(source.classes))[0]
@@ -146,7 +146,7 @@ def evaluate_semseg(
         "environment": environment(),
         "seconds": round(time.perf_counter() - begin, 1),
     }
-    if distributed.is_main():
+    if distributed.is_main_host():
         _write(out, result, rows, source.classes)
     return result
 
@@ -157,11 +157,11 @@ def _notes(classes: Classes, merge: Merge, bank: Bank) -> list[str]:
         "code does. Both are means over the classes that the truth has, each from pixels summed over all "
         "pictures.",
         f"One reference a class, drawn from the {bank.split} split with seed {REFERENCE_SEED}; the official "
-        "references are generated pictures that are not distributed.",
+        "references are generated images that are not distributed.",
     ]
     if bank.split == "val":
         notes.append(
-            "A picture that is a class's reference is decoded with the class's second one; where there is "
+            "An image that is a class's reference is decoded with the class's second one; where there is "
             "none, the class predicts nothing (the official code decodes zeros)."
         )
     if classes == "present":
@@ -181,7 +181,7 @@ def table(result: dict) -> str:
     protocol, scores = result["protocol"], result["scores"]
     low, high = scores["interval_95"]
     lines = [
-        f"{result['benchmark']}: {result['pictures']} pictures, {result['classes_seen']} of "
+        f"{result['benchmark']}: {result['pictures']} images, {result['classes_seen']} of "
         f"{result['classes']} classes seen, mIoU in per cent",
         f"  decoded: {protocol['classes']}; merge: {protocol['merge']}; references: {protocol['bank']}; "
         f"class names {'given' if result['class_names_given'] else 'not given'}",
@@ -192,13 +192,13 @@ def table(result: dict) -> str:
 
 
 def _write(out: Path, result: dict, rows: Sequence[dict], names: Sequence[str]) -> None:
-    """per_class.csv, episodes.jsonl (a line a picture), report.html and result.json, each whole."""
+    """per_class.csv, episodes.jsonl (a line an image), report.html and result.json, each whole."""
     bars = sorted(result["class_iou"].items(), key=lambda one: -one[1])
     page = render("semseg.html.j2", result, bars, [row["iou"] for row in rows])
-    whole_write(out / "per_class.csv", _per_class(class_sums(rows, len(names)).sum(0), names).encode())
-    whole_write(out / "episodes.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    whole_write(out / "report.html", page.encode())
-    whole_write(out / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+    atomic_write(out / "per_class.csv", _per_class(class_sums(rows, len(names)).sum(0), names).encode())
+    atomic_write(out / "episodes.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
+    atomic_write(out / "report.html", page.encode())
+    atomic_write(out / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
 def _per_class(sums: Int[np.ndarray, "classes 4"], names: Sequence[str]) -> str:

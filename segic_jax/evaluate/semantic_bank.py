@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from segic_jax.data.semantic import SemanticSource, Split, draw_references
 from segic_jax.errors import BundleError, DataError
 from segic_jax.evaluate.semantic_decode import Model, padded_slots, spread_over
 from segic_jax.evaluate.semantic_metrics import unique_names
-from segic_jax.models.segic import Context
+from segic_jax.models.segic import Prototypes
 from segic_jax.runtime import distributed, progress
 from segic_jax.weights.bundle import Bundle
 
@@ -37,7 +37,9 @@ class Bank:
                 return slot
         return None
 
-    def context(self, concepts: Sequence[int], target: str, split: Split) -> tuple[tuple[int, ...], Context]:
+    def context(
+        self, concepts: Sequence[int], target: str, split: Split
+    ) -> tuple[tuple[int, ...], Prototypes]:
         """Those of the concepts that have a reference for this target, and the context of these."""
         slots = {concept: self.slot(concept, target, split) for concept in concepts}
         found = {concept: slot for concept, slot in slots.items() if slot is not None}
@@ -47,7 +49,7 @@ class Bank:
         for row, (concept, slot) in enumerate(found.items()):
             visual[0, row, 0], text[0, row] = self.visual[concept, slot], self.text[concept]
         valid = np.arange(count)[None, :, None] < len(found)
-        return tuple(found), Context(pooled=visual[:, :, 0], visual=visual, visual_valid=valid, text=text)
+        return tuple(found), Prototypes(pooled=visual[:, :, 0], visual=visual, visual_valid=valid, text=text)
 
     def facts(self, names: Sequence[str]) -> dict:
         """For results."""
@@ -89,8 +91,8 @@ def make_bank(
         drawn = {int(number): tuple(of) for number, of in json.loads(path.read_text()).items()}
     except (OSError, ValueError, AttributeError):  # not there yet, or damaged: draw again
         drawn = draw_references(source, split, 2 if split == "val" else 1, seed=REFERENCE_SEED)
-        if distributed.is_main():
-            whole_write(path, (json.dumps(drawn) + "\n").encode())
+        if distributed.is_main_host():
+            atomic_write(path, (json.dumps(drawn) + "\n").encode())
     views = [(number, slot) for number, of in drawn.items() for slot in range(len(of))]
     if not views:
         raise DataError(f"The {split} split of {source.name} shows no class at all: get its labels again.")
@@ -104,7 +106,7 @@ def make_bank(
 
     visual = np.zeros((len(drawn), max(map(len, drawn.values())), models[0].config.vit.width), np.float32)
     features = spread_over(encode, views, models, 2 * len(models))
-    bar = progress.bar(features, total=len(views), desc="references", shown=distributed.is_main())
+    bar = progress.bar(features, total=len(views), desc="references", shown=distributed.is_main_host())
     for view, feature in zip(views, bar, strict=True):
         visual[view] = feature
     return Bank(split, drawn, visual, text)

@@ -1,8 +1,8 @@
-"""Many concepts on one picture, decoded in chunks of CHUNK rows.
+"""Many concepts on one image, decoded in chunks of CHUNK rows.
 
 Every row reads the tokens of all concepts, so the chunks change no result. The number of concepts is padded
 to 4, 8, 16 or a multiple of 16, and each of these numbers that occurs is compiled once: at most three, and
-one for each further 16 of the fullest picture.
+one for each further 16 of the fullest image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from segic_jax.data.canvas import fitted_taps, resample, resize_and_pad
 from segic_jax.models import segic
 from segic_jax.models.correspondence import pool
 from segic_jax.models.params import Params
-from segic_jax.models.segic import Context
+from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import Bundle
 
 CHUNK = 16  # concepts decoded together; of 847 at canvas 896 they take about 1 GB
@@ -45,9 +45,9 @@ class Model:
         return np.asarray(_visual(self.config, self._backbone, *inputs))
 
     def logits(
-        self, image: np.ndarray, context: Context
+        self, image: np.ndarray, context: Prototypes
     ) -> Iterator[Float[np.ndarray, "valid_height valid_width"]]:
-        """Of the valid concepts in `context`, one by one, on the part of the canvas that has the picture."""
+        """Of the valid concepts in `context`, one by one, on the part of the canvas that has the image."""
         placed = resize_and_pad(image, np.zeros((0, *image.shape[:2]), bool), self.config.canvas)
         height, width = placed.size
         slots, used = context.pooled.shape[1], int(np.asarray(context.valid).sum())
@@ -75,7 +75,7 @@ def _visual(config: ModelConfig, backbone: Params, image: Array, size: Array, ma
 
 @partial(jax.jit, static_argnums=0)
 def _decode(
-    config: ModelConfig, head: Params, features: Array, context: Context, rows: Int[Array, " chunk"]
+    config: ModelConfig, head: Params, features: Array, context: Prototypes, rows: Int[Array, " chunk"]
 ) -> Float[Array, "chunk S S"]:
     logits = segic.decode_stages(config, head, features, context, rows=rows).logits
     return segic.upsample(logits, config.canvas)[0]

@@ -1,4 +1,4 @@
-"""From mask logits to pixels of every class on a picture, and from those to the scores of a run."""
+"""From mask logits to pixels of every class on an image, and from those to the scores of a run."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
@@ -7,14 +7,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from segic_jax.data.canvas import resize
-from segic_jax.data.semantic import SemanticPicture
+from segic_jax.data.semantic import SemanticImage
 from segic_jax.evaluate.records import percent
 
 Merge = Literal["independent", "argmax"]
 
 
-class Counts(NamedTuple):
-    """Pixels of one class on one picture, or sums of them."""
+class PixelCounts(NamedTuple):
+    """Pixels of one class on one image, or sums of them."""
 
     intersection: int
     union: int  # without ignored pixels
@@ -23,19 +23,19 @@ class Counts(NamedTuple):
 
 
 def score(
-    shown: SemanticPicture,
+    shown: SemanticImage,
     decoded: Sequence[int],
     rows: Iterable[Float[np.ndarray, "valid_height valid_width"]],
     merge: Merge,
-) -> dict[int, Counts]:
+) -> dict[int, PixelCounts]:
     """Pixels of every class that is decoded or true; classes without any are left out.
 
     Args:
         decoded: class of each row, rising.
-        rows: logits on the valid part of the canvas; they are brought to the picture's size one by one.
+        rows: logits on the valid part of the canvas; they are brought to the image's size one by one.
     """
     truth = dict(zip(shown.classes, shown.masks, strict=True))
-    counts = {c: Counts(0, *[int(mask.sum())] * 3) for c, mask in truth.items()}
+    counts = {c: PixelCounts(0, *[int(mask.sum())] * 3) for c, mask in truth.items()}
 
     def count(number: int, prediction: Bool[np.ndarray, "height width"]) -> None:
         true = truth.get(number)
@@ -44,7 +44,7 @@ def score(
         everywhere = int(prediction.sum()) + pixels - both
         ignored = int((prediction & shown.ignored).sum())
         if everywhere:
-            counts[number] = Counts(both, everywhere - ignored, everywhere, pixels)
+            counts[number] = PixelCounts(both, everywhere - ignored, everywhere, pixels)
 
     best = np.zeros(shown.ignored.shape, np.float32)  # logits of the winner; 0 is the background's
     winner = np.full(shown.ignored.shape, -1, np.int32)
@@ -64,14 +64,14 @@ def score(
     return dict(sorted(counts.items()))
 
 
-def picture_iou(counts: dict[int, Counts]) -> float | None:
-    """Mean IoU of the classes that the picture has, 0..1; None where it has none."""
+def image_iou(counts: dict[int, PixelCounts]) -> float | None:
+    """Mean IoU of the classes that the image has, 0..1; None where it has none."""
     ious = [one.intersection / one.union for one in counts.values() if one.truth]
     return float(np.mean(ious)) if ious else None
 
 
-def class_sums(rows: Sequence[dict], classes: int) -> Int[np.ndarray, "pictures classes 4"]:
-    """The `Counts` in rows of a run, as one array."""
+def class_sums(rows: Sequence[dict], classes: int) -> Int[np.ndarray, "images classes 4"]:
+    """The `PixelCounts` in rows of a run, as one array."""
     counts = np.zeros((len(rows), classes, 4), np.int64)
     for i, row in enumerate(rows):
         for number, of in row["classes"].items():
@@ -82,7 +82,7 @@ def class_sums(rows: Sequence[dict], classes: int) -> Int[np.ndarray, "pictures 
 def mean_iou(sums: Int[np.ndarray, "draws classes 4"], union: int = 1) -> Float[np.ndarray, " draws"]:
     """Mean over the classes that the truth has of the IoU of the summed pixels, 0..1.
 
-    `union` is the place of the union to take in `Counts`.
+    `union` is the place of the union to take in `PixelCounts`.
     """
     seen = sums[..., 3] > 0
     iou = sums[..., 0] / np.maximum(sums[..., union], 1)
@@ -90,9 +90,9 @@ def mean_iou(sums: Int[np.ndarray, "draws classes 4"], union: int = 1) -> Float[
 
 
 def bootstrap_interval(
-    counts: Int[np.ndarray, "pictures classes 4"], *, samples: int = 1000, seed: int = 0
+    counts: Int[np.ndarray, "images classes 4"], *, samples: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % interval of the mIoU over pictures drawn anew with replacement, in per cent.
+    """95 % interval of the mIoU over images drawn anew with replacement, in per cent.
 
     A class that a draw misses is left out of that draw's mean.
     """

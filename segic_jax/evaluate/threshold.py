@@ -2,23 +2,23 @@
 
 import numpy as np
 
-from segic_jax.data.episodes import Source
+from segic_jax.data.episodes import EpisodeSource
 from segic_jax.data.manifest import Manifest
 from segic_jax.evaluate.episodes import make_tasks
-from segic_jax.evaluate.infer import Answer, Model, judge_all, to_own_size
+from segic_jax.evaluate.infer import Model, Prediction, judge_all, to_own_size
 from segic_jax.weights.bundle import Bundle
 
 THRESHOLDS = np.arange(-0.5, 1.0, 0.01)
 
 
-def tune_threshold(bundle: Bundle, source: Source, manifest: Manifest) -> tuple[float, float]:
+def tune_threshold(bundle: Bundle, source: EpisodeSource, manifest: Manifest) -> tuple[float, float]:
     """The threshold at which the cosine map alone scores best, and that mIoU in per cent.
 
     Use classes that are not evaluated later, and keep it in `bundle.notes["cosine_threshold"]`.
     """
     names = {name: i for i, name in enumerate(manifest.classes)}
 
-    def judge(answer: Answer):
+    def judge(answer: Prediction):
         truth = answer.shown.mask
         cosine = to_own_size(answer.cosine, answer.size, truth.shape)
         inside, outside = _above(cosine[truth]), _above(cosine[~truth])

@@ -27,8 +27,8 @@ from PIL import Image
 
 import segic_jax
 from segic_jax.config import INSTANCE_PROMPT
-from segic_jax.data.benchmark import Benchmark
-from segic_jax.data.files import require_size, whole_write
+from segic_jax.data.benchmark import BenchmarkSpec
+from segic_jax.data.files import atomic_write, require_size
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.errors import DataError, InputError
 from segic_jax.evaluate.records import (
@@ -40,13 +40,13 @@ from segic_jax.evaluate.records import (
     spread,
 )
 from segic_jax.evaluate.report import render
-from segic_jax.evaluate.video_metrics import Benchmark as Scores
 from segic_jax.evaluate.video_metrics import ObjectRow, Video, to_csv
-from segic_jax.evaluate.video_metrics import benchmark as jf_benchmark
+from segic_jax.evaluate.video_metrics import VideoScores as Scores
+from segic_jax.evaluate.video_metrics import score_videos as jf_benchmark
 from segic_jax.inference.tracker import Semantics, follow, prompt_of
 from segic_jax.runtime import progress
-from segic_jax.runtime.distributed import is_main, together
-from segic_jax.runtime.prefetch import ahead
+from segic_jax.runtime.distributed import is_main_host, raise_on_all_hosts
+from segic_jax.runtime.prefetch import prefetch
 from segic_jax.weights.bundle import Bundle
 
 AHEAD = 4  # frames read before they are needed
@@ -56,7 +56,7 @@ def evaluate_video(
     bundle: Bundle,
     source: VideoSource,
     *,
-    benchmark: Benchmark,
+    benchmark: BenchmarkSpec,
     semantics: Semantics,
     out: Path,
     limit: int | None = None,
@@ -95,10 +95,10 @@ def evaluate_video(
             initial=len(kept),
             desc=source.name,
             unit="video",
-            shown=is_main(),
+            shown=is_main_host(),
         )
         jf = [one["jf"] for row in kept for one in row["objects"]]
-        with together(), closing(bar):
+        with raise_on_all_hosts(), closing(bar):
             for i in todo:
                 row = {"index": i} | _segment(bundle, source, listed[i], predictions, semantics, prompt)
                 records.add(row)
@@ -141,7 +141,7 @@ def evaluate_video(
             "Not all frames have a label map here, so there are no scores: hand submission.zip to the "
             "benchmark's server."
         )
-    if is_main():
+    if is_main_host():
         _write(out, result, rows)
         if not scored:
             _write_submission(out, [listed[i] for i in chosen], predictions)
@@ -225,7 +225,7 @@ class _Annotations(dict):
 def _read_ahead(read: Callable[[int], np.ndarray], count: int) -> Iterator[np.ndarray]:
     """`read(0)`, `read(1)`, ... while a thread reads the next few."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        for _, reading in ahead(pool, read, range(count), AHEAD):
+        for _, reading in prefetch(pool, read, range(count), AHEAD):
             yield reading.result()
 
 
@@ -237,7 +237,7 @@ def _write_map(path: Path, index: Integer[np.ndarray, "height width"], palette: 
         image.putpalette(palette)
     png = io.BytesIO()
     image.save(png, "PNG")
-    whole_write(path, png.getvalue())
+    atomic_write(path, png.getvalue())
 
 
 def _scores(rows: Sequence[dict]) -> dict:
@@ -265,11 +265,11 @@ def _write(out: Path, result: dict, rows: Sequence[dict]) -> None:
     objects = [ObjectRow(row["video"], *one.values()) for row in rows for one in row["objects"]]
     bars = sorted(means, key=lambda one: -one[1])
     page = render("video.html.j2", result, bars, [one.jf / 100 for one in objects])
-    whole_write(out / "episodes.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-    whole_write(out / "report.html", page.encode())
+    atomic_write(out / "episodes.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+    atomic_write(out / "report.html", page.encode())
     if result["scores"]:
         _write_scores(out, objects, [row["video"] for row in rows])
-    whole_write(out / "result.json", (json.dumps(result, indent=2) + "\n").encode())
+    atomic_write(out / "result.json", (json.dumps(result, indent=2) + "\n").encode())
 
 
 def _write_scores(out: Path, objects: list[ObjectRow], videos: list[str]) -> None:
@@ -277,10 +277,10 @@ def _write_scores(out: Path, objects: list[ObjectRow], videos: list[str]) -> Non
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["video", "object", "jf", "j", "f"])
     writer.writerows(objects)
-    whole_write(out / "per_object.csv", table.getvalue().encode())
+    atomic_write(out / "per_object.csv", table.getvalue().encode())
     j, f = (float(np.mean([getattr(one, key) for one in objects])) for key in ("j", "f"))
     official = to_csv(Scores((j + f) / 2, j, f, objects, videos))
-    whole_write(out / "official.csv", official.encode())
+    atomic_write(out / "official.csv", official.encode())
 
 
 def _write_submission(out: Path, clips: Sequence[Clip], predictions: Path) -> None:

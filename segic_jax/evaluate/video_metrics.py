@@ -25,7 +25,7 @@ class ObjectScore(NamedTuple):
     j_frames: list[float]
     f_frames: list[float]
     first: int  # the frame where truth or prediction has it first; earlier frames do not count
-    in_truth: bool  # in any counted frame; an object that is only predicted has no part in a benchmark
+    in_truth: bool  # in any counted frame; an object that is only predicted has no part in a score_videos
 
     @property
     def j(self) -> float:
@@ -56,7 +56,7 @@ class ObjectRow(NamedTuple):
     f: float
 
 
-class Benchmark(NamedTuple):
+class VideoScores(NamedTuple):
     """Means over all objects of all videos, in per cent; NaN where there is no object."""
 
     jf: float
@@ -126,7 +126,7 @@ def _dilated(masks: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.array([cv2.dilate(mask.astype(np.uint8), kernel) > 0 for mask in masks])
 
 
-def benchmark(videos: Iterable[Video], *, skip_ends: bool = True) -> Benchmark:
+def score_videos(videos: Iterable[Video], *, skip_ends: bool = True) -> VideoScores:
     """J&F over a set of videos.
 
     Args:
@@ -151,7 +151,7 @@ def benchmark(videos: Iterable[Video], *, skip_ends: bool = True) -> Benchmark:
                 rows.append(ObjectRow(name, object_id, (score.j + score.f) / 2, score.j, score.f))
     j = float(np.mean([row.j for row in rows])) if rows else float("nan")
     f = float(np.mean([row.f for row in rows])) if rows else float("nan")
-    return Benchmark((j + f) / 2, j, f, rows, names)
+    return VideoScores((j + f) / 2, j, f, rows, names)
 
 
 def _without_ends(frames: Iterable[ObjectMap]) -> Iterator[ObjectMap]:
@@ -159,7 +159,7 @@ def _without_ends(frames: Iterable[ObjectMap]) -> Iterator[ObjectMap]:
         yield frame
 
 
-def to_csv(result: Benchmark) -> str:
+def to_csv(result: VideoScores) -> str:
     """The table as the official tool writes it (vos_benchmark/benchmark.py)."""
     width = max(len(name) for name in (*result.videos, "Global score"))
     lines = [f"{'sequence':<{width}},obj,  J&F,    J,    F"]

@@ -11,9 +11,9 @@ import safetensors.numpy
 from jaxtyping import Float, Float16, Int32, UInt8
 from safetensors import SafetensorError
 
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from segic_jax.errors import DataError
-from segic_jax.inference.matching import INSIDE, KINDS, PATCHES, Slots
+from segic_jax.inference.matching import INSIDE, KINDS, PATCHES, ConceptSlots
 from segic_jax.models import segic
 from segic_jax.runtime.atomic_write import require_path
 
@@ -35,7 +35,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class Reference:
-    """A picture that examples lie on, as far as a Context remembers it."""
+    """An image that examples lie on, as far as a Context remembers it."""
 
     source: str  # its path; empty for arrays
     size: tuple[int, int]  # height, width
@@ -48,7 +48,7 @@ class Context:
 
     `one + other` merges, `drop` leaves classes out, `save` writes a file; none of them changes a Context.
     About 4 * PATCHES * channels bytes a class (80 KB with the shipped model, half a MB with DINOv2-L),
-    whatever the number of its examples, as much for a negative, and a preview of each reference picture.
+    whatever the number of its examples, as much for a negative, and a preview of each reference image.
     """
 
     model: str  # fingerprint of the backbone and the canvas
@@ -134,11 +134,11 @@ class Context:
             "negatives": [one.against for one in self.negatives],
             "references": [[one.source, *one.size] for one in self.references],
         }
-        whole_write(path, safetensors.numpy.save(arrays, {"context": json.dumps(head)}))
+        atomic_write(path, safetensors.numpy.save(arrays, {"context": json.dumps(head)}))
 
 
-def decoded(reference: Reference) -> UInt8[np.ndarray, "height width 3"] | None:
-    """The preview, RGB; None where its bytes are no picture."""
+def decode_preview(reference: Reference) -> UInt8[np.ndarray, "height width 3"] | None:
+    """The preview, RGB; None where its bytes are no image."""
     return cv2.imdecode(np.frombuffer(reference.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
@@ -240,7 +240,7 @@ def chunk_sizes(concepts: int) -> list[int]:
     return [16] * (concepts // 16) + [4] * (left // 4) + {0: [], 1: [1]}.get(left % 4, [4])
 
 
-def in_slots(concepts: Sequence[Concept]) -> list[Slots]:
+def in_slots(concepts: Sequence[Concept]) -> list[ConceptSlots]:
     """For the programs: chunks of `chunk_sizes`, the last one padded."""
     chunks, start = [], 0
     for size in chunk_sizes(len(concepts)):
@@ -249,7 +249,7 @@ def in_slots(concepts: Sequence[Concept]) -> list[Slots]:
     return chunks
 
 
-def _slots(concepts: Sequence[Concept], count: int) -> Slots:
+def _slots(concepts: Sequence[Concept], count: int) -> ConceptSlots:
     channels = concepts[0].visual.shape[1]
     pooled = np.zeros((1, count, channels), np.float32)
     text = np.zeros((1, count, len(concepts[0].text)), np.float32)
@@ -261,10 +261,10 @@ def _slots(concepts: Sequence[Concept], count: int) -> Slots:
             own = concept.patches[concept.kind == kind]
             patches[row, kind, : len(own)] = own
             valid[row, kind, : len(own)] = True
-    context = segic.Context(
+    context = segic.Prototypes(
         pooled=pooled,
         visual=pooled[:, :, None],
         visual_valid=np.arange(count)[None, :, None] < len(concepts),
         text=text,
     )
-    return Slots(context, patches, valid)
+    return ConceptSlots(context, patches, valid)

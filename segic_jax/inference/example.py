@@ -1,6 +1,6 @@
-"""What a user shows: a picture with an object marked on it, in any form.
+"""What a user shows: an image with an object marked on it, in any form.
 
-A picture is a path, an RGB array or a PIL picture. The object is a mask (path, array or PIL picture), a box,
+An image is a path, an RGB array or a PIL image. The object is a mask (path, array or PIL image), a box,
 a polygon or COCO's run lengths.
 """
 
@@ -18,8 +18,8 @@ from segic_jax.data import masks
 from segic_jax.data.files import (
     ENDINGS,
     MAX_PIXELS,
-    open_picture,
-    read_picture,
+    open_image,
+    read_image,
     too_large,
     upright,
 )
@@ -27,21 +27,21 @@ from segic_jax.errors import DataError
 
 MOST_NUMBERS = 1_000_000  # of a polygon
 
-Picture = str | Path | UInt8[np.ndarray, "height width 3"] | Image.Image
+ImageLike = str | Path | UInt8[np.ndarray, "height width 3"] | Image.Image
 Mask = str | Path | Bool[np.ndarray, "height width"] | Integer[np.ndarray, "height width"] | Image.Image
 
-Targets = Picture | Iterable[Picture]  # one, a folder, a list, an iterator
+Targets = ImageLike | Iterable[ImageLike]  # one, a folder, a list, an iterator
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One object on one picture. Exactly one of `mask`, `box`, `polygon` and `rle` marks it.
+    """One object on one image. Exactly one of `mask`, `box`, `polygon` and `rle` marks it.
 
     Args:
-        image: a path, a uint8 RGB array [height, width, 3], or a PIL picture. EXIF orientation is followed,
+        image: a path, a uint8 RGB array [height, width, 3], or a PIL image. EXIF orientation is followed,
             alpha is ignored.
-        mask: of the picture's size. A bool array; numbers or grey (black and white, or a single label beside
-            0); a palette picture (its one index beside 0); a picture with transparency (its opaque part).
+        mask: of the image's size. A bool array; numbers or grey (black and white, or a single label beside
+            0); a palette image (its one index beside 0); an image with transparency (its opaque part).
         box: (x0, y0, x1, y1) in pixels; all inside counts as the object.
         polygon: [[x, y], ...] in pixels, or several of them.
         rle: COCO's run lengths, {"size": [height, width], "counts": ...}, compressed or not.
@@ -51,7 +51,7 @@ class Example:
             all classes.
     """
 
-    image: Picture
+    image: ImageLike
     mask: Mask | None = None
     _: KW_ONLY
     box: Sequence[float] | None = None
@@ -79,15 +79,15 @@ class Example:
 
     @property
     def source(self) -> str:
-        """The picture's path, or what stands in for it in messages."""
+        """The image's path, or what stands in for it in messages."""
         return source_of(self.image) or "The example"
 
     def object_on(self, image: UInt8[np.ndarray, "height width 3"]) -> Bool[np.ndarray, "height width"]:
-        """The object's pixels on the picture that `as_picture` read; at least one of them is True.
+        """The object's pixels on the image that `as_image` read; at least one of them is True.
 
         Raises:
             DataError: a file that cannot be read, an empty mask, one of several labels without `label`, or
-                one of another size than its picture.
+                one of another size than its image.
         """
         height, width = image.shape[:2]
         if self.mask is not None:
@@ -97,8 +97,7 @@ class Example:
         if mask.shape != (height, width):
             rows, columns = mask.shape
             raise DataError(
-                f"{what} is {columns} x {rows} pixels, its picture {width} x {height}; "
-                "make them the same size."
+                f"{what} is {columns} x {rows} pixels, its image {width} x {height}; make them the same size."
             )
         if not mask.any():
             raise DataError(f"{what} is empty: it marks no pixel; mark the object in white.")
@@ -116,16 +115,16 @@ class Example:
             raise DataError(f"{self.source}: the {what} cannot be used: {_short(error)}.") from error
 
 
-def source_of(picture: Picture | Mask) -> str | None:
+def source_of(picture: ImageLike | Mask) -> str | None:
     """The path of what was read from a file."""
     return str(picture) if isinstance(picture, (str, Path)) else None
 
 
-def listed(targets: Targets) -> Iterable[Picture]:
-    """One picture, a folder's pictures by name, or whatever the iterable gives.
+def listed(targets: Targets) -> Iterable[ImageLike]:
+    """One image, a folder's images by name, or whatever the iterable gives.
 
     Raises:
-        DataError: a folder without pictures, or nothing of that.
+        DataError: a folder without images, or nothing of that.
     """
     if isinstance(targets, (str, Path)):
         folder = Path(targets)
@@ -133,11 +132,11 @@ def listed(targets: Targets) -> Iterable[Picture]:
             return [targets]
         inside = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
         if not inside:
-            raise DataError(f"{folder} holds no picture ({', '.join(ENDINGS)}).")
+            raise DataError(f"{folder} holds no image ({', '.join(ENDINGS)}).")
         return inside
     if isinstance(targets, Image.Image) or (isinstance(targets, np.ndarray) and targets.ndim == 3):
         return [targets]
-    return require_iterable(targets, "Targets are a picture, a folder or a list of pictures")
+    return require_iterable(targets, "Targets are an image, a folder or a list of images")
 
 
 def require_iterable(values: Any, what: str) -> Iterable:
@@ -149,20 +148,20 @@ def require_iterable(values: Any, what: str) -> Iterable:
     return values
 
 
-def as_picture(picture: Picture) -> UInt8[np.ndarray, "height width 3"]:
+def as_image(picture: ImageLike) -> UInt8[np.ndarray, "height width 3"]:
     """RGB.
 
     Raises:
         DataError: a file that cannot be read, an array of another type or shape, or too many pixels.
     """
     if isinstance(picture, (str, Path)):
-        return read_picture(picture)
+        return read_image(picture)
     if isinstance(picture, Image.Image):
         _require_size(*picture.size)
-        picture = _eight_bits(upright(picture, "The picture")).convert("RGB")
-    array = _array(picture, "A picture")
+        picture = _eight_bits(upright(picture, "The image")).convert("RGB")
+    array = _array(picture, "An image")
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise DataError(f"A picture must be uint8 [height, width, 3], not {array.dtype} {list(array.shape)}.")
+        raise DataError(f"An image must be uint8 [height, width, 3], not {array.dtype} {list(array.shape)}.")
     _require_size(array.shape[1], array.shape[0])
     return np.ascontiguousarray(array)
 
@@ -176,7 +175,7 @@ def as_mask(mask: Mask, label: int | None = None) -> Bool[np.ndarray, "height wi
     """
     what = source_of(mask) or "The mask"
     if isinstance(mask, (str, Path)):
-        mask = open_picture(mask)
+        mask = open_image(mask)
     if isinstance(mask, Image.Image):
         jpeg, palette, mask = mask.format == "JPEG", mask.mode == "P", upright(mask, what)
         if label is None and (jpeg or mask.mode not in _LABEL_MODES):
@@ -210,7 +209,7 @@ def _short(value: object) -> str:
 
 def _require_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise DataError(too_large("A picture", width, height))
+        raise DataError(too_large("An image", width, height))
 
 
 def _eight_bits(picture: Image.Image) -> Image.Image:
@@ -221,7 +220,7 @@ def _eight_bits(picture: Image.Image) -> Image.Image:
 
 
 def _marked(mask: Image.Image, what: str) -> Bool[np.ndarray, "height width"]:
-    """The opaque part of a picture with transparency, else what is bright in one colour."""
+    """The opaque part of an image with transparency, else what is bright in one colour."""
     if mask.has_transparency_data:
         alpha = np.asarray(mask.convert("RGBA").getchannel("A"))
         if alpha.min() < 255:
@@ -280,7 +279,7 @@ def _box_mask(box: Sequence[float], height: int, width: int, source: str) -> np.
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):  # refuses NaN as well
         raise DataError(
             f"{source}: the box {x0:g} {y0:g} {x1:g} {y1:g} must have x0 < x1 and y0 < y1 and lie inside "
-            f"the picture of {width} x {height} pixels."
+            f"the image of {width} x {height} pixels."
         )
     mask = np.zeros((height, width), bool)
     mask[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = True
@@ -296,7 +295,7 @@ def _real(value: Any) -> float:
 def _flat(polygon: Sequence) -> list[list[float]]:
     """One polygon or several, of points or flat, as COCO's [[x, y, x, y, ...], ...]."""
     if isinstance(polygon, np.ndarray):
-        if polygon.size > MOST_NUMBERS:  # a picture by mistake would become gigabytes of numbers
+        if polygon.size > MOST_NUMBERS:  # an image by mistake would become gigabytes of numbers
             raise ValueError(f"it has {polygon.size} numbers, more than {MOST_NUMBERS}")
         polygon = polygon.tolist()
     if not isinstance(polygon, Sequence):

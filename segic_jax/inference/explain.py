@@ -5,14 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from segic_jax.data.canvas import Placed, resize
+from segic_jax.data.canvas import CanvasImage, resize
 from segic_jax.inference.context import Context
 from segic_jax.inference.matching import INSIDE
 
 
 @dataclass(frozen=True)
 class Match:
-    """One cell of the target and the cell of a reference that it looks like; in each picture's pixels."""
+    """One cell of the target and the cell of a reference that it looks like; in each image's pixels."""
 
     target: tuple[float, float]  # x, y
     reference: int  # its place in Context.references
@@ -32,7 +32,7 @@ class Explanation:
 def explanation(
     context: Context,
     row: int,
-    placed: Placed,
+    placed: CanvasImage,
     own: tuple[int, int],
     patch: int,
     heat: Float[np.ndarray, "S S"],

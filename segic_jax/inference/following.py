@@ -1,4 +1,4 @@
-"""Classes of a Context followed through the frames of a film: the tracker's masks, judged as on pictures.
+"""Classes of a Context followed through the frames of a video: the tracker's masks, judged as on images.
 
 The tracker of `evaluate.video` gives the masks. Beside it every frame is searched as `Segmenter.predict`
 does, for what negatives take away and for the evidence that a class is there at all.

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from segic_jax.config import ModelConfig
 from segic_jax.models import segic
 from segic_jax.models.correspondence import cosine_map, grid_cells
-from segic_jax.models.layers import normalise
+from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import Params
 from segic_jax.models.resize import bilinear
 
@@ -26,23 +26,23 @@ PATCHES = 128  # of each kind and concept
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Slots:
+class ConceptSlots:
     """Concepts that are decoded together; those beyond the used ones have no valid token and patch."""
 
-    context: segic.Context  # batch of 1
+    context: segic.Prototypes  # batch of 1
     patches: Float[Array, "slots kinds patches channels"]  # of unit length
     patches_valid: Bool[Array, "slots kinds patches"]
 
 
-class Shown(NamedTuple):
+class PooledReference(NamedTuple):
     """What one mask on one reference gives."""
 
     visual: Float[Array, " channels"]  # mean feature inside
     inside: Bool[Array, "g g"]
-    valid: Bool[Array, "g g"]  # cells on the picture
+    valid: Bool[Array, "g g"]  # cells on the image
 
 
-class Found(NamedTuple):
+class ConceptMatches(NamedTuple):
     """What a batch of targets gives for some concepts; a cosine is -1 where there is nothing to match."""
 
     logits: Float[Array, "batch rows side side"]  # at 4 x grid
@@ -51,14 +51,16 @@ class Found(NamedTuple):
     mutual: Float[Array, "batch rows"]  # share of the INSIDE cells that match one cell and are matched by it
 
 
-def cells_on_picture(sizes: Int[Array, "*n 2"], canvas: int, grid: int) -> Bool[Array, "*n g g"]:
-    """Cells whose centre is on the picture; the first one always is. Of NumPy or JAX, as `sizes` is."""
+def cells_on_image(sizes: Int[Array, "*n 2"], canvas: int, grid: int) -> Bool[Array, "*n g g"]:
+    """Cells whose centre is on the image; the first one always is. Of NumPy or JAX, as `sizes` is."""
     centre = (np.arange(grid) + 0.5) * (canvas / grid)
     centre[0] = 0
     return (centre[:, None] < sizes[..., 0, None, None]) & (centre < sizes[..., 1, None, None])
 
 
-def show(features: Float[Array, "g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]) -> Shown:
+def show(
+    features: Float[Array, "g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]
+) -> PooledReference:
     """Pool a reference. A mask that fills no cell stands for the cells that it covers most."""
     grid, canvas = features.shape[0], mask.shape[0]
     patch = canvas // grid
@@ -66,8 +68,8 @@ def show(features: Float[Array, "g g channels"], mask: Bool[Array, "S S"], size:
     cells = grid_cells(mask, grid) > 0
     inside = jnp.where(cells.any(), cells, (cover >= cover.max()) & (cover > 0))
     summed = jnp.einsum("ij,ijc->c", inside.astype(jnp.float32), features)
-    valid = cells_on_picture(size, canvas, grid)
-    return Shown(summed / jnp.maximum(inside.sum(), 1), inside, valid)
+    valid = cells_on_image(size, canvas, grid)
+    return PooledReference(summed / jnp.maximum(inside.sum(), 1), inside, valid)
 
 
 def find(
@@ -75,8 +77,8 @@ def find(
     head: Params,
     features: Float[Array, "batch g g channels"],
     sizes: Int[Array, "batch 2"],
-    slots: Slots,
-) -> Found:
+    slots: ConceptSlots,
+) -> ConceptMatches:
     """Decode concepts, each as if it were alone, and match their cells.
 
     The head was trained with and without the other concepts' tokens; without them, a class that is added or
@@ -85,25 +87,25 @@ def find(
     batch, grid, _, channels = features.shape
     context = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context)
     decoded = segic.decode_stages(config, head, features, context, use_cross=False)
-    cells = normalise(features, 1e-8).reshape(batch, grid * grid, channels)
+    cells = l2_normalise(features, 1e-8).reshape(batch, grid * grid, channels)
     cosine = jnp.einsum("bnc,rkpc->brkpn", cells, slots.patches)
     cosine = jnp.where(slots.patches_valid[None, ..., None], cosine, -1)
-    on_picture = cells_on_picture(sizes, config.canvas, grid).reshape(batch, 1, 1, grid * grid)
-    return Found(
+    on_image = cells_on_image(sizes, config.canvas, grid).reshape(batch, 1, 1, grid * grid)
+    return ConceptMatches(
         decoded.logits,
         bilinear(decoded.similarity[..., None], (grid, grid))[..., 0],
         cosine.max(3).reshape(*cosine.shape[:3], grid, grid),
-        _mutual(cosine, slots.patches_valid, on_picture),
+        _mutual(cosine, slots.patches_valid, on_image),
     )
 
 
 def _mutual(
     cosine: Float[Array, "batch rows kinds patches cells"],
     patches_valid: Bool[Array, "rows kinds patches"],
-    on_picture: Bool[Array, "batch 1 1 cells"],
+    on_image: Bool[Array, "batch 1 1 cells"],
 ) -> Float[Array, "batch rows"]:
     best = cosine.max((2, 3))  # of each target cell
-    inside = jnp.where(on_picture, cosine[:, :, INSIDE], -2)
+    inside = jnp.where(on_image, cosine[:, :, INSIDE], -2)
     chosen = inside.argmax(-1)  # the target cell of each patch
     back = inside.max(-1) >= jnp.take_along_axis(best, chosen, axis=-1)
     valid = patches_valid[:, INSIDE]
@@ -111,10 +113,10 @@ def _mutual(
 
 
 def match(
-    config: ModelConfig, features: Float[Array, "1 g g channels"], slots: Slots
+    config: ModelConfig, features: Float[Array, "1 g g channels"], slots: ConceptSlots
 ) -> tuple[Float[Array, "slots S S"], Float[Array, "slots g g"], Int[Array, "slots g g"]]:
     """For explanations: the cosine map, and for each cell the cosine and number of its best INSIDE patch."""
-    cosine = jnp.einsum("ijc,kpc->kijp", normalise(features[0], 1e-8), slots.patches[:, INSIDE])
+    cosine = jnp.einsum("ijc,kpc->kijp", l2_normalise(features[0], 1e-8), slots.patches[:, INSIDE])
     cosine = jnp.where(slots.patches_valid[:, INSIDE, None, None], cosine, -1)
     heat = cosine_map(features, slots.context.pooled, config.canvas)[0]
     return heat, cosine.max(-1), cosine.argmax(-1)

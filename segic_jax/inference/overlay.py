@@ -1,4 +1,4 @@
-"""Masks and maps drawn on pictures; RGB uint8."""
+"""Masks and maps drawn on images; RGB uint8."""
 
 import colorsys
 from collections.abc import Sequence
@@ -39,15 +39,15 @@ def _further(number: int) -> Colour:
 
 
 def overlay(image: Image, mask: Mask, colour: Colour) -> Image:
-    """The picture with `mask` tinted and outlined."""
+    """The image with `mask` tinted and outlined."""
     return overlays(image, [mask], [colour])
 
 
 def overlays(image: Image, masks: Sequence[Mask], tints: Sequence[Colour], width: int | None = None) -> Image:
-    """Several masks on one picture.
+    """Several masks on one image.
 
     Args:
-        width: of the lines in pixels; None: as the picture's size wants it.
+        width: of the lines in pixels; None: as the image's size wants it.
     """
     drawn = np.array(image, order="C")
     for mask, colour in zip(masks, tints, strict=True):
@@ -58,14 +58,14 @@ def overlays(image: Image, masks: Sequence[Mask], tints: Sequence[Colour], width
 
 
 def outlined(image: Image, mask: Mask, colour: Colour) -> Image:
-    """The picture with the edge of `mask` drawn inside it, with a white and a dark line around it."""
+    """The image with the edge of `mask` drawn inside it, with a white and a dark line around it."""
     drawn = np.array(image, order="C")
     _outline(drawn, mask, colour, line_width(mask.shape))
     return drawn
 
 
 def line_width(shape: Sequence[int]) -> int:
-    """Of the thinnest line on a picture of this size; the others have twice as much."""
+    """Of the thinnest line on an image of this size; the others have twice as much."""
     return max(1, round(max(shape) / 500))
 
 
@@ -78,7 +78,7 @@ def _outline(drawn: Image, mask: Mask, colour: Colour, width: int) -> None:
 
 
 def shrink(image: Image, side: int) -> Image:
-    """The picture with its longer side at most `side`; itself if it has no more."""
+    """The image with its longer side at most `side`; itself if it has no more."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     if scale >= 1:

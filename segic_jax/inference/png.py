@@ -1,6 +1,6 @@
-"""A PNG file of a picture that comes a strip at a time.
+"""A PNG file of an image that comes a strip at a time.
 
-OpenCV and Pillow want the whole picture in memory, several times; a large one does not fit so often.
+OpenCV and Pillow want the whole image in memory, several times; a large one does not fit so often.
 """
 
 import struct

@@ -1,4 +1,4 @@
-"""After the device: what negatives take away, and whether each class is in the picture at all.
+"""After the device: what negatives take away, and whether each class is in the image at all.
 
 Presence is a logistic model over EVIDENCE, fitted by `segic calibrate` and kept in the
 notes of the model's file under "presence".
@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 
 from segic_jax.data.canvas import resize
 from segic_jax.errors import ConfigError
-from segic_jax.inference.matching import INSIDE, OUTSIDE, Found
+from segic_jax.inference.matching import INSIDE, OUTSIDE, ConceptMatches
 
 EVIDENCE = (
     "similarity",  # the largest cosine to the mean feature of the examples
@@ -23,7 +23,7 @@ EVIDENCE = (
     "margin",  # the same less the cosine to the best other cell, a negative's among them
     "cycle",  # share of the mask whose best cell in the references is one of the object's
     "mutual",  # share of the object's reference cells whose best cell in the target matches back to them
-    "area",  # share of the picture
+    "area",  # share of the image
     "shots",  # 1 / their number: the mean feature of several is more like everything
 )
 # A negative takes a place where its logit, and GAP for each unit of cosine by which its cells match better,
@@ -48,10 +48,10 @@ def refused(
 
 
 def settle(
-    found: Found,
+    found: ConceptMatches,
     against: Sequence[Sequence[int]],
     shots: Sequence[int],
-    on_picture: Bool[np.ndarray, "g g"],
+    on_image: Bool[np.ndarray, "g g"],
 ) -> tuple[Float[np.ndarray, "concepts side side"], Float[np.ndarray, "concepts evidence"]]:
     """Final logits and evidence of every class on one target.
 
@@ -71,24 +71,24 @@ def settle(
             other = np.maximum(other, theirs)
         logits.append(values)
         known = {"mutual": found.mutual[row], "shots": 1 / count}
-        evidence.append(_evidence(values, found.similarity[row], own, other, on_picture, known))
+        evidence.append(_evidence(values, found.similarity[row], own, other, on_image, known))
     return np.stack(logits), np.array(evidence, np.float32)
 
 
-def _evidence(logits, similarity, own, other, on_picture, known) -> list[float]:
-    grid = len(on_picture)
+def _evidence(logits, similarity, own, other, on_image, known) -> list[float]:
+    grid = len(on_image)
     probability = 1 / (1 + np.exp(-np.clip(logits, -80, 80)))
     probability = cv2.resize(probability, (grid, grid), interpolation=cv2.INTER_AREA)
-    inside = (probability > 0.5) & on_picture
+    inside = (probability > 0.5) & on_image
     area = max(int(inside.sum()), 1)
     values = known | {
-        "similarity": similarity[on_picture].max(),
+        "similarity": similarity[on_image].max(),
         "inside": similarity[inside].sum() / area,
         "confidence": probability[inside].sum() / area,
         "match": own[inside].sum() / area,
         "margin": (own - other)[inside].sum() / area,
         "cycle": (own > other)[inside].sum() / area,
-        "area": inside.sum() / on_picture.sum(),
+        "area": inside.sum() / on_image.sum(),
     }
     return [float(values[name]) for name in EVIDENCE]
 
@@ -112,7 +112,7 @@ class Calibration:
             raise ConfigError(_ANOTHER)
 
     def presence(self, evidence: Float[np.ndarray, "*n evidence"]) -> Float[np.ndarray, "*n"]:
-        """Probability that the class is there, where it is there in half of the pictures."""
+        """Probability that the class is there, where it is there in half of the images."""
         score = evidence @ np.array([self.weights[name] for name in EVIDENCE]) + self.bias
         return (1 / (1 + np.exp(-np.clip(score, -80, 80)))).astype(np.float32)
 

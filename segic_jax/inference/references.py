@@ -1,4 +1,4 @@
-"""One reference picture and the objects on it -> what a Context keeps of them."""
+"""One reference image and the objects on it -> what a Context keeps of them."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,24 +8,24 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from segic_jax.data.canvas import Placed, resize_and_pad
+from segic_jax.data.canvas import CanvasImage, resize_and_pad
 from segic_jax.inference import engine
 from segic_jax.inference.context import Concept, Reference, thinned
-from segic_jax.inference.example import Example, as_picture, source_of
+from segic_jax.inference.example import Example, as_image, source_of
 from segic_jax.inference.matching import INSIDE, OUTSIDE, PATCHES
 
 PREVIEW = 160  # longer side of the preview of a reference
 
 
 class Read(NamedTuple):
-    """A reference picture on the canvas, with a mask for each of its examples."""
+    """A reference image on the canvas, with a mask for each of its examples."""
 
     reference: Reference
-    placed: Placed
+    placed: CanvasImage
 
 
-def by_picture(examples: Sequence[Example]) -> list[list[Example]]:
-    """Together what lies on one picture, so that each is read and encoded once."""
+def by_image(examples: Sequence[Example]) -> list[list[Example]]:
+    """Together what lies on one image, so that each is read and encoded once."""
     groups: dict[str | int, list[Example]] = {}
     for example in examples:
         groups.setdefault(source_of(example.image) or id(example.image), []).append(example)
@@ -33,12 +33,12 @@ def by_picture(examples: Sequence[Example]) -> list[list[Example]]:
 
 
 def read(examples: Sequence[Example], canvas: int) -> Read:
-    """The one picture of `examples`.
+    """The one image of `examples`.
 
     Raises:
-        DataError: as `Example.object_on`, or a picture that cannot be read.
+        DataError: as `Example.object_on`, or an image that cannot be read.
     """
-    image = as_picture(examples[0].image)
+    image = as_image(examples[0].image)
     masks = np.stack([example.object_on(image) for example in examples])
     placed = resize_and_pad(image, masks, canvas)
     for on_canvas, mask in zip(placed.masks, masks, strict=True):
@@ -59,7 +59,7 @@ def taught(
 
     Args:
         row: of the example's mask.
-        reference: the picture's place in `Context.references`.
+        reference: the image's place in `Context.references`.
     """
     mask, placed, own = shown.placed.masks[row], shown.placed.size, shown.reference.size
     seen = jax.tree.map(np.asarray, engine.show(features, mask, np.array(placed, np.int32)))

@@ -1,7 +1,7 @@
 """What was found in one target, at the target's own size.
 
 A Result holds the model's small maps; masks, label map and logits are made of them when they are asked for, a
-strip of rows at a time, so that another threshold or a large picture costs no second run and little memory.
+strip of rows at a time, so that another threshold or a large image costs no second run and little memory.
 """
 
 import io
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Integer, UInt8, UInt16
 from PIL import Image
 
 from segic_jax.data.canvas import Taps, bilinear_taps, resample
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from segic_jax.errors import DataError
 from segic_jax.inference.overlay import Colour, line_width, overlays, shrink
 from segic_jax.inference.png import rgb_png
@@ -51,7 +51,7 @@ class Result:
     source: str | None  # its path
     small_logits: Float[np.ndarray, "concepts side side"]  # of the whole canvas
     canvas: int  # its side in pixels
-    placed: tuple[int, int]  # (h, w) of the picture on the canvas
+    placed: tuple[int, int]  # (h, w) of the image on the canvas
     colours: tuple[Colour, ...]  # of the classes in overlays and palettes; `drawing.colours` by default
     cut: float = 0.0  # logits above it are inside
     keep_absent: bool = False
@@ -216,7 +216,7 @@ class Result:
         """Write overlays/NAME.png, labels/NAME.png and annotations/NAME.json, as `segic predict` does.
 
         Args:
-            name: by default that of the target's file without its ending, or "picture".
+            name: by default that of the target's file without its ending, or "image".
             info: goes into the COCO file beside images, categories and annotations.
 
         Returns:
@@ -238,7 +238,7 @@ class Result:
                 file.parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise DataError(f"{file.parent} cannot be made ({error.strerror}).") from error
-            whole_write(file, content())
+            atomic_write(file, content())
         return list(files)
 
     @cached_property
@@ -282,9 +282,9 @@ class Result:
         return ((start, min(start + step, height)) for start in range(0, height, step))
 
     def _rows(self, concept: int, start: int, stop: int) -> Float[np.ndarray, "rows width"]:
-        """Logits of the picture's rows from `start` to before `stop`.
+        """Logits of the image's rows from `start` to before `stop`.
 
-        Small map -> canvas -> picture, both bilinear; OpenCV, which is fast, does the picture's columns.
+        Small map -> canvas -> image, both bilinear; OpenCV, which is fast, does the image's columns.
         """
         down, across, rows = self._taps
         part = rows.cropped(start, stop - start)
@@ -296,7 +296,7 @@ class Result:
 
     @cached_property
     def _taps(self) -> tuple[Taps, Taps, Taps]:
-        """Small map -> the canvas's rows and columns that the picture has; those rows -> the picture's."""
+        """Small map -> the canvas's rows and columns that the image has; those rows -> the image's."""
         (h, w), height, side = self.placed, len(self.image), self.small_logits.shape[-1]
         to_canvas = bilinear_taps(side, self.canvas, side / self.canvas)
         return to_canvas.cropped(0, h), to_canvas.cropped(0, w), bilinear_taps(h, height, h / height)
@@ -309,7 +309,7 @@ def _box(rows: Bool[np.ndarray, " height"], columns: Bool[np.ndarray, " width"])
 
 
 def joined_coco(files: Sequence[dict]) -> dict:
-    """One file of several `coco_file` with the same classes; pictures and annotations are numbered anew."""
+    """One file of several `coco_file` with the same classes; images and annotations are numbered anew."""
     images, annotations = [], []
     for i, file in enumerate(files, 1):
         images.append(file["images"][0] | {"id": i})

@@ -1,11 +1,11 @@
-"""The practitioner's API: pictures of any size in, masks of the same size out.
+"""The practitioner's API: images of any size in, masks of the same size out.
 
     seg = Segmenter.load()
     ctx = seg.fit([Example("cat.jpg", "cat.png", name="cat")])
     result = seg.predict("street.jpg", ctx)
 
 `fit` reads the examples once and gives a Context; `predict` segments any number of targets with it. The
-programs see pictures on the canvas and classes in slots: neither sizes nor numbers make them compile again.
+programs see images on the canvas and classes in slots: neither sizes nor numbers make them compile again.
 """
 
 import hashlib
@@ -25,26 +25,26 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from segic_jax.config import to_dict
-from segic_jax.data.canvas import Placed, resize_and_pad
+from segic_jax.data.canvas import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference import engine
 from segic_jax.inference.context import Concept, Context, in_slots, joined, read_context
 from segic_jax.inference.example import (
     Example,
-    Picture,
+    ImageLike,
     Targets,
-    as_picture,
+    as_image,
     listed,
     require_iterable,
     source_of,
 )
 from segic_jax.inference.explain import Explanation, explanation
-from segic_jax.inference.matching import Found, Slots, cells_on_picture
+from segic_jax.inference.matching import ConceptMatches, ConceptSlots, cells_on_image
 from segic_jax.inference.overlay import colours
 from segic_jax.inference.presence import calibration_of, judged, settle
-from segic_jax.inference.references import Read, by_picture, read, taught
+from segic_jax.inference.references import Read, by_image, read, taught
 from segic_jax.inference.result import Result
-from segic_jax.runtime.prefetch import ahead
+from segic_jax.runtime.prefetch import prefetch
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 
@@ -60,7 +60,7 @@ class Segmenter:
         self.config = bundle.config
         self._backbone, self._head = jax.device_put((bundle.backbone, bundle.head))
         self._calibration = calibration_of(bundle.notes)
-        self._slots: WeakKeyDictionary[Context, list[Slots]] = WeakKeyDictionary()
+        self._slots: WeakKeyDictionary[Context, list[ConceptSlots]] = WeakKeyDictionary()
 
     @classmethod
     def load(cls, weights: Path | str = "") -> "Segmenter":
@@ -107,7 +107,7 @@ class Segmenter:
         single = isinstance(examples, Example)
         examples = [examples] if single else list(require_iterable(examples, "fit takes examples"))
         if not all(isinstance(example, Example) for example in examples):
-            raise DataError("fit takes examples: fit([Example(picture, mask, name=...), ...]).")
+            raise DataError("fit takes examples: fit([Example(image, mask, name=...), ...]).")
         names = tuple(dict.fromkeys(e.name for e in examples if not e.negative))
         known = tuple(dict.fromkeys((*(onto.names if onto else ()), *names)))
         if not known:
@@ -121,7 +121,7 @@ class Segmenter:
         parts: dict[str | None, list[Concept]] = {name: [] for name in names}
         negatives, references = [], []
         with ThreadPoolExecutor(2) as pool:
-            for group, future in ahead(pool, self._read, by_picture(examples), 4):
+            for group, future in prefetch(pool, self._read, by_image(examples), 4):
                 shown = future.result()
                 features = self.features(shown.placed)
                 for row, example in enumerate(group):
@@ -149,11 +149,11 @@ class Segmenter:
         self._require_own(context, str(path))
         return context
 
-    def predict(self, target: Picture, context: Context, *, keep_absent: bool = False) -> Result:
-        """Segment one picture.
+    def predict(self, target: ImageLike, context: Context, *, keep_absent: bool = False) -> Result:
+        """Segment one image.
 
         Args:
-            target: a path, a uint8 RGB array [height, width, 3] or a PIL picture, of any size up to 178
+            target: a path, a uint8 RGB array [height, width, 3] or a PIL image, of any size up to 178
                 million pixels.
             context: of `fit` or `load_context`, with at least one class.
             keep_absent: give a mask to classes that seem to be absent, too.
@@ -162,7 +162,7 @@ class Segmenter:
             Masks, label map and presence at the target's own size, a row for each class of the Context.
 
         Raises:
-            DataError: a picture that cannot be read, a Context of another model, or one without a class.
+            DataError: an image that cannot be read, a Context of another model, or one without a class.
         """
         self._require_usable(context)
         return self._results([self._placed(target)], context, keep_absent, 1)[0]()
@@ -173,24 +173,24 @@ class Segmenter:
         context: Context,
         *,
         keep_absent: bool = False,
-        on_error: Callable[[Picture, DataError], None] | None = None,
+        on_error: Callable[[ImageLike, DataError], None] | None = None,
     ) -> Iterator[Result]:
-        """Segment one picture after another, in order, while others are read and finished in threads.
+        """Segment one image after another, in order, while others are read and finished in threads.
 
-        Each Result holds its picture: take what you need of it and let it go.
+        Each Result holds its image: take what you need of it and let it go.
 
         Args:
-            targets: pictures in a list or from an iterator, or a folder (its pictures by name).
+            targets: images in a list or from an iterator, or a folder (its images by name).
             on_error: called with a target that cannot be read, which is then left out; otherwise its error is
                 raised after the results before it.
 
         Raises:
-            DataError: as `predict`, or a folder without pictures.
+            DataError: as `predict`, or a folder without images.
         """
         self._require_usable(context)
         return self._stream(iter(listed(targets)), context, keep_absent, on_error)
 
-    def explain(self, target: Picture, context: Context, *, matches: int = 24) -> list[Explanation]:
+    def explain(self, target: ImageLike, context: Context, *, matches: int = 24) -> list[Explanation]:
         """For each class: where the target looks like the examples, and which parts look like which.
 
         Args:
@@ -223,15 +223,15 @@ class Segmenter:
             digest.update(np.asarray(flat[:: max(1, len(flat) // 4096)]).tobytes())
         return digest.hexdigest()
 
-    def features(self, placed: Placed) -> Float[Array, "1 g g channels"]:
-        """Backbone features of a picture on the canvas, float32 on the device; not of unit length."""
+    def features(self, placed: CanvasImage) -> Float[Array, "1 g g channels"]:
+        """Backbone features of an image on the canvas, float32 on the device; not of unit length."""
         sizes = np.array([placed.size], np.int32)
         return engine.extract(self.config, self._backbone, placed.image[None], sizes)
 
     def judge(
         self,
         image: UInt8[np.ndarray, "height width 3"],
-        placed: Placed,
+        placed: CanvasImage,
         features: Float[Array, "1 g g channels"],
         context: Context,
         logits: Float[Array, "rows side side"],
@@ -249,13 +249,13 @@ class Segmenter:
         found = self._found(features, np.array([placed.size], np.int32), context)
         return lambda: self._result(found, 0, _Target(image, None, placed), context, keep_absent, logits)
 
-    def _found(self, features: Array, sizes: np.ndarray, context: Context) -> list[Found]:
+    def _found(self, features: Array, sizes: np.ndarray, context: Context) -> list[ConceptMatches]:
         return [
             engine.find(self.config, self._head, features, sizes, slots) for slots in self._slots_of(context)
         ]
 
-    def _placed(self, target: Picture) -> "_Target":
-        image = as_picture(target)
+    def _placed(self, target: ImageLike) -> "_Target":
+        image = as_image(target)
         empty = np.zeros((0, *image.shape[:2]), bool)
         return _Target(image, source_of(target), resize_and_pad(image, empty, self.config.canvas))
 
@@ -282,7 +282,7 @@ class Segmenter:
 
     def _result(
         self,
-        found: Sequence[Found],
+        found: Sequence[ConceptMatches],
         row: int,
         target: "_Target",
         context: Context,
@@ -299,8 +299,8 @@ class Segmenter:
             [classes + i for i, one in enumerate(context.negatives) if name in one.against]
             for name in context.names
         ]
-        on_picture = cells_on_picture(np.array(target.placed.size), self.config.canvas, self.config.grid)
-        settled, evidence = settle(whole, against, list(context.shots.values()), on_picture)
+        on_image = cells_on_image(np.array(target.placed.size), self.config.canvas, self.config.grid)
+        settled, evidence = settle(whole, against, list(context.shots.values()), on_image)
         presence, present = judged(self._calibration, evidence)
         made = Result(
             names=context.names,
@@ -318,12 +318,12 @@ class Segmenter:
         made.areas  # noqa: B018 - measure it here, in the caller's thread
         return made
 
-    def _stream(self, targets: Iterator[Picture], context, keep_absent, on_error) -> Iterator[Result]:
+    def _stream(self, targets: Iterator[ImageLike], context, keep_absent, on_error) -> Iterator[Result]:
         batch = 1 if jax.default_backend() == "cpu" else 8
         group: list[_Target] = []
         finishing: deque[Future[Result]] = deque()
         failed: DataError | None = None
-        with ThreadPoolExecutor(4) as pool, closing(ahead(pool, self._placed, targets, 2 * batch)) as read:
+        with ThreadPoolExecutor(4) as pool, closing(prefetch(pool, self._placed, targets, 2 * batch)) as read:
             try:
                 for target, future in read:
                     try:
@@ -350,7 +350,7 @@ class Segmenter:
     def _submitted(self, pool, group, context, keep_absent, batch) -> list[Future[Result]]:
         return [pool.submit(finish) for finish in self._results(group, context, keep_absent, batch)]
 
-    def _slots_of(self, context: Context) -> list[Slots]:
+    def _slots_of(self, context: Context) -> list[ConceptSlots]:
         """On the device, made once for a Context."""
         if context not in self._slots:
             self._slots[context] = jax.device_put(in_slots((*context.concepts, *context.negatives)))
@@ -373,4 +373,4 @@ class Segmenter:
 class _Target(NamedTuple):
     image: UInt8[np.ndarray, "height width 3"]
     source: str | None
-    placed: Placed
+    placed: CanvasImage

@@ -21,10 +21,10 @@ from segic_jax.errors import DataError
 from segic_jax.inference import engine
 from segic_jax.models.correspondence import pool
 from segic_jax.models.params import Params
-from segic_jax.models.segic import Context, Decoded, decode_stages, upsample
+from segic_jax.models.segic import DecoderStages, Prototypes, decode_stages, upsample
 from segic_jax.weights.bundle import Bundle
 
-EPS = 1e-4  # least norm of a feature in the cosine (segic.py:889); pictures have 1e-8
+EPS = 1e-4  # least norm of a feature in the cosine (segic.py:889); images have 1e-8
 SLOTS = 8  # objects of the compiled step; doubled when a video has more
 Semantics = Literal["official", "repaired"]
 Made = TypeVar("Made")
@@ -42,7 +42,7 @@ class Memory(NamedTuple):
 class Seen(NamedTuple):
     """One frame: every stage of its decoding, and the objects' mask logits on the canvas."""
 
-    decoded: Decoded
+    decoded: DecoderStages
     logits: Float[Array, "objects S S"]
 
 
@@ -66,7 +66,7 @@ def look(
     objects' points are points outside. The mask is pooled over the whole canvas, padding included.
     """
     objects = len(memory.first)
-    context = Context(
+    context = Prototypes(
         pooled=memory.first[None],
         visual=jnp.stack([memory.first, memory.latest], axis=1)[None],
         visual_valid=jnp.stack([memory.valid, memory.valid & memory.predicted], axis=1)[None],
@@ -103,7 +103,7 @@ def _step(config, head, features, memory, text):
     return seen.logits, memory
 
 
-class Answer(NamedTuple):
+class FramePrediction(NamedTuple):
     """A frame that may still be on its way from the device."""
 
     logits: Array | None  # [slots, S, S]; None where no object was known
@@ -142,7 +142,7 @@ class Tracker:
         self.objects = 0  # how many are known
 
     def add(self, pooled: Float[np.ndarray, "new channels"]) -> None:
-        """Follow more objects, from the features inside their masks on whatever picture."""
+        """Follow more objects, from the features inside their masks on whatever image."""
         known, self.objects = self.objects, self.objects + len(pooled)
         more = slots(self.objects) - len(self._memory.valid)
         memory = Memory(
@@ -156,7 +156,7 @@ class Tracker:
         self,
         frame: UInt8[np.ndarray, "height width 3"],
         new: Bool[np.ndarray, "new height width"] | None = None,
-    ) -> Answer:
+    ) -> FramePrediction:
         """Look at the next frame.
 
         Args:
@@ -187,7 +187,7 @@ class Tracker:
             masks = np.zeros((slots(len(new)), config.canvas, config.canvas), bool)
             masks[: len(new)] = placed.masks
             self.add(np.asarray(_pool(features, masks))[: len(new)])
-        return Answer(logits, known, placed.size, own, new)
+        return FramePrediction(logits, known, placed.size, own, new)
 
 
 def slots(objects: int) -> int:
@@ -272,5 +272,7 @@ def _repaired(tracker: Tracker, frames: Iterable, annotations: Mapping):
         yield partial(_numbered, answer, np.asarray(ids, np.uint16))
 
 
-def _numbered(answer: Answer, ids: UInt16[np.ndarray, " places"]) -> UInt16[np.ndarray, "height width"]:
+def _numbered(
+    answer: FramePrediction, ids: UInt16[np.ndarray, " places"]
+) -> UInt16[np.ndarray, "height width"]:
     return ids[answer.labels()]

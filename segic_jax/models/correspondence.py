@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from segic_jax.models.layers import normalise
+from segic_jax.models.layers import l2_normalise
 from segic_jax.models.resize import bilinear_weights
 
 ROUNDING = 5e-7  # of a cosine in float32: eight units in the last place of 1
@@ -41,7 +41,7 @@ def cosine_map(
     eps: float = 1e-8,
 ) -> Float[Array, "batch concepts S S"]:
     """Cosine similarity of every canvas pixel to each pooled feature, in -1..1."""
-    return enlarged(similarity_map(features, pooled, canvas, eps), canvas)
+    return upsample_maps(similarity_map(features, pooled, canvas, eps), canvas)
 
 
 def similarity_map(
@@ -58,13 +58,13 @@ def similarity_map(
     """
     batch, grid, _, channels = features.shape
     weights = bilinear_weights(grid, canvas // 4)
-    products = normalise(pooled, eps) @ jnp.swapaxes(features.reshape(batch, grid * grid, channels), 1, 2)
+    products = l2_normalise(pooled, eps) @ jnp.swapaxes(features.reshape(batch, grid * grid, channels), 1, 2)
     products = _both_sides(products.reshape(batch, -1, grid, grid), weights, weights)
     norms = jnp.sqrt(jnp.maximum(_interpolated_squared_norm(features, weights), eps**2))
     return products / norms[:, None]
 
 
-def enlarged(maps: Float[Array, "*batch s s"], canvas: int) -> Float[Array, "*batch S S"]:
+def upsample_maps(maps: Float[Array, "*batch s s"], canvas: int) -> Float[Array, "*batch S S"]:
     """Square maps at the canvas, bilinear."""
     return _resize(maps, canvas)
 

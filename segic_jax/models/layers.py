@@ -118,7 +118,7 @@ class MLP(nnx.Module):
         return self.layers[-1](x)
 
 
-def normalise(x: Float[Array, "*batch channels"], eps: float) -> Float[Array, "*batch channels"]:
+def l2_normalise(x: Float[Array, "*batch channels"], eps: float) -> Float[Array, "*batch channels"]:
     """x / max(|x|, eps), with a finite gradient at 0."""
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, math.pow(eps, 2)))

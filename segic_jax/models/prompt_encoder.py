@@ -1,8 +1,8 @@
 """Points, boxes, mask prompts and tokens -> sparse and dense prompts for the mask decoder.
 
 Follows model/segment_anything_training/modeling/prompt_encoder.py:73-160, 177-220, with the mask strides
-of model/backbone/__init__.py:119-170. Where the official code concatenates whatever a picture has, every
-picture has the same slots here and `sparse_valid` says which are read.
+of model/backbone/__init__.py:119-170. Where the official code concatenates whatever an image has, every
+image has the same slots here and `sparse_valid` says which are read.
 """
 
 from typing import NamedTuple
@@ -83,7 +83,7 @@ class PromptEncoder(nnx.Module):
             points: (x, y) pixels; None for neither points nor the padding point.
             point_labels: 1 foreground, 0 background, -1 not a point.
             boxes: (x0, y0, x1, y1) pixels; None for no corner slots.
-            use_box: pictures whose boxes are read; the others read the padding point instead, as SAM does
+            use_box: images whose boxes are read; the others read the padding point instead, as SAM does
                 for points without a box. None: all of them if there are boxes.
             masks: mask prompts (the cosine maps), any range; None for the learned "no mask".
             tokens: text and instance tokens.

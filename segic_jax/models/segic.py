@@ -1,4 +1,4 @@
-"""The whole flow: reference pictures with masks -> Context; target features + Context -> mask logits.
+"""The whole flow: reference images with masks -> Prototypes; target features + Prototypes -> mask logits.
 
 Pure functions over flat parameter dictionaries, to be called inside `jax.jit` (model/segic.py of the
 official code). A concept is a class or an instance, a shot one reference mask of it.
@@ -18,11 +18,11 @@ from jaxtyping import Array, Bool, Float, Int
 from segic_jax.config import ModelConfig, ViTConfig
 from segic_jax.models.correspondence import (
     best_point,
-    enlarged,
     grid_cells,
     mask_boxes,
     pool,
     similarity_map,
+    upsample_maps,
 )
 from segic_jax.models.layers import Conv3x3, Embedding, LayerNorm2d, Linear, PatchConv
 from segic_jax.models.mask_decoder import MaskDecoder
@@ -38,20 +38,20 @@ PIXEL_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class References:
-    """Reference pictures and masks of several concepts, in fixed slots; unused slots are not `valid`."""
+class ReferenceBatch:
+    """Reference images and masks of several concepts, in fixed slots; unused slots are not `valid`."""
 
-    images: Array  # uint8 or float [batch, pictures, S, S, 3], 0..255; the padding may hold anything
-    sizes: Int[Array, "batch pictures 2"]  # (h, w) of the picture on the canvas
+    images: Array  # uint8 or float [batch, images, S, S, 3], 0..255; the padding may hold anything
+    sizes: Int[Array, "batch images 2"]  # (h, w) of the image on the canvas
     masks: Array  # bool or float [batch, concepts, shots, S, S], 0..1
-    picture: Int[Array, "batch concepts shots"]  # index of the picture that each mask lies on
+    picture: Int[Array, "batch concepts shots"]  # index of the image that each mask lies on
     valid: Bool[Array, "batch concepts shots"]
     text: Float[Array, "batch concepts text_width"]  # text feature of each concept's prompt
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Context:
+class Prototypes:
     """All that decoding needs to know about the references; independent of target and head."""
 
     pooled: Float[Array, "batch concepts channels"]  # mean over the valid shots
@@ -65,7 +65,7 @@ class Context:
         return self.visual_valid.any(axis=-1)
 
 
-class Decoded(NamedTuple):
+class DecoderStages(NamedTuple):
     """Every stage of one decoding in order; under jit, what a caller drops is not computed."""
 
     similarity: Float[Array, "batch concepts quarter quarter"]  # cosine map at canvas // 4
@@ -80,7 +80,7 @@ class Decoded(NamedTuple):
     iou: Float[Array, "batch concepts"]  # predicted
 
 
-class Geometric(NamedTuple):
+class GeometricPrompt(NamedTuple):
     """The geometric instruction: where to look on the target."""
 
     similarity: Float[Array, "batch concepts quarter quarter"]
@@ -93,16 +93,16 @@ class Geometric(NamedTuple):
 class TrainPass(NamedTuple):
     """One of the two passes of a training step: what it was shown, and its decoding."""
 
-    context: Context
+    context: Prototypes
     context_masks: Bool[Array, "batch concepts S S"]  # the predicted ones in the reversed pass
     boxes: Float[Array, "batch concepts 4"]  # of the true masks; read where `use_box`
-    decoded: Decoded
+    decoded: DecoderStages
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Shots:
-    """The references of a batch; a shot shows all concepts on one picture."""
+class ShotBatch:
+    """The references of a batch; a shot shows all concepts on one image."""
 
     features: Float[Array, "batch shots g g channels"]
     masks: Bool[Array, "batch concepts shots S S"]
@@ -112,8 +112,8 @@ class Shots:
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class Negatives:
-    """Concepts that are in neither picture, in slots of a training batch; one choice for each pass."""
+class NegativeBatch:
+    """Concepts that are in neither image, in slots of a training batch; one choice for each pass."""
 
     valid: Bool[Array, "batch passes concepts"]
     features: Float[Array, "batch passes concepts channels"]  # of a reference elsewhere
@@ -147,7 +147,7 @@ class SegicHead(nnx.Module):
 
     def tokens(
         self,
-        context: Context,
+        context: Prototypes,
         use_cross: Bool[Array, " batch"] | bool,
         rows: Int[Array, " rows"] | None = None,
     ) -> tuple[Float[Array, "batch rows tokens width"], Bool[Array, "batch rows tokens"]]:
@@ -190,19 +190,19 @@ def head_template(config: ModelConfig) -> Template:
 def extract(
     config: ModelConfig, backbone: Params, images: Array, sizes: Int[Array, "n 2"]
 ) -> Float[Array, "n g g channels"]:
-    """Patch features of pictures on the canvas; no gradient.
+    """Patch features of images on the canvas; no gradient.
 
     Args:
         backbone: in float32, or in the half precision that the backbone is to run in.
         images: uint8 or float [n, S, S, 3], 0..255.
         sizes: (h, w); what lies at or beyond them is padding.
     """
-    pixels = normalised_pixels(images, sizes).astype(backbone["norm/scale"].dtype)
+    pixels = normalise_pixels(images, sizes).astype(backbone["norm/scale"].dtype)
     features = backbone_template(config.vit).bind(backbone)(pixels).patches
     return jax.lax.stop_gradient(features.astype(jnp.float32))
 
 
-def normalised_pixels(images: Array, sizes: Int[Array, "n 2"]) -> Float[Array, "n S S 3"]:
+def normalise_pixels(images: Array, sizes: Int[Array, "n 2"]) -> Float[Array, "n S S 3"]:
     """Zero mean and unit variance; padding is 0 after that (segic.py:361-368)."""
     pixels = (images.astype(jnp.float32) / 255 - PIXEL_MEAN) / PIXEL_STD
     place = jnp.arange(images.shape[1])
@@ -210,7 +210,7 @@ def normalised_pixels(images: Array, sizes: Int[Array, "n 2"]) -> Float[Array, "
     return jnp.where(inside[..., None], pixels, 0)
 
 
-def encode(config: ModelConfig, backbone: Params, references: References) -> Context:
+def encode(config: ModelConfig, backbone: Params, references: ReferenceBatch) -> Prototypes:
     """Everything about the references, once for any number of targets."""
     batch, pictures = references.images.shape[:2]
     images = references.images.reshape(batch * pictures, *references.images.shape[2:])
@@ -218,16 +218,18 @@ def encode(config: ModelConfig, backbone: Params, references: References) -> Con
     return encode_features(features.reshape(batch, pictures, *features.shape[1:]), references)
 
 
-def encode_features(features: Float[Array, "batch pictures g g channels"], references: References) -> Context:
+def encode_features(
+    features: Float[Array, "batch images g g channels"], references: ReferenceBatch
+) -> Prototypes:
     """`encode` from features that are there already; `references.images` and `sizes` are not read."""
     valid = references.valid[..., None]
     cells = grid_cells(references.masks, features.shape[2])  # [batch, concepts, shots, g, g]
-    on_picture = jax.nn.one_hot(references.picture, features.shape[1])  # [batch, concepts, shots, pictures]
-    # One product over all pictures; gathering a picture for each mask would copy its features.
-    placed = cells[:, :, :, None] * on_picture[..., None, None]
+    on_image = jax.nn.one_hot(references.picture, features.shape[1])  # [batch, concepts, shots, images]
+    # One product over all images; gathering an image for each mask would copy its features.
+    placed = cells[:, :, :, None] * on_image[..., None, None]
     sums = jnp.einsum("bkspij,bpijc->bksc", placed, features)
     visual = jnp.where(valid, sums / jnp.maximum(cells.sum((-2, -1)), 1)[..., None], 0)
-    return Context(
+    return Prototypes(
         pooled=visual.sum(2) / jnp.maximum(valid.sum(2), 1),
         visual=visual,
         visual_valid=references.valid,
@@ -239,7 +241,7 @@ def decode(
     config: ModelConfig,
     head: Params,
     features: Float[Array, "batch g g channels"],
-    context: Context,
+    context: Prototypes,
 ) -> tuple[Float[Array, "batch concepts side side"], Float[Array, "batch concepts"]]:
     """Mask logits at 4 x grid (inside where positive) and predicted IoU of every concept on the target."""
     decoded = decode_stages(config, head, features, context)
@@ -250,7 +252,7 @@ def decode_stages(
     config: ModelConfig,
     head: Params,
     features: Float[Array, "batch g g channels"],
-    context: Context,
+    context: Prototypes,
     *,
     boxes: Float[Array, "batch concepts 4"] | None = None,
     use_box: Bool[Array, " batch"] | None = None,
@@ -258,16 +260,16 @@ def decode_stages(
     cross_points: bool = False,
     eps: float = 1e-8,
     rows: Int[Array, " rows"] | None = None,
-) -> Decoded:
+) -> DecoderStages:
     """Decode, and keep every stage.
 
     Args:
-        boxes, use_box: box prompts (x0, y0, x1, y1), and the pictures where they are read; give both
+        boxes, use_box: box prompts (x0, y0, x1, y1), and the images where they are read; give both
             or neither.
-        use_cross: pictures where a concept also reads the other concepts' tokens; or everywhere, or
+        use_cross: images where a concept also reads the other concepts' tokens; or everywhere, or
             nowhere, which costs less.
         cross_points: a concept also reads the other concepts' points, as points outside. The official
-            code does this in videos and not in pictures (segic.py:912, 680).
+            code does this in videos and not in images (segic.py:912, 680).
         eps: least norm of a feature in the cosine; 1e-4 in videos (segic.py:648, 889).
         rows: decode only these concepts; they still read the tokens of all, so that many concepts can be
             decoded part by part. `boxes` and the results then have a row for each of them.
@@ -278,7 +280,7 @@ def decode_stages(
     if cross_points and rows is not None:
         raise ValueError("crossed points need all concepts at once")
     pooled = context.pooled if rows is None else context.pooled[:, rows]
-    geometric = look_at(similarity_map(features, pooled, config.canvas, eps), config.canvas)
+    geometric = geometric_prompt(similarity_map(features, pooled, config.canvas, eps), config.canvas)
     if cross_points:
         batch, concepts = pooled.shape[:2]
         labels = jnp.broadcast_to(jnp.eye(concepts, dtype=jnp.int32), (batch, concepts, concepts))
@@ -287,7 +289,7 @@ def decode_stages(
             point_labels=labels,
             points_valid=jnp.broadcast_to(context.valid[:, None], labels.shape),
         )
-    return decode_instructed(
+    return decode_with_prompts(
         config,
         head,
         features,
@@ -300,25 +302,27 @@ def decode_stages(
     )
 
 
-def look_at(similarity: Float[Array, "batch concepts quarter quarter"], canvas: int) -> Geometric:
+def geometric_prompt(
+    similarity: Float[Array, "batch concepts quarter quarter"], canvas: int
+) -> GeometricPrompt:
     """A map at a quarter of the canvas as instruction: itself, and its best point."""
-    at_canvas = enlarged(similarity, canvas)
+    at_canvas = upsample_maps(similarity, canvas)
     points = best_point(at_canvas)[:, :, None]
-    return Geometric(similarity, at_canvas, points, jnp.ones(points.shape[:3], jnp.int32))
+    return GeometricPrompt(similarity, at_canvas, points, jnp.ones(points.shape[:3], jnp.int32))
 
 
-def decode_instructed(
+def decode_with_prompts(
     config: ModelConfig,
     head: Params,
     features: Float[Array, "batch g g channels"],
-    context: Context,
-    geometric: Geometric,
+    context: Prototypes,
+    geometric: GeometricPrompt,
     *,
     boxes: Float[Array, "batch concepts 4"] | None = None,
     use_box: Bool[Array, " batch"] | None = None,
     use_cross: Bool[Array, " batch"] | bool = True,
     rows: Int[Array, " rows"] | None = None,
-) -> Decoded:
+) -> DecoderStages:
     """`decode_stages` with a geometric instruction that is there already; `context.pooled` is not read."""
     module = head_template(config).bind(head)
     tokens, tokens_valid = module.tokens(context, use_cross, rows)
@@ -334,7 +338,7 @@ def decode_instructed(
     )
     image = module.embed_image(features)
     logits, iou = module.mask_decoder(image, module.prompt_encoder.dense_position(), prompts)
-    return Decoded(
+    return DecoderStages(
         geometric.similarity,
         geometric.map,
         geometric.points,
@@ -361,7 +365,7 @@ def segment(
     head: Params,
     images: Array,
     sizes: Int[Array, "batch 2"],
-    context: Context,
+    context: Prototypes,
 ) -> tuple[Float[Array, "batch concepts S S"], Float[Array, "batch concepts"]]:
     """Mask logits on the canvas and predicted IoU; crop to `sizes` before use (segic.py:750-756)."""
     logits, iou = decode(config, head, extract(config, backbone, images, sizes), context)
@@ -372,10 +376,10 @@ def decode_shots(
     config: ModelConfig,
     head: Params,
     target: Float[Array, "batch g g channels"],
-    shots: Shots,
+    shots: ShotBatch,
     each: Float[Array, "batch concepts shots channels"],
     **boxes: Array | None,
-) -> tuple[Context, Decoded]:
+) -> tuple[Prototypes, DecoderStages]:
     """Decode with the mean feature of the shots, as map and as token.
 
     Args:
@@ -383,7 +387,7 @@ def decode_shots(
         boxes: `boxes`, `use_box` and `use_cross` of `decode_stages`.
     """
     mean = each.mean(2)
-    context = Context(
+    context = Prototypes(
         pooled=mean, visual=mean[:, :, None], visual_valid=shots.valid[..., None], text=shots.text
     )
     return context, decode_stages(config, head, target, context, **boxes)
@@ -396,9 +400,9 @@ def train_forward(
     reference_features: Float[Array, "batch g g channels"],
     batch: dict[str, Array],
     text_table: Float[Array, "prompts text_width"],
-    negatives: Negatives | None = None,
+    negatives: NegativeBatch | None = None,
     *,
-    decode: Callable[..., tuple[Context, Decoded]] = decode_shots,
+    decode: Callable[..., tuple[Prototypes, DecoderStages]] = decode_shots,
     reversal: bool = True,
     remat: bool = False,
 ) -> tuple[TrainPass, ...]:
@@ -410,7 +414,7 @@ def train_forward(
         batch: `target_masks`, `reference_masks` bool [batch, concepts, S, S]; `valid` [batch, concepts];
             `target_prompt`, `reference_prompt` [batch], rows of text_table; `use_box`, `use_cross`
             bool [batch, 2], for the forward and the reversed pass.
-        negatives: negative prompts in slots that are not `valid`; a picture with some gets no box prompt
+        negatives: negative prompts in slots that are not `valid`; an image with some gets no box prompt
             (segic.py:577-614, 700).
         decode: SegIC's, or another with the same arguments (`ablate.told.decode_told`).
         reversal: with the second pass.
@@ -429,7 +433,7 @@ def train_forward(
             each = jnp.where(extra[..., None, None], negatives.features[:, index][:, :, None], each)
             prompts = jnp.where(extra, negatives.prompts[:, index], prompts)
             valid, use_box = valid | extra, use_box & ~extra.any(-1)
-        shots = Shots(other_features[:, None], other_masks[:, :, None], text_table[prompts], valid)
+        shots = ShotBatch(other_features[:, None], other_masks[:, :, None], text_table[prompts], valid)
         boxes = mask_boxes(masks)
         given = {"boxes": boxes, "use_box": use_box, "use_cross": batch["use_cross"][:, index]}
         context, decoded = decode_pass(head, features, shots, each, **given)

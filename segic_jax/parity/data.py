@@ -1,6 +1,6 @@
-"""Replay of the golden pictures: the official `Resize`, `LargeScaleJitter`, `RandomHFlip` and `ResizeVOS`.
+"""Replay of the golden images: the official `Resize`, `LargeScaleJitter`, `RandomHFlip` and `ResizeVOS`.
 
-Goldens hold float canvases; ours hold rounded pictures and binary masks. Compared are the floats that the
+Goldens hold float canvases; ours hold rounded images and binary masks. Compared are the floats that the
 canvas was made of, and wherever it is not their rounding, the canvas itself.
 """
 
@@ -9,7 +9,7 @@ import numpy as np
 from segic_jax.data.augment import OFFICIAL_SCALES, flip, jitter_windows, jittered_taps, large_scale_jitter
 from segic_jax.data.canvas import (
     PADDING,
-    Placed,
+    CanvasImage,
     Taps,
     fitted_taps,
     resample,
@@ -17,7 +17,7 @@ from segic_jax.data.canvas import (
     resize_and_pad,
 )
 from segic_jax.parity.goldens import Goldens
-from segic_jax.parity.table import PICTURES, Checker, channels_first, channels_last
+from segic_jax.parity.table import IMAGES, Checker, channels_first, channels_last
 
 _tie = 1e-2  # a mask's value this close to its threshold (of 255) may fall to either side by rounding
 _OPENCV = 1e-2  # of 255: how far OpenCV's float32, which the jitter uses, is from the exact value at most
@@ -56,18 +56,18 @@ def _check_placed(
     name: str,
     image: np.ndarray,
     label: np.ndarray,
-    placed: Placed,
+    placed: CanvasImage,
     taps: tuple[Taps, Taps],
     stored_within: float = 0.0,
 ) -> None:
-    """One picture [3, h, w] and its masks [n, h, w], both 0..255.
+    """One image [3, h, w] and its masks [n, h, w], both 0..255.
 
     Compared are the exact values at the positions of the production code; what it stores must be their
     rounding, or that of values closer than `stored_within` to them.
     """
     ours = channels_first(resample_image(channels_last(image), *taps))
-    check.close(f"{name}.image", _picture(ours, placed, stored_within), PICTURES)
-    check.close(f"{name}.label", _masks(resample(label, *taps), placed), PICTURES)
+    check.close(f"{name}.image", _image(ours, placed, stored_within), IMAGES)
+    check.close(f"{name}.label", _masks(resample(label, *taps), placed), IMAGES)
     check.equal(f"{name}.ori_size", placed.size)
 
 
@@ -78,20 +78,20 @@ def _check_video(check: Checker) -> None:
     height, width = frames.shape[2:]
     taps = fitted_taps(height, width, canvas)
     placed = [resize_and_pad(channels_last(frame), label > 127, canvas) for frame in frames]
-    ours = [_picture(one, canvas_of) for one, canvas_of in zip(resample(frames, *taps), placed, strict=True)]
-    check.close("out.vos.images", np.stack(ours), PICTURES)
-    check.close("out.vos.inst_masks", _masks(resample(label, *taps), placed[0]), PICTURES)
+    ours = [_image(one, canvas_of) for one, canvas_of in zip(resample(frames, *taps), placed, strict=True)]
+    check.close("out.vos.images", np.stack(ours), IMAGES)
+    check.close("out.vos.inst_masks", _masks(resample(label, *taps), placed[0]), IMAGES)
     check.equal("out.vos.ori_size", placed[0].size)
 
 
-def _picture(floats: np.ndarray, placed: Placed, within: float = 0.0) -> np.ndarray:
+def _image(floats: np.ndarray, placed: CanvasImage, within: float = 0.0) -> np.ndarray:
     """[3, rows, columns] padded to the canvas; the stored canvas where it is not the rounding of that."""
     stored = channels_first(placed.image).astype(np.float32)
     floats = _padded(floats, len(placed.image), PADDING)
     return np.where(abs(stored - floats) <= 0.5 + within, floats, stored)
 
 
-def _masks(floats: np.ndarray, placed: Placed) -> np.ndarray:
+def _masks(floats: np.ndarray, placed: CanvasImage) -> np.ndarray:
     """[masks, rows, columns], 0..255, likewise; the stored masks are value > half."""
     floats = _padded(floats, len(placed.image), 0)
     agree = (placed.masks == (floats > 127.5)) | (abs(floats - 127.5) < _tie)

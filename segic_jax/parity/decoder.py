@@ -15,7 +15,7 @@ from segic_jax.parity.table import Checker, channels_first, channels_last
 
 def replay_prompt_decoder(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
     """Prompts, masks and predicted IoUs of each case; the head runs in float32 whatever `dtype` is."""
-    masks = check.input("in.masks")[None, :, 0]  # the rows are concepts of one picture
+    masks = check.input("in.masks")[None, :, 0]  # the rows are concepts of one image
     tokens = check.input("in.texts")[None]
     points = {
         "points": check.input("in.point_coords")[None],
@@ -44,9 +44,9 @@ def replay_prompt_decoder(golden: Goldens, check: Checker, dtype: jax.typing.DTy
 
 
 def read_slots(prompts: Prompts) -> list[np.ndarray]:
-    """The sparse prompts of each picture without the slots that are not read, which torch does not have.
+    """The sparse prompts of each image without the slots that are not read, which torch does not have.
 
-    [concepts, slots, width] for each picture of the batch; its concepts must read equally many.
+    [concepts, slots, width] for each image of the batch; its concepts must read equally many.
     """
     return [
         np.stack([row[keep] for row, keep in zip(rows, valid, strict=True)])

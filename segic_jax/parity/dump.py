@@ -1,6 +1,6 @@
 """A folder of `tools/dump_torch.py` -> the same stages computed here, one after the other as in real use.
 
-The canvas is computed from the pictures; everything behind it starts from torch's canvas and runs on
+The canvas is computed from the images; everything behind it starts from torch's canvas and runs on
 what the production code computed before, so an error that one stage makes shows in all after it.
 """
 
@@ -25,17 +25,17 @@ from segic_jax.errors import DumpError
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params, as_float32
 from segic_jax.models.segic import (
-    Context,
-    References,
+    Prototypes,
+    ReferenceBatch,
     backbone_template,
     decode_stages,
     encode_features,
     extract,
     head_template,
-    normalised_pixels,
+    normalise_pixels,
     upsample,
 )
-from segic_jax.parity.table import FEATURES, PICTURES, channels_first, channels_last, max_abs_error
+from segic_jax.parity.table import FEATURES, IMAGES, channels_first, channels_last, max_abs_error
 from segic_jax.weights.shapes import model_config, text_config, vit_config
 from segic_jax.weights.sources import read_safetensors
 from segic_jax.weights.torch_names import from_torch, split_segic
@@ -222,9 +222,9 @@ class _Planned(NamedTuple):
 def _stages(config: ModelConfig) -> list[_Planned]:
     """In the order of the flow."""
     return [
-        _Planned("canvas, target", "in.image", PICTURES, False),
-        _Planned("canvas, reference", "in.image_dual", PICTURES, False),
-        _Planned("canvas, mask", "in.label_dual", PICTURES, False),
+        _Planned("canvas, target", "in.image", IMAGES, False),
+        _Planned("canvas, reference", "in.image_dual", IMAGES, False),
+        _Planned("canvas, mask", "in.label_dual", IMAGES, False),
         _Planned("encoder input", "mid.encoder_in"),
         _Planned("patch embedding", "mid.patch_embed"),
         _Planned("position embedding", "mid.pos_embed"),
@@ -276,7 +276,7 @@ def _compute(dump: Dump, pair: Arrays, dtype) -> Iterator[tuple[str, Array | np.
     yield "mid.text_features", text
 
     masks = jnp.asarray(pair["in.label_dual"] / 255 > 0.5)
-    references = References(
+    references = ReferenceBatch(
         images=jnp.asarray(images[None, 1:]),
         sizes=jnp.asarray(sizes[None, 1:]),
         masks=masks[None, :, None],
@@ -306,7 +306,7 @@ _extract = jax.jit(extract, static_argnums=0)
 def _backbone_steps(config: ViTConfig, backbone: Params, images: Array, sizes: Array, kept: Array) -> dict:
     """What `DinoVisionTransformer` computes on the way; `kept` tokens of each block."""
     module = backbone_template(config).bind(backbone)
-    pixels = normalised_pixels(images, sizes)
+    pixels = normalise_pixels(images, sizes)
     patches = module.patch_embed(pixels.astype(backbone["norm/scale"].dtype))
     _, rows, columns, width = patches.shape
     patches = patches.reshape(1, rows * columns, width)
@@ -333,10 +333,15 @@ def _text(config: TextConfig, params: Params, ids: Array, attention: Array) -> A
 
 @partial(jax.jit, static_argnums=0)
 def _decode(
-    config: ModelConfig, head: Params, target: Array, reference: Array, text: Array, references: References
+    config: ModelConfig,
+    head: Params,
+    target: Array,
+    reference: Array,
+    text: Array,
+    references: ReferenceBatch,
 ) -> dict[str, Array]:
     """Every stage after the frozen encoders, in torch's layout."""
-    context: Context = encode_features(reference, references)
+    context: Prototypes = encode_features(reference, references)
     decoded = decode_stages(config, head, target, context)
     module = head_template(config).bind(head)
     return {

@@ -17,7 +17,7 @@ from segic_jax.weights.torch_names import clip_text_tensors, from_torch
 
 
 def replay_backbone(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
-    """Patch and position embeddings, and all tokens before and after the last norm, of each picture."""
+    """Patch and position embeddings, and all tokens before and after the last norm, of each image."""
     for name in ("in.antialias", "in.offset", "in.num_register_tokens"):
         check.input(name)
     count = int(check.input("in.n_inputs"))

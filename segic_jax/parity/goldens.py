@@ -23,7 +23,7 @@ from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.errors import GoldensError
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params, as_float32
-from segic_jax.models.segic import backbone_template, head_template, normalised_pixels
+from segic_jax.models.segic import backbone_template, head_template, normalise_pixels
 from segic_jax.parity.table import channels_last
 from segic_jax.weights.pth import read_pth
 from segic_jax.weights.shapes import model_config, text_config, vit_config
@@ -31,8 +31,8 @@ from segic_jax.weights.torch_names import Tensors, clip_text_tensors, from_torch
 
 _good_guess = 1e-5  # mean error that only the right number of heads has; it has about 1e-6
 
-# Where the number of heads shows: pictures on the canvas, their sizes and features; prompts and features.
-_PICTURES = (
+# Where the number of heads shows: images on the canvas, their sizes and features; prompts and features.
+_IMAGES = (
     ("in.image", "in.ori_size", "mid.image_embeddings"),
     ("in.ref_image", "in.ref_ori_size", "mid.ref_image_embeddings"),
     ("mid.images", "mid.ori_size", "mid.image_embeddings"),
@@ -125,10 +125,10 @@ class Goldens:
         """Configuration and weights of the `segic_*` files and of prompt_decoder, at their canvas."""
         parts = split_segic(self.weights("segic"))
         vit = vit_config(parts.backbone, num_heads=1)
-        pictures = self._first(*_PICTURES)
+        pictures = self._first(*_IMAGES)
         if pictures:
             images, sizes, features = pictures  # the features of the references may follow
-            pixels = normalised_pixels(channels_last(images), np.resize(sizes, (len(images), 2)))
+            pixels = normalise_pixels(channels_last(images), np.resize(sizes, (len(images), 2)))
             expected = channels_last(features[: len(images)])
             vit = self._with_vit_heads(vit, parts.backbone, pixels, expected)
         text = text_config(parts.text, num_heads=1)

@@ -1,6 +1,6 @@
-"""The whole model on a target: segic_infer_*.npz (one reference picture) and segic_semseg.npz (one a class).
+"""The whole model on a target: segic_infer_*.npz (one reference image) and segic_semseg.npz (one a class).
 
-Everything from the pictures, token ids and masks of the file to the scores; what a stage reads comes from
+Everything from the images, token ids and masks of the file to the scores; what a stage reads comes from
 our own stage before it. Only token ids are taken as they are: the tiny tower has no real tokenizer.
 """
 
@@ -18,27 +18,27 @@ from segic_jax.evaluate.metrics import boundary_iou, intersection_union, mask_io
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params
 from segic_jax.models.segic import (
-    Context,
-    Decoded,
-    References,
+    DecoderStages,
+    Prototypes,
+    ReferenceBatch,
     decode_stages,
     encode_features,
     extract,
     head_template,
-    normalised_pixels,
+    normalise_pixels,
     upsample,
 )
 from segic_jax.parity.decoder import read_slots
 from segic_jax.parity.encoders import cast
 from segic_jax.parity.goldens import Goldens, Segic
-from segic_jax.parity.table import LOSSES, PICTURES, Checker, channels_first, channels_last, decided
+from segic_jax.parity.table import IMAGES, LOSSES, Checker, channels_first, channels_last, decided
 
 
 class Inputs(NamedTuple):
-    """The target first, then the references, in everything that has one row a picture."""
+    """The target first, then the references, in everything that has one row an image."""
 
-    images: Float[Array, "pictures S S 3"]  # 0..255
-    sizes: Int[Array, "pictures 2"]
+    images: Float[Array, "images S S 3"]  # 0..255
+    sizes: Int[Array, "images 2"]
     ids: Int[Array, "prompts length"]
     attention_mask: Bool[Array, "prompts length"]
     masks: Float[Array, "concepts S S"]  # of the references, 0..1
@@ -49,19 +49,19 @@ class Inputs(NamedTuple):
 class Stages(NamedTuple):
     """What inference goes through."""
 
-    pixels: Float[Array, "pictures S S 3"]  # normalised
-    features: Float[Array, "pictures g g channels"]
+    pixels: Float[Array, "images S S 3"]  # normalised
+    features: Float[Array, "images g g channels"]
     text: Float[Array, "prompts text_width"]
     prompt_proj: Float[Array, "prompts width"]
-    context: Context
+    context: Prototypes
     inst_proj: Float[Array, "concepts width"]
     position: Float[Array, "g g width"]
-    decoded: Decoded
+    decoded: DecoderStages
     logits: Float[Array, "concepts S S"]
 
 
 def replay_inference(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
-    """One reference picture with all masks."""
+    """One reference image with all masks."""
     label = check.input("in.label_dual")
     pictures = [check.input(f"in.image{which}") for which in ("", "_dual")]
     sizes = [check.input(f"in.ori_size{which}") for which in ("", "_dual")]
@@ -91,7 +91,7 @@ def replay_inference(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLik
 
 
 def replay_semseg(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
-    """One reference picture for each class, its mask pooled as soft as it is (segic.py:996-998)."""
+    """One reference image for each class, its mask pooled as soft as it is (segic.py:996-998)."""
     label, target = check.input("in.ref_label"), check.input("in.image")
     classes = len(label)
     tokens = {}
@@ -118,7 +118,7 @@ def replay_semseg(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) 
     check.close("out.prompt_tokens", stages.decoded.tokens[0, :, :1])
     check.close("out.inst_feats", stages.context.visual[0])
     masks = _check_decoding(check, "mid.tgt_", stages, inputs.sizes[0])
-    # `custom_eval` of train.py: mean confidence over all pixels, and the masks at the picture's own size.
+    # `custom_eval` of train.py: mean confidence over all pixels, and the masks at the image's own size.
     check.close("out.mask_score", jax.nn.sigmoid(np.abs(masks)).mean((1, 2)))
     own = tuple(check.input("in.full_hw").tolist())
     stored = check.input("out.masks")[:, 0]
@@ -126,14 +126,14 @@ def replay_semseg(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) 
 
 
 def _check_resized(check: Checker, which: str, canvas: int) -> None:
-    """The official `Resize` of the file's own pictures, before our canvas rounds it."""
+    """The official `Resize` of the file's own images, before our canvas rounds it."""
     image, label = (check.input(f"in.orig_{kind}{which}") for kind in ("image", "label"))
     taps = fitted_taps(image.shape[1], image.shape[2], canvas)
     resized = resample(image, *taps)
     size = resized.shape[1:]
     beside = [(0, 0), *((0, canvas - side) for side in size)]
-    check.close(f"in.image{which}", np.pad(resized, beside, constant_values=PADDING)[None], PICTURES)
-    check.close(f"in.label{which}", np.pad(resample(label, *taps), beside), PICTURES)
+    check.close(f"in.image{which}", np.pad(resized, beside, constant_values=PADDING)[None], IMAGES)
+    check.close(f"in.label{which}", np.pad(resample(label, *taps), beside), IMAGES)
     check.equal(f"in.ori_size{which}", [size])
 
 
@@ -190,7 +190,7 @@ def _stages(
     features = extract(config, backbone, inputs.images, inputs.sizes)
     text = text_template(text_config).bind(text_params)(inputs.ids, inputs.attention_mask).pooled
     text = text.astype(jnp.float32)
-    references = References(
+    references = ReferenceBatch(
         images=None,  # their features are there already
         sizes=None,
         masks=inputs.masks[None, :, None],
@@ -202,7 +202,7 @@ def _stages(
     decoded = decode_stages(config, head, features[:1], context)
     module = head_template(config).bind(head)
     return Stages(
-        pixels=normalised_pixels(inputs.images, inputs.sizes),
+        pixels=normalise_pixels(inputs.images, inputs.sizes),
         features=features,
         text=text,
         prompt_proj=module.prompt_proj(text),

@@ -1,4 +1,4 @@
-"""Replay of the golden scores: IoU and boundary IoU of pictures, mIoU of classes, J and F of videos."""
+"""Replay of the golden scores: IoU and boundary IoU of images, mIoU of classes, J and F of videos."""
 
 from collections.abc import Iterable
 
@@ -6,7 +6,7 @@ import numpy as np
 
 from segic_jax.evaluate import metrics, video_metrics
 from segic_jax.evaluate.infer import to_own_size
-from segic_jax.evaluate.metrics import Counts
+from segic_jax.evaluate.metrics import EpisodeCounts
 from segic_jax.evaluate.video_metrics import Video
 from segic_jax.parity.goldens import Goldens
 from segic_jax.parity.table import Checker
@@ -18,11 +18,11 @@ _float32_mean = 5e-5  # of percentages, whose spacing is up to 8e-6
 
 def replay_metrics(golden: Goldens, check: Checker, dtype) -> None:
     """`metrics.npz`; this part runs in numpy, whatever the dtype of the model."""
-    _replay_pictures(check)
+    _replay_images(check)
     _replay_videos(check)
 
 
-def _replay_pictures(check: Checker) -> None:
+def _replay_images(check: Checker) -> None:
     """Sums of pixels are equal; logits are brought to the label's size as in evaluation."""
     pairs = []
     for i in range(int(check.input("in.n"))):
@@ -35,7 +35,7 @@ def _replay_pictures(check: Checker) -> None:
     check.close("out.boundary_iou", [metrics.boundary_iou(*pair) for pair in pairs], _float32)
 
     pixels = np.array([truth.size for _, truth in pairs], np.int64)
-    counts = Counts(check.input("in.class_id"), sums[:, 0], sums[:, 1], pixels)
+    counts = EpisodeCounts(check.input("in.class_id"), sums[:, 0], sums[:, 1], pixels)
     summed = metrics.class_sums(counts)
     check.equal("out.valid_ids", summed.classes)
     check.equal("out.class_intersection", summed.intersection.astype(np.float32))
@@ -64,7 +64,7 @@ def _replay_videos(check: Checker) -> None:
         check.close(f"{name}.f", [scores[i].f for i in in_truth], _float64)
 
     # The official tool reads the videos from folders, in the order of their names.
-    result = video_metrics.benchmark(sorted(videos, key=lambda video: video.name))
+    result = video_metrics.score_videos(sorted(videos, key=lambda video: video.name))
     for score in ("jf", "j", "f"):
         check.close(f"out.benchmark.{score}", getattr(result, score), _float64)
     lines = video_metrics.to_csv(result).splitlines(keepends=True)

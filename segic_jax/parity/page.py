@@ -1,4 +1,4 @@
-"""The report of parity/report.py as one HTML page without any other file: plots in SVG, pictures inside."""
+"""The report of parity/report.py as one HTML page without any other file: plots in SVG, images inside."""
 
 import base64
 import math
@@ -13,7 +13,7 @@ from jaxtyping import UInt8
 Picture = UInt8[np.ndarray, "_ _ 3"]  # RGB, of any size
 
 _COLOURS = {"float32": "#1f5fa8", "bfloat16": "#c8641b"}
-_PICTURE = 360  # longer side in pixels
+_IMAGE = 360  # longer side in pixels
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2.5rem auto }
@@ -31,7 +31,7 @@ code { font-size: 12px; overflow-wrap: anywhere }
 .verdict { font-size: 1.1rem; padding: .5rem .9rem; border-left: 4px solid }
 .ok { border-color: #2b8a3e; background: #eef7f0 }
 .failed { border-color: #c0392b }
-.pictures { display: flex; flex-wrap: wrap; gap: .8rem }
+.images { display: flex; flex-wrap: wrap; gap: .8rem }
 figure { margin: 0; width: 14.5rem }
 img { width: 100% }
 figcaption { font-size: 12px; color: #555 }
@@ -45,7 +45,7 @@ def page(content: dict[str, Any], pictures: Sequence[Sequence[tuple[Picture, str
 
     Args:
         content: `report.summary`.
-        pictures: of each pair, with their captions.
+        images: of each pair, with their captions.
     """
     torch, ours = content["torch"], content["jax"]
     stages = worst(content["rows"], "max_abs_error")
@@ -55,11 +55,11 @@ def page(content: dict[str, Any], pictures: Sequence[Sequence[tuple[Picture, str
 <h1>SegIC: JAX against PyTorch, stage by stage</h1>
 <p class="small">segic_jax {_e(ours["versions"]["segic_jax"])} on {_e(ours["device"])}, and the official code
 at commit <code>{_e(_of(torch, "segic", "commit") or "unknown")}</code> on {_e(torch.get("device"))},
-with the same weights (<code>{_e(_of(torch, "checkpoint", "file"))}</code>) on the same pictures.</p>
+with the same weights (<code>{_e(_of(torch, "checkpoint", "file"))}</code>) on the same images.</p>
 {_verdict(content, stages)}
 <h2>Masks</h2>
 {_masks(content)}
-{"".join(map(_pictures, content["pairs"], pictures))}
+{"".join(map(_images, content["pairs"], pictures))}
 <h2>Error of each stage</h2>
 <p class="small">The largest absolute difference of any number of a stage, over all pairs, in the order of
 the flow. Each stage runs on what the stages before it computed, so errors add up as in real use. Grey bars
@@ -121,17 +121,17 @@ def _masks(content: dict) -> str:
     return _rows(header, lines)
 
 
-def _pictures(pair: dict, pictures: Sequence[tuple[Picture, str]]) -> str:
+def _images(pair: dict, pictures: Sequence[tuple[Picture, str]]) -> str:
     figures = "".join(
         f'<figure><img alt="{_e(text)}" src="{_jpeg(image)}"><figcaption>{_e(text)}</figcaption></figure>'
         for image, text in pictures
     )
-    return f'<p class="small">{_e(pair.get("target"))}</p><div class="pictures">{figures}</div>'
+    return f'<p class="small">{_e(pair.get("target"))}</p><div class="images">{figures}</div>'
 
 
 def _jpeg(image: Picture) -> str:
     """As a data URL."""
-    scale = min(1.0, _PICTURE / max(image.shape[:2]))
+    scale = min(1.0, _IMAGE / max(image.shape[:2]))
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])

@@ -53,7 +53,7 @@ def write_report(dump: Path, html: Path) -> bool:
 
 
 def summary(dump: Dump, pairs: Sequence[Pair]) -> dict:
-    """Everything on the page but the pictures, ready for JSON."""
+    """Everything on the page but the images, ready for JSON."""
     rows = [row(pair, stage, dtype) for pair in pairs for dtype in DTYPES for stage in pair.stages[dtype]]
     failed = [entry for entry in rows if entry["passed"] is False]
     return {
@@ -109,7 +109,7 @@ def _pair(dump: Dump, index: int) -> Pair:
     replays = {dtype: replay(dump, arrays, DTYPES[dtype]) for dtype in DTYPES}
     theirs = (arrays["out.masks"] > 0).any(axis=(0, 1))  # all concepts together
     ours = {dtype: (one.logits > 0).any(axis=0) for dtype, one in replays.items()}
-    reference, target = _picture(arrays, "_dual"), _picture(arrays, "")
+    reference, target = _image(arrays, "_dual"), _image(arrays, "")
     shown = arrays["in.label_dual"].max(axis=0)[: reference.shape[0], : reference.shape[1]] > 127.5
     different = theirs != ours["float32"]
     grey = np.repeat(target.mean(axis=-1, keepdims=True) / 2 + 127, 3, axis=-1).astype(np.uint8)
@@ -127,7 +127,7 @@ def _pair(dump: Dump, index: int) -> Pair:
     )
 
 
-def _picture(arrays: Arrays, end: str) -> Picture:
+def _image(arrays: Arrays, end: str) -> Picture:
     """The canvas without its padding."""
     height, width = arrays[f"in.ori_size{end}"][0]
     canvas = np.moveaxis(arrays[f"in.image{end}"][0], 0, -1)

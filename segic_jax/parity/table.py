@@ -11,7 +11,7 @@ from jaxtyping import Shaped, UInt8
 
 FEATURES = 1e-4  # features, prompts, logits
 LOSSES = 1e-6
-PICTURES = 2e-3  # resized pictures, 0..255: torch computes the source coordinates in float32
+IMAGES = 2e-3  # resized images, 0..255: torch computes the source coordinates in float32
 
 
 class MissingArray(Exception):

@@ -1,6 +1,6 @@
 """Replay of the golden training step, of the losses alone, and of the optimizer.
 
-The step starts from the pictures (model/segic.py:408-785 of the official code); only the random numbers, the
+The step starts from the images (model/segic.py:408-785 of the official code); only the random numbers, the
 loss points among them, come from the file.
 """
 
@@ -30,14 +30,14 @@ _PASSES = ("fwd", "rev")
 
 
 def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
-    """`segic_train_ragged.npz`, and every gradient of its weights file: pictures with different counts."""
+    """`segic_train_ragged.npz`, and every gradient of its weights file: images with different counts."""
     counts = check.input("in.counts")
     pictures = np.concatenate([channels_last(check.input(f"in.image{end}")) for end in ("", "_dual")])
     sizes = np.concatenate([check.input(f"in.ori_size{end}") for end in ("", "_dual")])
     model = golden.segic(pictures.shape[1])
     config, head = model.config, model.head
 
-    pixels = jax.jit(segic.normalised_pixels)(pictures, sizes)
+    pixels = jax.jit(segic.normalise_pixels)(pictures, sizes)
     check.close("mid.encoder_in", channels_first(pixels))
     features = engine.extract(config, cast(model.backbone, dtype), pictures, sizes)
     check.close("mid.image_embeddings", channels_first(features))
@@ -59,7 +59,7 @@ def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike
     check.close("out.masks", passes[0].decoded.logits[batch["valid"]][:, None])
 
     coords = np.stack([_slots(check.input(f"mid.{way}.loss_point_coords"), counts) for way in _PASSES])
-    for way in _PASSES:  # drawn at random: they are read, and must lie on the picture
+    for way in _PASSES:  # drawn at random: they are read, and must lie on the image
         name = f"mid.{way}.loss_point_coords"
         check.equal(name, np.clip(check.input(name), 0, 1))
 
@@ -77,7 +77,7 @@ def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike
     expected = golden.weights(f"{check.file}_grads")
     rows = gradient_rows(check.file, expected, gradients)
     stored = channels_last(check.input("mid.image_embeddings"))
-    own, shown = _failures(rows), "the pictures' own features"
+    own, shown = _failures(rows), "the images' own features"
     for start, moved in _within_rounding(stored):
         if not _failures(rows):
             break
@@ -86,7 +86,7 @@ def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike
             rows, shown = again, start
     if own:
         check.notes.append(
-            f"The gradients shown start from {shown}. From the pictures' own features, which differ by float "
+            f"The gradients shown start from {shown}. From the images' own features, which differ by float "
             f"rounding, {own} of {len(rows)} are beyond their tolerance: a ReLU whose input is 0 up to "
             "rounding switches."
         )
@@ -105,12 +105,12 @@ def _check_draws(check: Checker, pictures: int) -> None:
     for way, values in zip(_PASSES, boxes_and_crosses, strict=True):
         check.equal(f"in.{way}.use_box", values[::2] > 0.5)
         check.equal(f"in.{way}.use_cross", values[1::2] > 0.5)
-    # Officially no picture may have it: one with it raises (utils/loss_mask.py:171-213).
+    # Officially no image may have it: one with it raises (utils/loss_mask.py:171-213).
     check.equal("in.is_box_mask", np.zeros(pictures, bool))
 
 
 def _prompts(check: Checker) -> list[str]:
-    """Of the pictures, then of the references."""
+    """Of the images, then of the references."""
     named = list(zip(check.input("in.class_name").tolist(), check.input("in.is_inst"), strict=True))
     return [
         INSTANCE_PROMPT if instances else class_prompt(name) if keep else EMPTY_PROMPT
@@ -134,8 +134,8 @@ def _batch(check: Checker, counts: Int[np.ndarray, " pictures"]) -> dict[str, np
 
 def _slots(
     rows: Shaped[np.ndarray, "masks ..."], counts: Int[np.ndarray, " pictures"]
-) -> Shaped[np.ndarray, "pictures slots ..."]:
-    """The masks of all pictures, one after the other -> as many slots for each, zeros in unused ones."""
+) -> Shaped[np.ndarray, "images slots ..."]:
+    """The masks of all images, one after the other -> as many slots for each, zeros in unused ones."""
     slots = np.zeros((len(counts), counts.max(), *rows.shape[1:]), rows.dtype)
     slots[np.arange(counts.max()) < counts[:, None]] = rows
     return slots
@@ -217,12 +217,12 @@ def gradient_rows(file: str, expected: Tensors, gradients: Params) -> list[Row]:
 
 
 def _within_rounding(
-    features: Float[np.ndarray, "pictures g g channels"],
-) -> Iterator[tuple[str, Float[np.ndarray, "pictures g g channels"]]]:
+    features: Float[np.ndarray, "images g g channels"],
+) -> Iterator[tuple[str, Float[np.ndarray, "images g g channels"]]]:
     """The official features, then a few copies within float32 rounding of them.
 
     A hidden unit of the decoder whose input is 0 up to rounding lets its gradient pass or not, and moves
-    the gradients above it by far more than their tolerance. So the gradients are those of the pictures'
+    the gradients above it by far more than their tolerance. So the gradients are those of the images'
     own features or, where they differ, of these; all must agree in one and the same run.
     """
     yield "the official features", features

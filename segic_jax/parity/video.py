@@ -17,7 +17,7 @@ from segic_jax.models.resize import bilinear
 from segic_jax.parity.decoder import read_slots
 from segic_jax.parity.encoders import cast, text_features
 from segic_jax.parity.goldens import Goldens
-from segic_jax.parity.table import FEATURES, PICTURES, Checker, Row, channels_first
+from segic_jax.parity.table import FEATURES, IMAGES, Checker, Row, channels_first
 
 _ROUNDING = 1e-5  # float32 rounding of an interpolated 0/1 mask
 
@@ -33,8 +33,8 @@ def replay_vos(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> 
     canvas = check.input("mid.images").shape[-1]
     config, text_config, backbone, text_params, head = golden.segic(canvas)
     images, soft_masks, size = _on_canvas(frames, given, canvas)
-    check.close("mid.images", np.moveaxis(images, -1, 1), PICTURES)
-    check.close("mid.inst_masks", soft_masks, PICTURES)
+    check.close("mid.images", np.moveaxis(images, -1, 1), IMAGES)
+    check.close("mid.inst_masks", soft_masks, IMAGES)
     check.equal("mid.ori_size", size)
     masks = soft_masks / 255 > 0.5
 
@@ -72,7 +72,10 @@ def replay_vos(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> 
 
 
 def _check_prompts(
-    check: Checker, t: int, decoded: segic.Decoded, latest: Float[Array, "1 objects quarter quarter"] | None
+    check: Checker,
+    t: int,
+    decoded: segic.DecoderStages,
+    latest: Float[Array, "1 objects quarter quarter"] | None,
 ) -> None:
     """What the decoder is told about each object of frame `t`; `latest`: cosine map of the latest masks."""
     similarity = decoded.similarity if latest is None else jnp.concatenate([decoded.similarity, latest])

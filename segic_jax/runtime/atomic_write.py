@@ -1,4 +1,4 @@
-"""Files appear under their names when they are whole; until then an older one stays as it is."""
+"""Files appear under their names once they are complete; until then an older one stays as it is."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +17,7 @@ def require_path(path: Path | str, error: type[InputError]) -> Path:
 
 
 @contextmanager
-def whole(path: Path | str, error: type[InputError]) -> Iterator[Path]:
+def atomic_path(path: Path | str, error: type[InputError]) -> Iterator[Path]:
     """Where to write meanwhile: beside `path`. It is renamed at the end, and removed if that is not reached.
 
     Raises:

@@ -69,7 +69,7 @@ def _in_cluster() -> bool:
     return any(int(count) > 1 for count in counts) or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
 
 
-def is_main() -> bool:
+def is_main_host() -> bool:
     """Whether this process writes the logs."""
     return jax.process_index() == 0
 
@@ -93,7 +93,7 @@ def gather_json(value) -> list:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def raise_on_all_hosts() -> Iterator[None]:
     """A block that every host runs; where one fails, all of them do, once their own blocks have ended.
 
     Without it the others would wait for ever for that host.

@@ -34,7 +34,7 @@ def exit_code(work: Callable[[], int | None], stopped: str = "Stopped.") -> int:
             f"{name} cannot be used ({error.strerror or error}): look at its name, its rights and the room."
         )
     except MemoryError:
-        sentence = "There is not enough memory: give smaller or fewer pictures."
+        sentence = "There is not enough memory: give smaller or fewer images."
     except (KeyboardInterrupt, ImportError) as error:
         if isinstance(error, ImportError) and not heard:
             raise

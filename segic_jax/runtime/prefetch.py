@@ -9,7 +9,7 @@ Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 
-def ahead(
+def prefetch(
     pool: Executor, work: Callable[[Item], Made], items: Iterable[Item], most: int
 ) -> Generator[tuple[Item, Future[Made]]]:
     """Each item with the future of its work; at most `most` others are in work or wait to be taken."""

@@ -164,7 +164,7 @@ class Checkpoints:
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         for step, problem in damaged.items():
             place = self.directory.parent / "damaged" / str(step)
-            if distributed.is_main():
+            if distributed.is_main_host():
                 place.parent.mkdir(exist_ok=True)
                 shutil.rmtree(place, ignore_errors=True)
                 (self.directory / str(step)).rename(place)
@@ -202,7 +202,7 @@ def _without_score(directory: Path) -> dict[int, str]:
             json.loads(path.read_bytes())[METRIC]
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems[int(path.parts[-3])] = f"its score: {type(error).__name__}"
-    return problems if distributed.is_main() else {}
+    return problems if distributed.is_main_host() else {}
 
 
 def _named(items: Items) -> dict[str, jax.Array]:

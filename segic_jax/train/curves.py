@@ -1,6 +1,6 @@
 """Curves of one or several trainings from their `metrics.jsonl`, and a table of the runs below a folder.
 
-A panel of the picture holds one quantity of all runs; the reversed pass stands dashed beside the forward one.
+A panel of the image holds one quantity of all runs; the reversed pass stands dashed beside the forward one.
 """
 
 import io
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from segic_jax.errors import InputError
 from segic_jax.runtime.metric_writer import FILE, read_metrics
 
@@ -81,7 +81,7 @@ def plot(workdirs: Sequence[Path], out: Path, what: Sequence[str] = ()) -> None:
     content = io.BytesIO()
     figure.savefig(content, format="png")
     out.parent.mkdir(parents=True, exist_ok=True)
-    whole_write(out, content.getvalue())
+    atomic_write(out, content.getvalue())
 
 
 def read_run(workdir: Path) -> Run:

@@ -36,7 +36,7 @@ class Validation(Protocol):
         ...
 
     def draw(self, head: Params, workdir: Path, step: int) -> None:
-        """Some predictions as a picture; the main host calls it."""
+        """Some predictions as an image; the main host calls it."""
         ...
 
 
@@ -69,7 +69,7 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
         ConfigError, ParamsError: the parts do not fit each other.
         CheckpointError: `workdir` holds another experiment, or the disk is full.
         DataError: the data cannot be used.
-        TrainingError: the loss or the gradient is not finite, or too many pictures cannot be read.
+        TrainingError: the loss or the gradient is not finite, or too many images cannot be read.
     """
     mesh = distributed.make_mesh()
     settings = config.train
@@ -128,7 +128,7 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
         head = whole_head()
         scores = validation.scores(head)
         watch.validation(step, scores)
-        if distributed.is_main():
+        if distributed.is_main_host():
             validation.draw(head, workdir, step)
         return float(scores[METRIC])
 
@@ -184,7 +184,7 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
         stop.close()
         watch.close()
         checkpoints.close()
-    if stopping and distributed.is_main():
+    if stopping and distributed.is_main_host():
         print(f"Stopped and saved after step {step}; run again with the same arguments to go on.")
     return Outcome(head=whole_head(), step=step, finished=step >= settings.steps and not stopping)
 
@@ -215,5 +215,5 @@ def _check_finite(measured: tuple[int, dict], batch_size: int, checkpoints: Chec
             raise TrainingError(
                 f"The {name} of step {step} (pairs {(step - 1) * batch_size} to {step * batch_size - 1}) is "
                 f"{value}, so the training stops; {kept}. "
-                "Lower optim.learning_rate, or look for pictures or weights that are not finite."
+                "Lower optim.learning_rate, or look for images or weights that are not finite."
             )

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.params import Params
-from segic_jax.models.segic import Negatives, TrainPass, train_forward
+from segic_jax.models.segic import NegativeBatch, TrainPass, train_forward
 
 
 @jax.tree_util.register_dataclass
@@ -108,7 +108,7 @@ def point_sample(
     maps: Float[Array, "*batch h w"] | Bool[Array, "*batch h w"],
     coords: Float[Array, "*batch points 2"],
 ) -> Float[Array, "*batch points"]:
-    """torch's grid_sample (align_corners False, zeros outside) at (x, y) in 0..1 of the picture."""
+    """torch's grid_sample (align_corners False, zeros outside) at (x, y) in 0..1 of the image."""
     *batch, height, width = maps.shape
     padded = jnp.pad(maps, [(0, 0)] * len(batch) + [(1, 1), (1, 1)])
     padded = padded.reshape(*batch, (height + 2) * (width + 2))
@@ -140,7 +140,7 @@ class Totals(NamedTuple):
 
 
 def mask_weights(
-    valid: Bool[Array, "batch concepts"], negatives: Negatives | None, negative_weight: float
+    valid: Bool[Array, "batch concepts"], negatives: NegativeBatch | None, negative_weight: float
 ) -> Float[Array, "batch passes concepts"]:
     """1 for a concept, `negative_weight` for a negative prompt, 0 for an empty slot."""
     weights = jnp.broadcast_to(valid[:, None], (len(valid), 2, valid.shape[1])).astype(jnp.float32)
@@ -161,7 +161,7 @@ def train_loss(
     text_table: Float[Array, "prompts text_width"],
     points: PointDraws | Float[Array, "passes batch concepts points 2"],
     *,
-    negatives: Negatives | None = None,
+    negatives: NegativeBatch | None = None,
     negative_weight: float = 0.1,
     totals: Totals | None = None,
     remat: bool = False,
@@ -192,7 +192,7 @@ def passes_loss(
     batch: dict[str, Array],
     points: PointDraws | Float[Array, "passes batch concepts points 2"],
     *,
-    negatives: Negatives | None = None,
+    negatives: NegativeBatch | None = None,
     negative_weight: float = 0.1,
     totals: Totals | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:

@@ -1,10 +1,10 @@
-"""Negative prompts: concepts that are in neither picture of a pair, for which nothing is to be found.
+"""Negative prompts: concepts that are in neither image of a pair, for which nothing is to be found.
 
-A queue keeps the latest features of every class, as references showed them; a prompt of another picture's
+A queue keeps the latest features of every class, as references showed them; a prompt of another image's
 class is made of one of them and the class's name (segic.py:577-614, 763-782). The queue is part of the
 training's state: the same on every device, and in every checkpoint.
 
-Where the official code slips, this does not: classes must be absent from both pictures, since the reversed
+Where the official code slips, this does not: classes must be absent from both images, since the reversed
 pass segments the reference; features come from true masks, never from predicted ones, and empty ones are left
 out; every class keeps its own name.
 """
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from segic_jax.models.segic import Negatives
+from segic_jax.models.segic import NegativeBatch
 
 MOST = 9  # beside the class itself: officially ten prompts in all (segic.py:712)
 
@@ -55,13 +55,13 @@ def choose(
     rows: Int[Array, " batch"],
     candidates: Int[Array, "batch candidates"],
     concepts: int,
-) -> Negatives:
+) -> NegativeBatch:
     """Negative prompts for the slots from the second on, as many as there are features, at most MOST.
 
     Args:
         key: made from (seed, step).
         rows: places in the global batch; random numbers depend on them.
-        candidates: shuffled classes that are in neither picture; below 0 for none. The forward pass takes
+        candidates: shuffled classes that are in neither image; below 0 for none. The forward pass takes
             those at the front, the reversed one those at the end.
         concepts: slots of a pair.
     """
@@ -79,4 +79,4 @@ def choose(
         fill = [(0, 0), (0, 0), (1, concepts - 1 - values.shape[2])] + [(0, 0)] * (values.ndim - 3)
         return jnp.pad(values, fill)
 
-    return Negatives(in_slots(valid), in_slots(features), in_slots(jnp.where(valid, chosen, 0)))
+    return NegativeBatch(in_slots(valid), in_slots(features), in_slots(jnp.where(valid, chosen, 0)))

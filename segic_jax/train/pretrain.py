@@ -25,9 +25,9 @@ from optax.contrib import MuonDimensionNumbers, muon
 from segic_jax.config import ModelConfig, PretrainConfig, to_dict
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.models.layers import normalise
+from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import Params
-from segic_jax.models.segic import backbone_template, normalised_pixels
+from segic_jax.models.segic import backbone_template, normalise_pixels
 from segic_jax.models.vit import DinoVisionTransformer
 from segic_jax.runtime import distributed
 from segic_jax.runtime.metric_writer import MetricWriter
@@ -225,9 +225,9 @@ def pretrain_loss(
     """The sum of both losses, and each; of the patches `seen` alone, which then also see only each other."""
     scenes, side = images.shape[:2]
     grid, patch = config.grid, config.vit.patch_size
-    pixels = normalised_pixels(images, jnp.full((scenes, 2), side))
+    pixels = normalise_pixels(images, jnp.full((scenes, 2), side))
     tokens = _patch_tokens(backbone_template(config.vit).bind(backbone), pixels, seen)
-    unit = normalise(tokens, 1e-6)
+    unit = l2_normalise(tokens, 1e-6)
 
     # Share of background and of each object in every patch: [scenes, patches, 1 + objects].
     one_hot = labels[..., None] == jnp.arange(1 + MAX_OBJECTS, dtype=jnp.uint8)
@@ -257,7 +257,7 @@ def _patch_tokens(vit: DinoVisionTransformer, pixels: Array, seen: Array | None)
 
 
 def _class_loss(unit, share, classes, weight, extra):
-    vectors = normalise(extra["class_vectors"], 1e-6)  # the last one is the background
+    vectors = l2_normalise(extra["class_vectors"], 1e-6)  # the last one is the background
     log_p = jax.nn.log_softmax(extra["class_scale"] * unit @ vectors.T)
     background = vectors.shape[0] - 1
     index = jnp.where(classes < 0, background, classes)[:, None]  # [scenes, 1, objects]
@@ -280,7 +280,7 @@ def matching_loss(tokens, unit, share, classes, weight, extra):
     inside = (share[..., 1:] > 0.5).astype(tokens.dtype)  # [scenes, patches, objects]
     pooled = jnp.einsum("spo,spc->soc", inside, tokens) / jnp.maximum(inside.sum(1), 1)[..., None]
     usable = ((classes >= 0) & (inside.sum(1) > 0)).reshape(-1)
-    pooled = normalise(pooled, 1e-6).reshape(scenes * objects, -1)
+    pooled = l2_normalise(pooled, 1e-6).reshape(scenes * objects, -1)
     logits = extra["match_scale"] * (unit @ pooled.T - extra["match_level"])  # [scenes, patches, keys]
     # A scene is not matched with its own objects.
     own = jnp.arange(scenes)[:, None] == jnp.repeat(jnp.arange(scenes), objects)

@@ -71,7 +71,7 @@ def official(
 def strict_coco20i(fold: int) -> Config:
     """COCO-20i as few-shot learning has it: the 20 classes of the fold are in no source (paper, table 2).
 
-    COCO alone, semantic and instances. A picture of the 60 other classes may still show an object of these
+    COCO alone, semantic and instances. An image of the 60 other classes may still show an object of these
     20; it has no mask then, as in all works on COCO-20i.
     """
     sources = (

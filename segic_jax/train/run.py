@@ -40,7 +40,7 @@ def run(config: Config, workdir: Path, hosts: Hosts | None = None) -> int:
             config = dataclasses.replace(config, backbone=str(backbone))
         parts = build(config)
         outcome = train(config, workdir, parts)
-        if outcome.finished and distributed.is_main():
+        if outcome.finished and distributed.is_main_host():
             save_bundle(workdir / MODEL, finished_bundle(config, parts, outcome.head))
             print(f"{workdir / MODEL}: the finished model", flush=True)
     except InputError as error:

@@ -1,4 +1,4 @@
-"""One training step: frozen features of both pictures, the loss of the head, AdamW.
+"""One training step: frozen features of both images, the loss of the head, AdamW.
 
 State is {"step", "params", "opt_state", "queue"}: params are the trainable part of the head, whose frozen
 rest is an argument; the queue is that of negative prompts, empty without them. The loss is a sum over the

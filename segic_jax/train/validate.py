@@ -8,7 +8,7 @@ import numpy as np
 from segic_jax.config import Config, ValidationConfig
 from segic_jax.data.benchmarks import find_benchmark, open_source
 from segic_jax.data.emoji.source import EmojiSource
-from segic_jax.data.episodes import Source
+from segic_jax.data.episodes import EpisodeSource
 from segic_jax.data.manifest import Manifest
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.episodes import score
@@ -44,13 +44,13 @@ class BenchmarkValidation:
         return Bundle(self._config.model, self._backbone, dict(head), self._text)
 
 
-def open_episodes(config: ValidationConfig) -> tuple[Source, Manifest]:
+def open_episodes(config: ValidationConfig) -> tuple[EpisodeSource, Manifest]:
     """A benchmark's data, and the list of its episodes."""
     benchmark = find_benchmark(config.benchmark)
     if benchmark.kind != "episodes":
         raise ConfigError(f"{benchmark.name} has no episodes: choose another benchmark for the validation.")
     if benchmark.name == "emoji":
-        source: Source = EmojiSource("validation")  # never the novel classes
+        source: EpisodeSource = EmojiSource("validation")  # never the novel classes
     else:
         source = open_source(benchmark, Path(config.root) if config.root else None)
     protocol = config.protocol or benchmark.protocols[0]

@@ -9,7 +9,7 @@ Out: a line of `metrics.jsonl` each log interval with the steps' mean metrics an
     flops_per_second                of all devices together (segic_jax/flops.py says what counts)
     flops_utilisation               share of the devices' peak (train/peaks.py), where that is known
     memory_bytes, memory_peak_bytes the fullest local device now, and its most so far, where it says so
-    unreadable                      pictures so far that could not be read
+    unreadable                      images so far that could not be read
 and a line with "validation/..." each validation. Process 0 writes; the others' calls do nothing.
 """
 
@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from segic_jax.config import TrainConfig
-from segic_jax.runtime.distributed import gather_json, is_main
+from segic_jax.runtime.distributed import gather_json, is_main_host
 from segic_jax.runtime.metric_writer import MetricWriter, read_metrics
 from segic_jax.train.peaks import peak_flops
 
@@ -43,7 +43,7 @@ class Watch:
         self._flops: float | None = None
         self._from = start
         self._bar = self._writer = None
-        if is_main():
+        if is_main_host():
             self._writer = MetricWriter(workdir, start_step=start, tensorboard=config.tensorboard)
             if sys.stdout.isatty():
                 self._bar = tqdm(
@@ -102,7 +102,7 @@ class Watch:
         Args:
             metrics: of each of these steps.
             learning_rate: of the last one.
-            unreadable: pictures so far.
+            unreadable: images so far.
         """
         now = time.monotonic()
         count, seconds = step - self._from, max(now - self._since, 1e-9)
@@ -185,5 +185,5 @@ def _told(line: Mapping[str, float]) -> str:
     if "flops_utilisation" in line:
         parts.append(f"{line['flops_utilisation']:.0%} of the peak FLOP/s")
     if line["unreadable"]:
-        parts.append(f"{line['unreadable']} pictures unreadable")
+        parts.append(f"{line['unreadable']} images unreadable")
     return "  ".join(parts)

@@ -24,7 +24,7 @@ from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.weights.bundle import FORMAT, TextTable, Weights, read_weights, write_weights
 from segic_jax.weights.formats import SEGIC, Part, recognise
 from segic_jax.weights.shapes import Lacking, backbone_of_head, model_config, text_config, vit_config
-from segic_jax.weights.sources import Source, read_source
+from segic_jax.weights.sources import WeightSource, read_source
 from segic_jax.weights.text import END, TextTower, encode_prompts
 from segic_jax.weights.torch_names import Tensors, to_torch
 from segic_jax.weights.write import write_safetensors
@@ -206,7 +206,7 @@ class _Found(NamedTuple):
         return self.tokenizers.get("", self.tokenizers.get(text.what))
 
     @classmethod
-    def of(cls, sources: Sequence[Source]) -> "_Found":
+    def of(cls, sources: Sequence[WeightSource]) -> "_Found":
         parts: dict[str, Part] = {}
         found = cls({}, {}, {}, {})
         for source in sources:

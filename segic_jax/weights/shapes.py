@@ -41,7 +41,7 @@ def vit_config(tensors: Tensors, *, num_heads: int | None = None) -> ViTConfig:
     if side**2 + 1 != positions[1]:
         raise FormatError(
             f"pos_embed {positions} is no class position and a square grid of patches: "
-            "backbones for other pictures than square ones are not supported."
+            "backbones for other images than square ones are not supported."
         )
     registers = 0
     if "register_tokens" in tensors:

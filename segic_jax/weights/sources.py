@@ -39,7 +39,7 @@ _DTYPES = {
 }
 
 
-class Source(NamedTuple):
+class WeightSource(NamedTuple):
     """One thing that the user gave."""
 
     path: Path
@@ -56,7 +56,7 @@ class Source(NamedTuple):
         return {folder + path.name: _sha256(path) for path in self.files}
 
 
-def read_source(path: Path) -> Source:
+def read_source(path: Path) -> WeightSource:
     """Read a .safetensors, .pth, .pt or .bin file, a folder with one, or a tokenizer.json.
 
     Raises:
@@ -67,7 +67,7 @@ def read_source(path: Path) -> Source:
     if not path.is_file():
         raise SourceError(f"{path}: there is no such file or folder.")
     if path.suffix == ".json":
-        return Source(path, (path,), {}, tokenizer=_tokenizer(path))
+        return WeightSource(path, (path,), {}, tokenizer=_tokenizer(path))
     return _read_weights(path, path)
 
 
@@ -80,7 +80,7 @@ def read_safetensors(path: Path | str) -> Tensors:
     return _map_safetensors(Path(path))[0]
 
 
-def _read_folder(folder: Path) -> Source:
+def _read_folder(folder: Path) -> WeightSource:
     for name in _WEIGHT_FILES:
         if (folder / name).is_file():
             return _read_weights(folder / name, folder)
@@ -89,7 +89,7 @@ def _read_folder(folder: Path) -> Source:
     raise SourceError(f"{folder} holds none of {', '.join(_WEIGHT_FILES)}; give the weight file itself.")
 
 
-def _read_weights(path: Path, given: Path) -> Source:
+def _read_weights(path: Path, given: Path) -> WeightSource:
     metadata: dict[str, str] = {}
     files = [path]
     if path.name.endswith(".index.json"):
@@ -104,7 +104,7 @@ def _read_weights(path: Path, given: Path) -> Source:
     tokenizer = path.parent / "tokenizer.json"
     if given.is_dir():
         files += [beside for beside in (config, tokenizer) if beside.is_file()]
-    return Source(
+    return WeightSource(
         given,
         tuple(files),
         tensors,

@@ -1,7 +1,7 @@
 """Named arrays -> a .safetensors file, one array at a time.
 
 The official writer wants all bytes in memory at once; this one copies a single array and no more, and the
-file appears under its name only when it is whole.
+file appears under its name only once it is complete.
 """
 
 import json
@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 
 from segic_jax.errors import WriteError
-from segic_jax.runtime.atomic_write import whole
+from segic_jax.runtime.atomic_write import atomic_path
 
 _STORED_AS = {
     np.dtype(dtype): name
@@ -43,7 +43,7 @@ def write_safetensors(
     *,
     half: bool = False,
 ) -> None:
-    """Write a file; it appears under its name when it is whole.
+    """Write a file; it appears under its name once it is complete.
 
     The same input gives the same bytes. Views of any strides and byte order may be given.
 
@@ -56,7 +56,7 @@ def write_safetensors(
     dtypes = {name: _stored_dtype(name, value.dtype, half) for name, value in tensors.items()}
     # The format allows no gaps: with the widest types first every tensor is aligned.
     order = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
-    with whole(path, WriteError) as part, part.open("wb") as file:
+    with atomic_path(path, WriteError) as part, part.open("wb") as file:
         file.write(_header({name: (dtypes[name], tensors[name].shape) for name in order}, metadata))
         for name in order:
             array = np.ascontiguousarray(tensors[name], dtypes[name])

@@ -14,7 +14,7 @@ from segic_jax.data.emoji.source import SCENES
 from segic_jax.models.correspondence import grid_cells
 from segic_jax.models.params import Params
 from segic_jax.models.resize import bilinear
-from segic_jax.models.segic import Shots, upsample
+from segic_jax.models.segic import ShotBatch, upsample
 from studies.ablation.features import Shelf
 from studies.ablation.rows import Row
 from studies.ablation.scenes import episode_classes, references
@@ -44,7 +44,7 @@ def answered(part: str, row: Row, head: Params, shelf: Shelf) -> Counts:
     for start in range(0, len(episodes), BATCH):
         targets = np.array([target for target, _ in episodes[start : start + BATCH]])
         scenes = np.array([shown for _, shown in episodes[start : start + BATCH]])
-        shots = Shots(
+        shots = ShotBatch(
             features=features[scenes.ravel()].reshape(*scenes.shape, *features.shape[1:]).astype(np.float32),
             masks=(labels[scenes.ravel()] == 1).reshape(len(scenes), 1, row.shots, *labels.shape[1:]),
             text=text[targets // SCENES][:, None],
@@ -58,7 +58,7 @@ def answered(part: str, row: Row, head: Params, shelf: Shelf) -> Counts:
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _counted(
-    config: ModelConfig, told: Told, head: Params, target: Array, shots: Shots, truth: Array
+    config: ModelConfig, told: Told, head: Params, target: Array, shots: ShotBatch, truth: Array
 ) -> Int[Array, "2 episodes"]:
     shots = replace(shots, masks=grid_cells(shots.masks, config.canvas) > 0)  # as `data.canvas` does
     _, decoded = decode_told(told, config, head, target, shots, pooled(shots))

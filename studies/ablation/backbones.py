@@ -19,11 +19,11 @@ from safetensors.numpy import load_file
 from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.models.layers import normalise
+from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import Params
-from segic_jax.models.segic import backbone_template, normalised_pixels
+from segic_jax.models.segic import backbone_template, normalise_pixels
 from segic_jax.runtime import progress
-from segic_jax.runtime.prefetch import ahead
+from segic_jax.runtime.prefetch import prefetch
 from segic_jax.train.mixed_precision import half_products
 from segic_jax.train.pretrain import matching_loss
 from segic_jax.weights.write import write_safetensors
@@ -99,7 +99,7 @@ def _trained(alike: Alike, model: ModelConfig, steps: int, seed: int) -> Params:
         return scene_group(np.random.default_rng([seed, number]), bank, alike, model.canvas)
 
     with ThreadPoolExecutor(1) as pool:
-        groups = ahead(pool, group, range(steps), 4)
+        groups = prefetch(pool, group, range(steps), 4)
         bar = progress.bar(groups, total=steps, desc=f"backbone: {alike}", leave=False)
         for number, made in bar:
             trained, opt_state, value = step(trained, opt_state, made.result())
@@ -111,11 +111,11 @@ def _trained(alike: Alike, model: ModelConfig, steps: int, seed: int) -> Params:
 def _loss(model: ModelConfig, backbone: Params, extra: Params, images: Array, labels: Array, things: Array):
     scenes, side = images.shape[:2]
     grid, patch = model.grid, model.vit.patch_size
-    pixels = normalised_pixels(images, jnp.full((scenes, 2), side))
+    pixels = normalise_pixels(images, jnp.full((scenes, 2), side))
     tokens = backbone_template(model.vit).bind(backbone)(pixels).patches.reshape(scenes, grid * grid, -1)
     one_hot = labels[..., None] == jnp.arange(1 + MOST, dtype=jnp.uint8)
     share = (
         one_hot.reshape(scenes, grid, patch, grid, patch, -1).mean((2, 4)).reshape(scenes, grid * grid, -1)
     )
     weight = jnp.where(share[..., 0] > 0.5, BACKGROUND, 1.0)
-    return matching_loss(tokens, normalise(tokens, 1e-6), share, things, weight / weight.sum(), extra)
+    return matching_loss(tokens, l2_normalise(tokens, 1e-6), share, things, weight / weight.sum(), extra)

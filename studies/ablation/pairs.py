@@ -53,7 +53,7 @@ class Pairs:
         Returns:
             target, reference: numbers of the scenes [size], and is_instance: whether they are views;
             target_which, reference_which: labels of the concepts there [size, slots], 0 for none; and the
-            fields of `data.pipeline.training_batches` but for pictures and masks.
+            fields of `data.pipeline.training_batches` but for images and masks.
         """
         return _stacked([self._pair(rng) for _ in range(size)])
 

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from studies.ablation.answers import Counts
 from studies.ablation.compare import Estimate, class_scores, difference, estimate
 from studies.ablation.rows import DEFAULT, EXTENSIONS, Row
@@ -56,9 +56,9 @@ def write(out: Path, table: Sequence[Mapping], missing: Sequence[Row], settings:
         "missing": [row.name for row in missing],
         "winner": winner(table),
     }
-    whole_write(out / "table.json", json.dumps(content, indent=1).encode())
-    whole_write(out / "table.md", markdown(table, missing).encode())
-    whole_write(out / "plot.png", _plot(table))
+    atomic_write(out / "table.json", json.dumps(content, indent=1).encode())
+    atomic_write(out / "table.md", markdown(table, missing).encode())
+    atomic_write(out / "plot.png", _plot(table))
 
 
 def markdown(table: Sequence[Mapping], missing: Sequence[Row]) -> str:

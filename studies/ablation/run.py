@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from segic_jax.config import Config, to_dict
 from segic_jax.data.emoji.source import SCENE_SIDE, SCENES
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from segic_jax.errors import ConfigError
 from segic_jax.models.params import Params, as_float32
 from segic_jax.train.checkpoint import fingerprint
@@ -151,14 +151,14 @@ def _claim(out: Path, settings: dict) -> None:
                 "the same settings to go on."
             )
     out.mkdir(parents=True, exist_ok=True)
-    whole_write(file, json.dumps(settings, indent=1).encode())
+    atomic_write(file, json.dumps(settings, indent=1).encode())
 
 
 def _require_room(out: Path, config: Config, size: Size) -> None:
     """A full disk would kill the process: its files are mapped into memory."""
     grid, width = config.model.grid, config.model.vit.width
     scenes = size.training + size.views + 3 * SCENES * size.classes
-    # Pictures and labels, and features of two kinds at a time, of which one may be of a larger canvas.
+    # Images and labels, and features of two kinds at a time, of which one may be of a larger canvas.
     needed = scenes * (4 * SCENE_SIDE**2 + 6 * grid**2 * width)
     if not (out / "bank").exists() and shutil.disk_usage(out).free < needed:
         raise ConfigError(
@@ -180,7 +180,7 @@ def _keep(out: Path, name: str, found: dict[str, Counts], loss: float | None) ->
     }
     file = out / f"rows/{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    whole_write(file, json.dumps({"name": name, "loss": loss, "counts": counts}).encode())
+    atomic_write(file, json.dumps({"name": name, "loss": loss, "counts": counts}).encode())
 
 
 def _read(out: Path, name: str) -> dict[str, Counts] | None:

@@ -129,7 +129,7 @@ class _Training:
 
     @cached_property
     def families(self) -> list[str]:
-        """Of the artists: those who redraw each other's pictures count as one."""
+        """Of the artists: those who redraw each other's images count as one."""
         return sorted({FAMILY.get(artist, artist) for one in self.bank.classes for artist in one.artists})
 
     def __call__(self, number: int) -> Drawn:
@@ -143,7 +143,7 @@ class _Training:
 
 
 class _Views:
-    """Scene 2 j and 2 j + 1 are two views of one picture; their concepts are its objects, not classes."""
+    """Scene 2 j and 2 j + 1 are two views of one image; their concepts are its objects, not classes."""
 
     def __init__(self, seed: int):
         config = DataConfig(max_concepts=MOST)

@@ -1,6 +1,6 @@
 """What the decoder is told about a concept: SegIC's instructions, each given or withheld, and extensions.
 
-The model stays as it is. Instructions are withheld by what the Context holds: a zero feature makes the map
+The model stays as it is. Instructions are withheld by what the Prototypes holds: a zero feature makes the map
 flat and its best point (0, 0), a visual token that is not valid is not read, the empty prompt says nothing.
 An extension exchanges the map, the points or the tokens. SegIC itself is `Told()`.
 """
@@ -13,10 +13,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from segic_jax.config import ModelConfig
-from segic_jax.models.correspondence import best_point, enlarged, grid_cells, pool, similarity_map
-from segic_jax.models.layers import normalise
+from segic_jax.models.correspondence import best_point, grid_cells, pool, similarity_map, upsample_maps
+from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import Params
-from segic_jax.models.segic import Context, Decoded, Geometric, Shots, decode_instructed, look_at
+from segic_jax.models.segic import (
+    DecoderStages,
+    GeometricPrompt,
+    Prototypes,
+    ShotBatch,
+    decode_with_prompts,
+    geometric_prompt,
+)
 
 PROTOTYPES = 3  # of a reference, beside its mean
 POINTS = 3  # inside; there is one outside as well
@@ -39,7 +46,7 @@ class Told:
     extension: Extension = ""
 
 
-def pooled(shots: Shots) -> Float[Array, "batch concepts shots channels"]:
+def pooled(shots: ShotBatch) -> Float[Array, "batch concepts shots channels"]:
     """The feature of every shot."""
     return pool(shots.features[:, None], shots.masks)
 
@@ -49,10 +56,10 @@ def decode_told(
     config: ModelConfig,
     head: Params,
     target: Float[Array, "batch g g channels"],
-    shots: Shots,
+    shots: ShotBatch,
     each: Float[Array, "batch concepts shots channels"],
     **boxes: Array | None,
-) -> tuple[Context, Decoded]:
+) -> tuple[Prototypes, DecoderStages]:
     """Decode with what `told` gives.
 
     Args:
@@ -64,7 +71,7 @@ def decode_told(
     if told.extension == "prototypes":
         visual = jnp.concatenate([visual, prototypes(shots)], axis=2)
     given = shots.valid[..., None] if told.visual else jnp.zeros((*shots.valid.shape, 1), bool)
-    context = Context(
+    context = Prototypes(
         pooled=mean if told.geometric else jnp.zeros_like(mean),
         visual=visual,
         visual_valid=jnp.broadcast_to(given, visual.shape[:3]),
@@ -77,19 +84,19 @@ def decode_told(
     else:
         similarity = similarity_map(target, context.pooled, config.canvas)
     if told.extension.startswith("mutual"):
-        both = enlarged(mutual(target, shots, mean), config.canvas // 4)
+        both = upsample_maps(mutual(target, shots, mean), config.canvas // 4)
         similarity = (similarity + both) / 2 if told.extension == "mutual_beside" else similarity * both
-    geometric = look_at(similarity, config.canvas)
+    geometric = geometric_prompt(similarity, config.canvas)
     if told.extension == "points":
         geometric = several_points(geometric, config.canvas)
     if not told.geometric:
         boxes = boxes | {"boxes": None, "use_box": None}
-    return context, decode_instructed(config, head, target, context, geometric, **boxes)
+    return context, decode_with_prompts(config, head, target, context, geometric, **boxes)
 
 
 def mutual(
     target: Float[Array, "batch g g channels"],
-    shots: Shots,
+    shots: ShotBatch,
     mean: Float[Array, "batch concepts channels"],
 ) -> Float[Array, "batch concepts g g"]:
     """1 where a cell of the target and the concept choose each other, else 0: the candidates of INSID3.
@@ -98,9 +105,9 @@ def mutual(
     one lies inside the mask, for at least half of the shots.
     """
     batch, count, grid, _, channels = shots.features.shape
-    cells = normalise(target.reshape(batch, grid * grid, channels), 1e-8)
-    forward = normalise(mean, 1e-8) @ jnp.swapaxes(cells, 1, 2) > 0
-    theirs = normalise(shots.features.reshape(batch, count, grid * grid, channels), 1e-8)
+    cells = l2_normalise(target.reshape(batch, grid * grid, channels), 1e-8)
+    forward = l2_normalise(mean, 1e-8) @ jnp.swapaxes(cells, 1, 2) > 0
+    theirs = l2_normalise(shots.features.reshape(batch, count, grid * grid, channels), 1e-8)
     nearest = jnp.argmax(cells[:, None] @ jnp.swapaxes(theirs, 2, 3), axis=-1)  # [batch, shots, cells]
     inside = grid_cells(shots.masks, grid).reshape(*shots.masks.shape[:3], grid * grid)
     votes = jnp.take_along_axis(inside, nearest[:, None], axis=-1).sum(2)
@@ -108,7 +115,7 @@ def mutual(
     return (forward & backward).astype(jnp.float32).reshape(batch, -1, grid, grid)
 
 
-def prototypes(shots: Shots) -> Float[Array, "batch concepts prototypes channels"]:
+def prototypes(shots: ShotBatch) -> Float[Array, "batch concepts prototypes channels"]:
     """Means of PROTOTYPES groups of the cells inside the masks: k-means of directions.
 
     It starts from the mean and, one after the other, the cell that is least like those before.
@@ -116,13 +123,13 @@ def prototypes(shots: Shots) -> Float[Array, "batch concepts prototypes channels
     batch, count, grid, _, channels = shots.features.shape
     cells = shots.features.reshape(batch, 1, count * grid * grid, channels)
     inside = grid_cells(shots.masks, grid).reshape(batch, shots.masks.shape[1], -1)
-    unit = normalise(cells, 1e-8)
+    unit = l2_normalise(cells, 1e-8)
 
     def mean_of(weights: Float[Array, "batch concepts groups cells"]):
         return weights @ cells / jnp.maximum(weights.sum(-1, keepdims=True), 1)
 
     def likeness(centres: Float[Array, "batch concepts groups channels"]):
-        return normalise(centres, 1e-8) @ jnp.swapaxes(unit, -1, -2)
+        return l2_normalise(centres, 1e-8) @ jnp.swapaxes(unit, -1, -2)
 
     centres = mean_of(inside[:, :, None])
     for _ in range(PROTOTYPES - 1):
@@ -135,7 +142,7 @@ def prototypes(shots: Shots) -> Float[Array, "batch concepts prototypes channels
     return centres
 
 
-def several_points(geometric: Geometric, canvas: int) -> Geometric:
+def several_points(geometric: GeometricPrompt, canvas: int) -> GeometricPrompt:
     """Up to POINTS hills of the map, nearly as high as the first, and its lowest point as outside."""
     place = jnp.arange(canvas, dtype=jnp.float32)
     hills, points, heights = geometric.map, [], []

@@ -1,4 +1,4 @@
-"""python tests/app/screenshots.py: the pictures of the page in docs/app.md, made anew."""
+"""python tests/app/screenshots.py: the images of the page in docs/app.md, made anew."""
 
 import io
 import tempfile

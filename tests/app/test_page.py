@@ -75,7 +75,7 @@ def test_a_request_cannot_name_a_file_of_the_server_as_its_upload(address, tmp_p
     Image.new("RGB", (20, 20)).save(tmp_path / "private.png")
 
     def event(path):
-        """What the server answers when the file at `path` is given as the uploaded picture."""
+        """What the server answers when the file at `path` is given as the uploaded image."""
         upload = {"path": str(path), "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
         body = {"data": [None, upload], "fn_index": number, "session_hash": "abc", "trigger_id": trigger}
         headers = {"content-type": "application/json"}
@@ -149,13 +149,13 @@ def test_paint_search_threshold_correct_and_download(page, tmp_path):
 def test_wrong_uploads_are_said_and_nothing_breaks(page, tmp_path):
     good = Image.new("RGB", (50, 40), "red")
     good.save(tmp_path / "good.png")
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:3000])
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     upload = page.locator("#reference-upload input[type=file]")
-    for name, said in (("text", "is no picture"), ("cut", "cut.png"), ("huge", "million pixels")):
+    for name, said in (("text", "is not an image"), ("cut", "cut.png"), ("huge", "million pixels")):
         upload.set_input_files(tmp_path / f"{name}.png")
         page.locator(".toast-body", has_text=said).wait_for()
     # Of several, those that can be read are taken.
@@ -261,7 +261,7 @@ def test_visitors_see_only_their_own(browser, address):
         page.context.close()
 
 
-def test_pictures_can_be_pasted(page):
+def test_images_can_be_pasted(page):
     page.evaluate(
         """async () => {
           const canvas = new OffscreenCanvas(40, 30);

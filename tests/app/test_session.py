@@ -56,14 +56,14 @@ def searched():
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"just some text", "is no picture"),
-        (b"", "is no picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is no picture"),
-        (b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "is no picture"),
+        (b"just some text", "is not an image"),
+        (b"", "is not an image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "is not an image"),
+        (b"GIF89a\x01\x00\x01\x00\x00\x00\x00;", "is not an image"),
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "cat.png"),
     ],
 )
-def test_what_is_no_picture_is_said(tmp_path, content, said):
+def test_what_is_no_image_is_said(tmp_path, content, said):
     path = tmp_path / "upload"
     path.write_bytes(content)
     with pytest.raises(DataError, match=said) as error:
@@ -73,7 +73,7 @@ def test_what_is_no_picture_is_said(tmp_path, content, said):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_truncated_picture_is_said(tmp_path, kind):
+def test_a_truncated_image_is_said(tmp_path, kind):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     content = saved(tmp_path / "whole", noise, format=kind).read_bytes()
     (tmp_path / "cut").write_bytes(content[: len(content) // 2])
@@ -81,7 +81,7 @@ def test_a_truncated_picture_is_said(tmp_path, kind):
         limits.read_upload(tmp_path / "cut", "cat.jpg")
 
 
-def test_a_huge_picture_is_refused_before_it_is_decoded(tmp_path):
+def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     with pytest.raises(DataError, match="million pixels"):
         limits.read_upload(tmp_path / "huge.png", "huge.png")
@@ -93,12 +93,12 @@ def test_a_large_file_is_refused(tmp_path, monkeypatch):
         limits.read_upload(saved(tmp_path / "a.png", GREY), "a.png")
 
 
-def test_pictures_are_shrunk_to_the_side(tmp_path):
+def test_images_are_shrunk_to_the_side(tmp_path):
     path = saved(tmp_path / "wide.png", np.zeros((100, 3000, 3), np.uint8))
     assert limits.read_upload(path, "wide.png").shape == (43, limits.SIDE, 3)
 
 
-def test_a_mask_file_must_have_its_pictures_shape(tmp_path):
+def test_a_mask_file_must_have_its_images_shape(tmp_path):
     path = saved(tmp_path / "m.png", np.eye(40, dtype=np.uint8) * 255)
     assert limits.read_mask_upload(path, "m.png", (20, 20)).shape == (20, 20)
     with pytest.raises(DataError, match=r"m\.png is 40 x 40 pixels and has another shape"):
@@ -135,7 +135,7 @@ def test_malformed_marks_are_said(text):
 
 def test_what_cannot_be_an_example_is_said(monkeypatch):
     session, some = Session(), np.ones((60, 80), bool)
-    with pytest.raises(DataError, match="Bring a picture"):
+    with pytest.raises(DataError, match="Bring an image"):
         session.take("cat", some, None)
     session.draft = Picture("a", GREY)
     for mask in (None, ~some):
@@ -190,7 +190,7 @@ def test_nothing_to_search_is_said():
         session.find(None, print)
     session.draft = Picture("a", GREY)
     session.take("cat", None, (0, 0, 9, 9))
-    with pytest.raises(DataError, match="Add pictures"):
+    with pytest.raises(DataError, match="Add images"):
         session.find(None, print)
     with pytest.raises(DataError, match="Search first"):
         session.correct("cat")

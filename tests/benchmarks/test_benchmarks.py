@@ -47,7 +47,7 @@ def test_references_give_the_context():
     context = STAGES["references"](SIZE).function(features, references)
     expected = STAGES["whole"](SIZE).arguments[-1]
     assert jax.tree.map(jnp.shape, context) == jax.tree.map(jnp.shape, expected)
-    # The masks are full, and all lie on the first picture.
+    # The masks are full, and all lie on the first image.
     np.testing.assert_allclose(context.pooled[:, 0], features[:, 0].mean((1, 2)), atol=1e-6)
 
 

@@ -62,7 +62,7 @@ def test_predict_a_folder(segic, tmp_path, capsys):
     assert area.get(2, 0) == (np.asarray(labels) == 1).sum()
     page = (out / "index.html").read_text()
     assert page.count('<article class="card">') == 2
-    assert "disk in 2 pictures" in page
+    assert "disk in 2 images" in page
     assert "http" not in page
     assert len(capsys.readouterr().out.splitlines()) == 3
 
@@ -155,7 +155,7 @@ def test_the_threshold_is_a_probability(segic, tmp_path):
         (("targets", "--context", "mask.png"), "no saved context"),
         (("x" * 5000, *REF), "xxx... cannot be used (File name too long)"),
         (("targets", *REF, "--out", "ref.png"), "is a file"),
-        (("empty", *REF), "holds no picture"),
+        (("empty", *REF), "holds no image"),
     ],
 )
 def test_bad_input_is_one_sentence(segic, files, tmp_path, capsys, arguments, sentence):
@@ -204,14 +204,14 @@ def test_names_of_results(tmp_path):
 
 @pytest.fixture(scope="module")
 def clip(files):
-    """Six frames as a film and as a folder, and the first one's mask with two objects, 3 and 5."""
+    """Six frames as a video and as a folder, and the first one's mask with two objects, 3 and 5."""
     (files / "frames").mkdir()
-    film = cv2.VideoWriter(str(files / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (70, 50))
+    video = cv2.VideoWriter(str(files / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (70, 50))
     for i in range(6):
         frame = np.roll(picture(0, 50, 70)[0], 2 * i, 1)
-        film.write(frame)
+        video.write(frame)
         cv2.imwrite(str(files / f"frames/{i + 7}.png"), frame)
-    film.release()
+    video.release()
     labels = np.zeros((50, 70), np.uint8)
     labels[10:40, 20:35], labels[5:20, 50:60] = 5, 3
     cv2.imwrite(str(files / "first.png"), labels)
@@ -222,9 +222,9 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def frames_in(film):
-    film = cv2.VideoCapture(str(film))
-    return sum(film.read()[0] for _ in range(10))
+def frames_in(video):
+    video = cv2.VideoCapture(str(video))
+    return sum(video.read()[0] for _ in range(10))
 
 
 def test_video_from_the_first_mask(segic, clip, tmp_path, capsys):
@@ -250,8 +250,8 @@ def test_video_from_the_first_mask(segic, clip, tmp_path, capsys):
             assert row["box"] == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
     # The tracker is that of the benchmarks; there a frame's mask is cut on the canvas.
-    film = cv2.VideoCapture(str(Path("clip.avi")))
-    read = [film.read()[1][..., ::-1] for _ in range(6)]
+    video = cv2.VideoCapture(str(Path("clip.avi")))
+    read = [video.read()[1][..., ::-1] for _ in range(6)]
     bundle = Segmenter.load("tiny.safetensors").bundle
     expected = list(follow(bundle, read, {0: clip}, semantics="repaired", prompt=""))
     assert np.mean(np.array(expected) == np.array(maps)) > 0.99
@@ -271,9 +271,9 @@ def test_video_of_a_folder_from_a_reference(segic, files, clip, tmp_path, capsys
 
 
 def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
-    from segic_jax.commands.films import Films
+    from segic_jax.commands.videos import Videos
 
-    add, looked = Films.add, []
+    add, looked = Videos.add, []
     arguments = ("clip.avi", "--mask", "first.png", *WEIGHTS, "--out")
     outs = (tmp_path / "o.avi", "--out", tmp_path / "labels")
     judge = Segmenter.judge
@@ -287,7 +287,7 @@ def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
         add(self, *given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Films, "add", stopped)
+        patch.setattr(Videos, "add", stopped)
         assert segic("video", *arguments, *outs) == 130
     assert "3 of 6 frames are done: the same command goes on" in capsys.readouterr().err
     assert not (tmp_path / "o.avi").exists()
@@ -299,7 +299,7 @@ def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
     assert (tmp_path / "o.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
     assert (tmp_path / "o.avi").read_bytes() == (tmp_path / "whole.avi").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["labels", "o.avi", "o.jsonl", "whole.avi", "whole.jsonl"]
-    # Finished: nothing is done again, and a film that is missing is drawn without the model.
+    # Finished: nothing is done again, and a video that is missing is drawn without the model.
     looked.clear()
     assert segic("video", *arguments, *outs) == 0
     assert "6 frames were done before" in capsys.readouterr().out
@@ -325,7 +325,7 @@ def test_absence_and_negatives_in_videos(segic, clip, tmp_path, capsys, monkeypa
     assert not any(row["present"] for row in lines(tmp_path / "none.jsonl"))
 
 
-def test_a_full_disk_is_said_of_a_film(segic, clip, tmp_path, capsys, monkeypatch):
+def test_a_full_disk_is_said_of_a_video(segic, clip, tmp_path, capsys, monkeypatch):
     """OpenCV goes on writing, and nothing arrives."""
     rooms = iter([10**6, 10**6, 100])
     usage = type("Usage", (), {"free": property(lambda _: next(rooms))})
@@ -338,12 +338,12 @@ def test_a_full_disk_is_said_of_a_film(segic, clip, tmp_path, capsys, monkeypatc
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("none.mp4", *REF), "no such film"),
-        (("mask.png:", *REF), "no such film"),
-        (("tiny.safetensors", *REF), "no film that can be read"),
+        (("none.mp4", *REF), "no such video"),
+        (("mask.png:", *REF), "no such video"),
+        (("tiny.safetensors", *REF), "no video that can be read"),
         (("clip.avi",), "Say what to look for"),
         (("clip.avi", *REF, "--mask", "first.png"), "not both"),
-        (("clip.avi", *REF, "--out", "x.gif"), "a film ends in .mp4"),
+        (("clip.avi", *REF, "--out", "x.gif"), "a video ends in .mp4"),
         (("clip.avi", *REF, "--out", "clip.avi"), "the clip itself"),
         (("clip.avi", "--mask", "targets/b.png"), "targets/b.png is 70 x 52 pixels"),
         (("clip.avi", *REF, "--threshold", "2"), "between 0 and 1"),

@@ -13,17 +13,16 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from test_strips import made
-from tiny import bundle, command_files, picture
+from segic_jax.commands.videos import Videos, open_clip
+from tiny import blob_result, bundle, command_files, picture
 
 from segic_jax import Example
-from segic_jax.commands.films import Films, open_clip
 from segic_jax.commands.parser import main
 from segic_jax.commands.targets import Refused
-from segic_jax.data.files import read_labels, whole_write
+from segic_jax.data.files import atomic_write, read_labels
 from segic_jax.errors import BundleError, DataError
 from segic_jax.inference import result
-from segic_jax.inference.example import as_picture, listed
+from segic_jax.inference.example import as_image, listed
 from segic_jax.inference.matching import PATCHES
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.weights.bundle import load_bundle, save_bundle
@@ -33,7 +32,7 @@ IMAGE, MASK = picture(0, 50, 70)
 # The beginning of each row, and its tests: test_FILE.py/test_NAME.
 TESTS = {
     "no such file": "api_inputs/pictures_that_cannot_be_used errors/devices_are_not_read",
-    "not a picture": "errors/what_is_no_picture",
+    "not an image": "errors/what_is_no_picture",
     "cut off or damaged": "api_inputs/damage_is_said_once errors/a_jpeg_damaged_inside_is_read",
     "a wrong ending": "errors/a_wrong_ending_works commands/names_of_any_bytes",
     "16-bit": "api_inputs/pictures_of_every_kind errors/the_first_of_several_pictures",
@@ -80,36 +79,36 @@ def segmenter():
 @pytest.mark.skipif(not Path("/dev/zero").is_char_device(), reason="it has no end where it is")
 def test_devices_are_not_read():
     with pytest.raises(DataError, match="/dev/zero cannot be read: it is a device"):
-        as_picture("/dev/zero")
+        as_image("/dev/zero")
 
 
 @pytest.mark.parametrize(
     "content",
     [b"", b"text", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"%PDF-1.4\n", b"\0" * 999, b"PK\3\4" * 9],
 )
-def test_what_is_no_picture(tmp_path, content):
+def test_what_is_no_image(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.png is no picture that can be read; use PNG, JPEG"):
-        as_picture(tmp_path / "a.png")
+    with pytest.raises(DataError, match=r"a\.png cannot be read as an image; use PNG, JPEG"):
+        as_image(tmp_path / "a.png")
 
 
 def test_a_jpeg_damaged_inside_is_read(tmp_path):
     content = bytearray(cv2.imencode(".jpg", cv2.blur(IMAGE, (9, 9)))[1].tobytes())
     content[-60:-50] = bytes(10)
     (tmp_path / "a.jpg").write_bytes(content)
-    assert as_picture(tmp_path / "a.jpg").shape == IMAGE.shape
+    assert as_image(tmp_path / "a.jpg").shape == IMAGE.shape
 
 
 def test_a_wrong_ending_works(tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / "a.jpg", format="PNG")
-    assert np.array_equal(as_picture(tmp_path / "a.jpg"), IMAGE)
+    assert np.array_equal(as_image(tmp_path / "a.jpg"), IMAGE)
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "WEBP", "PNG"])
-def test_the_first_of_several_pictures(tmp_path, kind):
+def test_the_first_of_several_images(tmp_path, kind):
     pages = [Image.new("RGB", (9, 7), colour) for colour in ("white", "red", "blue")]
     pages[0].save(tmp_path / "a", format=kind, save_all=True, append_images=pages[1:])
-    assert (as_picture(tmp_path / "a") > 250).all()
+    assert (as_image(tmp_path / "a") > 250).all()
 
 
 def test_labels_of_fractions(tmp_path):
@@ -138,10 +137,10 @@ def test_wrong_types_are_said(segmenter, tmp_path, wrong):
             call()
 
 
-def test_a_picture_is_no_polygon_and_a_number_no_list():
+def test_a_image_is_no_polygon_and_a_number_no_list():
     with pytest.raises(DataError, match="1200000000 numbers"):
         Example(IMAGE, polygon=np.broadcast_to(np.uint8(0), (20_000, 20_000, 3))).object_on(IMAGE)
-    with pytest.raises(DataError, match="a list of pictures, not int"):
+    with pytest.raises(DataError, match="a list of images, not int"):
         listed(5)
 
 
@@ -197,7 +196,7 @@ def test_what_is_no_file_is_not_written_to(tmp_path, monkeypatch):
     os.mkfifo(tmp_path / "fifo")  # as a device is, which a failing test must not touch
     for path in ("folder", "fifo", "", ".", "a\0b"):
         with pytest.raises(DataError, match="is a folder, a device or no name of a file"):
-            whole_write(path, b"x")
+            atomic_write(path, b"x")
     assert sorted(os.listdir()) == ["fifo", "folder"]
     assert (tmp_path / "fifo").is_fifo()
 
@@ -210,7 +209,7 @@ def test_the_disk_refuses(tmp_path, monkeypatch, code, sentence):
         yield b"\x89PNG"
         raise OSError(code, os.strerror(code))
 
-    found = made(60, 80)
+    found = blob_result(60, 80)
     older = found.save(tmp_path)[0]
     content = older.read_bytes()
     monkeypatch.setattr(result, "rgb_png", refused)
@@ -220,26 +219,26 @@ def test_the_disk_refuses(tmp_path, monkeypatch, code, sentence):
     assert os.listdir(older.parent) == ["large.png"]
     monkeypatch.setattr(Path, "read_bytes", lambda _: b"".join(refused()))
     with pytest.raises(DataError, match=rf"large\.png cannot be read \({sentence}"):
-        as_picture(older)
+        as_image(older)
 
 
 @pytest.mark.parametrize("ending", [".avi", ".mp4", ".webm"])
-def test_a_film_that_did_not_arrive(tmp_path, ending):
+def test_a_video_that_did_not_arrive(tmp_path, ending):
     """The disk takes two kilobytes and no more; OpenCV does not say so."""
     Image.fromarray(IMAGE).save(tmp_path / "1.png")
     out, drawn = tmp_path / f"o{ending}", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    films = Films([out], open_clip(tmp_path, 25, Refused()), {1: "a"})
+    videos = Videos([out], open_clip(tmp_path, 25, Refused()), {1: "a"})
     for _ in range(9):
-        films._write(out, drawn)
-        films._count += 1
+        videos._write(out, drawn)
+        videos._count += 1
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
     try:
-        films._films[out].release()
+        videos._videos[out].release()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     with pytest.raises(DataError, match=rf"o{ending} cannot be written to: \d+ of its 9 frames arrived"):
-        films.__exit__(None)
+        videos.__exit__(None)
     assert os.listdir(tmp_path) == ["1.png"]
 
 

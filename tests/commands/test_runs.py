@@ -1,4 +1,4 @@
-"""`segic runs`: curves as a picture, runs as a table, and a sentence where there is nothing."""
+"""`segic runs`: curves as an image, runs as a table, and a sentence where there is nothing."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def trainings(tmp_path_factory):
     return root
 
 
-def test_a_picture_of_two_runs(trainings, tmp_path, capsys):
+def test_a_image_of_two_runs(trainings, tmp_path, capsys):
     out = tmp_path / "new" / "curves.png"
     assert runs("plot", trainings / "tiny", trainings / "random", "--out", out) == 0
     assert capsys.readouterr().out == f"{out}\n"

@@ -136,7 +136,7 @@ def test_a_crop_that_never_fits_is_the_middle(shape, expected):
         assert view[:4] == pytest.approx(expected, abs=1)
 
 
-def test_whole_picture():
+def test_whole_image():
     view = draw_view(90, 110, np.random.default_rng(1), **(OPTIONS | {"crop": (1.0, 1.0)}))
     assert (view.height, view.width) == (90, 110) or view.height * view.width == pytest.approx(9900, rel=0.02)
 
@@ -206,8 +206,8 @@ def test_colours_are_drawn_in_their_ranges_and_in_any_order():
     assert draw_colour(rng, (2.0, 0, 0, 0)).factors[1:] == (1.0, 1.0, 0.0)
 
 
-def test_picture_and_mask_of_a_view_move_together():
-    """A mask that is the bright part of the picture stays it, up to the resampling's border."""
+def test_image_and_mask_of_a_view_move_together():
+    """A mask that is the bright part of the image stays it, up to the resampling's border."""
     image = np.zeros((60, 80, 3), np.uint8)
     mask = np.zeros((60, 80), bool)
     mask[20:45, 30:70] = True

@@ -1,4 +1,4 @@
-"""Benchmarks as TFDS data sets: the same pictures, masks, episodes and results as the original files."""
+"""Benchmarks as TFDS data sets: the same images, masks, episodes and results as the original files."""
 
 import gzip
 import json
@@ -68,7 +68,7 @@ def test_everything_is_the_same(tmp_path, name, capsys):
 
 
 def test_coco20i_with_its_lists(tmp_path, monkeypatch):
-    """With the lists of the tiny tree in place of the published ones, whose 39059 pictures it has not."""
+    """With the lists of the tiny tree in place of the published ones, whose 39059 images it has not."""
     WRITE["coco20i"](tmp_path / "data")
     pictures = sorted(
         str(path.relative_to(tmp_path / "data/COCO2014")) for path in tmp_path.glob("data/COCO2014/*/*.jpg")

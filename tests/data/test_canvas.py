@@ -25,7 +25,7 @@ def test_resize_equals_official(golden, case):
 
 
 @pytest.mark.parametrize("case", range(6))
-def test_placed_is_the_official_picture_rounded(golden, case):
+def test_placed_is_the_official_image_rounded(golden, case):
     arrays = golden("preprocess")
     image, label = arrays[f"in.resize.{case}.image"], arrays[f"in.resize.{case}.label"]
     placed = resize_and_pad(np.moveaxis(image, 0, -1), label > 127, 112)
@@ -49,7 +49,7 @@ def test_resize_of_a_video_equals_official(golden):
     np.testing.assert_allclose(on_canvas(masks, 112, 0), arrays["out.vos.inst_masks"], atol=2e-3)
 
 
-def test_a_picture_of_the_right_size_is_copied():
+def test_a_image_of_the_right_size_is_copied():
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (48, 64, 3), dtype=np.uint8)
     masks = rng.random((2, 48, 64)) < 0.5

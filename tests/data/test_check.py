@@ -37,7 +37,7 @@ def test_all_is_well(folder, capsys):
     assert segic("check", "folder", "--data-root", folder) == 0
     out = capsys.readouterr().out
     assert "Everything is there." in out
-    assert "pictures with masks, read                       6       6  ok" in out
+    assert "images with masks, read                       6       6  ok" in out
 
 
 def test_every_problem_is_named(folder, capsys):
@@ -142,7 +142,7 @@ def test_what_a_benchmark_does_without_is_no_problem(tmp_path, capsys):
     segic("check", "pc459", "--data-root", tmp_path)
     out = capsys.readouterr().out
     assert "pc459_train" not in out
-    assert out.endswith("1 problem(s).\n")  # 3 pictures of 5104
+    assert out.endswith("1 problem(s).\n")  # 3 images of 5104
 
 
 def test_a_built_data_set_is_held_against_no_layout(tmp_path, capsys):

@@ -15,7 +15,7 @@ from segic_jax.data.coco_json import CocoJson
 from segic_jax.data.draws import coco20i_episodes, semcoco_episodes
 from segic_jax.data.episodes import View
 from segic_jax.data.sources.coco import CocoSource, check
-from segic_jax.data.sources.coco20i import Coco20iSource, class_pictures, fold_classes
+from segic_jax.data.sources.coco20i import Coco20iSource, class_images, fold_classes
 from segic_jax.data.sources.coco20i import check as check_coco20i
 from segic_jax.errors import DataError
 
@@ -31,7 +31,7 @@ def coco(tmp_path):
 
 
 def official_semcoco(path, fold, count):
-    """The calls of utils/fss.py in their order, in one process; None stands for a picture's own place."""
+    """The calls of utils/fss.py in their order, in one process; None stands for an image's own place."""
     random.seed(42)
     np.random.seed(42)
     content = json.loads(path.read_text())
@@ -70,7 +70,7 @@ def official_semcoco(path, fold, count):
 
 
 def many_images(tmp_path):
-    """30 pictures, 12 classes, some of them on one or two pictures only."""
+    """30 images, 12 classes, some of them on one or two images only."""
     rng = np.random.default_rng(1)
     images = [
         {"id": int(i), "file_name": name(i), "height": 24, "width": 32} for i in rng.permutation(30) + 100
@@ -91,13 +91,13 @@ def test_semcoco_is_the_official_draw_with_its_leak(tmp_path, fold):
     expected = official_semcoco(path, fold, 2300)
     drawn = semcoco_episodes(CocoJson(path), fold=fold, leak=True)
     assert [(e.class_id, e.target, *e.references) for e in drawn] == expected
-    if fold == 9:  # its one class is on two pictures
+    if fold == 9:  # its one class is on two images
         assert all(e.target in e.references for e in drawn)
 
 
 @pytest.mark.parametrize("fold", [None, 9])
 def test_the_leak_is_repaired(tmp_path, fold):
-    """A class of two pictures takes the other one; one of a single picture is left out."""
+    """A class of two images takes the other one; one of a single image is left out."""
     coco = CocoJson(many_images(tmp_path))
     leaky, repaired = (semcoco_episodes(coco, fold=fold, leak=leak) for leak in (True, False))
     kept = [e for e in leaky if e.target not in e.references]
@@ -109,7 +109,7 @@ def test_the_leak_is_repaired(tmp_path, fold):
 
 
 def test_coco20i_is_the_official_draw():
-    pictures = {c: class_pictures("val")[c] for c in fold_classes(1)}
+    pictures = {c: class_images("val")[c] for c in fold_classes(1)}
     np.random.seed(42)
     expected = []
     for _ in range(60):
@@ -130,7 +130,7 @@ def test_class_lists_have_the_published_sizes():
         "val": (35783, 17912, 14563, 14315),
         "trn": None,
     }.items():
-        lists = class_pictures(split)
+        lists = class_images(split)
         assert len(lists) == 80
         if sizes:
             assert tuple(sum(len(lists[c]) for c in fold_classes(f)) for f in range(4)) == sizes
@@ -199,7 +199,7 @@ def test_a_bad_segmentation_is_named(coco):
 
 
 def test_coco20i_on_disk(tmp_path):
-    pictures = class_pictures("val")
+    pictures = class_images("val")
     episodes = coco20i_episodes({c: pictures[c] for c in fold_classes(2)}, 0, 1, count=3)
     write_coco20i(tmp_path / "COCO2014", episodes)
     for root in (tmp_path, tmp_path / "COCO2014"):
@@ -237,5 +237,5 @@ def test_an_unknown_class_is_named(coco):
 
 def test_annotations_without_an_episode_are_named(coco):
     (coco / "annotations/instances_val2017.json").write_text(json.dumps(coco_json(annotations=[])))
-    with pytest.raises(DataError, match=r"instances_val2017\.json has no class that two pictures show"):
+    with pytest.raises(DataError, match=r"instances_val2017\.json has no class that two images show"):
         CocoSource(coco).manifest("segic", 0, 1)

@@ -177,7 +177,7 @@ def test_a_coco_json_in_its_folder_of_annotations(tmp_path, images):
         source.load(View(f"{3:012}.jpg", 3))
 
 
-def test_a_coco_json_that_lists_a_picture_twice(tmp_path):
+def test_a_coco_json_that_lists_a_image_twice(tmp_path):
     write_coco_folder(tmp_path)
     path = tmp_path / "mine.json"
     path.write_text(path.read_text().replace(f"{5:012}.jpg", f"{1:012}.jpg"))
@@ -199,7 +199,7 @@ def test_a_coco_json_as_folder(tmp_path, images):
         )
         assert source.load(View(f"{3:012}.jpg", 3)).mask.sum() == 128
     assert [line.found for line in find_benchmark("folder").check(tmp_path)] == [2, 5]
-    with pytest.raises(DataError, match=r"car is on 2 picture\(s\)"):
+    with pytest.raises(DataError, match=r"car is on 2 image\(s\)"):
         source.manifest("original", 0, 2)
     with pytest.raises(DataError, match="no category 4"):
         source.class_name(4)
@@ -216,7 +216,7 @@ def other_size(path):
     cv2.imwrite(str(path), np.full((5, 6), 255, np.uint8))
 
 
-FIRST = {  # a picture and its mask of the first view
+FIRST = {  # an image and its mask of the first view
     "isic": (
         "ISIC2018_Task1-2_Training_Input/1/ISIC_0000001.jpg",
         "ISIC2018_Task1_Training_GroundTruth/ISIC_0000001_segmentation.png",
@@ -279,7 +279,7 @@ def test_isaid_without_its_lists(tmp_path):
     with pytest.raises(DataError, match=r"fold1\.txt: 'P1_0__3' is no name__class of this fold"):
         opened(root, "isaid")
     path.write_text("P1_0__6\n")
-    with pytest.raises(DataError, match=r"splits/val/fold1\.txt lists one picture of ground track field"):
+    with pytest.raises(DataError, match=r"splits/val/fold1\.txt lists one image of ground track field"):
         opened(root, "isaid").manifest("insid3", 1, 1)
     for content, message in ((b"\xff\xfe\x00", "missing or no text"), (b"\r\n", "empty")):
         path.write_bytes(content)
@@ -292,7 +292,7 @@ def test_isaid_without_its_lists(tmp_path):
 
 def test_unknown_views_and_classes(tmp_path):
     source = opened(written(tmp_path, "isic"), "isic")
-    with pytest.raises(DataError, match="no picture 9"):
+    with pytest.raises(DataError, match="no image 9"):
         source.load(View("9", 0))
     with pytest.raises(DataError, match="no class 5"):
         source.class_name(5)
@@ -306,7 +306,7 @@ def test_an_unknown_class_is_named(tmp_path, name, class_id):
 
 
 @pytest.mark.parametrize("name", ["isic", "lung", "suim", "perseg"])
-def test_hidden_files_are_no_pictures(tmp_path, name):
+def test_hidden_files_are_no_images(tmp_path, name):
     root = written(tmp_path, name)
     before = list(opened(root, name).views())
     for folder in [path for path in root.rglob("*") if path.is_dir()]:

@@ -19,7 +19,7 @@ def tiny(tmp_path_factory):
 
 
 def official(content, fold, shots):
-    """Classes and episodes as one process of the official loaders draws them, one picture after another."""
+    """Classes and episodes as one process of the official loaders draws them, one image after another."""
     numbers = [i for i in list(content.keys()) if len(content[i]) > shots]
     classes = [numbers[fold + 10 * v] for v in range(len(numbers) // 10)]
     np.random.seed(0)  # noqa: NPY002
@@ -46,15 +46,13 @@ def test_the_draw_is_the_official_one(tiny, fold, shots):
     assert list(manifest.classes) == classes
     assert [(e.class_id, e.target, list(e.references)) for e in manifest.episodes] == episodes
     assert manifest.sha256 == Lvis92iSource(root / "LVIS").manifest("insid3", fold, shots).sha256
-    assert len(manifest.classes) == (2 if shots == 1 else 1)  # 20 and 12 classes have pictures enough
+    assert len(manifest.classes) == (2 if shots == 1 else 1)  # 20 and 12 classes have images enough
 
 
 def test_masks_are_unions(tiny):
     root, _ = tiny
     source = Lvis92iSource(root)
-    first = source.load(
-        View("val2017/000000000001.jpg", 1)
-    )  # polygons; the class's first picture: two objects
+    first = source.load(View("val2017/000000000001.jpg", 1))  # polygons; the class's first image: two objects
     expected = box_mask(0, 0, 9, 6) | box_mask(20, 12, 24, 20)
     np.testing.assert_array_equal(first.mask, expected)
     assert first.image.shape == (HEIGHT, WIDTH, 3)
@@ -142,7 +140,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
     for fold, shots in ((10, 1), (-1, 1), (0, 0)):
         with pytest.raises(DataError, match="folds 0 to 9"):
             source.manifest("matcher", fold, shots)
-    with pytest.raises(DataError, match="0 classes of more than 7 pictures"):
+    with pytest.raises(DataError, match="0 classes of more than 7 images"):
         source.manifest("matcher", 0, 7)
     for view in (View("val2017/none.jpg", 1), View("val2017/000000000001.jpg", 99)):
         with pytest.raises(DataError, match=r"lvis_val\.pkl has no class"):
@@ -184,8 +182,8 @@ def test_check_counts(tiny):
     root, _ = tiny
     found = {one.what: one for one in check(root)}
     assert (
-        found["classes of more than 1 picture"].found,
-        found["classes of more than 1 picture"].needed,
+        found["classes of more than 1 image"].found,
+        found["classes of more than 1 image"].needed,
     ) == (20, 920)
     assert (found["pictures"].found, found["pictures"].needed, found["pictures"].problem) == (12, 12, "")
     assert BENCHMARK.folds == 10

@@ -32,7 +32,7 @@ def test_polygons():
     np.testing.assert_array_equal(decode([square], 5, 6), expected)
     np.testing.assert_array_equal(decode([np.array(square, float)], 5, 6), expected)
     expected[0:2, 4:6] = True
-    far = [4.0, 0.0, 9.0, 0.0, 9.0, 2.0, 4.0, 2.0]  # reaches out of the picture
+    far = [4.0, 0.0, 9.0, 0.0, 9.0, 2.0, 4.0, 2.0]  # reaches out of the image
     np.testing.assert_array_equal(decode([square, far], 5, 6), expected)
     np.testing.assert_array_equal(union([[square], [far]], 5, 6), expected)
     assert not decode([], 5, 6).any()

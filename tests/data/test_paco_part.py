@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from layouts_parts import HEIGHT, WIDTH, rectangle, write_paco_part, write_picture
+from layouts_parts import HEIGHT, WIDTH, rectangle, write_image, write_paco_part
 
 from segic_jax.data.episodes import View
 from segic_jax.data.files import read_rgb
@@ -21,7 +21,7 @@ def tiny(tmp_path_factory):
 
 
 def official(train, val, fold, shots):
-    """Classes and (class, pictures, objects) as one process of the official loaders draws them."""
+    """Classes and (class, images, objects) as one process of the official loaders draws them."""
 
     def pick(items):
         return np.random.choice(items, 1, replace=False)[0]  # noqa: NPY002
@@ -125,8 +125,8 @@ def test_crops_and_masks(tmp_path):
     np.testing.assert_array_equal(shown.mask, expected)
     beyond = source.load(View("val2017/000000000001.jpg", 114, 8))
     assert beyond.mask.shape == beyond.image.shape[:2] == (HEIGHT - 20, WIDTH - 20)
-    of_picture = [view[1:] for view in source.views() if view.picture == "val2017/000000000001.jpg"]
-    assert of_picture == [(115, 7), (115, 8), (114, 8)]  # of one crop next to each other
+    of_image = [view[1:] for view in source.views() if view.picture == "val2017/000000000001.jpg"]
+    assert of_image == [(115, 7), (115, 8), (114, 8)]  # of one crop next to each other
 
 
 def holds_something(x, y, width, height):
@@ -180,9 +180,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
         source.class_name(115)
     with pytest.raises(DataError, match="folds 0 to 3"):
         source.manifest("matcher", 4, 1)
-    with pytest.raises(
-        DataError, match=r"paco_part_val\.pkl has no class of fold 0 with more than 9 pictures"
-    ):
+    with pytest.raises(DataError, match=r"paco_part_val\.pkl has no class of fold 0 with more than 9 images"):
         source.manifest("matcher", 0, 9)
     with pytest.raises(
         DataError, match=r"paco_part_val\.pkl has no object 99 with the part 115 in val2017/x"
@@ -199,12 +197,12 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
         source.load(behind)
     picture = folder / "coco/val2017/000000000001.jpg"
     good = picture.read_bytes()
-    for content, why in ((b"x", "damaged or no picture"), (None, "no such file")):
+    for content, why in ((b"x", "damaged or no image"), (None, "no such file")):
         picture.unlink() if content is None else picture.write_bytes(content)
         with pytest.raises(DataError, match=rf"000000000001\.jpg.*{why}"):
             source.manifest("matcher", 0, 1)
-    assert {one.what: one.found for one in check(tmp_path)}["validation pictures"] == 8
-    write_picture(picture, 0)
+    assert {one.what: one.found for one in check(tmp_path)}["validation images"] == 8
+    write_image(picture, 0)
     assert picture.read_bytes() == good
     (val_path, train_path) = folder / "paco/paco_part_val.pkl", folder / "paco/paco_part_train.pkl"
     images = [next(iter(entry)) for entry in val["cid2img"][115]]
@@ -234,7 +232,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
                 box = {"obj_bbox": [0, 99, 5, 5], "segmentation": [rectangle(0, 0, 3, 3)], "obj_ann_id": 1}
                 val["img2anno"].setdefault(image_id, []).append(box | {"category_id": c})
     val_path.write_bytes(pickle.dumps(val))
-    with pytest.raises(DataError, match="hold nothing of the pictures"):
+    with pytest.raises(DataError, match="hold nothing of the images"):
         PacoPartSource(tmp_path).manifest("matcher", 0, 1)
     train_path.write_bytes(pickle.dumps([1]))
     with pytest.raises(DataError, match=r"paco_part_train\.pkl is not laid out"):
@@ -246,5 +244,5 @@ def test_check_counts(tiny):
     found = {one.what: (one.found, one.needed) for one in check(tiny[0])}
     assert found["classes of the training list"] == (16, 448)
     assert found["classes drawn for 1 shot"] == (13, 303)
-    assert found["validation pictures"] == (9, 9)
+    assert found["validation images"] == (9, 9)
     assert BENCHMARK.folds == 4

@@ -22,7 +22,7 @@ def tiny(tmp_path_factory):
 
 
 def official(root, index, fold, shots):
-    """Classes and (class, pictures, numbers) as one process of the official loaders draws them."""
+    """Classes and (class, images, numbers) as one process of the official loaders draws them."""
     objects = index[CATEGORIES[fold]]["object"]
     names, length = [], 0
     for obj in objects:
@@ -100,7 +100,7 @@ def test_views_are_what_can_be_loaded_object_by_object(tiny):
         View("2008_000000", "cat+TAIL", 0),
         View("2008_000000", "bird+LEGS", 0),
     ]
-    assert len(views) == 8 * (7 + 14)  # 8 classes; even pictures have one object with parts, odd ones two
+    assert len(views) == 8 * (7 + 14)  # 8 classes; even images have one object with parts, odd ones two
     drawn = {
         view
         for fold in range(4)
@@ -174,7 +174,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
     annotation.write_text(json.dumps(good))
     index["animals"]["object"]["cat"]["part"]["HEAD"]["val"] = ["2008_000001", "2008_000001"]
     (folder / "all_obj_part_to_image.json").write_text(json.dumps(index))
-    with pytest.raises(DataError, match=r"cat\+HEAD has too few pictures for 1 shot"):
+    with pytest.raises(DataError, match=r"cat\+HEAD has too few images for 1 shot"):
         PascalPartSource(tmp_path).manifest("matcher", 0, 1)
     for odd in ("", "{}", '{"animals": []}'):
         (folder / "all_obj_part_to_image.json").write_text(odd)
@@ -186,7 +186,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
 def test_check_counts(tiny):
     found = {one.what: (one.found, one.needed) for one in check(tiny[0])}
     assert found["classes of fold 0 (animals)"] == (3, None)
-    assert found["validation pictures"] == found["their annotations"] == (14, 14)
+    assert found["validation images"] == found["their annotations"] == (14, 14)
     assert BENCHMARK.folds == 4
 
 

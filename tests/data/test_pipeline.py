@@ -20,7 +20,7 @@ PROMPTS = {"": 0, INSTANCE_PROMPT: 1, class_prompt("ant"): 2, class_prompt("bee"
 
 @dataclass(frozen=True)
 class Noise:
-    """Pictures of random sizes; concept i of n has its own rows, and (i + 1) / n of the width."""
+    """Images of random sizes; concept i of n has its own rows, and (i + 1) / n of the width."""
 
     concepts: int = 2
     is_instance: bool = False
@@ -34,11 +34,11 @@ class Noise:
         return 5
 
     def pair(self, rng):
-        target = self._picture(rng, self.concepts)
-        reference = target if self.is_instance else self._picture(rng, self.concepts + self.uneven)
+        target = self._image(rng, self.concepts)
+        reference = target if self.is_instance else self._image(rng, self.concepts + self.uneven)
         return Pair(target, reference, ("ant", "bee")[rng.integers(2)], self.is_instance, self.absent)
 
-    def _picture(self, rng, concepts):
+    def _image(self, rng, concepts):
         height, width = rng.integers(20, 60, 2)
         masks = np.zeros((concepts, height, width), bool)
         for i in range(concepts):
@@ -146,7 +146,7 @@ def test_draws_have_their_probabilities():
     np.testing.assert_array_equal(batch["target_prompt"][both], batch["reference_prompt"][both])
 
 
-def test_without_augmentation_pictures_are_only_resized():
+def test_without_augmentation_images_are_only_resized():
     config = replace(CONFIG, flip=False, jitter=None)
     batch = batches(1, config, global_batch=2)[0]
     assert (batch["target_size"].max(axis=1) == 32).all()
@@ -182,8 +182,8 @@ def test_instances():
     assert any((batch["target_image"] != batch["reference_image"]).any((1, 2, 3)))
 
 
-def test_instances_are_two_views_of_one_picture():
-    """The same instance in the same slot: each mask is one of the picture's, seen as the picture is."""
+def test_instances_are_two_views_of_one_image():
+    """The same instance in the same slot: each mask is one of the image's, seen as the image is."""
     source, config = Noise(6, True), replace(CONFIG, max_concepts=6, instance_pixels=0)
     batch = batches(1, config, source=source, global_batch=8, seed=5)[0]
     for number in range(8):
@@ -249,23 +249,23 @@ def test_negative_rows_are_shuffled_absent_classes():
 
 @dataclass(frozen=True)
 class Damaged(Noise):
-    """Some of the pictures cannot be read."""
+    """Some of the images cannot be read."""
 
     share: float = 0.5
 
     def pair(self, rng):
         if rng.random() < self.share:
-            raise DataError(f"picture {rng.integers(2)} is damaged.")
+            raise DataError(f"image {rng.integers(2)} is damaged.")
         return super().pair(rng)
 
 
-def test_unreadable_pictures_are_counted_and_replaced(capfd, monkeypatch):
+def test_unreadable_images_are_counted_and_replaced(capfd, monkeypatch):
     monkeypatch.setattr(pipeline, "_SAID", set())
     first, second = batches(2, source=Damaged(), global_batch=64)
     assert (first["unreadable"] > 0).mean() == pytest.approx(0.5, abs=0.2)
     assert first["unreadable"].max() > 1
     said = capfd.readouterr().err.splitlines()
-    assert sorted(said) == ["picture 0 is damaged.", "picture 1 is damaged."]  # once each
+    assert sorted(said) == ["image 0 is damaged.", "image 1 is damaged."]  # once each
     for number, count in enumerate(first["unreadable"]):  # the next attempts, until one succeeds
         draws = [np.random.default_rng([7, number, attempt]).random() for attempt in range(count + 1)]
         assert [draw < 0.5 for draw in draws] == [True] * count + [False]
@@ -274,7 +274,7 @@ def test_unreadable_pictures_are_counted_and_replaced(capfd, monkeypatch):
 
 
 def test_too_many_unreadable_pairs_for_one_row_stop():
-    with pytest.raises(DataError, match=r"20 pairs after one another .* because: picture \d is damaged"):
+    with pytest.raises(DataError, match=r"20 pairs after one another .* because: image \d is damaged"):
         batches(1, source=Damaged(share=1.0))
 
 

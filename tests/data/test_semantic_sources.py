@@ -27,7 +27,7 @@ WRITERS = {
 
 
 @pytest.mark.parametrize("name", WRITERS)
-def test_every_picture_has_the_masks_of_its_classes(name, tmp_path):
+def test_every_image_has_the_masks_of_its_classes(name, tmp_path):
     source = open_source(find_benchmark(name), WRITERS[name](tmp_path))
     assert isinstance(source, SemanticSource)
     for picture in source.pictures("val"):
@@ -60,7 +60,7 @@ def test_ade847_and_pc459_count_from_zero(tmp_path):
     context = pc459.open_source(write_pc459(tmp_path))
     assert context.present("val", "2008_000003") == (7, 458)
     assert [context.classes[i] for i in (0, 7, 458)] == ["accordion", "baby carriage", "wool"]
-    assert len(context.pictures("val")) == 3  # the pictures without labels are not of the benchmark
+    assert len(context.pictures("val")) == 3  # the images without labels are not of the benchmark
     with pytest.raises(DataError, match=r"pc459_train is missing.*--bank"):
         context.pictures("train")
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from segic_jax.data.check import require_files
-from segic_jax.data.episodes import Episode, Labelled, View
+from segic_jax.data.episodes import Episode, LabelledImage, View
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.pairs import ClassPairs
 from segic_jax.data.sources.folder import FolderSource, export
@@ -14,7 +14,7 @@ from segic_jax.errors import DataError
 
 
 class Squares:
-    """Three classes of grey squares; the mask's size tells the picture."""
+    """Three classes of grey squares; the mask's size tells the image."""
 
     name = "squares"
 
@@ -30,7 +30,7 @@ class Squares:
     def load(self, view):
         mask = np.zeros((24, 32), bool)
         mask[:8, : 2 * int(view.picture)] = True
-        return Labelled(np.where(mask[..., None], np.uint8([200, 100, 50]), np.uint8(20)), mask)
+        return LabelledImage(np.where(mask[..., None], np.uint8([200, 100, 50]), np.uint8(20)), mask)
 
 
 @pytest.fixture
@@ -68,14 +68,14 @@ def test_numbers_sort_as_numbers_and_shots_wrap(folder):
     ]
 
 
-def test_pairs_are_two_pictures_of_one_class(folder):
+def test_pairs_are_two_images_of_one_class(folder):
     source = ClassPairs(FolderSource(folder))
     assert len(source) == 9
     rng = np.random.default_rng(0)
     pairs = [source.pair(rng) for _ in range(40)]
     assert {pair.name for pair in pairs} == {"ant", "bee", "cow"}
     widths = {(p.target.masks.sum(), p.reference.masks.sum()) for p in pairs}
-    assert len(widths) == 6  # all ordered couples of three pictures, never twice the same
+    assert len(widths) == 6  # all ordered couples of three images, never twice the same
     assert all(a != b for a, b in widths)
     assert pairs[0].target.masks.shape == (1, 24, 32)
     assert {pair.name for pair in (ClassPairs(source.source, ["bee"]).pair(rng) for _ in range(9))} == {"bee"}
@@ -103,14 +103,14 @@ def broken(folder, how):
         case "no mask":
             (folder / "bee/2.png").unlink()
             return FolderSource, (folder,), r"bee/2\.jpg has no mask: save it as 2\.png"
-        case "no picture":
+        case "no image":
             (folder / "bee/2.jpg").unlink()
-            return FolderSource, (folder,), r"bee/2\.png is a mask without a picture"
-        case "single picture":
+            return FolderSource, (folder,), r"bee/2\.png is a mask without an image"
+        case "single image":
             for number in (2, 3):
                 (folder / f"cow/{number}.jpg").unlink()
                 (folder / f"cow/{number}.png").unlink()
-            return FolderSource(folder).manifest, ("original", 0, 1), r"cow holds too few pictures \(1\)"
+            return FolderSource(folder).manifest, ("original", 0, 1), r"cow holds too few images \(1\)"
         case "other size":
             cv2.imwrite(str(folder / "ant/1.png"), np.full((24, 30), 255, np.uint8))
             return (
@@ -125,9 +125,9 @@ def broken(folder, how):
                 (View("1.jpg", "ant"),),
                 "no value above 1: save the object as 255",
             )
-        case "no image":
+        case "not an image":
             (folder / "ant/1.jpg").write_text("not an image")
-            return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.jpg is no picture"
+            return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.jpg is not an image"
         case "empty file":
             (folder / "ant/1.png").write_bytes(b"")
             return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.png is damaged"
@@ -147,11 +147,11 @@ def broken(folder, how):
         "missing folder",
         "no class",
         "no mask",
-        "no picture",
-        "single picture",
+        "no image",
+        "single image",
         "other size",
         "mask of ones",
-        "no image",
+        "not an image",
         "empty file",
         "truncated jpg",
         "truncated png",

@@ -34,7 +34,7 @@ from segic_jax.data.emoji.compose import compose
 from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiScenePairs
 from segic_jax.data.episodes import PairSource
 from segic_jax.data.mixture import Mixture
-from segic_jax.data.pairs import PicturePairs
+from segic_jax.data.pairs import ImagePairs
 from segic_jax.data.sources import ade20k, coco20i
 from segic_jax.data.sources.coco_instances import COCO, CocoInstances
 from segic_jax.data.training import SOURCES, open_mixture, open_pairs
@@ -98,7 +98,7 @@ def test_coco_semantic_draws_classes_evenly_and_knows_absent_ones(root):
     drawn = pairs(source, 800)
     assert len({pair.name for pair in drawn}) == 80
     shown = {}
-    for class_id, of in enumerate(coco20i.class_pictures("trn")):
+    for class_id, of in enumerate(coco20i.class_images("trn")):
         for picture in of:
             shown.setdefault(picture, set()).add(coco20i.class_names()[class_id])
     both = [frozenset(coco20i.class_names()) - set(pair.absent) for pair in drawn]
@@ -119,7 +119,7 @@ def test_strict_coco20i_names_no_class_of_the_fold(root):
 
 def test_coco_instances_leave_out_objects_of_the_fold(root):
     whole, strict = (open_one("coco_instances", root, without_fold=fold) for fold in (None, 1))
-    assert (len(whole), len(strict)) == (3, 2)  # picture 3 shows only kites
+    assert (len(whole), len(strict)) == (3, 2)  # image 3 shows only kites
     assert [len(whole.reader.picture(i).masks) for i in range(3)] == [1, 1, 2]
     assert [len(strict.reader.picture(i).masks) for i in range(2)] == [1, 1]
     names = dict(zip(range(80), coco20i.class_names(), strict=True))
@@ -150,15 +150,15 @@ def test_masks_of_every_form(root):
     assert [mask[0].nonzero()[0][0] for mask in lip.picture(0).masks] == [26, 52]
 
 
-def test_ade20k_draws_pictures_evenly_and_no_class_of_one_picture(root):
-    """Classes 0, 2 and 4 have two pictures each; 149 has one."""
+def test_ade20k_draws_images_evenly_and_no_class_of_one_image(root):
+    """Classes 0, 2 and 4 have two images each; 149 has one."""
     source = open_one("ade20k_semantic", root)
     assert len(source) == 3
     drawn = pairs(source, 900)
     names = ade20k.open_source(root).classes
     assert set(pair.name for pair in drawn) == {names[0], names[2], names[4]}
     sizes = Counter(pair.target.image.shape[:2] for pair in drawn)
-    assert min(sizes.values()) > 250  # three pictures, each a third of the targets
+    assert min(sizes.values()) > 250  # three images, each a third of the targets
     assert all(pair.target.image.shape != pair.reference.image.shape for pair in drawn)
     for pair in drawn[:50]:
         assert {"wall", "sky", "tree"}.isdisjoint(pair.absent) == ({0, 2, 4} <= _shown(pair, names))
@@ -205,7 +205,7 @@ def test_a_built_data_set_trains_like_its_files(root, tmp_path, capsys):
             np.testing.assert_array_equal(one.target.image, other.target.image)
             np.testing.assert_array_equal(one.reference.masks, other.reference.masks)
     semantic = open_pairs(SourceConfig("folder", str(tmp_path / "built")), 64)
-    assert isinstance(semantic, PicturePairs)
+    assert isinstance(semantic, ImagePairs)
     with pytest.raises(DataError, match="holds folder: give ade20k's folder"):
         open_pairs(SourceConfig("ade20k_semantic", str(tmp_path / "built_mine")), 64)
 
@@ -275,7 +275,7 @@ def test_bad_annotations_are_named(tmp_path, change, message):
     assert str(path) in str(raised.value)
 
 
-def test_a_bad_polygon_and_a_bad_picture_are_named_when_they_are_read(tmp_path):
+def test_a_bad_polygon_and_a_bad_image_are_named_when_they_are_read(tmp_path):
     write_coco_train(tmp_path / "coco")
     path = tmp_path / "coco/annotations/instances_train2017.json"
     content = coco_train_json()
@@ -284,8 +284,8 @@ def test_a_bad_polygon_and_a_bad_picture_are_named_when_they_are_read(tmp_path):
     reader = CocoInstances(tmp_path, COCO)
     with pytest.raises(DataError, match=r"000000000009\.jpg: a polygon of "):
         reader.picture(2)
-    (tmp_path / "coco/train2017/000000000005.jpg").write_bytes(b"no picture")
-    with pytest.raises(DataError, match=r"000000000005\.jpg is no picture"):
+    (tmp_path / "coco/train2017/000000000005.jpg").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"000000000005\.jpg is not an image"):
         reader.picture(1)
 
 

@@ -3,7 +3,7 @@ import pytest
 
 from segic_jax.evaluate import metrics
 from segic_jax.evaluate.infer import to_own_size
-from segic_jax.evaluate.metrics import Counts
+from segic_jax.evaluate.metrics import EpisodeCounts
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +18,7 @@ def pairs(golden):
     return pairs
 
 
-def test_each_picture(golden, pairs):
+def test_each_image(golden, pairs):
     values = golden("metrics")
     sums = [metrics.intersection_union(*pair) for pair in pairs]
     assert np.array_equal(np.transpose(sums), [values["out.intersection"], values["out.union"]])
@@ -30,7 +30,9 @@ def test_each_picture(golden, pairs):
 def test_class_accumulated_miou(golden, pairs):
     values = golden("metrics")
     sums = np.array([metrics.intersection_union(*pair) for pair in pairs])
-    counts = Counts(values["in.class_id"], sums[:, 0], sums[:, 1], np.array([t.size for _, t in pairs]))
+    counts = EpisodeCounts(
+        values["in.class_id"], sums[:, 0], sums[:, 1], np.array([t.size for _, t in pairs])
+    )
     sums = metrics.class_sums(counts)
     for name in ("intersection", "union"):
         np.testing.assert_array_equal(getattr(sums, name), values[f"out.class_{name}"])
@@ -45,13 +47,13 @@ def some_counts(episodes=300, spread=0.5):
     random = np.random.default_rng(3)
     union = random.integers(50, 100, episodes)
     intersection = (union * random.uniform(0.5 - spread / 2, 0.5 + spread / 2, episodes)).astype(int)
-    return Counts(random.integers(0, 6, episodes), intersection, union, np.full(episodes, 400))
+    return EpisodeCounts(random.integers(0, 6, episodes), intersection, union, np.full(episodes, 400))
 
 
 def test_fb_iou_is_the_mean_of_both_sides():
     prediction, truth = np.zeros((2, 4, 5), bool)
     prediction[:2], truth[1:3] = True, True
-    counts = Counts(np.array([0]), *(np.array([n]) for n in (5, 15, 20)))
+    counts = EpisodeCounts(np.array([0]), *(np.array([n]) for n in (5, 15, 20)))
     assert metrics.intersection_union(prediction, truth) == (5, 15)
     background = metrics.mask_iou(~prediction, ~truth)
     assert metrics.fb_iou(counts) == pytest.approx(50 * (5 / 15 + background))
@@ -73,13 +75,13 @@ def test_interval_equals_a_plain_loop():
     for _ in range(50):
         drawn = random.integers(40, size=40)
         fields = (counts.classes, counts.intersection, counts.union, counts.pixels)
-        means.append(metrics.mean_iou(Counts(*(field[drawn] for field in fields))))
+        means.append(metrics.mean_iou(EpisodeCounts(*(field[drawn] for field in fields))))
     expected = np.percentile(means, [2.5, 97.5])
     np.testing.assert_allclose(metrics.bootstrap_interval([counts], samples=50, seed=7), expected)
 
 
 def test_nothing_on_both_sides_counts_as_zero_for_the_class():
-    counts = Counts(*(np.array(values) for values in ([0, 1], [0, 10], [0, 10], [30, 30])))
+    counts = EpisodeCounts(*(np.array(values) for values in ([0, 1], [0, 10], [0, 10], [30, 30])))
     assert metrics.mean_iou(counts) == 50
     assert metrics.episode_iou(counts) == 100
 

@@ -17,7 +17,7 @@ import pytest
 from tiny import DISKS, DiskSource, bundle
 
 from segic_jax.data.canvas import resize_and_pad
-from segic_jax.data.episodes import Episode, Labelled
+from segic_jax.data.episodes import Episode, LabelledImage
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate import metrics, report
 from segic_jax.evaluate.baselines import copy_mask, wrong_references
@@ -85,7 +85,7 @@ def plain_logits(model, episode, source):
     target, truth, _ = source.load(episode.target_view)
     references = [resize_and_pad(one.image, one.mask[None], canvas) for one in shown]
     placed, shots = resize_and_pad(target, truth[None], canvas), len(references)
-    references = segic.References(
+    references = segic.ReferenceBatch(
         images=np.stack([one.image for one in references])[None],
         sizes=np.array([one.size for one in references])[None],
         masks=np.stack([one.masks[0] for one in references])[None, None],
@@ -94,7 +94,7 @@ def plain_logits(model, episode, source):
         text=np.zeros((1, 1, 4), np.float32),
     )
     shown = encode(model.config, model.backbone, references)
-    context = segic.Context(shown.pooled, shown.pooled[:, :, None], np.ones((1, 1, 1), bool), shown.text)
+    context = segic.Prototypes(shown.pooled, shown.pooled[:, :, None], np.ones((1, 1, 1), bool), shown.text)
     sizes = np.array([placed.size])
     logits, _ = segment(model.config, model.backbone, model.head, placed.image[None], sizes, context)
     h, w = placed.size
@@ -128,7 +128,7 @@ def test_a_square_protocol(model, tmp_path):
 
 
 class Ignoring(DiskSource):
-    """Without the left third of every picture."""
+    """Without the left third of every image."""
 
     def load(self, view):
         shown = super().load(view)
@@ -153,7 +153,7 @@ def test_one_compilation_for_all_sizes(model, done, tmp_path):
     class Cut(DiskSource):
         def load(self, view):
             shown = super().load(view)
-            return Labelled(
+            return LabelledImage(
                 shown.image[: 30 + int(view.picture), 5:], shown.mask[: 30 + int(view.picture), 5:]
             )
 
@@ -245,7 +245,7 @@ def test_killed_half_way_it_ends_with_the_same_result(model, tmp_path):
 
 
 class Broken(DiskSource):
-    """One picture cannot be read."""
+    """One image cannot be read."""
 
     def load(self, view):
         if view.class_id == "ring" and view.picture == "2":
@@ -254,7 +254,7 @@ class Broken(DiskSource):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_broken_picture_keeps_what_is_done(model, tmp_path, workers):
+def test_a_broken_image_keeps_what_is_done(model, tmp_path, workers):
     class Late(Broken):
         def manifest(self, protocol, fold, shots):
             manifest = super().manifest(protocol, fold, shots)

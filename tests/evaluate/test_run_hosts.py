@@ -87,7 +87,7 @@ def files(out):
     return result, {path.relative_to(out): path.read_bytes() for path in paths}
 
 
-def test_a_broken_picture_of_one_host_ends_both(tmp_path):
+def test_a_broken_image_of_one_host_ends_both(tmp_path):
     root, out = write_ade20k(tmp_path / "data"), tmp_path / "out"
     whole = run("semseg", root, tmp_path / "whole")
     picture = root / "ade20k/images/validation/ADE_val_2.jpg"

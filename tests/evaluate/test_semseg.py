@@ -10,17 +10,17 @@ from layouts_semantic import write_ade20k, write_ade847, write_coco_semantic, wr
 from tiny import CONFIG, bundle
 
 from segic_jax.data.canvas import resize
-from segic_jax.data.semantic import SemanticPicture
+from segic_jax.data.semantic import SemanticImage
 from segic_jax.data.sources import ade20k, ade847, coco_semantic, pc459
 from segic_jax.errors import BundleError, ConfigError, DataError
 from segic_jax.evaluate import semantic, semantic_decode
 from segic_jax.evaluate.semantic import evaluate_semseg
 from segic_jax.evaluate.semantic_bank import Bank
 from segic_jax.evaluate.semantic_decode import Model, padded_slots
-from segic_jax.evaluate.semantic_metrics import Counts, bootstrap_interval, score, unique_names
-from segic_jax.models.segic import Context, decode, upsample
+from segic_jax.evaluate.semantic_metrics import PixelCounts, bootstrap_interval, score, unique_names
+from segic_jax.models.segic import Prototypes, decode, upsample
 
-TRUTH = SemanticPicture(  # classes 1 and 4; the last column is ignored
+TRUTH = SemanticImage(  # classes 1 and 4; the last column is ignored
     image=np.zeros((2, 4, 3), np.uint8),
     classes=(1, 4),
     masks=np.array([[[1, 1, 0, 0], [1, 0, 0, 0]], [[0, 0, 1, 0], [0, 1, 1, 0]]], bool),
@@ -39,28 +39,28 @@ LOGITS = np.array(
 def test_each_class_by_itself():
     counts = score(TRUTH, (1, 4, 7), LOGITS, "independent")
     assert counts == {
-        1: Counts(2, 4, 5, 3),  # 2 right of 3; one pixel of 4, and one more on ignored ground
-        4: Counts(3, 4, 5, 3),
-        7: Counts(0, 1, 2, 0),
+        1: PixelCounts(2, 4, 5, 3),  # 2 right of 3; one pixel of 4, and one more on ignored ground
+        4: PixelCounts(3, 4, 5, 3),
+        7: PixelCounts(0, 1, 2, 0),
     }
 
 
 def test_the_largest_logit_decides():
     assert score(TRUTH, (1, 4, 7), LOGITS, "argmax") == {
         # Winners: 4 1 7 1 / none 4 4 7.
-        1: Counts(1, 3, 4, 3),
-        4: Counts(2, 4, 4, 3),
-        7: Counts(0, 1, 2, 0),
+        1: PixelCounts(1, 3, 4, 3),
+        4: PixelCounts(2, 4, 4, 3),
+        7: PixelCounts(0, 1, 2, 0),
     }
 
 
 def test_background_wins_where_no_logit_is_above_zero():
     counts = score(TRUTH, (1, 4), np.zeros((2, 2, 4), np.float32), "argmax")
-    assert counts == {1: Counts(0, 3, 3, 3), 4: Counts(0, 3, 3, 3)}
+    assert counts == {1: PixelCounts(0, 3, 3, 3), 4: PixelCounts(0, 3, 3, 3)}
 
 
 def test_a_class_that_is_not_decoded_counts_as_missed():
-    assert score(TRUTH, (4,), LOGITS[1:2], "independent")[1] == Counts(0, 3, 3, 3)
+    assert score(TRUTH, (4,), LOGITS[1:2], "independent")[1] == PixelCounts(0, 3, 3, 3)
 
 
 @pytest.mark.parametrize("merge", ["independent", "argmax"])
@@ -70,7 +70,7 @@ def test_scores_equal_loops_over_pixels(merge):
         height, width = random.integers(1, 12, 2)
         labels = random.integers(-1, 5, (height, width))  # -1 is ignored
         classes = np.unique(labels[labels >= 0])
-        shown = SemanticPicture(
+        shown = SemanticImage(
             np.zeros((height, width, 3), np.uint8),
             tuple(classes.tolist()),
             labels == classes[:, None, None],
@@ -92,14 +92,14 @@ def test_scores_equal_loops_over_pixels(merge):
         assert {c: [*n] for c, n in score(shown, decoded, rows, merge).items()} == expected
 
 
-def concepts(count: int, slots: int) -> Context:
+def concepts(count: int, slots: int) -> Prototypes:
     random = np.random.default_rng(count)
     visual = np.zeros((1, slots, 1, CONFIG.vit.width), np.float32)
     text = np.zeros((1, slots, CONFIG.text_width), np.float32)
     visual[0, :count, 0] = random.normal(size=(count, CONFIG.vit.width))
     text[0, :count] = random.normal(size=(count, CONFIG.text_width))
     valid = np.arange(slots)[None, :, None] < count
-    return Context(pooled=visual[:, :, 0], visual=visual, visual_valid=valid, text=text)
+    return Prototypes(pooled=visual[:, :, 0], visual=visual, visual_valid=valid, text=text)
 
 
 def test_chunks_change_nothing():
@@ -129,7 +129,7 @@ def test_847_concepts_are_decoded_by_one_program():
     assert semantic_decode._decode._cache_size() == before + 1
 
 
-def test_a_picture_is_never_its_own_reference():
+def test_a_image_is_never_its_own_reference():
     bank = Bank("val", {0: ("a", "b"), 1: ("a",), 2: ()}, np.zeros((3, 2, 1)), np.zeros((3, 1)))
     assert [bank.slot(0, target, "val") for target in ("a", "b", "c")] == [1, 0, 0]
     assert [bank.slot(1, target, "val") for target in ("a", "b")] == [None, 0]
@@ -221,7 +221,7 @@ def test_neither_batch_size_nor_interruption_changes_a_row(tmp_path, monkeypatch
     assert len(rows(tmp_path / "killed")) == 1
     calls[:] = [None, None]
     again = run(root, tmp_path / "killed", bank="val", merge="argmax")
-    assert len(calls) == 4  # two pictures were left
+    assert len(calls) == 4  # two images were left
     for one in (other, again):
         assert one | {"seconds": 0} == result | {"seconds": 0}
     with pytest.raises(DataError, match="holds another run"):
@@ -232,7 +232,7 @@ def test_all_classes_are_decoded(tmp_path):
     root, out = write_ade20k(tmp_path / "data"), tmp_path / "out"
     result = run(root, out, classes="all", limit=2)
     assert result["pictures"] == 2
-    # Training pictures show four classes of 150, and only these have a reference.
+    # Training images show four classes of 150, and only these have a reference.
     assert len(result["bank"]["classes_without_reference"]) == 146
     assert {int(c) for line in rows(out).values() for c in json.loads(line)["classes"]} <= {0, 2, 4, 149}
 

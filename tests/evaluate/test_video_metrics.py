@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from segic_jax.evaluate import video_metrics
-from segic_jax.evaluate.video_metrics import Video, benchmark, frame_scores, to_csv, video_scores
+from segic_jax.evaluate.video_metrics import Video, frame_scores, score_videos, to_csv, video_scores
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def test_videos_equal_official(golden, videos):
 
 def test_benchmark_equals_official(golden, videos):
     values = golden("metrics")
-    result = benchmark(videos)
+    result = score_videos(videos)
     for name in ("jf", "j", "f"):
         assert getattr(result, name) == pytest.approx(float(values[f"out.benchmark.{name}"]), rel=1e-12)
     assert to_csv(result) == str(values["out.benchmark.csv"])
@@ -37,7 +37,7 @@ def test_benchmark_equals_official(golden, videos):
 
 def test_frames_may_come_one_by_one(videos):
     streams = [Video(name, iter(truth), iter(found)) for name, truth, found in videos]
-    assert benchmark(streams) == benchmark(videos)
+    assert score_videos(streams) == score_videos(videos)
 
 
 def slow_outline(mask):
@@ -120,16 +120,16 @@ def test_an_object_counts_from_where_it_is_first_seen():
 def test_an_object_only_in_the_prediction_is_not_in_the_table():
     video = Video("a", frames((1, 0), (1, 0), (1, 0)), frames((1, 0), (1, 5), (1, 0)))
     assert not video_scores(*video[1:])[5].in_truth
-    assert [row.object_id for row in benchmark([video]).objects] == [1]
+    assert [row.object_id for row in score_videos([video]).objects] == [1]
 
 
 def test_the_ends_are_left_out():
     # In the truth only at the ends, hence no object at all; the prediction's does not count.
     video = Video("a", frames((3, 0), (0, 0), (0, 0), (3, 0)), frames((3, 0), (3, 0), (0, 0), (3, 0)))
-    result = benchmark([video])
+    result = score_videos([video])
     assert result.objects == []
     assert np.isnan([result.jf, result.j, result.f]).all()
-    assert [row[1:] for row in benchmark([video], skip_ends=False).objects] == [(3, 75, 75, 75)]
+    assert [row[1:] for row in score_videos([video], skip_ends=False).objects] == [(3, 75, 75, 75)]
 
 
 def test_numbers_above_255_and_mixed_types():
@@ -142,7 +142,7 @@ def test_empty_videos():
     assert video_scores([], []) == {}
     empty = frames((0, 0), (0, 0))
     assert video_scores(empty, empty) == {}
-    assert benchmark([]).objects == []
+    assert score_videos([]).objects == []
 
 
 def test_frames_that_do_not_match():
@@ -152,4 +152,4 @@ def test_frames_that_do_not_match():
         video_scores(frames((1, 0)), frames((1, 0))[:, :, :5])
     short = Video("dogs", frames((1, 0), (1, 0), (1, 0)), frames((1, 0), (1, 0)))
     with pytest.raises(ValueError, match="dogs: the prediction ends"):
-        benchmark([short])
+        score_videos([short])

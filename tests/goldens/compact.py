@@ -21,7 +21,7 @@ GRADIENT_ENTRIES = 512  # of each tensor
 FIXED_DATE = (2024, 1, 1, 0, 0, 0)  # so that a second run writes the same bytes
 
 UNUSED = {"segic_vos"}  # no test reads these files
-# Arrays that others determine: normalised pictures, positions and dense prompts (prompt_decoder and
+# Arrays that others determine: normalised images, positions and dense prompts (prompt_decoder and
 # segic_infer_semantic keep theirs), maps at full size.
 DROPPED = {
     "loss_masks": r"in\.uniform_(oversampled|random)|out\.sampled_.*",  # the same at small size is kept

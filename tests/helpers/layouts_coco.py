@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 HEIGHT, WIDTH = 24, 32
-# Image id -> [(class, polygon)]; 1 and 3 alone have class 3; 17 is on three pictures.
+# Image id -> [(class, polygon)]; 1 and 3 alone have class 3; 17 is on three images.
 ANNOTATIONS = {
     1: [(17, [2, 2, 10, 2, 10, 10, 2, 10]), (3, [20, 4, 28, 4, 28, 20, 20, 20])],
     2: [(17, [4, 4, 16, 4, 16, 20, 4, 20])],
@@ -29,7 +29,7 @@ def label_map(values):
 
 
 def write_coco20i(root: Path, episodes):
-    """`root` becomes COCO2014/ with the pictures of some episodes; each shows its class and class 79."""
+    """`root` becomes COCO2014/ with the images of some episodes; each shows its class and class 79."""
     classes: dict[str, set[int]] = {}
     for episode in episodes:
         for picture in (episode.target, *episode.references):
@@ -43,7 +43,7 @@ def write_coco20i(root: Path, episodes):
 
 
 def write_fss1000(root: Path, classes, parent=""):
-    """All ten pictures of the classes; the mask is a square of the picture's number."""
+    """All ten images of the classes; the mask is a square of the image's number."""
     for name in classes:
         folder = root / parent / name
         folder.mkdir(parents=True)

@@ -20,7 +20,7 @@ def put(path, pixels):
 
 
 def write_isic(root):
-    """`root` becomes ISIC/: 3, 4 and 2 pictures; the square of number n has n pixels a side."""
+    """`root` becomes ISIC/: 3, 4 and 2 images; the square of number n has n pixels a side."""
     n = 0
     for folder, count in enumerate((3, 4, 2), start=1):
         for _ in range(count):
@@ -30,7 +30,7 @@ def write_isic(root):
 
 
 def write_lung(root):
-    """`root` becomes LungSegmentation/: two masks of each hospital, one picture without a mask."""
+    """`root` becomes LungSegmentation/: two masks of each hospital, one image without a mask."""
     for n, name in enumerate(("CHNCXR_0001_0", "CHNCXR_0002_1", "MCUCXR_0001_0", "MCUCXR_0003_1"), start=3):
         put(root / f"CXR_png/{name}.png", noise(n))
         put(root / ("masks/" + name + ("" if "MCU" in name else "_mask") + ".png"), square(n))
@@ -55,7 +55,7 @@ def write_isaid(root):
 
 
 def write_suim(root):
-    """`root` becomes SUIM/: three pictures, all classes on each but an empty mask in one."""
+    """`root` becomes SUIM/: three images, all classes on each but an empty mask in one."""
     for n in range(3):
         put(root / f"images/d_{n}_.jpg", noise(n))
         for folder in ("FV", "HD", "PF", "RI", "RO", "SR", "WR"):
@@ -74,7 +74,7 @@ def write_permis(root):
 
 
 def write_perseg(root):
-    """`root` holds Images/ and Annotations/: two objects of three pictures, masks in red."""
+    """`root` holds Images/ and Annotations/: two objects of three images, masks in red."""
     for name in ("teapot", "red_cup"):
         for n in range(3):
             put(root / f"Images/{name}/{n:02}.jpg", noise(n))
@@ -84,7 +84,7 @@ def write_perseg(root):
 
 
 def write_coco_folder(root, images="images/"):
-    """A COCO JSON with its pictures in images/."""
+    """A COCO JSON with its images in images/."""
     for n in (1, 2, 3, 4, 5):
         put(root / f"{images}{n:012}.jpg", noise(n))
     (root / "mine.json").write_text(json.dumps(coco_json()))

@@ -27,7 +27,7 @@ def run_lengths(mask: np.ndarray) -> dict:
     return coco.encode(np.asfortranarray(mask, np.uint8))
 
 
-def write_picture(path: Path, seed: int) -> None:
+def write_image(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
     cv2.imwrite(str(path), pixels)
@@ -39,12 +39,12 @@ def write_pickle(path: Path, content: object) -> None:
 
 
 def write_lvis92i(root: Path) -> dict:
-    """<root>/LVIS with 23 classes over 12 pictures. Returns what lvis_val.pkl holds.
+    """<root>/LVIS with 23 classes over 12 images. Returns what lvis_val.pkl holds.
 
-    Every object is a rectangle: polygons in even, run lengths in odd pictures.
+    Every object is a rectangle: polygons in even, run lengths in odd images.
     """
     names = [f"{'train2017' if n % 5 == 4 else 'val2017'}/{n + 1:012}.jpg" for n in range(12)]
-    counts = [7] * 12 + [3] * 8 + [1] * 3  # pictures of each class
+    counts = [7] * 12 + [3] * 8 + [1] * 3  # images of each class
     content: dict[int, dict] = {}
     annotations = []
     for position, count in enumerate(counts):
@@ -65,7 +65,7 @@ def write_lvis92i(root: Path) -> dict:
     write_pickle(root / "LVIS/lvis_val.pkl", content)
     write_pickle(root / "LVIS/lvis_train.pkl", {class_id: {} for class_id in content})
     for number, name in enumerate(names):
-        write_picture(root / "LVIS/coco" / name, number)
+        write_image(root / "LVIS/coco" / name, number)
     published = {
         "images": [
             {
@@ -84,10 +84,10 @@ def write_lvis92i(root: Path) -> dict:
 
 
 def write_pascal_part(root: Path) -> dict:
-    """<root>/Pascal-Part with 14 pictures. Returns what all_obj_part_to_image.json holds.
+    """<root>/Pascal-Part with 14 images. Returns what all_obj_part_to_image.json holds.
 
-    In each picture are three objects of every name; the first has all parts (those of even pictures two of
-    each), the second has none, the third has them in odd pictures.
+    In each image are three objects of every name; the first has all parts (those of even images two of
+    each), the second has none, the third has them in odd images.
     """
     folder = root / "Pascal-Part/VOCdevkit/VOC2010"
     names = {
@@ -130,7 +130,7 @@ def write_pascal_part(root: Path) -> dict:
                     )
         path = folder / f"Annotations_Part_json_merged_part_classes/{picture}.json"
         path.write_text(json.dumps({"file_name": f"{picture}.jpg", "object": objects}))
-        write_picture(folder / f"JPEGImages/{picture}.jpg", number)
+        write_image(folder / f"JPEGImages/{picture}.jpg", number)
     return index
 
 
@@ -139,9 +139,9 @@ def _ascii(segmentation: dict) -> dict:
 
 
 def write_paco_part(root: Path) -> tuple[dict, dict]:
-    """<root>/PACO-Part with 16 classes over 9 pictures. Returns what both pickles hold.
+    """<root>/PACO-Part with 16 classes over 9 images. Returns what both pickles hold.
 
-    Some boxes lie behind the picture, some have less than a pixel, some begin left of it.
+    Some boxes lie behind the image, some have less than a pixel, some begin left of it.
     """
     names = [f"{'train2017' if n % 4 == 3 else 'val2017'}/{n + 1:012}.jpg" for n in range(9)]
     train = {
@@ -173,5 +173,5 @@ def write_paco_part(root: Path) -> tuple[dict, dict]:
     write_pickle(root / "PACO-Part/paco/paco_part_train.pkl", train)
     write_pickle(root / "PACO-Part/paco/paco_part_val.pkl", val)
     for number, name in enumerate(names):
-        write_picture(root / "PACO-Part/coco" / name, number)
+        write_image(root / "PACO-Part/coco" / name, number)
     return train, val

@@ -20,7 +20,7 @@ def label_map(number: int, values: list[int], ignored: int | None) -> np.ndarray
 
 
 def colours(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A picture in which every label has its own colour, with noise."""
+    """An image in which every label has its own colour, with noise."""
     noise = np.random.default_rng(seed).integers(0, 40, (*labels.shape, 3))
     plain = np.stack([labels * 37 % 200, labels * 91 % 200, labels * 53 % 200], -1)
     return (plain + noise).astype(np.uint8)
@@ -29,7 +29,7 @@ def colours(labels: np.ndarray, seed: int) -> np.ndarray:
 def write_label_maps(
     images: Path, labels: Path, ending: str, values: dict[str, list[int]], ignored: int
 ) -> None:
-    """A picture and a label map for each name in `values`."""
+    """An image and a label map for each name in `values`."""
     images.mkdir(parents=True, exist_ok=True)
     labels.mkdir(parents=True, exist_ok=True)
     for number, (name, of) in enumerate(values.items()):
@@ -63,7 +63,7 @@ def write_ade847(root: Path) -> Path:
 
 
 def write_pc459(root: Path) -> Path:
-    """Labels are the classes 0, 7, 458; there is a picture too many, as in VOC2010."""
+    """Labels are the classes 0, 7, 458; there is an image too many, as in VOC2010."""
     folder = root / "VOCdevkit/VOC2010"
     values = {"2008_000002": [0, 7], "2008_000003": [7, 458], "2008_000007": [0, 458]}
     images = folder / "JPEGImages"
@@ -73,7 +73,7 @@ def write_pc459(root: Path) -> Path:
 
 
 def write_coco_semantic(root: Path) -> Path:
-    """Two classes with ids 3 and 17; in the first validation picture a pixel belongs to both."""
+    """Two classes with ids 3 and 17; in the first validation image a pixel belongs to both."""
     folder = root / "coco"
     (folder / "annotations").mkdir(parents=True)
     categories = [{"id": 17, "name": "cat"}, {"id": 3, "name": "car"}]

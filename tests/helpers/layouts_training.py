@@ -36,7 +36,7 @@ def source_configs(root: Path, names=OFFICIAL) -> tuple[SourceConfig, ...]:
 
 
 def write_training(root: Path, monkeypatch) -> Path:
-    """The four official sources below `root`; COCO-20i's lists are cut to two pictures a class."""
+    """The four official sources below `root`; COCO-20i's lists are cut to two images a class."""
     write_coco20i_train(root / "COCO2014", monkeypatch)
     write_ade20k(root)
     write_coco_train(root / "coco")
@@ -56,7 +56,7 @@ def write_further(root: Path) -> Path:
 
 def write_coco20i_train(root: Path, monkeypatch) -> None:
     """Stripes of the classes that the cut lists name."""
-    cut = [pictures[:2] for pictures in coco20i.class_pictures("trn")]
+    cut = [pictures[:2] for pictures in coco20i.class_images("trn")]
     monkeypatch.setattr(coco20i, "class_pictures", lambda split: cut)
     classes: dict[str, list[int]] = {}
     for class_id, pictures in enumerate(cut):
@@ -88,7 +88,7 @@ def run_lengths(polygon, text: bool):
 
 
 def coco_train_json() -> dict:
-    """Pictures 9 (a dog and a kite), 3 (a crowd of kites), 5 (a dog of two polygons), 7 without an object."""
+    """Images 9 (a dog and a kite), 3 (a crowd of kites), 5 (a dog of two polygons), 7 without an object."""
     # COCO's ids have gaps; every class is there, so that a fold of COCO-20i can be left out.
     gaps = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
     ids = [number for number in range(1, 91) if number not in gaps]
@@ -120,7 +120,7 @@ def write_coco_train(root: Path) -> None:
 
 
 def write_lvis_train(root: Path) -> None:
-    """Two pictures, of which one is of COCO's validation; three objects on the first."""
+    """Two images, of which one is of COCO's validation; three objects on the first."""
     places = {11: "train2017", 22: "val2017"}
     content = {
         "images": [

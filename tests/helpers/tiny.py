@@ -1,4 +1,4 @@
-"""A randomly initialised model that is small enough for tests, and pictures for it."""
+"""A randomly initialised model that is small enough for tests, and images for it."""
 
 from pathlib import Path
 
@@ -6,9 +6,11 @@ import cv2
 import numpy as np
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
-from segic_jax.data.benchmark import Benchmark
-from segic_jax.data.episodes import Episode, Labelled, View
+from segic_jax.data.benchmark import BenchmarkSpec
+from segic_jax.data.episodes import Episode, LabelledImage, View
 from segic_jax.data.manifest import Manifest
+from segic_jax.inference.overlay import colours
+from segic_jax.inference.result import Result
 from segic_jax.models.params import Params, Template, as_float32
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.weights.bundle import Bundle, save_bundle
@@ -70,7 +72,7 @@ def command_files(root: Path) -> Path:
 
 
 class DiskSource:
-    """Two classes of four pictures, all of different sizes."""
+    """Two classes of four images, all of different sizes."""
 
     name = "disks"
 
@@ -88,12 +90,12 @@ class DiskSource:
     def views(self):
         return (View(str(i), c) for c in ("disk", "ring") for i in range(4))
 
-    def load(self, view: View) -> Labelled:
+    def load(self, view: View) -> LabelledImage:
         seed = 10 * (view.class_id == "ring") + int(view.picture)
-        return Labelled(*picture(seed, 40 + 7 * seed, 90 - 3 * seed))
+        return LabelledImage(*picture(seed, 40 + 7 * seed, 90 - 3 * seed))
 
 
-DISKS = Benchmark(
+DISKS = BenchmarkSpec(
     name="disks",
     title="bright disks",
     kind="episodes",
@@ -104,3 +106,22 @@ DISKS = Benchmark(
     open=lambda root: DiskSource(),
     check=lambda root: [],
 )
+
+
+def blob_result(height: int, width: int, classes: int = 3) -> Result:
+    """Blobs of several classes that overlap, on noise."""
+    random = np.random.default_rng(0)
+    small = cv2.GaussianBlur(random.normal(size=(32, 32, classes)).astype(np.float32), (0, 0), 1.5)
+    side = max(height, width)
+    return Result(
+        names=tuple("abc"[:classes]),
+        presence=np.ones(classes, np.float32),
+        present=np.ones(classes, bool),
+        evidence=np.zeros((classes, 1), np.float32),
+        image=random.integers(0, 256, (height, width, 3), np.uint8),
+        source="large.png",
+        small_logits=np.ascontiguousarray(small.transpose(2, 0, 1)),
+        canvas=64,
+        placed=(64 * height // side, 64 * width // side),
+        colours=colours(classes),
+    )

@@ -1,4 +1,4 @@
-"""A training that takes seconds: a very small model and pictures of bright squares.
+"""A training that takes seconds: a very small model and images of bright squares.
 
 Also a program for tests that need processes: `python tests/tiny_training.py WORKDIR STEPS DEVICES [OPTION]`.
 The option "accumulate" computes a batch in two parts, "workers" reads in two processes, "split" spreads the
@@ -38,7 +38,7 @@ CONFIG = Config(
 
 
 class Squares:
-    """Pairs of noise pictures with a bright square or a dark one, the concept, at two places."""
+    """Pairs of noise images with a bright square or a dark one, the concept, at two places."""
 
     class_names = ("square", "hole")
     has_instances = False
@@ -51,10 +51,10 @@ class Squares:
         """Target and reference; the other class is in neither."""
         time.sleep(self.pause)
         name, other = self.class_names[:: 1 if rng.random() < 0.5 else -1]
-        target, reference = (self._picture(rng, name) for _ in range(2))
+        target, reference = (self._image(rng, name) for _ in range(2))
         return Pair(target=target, reference=reference, name=name, absent=(other,))
 
-    def _picture(self, rng: np.random.Generator, name: str) -> Picture:
+    def _image(self, rng: np.random.Generator, name: str) -> Picture:
         image = rng.integers(60, 160, (56, 50, 3), np.uint8)
         mask = np.zeros((1, 56, 50), bool)
         y, x = rng.integers(0, 28, 2)

@@ -289,7 +289,7 @@ def test_damaged_contexts_are_refused(segmenter, tmp_path):
     assert all("is damaged" in sentence for sentence in said)
 
 
-def test_explanations_point_at_pixels_of_both_pictures(segmenter):
+def test_explanations_point_at_pixels_of_both_images(segmenter):
     context = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
     target = picture(9, 50, 80)[0]
     explained = segmenter.explain(target, context, matches=5)

@@ -1,4 +1,4 @@
-"""Every form in which a picture and an object may come, and what is said to those that cannot be used."""
+"""Every form in which an image and an object may come, and what is said to those that cannot be used."""
 
 import struct
 import zlib
@@ -12,7 +12,7 @@ from tiny import bundle, picture
 
 from segic_jax import Example
 from segic_jax.errors import DataError
-from segic_jax.inference.example import as_mask, as_picture
+from segic_jax.inference.example import as_image, as_mask
 from segic_jax.inference.segmenter import Segmenter
 
 IMAGE, MASK = picture(0, 70, 60)
@@ -59,13 +59,13 @@ def test_one_object_in_every_form(tmp_path):
     assert np.array_equal(Example(IMAGE, box=(10, 5, 30.5, 20)).object_on(IMAGE), boxed)
 
 
-def test_pictures_of_every_kind(tmp_path):
+def test_images_of_every_kind(tmp_path):
     path = tmp_path / "picture"
 
     def same(image: Image.Image, ending: str, expected=IMAGE, tolerance=1, **options):
         image.save(f"{path}.{ending}", **options)
         for shown in (f"{path}.{ending}", Image.open(f"{path}.{ending}")):
-            read = as_picture(shown)
+            read = as_image(shown)
             assert read.dtype == np.uint8
             assert read.shape == expected.shape
             assert np.abs(read.astype(int) - expected).mean() <= tolerance
@@ -87,8 +87,8 @@ def test_pictures_of_every_kind(tmp_path):
 
 
 @pytest.mark.parametrize("tag", range(1, 9))
-def test_pictures_and_masks_are_turned_as_their_tag_says(tmp_path, tag):
-    """Files by OpenCV and by Pillow, and opened pictures, all the same."""
+def test_images_and_masks_are_turned_as_their_tag_says(tmp_path, tag):
+    """Files by OpenCV and by Pillow, and opened images, all the same."""
     exif = Image.Exif()
     exif[0x0112] = tag
     image, mask = Image.fromarray(IMAGE), Image.fromarray(WHITE)
@@ -96,7 +96,7 @@ def test_pictures_and_masks_are_turned_as_their_tag_says(tmp_path, tag):
     mask.save(tmp_path / "mask.png", exif=exif)
     plain = ImageOps.exif_transpose(Image.open(tmp_path / "image.png"))
     for shown in (tmp_path / "image.png", Image.open(tmp_path / "image.png")):
-        assert np.array_equal(as_picture(shown), np.asarray(plain))
+        assert np.array_equal(as_image(shown), np.asarray(plain))
     expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "mask.png"))) > 0
     for shown in (tmp_path / "mask.png", Image.open(tmp_path / "mask.png")):
         assert np.array_equal(as_mask(shown), expected)
@@ -114,43 +114,43 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_pictures_that_cannot_be_used(tmp_path):
+def test_images_that_cannot_be_used(tmp_path):
     (tmp_path / "huge.png").write_bytes(huge_png())
     with pytest.raises(DataError, match=r"huge\.png has .*million pixels.*shrink"):
-        as_picture(tmp_path / "huge.png")
+        as_image(tmp_path / "huge.png")
     with pytest.raises(DataError, match=r"huge\.png has .*million pixels.*shrink"):
         as_mask(tmp_path / "huge.png")
     with pytest.raises(DataError, match="20000 x 20000"):
-        as_picture(np.broadcast_to(np.uint8(0), (20_000, 20_000, 3)))
+        as_image(np.broadcast_to(np.uint8(0), (20_000, 20_000, 3)))
     Image.fromarray(IMAGE).save(tmp_path / "whole.jpg")
     whole = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty.png").write_bytes(b"")
     for name, sentence in [
         ("gone.jpg", "there is no such file"),
-        ("text.png", "no picture"),
-        ("empty.png", "no picture"),
+        ("text.png", "no image"),
+        ("empty.png", "no image"),
         ("cut.jpg", "cut off"),
         (".", "cannot be read"),
     ]:
         with pytest.raises(DataError, match=sentence) as said:
-            as_picture(tmp_path / name)
+            as_image(tmp_path / name)
         assert str(tmp_path) in str(said.value)
     for array in (IMAGE / 255, IMAGE[..., 0], IMAGE[:0], np.dstack([IMAGE, WHITE])):
         with pytest.raises(DataError, match="must be uint8"):
-            as_picture(array)
+            as_image(array)
 
 
 def test_damage_is_said_once(tmp_path, capfd):
-    """One wrong bit in a PNG; pictures that Pillow cannot read; odd arrays. libpng stays silent."""
+    """One wrong bit in a PNG; images that Pillow cannot read; odd arrays. libpng stays silent."""
     Image.fromarray(IMAGE).save(tmp_path / "whole.png")
     content = bytearray((tmp_path / "whole.png").read_bytes())
     content[len(content) // 2] ^= 4
     (tmp_path / "bit.png").write_bytes(content)
     (tmp_path / "last.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-1])
     for name in ("bit.png", "last.png"):
-        for read in (as_picture, as_mask):
+        for read in (as_image, as_mask):
             with pytest.raises(DataError, match=rf"{name} is cut off or damaged"):
                 read(tmp_path / name)
     for odd, sentence in [
@@ -160,7 +160,7 @@ def test_damage_is_said_once(tmp_path, capfd):
         ("a\0b.png", "cannot be read"),
     ]:
         with pytest.raises(DataError, match=sentence):
-            as_picture(odd)
+            as_image(odd)
     assert capfd.readouterr().err == ""
 
 
@@ -196,7 +196,7 @@ def test_masks_that_cannot_be_used(tmp_path):
         (Image.fromarray(coloured), "several objects"),
         (MASK.astype(float), "whole numbers"),
         (np.zeros_like(MASK), "empty"),
-        (MASK[1:], "60 x 69 pixels, its picture 60 x 70"),
+        (MASK[1:], "60 x 69 pixels, its image 60 x 70"),
         (tmp_path / "gone.png", "no such file"),
     ]:
         with pytest.raises(DataError, match=sentence):
@@ -218,7 +218,7 @@ def test_masks_that_cannot_be_used(tmp_path):
         ({"mask": MASK, "label": 1.5}, "whole number"),
         ({"mask": MASK, "name": " "}, "not empty"),
         ({"box": (5, 5, 5, 9)}, "x0 < x1"),
-        ({"box": (0, 0, 61, 9)}, "inside the picture of 60 x 70"),
+        ({"box": (0, 0, 61, 9)}, "inside the image of 60 x 70"),
         ({"box": (0, 0, float("nan"), 9)}, "x0 < x1"),
         ({"box": "abcd"}, "x0, y0, x1, y1"),
         ({"polygon": [[1, 1], [2, 2]]}, "three points"),
@@ -237,7 +237,7 @@ def test_objects_that_make_no_sense(form, sentence):
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (5000, 3)])
-def test_pictures_of_extreme_shapes_work(segmenter, size):
+def test_images_of_extreme_shapes_work(segmenter, size):
     image = np.full((*size, 3), 90, np.uint8)
     context = segmenter.fit(Example(image, np.ones(size, bool)))
     result = segmenter.predict(image, context)

@@ -15,7 +15,7 @@ from segic_jax.evaluate.calibration import Asked, calibrate
 from segic_jax.inference import engine
 from segic_jax.inference.presence import EVIDENCE, calibration_of
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.models.segic import Context
+from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import load_bundle, save_bundle
 from studies import kshot, negatives
 
@@ -37,7 +37,7 @@ def test_ways_to_join_shots():
 
     def difference(shots):
         text = np.zeros((1, 1, 4), np.float32)
-        context = Context(shots.mean(2), shots, np.ones(shots.shape[:3], bool), text)
+        context = Prototypes(shots.mean(2), shots, np.ones(shots.shape[:3], bool), text)
         one, other = (
             kshot.EachShot(model, way).decode(model.head, features, context) for way in kshot.OTHERS
         )

@@ -1,4 +1,4 @@
-"""What the API may not do twice: compile, read a reference, wait for one picture before it reads the next."""
+"""What the API may not do twice: compile, read a reference, wait for one image before it reads the next."""
 
 import time
 
@@ -61,7 +61,7 @@ def test_a_context_is_encoded_once_for_many_targets(segmenter, monkeypatch):
     assert (len(results), len(encoded), len(referred)) == (100, 100, 0)
 
 
-def test_examples_on_one_picture_are_encoded_once(segmenter, monkeypatch):
+def test_examples_on_one_image_are_encoded_once(segmenter, monkeypatch):
     image, mask = picture(0, 70, 60)
     encoded = counted(monkeypatch, "extract")
     context = segmenter.fit(
@@ -97,7 +97,7 @@ def test_many_targets_give_what_one_by_one_gives(segmenter, monkeypatch):
 
 
 def test_reading_and_finishing_overlap(segmenter, monkeypatch):
-    """Twelve pictures of which each takes 50 ms to read take less than twelve times that."""
+    """Twelve images of which each takes 50 ms to read take less than twelve times that."""
     context = segmenter.fit(classes(1))
     placed = segmenter._placed
 

@@ -1,4 +1,4 @@
-"""Masks on pictures: seen on every ground, each class in a colour of its own."""
+"""Masks on images: seen on every ground, each class in a colour of its own."""
 
 import cv2
 import numpy as np

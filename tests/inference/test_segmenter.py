@@ -8,7 +8,7 @@ from tiny import bundle, picture
 
 from segic_jax import Example
 from segic_jax.data.canvas import resize
-from segic_jax.data.files import read_picture
+from segic_jax.data.files import read_image
 from segic_jax.errors import DataError
 from segic_jax.inference.example import as_mask
 from segic_jax.inference.segmenter import Segmenter
@@ -105,7 +105,7 @@ def test_references_that_cannot_be_used(segmenter):
     for shown, sentence in [
         ({}, "exactly one of mask"),
         ({"mask": np.zeros_like(mask)}, "empty"),
-        ({"mask": mask[1:]}, "60 x 69 pixels, its picture 60 x 70"),
+        ({"mask": mask[1:]}, "60 x 69 pixels, its image 60 x 70"),
         ({"mask": mask.astype(float)}, "whole numbers"),
         ({"mask": mask, "box": (0, 0, 1, 1)}, "exactly one"),
     ]:
@@ -168,16 +168,16 @@ def test_files_that_are_cut_off(tmp_path, ending):
     path = tmp_path / f"picture.{ending}"
     image = picture(0, 80, 90)[0]
     cv2.imwrite(str(path), image)
-    assert read_picture(path).shape == image.shape
+    assert read_image(path).shape == image.shape
     path.write_bytes(path.read_bytes()[:-700])
-    with pytest.raises(DataError, match=rf"picture\.{ending} is cut off"):
-        read_picture(path)
+    with pytest.raises(DataError, match=rf"image\.{ending} is cut off"):
+        read_image(path)
 
 
-def test_files_that_are_no_pictures(tmp_path):
+def test_files_that_are_no_images(tmp_path):
     with pytest.raises(DataError, match=r"a\.png: there is no such file"):
-        read_picture(tmp_path / "a.png")
+        read_image(tmp_path / "a.png")
     for content in (b"", b"text"):
         (tmp_path / "a.png").write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.png is no picture"):
-            read_picture(tmp_path / "a.png")
+        with pytest.raises(DataError, match=r"a\.png is not an image"):
+            read_image(tmp_path / "a.png")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from segic_jax.models import correspondence
-from segic_jax.models.layers import normalise
+from segic_jax.models.layers import l2_normalise
 from segic_jax.models.resize import bilinear
 
 CASES = ["segic_infer_semantic", "segic_infer_instances", "segic_infer_empty_reference"]
@@ -60,8 +60,8 @@ def test_cosine_map_equals_the_map_of_enlarged_features(grid, canvas):
     features = features.at[0, :2].set(0)  # an area without any feature, and neighbours that cancel
     features = features.at[1, 2, 2].set(-features[1, 2, 3] * 0.9)
     pooled = jnp.asarray(rng.normal(size=(2, 3, 7)), jnp.float32).at[1, 1].set(0)
-    large = normalise(bilinear(features, (canvas // 4, canvas // 4)), 1e-8)
-    small = jnp.einsum("byxc,bkc->byxk", large, normalise(pooled, 1e-8))
+    large = l2_normalise(bilinear(features, (canvas // 4, canvas // 4)), 1e-8)
+    small = jnp.einsum("byxc,bkc->byxk", large, l2_normalise(pooled, 1e-8))
     expected = jnp.moveaxis(bilinear(small, (canvas, canvas)), -1, 1)
     np.testing.assert_allclose(correspondence.cosine_map(features, pooled, canvas), expected, atol=2e-5)
 
@@ -85,7 +85,7 @@ def test_best_point_on_a_border_does_not_depend_on_rounding():
     rng = np.random.default_rng(0)
     cells = rng.random((4, 4)).astype(np.float32) * 0.5
     cells[2, 0] = 0.9
-    enlarged = np.asarray(correspondence.enlarged(jnp.asarray(cells[None]), 56))[0]
+    enlarged = np.asarray(correspondence.upsample_maps(jnp.asarray(cells[None]), 56))[0]
     expected = correspondence.best_point(jnp.asarray(enlarged))
     assert expected[0] == 0
     for seed in range(20):

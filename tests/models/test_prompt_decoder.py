@@ -41,7 +41,7 @@ def encode(params, **inputs) -> Prompts:
 
 
 def inputs_of(arrays, case: str) -> dict:
-    """The golden's rows are three concepts of one picture."""
+    """The golden's rows are three concepts of one image."""
     tokens = jnp.asarray(arrays["in.texts"])[None]
     inputs = dict.fromkeys(("points", "point_labels", "boxes", "use_box", "masks"))
     if case != "textonly":
@@ -97,8 +97,8 @@ def test_task_indicator(golden, params):
     close(iou[0, rows, token], arrays["out.textonly.task_iou"][:, 0])
 
 
-def test_pictures_with_and_without_boxes_in_one_batch(golden, params):
-    """use_box picks per picture between what the official code does with and without boxes."""
+def test_images_with_and_without_boxes_in_one_batch(golden, params):
+    """use_box picks per image between what the official code does with and without boxes."""
     arrays = golden("prompt_decoder")
     inputs = {
         name: None if value is None else jnp.concatenate([value, value])

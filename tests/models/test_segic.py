@@ -35,7 +35,7 @@ def last(array):
 
 def references(images, sizes, masks, picture, text):
     """A batch of one with one shot for each concept."""
-    return segic.References(
+    return segic.ReferenceBatch(
         images=last(images)[None],
         sizes=jnp.asarray(sizes)[None],
         masks=jnp.asarray(masks)[None, :, None],
@@ -87,7 +87,7 @@ def test_middle_of_the_instance_golden(golden, weights):
     np.testing.assert_allclose(logits[0], g["mid.low_res_masks"][:, 0], atol=1e-4)
 
 
-def test_three_classes_from_three_pictures(golden, weights):
+def test_three_classes_from_three_images(golden, weights):
     g = golden("segic_semseg")
     backbone, head = weights
     given = references(
@@ -106,7 +106,7 @@ def test_three_classes_from_three_pictures(golden, weights):
     masks = logits[0, :, :height, :width]
     np.testing.assert_allclose(masks, g["out.masks"][:, 0], atol=1e-4)
     np.testing.assert_allclose(iou[0], g["out.iou_pred"][:, 0], atol=1e-4)
-    # `custom_eval` of train.py: mean confidence of all pixels, and the masks at the picture's own size.
+    # `custom_eval` of train.py: mean confidence of all pixels, and the masks at the image's own size.
     score = np.mean(jax.nn.sigmoid(np.abs(masks)), axis=(1, 2))
     np.testing.assert_allclose(score, g["out.mask_score"], atol=1e-4)
     full = bilinear(masks[..., None], tuple(g["in.full_hw"]))[..., 0]
@@ -125,7 +125,7 @@ def small():
     rng = np.random.default_rng(0)
     masks = rng.random((2, 4, 3, 64, 64)) > 0.4
     masks[:, :, :, :16, :16] = True  # no mask is empty on the grid
-    given = segic.References(
+    given = segic.ReferenceBatch(
         images=rng.integers(0, 256, (2, 5, 64, 64, 3), np.uint8),
         sizes=rng.integers(30, 65, (2, 5, 2)),
         masks=masks,
@@ -150,7 +150,7 @@ def take(given, *index):
 
 
 def test_padding_changes_nothing(small):
-    """One picture with two concepts of two shots, alone and in a batch with garbage in unused slots."""
+    """One image with two concepts of two shots, alone and in a batch with garbage in unused slots."""
     run, targets, sizes, given, _, _ = small
     valid = given.valid.copy()
     valid[0, 2:] = valid[0, :, 1] = False

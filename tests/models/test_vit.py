@@ -32,7 +32,7 @@ def close(actual, expected):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_the_official_backbone(variant, golden, golden_weights):
-    """A wide and a square picture: patch and position embeddings, every token before and after the norm."""
+    """A wide and a square image: patch and position embeddings, every token before and after the norm."""
     arrays = golden(f"backbone_{variant}")
     model = template(VARIANTS[variant])
     params = from_torch(golden_weights(f"backbone_{variant}"), model.shapes)

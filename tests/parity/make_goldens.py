@@ -29,8 +29,8 @@ class Set:
     picture: tuple[int, int] = (75, 100)
     reference: tuple[int, int] = (91, 65)
     instances: int = 3
-    counts: tuple[int, ...] = (1, 3, 2)  # masks of the training pictures
-    boxes: tuple[float, float] = (0.3, 0.7)  # share of pictures with a box prompt, forward and reversed
+    counts: tuple[int, ...] = (1, 3, 2)  # masks of the training images
+    boxes: tuple[float, float] = (0.3, 0.7)  # share of images with a box prompt, forward and reversed
     crosses: tuple[float, float] = (0.5, 0.5)
     points: int = 400  # where losses are sampled
     frames: int = 4
@@ -69,7 +69,7 @@ def photo(rng, height: int, width: int) -> np.ndarray:
 
 
 def placed(image: np.ndarray, label: np.ndarray, canvas: int):
-    """The official `Resize` of one picture: image, soft masks, (h, w)."""
+    """The official `Resize` of one image: image, soft masks, (h, w)."""
     if max(image.shape[1:]) == canvas:
         beside = (0, canvas - image.shape[2], 0, canvas - image.shape[1])
         tensors = torch.from_numpy(image).float(), torch.from_numpy(label).float()
@@ -146,7 +146,7 @@ class Flow:
         return torch.cat([*slots, texts], dim=1)
 
     def decode(self, features, pooled, text, *, eps=1e-8, boxes=None, cross=True, cross_points=False):
-        """One picture [c, g, g]; pooled [n, m, c], the first of the m gives the map. Returns all stages."""
+        """One image [c, g, g]; pooled [n, m, c], the first of the m gives the map. Returns all stages."""
         model, count = self.model, len(pooled)
         similarity = self.similarity(features, pooled, eps)
         mask = F.interpolate(similarity[:, :1], (self.canvas,) * 2, mode="bilinear")

@@ -71,7 +71,7 @@ def run(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkout, a checkpoint, and two pairs of pictures of different sizes."""
+    """A checkout, a checkpoint, and two pairs of images of different sizes."""
     folder = tmp_path_factory.mktemp("official")
     for name, text in CHECKOUT.items():
         path = folder / "checkout" / name

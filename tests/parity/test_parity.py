@@ -194,7 +194,7 @@ def linear(x, t, name):
 
 
 def numpy_dinov2(t, image, *, heads, depth, patch):
-    """Patch embedding and tokens before the last norm; the stored position grid is the picture's."""
+    """Patch embedding and tokens before the last norm; the stored position grid is the image's."""
     n, _, height, width = image.shape
     rows, columns = height // patch, width // patch
     patches = image.reshape(n, 3, rows, patch, columns, patch).transpose(0, 2, 4, 1, 3, 5)
@@ -219,7 +219,7 @@ def numpy_dinov2(t, image, *, heads, depth, patch):
 
 
 def test_other_sizes(tmp_path):
-    """Width 20, 5 heads, 2 blocks, patches of 4, 3 pictures of a batch of 2."""
+    """Width 20, 5 heads, 2 blocks, patches of 4, 3 images of a batch of 2."""
     random, width, depth, side, patch = np.random.default_rng(0), 20, 2, 3, 4
     shapes = {
         "cls_token": (1, 1, width),

@@ -4,7 +4,7 @@ import numpy as np
 
 from segic_jax.parity.page import page, plot, worst
 
-PICTURE = np.full((20, 30, 3), 90, np.uint8)
+IMAGE = np.full((20, 30, 3), 90, np.uint8)
 
 
 def row(stage, dtype, error, *, file="pair_0.npz", passed=True):
@@ -43,7 +43,7 @@ def rows(error=1e-6, passed=True):
 
 
 def test_what_came_from_files_is_escaped():
-    text = page(content(rows()), [[(PICTURE, "a < b")]])
+    text = page(content(rows()), [[(IMAGE, "a < b")]])
     assert "&lt;block&gt;" in text
     assert "&lt;i&gt;.png" in text
     assert "a &lt; b" in text

@@ -64,7 +64,7 @@ def test_position_table_as_dinov2_with_registers_resizes_it(size):
 
 
 class InPlace(layers.UpConv):
-    """The pixels of square pictures, as torch returns them."""
+    """The pixels of square images, as torch returns them."""
 
     def __init__(self, rngs):
         super().__init__(3, 5, rngs=rngs)
@@ -201,7 +201,7 @@ def sizes_and_canvases(number):
         yield ((longer, shorter) if random.random() < 0.5 else (shorter, longer)), canvas
 
 
-def test_pictures_of_many_sizes_fit_the_canvas_as_in_torch():
+def test_images_of_many_sizes_fit_the_canvas_as_in_torch():
     for (height, width), canvas in sizes_and_canvases(300):
         image = RNG.integers(0, 256, (height, width, 3), dtype=np.uint8)
         scale = canvas / max(height, width)
@@ -215,7 +215,7 @@ def test_pictures_of_many_sizes_fit_the_canvas_as_in_torch():
         assert placed.size == expected.shape[1:], what
 
 
-def test_pictures_of_many_sizes_are_jittered_as_in_torch():
+def test_images_of_many_sizes_are_jittered_as_in_torch():
     """The official arithmetic of sizes (utils/dataloader.py:266-277) in torch, without the crop."""
     for (height, width), canvas in sizes_and_canvases(300):
         uniform = torch.rand(1)

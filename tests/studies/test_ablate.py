@@ -16,7 +16,14 @@ from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.episodes import score
 from segic_jax.models import segic
-from segic_jax.models.segic import Geometric, Negatives, Shots, backbone_template, head_template, look_at
+from segic_jax.models.segic import (
+    GeometricPrompt,
+    NegativeBatch,
+    ShotBatch,
+    backbone_template,
+    geometric_prompt,
+    head_template,
+)
 from segic_jax.runtime.entry import exit_code
 from segic_jax.weights.bundle import Bundle, save_bundle
 from studies.ablation import __main__ as command
@@ -105,7 +112,7 @@ def batch():
     }
     extra = np.zeros((2, 2, 2), bool)
     extra[1, :, 1] = True
-    negatives = Negatives(
+    negatives = NegativeBatch(
         jnp.asarray(extra),
         jnp.asarray(rng.normal(size=(2, 2, 2, width)), jnp.float32),
         jnp.ones((2, 2, 2), jnp.int32),
@@ -149,12 +156,12 @@ def decoded(bundle: Bundle, told: Told, seed: int, text: float = 0.0):
     features = np.random.default_rng(seed).normal(size=(1, 1, grid, grid, width)).astype(np.float32)
     masks = np.zeros((1, 1, 1, 32, 32), bool)
     masks[..., 5:25, 5:25] = True
-    shots = Shots(features, masks, np.full((1, 1, 4), text, np.float32), np.ones((1, 1), bool))
+    shots = ShotBatch(features, masks, np.full((1, 1, 4), text, np.float32), np.ones((1, 1), bool))
     return told_program(told, bundle.head, target, shots)
 
 
 @partial(jax.jit, static_argnums=0)
-def told_program(told: Told, head, target, shots: Shots):
+def told_program(told: Told, head, target, shots: ShotBatch):
     """Logits, map and which tokens are read."""
     return decode_told(told, MODEL, head, target, shots, pooled(shots))[1]
 
@@ -172,10 +179,10 @@ def test_a_withheld_instruction_says_nothing(bundle):
     assert np.abs(decoded(bundle, geometric, 1).logits - decoded(bundle, geometric, 2).logits).max() > 1e-3
 
 
-def one_reference(cells: np.ndarray, inside: np.ndarray) -> Shots:
+def one_reference(cells: np.ndarray, inside: np.ndarray) -> ShotBatch:
     """`cells` [g, g, channels] as a reference, with a mask of the cells `inside`."""
     masks = np.kron(inside, np.ones((8, 8), bool)).astype(bool)
-    return Shots(
+    return ShotBatch(
         jnp.asarray(cells, jnp.float32)[None, None],
         jnp.asarray(masks)[None, None, None],
         jnp.zeros((1, 1, 4)),
@@ -206,7 +213,7 @@ def test_several_points_lie_on_different_hills():
     similarity = np.zeros((1, 1, 16, 16), np.float32)
     similarity[0, 0, 2, 3], similarity[0, 0, 12, 13], similarity[0, 0, 7, 1] = 1.0, 0.9, 0.3
     similarity[0, 0, 14, 2] = -1.0
-    found: Geometric = several_points(look_at(jnp.asarray(similarity), 64), 64)
+    found: GeometricPrompt = several_points(geometric_prompt(jnp.asarray(similarity), 64), 64)
     assert found.points_valid[0, 0].tolist() == [True, True, False, True]  # the third hill is too low
     assert found.point_labels[0, 0].tolist() == [1, 1, 1, 0]
     near = np.asarray(found.points[0, 0])[[0, 1, 3]] / 4
@@ -238,7 +245,7 @@ def test_pairs_show_one_class_in_two_scenes(shelf):
 
 
 def test_features_of_another_kind(shelf):
-    """The same pictures, larger: the pooled features lie on the usual grid, and leave nothing behind."""
+    """The same images, larger: the pooled features lie on the usual grid, and leave nothing behind."""
     fine = Kind(fine=True)
     usual, pooled_ones = shelf.features(VALIDATION, Kind()), shelf.features(VALIDATION, fine)
     assert usual.shape == pooled_ones.shape == (2 * SCENES, 4, 4, MODEL.vit.width)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segic_jax.models.segic import Negatives
+from segic_jax.models.segic import NegativeBatch
 from segic_jax.train import losses
 from segic_jax.train.negatives import MOST, choose, empty_queue, push
 
@@ -73,7 +73,7 @@ def test_weights_and_totals():
     extra = np.zeros((2, 2, 3), bool)
     extra[0, 0, 1:] = True
     extra[0, 1, 1] = True
-    negatives = Negatives(extra, np.zeros((2, 2, 3, CHANNELS)), np.zeros((2, 2, 3), int))
+    negatives = NegativeBatch(extra, np.zeros((2, 2, 3, CHANNELS)), np.zeros((2, 2, 3), int))
     weights = losses.mask_weights(valid, negatives, 0.1)
     np.testing.assert_allclose(weights[0], [[1, 0.1, 0.1], [1, 0.1, 0]])
     np.testing.assert_allclose(weights[1], [[1, 1, 0]] * 2)

@@ -15,7 +15,7 @@ TINY = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32,
 
 
 def slots(rows, counts, largest):
-    """[masks of all pictures, ...] -> [pictures, largest, ...], zeros in unused slots."""
+    """[masks of all images, ...] -> [images, largest, ...], zeros in unused slots."""
     out = np.zeros((len(counts), largest, *rows.shape[1:]), rows.dtype)
     for image, part in enumerate(np.split(rows, np.cumsum(counts)[:-1])):
         out[image, : len(part)] = part
@@ -24,7 +24,7 @@ def slots(rows, counts, largest):
 
 @pytest.fixture(scope="module")
 def step(golden, golden_weights):
-    """Everything about the golden training step: three pictures with 1, 3 and 2 masks, in 3 slots."""
+    """Everything about the golden training step: three images with 1, 3 and 2 masks, in 3 slots."""
     g = golden("segic_train_ragged")
     counts = g["in.counts"]
     head = from_torch(split_segic(golden_weights("segic")).head, segic.head_template(TINY).shapes)
@@ -112,7 +112,7 @@ def small():
     return run, features, batch
 
 
-def test_invalid_concepts_and_pictures_change_nothing(small):
+def test_invalid_concepts_and_images_change_nothing(small):
     run, features, batch = small
     points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
     other = dict(batch)
@@ -126,7 +126,7 @@ def test_invalid_concepts_and_pictures_change_nothing(small):
     for name, value in gradients.items():
         np.testing.assert_allclose(value, expected_gradients[name], atol=1e-5, err_msg=name)
 
-    # Each picture alone gives its share: 2 and 3 masks of 5.
+    # Each image alone gives its share: 2 and 3 masks of 5.
     first, second = (
         run(features, {**batch, "valid": batch["valid"] & (np.arange(3) == i)[:, None]}, points)[0]
         for i in (0, 1)
@@ -161,13 +161,13 @@ def test_drawn_points_follow_the_key(small):
 
 
 def test_negative_prompts_change_what_they_should(small):
-    """Those of the third picture alone: its loss is theirs, and nobody else's changes."""
+    """Those of the third image alone: its loss is theirs, and nobody else's changes."""
     run, features, batch = small
     config, head, table = run.config, run.head, run.table
     points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
     valid = np.zeros((3, 2, 3), bool)
     valid[2, :, 1:] = True
-    negatives = segic.Negatives(valid, np.ones((3, 2, 3, 32), np.float32), np.ones((3, 2, 3), int))
+    negatives = segic.NegativeBatch(valid, np.ones((3, 2, 3, 32), np.float32), np.ones((3, 2, 3), int))
     batch = batch | {
         name: np.where(batch["valid"][..., None, None], batch[name], False)
         for name in ("target_masks", "reference_masks")

@@ -173,7 +173,7 @@ class Unreadable(Squares):
         return super().pair(rng)
 
 
-def test_unreadable_pictures_are_counted_and_too_many_stop_the_training(tmp_path, capfd):
+def test_unreadable_images_are_counted_and_too_many_stop_the_training(tmp_path, capfd):
     run(tmp_path / "a", source=Unreadable())
     counts = [line["unreadable"] for line in read_metrics(tmp_path / "a")]
     assert counts == sorted(counts)

@@ -94,7 +94,7 @@ def test_numbers_of_an_interval(tmp_path, monkeypatch, capsys):
         "0% waiting for input  0:00:08 left",
         "step 5/10  validation miou 41.26, coco20i_fold0/miou 30.00",
         "step 7/10  loss 2.0000  learning rate 1.0e-05  1.8 pairs/s  2.25 s a step  "
-        "22% waiting for input  3 pictures unreadable  0:00:07 left",
+        "22% waiting for input  3 images unreadable  0:00:07 left",
     ]
 
 

@@ -16,13 +16,13 @@ from segic_jax.data.benchmarks import find_benchmark, open_source
 from segic_jax.data.build.examples import Item, items, records
 from segic_jax.data.build.info import read_info
 from segic_jax.data.build.read import open_built
-from segic_jax.data.build.records import FrameRecord, PictureRecord
+from segic_jax.data.build.records import FrameRecord, ImageRecord
 from segic_jax.data.build.write import build
 from segic_jax.data.files import watched
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.runtime.entry import exit_code
 
-COMPARED = 200  # pictures or frames that are read in both forms at the end
+COMPARED = 200  # images or frames that are read in both forms at the end
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Args:
     shots: tuple[int, ...] = (1, 5)
     """For how many references episodes are drawn and kept."""
     threads: int = 4
-    """That read and encode pictures."""
+    """That read and encode images."""
 
 
 def main(args: Args) -> None:
@@ -77,7 +77,7 @@ def compare(kind, source, built) -> str:
             f"The data set differs from the files of {source.name}: delete it and build it again."
         )
     rates = ", ".join(f"{name} {len(chosen) / value:.0f}" for name, value in seconds.items())
-    return f"Loading, pictures a second and thread: {rates}. {len(chosen)} compared, all equal."
+    return f"Loading, images a second and thread: {rates}. {len(chosen)} compared, all equal."
 
 
 def _equal(one: list, other: list) -> bool:
@@ -87,7 +87,7 @@ def _equal(one: list, other: list) -> bool:
     )
 
 
-def _parts(record: PictureRecord | FrameRecord) -> list:
+def _parts(record: ImageRecord | FrameRecord) -> list:
     if isinstance(record, FrameRecord):
         return [record.video, record.frame, record.image, record.labels]
     concepts = [part for one in record.concepts for part in (one.class_id, one.instance, one.mask)]

@@ -1,4 +1,4 @@
-"""A source of any kind -> work items, each a picture or a frame, and the records made of them."""
+"""A source of any kind -> work items, each an image or a frame, and the records made of them."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 
 from segic_jax.data.benchmark import Kind
-from segic_jax.data.build.records import Concept, FrameRecord, PictureRecord
-from segic_jax.data.episodes import Source, View
+from segic_jax.data.build.records import Concept, FrameRecord, ImageRecord
+from segic_jax.data.episodes import EpisodeSource, View
 from segic_jax.data.semantic import SemanticSource
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.errors import DataError
@@ -18,7 +18,7 @@ class Item(NamedTuple):
     """What one call of `records` reads."""
 
     split: str  # of the TFDS data set
-    what: tuple  # views of one picture; or (a picture,); or (a clip, the number of a frame)
+    what: tuple  # views of one image; or (an image,); or (a clip, the number of a frame)
 
 
 def items(kind: Kind, source) -> Iterator[Item]:
@@ -40,10 +40,10 @@ def items(kind: Kind, source) -> Iterator[Item]:
             yield from (Item("val", (clip, number)) for number in range(len(clip.frames)))
 
 
-def records(kind: Kind, source, item: Item) -> list[PictureRecord] | list[FrameRecord]:
+def records(kind: Kind, source, item: Item) -> list[ImageRecord] | list[FrameRecord]:
     """Those of one item, in order.
 
-    Views of one picture share a record unless the source shows each of them another way, as
+    Views of one image share a record unless the source shows each of them another way, as
     benchmarks of parts do, which cut each object out.
 
     Raises:
@@ -56,16 +56,16 @@ def records(kind: Kind, source, item: Item) -> list[PictureRecord] | list[FrameR
     return [_frame(source, *item.what)]
 
 
-def _views(source: Source, views: tuple[View, ...]) -> list[PictureRecord]:
-    found: list[PictureRecord] = []
+def _views(source: EpisodeSource, views: tuple[View, ...]) -> list[ImageRecord]:
+    found: list[ImageRecord] = []
     for view in views:
         shown = source.load(view)
         concept = Concept(view.class_id, view.instance, shown.mask)
         last = found[-1] if found else None
         if last and np.array_equal(last.image, shown.image) and _same(last.ignored, shown.ignored):
-            found[-1] = PictureRecord(last.picture, last.image, (*last.concepts, concept), last.ignored)
+            found[-1] = ImageRecord(last.picture, last.image, (*last.concepts, concept), last.ignored)
         else:
-            found.append(PictureRecord(view.picture, shown.image, (concept,), shown.ignored))
+            found.append(ImageRecord(view.picture, shown.image, (concept,), shown.ignored))
     return found
 
 
@@ -75,11 +75,11 @@ def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
     return np.array_equal(one, other)
 
 
-def _semantic(source: SemanticSource, item: Item) -> PictureRecord:
+def _semantic(source: SemanticSource, item: Item) -> ImageRecord:
     picture = item.what[0]
     shown = source.load(item.split, picture)
     concepts = (Concept(c, None, mask) for c, mask in zip(shown.classes, shown.masks, strict=True))
-    return PictureRecord(picture, shown.image, tuple(concepts), shown.ignored)
+    return ImageRecord(picture, shown.image, tuple(concepts), shown.ignored)
 
 
 def _frame(source: VideoSource, clip: Clip, number: int) -> FrameRecord:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segic_jax.data.benchmark import Kind
 from segic_jax.data.episodes import ClassId
-from segic_jax.data.files import whole_write
+from segic_jax.data.files import atomic_write
 from segic_jax.errors import DataError
 
 NAME = "segic_jax.json.gz"
@@ -37,7 +37,7 @@ class Info:
 
     benchmark: str
     kind: Kind
-    # Of each TFDS split its records in order: a picture and the [class, instance] of its masks; or a frame.
+    # Of each TFDS split its records in order: an image and the [class, instance] of its masks; or a frame.
     records: dict[str, list]
     class_names: list[tuple[ClassId, str]] | None  # None where the benchmark names none
     sources: dict[str, str]  # each file that it was made from, relative to the root, and its SHA-256
@@ -46,7 +46,7 @@ class Info:
     def write(self, folder: Path) -> None:
         """The same content always gives the same bytes."""
         content = json.dumps({"format": FORMAT, "version": VERSION} | asdict(self))
-        whole_write(folder / NAME, gzip.compress(content.encode(), mtime=0))
+        atomic_write(folder / NAME, gzip.compress(content.encode(), mtime=0))
 
 
 def find_built(root: Path | str | None) -> Path | None:

@@ -1,4 +1,4 @@
-"""A built data set in place of the original files: the same sources, the same pictures and masks."""
+"""A built data set in place of the original files: the same sources, the same images and masks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from segic_jax.data.build.info import Info, damaged, find_built, read_info
-from segic_jax.data.build.records import decode_labels, decode_picture
+from segic_jax.data.build.records import decode_image, decode_labels
 from segic_jax.data.build.write import manifest_name
-from segic_jax.data.episodes import ClassId, Labelled, View
+from segic_jax.data.episodes import ClassId, LabelledImage, View
 from segic_jax.data.files import decode_rgb
 from segic_jax.data.manifest import Manifest, read_manifest
-from segic_jax.data.semantic import SemanticPicture, Split
+from segic_jax.data.semantic import SemanticImage, Split
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.errors import DataError
 
@@ -49,7 +49,7 @@ class _Records:
         return f"{self._folder}, {self._split} record {number}"
 
     def __getitem__(self, number: int) -> dict:
-        """Its fields, pictures still encoded. Raises DataError where a file is missing or damaged."""
+        """Its fields, images still encoded. Raises DataError where a file is missing or damaged."""
         try:
             if self._data is None:
                 self._data = self._open()
@@ -110,13 +110,13 @@ class BuiltSource:
         """In the order of the original source."""
         yield from self._places
 
-    def load(self, view: View) -> Labelled:
+    def load(self, view: View) -> LabelledImage:
         """The same pixels as the original source."""
         if view not in self._places:
-            raise DataError(f"{self._folder} has no picture {view.picture} of class {view.class_id!r}.")
+            raise DataError(f"{self._folder} has no image {view.picture} of class {view.class_id!r}.")
         place, number = self._places[view]
-        record = decode_picture(self._records[place], self._records.name(place), [number])
-        return Labelled(record.image, record.concepts[number].mask, record.ignored)
+        record = decode_image(self._records[place], self._records.name(place), [number])
+        return LabelledImage(record.image, record.concepts[number].mask, record.ignored)
 
 
 class BuiltSemanticSource:
@@ -142,27 +142,27 @@ class BuiltSemanticSource:
         return sorted(self._places[split])
 
     def present(self, split: Split, picture: str) -> tuple[int, ...]:
-        """The classes on a picture."""
+        """The classes on an image."""
         return self._places[split][picture][1]
 
-    def load(self, split: Split, picture: str) -> SemanticPicture:
+    def load(self, split: Split, picture: str) -> SemanticImage:
         """The same pixels as the original source."""
         if picture not in self._places[split]:
-            raise DataError(f"{self._folder} has no picture {picture} in {split}.")
+            raise DataError(f"{self._folder} has no image {picture} in {split}.")
         place, classes = self._places[split][picture]
-        record = decode_picture(self._records[split][place], self._records[split].name(place))
+        record = decode_image(self._records[split][place], self._records[split].name(place))
         nothing = np.zeros(record.image.shape[:2], bool)
         masks = np.array([one.mask for one in record.concepts], bool).reshape(-1, *nothing.shape)
-        return SemanticPicture(
+        return SemanticImage(
             record.image, classes, masks, nothing if record.ignored is None else record.ignored
         )
 
-    def load_class(self, split: Split, picture: str, number: int) -> Labelled:
-        """The picture and the mask of one class of it."""
+    def load_class(self, split: Split, picture: str, number: int) -> LabelledImage:
+        """The image and the mask of one class of it."""
         place, classes = self._places[split][picture]
         concept = classes.index(number)
-        record = decode_picture(self._records[split][place], self._records[split].name(place), [concept])
-        return Labelled(record.image, record.concepts[concept].mask)
+        record = decode_image(self._records[split][place], self._records[split].name(place), [concept])
+        return LabelledImage(record.image, record.concepts[concept].mask)
 
 
 class BuiltVideoSource(VideoSource):

@@ -1,6 +1,6 @@
-"""One record of a built data set: a picture with all that is marked on it, or a frame with its label map.
+"""One record of a built data set: an image with all that is marked on it, or a frame with its label map.
 
-Pictures are the bytes of the original file where those decode to what the source shows, else PNG. Masks are
+Images are the bytes of the original file where those decode to what the source shows, else PNG. Masks are
 COCO run lengths, label maps PNG: nothing is lost either way.
 """
 
@@ -30,7 +30,7 @@ Mask = Bool[np.ndarray, "height width"]
 
 @dataclass(frozen=True)
 class Concept:
-    """One mask on a picture."""
+    """One mask on an image."""
 
     class_id: ClassId
     instance: int | None
@@ -38,8 +38,8 @@ class Concept:
 
 
 @dataclass(frozen=True)
-class PictureRecord:
-    """A picture of a source of episodes or of semantic segmentation."""
+class ImageRecord:
+    """An image of a source of episodes or of semantic segmentation."""
 
     picture: str  # as the source names it
     image: Image
@@ -81,7 +81,7 @@ def features(form: Form):
                 {
                     "class_id": tfds.features.Text(),  # JSON: a number or a text
                     "instance": np.int64,
-                    "mask": tfds.features.Text(),  # COCO run lengths; the size is the picture's
+                    "mask": tfds.features.Text(),  # COCO run lengths; the size is the image's
                 }
             ),
             "ignored": tfds.features.Text(),  # the same, or empty
@@ -89,11 +89,11 @@ def features(form: Form):
     )
 
 
-def encode(record: PictureRecord | FrameRecord, read: Iterable[Path]) -> bytes:
+def encode(record: ImageRecord | FrameRecord, read: Iterable[Path]) -> bytes:
     """A record as TFDS stores it.
 
     Args:
-        read: the files that the source read for it, among them perhaps the picture as it is.
+        read: the files that the source read for it, among them perhaps the image as it is.
 
     Raises:
         DataError: a label map with more than 65535 objects.
@@ -127,8 +127,8 @@ def encode(record: PictureRecord | FrameRecord, read: Iterable[Path]) -> bytes:
     return schema.serialize_example(schema.encode_example(fields))
 
 
-def decode_picture(fields: dict, name: str, concepts: Iterable[int] | None = None) -> PictureRecord:
-    """From what TFDS reads with its pictures left encoded; `name` is for error messages.
+def decode_image(fields: dict, name: str, concepts: Iterable[int] | None = None) -> ImageRecord:
+    """From what TFDS reads with its images left encoded; `name` is for error messages.
 
     Args:
         concepts: the numbers of those that are wanted; the masks of the others stay empty. None: all.
@@ -148,7 +148,7 @@ def decode_picture(fields: dict, name: str, concepts: Iterable[int] | None = Non
         except ValueError as error:
             raise DataError(f"{name} is damaged ({error}): build the data set again.") from error
 
-    return PictureRecord(
+    return ImageRecord(
         picture=fields["picture"].decode(),
         image=image,
         concepts=tuple(

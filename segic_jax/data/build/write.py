@@ -1,7 +1,7 @@
 """Any benchmark's data as a TFDS data set in array_record files, without TensorFlow.
 
 <out>/<name>/<version>/
-    <name>-<split>.array_record-00000-of-00012    ITEMS pictures or frames each
+    <name>-<split>.array_record-00000-of-00012    ITEMS images or frames each
     dataset_info.json, features.json              for TFDS
     segic_jax.json.gz                             what TFDS has no place for (info.py); written last
     manifests/<protocol>_fold<f>_<k>shot.jsonl.gz the episodes, drawn from the original data
@@ -18,15 +18,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
-from segic_jax.data.benchmark import Benchmark
+from segic_jax.data.benchmark import BenchmarkSpec
 from segic_jax.data.build.examples import Item, items, records
 from segic_jax.data.build.info import VERSION, Info, VideoInfo, find_built
-from segic_jax.data.build.records import FrameRecord, PictureRecord, encode, features
-from segic_jax.data.files import watched, whole_write
+from segic_jax.data.build.records import FrameRecord, ImageRecord, encode, features
+from segic_jax.data.files import atomic_write, watched
 from segic_jax.errors import DataError
 from segic_jax.runtime import progress
 
-ITEMS = 256  # pictures or frames a file
+ITEMS = 256  # images or frames a file
 
 
 class _Encoded(NamedTuple):
@@ -36,7 +36,7 @@ class _Encoded(NamedTuple):
 
 
 def build(
-    benchmark: Benchmark,
+    benchmark: BenchmarkSpec,
     source,
     root: Path | None,
     out: Path,
@@ -88,13 +88,13 @@ def build(
     return folder
 
 
-def _claim(path: Path, benchmark: Benchmark, work: Sequence[Item]) -> None:
+def _claim(path: Path, benchmark: BenchmarkSpec, work: Sequence[Item]) -> None:
     """Refuse to go on with a build of other data."""
     listed = hashlib.sha256(repr([(item.split, item.what) for item in work]).encode()).hexdigest()
     identity = {"benchmark": benchmark.name, "items": len(work), "sha256": listed, "items_a_file": ITEMS}
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        whole_write(path, json.dumps(identity).encode())
+        atomic_write(path, json.dumps(identity).encode())
     elif path.read_text() != json.dumps(identity):
         raise DataError(
             f"{path.parent.parent} holds a build of other data: delete it, or choose another --out."
@@ -122,7 +122,7 @@ def _write_file(path: Path, content: Iterator[_Encoded]) -> None:
 
 
 def _finish(
-    benchmark: Benchmark,
+    benchmark: BenchmarkSpec,
     source,
     folder: Path,
     splits: dict[str, list[Item]],
@@ -171,7 +171,7 @@ def _finish(
     shutil.rmtree(folder / "parts")
 
 
-def _write_manifests(benchmark: Benchmark, source, folder: Path, shots: Sequence[int]) -> None:
+def _write_manifests(benchmark: BenchmarkSpec, source, folder: Path, shots: Sequence[int]) -> None:
     if benchmark.kind != "episodes":
         return
     folder.mkdir(exist_ok=True)
@@ -193,7 +193,7 @@ def manifest_name(protocol: str, fold: int, shots: int) -> str:
     return f"{protocol}_fold{fold}_{shots}shot.jsonl.gz"
 
 
-def _class_names(benchmark: Benchmark, source, index: dict[str, list]) -> list | None:
+def _class_names(benchmark: BenchmarkSpec, source, index: dict[str, list]) -> list | None:
     if benchmark.kind == "video":
         return None
     if benchmark.kind == "semseg":
@@ -219,7 +219,7 @@ def _videos(source) -> list[VideoInfo]:
     ]
 
 
-def _index(record: PictureRecord | FrameRecord) -> list:
+def _index(record: ImageRecord | FrameRecord) -> list:
     if isinstance(record, FrameRecord):
         return [record.video, record.frame]
     return [record.picture, [[one.class_id, one.instance] for one in record.concepts]]

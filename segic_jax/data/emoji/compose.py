@@ -24,7 +24,7 @@ class SceneStyle:
     hue: float = 0.35  # radians about the grey axis
     colour: float = 0.25  # of contrast, brightness and saturation
     redraw: float = 0.0  # probability that an object gets an outline, loses its colours, or is blurred
-    camera: float = 0.0  # probability of each of JPEG, blur and exposure over the whole picture
+    camera: float = 0.0  # probability of each of JPEG, blur and exposure over the whole image
 
 
 BENCHMARK_STYLE = SceneStyle()
@@ -47,7 +47,7 @@ def compose(
     """Draw `objects`, given as (class, artist), the first at a random depth among the others.
 
     Returns:
-        The picture, RGB uint8 [size, size, 3], and the label map, uint8 [size, size]: 0 background,
+        The image, RGB uint8 [size, size, 3], and the label map, uint8 [size, size]: 0 background,
         i + 1 where object i is the visible one. At least MIN_VISIBLE of the first object stays visible.
     """
     for attempt in range(ATTEMPTS):
@@ -75,7 +75,7 @@ def _spread(rng, count: int) -> np.ndarray:
 
 
 def _paste(rng, scene, labels, which, label, centre, style) -> int:
-    """Paste one object in place; returns how many pixels it has inside and outside the picture."""
+    """Paste one object in place; returns how many pixels it has inside and outside the image."""
     size = scene.shape[0]
     matrix, source = _placed(rng, which, size, centre, style)
     source = _recoloured(rng, source, style)
@@ -156,7 +156,7 @@ def _outlined(rng, source) -> np.ndarray:
 
 
 def _photographed(rng, scene, style) -> np.ndarray:
-    """Exposure, blur and JPEG over the whole picture."""
+    """Exposure, blur and JPEG over the whole image."""
     if rng.random() < style.camera:
         scene = scene * rng.uniform(0.6, 1.3) + rng.uniform(-25, 25)
     if rng.random() < style.camera:

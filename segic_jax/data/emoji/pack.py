@@ -26,7 +26,7 @@ NOVEL, VALIDATION = 64, 40  # classes
 MIN_ARTISTS = 5  # of a novel or validation class
 LOOKS_ALIKE = 0.13  # root mean square of two 16 x 16 thumbnails (0..1)
 PLAIN_WORDS = {"with", "and", "the", "face", "not", "done", "1", "of", "on", "in", "a"}
-# A word that stands for one thing under two names, or a picture inside another.
+# A word that stands for one thing under two names, or an image inside another.
 SAME_THING = [
     {"locked", "unlocked"},
     {"calendar", "spiral_calendar"},

@@ -1,4 +1,4 @@
-"""Scenes of several known objects, for what one object a picture cannot show: presence and negatives."""
+"""Scenes of several known objects, for what one object an image cannot show: presence and negatives."""
 
 import zlib
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from segic_jax.data.emoji.sprites import SpriteClass
 
 
 class Scene(NamedTuple):
-    """A picture and what is on it."""
+    """An image and what is on it."""
 
     image: UInt8[np.ndarray, "side side 3"]
     labels: UInt8[np.ndarray, "side side"]  # 0, or 1 + the place in `names` of the visible object

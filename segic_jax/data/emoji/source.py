@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.emoji.compose import BENCHMARK_STYLE, TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import Split, SpriteBank, SpriteClass
-from segic_jax.data.episodes import ClassId, Episode, Labelled, Pair, Picture, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Pair, Picture, View
 from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
 
@@ -61,7 +61,7 @@ class EmojiPairs:
 class EmojiScenePairs:
     """Endless pairs of scenes that share one to three classes, each a concept drawn by two artists.
 
-    What is to be found in a picture then depends on the reference alone. The concepts have no names.
+    What is to be found in an image then depends on the reference alone. The concepts have no names.
     """
 
     bank: SpriteBank
@@ -159,7 +159,7 @@ class EmojiSource:
             for number in range(1, SCENES + 1):
                 yield View(str(number), name)
 
-    def load(self, view: View) -> Labelled:
+    def load(self, view: View) -> LabelledImage:
         """RGB uint8 [192, 192, 3] and mask bool [192, 192]."""
         name, number = str(view.class_id), int(view.picture)
         concept = self._concepts[name]
@@ -167,7 +167,7 @@ class EmojiSource:
         artist = concept.artists[(number - 1) % len(concept.artists)]
         others = distractors(rng, self.bank, [concept], int(rng.integers(1, 4)))
         image, labels = compose(rng, [(name, artist), *others], SCENE_SIDE, BENCHMARK_STYLE)
-        return Labelled(image, labels == 1)
+        return LabelledImage(image, labels == 1)
 
 
 def _open(root: Path | None) -> EmojiSource:
@@ -178,7 +178,7 @@ def _check(root: Path) -> list[Check]:
     return [Check("scenes", sum(1 for _ in EmojiSource().views()), 640)]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="emoji",
     title="composed scenes of 64 emoji classes that the shipped model never saw",
     kind="episodes",

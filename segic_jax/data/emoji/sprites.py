@@ -12,7 +12,7 @@ import numpy as np
 
 ARCHIVE = Path(__file__).parent / "sprites.zip"
 Split = Literal["base", "validation", "novel"]
-# Artists of one family redraw each other's pictures; a reference comes from another family if it can.
+# Artists of one family redraw each other's images; a reference comes from another family if it can.
 FAMILY = {
     "noto": "google",
     "noto-v1": "google-v1",
@@ -38,7 +38,7 @@ class SpriteClass:
 
 @dataclass(frozen=True)
 class SpriteBank:
-    """All classes of one split, with their pictures read on first use."""
+    """All classes of one split, with their images read on first use."""
 
     split: Split
     classes: list[SpriteClass] = field(default_factory=list)

@@ -9,7 +9,7 @@ the names). Names are the first words of the challenge's objectInfo150.txt.
 
 from pathlib import Path
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
 
 DOWNLOAD = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
@@ -39,7 +39,7 @@ def check(root: Path) -> list[Check]:
     return open_source(root).check({"train": 20210, "val": 2000})
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="ade20k",
     title="ADE20K (Zhou et al., CVPR 2017): 150 classes, semantic segmentation",
     kind="semseg",

@@ -11,7 +11,7 @@ segmenters use (FC-CLIP, ade20k_847_with_prompt_eng.txt); several classes share 
 
 from pathlib import Path
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
 
 DOWNLOAD = (
@@ -43,7 +43,7 @@ def check(root: Path) -> list[Check]:
     return open_source(root).check({"train": 25574, "val": 2000})
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="ade847",
     title="A-847 (ADE20K 2021_17_01, all frequent classes): 847 classes, semantic segmentation",
     kind="semseg",

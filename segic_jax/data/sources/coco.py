@@ -3,17 +3,17 @@
 <root>/val2017/*.jpg
 <root>/annotations/instances_val2017.json
 
-Every picture is a target once, with one of its classes; all 80 classes, one fold (utils/fss.py, `SemCOCO`).
+Every image is a target once, with one of its classes; all 80 classes, one fold (utils/fss.py, `SemCOCO`).
 This is not COCO-20i.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.coco_json import CocoJson
 from segic_jax.data.draws import semcoco_episodes
-from segic_jax.data.episodes import ClassId, Labelled, View
+from segic_jax.data.episodes import ClassId, LabelledImage, View
 from segic_jax.data.files import read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
@@ -30,12 +30,12 @@ class CocoSource:
         """`root` is coco/ or its parent.
 
         Raises:
-            DataError: the pictures' folder or the annotations are missing or damaged.
+            DataError: the images' folder or the annotations are missing or damaged.
         """
         root = Path(root)
         self.root = root / "coco" if (root / "coco").is_dir() else root
         if not (self.root / "val2017").is_dir():
-            raise DataError(f"{self.root / 'val2017'} is missing: unpack COCO's pictures there ({DOWNLOAD}).")
+            raise DataError(f"{self.root / 'val2017'} is missing: unpack COCO's images there ({DOWNLOAD}).")
         self.coco = CocoJson(self.root / "annotations/instances_val2017.json")
         self._ids = {name: image for image, name in self.coco.images.items()}
 
@@ -45,7 +45,7 @@ class CocoSource:
             raise DataError(f"{self.name} is drawn for {' and '.join(BENCHMARK.protocols)}, fold 0, 1 shot.")
         episodes = semcoco_episodes(self.coco, fold=None, leak=protocol == "segic-leak")
         if not episodes:
-            raise DataError(f"{self.coco.path} has no class that two pictures show: get it from {DOWNLOAD}.")
+            raise DataError(f"{self.coco.path} has no class that two images show: get it from {DOWNLOAD}.")
         return Manifest(self.name, protocol, fold, shots, tuple(self.coco.categories), tuple(episodes))
 
     def class_name(self, class_id: ClassId) -> str:
@@ -55,29 +55,29 @@ class CocoSource:
         return self.coco.categories[int(class_id)]
 
     def views(self) -> Iterator[View]:
-        """Every class of every picture."""
-        for image, classes in sorted(self.coco.classes_of_pictures().items()):
+        """Every class of every image."""
+        for image, classes in sorted(self.coco.classes_of_images().items()):
             for class_id in sorted(classes):
                 yield View(self.coco.images[image], class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The picture."""
+        """The image."""
         return (self.root / "val2017" / view.picture,)
 
-    def load(self, view: View) -> Labelled:
-        """The picture, and all objects of the class."""
+    def load(self, view: View) -> LabelledImage:
+        """The image, and all objects of the class."""
         if view.picture not in self._ids:
-            raise DataError(f"{self.coco.path} has no picture {view.picture}: list the episodes anew.")
+            raise DataError(f"{self.coco.path} has no image {view.picture}: list the episodes anew.")
         self.class_name(view.class_id)
         (path,) = self.paths(view)
         image = read_rgb(path)
         mask = self.coco.mask(self._ids[view.picture], int(view.class_id))
         require_size(image, mask, path, self.coco.path)
-        return Labelled(image, mask)
+        return LabelledImage(image, mask)
 
 
 def check(root: Path) -> list[Check]:
-    """Classes, annotated pictures, and which of them are there."""
+    """Classes, annotated images, and which of them are there."""
     try:
         source = CocoSource(root)
     except DataError as error:
@@ -87,14 +87,14 @@ def check(root: Path) -> list[Check]:
     gone = f"some are missing from {source.root / 'val2017'}: unpack them again."
     return [
         Check("classes", len(source.coco.categories), 80),
-        Check("annotated pictures", len(pictures), 4952),
+        Check("annotated images", len(pictures), 4952),
         Check("of them on disk", found, len(pictures), "" if found == len(pictures) else gone),
     ]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="coco",
-    title="COCO val2017, one class of each picture: official SegIC's README command",
+    title="COCO val2017, one class of each image: official SegIC's README command",
     kind="episodes",
     protocols=("segic", "segic-leak"),
     layout="coco/val2017/*.jpg\ncoco/annotations/instances_val2017.json",

@@ -3,7 +3,7 @@
 <root>/{train2014,val2014}/COCO_<split>_XXXXXXXXXXXX.jpg
 <root>/annotations/{train2014,val2014}/<same name>.png    value = class + 1, 0 is background
 
-Which pictures a class has is fixed by the published lists, which are part of this package; fold f tests the
+Which images a class has is fixed by the published lists, which are part of this package; fold f tests the
 classes f, f + 4, ...
 """
 
@@ -15,9 +15,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.draws import SEEDS, coco20i_episodes
-from segic_jax.data.episodes import ClassId, Labelled, View
+from segic_jax.data.episodes import ClassId, LabelledImage, View
 from segic_jax.data.files import read_labels, read_rgb, require_size
 from segic_jax.data.manifest import Manifest, shipped
 from segic_jax.errors import DataError
@@ -30,7 +30,7 @@ DOWNLOAD = (
 
 
 class Coco20iSource:
-    """Pictures of val2014, or those of train2014 for training; class ids are 0 to 79."""
+    """Images of val2014, or those of train2014 for training; class ids are 0 to 79."""
 
     name = "coco20i"
 
@@ -38,7 +38,7 @@ class Coco20iSource:
         """`root` is COCO2014/ or its parent.
 
         Raises:
-            DataError: the split's folder of pictures or of label maps is missing.
+            DataError: the split's folder of images or of label maps is missing.
         """
         root = Path(root)
         self.root = root / "COCO2014" if (root / "COCO2014").is_dir() else root
@@ -67,9 +67,9 @@ class Coco20iSource:
         return class_names()[int(class_id)]
 
     def views(self) -> Iterator[View]:
-        """Every class of every picture of the lists, picture by picture."""
+        """Every class of every image of the lists, image by image."""
         classes: dict[str, list[int]] = {}
-        for class_id, pictures in enumerate(class_pictures(self._split)):
+        for class_id, pictures in enumerate(class_images(self._split)):
             for picture in pictures:
                 classes.setdefault(picture, []).append(class_id)
         for picture in sorted(classes):
@@ -77,16 +77,16 @@ class Coco20iSource:
                 yield View(picture, class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The picture and its label map."""
+        """The image and its label map."""
         return self.root / view.picture, (self.root / "annotations" / view.picture).with_suffix(".png")
 
-    def load(self, view: View) -> Labelled:
-        """The picture, and where its label map has the class."""
+    def load(self, view: View) -> LabelledImage:
+        """The image, and where its label map has the class."""
         self.class_name(view.class_id)
         image_path, label_path = self.paths(view)
         image, labels = read_rgb(image_path), read_labels(label_path)
         require_size(image, labels, image_path, label_path)
-        return Labelled(image, labels == int(view.class_id) + 1)
+        return LabelledImage(image, labels == int(view.class_id) + 1)
 
 
 @cache
@@ -97,8 +97,8 @@ def class_names() -> tuple[str, ...]:
 
 
 @cache
-def class_pictures(split: Literal["trn", "val"]) -> list[list[str]]:
-    """For each class its pictures in the published order, such as val2014/COCO_val2014_000000000042.jpg."""
+def class_images(split: Literal["trn", "val"]) -> list[list[str]]:
+    """For each class its images in the published order, such as val2014/COCO_val2014_000000000042.jpg."""
     file = resources.files("segic_jax.data").joinpath(f"splits/coco20i_{split}.json.gz")
     folders = {"t": "train2014", "v": "val2014"}
     return [
@@ -114,13 +114,13 @@ def fold_classes(fold: int) -> tuple[int, ...]:
 
 def draw(protocol: str, fold: int, shots: int) -> Manifest:
     """The field's episodes, drawn anew."""
-    classes, pictures = fold_classes(fold), class_pictures("val")
+    classes, pictures = fold_classes(fold), class_images("val")
     episodes = coco20i_episodes({c: pictures[c] for c in classes}, SEEDS[protocol], shots)
     return Manifest("coco20i", protocol, fold, shots, classes, tuple(episodes))
 
 
 def check(root: Path) -> list[Check]:
-    """Pictures and label maps of the lists."""
+    """Images and label maps of the lists."""
     try:
         source = Coco20iSource(root)
     except DataError as error:
@@ -138,7 +138,7 @@ def check(root: Path) -> list[Check]:
     return lines
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="coco20i",
     title="COCO-20i: 80 classes of COCO 2014 in four folds of 1000 episodes",
     kind="episodes",

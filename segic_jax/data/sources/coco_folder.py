@@ -1,7 +1,7 @@
-"""Your own pictures with a COCO JSON: the other layout of `folder`.
+"""Your own images with a COCO JSON: the other layout of `folder`.
 
-A picture's `file_name` is relative to the JSON's folder, or to `images/` beside it; where that folder is
-`annotations/`, to the folder above or its `images/`. Every picture of a class is a target once; its
+An image's `file_name` is relative to the JSON's folder, or to `images/` beside it; where that folder is
+`annotations/`, to the folder above or its `images/`. Every image of a class is a target once; its
 references are the next ones of its class, sorted by file name, wrapping.
 """
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.episodes import ClassId, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
 from segic_jax.data.files import read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
@@ -26,7 +26,7 @@ class CocoFolderSource:
         self._ids = {name: image for image, name in self.coco.images.items()}
         for image, name in self.coco.images.items():
             if self._ids[name] != image:
-                raise DataError(f"{path} lists {name} twice: give each picture one id.")
+                raise DataError(f"{path} lists {name} twice: give each image one id.")
         self.pictures = {
             class_id: sorted(self.coco.images[image] for image in self.coco.pictures(class_id))
             for class_id in self.coco.categories
@@ -35,13 +35,13 @@ class CocoFolderSource:
             raise DataError(f"{path} has no annotation: add some, or give another file.")
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Raises DataError for what `folder` is not drawn for, or a class of too few pictures."""
+        """Raises DataError for what `folder` is not drawn for, or a class of too few images."""
         require_original(protocol, fold, shots)
         episodes = []
         for class_id, pictures in self.pictures.items():
             if 0 < len(pictures) <= shots:
                 raise DataError(
-                    f"{self.coco.path}: {self.coco.categories[class_id]} is on {len(pictures)} picture(s); a "
+                    f"{self.coco.path}: {self.coco.categories[class_id]} is on {len(pictures)} image(s); a "
                     f"target and {shots} reference(s) take {shots + 1}."
                 )
             for i, target in enumerate(pictures):
@@ -57,13 +57,13 @@ class CocoFolderSource:
         return self.coco.categories[int(class_id)]
 
     def views(self) -> Iterator[View]:
-        """Every class of every picture."""
-        for image, classes in sorted(self.coco.classes_of_pictures().items()):
+        """Every class of every image."""
+        for image, classes in sorted(self.coco.classes_of_images().items()):
             for class_id in sorted(classes):
                 yield View(self.coco.images[image], class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The picture."""
+        """The image."""
         folder = self.coco.path.parent
         folders = [folder, folder / "images"]
         if folder.name == "annotations":
@@ -71,15 +71,15 @@ class CocoFolderSource:
         places = [one / view.picture for one in folders if one.is_dir()]
         return (next((path for path in places if path.is_file()), places[-1]),)
 
-    def load(self, view: View) -> Labelled:
-        """The picture, and all objects of the class."""
+    def load(self, view: View) -> LabelledImage:
+        """The image, and all objects of the class."""
         if view.picture not in self._ids:
-            raise DataError(f"{self.coco.path} has no picture {view.picture}.")
+            raise DataError(f"{self.coco.path} has no image {view.picture}.")
         self.class_name(view.class_id)
         (path,) = self.paths(view)
         image, mask = read_rgb(path), self.coco.mask(self._ids[view.picture], int(view.class_id))
         require_size(image, mask, path, self.coco.path)
-        return Labelled(image, mask)
+        return LabelledImage(image, mask)
 
 
 def require_original(protocol: str, fold: int, shots: int) -> None:

@@ -1,4 +1,4 @@
-"""Training pictures with instances, from the COCO-like files that the official `InstCOCO` reads.
+"""Training images with instances, from the COCO-like files that the official `InstCOCO` reads.
 
 coco/train2017/*.jpg               coco/annotations/instances_train2017.json
 lvis/{train2017,val2017}/*.jpg     lvis/lvis_v1_train.json    folder and file at the end of coco_url
@@ -41,19 +41,19 @@ LVIS = Layout(
     "lvis",
     "lvis_v1_train.json",
     ".",
-    "https://www.lvisdataset.org/dataset (its pictures are COCO's train2017 and val2017)",
+    "https://www.lvisdataset.org/dataset (its images are COCO's train2017 and val2017)",
 )
 PACO = Layout(
     "paco",
     "annotations/paco_lvis_v1_train.json",
     ".",
-    "https://github.com/facebookresearch/paco (its pictures are COCO's train2017 and val2017)",
+    "https://github.com/facebookresearch/paco (its images are COCO's train2017 and val2017)",
 )
 OBJECTS365 = Layout("objects365", "objects365_train.json", "train", "https://www.objects365.org", boxes=True)
 
 
 class CocoInstances:
-    """Pictures with at least one object, by rising id."""
+    """Images with at least one object, by rising id."""
 
     def __init__(self, root: Path | str, layout: Layout, without: Collection[str] = ()):
         """`without` names classes whose objects are left out.
@@ -83,7 +83,7 @@ class CocoInstances:
         return len(self._numbers)
 
     def picture(self, number: int) -> Picture:
-        """The picture and a mask for each annotation. Raises DataError where one of them is damaged."""
+        """The image and a mask for each annotation. Raises DataError where one of them is damaged."""
         place = int(self._numbers[number])
         path = self.root / self._layout.pictures / self._annotations.file_name(place)
         image, masks = read_rgb(path), self._annotations.masks(place, self._without)

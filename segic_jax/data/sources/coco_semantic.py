@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.coco_json import CocoJson
 from segic_jax.data.files import read_rgb, require_size
-from segic_jax.data.semantic import SemanticPicture, Split, find_folder
+from segic_jax.data.semantic import SemanticImage, Split, find_folder
 from segic_jax.errors import DataError
 
-DOWNLOAD = "https://cocodataset.org/#download (2017 pictures, 2017 train/val annotations)"
+DOWNLOAD = "https://cocodataset.org/#download (2017 images, 2017 train/val annotations)"
 
 
 class CocoSemanticSource:
@@ -38,7 +38,7 @@ class CocoSemanticSource:
         self.classes = tuple(categories.values())
 
     def pictures(self, split: Split) -> list[str]:
-        """File names of all pictures in the split's annotations, also of those without an object."""
+        """File names of all images in the split's annotations, also of those without an object."""
         self._read(split)
         return sorted(self._of[split])
 
@@ -48,17 +48,15 @@ class CocoSemanticSource:
         there = self._present[split].get(self._of[split][picture], ())
         return tuple(number for number, category in enumerate(self._ids) if category in there)
 
-    def load(self, split: Split, picture: str) -> SemanticPicture:
-        """The picture and a mask for each of its classes."""
+    def load(self, split: Split, picture: str) -> SemanticImage:
+        """The image and a mask for each of its classes."""
         annotations, path = self._read(split), self.root / f"{split}2017" / picture
         image, classes = read_rgb(path), self.present(split, picture)
         masks = [annotations.mask(self._of[split][picture], self._ids[number]) for number in classes]
         for mask in masks:
             require_size(image, mask, path, annotations.path)
         nothing = np.zeros(image.shape[:2], bool)
-        return SemanticPicture(
-            image, classes, np.stack(masks) if masks else nothing[None][:0], ignored=nothing
-        )
+        return SemanticImage(image, classes, np.stack(masks) if masks else nothing[None][:0], ignored=nothing)
 
     def _read(self, split: Split) -> CocoJson:
         if split not in self._annotations:
@@ -68,22 +66,22 @@ class CocoSemanticSource:
                     f"{annotations.path} has other classes than instances_val2017.json: get both again."
                 )
             self._of[split] = {name: number for number, name in annotations.images.items()}
-            self._present[split] = annotations.classes_of_pictures()
+            self._present[split] = annotations.classes_of_images()
             self._annotations[split] = annotations
         return self._annotations[split]
 
 
 def check(root: Path) -> list[Check]:
-    """Pictures named by the annotations, and found."""
+    """Images named by the annotations, and found."""
     source = CocoSemanticSource(root)
     lines = [Check("classes", len(source.classes), 80)]
     for split, needed in (("val", 5000), ("train", 118287)):
         try:
             names = set(source.pictures(split))
         except DataError as error:
-            lines.append(Check(f"pictures in instances_{split}2017.json", 0, needed, str(error)))
+            lines.append(Check(f"images in instances_{split}2017.json", 0, needed, str(error)))
             continue
-        lines.append(Check(f"pictures in instances_{split}2017.json", len(names), needed))
+        lines.append(Check(f"images in instances_{split}2017.json", len(names), needed))
         there = {path.name for path in (source.root / f"{split}2017").glob("*.jpg")}
         missing = sorted(names - there)
         problem = f"{source.root / f'{split}2017' / missing[0]} is missing: get it." if missing else ""
@@ -91,7 +89,7 @@ def check(root: Path) -> list[Check]:
     return lines
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="coco_semantic",
     title="COCO 2017 (Lin et al., ECCV 2014): 80 classes, semantic segmentation from instances",
     kind="semseg",

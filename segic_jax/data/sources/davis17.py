@@ -7,7 +7,7 @@
 
 from pathlib import Path
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.listed import read_list
 from segic_jax.data.video import VideoSource, make_clip
 from segic_jax.errors import DataError
@@ -50,7 +50,7 @@ def check(root: Path) -> list[Check]:
     return [Check("videos", len(clips), 30), Check("frames", frames, 1999), Check("label maps", maps, frames)]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="davis17",
     title="DAVIS 2017 val: 30 videos, J&F",
     kind="video",

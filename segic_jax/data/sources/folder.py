@@ -1,6 +1,6 @@
 """A folder of classes in FSS-1000's layout -> episodes; and the way back.
 
-<root>/<class>/<n>.jpg    a picture (.jpg or .jpeg)
+<root>/<class>/<n>.jpg    an image (.jpg or .jpeg)
 <root>/<class>/<n>.png    its mask: 128 and above is the object
 """
 
@@ -10,20 +10,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.episodes import ClassId, Episode, Labelled, Source, View
+from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.episodes import ClassId, Episode, EpisodeSource, LabelledImage, View
 from segic_jax.data.files import read_grey, read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json, require_original
 from segic_jax.errors import DataError
 
-PICTURE_ENDINGS = (".jpg", ".jpeg")
+IMAGE_ENDINGS = (".jpg", ".jpeg")
 
 
 class FolderSource:
-    """Every picture is a target once; its references are the next numbers of its class, wrapping.
+    """Every image is a target once; its references are the next numbers of its class, wrapping.
 
-    Classes are sorted by name, pictures by number.
+    Classes are sorted by name, images by number.
     """
 
     name = "folder"
@@ -32,7 +32,7 @@ class FolderSource:
         """`classes` restricts the source to these folders; by default it takes all.
 
         Raises:
-            DataError: a folder is missing, a picture has no mask, or there is no picture at all.
+            DataError: a folder is missing, an image has no mask, or there is no image at all.
         """
         self.root = Path(root)
         if not self.root.is_dir():
@@ -42,17 +42,17 @@ class FolderSource:
                 path.name for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")
             ]
         if not classes:
-            raise DataError(f"{self.root} holds no class: put pictures and masks in {self.root}/<class>/.")
-        self.pictures = {name: _pictures(self.root / name) for name in sorted(classes)}
+            raise DataError(f"{self.root} holds no class: put images and masks in {self.root}/<class>/.")
+        self.pictures = {name: _images(self.root / name) for name in sorted(classes)}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Raises DataError for what `folder` is not drawn for, or a class of too few pictures."""
+        """Raises DataError for what `folder` is not drawn for, or a class of too few images."""
         require_original(protocol, fold, shots)
         episodes = []
         for class_name, pictures in self.pictures.items():
             if len(pictures) <= shots:
                 raise DataError(
-                    f"{self.root / class_name} holds too few pictures ({len(pictures)}): a target and "
+                    f"{self.root / class_name} holds too few images ({len(pictures)}): a target and "
                     f"{shots} reference(s) take {shots + 1}."
                 )
             for i, target in enumerate(pictures):
@@ -65,30 +65,30 @@ class FolderSource:
         return str(class_id).replace("_", " ")
 
     def views(self) -> Iterator[View]:
-        """All pictures, class by class."""
+        """All images, class by class."""
         for class_name, pictures in self.pictures.items():
             for picture in pictures:
                 yield View(picture, class_name)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The picture and its mask."""
+        """The image and its mask."""
         path = self.root / str(view.class_id) / view.picture
         return path, path.with_suffix(".png")
 
-    def load(self, view: View) -> Labelled:
-        """The RGB image and the mask of one picture."""
+    def load(self, view: View) -> LabelledImage:
+        """The RGB image and the mask of one image."""
         image_path, mask_path = self.paths(view)
         image, mask = read_rgb(image_path), read_grey(mask_path)
         require_size(image, mask, image_path, mask_path)
         if 0 < mask.max() < 128:
             raise DataError(f"{mask_path} has no value above {mask.max()}: save the object as 255.")
-        return Labelled(image, mask >= 128)
+        return LabelledImage(image, mask >= 128)
 
 
-def export(source: Source, protocol: str, out_dir: str | Path) -> int:
-    """Write all pictures of a source's episodes in this layout, numbered in the order of its targets.
+def export(source: EpisodeSource, protocol: str, out_dir: str | Path) -> int:
+    """Write all images of a source's episodes in this layout, numbered in the order of its targets.
 
-    Images are JPEG (quality 95), masks are PNG. Returns the number of pictures.
+    Images are JPEG (quality 95), masks are PNG. Returns the number of images.
 
     Raises:
         DataError: `out_dir` already holds something.
@@ -113,19 +113,19 @@ def export(source: Source, protocol: str, out_dir: str | Path) -> int:
     return sum(map(len, views.values()))
 
 
-def _pictures(folder: Path) -> list[str]:
+def _images(folder: Path) -> list[str]:
     """File names, sorted by number (names that are no numbers follow, by name)."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: every class needs a folder of its name.")
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    images = {path.stem: path for path in files if path.suffix.lower() in PICTURE_ENDINGS}
+    images = {path.stem: path for path in files if path.suffix.lower() in IMAGE_ENDINGS}
     masks = {path.stem: path for path in files if path.suffix == ".png"}
     for stem, path in images.items():
         if stem not in masks:
             raise DataError(f"{path} has no mask: save it as {path.with_suffix('.png').name} beside it.")
     for stem, path in masks.items():
         if stem not in images:
-            raise DataError(f"{path} is a mask without a picture: save the picture as {stem}.jpg beside it.")
+            raise DataError(f"{path} is a mask without an image: save the image as {stem}.jpg beside it.")
     stems = sorted(
         images, key=lambda stem: (not stem.isdecimal(), int(stem) if stem.isdecimal() else 0, stem)
     )
@@ -143,19 +143,19 @@ def open_folder(root: Path | str) -> FolderSource | CocoFolderSource:
 
 
 def check(root: Path) -> list[Check]:
-    """Any number of classes and pictures will do."""
+    """Any number of classes and images will do."""
     pictures = open_folder(root).pictures
     return [Check("classes", len(pictures)), Check("pictures", sum(map(len, pictures.values())))]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="folder",
-    title="your own pictures and masks",
+    title="your own images and masks",
     kind="episodes",
     protocols=("original",),
     layout=(
         "<class>/<n>.jpg\n<class>/<n>.png   the mask: 128 and above is the object\n"
-        "or one COCO .json with its pictures beside it or in images/"
+        "or one COCO .json with its images beside it or in images/"
     ),
     download="Yours.",
     pictures="folder",

@@ -1,4 +1,4 @@
-"""FSS-1000 (Li et al., CVPR 2020): 1000 classes of 10 pictures, with the field's fixed test episodes.
+"""FSS-1000 (Li et al., CVPR 2020): 1000 classes of 10 images, with the field's fixed test episodes.
 
 Folder layout: `<root>/<class>/<1..10>.jpg + .png`, or the same under `<root>/data/`. The lists of classes are
 part of this package; splits/ is not read.
@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.draws import SEEDS, fss_episodes
 from segic_jax.data.manifest import Manifest, shipped
 from segic_jax.data.sources.folder import FolderSource
@@ -38,7 +38,7 @@ class Fss1000Source(FolderSource):
         self.pictures = {name: [f"{number}.jpg" for number in range(1, 11)] for name in names}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """All 2400 pictures as targets; for 1 and 5 shots the list is shipped with the package.
+        """All 2400 images as targets; for 1 and 5 shots the list is shipped with the package.
 
         Raises:
             DataError: no such protocol or fold, or no shots.
@@ -62,7 +62,7 @@ def draw(protocol: str, shots: int) -> Manifest:
 
 
 def check(root: Path) -> list[Check]:
-    """The test split: classes, pictures and masks."""
+    """The test split: classes, images and masks."""
     try:
         source = Fss1000Source(root)
     except DataError as error:
@@ -77,9 +77,9 @@ def check(root: Path) -> list[Check]:
     return lines
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="fss1000",
-    title="FSS-1000 (Li et al., CVPR 2020): 240 test classes of 10 pictures",
+    title="FSS-1000 (Li et al., CVPR 2020): 240 test classes of 10 images",
     kind="episodes",
     protocols=("matcher", "insid3", "segic"),
     layout="FSS-1000/<class>/{1..10}.jpg\nFSS-1000/<class>/{1..10}.png   the mask; or both below data/",

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.draws import draw_others
-from segic_jax.data.episodes import ClassId, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
 from segic_jax.data.files import read_labels, read_rgb, require_size
 from segic_jax.data.listed import find_root, read_list
 from segic_jax.data.manifest import Manifest
@@ -58,7 +58,7 @@ class IsaidSource:
         self.lines = [self._lines(fold) for fold in range(FOLDS)]
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Every line of a fold. Raises DataError where a class has only one picture."""
+        """Every line of a fold. Raises DataError where a class has only one image."""
         if protocol not in BENCHMARK.protocols or fold not in range(FOLDS) or shots < 1:
             raise DataError(
                 f"{self.name} is drawn for {', '.join(BENCHMARK.protocols)}, folds 0 to {FOLDS - 1}, "
@@ -71,7 +71,7 @@ class IsaidSource:
         for class_id, of in pictures.items():
             if len(set(of)) < 2:
                 raise DataError(
-                    f"{self._list(fold)} lists one picture of {NAMES[class_id]}; an episode takes two: "
+                    f"{self._list(fold)} lists one image of {NAMES[class_id]}; an episode takes two: "
                     f"get it again from {DOWNLOAD}."
                 )
         rng = np.random.RandomState(0)
@@ -98,13 +98,13 @@ class IsaidSource:
         label = f"{view.picture}_instance_color_RGB.png"
         return self.root / "val/images" / f"{view.picture}.png", self.root / "val/semantic_png" / label
 
-    def load(self, view: View) -> Labelled:
+    def load(self, view: View) -> LabelledImage:
         """The patch, its class, and the pixels that count nowhere."""
         self.class_name(view.class_id)
         image_path, label_path = self.paths(view)
         image, labels = read_rgb(image_path), read_labels(label_path)
         require_size(image, labels, image_path, label_path)
-        return Labelled(image, labels == int(view.class_id) + 1, labels == 255)
+        return LabelledImage(image, labels == int(view.class_id) + 1, labels == 255)
 
     def _list(self, fold: int) -> Path:
         return self.root / f"splits/val/fold{fold}.txt"
@@ -138,7 +138,7 @@ def check(root: Path) -> list[Check]:
     ]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="isaid",
     title="iSAID-5i, 15 classes from above in three folds (INSID3)",
     kind="episodes",

@@ -7,7 +7,7 @@
 from functools import partial
 from pathlib import Path
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.episodes import View
 from segic_jax.data.listed import ListedSource, files, find_root
 from segic_jax.errors import DataError
@@ -41,15 +41,15 @@ def _paths(root: Path, view: View) -> tuple[Path, Path]:
 
 
 def check(root: Path) -> list[Check]:
-    """Pictures of each kind."""
+    """Images of each kind."""
     try:
         source = open_source(root)
     except DataError as error:
         return [Check("ISIC 2018", "missing", problem=str(error))]
-    return [Check(f"pictures in {i + 1}/", len(source.pictures[i]), COUNTS[i]) for i in range(3)]
+    return [Check(f"images in {i + 1}/", len(source.pictures[i]), COUNTS[i]) for i in range(3)]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="isic",
     title="ISIC 2018, three kinds of skin lesion, 600 episodes (INSID3)",
     kind="episodes",

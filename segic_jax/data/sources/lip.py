@@ -16,29 +16,29 @@ DOWNLOAD = "https://sysu-hcp.net/lip/ (single person: images and parsing annotat
 
 
 class LipInstances:
-    """Pictures by name."""
+    """Images by name."""
 
     def __init__(self, root: Path | str):
         """`root` is lip/ or its parent.
 
         Raises:
-            DataError: there are no pictures, or the label maps are missing.
+            DataError: there are no images, or the label maps are missing.
         """
         root = Path(root)
         self.root = root / "lip" if (root / "lip").is_dir() else root
         self._labels = self.root / "TrainVal_parsing_annotations/train_segmentations"
         if not self._labels.is_dir():
             raise DataError(f"{self._labels} is missing: get it from {DOWNLOAD}.")
-        self._pictures = sorted(path.name for path in (self.root / "train_images").glob("*.jpg"))
-        if not self._pictures:
-            raise DataError(f"{self.root / 'train_images'} holds no pictures: get them from {DOWNLOAD}.")
+        self._images = sorted(path.name for path in (self.root / "train_images").glob("*.jpg"))
+        if not self._images:
+            raise DataError(f"{self.root / 'train_images'} holds no images: get them from {DOWNLOAD}.")
 
     def __len__(self) -> int:
-        return len(self._pictures)
+        return len(self._images)
 
     def picture(self, number: int) -> Picture:
-        """The picture and a mask for each part. Raises DataError where one of them is missing or damaged."""
-        path = self.root / "train_images" / self._pictures[number]
+        """The image and a mask for each part. Raises DataError where one of them is missing or damaged."""
+        path = self.root / "train_images" / self._images[number]
         label_path = (self._labels / path.name).with_suffix(".png")
         image, labels = read_rgb(path), read_labels(label_path)
         require_size(image, labels, path, label_path)

@@ -1,13 +1,13 @@
 """Chest X-rays (Shenzhen and Montgomery sets) as INSID3 scores them (datasets/lung.py): the lungs.
 
-<root>/CXR_png/<name>.png    800 pictures
+<root>/CXR_png/<name>.png    800 images
 <root>/masks/<name>_mask.png, and <name>.png for those of Montgomery (MCUCXR...)    704 masks
 """
 
 from functools import partial
 from pathlib import Path
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.episodes import View
 from segic_jax.data.listed import ListedSource, files, find_root
 from segic_jax.errors import DataError
@@ -18,8 +18,8 @@ DOWNLOAD = "Kaggle, nikhilpandey360/chest-xray-masks-and-labels"
 def open_source(root: Path | str) -> ListedSource:
     """`root` is LungSegmentation/ or its parent. Raises DataError where a folder is missing or empty."""
     root = find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD)
-    # Sorted by mask, which is not the order of the pictures.
-    pictures = [_picture(name) for name in files(root / "masks", ".png", DOWNLOAD)]
+    # Sorted by mask, which is not the order of the images.
+    pictures = [_image(name) for name in files(root / "masks", ".png", DOWNLOAD)]
     return ListedSource(
         name="lung",
         protocols=("insid3", "original"),
@@ -30,7 +30,7 @@ def open_source(root: Path | str) -> ListedSource:
     )
 
 
-def _picture(mask: str) -> str:
+def _image(mask: str) -> str:
     return mask if "MCUCXR" in mask else mask.removesuffix("_mask.png") + ".png"
 
 
@@ -41,7 +41,7 @@ def _paths(root: Path, view: View) -> tuple[Path, Path]:
 
 
 def check(root: Path) -> list[Check]:
-    """Pictures and masks."""
+    """Images and masks."""
     try:
         source = open_source(root)
         found = len(
@@ -52,7 +52,7 @@ def check(root: Path) -> list[Check]:
     return [Check("pictures", found, 800), Check("masks", len(source.pictures[0]), 704)]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="lung",
     title="chest X-rays, the lungs, 600 episodes (INSID3)",
     kind="episodes",

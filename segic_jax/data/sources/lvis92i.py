@@ -1,7 +1,7 @@
 """LVIS-92i (Matcher, Liu et al., ICLR 2024): 920 classes of LVIS in ten folds, drawn as Matcher draws them.
 
-<root>/lvis_val.pkl                     {class: {picture: {"annotations": [{"segmentation": ...}, ...]}}}
-<root>/coco/{train2017,val2017}/*.jpg   LVIS's validation pictures are of both
+<root>/lvis_val.pkl                     {class: {image: {"annotations": [{"segmentation": ...}, ...]}}}
+<root>/coco/{train2017,val2017}/*.jpg   LVIS's validation images are of both
 <root>/lvis_v1_val.json                 for class names and official SegIC's protocols; or in ../lvis/
 """
 
@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.coco_json import CocoJson
 from segic_jax.data.draws import choose, draw_others, semcoco_episodes
-from segic_jax.data.episodes import ClassId, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
 from segic_jax.data.files import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import as_polygon, union
@@ -22,10 +22,10 @@ from segic_jax.data.pickles import read_pickle
 from segic_jax.errors import DataError
 
 FOLDS, EPISODES = 10, 2300
-CLASSES = 920  # of more than one validation picture
+CLASSES = 920  # of more than one validation image
 DOWNLOAD = "lvis.zip of github.com/aim-uofa/Matcher (datasets/README.md)"
 
-Annotations = dict[int, dict[str, list]]  # class -> picture -> segmentations
+Annotations = dict[int, dict[str, list]]  # class -> image -> segmentations
 
 
 class Lvis92iSource:
@@ -57,7 +57,7 @@ class Lvis92iSource:
         """2300 episodes of a fold.
 
         Raises:
-            DataError: no such protocol or fold, or too few classes or pictures.
+            DataError: no such protocol or fold, or too few classes or images.
         """
         if protocol not in BENCHMARK.protocols:
             raise DataError(f"{self.name} has no protocol {protocol!r}: {', '.join(BENCHMARK.protocols)}.")
@@ -83,7 +83,7 @@ class Lvis92iSource:
         return self._names[int(class_id)]
 
     def views(self) -> Iterator[View]:
-        """Every class in every picture that has it, picture by picture."""
+        """Every class in every image that has it, image by image."""
         classes: dict[str, list[int]] = {}
         for class_id, pictures in self.pictures.items():
             for picture in pictures:
@@ -93,11 +93,11 @@ class Lvis92iSource:
                 yield View(picture, class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The picture."""
+        """The image."""
         return (self.root / "coco" / view.picture,)
 
-    def load(self, view: View) -> Labelled:
-        """The whole picture; of several objects, all of them make the mask."""
+    def load(self, view: View) -> LabelledImage:
+        """The whole image; of several objects, all of them make the mask."""
         if self._annotations is None:
             self._annotations = self._read()
         segmentations = self._annotations.get(view.class_id, {}).get(view.picture)
@@ -108,7 +108,7 @@ class Lvis92iSource:
             )
         image = read_rgb(*self.paths(view))
         try:
-            return Labelled(image, union(segmentations, *image.shape[:2]))
+            return LabelledImage(image, union(segmentations, *image.shape[:2]))
         except ValueError as error:
             raise DataError(
                 f"{self.root / 'lvis_val.pkl'}, class {view.class_id} in {view.picture}: {error}; "
@@ -116,12 +116,12 @@ class Lvis92iSource:
             ) from error
 
     def _classes(self, fold: int, shots: int) -> tuple[int, ...]:
-        """Classes with more pictures than shots, dealt out; those that do not go round are left out."""
+        """Classes with more images than shots, dealt out; those that do not go round are left out."""
         enough = [class_id for class_id, pictures in self.pictures.items() if len(pictures) > shots]
         classes = enough[fold::FOLDS][: len(enough) // FOLDS]
         if not classes:
             raise DataError(
-                f"{self.root / 'lvis_val.pkl'} has {len(enough)} classes of more than {shots} pictures: "
+                f"{self.root / 'lvis_val.pkl'} has {len(enough)} classes of more than {shots} images: "
                 f"{FOLDS} folds take as many."
             )
         return tuple(classes)
@@ -129,7 +129,7 @@ class Lvis92iSource:
     def _matcher_episodes(self, classes: tuple[int, ...], shots: int) -> Iterator[Episode]:
         """As Matcher (data/lvis.py:35-41, 110-149) and INSID3 (datasets/lvis.py:35-103) draw with seed 0.
 
-        The classes come in turn; a reference may come twice. No picture takes part in the draw.
+        The classes come in turn; a reference may come twice. No image takes part in the draw.
         """
         rng = np.random.RandomState(0)
         for number in range(EPISODES):
@@ -185,7 +185,7 @@ def _packed(segmentation: Any) -> Any:
 
 
 def check(root: Path) -> list[Check]:
-    """Classes, and which pictures of the pickle are there."""
+    """Classes, and which images of the pickle are there."""
     try:
         source = Lvis92iSource(root)
     except DataError as error:
@@ -200,13 +200,13 @@ def check(root: Path) -> list[Check]:
     other = f"not the published lists: get {DOWNLOAD}."
     gone = f"some are missing from {source.root / 'coco'}: unpack COCO's train2017 and val2017 there."
     return [
-        Check("classes of more than 1 picture", classes, CLASSES, "" if classes == CLASSES else other),
+        Check("classes of more than 1 image", classes, CLASSES, "" if classes == CLASSES else other),
         Check("pictures", found, len(pictures), "" if found == len(pictures) else gone),
         Check("class names and protocol segic, of lvis_v1_val.json (may be missing)", names, None, damage),
     ]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="lvis92i",
     title="LVIS-92i (Matcher): 920 classes of LVIS in ten folds",
     kind="episodes",

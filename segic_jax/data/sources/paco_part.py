@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.draws import choose
-from segic_jax.data.episodes import ClassId, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
 from segic_jax.data.files import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import as_polygon, union
@@ -31,14 +31,14 @@ DOWNLOAD = "paco.zip of github.com/aim-uofa/Matcher (datasets/README.md)"
 
 
 class PartObject(NamedTuple):
-    """One object of a picture with one kind of its parts."""
+    """One object of an image with one kind of its parts."""
 
     rows: slice
     columns: slice
     segmentations: list
 
 
-Annotations = dict[str, dict[int, dict[int, PartObject]]]  # picture -> class -> instance
+Annotations = dict[str, dict[int, dict[int, PartObject]]]  # image -> class -> instance
 
 
 class PacoPartSource:
@@ -79,7 +79,7 @@ class PacoPartSource:
         """2500 episodes of a fold.
 
         Raises:
-            DataError: no such protocol or fold, too few classes, or a picture is missing.
+            DataError: no such protocol or fold, too few classes, or an image is missing.
         """
         if protocol not in BENCHMARK.protocols:
             raise DataError(f"{self.name} has no protocol {protocol!r}: {', '.join(BENCHMARK.protocols)}.")
@@ -87,11 +87,11 @@ class PacoPartSource:
             raise DataError(f"{self.name} has the folds 0 to {FOLDS - 1} and takes 1 shot or more.")
         classes = self.fold_classes(fold, shots)
         if not classes:
-            raise DataError(f"{self._val} has no class of fold {fold} with more than {shots} pictures.")
+            raise DataError(f"{self._val} has no class of fold {fold} with more than {shots} images.")
         return Manifest(self.name, protocol, fold, shots, classes, tuple(self._episodes(classes, shots)))
 
     def fold_classes(self, fold: int, shots: int) -> tuple[int, ...]:
-        """Classes of the training list dealt out to the folds, those with more pictures than shots."""
+        """Classes of the training list dealt out to the folds, those with more images than shots."""
         dealt = self.train_classes[fold::FOLDS][: len(self.train_classes) // FOLDS]
         return tuple(class_id for class_id in dealt if len(self.pictures.get(class_id, ())) > shots)
 
@@ -120,11 +120,11 @@ class PacoPartSource:
                     yield View(picture, class_id, instance)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The picture."""
+        """The image."""
         return (self.root / "coco" / view.picture,)
 
-    def load(self, view: View) -> Labelled:
-        """The crop of the picture to the object's box, and the parts in it."""
+    def load(self, view: View) -> LabelledImage:
+        """The crop of the image to the object's box, and the parts in it."""
         one = self._objects(view.picture, view.class_id).get(view.instance)
         if one is None:
             raise DataError(
@@ -138,19 +138,19 @@ class PacoPartSource:
             raise DataError(
                 f"{self._val}, class {view.class_id} in {view.picture}: {error}; get it again."
             ) from error
-        window = one.rows, one.columns  # what lies beyond the picture falls away, as it does officially
+        window = one.rows, one.columns  # what lies beyond the image falls away, as it does officially
         if not mask[window].size:
             raise DataError(
                 f"{self._val}: the box of object {view.instance} holds nothing of {view.picture}."
             )
-        return Labelled(np.ascontiguousarray(image[window]), mask[window])
+        return LabelledImage(np.ascontiguousarray(image[window]), mask[window])
 
     def _episodes(self, classes: Sequence[int], shots: int) -> Iterator[Episode]:
         """As INSID3 (datasets/paco_part.py:34-53, 119-185) and Matcher (data/paco_part.py) draw with seed 0.
 
-        A class, a picture, one of its objects; references likewise, which may come twice. Where a crop is
-        empty the whole episode is drawn again. That depends on the boxes and on the picture's size, so of
-        each picture drawn the header is read, and nothing else.
+        A class, an image, one of its objects; references likewise, which may come twice. Where a crop is
+        empty the whole episode is drawn again. That depends on the boxes and on the image's size, so of
+        each image drawn the header is read, and nothing else.
         """
         rng = np.random.RandomState(0)
         sizes: dict[str, tuple[int, int]] = {}
@@ -175,9 +175,7 @@ class PacoPartSource:
                 if not any(is_empty(class_id, *one) for one in drawn):
                     break
             else:
-                raise DataError(
-                    f"{self._val}: the boxes hold nothing of the pictures in {self.root / 'coco'}."
-                )
+                raise DataError(f"{self._val}: the boxes hold nothing of the images in {self.root / 'coco'}.")
             (target, *references), instances = zip(*drawn, strict=True)
             yield Episode(class_id, target, tuple(references), instances)
 
@@ -193,10 +191,10 @@ class PacoPartSource:
         return self._annotations.get(picture, {}).get(class_id, {})
 
     def _read(self) -> Annotations:
-        """The validation pickle: fills `pictures` too."""
+        """The validation pickle: fills `images` too."""
         content = read_pickle(self._val)
         try:
-            ids: dict[str, Any] = {}  # picture -> image id
+            ids: dict[str, Any] = {}  # image -> image id
             for class_id, entries in content["cid2img"].items():
                 names = []
                 for entry in entries:
@@ -230,7 +228,7 @@ def _by_class(annotations: list[dict[str, Any]]) -> dict[int, dict[int, PartObje
 
 
 def _is_empty(one: PartObject, size: tuple[int, int]) -> bool:
-    """Whether its box holds nothing of a picture of this height and width."""
+    """Whether its box holds nothing of an image of this height and width."""
     return any(not range(side)[window] for window, side in zip((one.rows, one.columns), size, strict=True))
 
 
@@ -242,11 +240,11 @@ def _size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file.") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} is damaged or no picture: get the file again.") from error
+        raise DataError(f"{path} is damaged or no image: get the file again.") from error
 
 
 def check(root: Path) -> list[Check]:
-    """Classes, and which pictures of the validation lists are there."""
+    """Classes, and which images of the validation lists are there."""
     try:
         source = PacoPartSource(root)
     except DataError as error:
@@ -264,11 +262,11 @@ def check(root: Path) -> list[Check]:
             "" if len(source.train_classes) == CLASSES else other,
         ),
         Check("classes drawn for 1 shot", drawn, DRAWN, "" if drawn == DRAWN else other),
-        Check("validation pictures", found, len(pictures), "" if found == len(pictures) else gone),
+        Check("validation images", found, len(pictures), "" if found == len(pictures) else gone),
     ]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="paco_part",
     title="PACO-Part (Matcher): 303 kinds of parts in four folds, cropped to the object",
     kind="episodes",

@@ -5,8 +5,8 @@
     Annotations_Part_json_merged_part_classes/<id>.json     objects, their boxes, masks of their parts
     JPEGImages/<id>.jpg
 
-A class is "object+part", as the official loaders name it; a picture is its id; an instance is the number of
-the object among those of its name in the picture.
+A class is "object+part", as the official loaders name it; an image is its id; an instance is the number of
+the object among those of its name in the image.
 """
 
 import json
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.draws import choose
-from segic_jax.data.episodes import ClassId, Episode, Labelled, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
 from segic_jax.data.files import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import union
@@ -32,7 +32,7 @@ DOWNLOAD = "pascal.zip of github.com/aim-uofa/Matcher (datasets/README.md), VOC2
 
 
 class PartObject(NamedTuple):
-    """One object of a picture."""
+    """One object of an image."""
 
     name: str
     box: tuple[int, int, int, int]  # left, top, right, bottom; the last two are outside
@@ -82,7 +82,7 @@ class PascalPartSource:
         """As many episodes as the fold's validation lists have entries, at most 2500.
 
         Raises:
-            DataError: no such protocol or fold, a class with too few pictures, or a file is missing.
+            DataError: no such protocol or fold, a class with too few images, or a file is missing.
         """
         if protocol not in BENCHMARK.protocols:
             raise DataError(f"{self.name} has no protocol {protocol!r}: {', '.join(BENCHMARK.protocols)}.")
@@ -104,7 +104,7 @@ class PascalPartSource:
         return f"{part.lower().replace('_', ' ')} of {article} {SPOKEN.get(name, name)}"
 
     def views(self) -> Iterator[View]:
-        """The parts of every object of the validation pictures, object by object."""
+        """The parts of every object of the validation images, object by object."""
         classes: dict[str, list[str]] = {}
         for class_id, pictures in self.pictures.items():
             for picture in pictures:
@@ -119,11 +119,11 @@ class PascalPartSource:
                         yield View(picture, class_id, number)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The picture and its annotations."""
+        """The image and its annotations."""
         return self.root / "JPEGImages" / f"{view.picture}.jpg", self._annotation(view.picture)
 
-    def load(self, view: View) -> Labelled:
-        """The crop of the picture to the object's box, and the part in it."""
+    def load(self, view: View) -> LabelledImage:
+        """The crop of the image to the object's box, and the part in it."""
         name, _, part = str(view.class_id).partition("+")
         image_path, path = self.paths(view)
         objects = [one for one in self._objects(view.picture) if one.name == name]
@@ -139,18 +139,16 @@ class PascalPartSource:
         except ValueError as error:
             raise DataError(f"{path}, {part!r} of {name!r} {number}: {error}; get it again.") from error
         left, top, right, bottom = one.box
-        window = np.s_[
-            top:bottom, left:right
-        ]  # what lies beyond the picture falls away, as it does officially
+        window = np.s_[top:bottom, left:right]  # what lies beyond the image falls away, as it does officially
         if not mask[window].size:
             raise DataError(f"{path}: the box {one.box} of {name!r} {number} holds nothing of {image_path}.")
-        return Labelled(np.ascontiguousarray(image[window]), mask[window])
+        return LabelledImage(np.ascontiguousarray(image[window]), mask[window])
 
     def _episodes(self, fold: int, shots: int) -> Iterator[Episode]:
         """As INSID3 (datasets/pascal_part.py:71-141) and Matcher (data/pascal_part.py) draw with seed 0.
 
-        The classes come in turn. A draw is a picture, then one of its objects of the class's name; one
-        without the part is drawn again. It depends on the annotations only, not on the pictures.
+        The classes come in turn. A draw is an image, then one of its objects of the class's name; one
+        without the part is drawn again. It depends on the annotations only, not on the images.
         """
         rng = np.random.RandomState(0)
         usable: dict[tuple[str, str], list[bool]] = {}  # for each object: whether it has the part
@@ -168,7 +166,7 @@ class PascalPartSource:
                 if having and having[instance := choose(rng, range(len(having)))]:
                     return picture, instance
             raise DataError(
-                f"{self.root / 'all_obj_part_to_image.json'}: the class {class_id} has too few pictures for "
+                f"{self.root / 'all_obj_part_to_image.json'}: the class {class_id} has too few images for "
                 f"{shots} shot(s): {len(set(self.pictures[class_id]))} of which {len(taken)} are taken."
             )
 
@@ -211,7 +209,7 @@ def _has(one: PartObject, part: str) -> bool:
 
 
 def _is_inside(one: PartObject, part: str) -> bool:
-    """Whether the box holds something of the picture, whose size the masks have."""
+    """Whether the box holds something of the image, whose size the masks have."""
     left, top, right, bottom = one.box
     height, width = one.parts[part][0]["size"]
     return bool(range(height)[top:bottom] and range(width)[left:right])
@@ -238,7 +236,7 @@ def _read_json(path: Path) -> Any:
 
 
 def check(root: Path) -> list[Check]:
-    """Classes, and which pictures and annotations of the validation lists are there."""
+    """Classes, and which images and annotations of the validation lists are there."""
     try:
         source = PascalPartSource(root)
     except DataError as error:
@@ -252,12 +250,12 @@ def check(root: Path) -> list[Check]:
             Check(f"classes of fold {number} ({name})", len(classes))
             for number, (name, classes) in enumerate(zip(FOLDS, source.fold_classes, strict=True))
         ),
-        Check("validation pictures", images, len(pictures), "" if images == len(pictures) else gone),
+        Check("validation images", images, len(pictures), "" if images == len(pictures) else gone),
         Check("their annotations", annotations, len(pictures), "" if annotations == len(pictures) else gone),
     ]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="pascal_part",
     title="PASCAL-Part (Matcher): parts of objects in four folds, cropped to the object",
     kind="episodes",

@@ -1,4 +1,4 @@
-"""PC-459: all classes of PASCAL Context, as CAT-Seg's script prepares its validation pictures.
+"""PC-459: all classes of PASCAL Context, as CAT-Seg's script prepares its validation images.
 
 VOCdevkit/VOC2010/JPEGImages/<id>.jpg
 VOCdevkit/VOC2010/annotations_detectron2/pc459_val/<id>.tif     16 bits: 0..458; 65535 is ignored
@@ -11,11 +11,11 @@ words of the list that open-vocabulary segmenters use (FC-CLIP, pascal_ctx_459_w
 
 from pathlib import Path
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
 
 DOWNLOAD = (
-    "https://cs.stanford.edu/~roozbeh/pascal-context/ and VOC2010's pictures, then CAT-Seg's "
+    "https://cs.stanford.edu/~roozbeh/pascal-context/ and VOC2010's images, then CAT-Seg's "
     "datasets/prepare_pascal_context_459.py"
 )
 
@@ -43,7 +43,7 @@ def check(root: Path) -> list[Check]:
     return open_source(root).check({"val": 5104})
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="pc459",
     title="PC-459 (PASCAL Context, Mottaghi et al., CVPR 2014): 459 classes, semantic segmentation",
     kind="semseg",

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.benchmark import Benchmark, Check
-from segic_jax.data.episodes import ClassId, Episode, Labelled, View
+from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
 from segic_jax.data.files import read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.pickles import read_npy
@@ -23,7 +23,7 @@ DOWNLOAD = "https://github.com/dvirsamuel/PDM (built from BURST and TAO)"
 
 
 class PermisSource:
-    """One class; a picture is <video>/<frame>.jpg."""
+    """One class; an image is <video>/<frame>.jpg."""
 
     name = "permis"
 
@@ -61,7 +61,7 @@ class PermisSource:
         path = self.root / view.picture
         return path, path.parent / "masks.npz.npy"
 
-    def load(self, view: View) -> Labelled:
+    def load(self, view: View) -> LabelledImage:
         """A frame and its object."""
         if view.class_id != 0:
             raise DataError(f"{self.name} has the class 0, not {view.class_id!r}.")
@@ -78,7 +78,7 @@ class PermisSource:
                 f"{mask_path} does not hold three frames with a mask each: get it again."
             ) from error
         require_size(image, mask, image_path, mask_path)
-        return Labelled(image, mask > 0)
+        return LabelledImage(image, mask > 0)
 
 
 def check(root: Path) -> list[Check]:
@@ -98,7 +98,7 @@ def check(root: Path) -> list[Check]:
     ]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="permis",
     title="PerMIS, 216 videos: find the object of the first frame in two others (INSID3)",
     kind="episodes",

@@ -1,15 +1,15 @@
-"""PerSeg (Zhang et al., PerSAM, ICLR 2024): 40 objects, each in several pictures.
+"""PerSeg (Zhang et al., PerSAM, ICLR 2024): 40 objects, each in several images.
 
 <root>/Images/<object>/NN.jpg
 <root>/Annotations/<object>/NN.png    coloured; what is not black is the object
 
-Picture 00 is the reference of all others of its object.
+Image 00 is the reference of all others of its object.
 """
 
 from functools import partial
 from pathlib import Path
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.episodes import Episode, View
 from segic_jax.data.listed import ListedSource, files, find_root
 from segic_jax.data.manifest import Manifest
@@ -61,7 +61,7 @@ def _paths(root: Path, view: View) -> tuple[Path, Path]:
 
 
 def check(root: Path) -> list[Check]:
-    """Objects and pictures."""
+    """Objects and images."""
     try:
         source = open_source(root)
     except DataError as error:
@@ -70,7 +70,7 @@ def check(root: Path) -> list[Check]:
     return [Check("objects", len(source.pictures), 40), Check("pictures", pictures)]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="perseg",
     title="PerSeg: 40 objects, shown once (PerSAM)",
     kind="episodes",

@@ -8,14 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.episodes import View
 from segic_jax.data.files import ENDINGS, read_grey
 from segic_jax.data.listed import ListedSource, files, find_root
 from segic_jax.errors import DataError
 
 DOWNLOAD = "Kaggle, heyoujue/suim-merged (both splits; INSID3 docs/data.md)"
-PICTURES = 1635
+IMAGES = 1635
 NAMES = {
     "FV": "fish",
     "HD": "human diver",
@@ -64,19 +64,19 @@ def _paths(root: Path, masks: dict[tuple[str, str], str], view: View) -> tuple[P
 
 
 def check(root: Path) -> list[Check]:
-    """Pictures that show something of each class."""
+    """Images that show something of each class."""
     try:
         source = open_source(root)
         pictures = files(find_root(root, "SUIM", "images", DOWNLOAD) / "images", ".jpg", DOWNLOAD)
     except DataError as error:
         return [Check("SUIM", "missing", problem=str(error))]
     return [
-        Check("pictures", len(pictures), PICTURES),
-        *(Check(f"pictures of {source.names[c]}", len(names)) for c, names in source.pictures.items()),
+        Check("pictures", len(pictures), IMAGES),
+        *(Check(f"images of {source.names[c]}", len(names)) for c, names in source.pictures.items()),
     ]
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="suim",
     title="SUIM, seven classes under water, an episode for each mask (INSID3)",
     kind="episodes",

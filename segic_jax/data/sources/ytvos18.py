@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.benchmark import Benchmark, Check
+from segic_jax.data.benchmark import BenchmarkSpec, Check
 from segic_jax.data.video import VideoSource, make_clip
 from segic_jax.errors import DataError
 
@@ -94,7 +94,7 @@ def _check(open_split, root: Path, videos: int) -> list[Check]:
     return lines
 
 
-BENCHMARK = Benchmark(
+BENCHMARK = BenchmarkSpec(
     name="ytvos18",
     title="YouTube-VOS 2018 val: predictions for the challenge's server",
     kind="video",
@@ -105,7 +105,7 @@ BENCHMARK = Benchmark(
     open=open_validation,
     check=check_validation,
 )
-HOLDOUT = Benchmark(
+HOLDOUT = BenchmarkSpec(
     name="ytvos18_holdout",
     title="YouTube-VOS 2018: 50 training videos, J&F computed here",
     kind="video",
