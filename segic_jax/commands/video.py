@@ -52,7 +52,7 @@ class Video(WithMasks):
 
         from segic_jax.commands.record import Judged, Record, Seen, seen_of
         from segic_jax.commands.resume import run_of, with_files
-        from segic_jax.commands.videos import COLOURS, Videos, objects_of, open_clip
+        from segic_jax.commands.video_files import COLOURS, Videos, objects_of, open_clip
         from segic_jax.inference.example import Example
         from segic_jax.inference.following import followed
 

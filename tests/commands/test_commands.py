@@ -271,7 +271,7 @@ def test_video_of_a_folder_from_a_reference(segic, files, clip, tmp_path, capsys
 
 
 def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
-    from segic_jax.commands.videos import Videos
+    from segic_jax.commands.video_files import Videos
 
     add, looked = Videos.add, []
     arguments = ("clip.avi", "--mask", "first.png", *WEIGHTS, "--out")

@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from segic_jax.commands.videos import Videos, open_clip
 from tiny import blob_result, bundle, command_files, picture
 
 from segic_jax import Example
 from segic_jax.commands.parser import main
 from segic_jax.commands.targets import Refused
+from segic_jax.commands.video_files import Videos, open_clip
 from segic_jax.data.files import atomic_write, read_labels
 from segic_jax.errors import BundleError, DataError
 from segic_jax.inference import result
