@@ -13,7 +13,7 @@ import pytest
 
 from segic_jax.runtime.metric_writer import read_metrics
 
-TESTS = Path(__file__).parents[1]
+HELPERS = Path(__file__).parents[1] / "helpers"
 STEPS = 6
 
 
@@ -23,7 +23,7 @@ def start(workdir, hosts, devices, *options):
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [
         sys.executable,
-        TESTS / "tiny_training.py",
+        HELPERS / "tiny_training.py",
         workdir,
         str(STEPS),
         str(devices),
@@ -31,7 +31,7 @@ def start(workdir, hosts, devices, *options):
         *options,
     ]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(TESTS)]),
+        "PYTHONPATH": os.pathsep.join([str(HELPERS.parent), str(HELPERS)]),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half the time: it is spent in compiling
     }
     return [
@@ -112,7 +112,7 @@ def test_sigterm_to_one_host_saves_on_all_and_the_rest_is_the_same(one_process, 
 
 
 def test_one_of_the_three_values_is_not_enough(tmp_path):
-    environment = os.environ | {"JAX_NUM_PROCESSES": "2", "PYTHONPATH": str(TESTS.parent)}
-    command = [sys.executable, TESTS / "tiny_training.py", tmp_path, "1", "1"]
+    environment = os.environ | {"JAX_NUM_PROCESSES": "2", "PYTHONPATH": str(HELPERS.parent)}
+    command = [sys.executable, HELPERS / "tiny_training.py", tmp_path, "1", "1"]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "--num-hosts is given but --coordinator (JAX_COORDINATOR_ADDRESS) is not" in found.stderr
