@@ -3,10 +3,10 @@
     python -m benchmarks.predict
     python -m benchmarks.predict --images 10 --baseline 13b1a9b
 
-Runs the command itself on photographs of 12 megapixels that show every class, and again on the same number of
-tiny images. The difference of the two leaves out the start, the compilation and the model, which sees the same
-canvas in both. With --baseline, another revision of this repository does the same work in a temporary git
-worktree, in turn with this one.
+Runs the command itself on photographs of 12 megapixels that show every class, and again on the same number
+of tiny images. The difference of the two leaves out the start, the compilation and the model, which sees
+the same canvas in both. With --baseline, another revision of this repository does the same work in a
+temporary git worktree, in turn with this one.
 """
 
 import json
@@ -81,8 +81,8 @@ def main(args: Args) -> None:
     best = {name: Figures(*map(min, zip(*(one[name] for one in rounds), strict=True))) for name in rounds[0]}
     for name, figures in best.items():
         print(
-            f"{name:<10} {figures.seconds_per_image:.3f} s an image, {figures.cpu_seconds_per_image:.3f} s of "
-            f"CPU time, peak {figures.peak_mib:.0f} MiB"
+            f"{name:<10} {figures.seconds_per_image:.3f} s an image, "
+            f"{figures.cpu_seconds_per_image:.3f} s of CPU time, peak {figures.peak_mib:.0f} MiB"
         )
     report: dict = {name: figures._asdict() for name, figures in best.items()}
     if args.baseline:
