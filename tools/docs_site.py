@@ -1,7 +1,7 @@
 """MkDocs hook that adds an API page for every module of the package.
 
-`mkdocs.yml` names it. The pages exist only while the site is built: each one holds a single mkdocstrings directive,
-and the text comes from the docstrings.
+`mkdocs.yml` names it. The pages exist only while the site is built. Each one holds a single mkdocstrings
+directive; the text comes from the docstrings.
 """
 
 from pathlib import Path
