@@ -1,7 +1,7 @@
 """Instance training pairs: one image, twice; the pipeline makes two views of it (utils/fss_inst.py)."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -9,6 +9,7 @@ from segic_jax.data.episodes import Pair, Picture
 from segic_jax.errors import DataError
 
 
+@runtime_checkable
 class InstanceReader(Protocol):
     """Images by number. Pickled into worker processes: keep open files and large caches out."""
 

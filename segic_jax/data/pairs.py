@@ -5,7 +5,7 @@ first, as that of ADE20k does. Both say which classes are in neither image where
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -70,6 +70,7 @@ class ClassPairs:
         return _pair(list(map(self.source.load, chosen)), self._names[class_id], absent)
 
 
+@runtime_checkable
 class SemanticReader(Protocol):
     """What `PicturePairs` reads."""
 

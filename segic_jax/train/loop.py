@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,7 @@ from segic_jax.train.step import Frozen, State, init_state, make_train_step
 from segic_jax.train.watch import Watch
 
 
+@runtime_checkable
 class Validation(Protocol):
     """What is done with the head every so many steps."""
 
