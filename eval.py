@@ -15,7 +15,7 @@ import tyro
 
 from segic_jax.config import Hosts
 from segic_jax.errors import ConfigError
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 
 if TYPE_CHECKING:
     from segic_jax.data.benchmark import BenchmarkSpec
@@ -166,4 +166,4 @@ def default_name(args: Args, weights: Path) -> str:
 
 if __name__ == "__main__":
     stopped = "\nStopped; the same command goes on from here."
-    sys.exit(exit_code(lambda: main(tyro.cli(Args, description=__doc__)), stopped))
+    sys.exit(run_command(lambda: main(tyro.cli(Args, description=__doc__)), stopped))

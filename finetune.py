@@ -19,7 +19,7 @@ from segic_jax.config import (
     TrainConfig,
     ValidationConfig,
 )
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 
 
 @dataclass
@@ -78,7 +78,7 @@ def make_config(args: Args) -> Config:
 
 def main(args: Args) -> int:
     """Returns the exit code; see `segic_jax.train.run`. Slow imports wait until Ctrl-C is heard."""
-    return exit_code(lambda: _run(args))
+    return run_command(lambda: _run(args))
 
 
 def _run(args: Args) -> int:

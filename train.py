@@ -13,12 +13,12 @@ from pathlib import Path
 import tyro
 
 from segic_jax.config import Config, Hosts, load_config
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code; see `segic_jax.train.run`. Slow imports wait until Ctrl-C is heard."""
-    return exit_code(lambda: _run(sys.argv[1:] if arguments is None else arguments))
+    return run_command(lambda: _run(sys.argv[1:] if arguments is None else arguments))
 
 
 def _run(arguments: Sequence[str]) -> int:

@@ -2,12 +2,12 @@
 
 import sys
 
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 
 
 def main() -> None:
     """Run the command of the command line and exit with its code."""
-    sys.exit(exit_code(_run))
+    sys.exit(run_command(_run))
 
 
 def _run() -> int | None:

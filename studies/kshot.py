@@ -23,7 +23,7 @@ from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
 from segic_jax.models.params import Params
 from segic_jax.models.segic import Prototypes
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 
@@ -96,4 +96,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(tyro.cli(Args))))
+    sys.exit(run_command(lambda: main(tyro.cli(Args))))

@@ -19,7 +19,7 @@ from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.episodes import View
 from segic_jax.inference.example import Example
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.bundle import load_bundle
 from segic_jax.weights.fetch import find
 
@@ -114,4 +114,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(tyro.cli(Args))))
+    sys.exit(run_command(lambda: main(tyro.cli(Args))))

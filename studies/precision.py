@@ -17,7 +17,7 @@ from segic_jax.evaluate.episodes import make_tasks
 from segic_jax.evaluate.infer import Model, Prediction, judge_all
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.rows import mask_of, row_of, summary
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 
@@ -74,4 +74,4 @@ def main(args: Args) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(tyro.cli(Args))))
+    sys.exit(run_command(lambda: main(tyro.cli(Args))))

@@ -15,9 +15,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from segic_jax import Example, Segmenter
-from segic_jax.data.files import atomic_write
 from segic_jax.inference.example import as_image, as_mask
 from segic_jax.inference.overlay import Colour, heat, overlay
+from segic_jax.runtime.atomic_write import atomic_write
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 LARGER = 1.5  # the examples are small; masks are drawn on the enlarged image, so that their outline is fine

@@ -10,11 +10,10 @@ from segic_jax.commands.targets import (
     Refused,
     make_folder,
     named_targets,
-    progress,
     require_apart,
     require_no_file,
-    say,
 )
+from segic_jax.runtime import progress
 
 
 @dataclass(kw_only=True)
@@ -39,9 +38,9 @@ class Explain(WithMasks):
     def run(self) -> int:
         """Draw every target that can be read; 0, or 2 if one could not."""
         from segic_jax.commands.explanation import draw
-        from segic_jax.data.files import atomic_write
         from segic_jax.errors import DataError
         from segic_jax.inference.example import as_image
+        from segic_jax.runtime.atomic_write import atomic_write
 
         cut = self.cut
         if self.matches < 1:
@@ -51,7 +50,7 @@ class Explain(WithMasks):
         require_apart((self.out / f"{name}.png" for name in targets), [*targets.values(), *self.pictures()])
         segmenter, context = self.ready()
         refused = Refused()
-        for name, path in progress(targets.items(), total=len(targets), unit="picture"):
+        for name, path in progress.bar(targets.items(), total=len(targets), unit="image", leave=False):
             try:
                 image = as_image(path)
             except DataError as error:
@@ -61,5 +60,5 @@ class Explain(WithMasks):
             explained = segmenter.explain(image, context, matches=segmenter.config.grid**2)
             make_folder(self.out)
             atomic_write(self.out / f"{name}.png", draw(context, result, explained, self.matches))
-            say(self.out / f"{name}.png")
+            progress.write_line(self.out / f"{name}.png")
         return 2 if refused.said else 0

@@ -22,7 +22,7 @@ from segic_jax.commands.runs import Runs
 from segic_jax.commands.video import Video
 from segic_jax.commands.weights import Convert, Export, Weights
 from segic_jax.errors import InputError
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 
 COMMANDS: dict[str, type] = {
     "predict": Predict,
@@ -43,9 +43,9 @@ COMMANDS: dict[str, type] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command and exit with `exit_code`."""
+    """Run the command and exit with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(exit_code(lambda: parse(arguments).run()))
+    sys.exit(run_command(lambda: parse(arguments).run()))
 
 
 def parse(arguments: Sequence[str]) -> Any:

@@ -14,11 +14,10 @@ from segic_jax.commands.references import WithMasks
 from segic_jax.commands.targets import (
     Refused,
     named_targets,
-    progress,
     require_apart,
     require_no_file,
-    say,
 )
+from segic_jax.runtime import progress
 
 if TYPE_CHECKING:
     from segic_jax.commands.sheet import Card
@@ -76,7 +75,7 @@ class Predict(WithMasks):
             results = segmenter.predict_many(
                 list(left.values()), context, keep_absent=self.keep_absent, on_error=refused
             )
-            for result in progress(results, total=len(left), unit="picture"):
+            for result in progress.bar(results, total=len(left), unit="image", leave=False):
                 folder.add(names[result.source], result.threshold(cut))
         return 2 if refused.said else 0
 
@@ -105,8 +104,8 @@ class Folder:
         if not self._done:
             return
         from segic_jax.commands.sheet import MOST, page
-        from segic_jax.data.files import atomic_write
         from segic_jax.inference.result import joined_coco
+        from segic_jax.runtime.atomic_write import atomic_write
 
         names = [name for name in self._targets if name in self._done]
         coco = joined_coco([self._done[name] for name in names])
@@ -117,7 +116,7 @@ class Folder:
         atomic_write(self._out / "annotations.json", (json.dumps(coco) + "\n").encode())
         atomic_write(self._out / "index.html", html.encode(errors="replace"))  # names of any bytes
         count = len(names)
-        say(f"{count} image{'' if count == 1 else 's'}: {self._out / 'index.html'}")
+        progress.write_line(f"{count} image{'' if count == 1 else 's'}: {self._out / 'index.html'}")
 
     def left(self) -> dict[str, Path]:
         """The targets that an equal run has not done yet."""
@@ -125,7 +124,7 @@ class Folder:
             if (coco := self._done_before(name)) is not None:
                 self._done[name] = coco
         if self._done:
-            say(f"{len(self._done)} of {len(self._targets)} were done before.")
+            progress.write_line(f"{len(self._done)} of {len(self._targets)} were done before.")
         return {name: path for name, path in self._targets.items() if name not in self._done}
 
     def add(self, name: str, result: "Result") -> None:
@@ -135,7 +134,7 @@ class Folder:
         result.save(self._out, name, {"run": self._run_on(name)})
         self._done[name] = result.coco_file()
         self._cards[name] = card(name, self._done[name], result.overlay(SIDE))
-        say(f"{result.source}: {_sentence(result)}")
+        progress.write_line(f"{result.source}: {_sentence(result)}")
 
     def _run_on(self, name: str) -> str:
         from segic_jax.commands.resume import with_files

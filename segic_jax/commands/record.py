@@ -13,9 +13,9 @@ from jaxtyping import UInt16
 from pycocotools import mask as coco
 from safetensors import SafetensorError
 
-from segic_jax.data.files import atomic_write
 from segic_jax.inference.following import Latest
 from segic_jax.inference.result import Result
+from segic_jax.runtime.atomic_write import atomic_write, part_path
 
 Labels = UInt16[np.ndarray, "height width"]  # 0, or an object's number
 
@@ -60,7 +60,7 @@ class Record:
         """
         out = out if out.name not in ("", "..") else Path(os.path.abspath(out))
         self.path = out.parent / f"{out.stem or 'video'}.jsonl"
-        self._part, self._state = (self.path.with_name(self.path.name + end) for end in (".part", ".memory"))
+        self._part, self._state = part_path(self.path), self.path.with_name(self.path.name + ".memory")
         self._run, self._numbers = run, numbers
         self.finished = _run_of_first_line(self.path) == run
         self.latest: Latest | None = None  # after the last frame

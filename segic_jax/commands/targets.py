@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from segic_jax.errors import InputError
+from segic_jax.runtime import progress
 
 if TYPE_CHECKING:
     from segic_jax.errors import DataError
@@ -51,26 +52,7 @@ class Refused:
 
     def __call__(self, target: "ImageLike", error: "DataError") -> None:
         self.said[str(target)] = str(error)
-        say(error, file=sys.stderr)
-
-
-def say(text: object, *, file=None) -> None:
-    """Print a line above a progress bar, if there is one."""
-    from tqdm import tqdm
-
-    tqdm.write(str(text), file=file or sys.stdout)
-    (file or sys.stdout).flush()
-
-
-def progress(items: Iterable, *, total: int | None, unit: str, initial: int = 0):
-    """A bar on stderr where that is a terminal; it goes away when it is done.
-
-    Args:
-        initial: how many were done before.
-    """
-    from tqdm import tqdm
-
-    return tqdm(items, total=total, initial=initial, unit=unit, disable=None, leave=False, file=sys.stderr)
+        progress.write_line(error, sys.stderr)
 
 
 def require_no_file(path: Path) -> None:

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import tyro
 
 from segic_jax.commands.references import WithMasks
-from segic_jax.commands.targets import Refused, progress, require_apart, say
+from segic_jax.commands.targets import Refused, require_apart
 from segic_jax.errors import InputError
+from segic_jax.runtime import progress
 
 if TYPE_CHECKING:
     from segic_jax.commands.record import Record
@@ -117,8 +118,8 @@ class Video(WithMasks):
                     results = followed(
                         segmenter, context, frames, record.latest, keep_absent=self.keep_absent
                     )
-                    for result, latest in progress(
-                        results, total=clip.count, unit="frame", initial=record.count
+                    for result, latest in progress.bar(
+                        results, total=clip.count, unit="frame", initial=record.count, leave=False
                     ):
                         seen = seen_of(result.threshold(cut), numbers)
                         videos.add(result.image, seen)
@@ -126,7 +127,9 @@ class Video(WithMasks):
         except BaseException:
             if record.count:
                 done = f"{record.count} of {clip.count}" if clip.count else f"{record.count}"
-                say(f"{done} frames are done: the same command goes on from there.", file=sys.stderr)
+                progress.write_line(
+                    f"{done} frames are done: the same command goes on from there.", sys.stderr
+                )
             raise
         record.finish()
         _say(record, self.out)
@@ -135,10 +138,12 @@ class Video(WithMasks):
 
 def _say(record: "Record", outs: Sequence[Path], what: str = "are done") -> None:
     """How many frames there are, and who is not on which."""
-    say(f"{record.count} frames {what}: {', '.join(str(out) for out in (*outs, record.path))}")
+    progress.write_line(
+        f"{record.count} frames {what}: {', '.join(str(out) for out in (*outs, record.path))}"
+    )
     for name, absent in record.absent.items():
         if absent:
-            say(f"{name}: absent on {len(absent)} frames, {_ranges(absent)}")
+            progress.write_line(f"{name}: absent on {len(absent)} frames, {_ranges(absent)}")
 
 
 def _ranges(numbers: Sequence[int], most: int = 8) -> str:

@@ -15,11 +15,12 @@ from jaxtyping import Integer, UInt8
 
 from segic_jax.commands.record import Seen
 from segic_jax.commands.targets import Refused, make_folder
-from segic_jax.data.files import ENDINGS, atomic_write, open_image, read_image, read_labels
+from segic_jax.data.files import ENDINGS, open_image, read_image, read_labels
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.example import as_mask
 from segic_jax.inference.overlay import colours, overlays
 from segic_jax.inference.result import palette_png
+from segic_jax.runtime.atomic_write import atomic_write, part_path
 
 Frame = UInt8[np.ndarray, "height width 3"]
 
@@ -170,15 +171,16 @@ class Videos:
             video.release()
         try:
             for out in written if kind is None else ():  # after an error they are made again from the record
-                if (arrived := _frames_in(_part(out))) < self._count:
+                part = part_path(out, keep_suffix=True)
+                if (arrived := _frames_in(part)) < self._count:
                     raise DataError(
                         f"{out} cannot be written to: {arrived} of its {self._count} frames arrived; make "
                         "room on the disk."
                     )
-                _part(out).replace(out)
+                part.replace(out)
         finally:
             for out in written:
-                _part(out).unlink(missing_ok=True)
+                part_path(out, keep_suffix=True).unlink(missing_ok=True)
 
     def there(self, count: int) -> bool:
         """Whether there is a file of each video, and as many label images as frames."""
@@ -214,7 +216,8 @@ class Videos:
         if video is None:
             fourcc = cv2.VideoWriter.fourcc(*CODECS[out.suffix.lower()])
             with _silent():
-                video = cv2.VideoWriter(str(_part(out)), fourcc, self._clip.fps, (width, height))
+                part = str(part_path(out, keep_suffix=True))
+                video = cv2.VideoWriter(part, fourcc, self._clip.fps, (width, height))
             if not video.isOpened():
                 raise DataError(f"{out} cannot be written: no room, or no codec; try .avi.")
             self._videos[out], self._size = video, (width, height)
@@ -249,10 +252,6 @@ def _frames_in(video: Path) -> int:
         read += 1
     capture.release()
     return read
-
-
-def _part(out: Path) -> Path:
-    return out.with_name(f"{out.stem}.part{out.suffix}")
 
 
 def _written(image: Frame, text: str) -> None:

@@ -5,14 +5,12 @@ A folder is made under another name and moved into place whole: several processe
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from segic_jax.config import cache_folder
 from segic_jax.errors import DataError
+from segic_jax.runtime.atomic_write import atomic_folder
 
 
 def cached(kind: str, version: list, make: Callable[[Path], None]) -> Path:
@@ -29,18 +27,13 @@ def cached(kind: str, version: list, make: Callable[[Path], None]) -> Path:
     if folder.is_dir():
         return folder
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f"{name}.", suffix=".part", dir=folder.parent))
+        with atomic_folder(folder, shared=True) as part:
+            make(part)
     except OSError as error:
-        raise _unwritable(folder.parent, error) from error
-    try:
-        make(part)
-        os.replace(part, folder)
-    except OSError as error:
-        if not folder.is_dir():  # else another process was first
-            raise _unwritable(folder.parent, error) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+        raise DataError(
+            f"{folder.parent} cannot be written to ({error.strerror}): make room, or name another folder in "
+            "SEGIC_CACHE."
+        ) from error
     return folder
 
 
@@ -51,9 +44,3 @@ def file_version(path: Path) -> list:
     except OSError as error:
         raise DataError(f"{path}: there is no such file.") from error
     return [str(path.resolve()), stat.st_size, stat.st_mtime_ns]
-
-
-def _unwritable(folder: Path, error: OSError) -> DataError:
-    return DataError(
-        f"{folder} cannot be written ({error.strerror}): make room, or name another folder in SEGIC_CACHE."
-    )

@@ -1,7 +1,6 @@
 """Is a benchmark on disk what it must be? Counts and names first, then every image is read."""
 
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -14,6 +13,7 @@ from segic_jax.data.build.info import find_built
 from segic_jax.data.episodes import View
 from segic_jax.errors import DataError
 from segic_jax.runtime import progress
+from segic_jax.runtime.prefetch import prefetch_results
 
 SHOWN = 10  # problems of each kind that are listed
 THREADS = 4
@@ -178,19 +178,10 @@ def _looked(what: str, items: list, look) -> list[Check]:
             return str(error)
 
     found: list[str] = []
-    with ThreadPoolExecutor(THREADS) as pool:
-        for problem in progress.bar(_in_order(pool, tried, items), total=len(items), desc=what, unit=""):
-            if problem:
-                found.append(problem)
+    problems = prefetch_results(tried, items, threads=THREADS, limit=16 * THREADS)
+    found += filter(None, progress.bar(problems, total=len(items), desc=what, unit=""))
     lines = [Check(f"{what}, read", len(items) - len(found), len(items))]
     lines += [Check("  problem", i + 1, None, problem) for i, problem in enumerate(found[:SHOWN])]
     if len(found) > SHOWN:
         lines.append(Check("  further problems", len(found) - SHOWN, 0))
     return lines
-
-
-def _in_order(pool: ThreadPoolExecutor, call, items: list) -> Iterator:
-    """Like `map`, without queueing a hundred thousand images at once."""
-    step = 16 * THREADS
-    for start in range(0, len(items), step):
-        yield from pool.map(call, items[start : start + step])

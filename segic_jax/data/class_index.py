@@ -3,14 +3,15 @@
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from segic_jax.data.cache import cached
 from segic_jax.data.semantic import LabelMaps, Split
 from segic_jax.runtime import progress
+from segic_jax.runtime.prefetch import prefetch_results
 
 FILE = "present.json"
+THREADS = 8
 
 
 def present_classes(source: LabelMaps, split: Split) -> dict[str, tuple[int, ...]]:
@@ -27,11 +28,11 @@ def present_classes(source: LabelMaps, split: Split) -> dict[str, tuple[int, ...
     version = [source.name, split, source.first, source.ignored, str(folder.resolve()), digest]
 
     def make(into: Path) -> None:
-        with ThreadPoolExecutor() as pool:
-            found = pool.map(lambda picture: source.present(split, picture), pictures)
-            what = f"classes of {source.name}"
-            bar = progress.bar(found, total=len(pictures), desc=what, unit="label map")
-            (into / FILE).write_text(json.dumps(list(bar)), "utf-8")
+        classes = prefetch_results(
+            lambda picture: source.present(split, picture), pictures, threads=THREADS, limit=16 * THREADS
+        )
+        bar = progress.bar(classes, total=len(pictures), desc=f"classes of {source.name}", unit="label map")
+        (into / FILE).write_text(json.dumps(list(bar)), "utf-8")
 
     stored = json.loads((cached("classes", version, make) / FILE).read_text("utf-8"))
     return {picture: tuple(classes) for picture, classes in zip(pictures, stored, strict=True)}

@@ -4,7 +4,7 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -15,7 +15,6 @@ from jaxtyping import Integer, UInt8
 from PIL import ExifTags, Image, ImageOps
 
 from segic_jax.errors import DataError
-from segic_jax.runtime.atomic_write import atomic_path
 
 _WATCHED: ContextVar[dict[Path, str] | None] = ContextVar("watched", default=None)
 MAX_PIXELS = 2 * 89_478_485  # of an image, as Pillow has it; that many take half a gigabyte
@@ -56,9 +55,9 @@ def read_labels(path: Path | str) -> Integer[np.ndarray, "height width"]:
     """
     labels = np.asarray(open_image(path))
     if labels.dtype.kind not in "bui":
-        raise DataError(f"{path} holds fractions, not a label map: save one atomic_path number a pixel.")
+        raise DataError(f"{path} holds fractions, not a label map: save one integer per pixel.")
     if labels.ndim != 2:
-        raise DataError(f"{path} is a colour image, not a label map: save one number a pixel.")
+        raise DataError(f"{path} is a colour image, not a label map: save one integer per pixel.")
     return labels.astype(np.uint8) if labels.dtype == bool else labels
 
 
@@ -90,23 +89,6 @@ def require_size(
             f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} pixels, {image_path} "
             f"{image.shape[1]} x {image.shape[0]}: get both again; they must be of one size."
         )
-
-
-def atomic_write(path: Path | str, content: bytes | Iterable[bytes]) -> None:
-    """The file appears under its name once it is complete; until then an older one stays as it is.
-
-    Args:
-        content: all of it, or its pieces in order.
-
-    Raises:
-        DataError: the folder is missing, the disk is full or fails, or there is something else than a file.
-    """
-    with atomic_path(path, DataError) as part:
-        if isinstance(content, bytes):
-            part.write_bytes(content)
-        else:
-            with part.open("wb") as file:
-                file.writelines(content)
 
 
 @contextmanager
@@ -142,7 +124,7 @@ def read_bytes(path: Path | str) -> bytes:
 
 
 def open_image(path: Path | str) -> Image.Image:
-    """The atomic_path image as Pillow has it: with its mode, its palette and its 16 bits.
+    """Open an image with Pillow, with its mode, its palette and its bit depth as they are stored.
 
     Raises:
         DataError: the file is missing, cut off, damaged or no image.
@@ -192,7 +174,7 @@ def _read(path: Path | str) -> bytes:
     """The file's bytes, checked to be all there: OpenCV would fill what is missing with grey."""
     content = read_bytes(path)
     if not _complete(content):
-        raise DataError(f"{path} is cut off or damaged; get the atomic_path file again.")
+        raise DataError(f"{path} is cut off or damaged; get the complete file again.")
     return content
 
 

@@ -17,8 +17,8 @@ from importlib import resources
 from pathlib import Path
 
 from segic_jax.data.episodes import ClassId, Episode
-from segic_jax.data.files import atomic_write
 from segic_jax.errors import DataError
+from segic_jax.runtime.atomic_write import atomic_write
 
 FORMAT, VERSION = "segic_jax episodes", 1
 

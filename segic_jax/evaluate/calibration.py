@@ -24,7 +24,7 @@ from segic_jax.inference.context import Context
 from segic_jax.inference.example import Example
 from segic_jax.inference.presence import EVIDENCE, Calibration
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.bundle import load_bundle, read_weights, write_weights
 from segic_jax.weights.fetch import find
 
@@ -147,4 +147,4 @@ def save(path: Path, calibration: Calibration) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(tyro.cli(Args))))
+    sys.exit(run_command(lambda: main(tyro.cli(Args))))

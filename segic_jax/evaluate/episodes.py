@@ -231,7 +231,7 @@ class _Progress:
             initial=len(kept),
             desc=name,
             unit="episode",
-            shown=is_main_host(),
+            enabled=is_main_host(),
         )
 
     def _count(self, row: dict) -> None:

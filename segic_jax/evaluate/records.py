@@ -18,9 +18,9 @@ from typing import TypeVar
 import jax
 import numpy as np
 
-from segic_jax.data.files import atomic_write
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.runtime import distributed
+from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import Bundle
 
 LIBRARIES = ("segic_jax", "jax", "jaxlib", "flax", "numpy", "opencv-python-headless")

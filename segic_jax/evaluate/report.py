@@ -13,8 +13,8 @@ import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from segic_jax.data.files import atomic_write
 from segic_jax.inference.overlay import heat, outlined
+from segic_jax.runtime.atomic_write import atomic_write
 
 Image = UInt8[np.ndarray, "height width 3"]  # RGB
 Mask = Bool[np.ndarray, "height width"]

@@ -20,7 +20,6 @@ from jaxtyping import Int
 
 import segic_jax
 from segic_jax.data.benchmark import BenchmarkSpec
-from segic_jax.data.files import atomic_write
 from segic_jax.data.semantic import SemanticSource, Split
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.records import (
@@ -37,6 +36,7 @@ from segic_jax.evaluate.semantic_bank import REFERENCE_SEED, Bank, make_bank, te
 from segic_jax.evaluate.semantic_decode import Model, spread_over
 from segic_jax.evaluate.semantic_metrics import Merge, class_sums, image_iou, mean_iou, score, summary
 from segic_jax.runtime import distributed, progress
+from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import Bundle
 
 Classes = Literal["present", "all"]
@@ -120,7 +120,7 @@ def evaluate_semseg(
             initial=len(kept),
             unit="picture",
             desc=benchmark.name,
-            shown=distributed.is_main_host(),
+            enabled=distributed.is_main_host(),
         )
         with distributed.raise_on_all_hosts(), closing(bar):
             for done in spread_over(row, mine, models, batch_size):

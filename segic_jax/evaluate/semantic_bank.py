@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from segic_jax.data.files import atomic_write
 from segic_jax.data.semantic import SemanticSource, Split, draw_references
 from segic_jax.errors import BundleError, DataError
 from segic_jax.evaluate.semantic_decode import Model, padded_slots, spread_over
 from segic_jax.evaluate.semantic_metrics import unique_names
 from segic_jax.models.segic import Prototypes
 from segic_jax.runtime import distributed, progress
+from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import Bundle
 
 REFERENCE_SEED = 0
@@ -106,7 +106,7 @@ def make_bank(
 
     visual = np.zeros((len(drawn), max(map(len, drawn.values())), models[0].config.vit.width), np.float32)
     features = spread_over(encode, views, models, 2 * len(models))
-    bar = progress.bar(features, total=len(views), desc="references", shown=distributed.is_main_host())
+    bar = progress.bar(features, total=len(views), desc="references", enabled=distributed.is_main_host())
     for view, feature in zip(views, bar, strict=True):
         visual[view] = feature
     return Bank(split, drawn, visual, text)

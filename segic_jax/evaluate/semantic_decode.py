@@ -6,8 +6,8 @@ one for each further 16 of the fullest image.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import cycle
 
 import jax
 import numpy as np
@@ -19,6 +19,7 @@ from segic_jax.models import segic
 from segic_jax.models.correspondence import pool
 from segic_jax.models.params import Params
 from segic_jax.models.segic import Prototypes
+from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.weights.bundle import Bundle
 
 CHUNK = 16  # concepts decoded together; of 847 at canvas 896 they take about 1 GB
@@ -89,15 +90,7 @@ def padded_slots(concepts: int) -> int:
 
 def spread_over(work: Callable, items: Sequence, models: Sequence[Model], at_a_time: int) -> Iterator:
     """`work(item, model)` in order, `at_a_time` of them in threads, on all devices in turn."""
-    with ThreadPoolExecutor(max(at_a_time, 1)) as threads:
-        waiting = []
-        try:
-            for i, item in enumerate(items):
-                waiting.append(threads.submit(work, item, models[i % len(models)]))
-                if len(waiting) >= 2 * at_a_time:
-                    yield waiting.pop(0).result()
-            while waiting:
-                yield waiting.pop(0).result()
-        finally:  # an error, or nobody wants the rest
-            for future in waiting:
-                future.cancel()
+    pairs = zip(items, cycle(models), strict=False)
+    return prefetch_results(
+        lambda pair: work(*pair), pairs, threads=max(at_a_time, 1), limit=max(2 * at_a_time - 1, 0)
+    )

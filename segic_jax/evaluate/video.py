@@ -11,12 +11,10 @@ A video is done when its folder is whole and its row is on disk; a killed run go
 import csv
 import io
 import json
-import shutil
 import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -28,7 +26,7 @@ from PIL import Image
 import segic_jax
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.benchmark import BenchmarkSpec
-from segic_jax.data.files import atomic_write, require_size
+from segic_jax.data.files import require_size
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.errors import DataError, InputError
 from segic_jax.evaluate.records import (
@@ -45,8 +43,9 @@ from segic_jax.evaluate.video_metrics import VideoScores as Scores
 from segic_jax.evaluate.video_metrics import score_videos as jf_benchmark
 from segic_jax.inference.tracker import Semantics, follow, prompt_of
 from segic_jax.runtime import progress
+from segic_jax.runtime.atomic_write import atomic_folder, atomic_path, atomic_write
 from segic_jax.runtime.distributed import is_main_host, raise_on_all_hosts
-from segic_jax.runtime.prefetch import prefetch
+from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.weights.bundle import Bundle
 
 AHEAD = 4  # frames read before they are needed
@@ -95,7 +94,7 @@ def evaluate_video(
             initial=len(kept),
             desc=source.name,
             unit="video",
-            shown=is_main_host(),
+            enabled=is_main_host(),
         )
         jf = [one["jf"] for row in kept for one in row["objects"]]
         with raise_on_all_hosts(), closing(bar):
@@ -174,32 +173,28 @@ def _segment(
 ) -> dict:
     """Write one clip's maps and give its row."""
     begin = time.perf_counter()
-    final, part = predictions / clip.name, predictions / f"{clip.name}.part"
-    for folder in (final, part):
-        shutil.rmtree(folder, ignore_errors=True)
-    part.mkdir(parents=True)
-    annotations = _Annotations(source, clip)
-    palette = source.palette(clip)
-    frames = _read_ahead(lambda number: source.frame(clip, number), len(clip.frames))
+    with atomic_folder(predictions / clip.name) as folder:
+        annotations = _Annotations(source, clip)
+        palette = source.palette(clip)
+        frames = _read_ahead(lambda number: source.frame(clip, number), len(clip.frames))
 
-    def written() -> Iterator[Integer[np.ndarray, "height width"]]:
-        found = follow(bundle, frames, annotations, semantics=semantics, prompt=prompt)
-        for path, index in zip(clip.frames, found, strict=True):
-            _write_map(part / f"{path.stem}.png", index, palette)
-            yield index
+        def written() -> Iterator[Integer[np.ndarray, "height width"]]:
+            found = follow(bundle, frames, annotations, semantics=semantics, prompt=prompt)
+            for path, index in zip(clip.frames, found, strict=True):
+                _write_map(folder / f"{path.stem}.png", index, palette)
+                yield index
 
-    objects: list[ObjectRow] = []
-    if clip.scored:
-        truth = _read_ahead(lambda number: source.annotation(clip, number), len(clip.frames))
-        try:
-            objects = jf_benchmark([Video(clip.name, truth, written())]).objects
-        except InputError:
-            raise
-        except ValueError as error:
-            raise DataError(f"{clip.frames[0].parent.parent} / {error}; get the video again.") from error
-    else:
-        deque(written(), maxlen=0)
-    part.replace(final)
+        objects: list[ObjectRow] = []
+        if clip.scored:
+            truth = _read_ahead(lambda number: source.annotation(clip, number), len(clip.frames))
+            try:
+                objects = jf_benchmark([Video(clip.name, truth, written())]).objects
+            except InputError:
+                raise
+            except ValueError as error:
+                raise DataError(f"{clip.frames[0].parent.parent} / {error}; get the video again.") from error
+        else:
+            deque(written(), maxlen=0)
     return {
         "video": clip.name,
         "frames": len(clip.frames),
@@ -224,9 +219,7 @@ class _Annotations(dict):
 
 def _read_ahead(read: Callable[[int], np.ndarray], count: int) -> Iterator[np.ndarray]:
     """`read(0)`, `read(1)`, ... while a thread reads the next few."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        for _, reading in prefetch(pool, read, range(count), AHEAD):
-            yield reading.result()
+    return prefetch_results(read, range(count), limit=AHEAD)
 
 
 def _write_map(path: Path, index: Integer[np.ndarray, "height width"], palette: list[int] | None) -> None:
@@ -284,10 +277,9 @@ def _write_scores(out: Path, objects: list[ObjectRow], videos: list[str]) -> Non
 
 
 def _write_submission(out: Path, clips: Sequence[Clip], predictions: Path) -> None:
-    part = out / "submission.zip.part"
-    with zipfile.ZipFile(part, "w") as archive:  # PNGs are compressed already
+    path = out / "submission.zip"
+    with atomic_path(path) as part, zipfile.ZipFile(part, "w") as archive:  # PNGs are compressed already
         for clip in clips:
             for number in sorted(clip.required):
                 name = f"{clip.name}/{clip.frames[number].stem}.png"
                 archive.write(predictions / name, f"Annotations/{name}")
-    part.replace(out / "submission.zip")

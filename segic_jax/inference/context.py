@@ -11,11 +11,10 @@ import safetensors.numpy
 from jaxtyping import Float, Float16, Int32, UInt8
 from safetensors import SafetensorError
 
-from segic_jax.data.files import atomic_write
 from segic_jax.errors import DataError
 from segic_jax.inference.matching import INSIDE, KINDS, PATCHES, ConceptSlots
 from segic_jax.models import segic
-from segic_jax.runtime.atomic_write import require_path
+from segic_jax.runtime.atomic_write import atomic_write, require_path
 
 FORMAT = "segic_jax context 1"
 

@@ -18,11 +18,10 @@ from jaxtyping import Bool, Float, Integer, UInt8, UInt16
 from PIL import Image
 
 from segic_jax.data.canvas import Taps, bilinear_taps, resample
-from segic_jax.data.files import atomic_write
 from segic_jax.errors import DataError
 from segic_jax.inference.overlay import Colour, line_width, overlays, shrink
 from segic_jax.inference.png import rgb_png
-from segic_jax.runtime.atomic_write import require_path
+from segic_jax.runtime.atomic_write import atomic_write, require_path
 
 STRIP = 1 << 22  # pixels that are worked on at a time
 SMALLEST = 0.02  # of the mask: a connected region below this share is no object of its own

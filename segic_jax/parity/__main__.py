@@ -26,7 +26,7 @@ from segic_jax.parity.official import replay_checkpoint
 from segic_jax.parity.table import Checker, MissingArray, Row, text_table
 from segic_jax.parity.training import replay_losses, replay_optim, replay_training
 from segic_jax.parity.video import replay_vos
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 
 CHECKPOINT = "segic_official"  # no .npz, and not needed by any other file: checked where it is there
 REPLAYS: dict[str, Callable[[Goldens, Checker, jax.typing.DTypeLike], None]] = {
@@ -82,7 +82,7 @@ class Outcome:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the program; the exit codes are those of the module's docstring."""
     options = tyro.cli(Arguments, prog="python -m segic_jax.parity", args=arguments)
-    sys.exit(exit_code(lambda: run(options)))
+    sys.exit(run_command(lambda: run(options)))
 
 
 def run(options: Arguments) -> int:

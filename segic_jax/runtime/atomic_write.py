@@ -1,38 +1,122 @@
-"""Files appear under their names once they are complete; until then an older one stays as it is."""
+"""Write files and folders so that they appear under their names only once they are complete.
 
-from collections.abc import Iterator
+A file is written beside its final place, under a name that ends in `.part`, and renamed at the end. Whoever
+reads meanwhile, or after the process was killed, finds the older file or none.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from segic_jax.errors import InputError
+from segic_jax.errors import DataError, InputError
+
+_NOT_A_FILE = "{} is a folder, a device or not a valid file name: give another path."
 
 
-def require_path(path: Path | str, error: type[InputError]) -> Path:
-    """Raise `error` where it is anything else, or cannot be a name."""
+def require_path(path: Path | str, error: Callable[[str], InputError] = DataError) -> Path:
+    """Return `path` as a Path.
+
+    Raises:
+        error: it is neither a string nor a Path, or no file can have this name.
+    """
     if not isinstance(path, (str, Path)):
-        raise error(f"The path of a file is a text or a Path, not {type(path).__name__}.")
+        raise error(f"The path of a file must be a string or a Path, not {type(path).__name__}.")
     if "\0" in str(path):
-        raise error(f"{str(path)!r} is a folder, a device or no name of a file: give another.")
+        raise error(_NOT_A_FILE.format(repr(str(path))))
     return Path(path)
 
 
+def part_path(path: Path, *, keep_suffix: bool = False) -> Path:
+    """Return the name under which `path` is written until it is complete.
+
+    Args:
+        keep_suffix: put `.part` before the suffix, for writers that choose the format by it.
+    """
+    name = path.name[-60:]  # a name that just fits must not become too long
+    if keep_suffix:
+        return path.with_name(f"{name.removesuffix(path.suffix)}.part{path.suffix}")
+    return path.with_name(f"{name}.part")
+
+
 @contextmanager
-def atomic_path(path: Path | str, error: type[InputError]) -> Iterator[Path]:
-    """Where to write meanwhile: beside `path`. It is renamed at the end, and removed if that is not reached.
+def atomic_path(
+    path: Path | str, error: Callable[[str], InputError] = DataError, *, keep_suffix: bool = False
+) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; rename it to `path` at the end, or remove it after an exception.
+
+    Args:
+        error: makes the exception to raise, from its message.
+        keep_suffix: as `part_path` has it.
 
     Raises:
-        error: the folder is missing, the disk is full or fails, or there is something else than a file.
+        error: the folder is missing, the disk is full or fails, or `path` exists and is not a regular file.
     """
     path = require_path(path, error)
     # A rename would put a file in the place of a device, such as /dev/null.
     if path.exists() and not path.is_file():
-        raise error(f"{str(path)!r} is a folder, a device or no name of a file: give another.")
-    part = path.with_name(path.name[-60:] + ".part")  # a name that just fits must not become too long
+        raise error(_NOT_A_FILE.format(repr(str(path))))
+    part = part_path(path, keep_suffix=keep_suffix)
     try:
         yield part
         part.replace(path)
     except OSError as problem:
         raise error(f"{path} cannot be written to: {problem.strerror or problem}.") from problem
     finally:
-        with suppress(OSError):  # it is there after an error only
+        with suppress(OSError):  # it exists after an exception only
             part.unlink()
+
+
+def atomic_write(
+    path: Path | str, content: bytes | str | Iterable[bytes], error: Callable[[str], InputError] = DataError
+) -> None:
+    """Write a file; an older one stays as it is until the new one is complete.
+
+    Args:
+        content: bytes, text (stored as UTF-8), or pieces of bytes in order.
+
+    Raises:
+        error: as `atomic_path`.
+    """
+    if isinstance(content, str):
+        content = content.encode()
+    with atomic_path(path, error) as part:
+        if isinstance(content, bytes):
+            part.write_bytes(content)
+        else:
+            with part.open("wb") as file:
+                file.writelines(content)
+
+
+@contextmanager
+def atomic_folder(path: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yield an empty temporary folder beside `path`; rename it to `path` at the end.
+
+    Args:
+        shared: several processes may make the same folder at once: the first one wins, and the others' work
+        is
+            thrown away. Otherwise an older folder at `path` is replaced, and what a killed process left is
+            removed.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if shared:
+        part = Path(tempfile.mkdtemp(prefix=f"{path.name}.", suffix=".part", dir=path.parent))
+    else:
+        part = part_path(path)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+    try:
+        yield part
+        if not shared:
+            shutil.rmtree(path, ignore_errors=True)
+        try:
+            part.replace(path)
+        except OSError:
+            if not (shared and path.is_dir()):  # else another process was first
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,6 +1,7 @@
-"""Processes, devices and how arrays lie on them: one mesh axis, "data".
+"""Connect the processes of a run and place arrays on their devices.
 
-A batch is split over the axis, everything else is replicated; a large frozen backbone can be split too.
+The mesh has one axis, "data". A batch is sharded over it and everything else is replicated; a large frozen
+backbone can be sharded too.
 """
 
 import json
@@ -19,7 +20,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from segic_jax.config import Hosts
 from segic_jax.errors import ConfigError, InputError
 
-_NAMES = {
+_VARIABLES = {
     "--coordinator": "JAX_COORDINATOR_ADDRESS",
     "--num-hosts": "JAX_NUM_PROCESSES",
     "--host-id": "JAX_PROCESS_ID",
@@ -29,37 +30,39 @@ _NAMES = {
 def initialize(hosts: Hosts | None = None) -> None:
     """Join the other processes of this run, if there are any; call it before any other JAX call.
 
-    One process needs nothing. Several are found in `hosts`, else in the environment: in
-    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or in what `srun`, `mpirun` and
-    TPU pods set.
+    A single process needs no settings. Several processes find each other by `hosts`, else by the environment:
+    JAX_COORDINATOR_ADDRESS (host:port), JAX_NUM_PROCESSES and JAX_PROCESS_ID, or the variables that `srun`,
+    `mpirun` and TPU pods set.
 
     Raises:
-        ConfigError: only some of the three are given, or the others do not come.
+        ConfigError: only some of the three settings are given, or the other processes do not connect.
     """
-    given = hosts or Hosts()
+    hosts = hosts or Hosts()
     values = {
         flag: os.environ.get(variable) if value is None else value
         for (flag, variable), value in zip(
-            _NAMES.items(), (given.coordinator, given.num_hosts, given.host_id), strict=True
+            _VARIABLES.items(), (hosts.coordinator, hosts.num_hosts, hosts.host_id), strict=True
         )
     }
-    known = [flag for flag, value in values.items() if value not in (None, "")]
-    if known and len(known) < len(_NAMES):
-        flag = next(flag for flag in _NAMES if flag not in known)
-        raise ConfigError(f"{known[0]} is given but {flag} ({_NAMES[flag]}) is not: give all three or none.")
+    present = [flag for flag, value in values.items() if value not in (None, "")]
+    if present and len(present) < len(_VARIABLES):
+        missing = next(flag for flag in _VARIABLES if flag not in present)
+        raise ConfigError(
+            f"{present[0]} is given but {missing} ({_VARIABLES[missing]}) is not: give all three or none."
+        )
     try:
-        if known:
+        if present:
             address, processes, index = (str(value) for value in values.values())
             if not (processes.isdecimal() and index.isdecimal() and int(index) < int(processes)):
                 raise ConfigError(f"--host-id {index} must be from 0 to --num-hosts {processes} - 1.")
             jax.distributed.initialize(address, int(processes), int(index))
         elif _in_cluster():
             jax.distributed.initialize()
-    except RuntimeError as error:  # nobody there, or the port is taken
+    except RuntimeError as error:  # no process answers, or the port is taken
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(
-            f"The processes of this run do not find each other ({reason}): is the coordinator's port "
-            "free and reachable, and was the command started on every host?"
+            f"The processes of this run cannot connect to each other ({reason}): check that the "
+            "coordinator's port is free and reachable, and that the command was started on every host."
         ) from error
 
 
@@ -70,18 +73,18 @@ def _in_cluster() -> bool:
 
 
 def is_main_host() -> bool:
-    """Whether this process writes the logs."""
+    """Return whether this process is the one that writes logs and results."""
     return jax.process_index() == 0
 
 
 def barrier(name: str) -> None:
-    """Wait until every process is here."""
+    """Wait until every process has reached this point."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 
 
 def gather_json(value) -> list:
-    """A JSON value of every process, in the order of processes, on all of them; a collective call."""
+    """Return the JSON values of all processes, in their order; every process must call it."""
     if jax.process_count() == 1:
         return [value]
     content = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -94,62 +97,65 @@ def gather_json(value) -> list:
 
 @contextmanager
 def raise_on_all_hosts() -> Iterator[None]:
-    """A block that every host runs; where one fails, all of them do, once their own blocks have ended.
+    """Run a block on every host and raise on all of them, after their own blocks have ended, if any failed.
 
-    Without it the others would wait for ever for that host.
+    Without it the other hosts would wait forever for the failed one.
 
     Raises:
-        InputError: what another host's error said.
+        InputError: another host failed; the message is that of its exception.
     """
     error = None
     try:
         yield
     except Exception as caught:
         error = caught
-    said = [one for one in gather_json(error and (str(error) or repr(error))) if one]
+    messages = [message for message in gather_json(error and (str(error) or repr(error))) if message]
     if error is not None:
         raise error
-    if said:
-        raise InputError(said[0])
+    if messages:
+        raise InputError(messages[0])
 
 
 def make_mesh() -> Mesh:
-    """All devices of all processes in one row."""
+    """Return a mesh of all devices of all processes along one axis."""
     return jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The whole array on every device."""
+    """Return the sharding that keeps the full array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def replicate(mesh: Mesh, tree):
-    """Arrays that are the same in every process (any pytree of them), on every device."""
+    """Place a pytree of arrays that are equal in every process on every device."""
     place = partial(jax.make_array_from_process_local_data, replicated(mesh))
     return jax.tree.map(lambda value: place(np.asarray(value)), tree)
 
 
 def shard_batch(mesh: Mesh, rows: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """This process's rows of a batch -> global arrays, split over the devices along axis 0."""
+    """Place this process's rows of a batch as global arrays, sharded over the devices along axis 0."""
     place = partial(jax.make_array_from_process_local_data, NamedSharding(mesh, PartitionSpec("data")))
     return {name: place(value) for name, value in rows.items()}
 
 
-def split_parameters(
-    mesh: Mesh, params: Mapping[str, np.ndarray], at_least: int = 2**20
+def shard_parameters(
+    mesh: Mesh, params: Mapping[str, np.ndarray], min_size: int = 2**20
 ) -> dict[str, jax.Array]:
-    """Frozen parameters, each large one split over the devices along its longest axis that divides evenly.
+    """Shard large frozen parameters over the devices, each along its longest axis that divides evenly.
 
-    The compiler gathers a layer when it is used, so each device holds its share only. `at_least` counts
-    numbers; smaller arrays are replicated. Every process holds the same full `params`.
+    The compiler gathers a layer when it is used, so each device stores its shard only.
+
+    Args:
+        params: the same full arrays in every process.
+        min_size: arrays with fewer elements are replicated.
     """
     devices = mesh.devices.size
 
     def place(value):
         value = np.asarray(value)
         axes = [axis for axis in np.argsort(value.shape)[::-1] if value.shape[axis] % devices == 0]
-        names = [None] * value.ndim
-        if value.size >= at_least and axes:
+        names: list[str | None] = [None] * value.ndim
+        if value.size >= min_size and axes:
             names[axes[0]] = "data"
         sharding = NamedSharding(mesh, PartitionSpec(*names))
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
@@ -158,16 +164,16 @@ def split_parameters(
 
 
 class StopRequest:
-    """SIGTERM or Ctrl-C, turned into a question that the loop asks after every step.
+    """Turn SIGTERM and Ctrl-C into a request that the training loop checks after every step.
 
-    With several processes a SIGTERM to any one of them stops all of them after the same step.
-    A second signal acts as usual.
+    With several processes a SIGTERM to any of them stops all of them after the same step. A second signal
+    acts as usual.
     """
 
     def __init__(self):
         self._received = False
         self._previous = {}
-        # With several processes JAX's own handler tells the others.
+        # With several processes JAX's own handler informs the others.
         if not jax.distributed.is_initialized():
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._previous[number] = signal.signal(number, self._receive)
@@ -177,13 +183,13 @@ class StopRequest:
         self.close()
 
     def reached(self, step: int) -> bool:
-        """Whether to save and stop after `step`; every process asks at every step."""
+        """Return whether to save and stop after `step`; every process must ask at every step."""
         if jax.distributed.is_initialized():
             return multihost_utils.reached_preemption_sync_point(step)
         return self._received
 
     def close(self) -> None:
-        """Give the signals back."""
+        """Restore the previous signal handlers."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

@@ -1,20 +1,37 @@
-"""How long work says how far it is."""
+"""Report the progress of long work on a terminal or in a log."""
 
 import sys
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, TextIO
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
-SECONDS = 60  # between two lines of a log
+LOG_INTERVAL = 60  # seconds between two lines of a log
 
 
-def bar(items: Iterable | None = None, *, shown: bool = True, **options) -> tqdm:
-    """A bar on stderr; where that is no terminal, its state once a minute, and nothing of shorter work.
+def bar(
+    items: Iterable | None = None, *, enabled: bool = True, file: TextIO | None = None, **options
+) -> "tqdm":
+    """Return a tqdm bar on stderr; off a terminal it prints one line a minute, and none for short work.
 
     Args:
-        shown: False in all processes but one.
-        options: of tqdm.
+        enabled: False in all processes but the main one.
+        file: another stream than stderr.
+        options: of tqdm, such as total, initial, desc, unit, leave.
     """
-    if not sys.stderr.isatty():
-        options |= {"delay": SECONDS, "mininterval": SECONDS, "maxinterval": 2 * SECONDS}
-    return tqdm(items, disable=not shown, **options)
+    from tqdm import tqdm
+
+    file = file or sys.stderr
+    if not file.isatty():
+        options |= {"delay": LOG_INTERVAL, "mininterval": LOG_INTERVAL, "maxinterval": 2 * LOG_INTERVAL}
+    return tqdm(items, disable=not enabled, file=file, **options)
+
+
+def write_line(text: object, file: TextIO | None = None) -> None:
+    """Print a line to `file` (stdout by default), above a progress bar if there is one."""
+    from tqdm import tqdm
+
+    file = file or sys.stdout
+    tqdm.write(str(text), file=file)
+    file.flush()

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.files import atomic_write
 from segic_jax.errors import InputError
+from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.runtime.metric_writer import FILE, read_metrics
 
 REVERSE = "_reverse"  # ending of the second pass's names

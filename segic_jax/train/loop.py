@@ -200,7 +200,7 @@ def _place_backbone(config: Config, mesh: jax.sharding.Mesh, backbone: Params) -
     """Half precision on accelerators, float32 on a CPU (which has no fast bfloat16)."""
     dtype = np.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     backbone = {name: np.asarray(value, dtype) for name, value in backbone.items()}
-    place = distributed.split_parameters if config.train.split_backbone else distributed.replicate
+    place = distributed.shard_parameters if config.train.split_backbone else distributed.replicate
     return place(mesh, backbone)
 
 

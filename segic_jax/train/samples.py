@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 
 from segic_jax.data.episodes import EpisodeSource
-from segic_jax.data.files import atomic_write
 from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
 from segic_jax.evaluate.episodes import make_tasks, spread
@@ -18,6 +17,7 @@ from segic_jax.evaluate.infer import Model, Prediction, judge_all
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.report import GalleryItem, sheet
 from segic_jax.evaluate.rows import row_of
+from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import Bundle
 
 EPISODES = 6  # spread evenly over the list, so that they are of different classes

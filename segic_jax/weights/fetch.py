@@ -6,7 +6,6 @@ checks the hashes, converts, and keeps CACHE/NAME.safetensors. `find` turns what
 
 import errno
 import hashlib
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from segic_jax.config import cache_folder
 from segic_jax.errors import FetchError
-from segic_jax.runtime.atomic_write import require_path
+from segic_jax.runtime.atomic_write import atomic_path, require_path
 from segic_jax.weights.known import KNOWN, KnownFile, KnownWeights
 
 
@@ -114,23 +113,18 @@ def fetch(name: str, *, cache: Path | None = None) -> Path:
 
     from segic_jax.weights.convert import convert
 
-    fresh = folder / f"{name}.new.safetensors"
-    try:
+    def no_room(message: str) -> FetchError:
+        room = _bytes(weights.parameters * 4)
+        return FetchError(f"{message[:-1]}; free {room} there, or set SEGIC_CACHE to another folder.")
+
+    with atomic_path(stored, no_room, keep_suffix=True) as fresh:
         folder.mkdir(parents=True, exist_ok=True)
         convert(sources, fresh)
         if (parameters := _parameters(fresh)) != weights.parameters:
-            fresh.unlink()
             raise FetchError(
                 f"{name}: {weights.source} has {parameters:,} parameters instead of {weights.parameters:,}; "
                 "these are other weights than those known under this name."
             )
-        os.replace(fresh, stored)
-    except OSError as error:
-        fresh.unlink(missing_ok=True)
-        raise FetchError(
-            f"{stored}: cannot be written ({error.strerror or error}); free "
-            f"{_bytes(weights.parameters * 4)} there, or set SEGIC_CACHE to another folder."
-        ) from error
     return stored
 
 

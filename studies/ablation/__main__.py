@@ -8,8 +8,8 @@ import tyro
 
 from segic_jax.config import load_config
 from segic_jax.errors import TrainingError
+from segic_jax.runtime.command_line import run_command
 from segic_jax.runtime.compile_cache import use_compile_cache
-from segic_jax.runtime.entry import exit_code
 from studies.ablation.run import FULL, QUICK, ablate
 
 
@@ -44,4 +44,4 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(exit_code(lambda: main(tyro.cli(Args)), "Stopped; the same command goes on."))
+    sys.exit(run_command(lambda: main(tyro.cli(Args)), "Stopped; the same command goes on."))

@@ -5,7 +5,6 @@ is told which objects are of one class, by whatever artist; the other only which
 twice: that needs no names and nobody's judgement, so it is the self-supervised one.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +22,7 @@ from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import Params
 from segic_jax.models.segic import backbone_template, normalise_pixels
 from segic_jax.runtime import progress
-from segic_jax.runtime.prefetch import prefetch
+from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.train.mixed_precision import half_products
 from segic_jax.train.pretrain import matching_loss
 from segic_jax.weights.write import write_safetensors
@@ -98,13 +97,12 @@ def _trained(alike: Alike, model: ModelConfig, steps: int, seed: int) -> Params:
     def group(number: int):
         return scene_group(np.random.default_rng([seed, number]), bank, alike, model.canvas)
 
-    with ThreadPoolExecutor(1) as pool:
-        groups = prefetch(pool, group, range(steps), 4)
-        bar = progress.bar(groups, total=steps, desc=f"backbone: {alike}", leave=False)
-        for number, made in bar:
-            trained, opt_state, value = step(trained, opt_state, made.result())
-            if number % 20 == 19:
-                bar.set_postfix(loss=f"{float(value):.3f}")
+    groups = prefetch_results(group, range(steps), limit=4)
+    bar = progress.bar(groups, total=steps, desc=f"backbone: {alike}", leave=False)
+    for number, scenes in enumerate(bar):
+        trained, opt_state, value = step(trained, opt_state, scenes)
+        if number % 20 == 19:
+            bar.set_postfix(loss=f"{float(value):.3f}")
     return trained[0]
 
 

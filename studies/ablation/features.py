@@ -14,6 +14,7 @@ from segic_jax.data.canvas import resize_and_pad
 from segic_jax.inference import engine
 from segic_jax.models.params import Params
 from segic_jax.runtime import progress
+from segic_jax.runtime.atomic_write import atomic_path
 from studies.ablation.scenes import Scenes, Size, scenes_of
 
 BATCH = 16  # scenes of one call of the backbone
@@ -65,21 +66,20 @@ class Shelf:
         images = self.scenes(part).images
         backbone = self.backbones[kind.backbone]()
         shape = (len(images), config.grid, config.grid, config.vit.width)
-        unfinished = file.with_suffix(".part")
-        rows = np.lib.format.open_memmap(unfinished, "w+", np.float16, shape)
         if kind.fine:
             config = dataclasses.replace(config, canvas=2 * config.canvas)
         nothing = np.zeros((0, *images.shape[1:3]), bool)
         sizes = np.full((BATCH, 2), config.canvas, np.int32)
         starts = range(0, len(images), BATCH)
-        for start in progress.bar(starts, desc=f"features: {file.stem}", leave=False):
-            # The last batch is filled up with the scenes before it: one program.
-            first = max(0, min(start, len(images) - BATCH))
-            chosen = np.arange(first, first + BATCH) % len(images)
-            pictures = [resize_and_pad(images[i], nothing, config.canvas).image for i in chosen]
-            found = engine.extract(config, backbone, np.stack(pictures), sizes)
-            if kind.fine:
-                found = found.reshape(BATCH, shape[1], 2, shape[2], 2, -1).mean((2, 4))
-            rows[chosen] = np.asarray(found, np.float16)
-        rows.flush()
-        unfinished.replace(file)
+        with atomic_path(file) as part_file:
+            rows = np.lib.format.open_memmap(part_file, "w+", np.float16, shape)
+            for start in progress.bar(starts, desc=f"features: {file.stem}", leave=False):
+                # The last batch is filled up with the scenes before it: one program.
+                first = max(0, min(start, len(images) - BATCH))
+                chosen = np.arange(first, first + BATCH) % len(images)
+                pictures = [resize_and_pad(images[i], nothing, config.canvas).image for i in chosen]
+                found = engine.extract(config, backbone, np.stack(pictures), sizes)
+                if kind.fine:
+                    found = found.reshape(BATCH, shape[1], 2, shape[2], 2, -1).mean((2, 4))
+                rows[chosen] = np.asarray(found, np.float16)
+            rows.flush()

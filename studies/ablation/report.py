@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from segic_jax.data.files import atomic_write
+from segic_jax.runtime.atomic_write import atomic_write
 from studies.ablation.answers import Counts
 from studies.ablation.compare import Estimate, class_scores, difference, estimate
 from studies.ablation.rows import DEFAULT, EXTENSIONS, Row

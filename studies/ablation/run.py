@@ -18,9 +18,9 @@ from safetensors.numpy import load_file
 
 from segic_jax.config import Config, to_dict
 from segic_jax.data.emoji.source import SCENE_SIDE, SCENES
-from segic_jax.data.files import atomic_write
 from segic_jax.errors import ConfigError
 from segic_jax.models.params import Params, as_float32
+from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.train.checkpoint import fingerprint
 from segic_jax.weights.convert import read_frozen
 from segic_jax.weights.fetch import find

@@ -5,7 +5,7 @@ others are lists of episodes: class after class, SCENES scenes each, whose first
 """
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -22,6 +22,8 @@ from segic_jax.data.emoji.sprites import FAMILY, Split, SpriteBank, SpriteClass
 from segic_jax.data.episodes import View
 from segic_jax.data.pipeline import Examples
 from segic_jax.runtime import progress
+from segic_jax.runtime.atomic_write import atomic_path
+from segic_jax.runtime.prefetch import prefetch_results
 
 TRAINING = "training"  # scenes of two to four base classes, each of which can be the one that is asked for
 VIEWS = "views"  # two views of a scene, one after the other, with the same objects under the same labels
@@ -78,26 +80,24 @@ def episode_classes(part: str, size: Size) -> list[SpriteClass]:
 def _draw(part: str, size: Size, files: list[Path], seed: int) -> None:
     count, draw = _drawing(part, size, seed)
     shapes = ((SCENE_SIDE, SCENE_SIDE, 3), (SCENE_SIDE, SCENE_SIDE), (MOST, 2))
-    parts = [file.with_suffix(".part") for file in files]
-    arrays = [
-        np.lib.format.open_memmap(path, "w+", dtype, (count, *shape))
-        for path, dtype, shape in zip(parts, (np.uint8, np.uint8, np.int32), shapes, strict=True)
-    ]
-    arrays[2][:] = -1
+    with ExitStack() as stack:
+        arrays = [
+            np.lib.format.open_memmap(stack.enter_context(atomic_path(file)), "w+", dtype, (count, *shape))
+            for file, dtype, shape in zip(files, (np.uint8, np.uint8, np.int32), shapes, strict=True)
+        ]
+        arrays[2][:] = -1
 
-    def write(number: int) -> None:
-        cv2.setNumThreads(0)
-        drawn = draw(number)
-        arrays[0][number], arrays[1][number] = drawn.image, drawn.labels
-        arrays[2][number, : len(drawn.objects)] = drawn.objects
+        def write(number: int) -> None:
+            cv2.setNumThreads(0)
+            drawn = draw(number)
+            arrays[0][number], arrays[1][number] = drawn.image, drawn.labels
+            arrays[2][number, : len(drawn.objects)] = drawn.objects
 
-    with ThreadPoolExecutor(2) as pool:
-        done = pool.map(write, range(count))
+        done = prefetch_results(write, range(count), threads=2, limit=8)
         for _ in progress.bar(done, total=count, desc=f"scenes: {part}", leave=False):
             pass
-    for array, path, file in zip(arrays, parts, files, strict=True):
-        array.flush()
-        path.replace(file)
+        for array in arrays:
+            array.flush()
 
 
 def _drawing(part: str, size: Size, seed: int) -> tuple[int, Callable[[int], Drawn]]:

@@ -14,7 +14,7 @@ from tiny import bundle, command_files, picture
 from segic_jax.commands.parser import main
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate.records import Records
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.torch_names import to_torch
 
 EVAL = Path(__file__).parents[2] / "eval.py"
@@ -133,12 +133,12 @@ def test_however_a_command_ends_it_is_a_code_and_a_sentence(capsys):
     def without_room():
         raise OSError(28, "No space left on device", "out/a.png")
 
-    assert exit_code(interrupted_import) == 130
+    assert run_command(interrupted_import) == 130
     assert capsys.readouterr().err == "Stopped.\n"
-    assert exit_code(without_room) == 2
+    assert run_command(without_room) == 2
     assert capsys.readouterr().err.startswith("out/a.png cannot be used (No space left on device)")
     with pytest.raises(ImportError):  # a defect, not wrong input
-        exit_code(lambda: (_ for _ in ()).throw(ImportError("no module")))
+        run_command(lambda: (_ for _ in ()).throw(ImportError("no module")))
 
 
 def test_numbers_that_make_no_data_set_are_said(tmp_path):

@@ -19,12 +19,13 @@ from segic_jax import Example
 from segic_jax.commands.parser import main
 from segic_jax.commands.targets import Refused
 from segic_jax.commands.video_files import Videos, open_clip
-from segic_jax.data.files import atomic_write, read_labels
+from segic_jax.data.files import read_labels
 from segic_jax.errors import BundleError, DataError
 from segic_jax.inference import result
 from segic_jax.inference.example import as_image, listed
 from segic_jax.inference.matching import PATCHES
 from segic_jax.inference.segmenter import Segmenter
+from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import load_bundle, save_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -195,7 +196,7 @@ def test_what_is_no_file_is_not_written_to(tmp_path, monkeypatch):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "fifo")  # as a device is, which a failing test must not touch
     for path in ("folder", "fifo", "", ".", "a\0b"):
-        with pytest.raises(DataError, match="is a folder, a device or no name of a file"):
+        with pytest.raises(DataError, match="is a folder, a device or not a valid file name"):
             atomic_write(path, b"x")
     assert sorted(os.listdir()) == ["fifo", "folder"]
     assert (tmp_path / "fifo").is_fifo()
@@ -278,7 +279,10 @@ def test_little_is_imported_before_ctrl_c_is_heard():
 
 def test_nobody_reads_the_output():
     lines = "[print('x' * 999) for _ in range(9999)] and None"
-    code = f"import sys; from segic_jax.runtime.entry import exit_code; sys.exit(exit_code(lambda: {lines}))"
+    code = (
+        "import sys; from segic_jax.runtime.command_line import run_command;"
+        f"sys.exit(run_command(lambda: {lines}))"
+    )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.read(10)
     process.stdout.close()

@@ -73,7 +73,7 @@ def test_coco20i_with_its_lists(tmp_path, monkeypatch):
     pictures = sorted(
         str(path.relative_to(tmp_path / "data/COCO2014")) for path in tmp_path.glob("data/COCO2014/*/*.jpg")
     )
-    monkeypatch.setattr(coco20i, "class_pictures", lambda split: [pictures] * 80)
+    monkeypatch.setattr(coco20i, "class_images", lambda split: [pictures] * 80)
     build("coco20i", tmp_path / "data", tmp_path / "out")
     built = open_built(tmp_path / "out")
     assert len(list(built.views())) == 80 * len(pictures)

@@ -37,7 +37,7 @@ def test_all_is_well(folder, capsys):
     assert segic("check", "folder", "--data-root", folder) == 0
     out = capsys.readouterr().out
     assert "Everything is there." in out
-    assert "images with masks, read                       6       6  ok" in out
+    assert "images with masks, read                         6       6  ok" in out
 
 
 def test_every_problem_is_named(folder, capsys):

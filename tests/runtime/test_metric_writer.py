@@ -122,7 +122,7 @@ def test_a_damaged_line_is_named_and_costs_no_other(tmp_path, capsys):
     with pytest.raises(InputError, match=r"metrics\.jsonl is damaged: line 2 cannot be read"):
         read_metrics(tmp_path)
     MetricWriter(tmp_path, start_step=STEPS).close()
-    assert "left out what cannot be read, line 2." in capsys.readouterr().err
+    assert "dropped lines that cannot be read: 2." in capsys.readouterr().err
     assert (tmp_path / FILE).read_bytes().splitlines(keepends=True) == [*lines[:1], *lines[2:]]
 
 

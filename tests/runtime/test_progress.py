@@ -9,11 +9,11 @@ def test_a_log_gets_nothing_of_short_work_and_a_terminal_gets_a_bar(capsys, monk
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert list(progress.bar(range(3))) == [0, 1, 2]
     assert "3/3" in capsys.readouterr().err
-    list(progress.bar(range(3), shown=False))
+    list(progress.bar(range(3), enabled=False))
     assert capsys.readouterr().err == ""
 
 
 def test_a_log_gets_long_work(capsys, monkeypatch):
-    monkeypatch.setattr(progress, "SECONDS", 0)
+    monkeypatch.setattr(progress, "LOG_INTERVAL", 0)
     list(progress.bar(range(3), desc="scenes"))
     assert "scenes" in capsys.readouterr().err

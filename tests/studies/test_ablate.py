@@ -24,7 +24,7 @@ from segic_jax.models.segic import (
     geometric_prompt,
     head_template,
 )
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.bundle import Bundle, save_bundle
 from studies.ablation import __main__ as command
 from studies.ablation import backbones, compare, report, run
@@ -351,6 +351,6 @@ def test_a_run_goes_on_where_it_was_killed(config, tmp_path, monkeypatch, capsys
 
 def test_mistakes_are_one_sentence(tmp_path, capsys):
     args = command.Args(tmp_path / "none.py", tmp_path / "out")
-    assert exit_code(lambda: command.main(args)) == 2
+    assert run_command(lambda: command.main(args)) == 2
     assert "there is no such configuration file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -20,7 +20,7 @@ from segic_jax.data.build.records import FrameRecord, ImageRecord
 from segic_jax.data.build.write import build
 from segic_jax.data.files import watched
 from segic_jax.errors import ConfigError, DataError
-from segic_jax.runtime.entry import exit_code
+from segic_jax.runtime.command_line import run_command
 
 COMPARED = 200  # images or frames that are read in both forms at the end
 
@@ -96,4 +96,4 @@ def _parts(record: ImageRecord | FrameRecord) -> list:
 
 if __name__ == "__main__":
     stopped = "\nStopped; the same command goes on from here."
-    sys.exit(exit_code(lambda: main(tyro.cli(Args, description=__doc__)), stopped))
+    sys.exit(run_command(lambda: main(tyro.cli(Args, description=__doc__)), stopped))

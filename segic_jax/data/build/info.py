@@ -11,8 +11,8 @@ from pathlib import Path
 
 from segic_jax.data.benchmark import Kind
 from segic_jax.data.episodes import ClassId
-from segic_jax.data.files import atomic_write
 from segic_jax.errors import DataError
+from segic_jax.runtime.atomic_write import atomic_write
 
 NAME = "segic_jax.json.gz"
 VERSION = "1.0.0"  # of the data sets that this program writes; the folder's name, as TFDS wants it

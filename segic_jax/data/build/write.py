@@ -14,7 +14,6 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,9 +21,11 @@ from segic_jax.data.benchmark import BenchmarkSpec
 from segic_jax.data.build.examples import Item, items, records
 from segic_jax.data.build.info import VERSION, Info, VideoInfo, find_built
 from segic_jax.data.build.records import FrameRecord, ImageRecord, encode, features
-from segic_jax.data.files import atomic_write, watched
+from segic_jax.data.files import watched
 from segic_jax.errors import DataError
 from segic_jax.runtime import progress
+from segic_jax.runtime.atomic_write import atomic_path, atomic_write
+from segic_jax.runtime.prefetch import prefetch_results
 
 ITEMS = 256  # images or frames a file
 
@@ -74,16 +75,16 @@ def build(
         return _Encoded([encode(one, files) for one in made], [_index(one) for one in made], named(files))
 
     splits = {split: [item for item in work if item.split == split] for split in {w.split: 0 for w in work}}
-    with (
-        progress.bar(total=len(work), desc=benchmark.name, unit="picture") as bar,
-        ThreadPoolExecutor(threads) as pool,
-    ):
+    with progress.bar(total=len(work), desc=benchmark.name, unit="image") as bar:
         for split, of in splits.items():
             for number, start in enumerate(range(0, len(of), ITEMS)):
-                path = folder / _file_name(benchmark.name, split, number, len(of))
+                path, rest = (
+                    folder / _file_name(benchmark.name, split, number, len(of)),
+                    of[start : start + ITEMS],
+                )
                 if not path.exists():
-                    _write_file(path, pool.map(encoded, of[start : start + ITEMS]))
-                bar.update(min(ITEMS, len(of) - start))
+                    _write_file(path, prefetch_results(encoded, rest, threads=threads, limit=2 * threads))
+                bar.update(len(rest))
     _finish(benchmark, source, folder, splits, named(read), shots)
     return folder
 
@@ -105,20 +106,18 @@ def _write_file(path: Path, content: Iterator[_Encoded]) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     index, sources, size = [], {}, 0
-    part = path.with_name(path.name + ".part")
-    writer = ArrayRecordWriter(str(part), "group_size:1")  # records are read one by one
-    try:
-        for one in content:
-            for example in one.examples:
-                writer.write(example)
-                size += len(example)
-            index += one.index
-            sources |= one.sources
-    finally:
-        writer.close()
-    known = {"records": index, "sources": sources, "bytes": size}
-    _part_file(path).write_text(json.dumps(known))
-    part.replace(path)
+    with atomic_path(path) as part:
+        writer = ArrayRecordWriter(str(part), "group_size:1")  # records are read one by one
+        try:
+            for one in content:
+                for example in one.examples:
+                    writer.write(example)
+                    size += len(example)
+                index += one.index
+                sources |= one.sources
+        finally:
+            writer.close()
+        atomic_write(_part_file(path), json.dumps({"records": index, "sources": sources, "bytes": size}))
 
 
 def _finish(

@@ -1,0 +1,69 @@
+"""Files and folders appear under their names only once they are complete."""
+
+import os
+
+import pytest
+
+from segic_jax.errors import DataError, WriteError
+from segic_jax.runtime.atomic_write import atomic_folder, atomic_path, atomic_write, part_path
+
+
+def test_a_file_is_replaced_when_it_is_complete(tmp_path):
+    path = tmp_path / "result.json"
+    for content, stored in (
+        (b"bytes", b"bytes"),
+        ("text \u00e9", "text \u00e9".encode()),
+        ([b"a", b"b"], b"ab"),
+    ):
+        atomic_write(path, content)
+        assert path.read_bytes() == stored
+
+    def interrupted():
+        yield b"half"
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        atomic_write(path, interrupted())
+    assert path.read_bytes() == b"ab"
+    assert os.listdir(tmp_path) == ["result.json"]
+
+
+def test_a_refusal_of_the_disk_names_the_file(tmp_path):
+    with pytest.raises(DataError, match=r"none/a\.txt cannot be written to: No such file"):
+        atomic_write(tmp_path / "none/a.txt", b"")
+    with (
+        pytest.raises(WriteError, match=r"none/a\.txt"),
+        atomic_path(tmp_path / "none/a.txt", WriteError) as part,
+    ):
+        part.write_bytes(b"")
+
+
+def test_the_part_has_a_name_that_fits(tmp_path):
+    assert part_path(tmp_path / "a.mp4") == tmp_path / "a.mp4.part"
+    assert part_path(tmp_path / "a.mp4", keep_suffix=True) == tmp_path / "a.part.mp4"
+    longest = tmp_path / ("n" * 251 + ".png")
+    atomic_write(longest, b"image")
+    assert longest.read_bytes() == b"image"
+
+
+def test_a_folder_is_replaced_when_it_is_complete(tmp_path):
+    path = tmp_path / "new" / "clip"
+    for name in ("first", "second"):
+        with atomic_folder(path) as part:
+            (part / name).write_text("")
+            assert part != path
+    assert os.listdir(path) == ["second"]
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path):
+        raise KeyboardInterrupt
+    assert os.listdir(path) == ["second"]
+    assert os.listdir(path.parent) == ["clip"]
+
+
+def test_the_first_of_several_processes_makes_a_shared_folder(tmp_path):
+    path = tmp_path / "cache"
+    with atomic_folder(path, shared=True) as slower:
+        (slower / "slower").write_text("")
+        with atomic_folder(path, shared=True) as faster:
+            (faster / "faster").write_text("")
+    assert os.listdir(path) == ["faster"]
+    assert os.listdir(tmp_path) == ["cache"]
