@@ -1,6 +1,7 @@
 """A training that takes seconds: a very small model and images of bright squares.
 
-Also a program for tests that need processes: `python tests/tiny_training.py WORKDIR STEPS DEVICES [OPTION]`.
+Also a program for tests that need processes:
+`python tests/helpers/tiny_training.py WORKDIR STEPS DEVICES [OPTION]`.
 The option "accumulate" computes a batch in two parts, "workers" reads in two processes, "split" spreads the
 backbone over the devices, "slow" takes its time for every pair, "stop" stops after step 3, "gentle" takes
 small steps: large ones let differences of rounding grow, when a pixel of a predicted mask switches.

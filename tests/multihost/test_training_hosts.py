@@ -31,7 +31,7 @@ def start(workdir, hosts, devices, *options):
         *options,
     ]
     environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(HELPERS.parent), str(HELPERS)]),
+        "PYTHONPATH": os.pathsep.join([str(HELPERS.parents[1]), str(HELPERS)]),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half the time: it is spent in compiling
     }
     return [
@@ -112,7 +112,7 @@ def test_sigterm_to_one_host_saves_on_all_and_the_rest_is_the_same(one_process, 
 
 
 def test_one_of_the_three_values_is_not_enough(tmp_path):
-    environment = os.environ | {"JAX_NUM_PROCESSES": "2", "PYTHONPATH": str(HELPERS.parent)}
+    environment = os.environ | {"JAX_NUM_PROCESSES": "2", "PYTHONPATH": str(HELPERS.parents[1])}
     command = [sys.executable, HELPERS / "tiny_training.py", tmp_path, "1", "1"]
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert "--num-hosts is given but --coordinator (JAX_COORDINATOR_ADDRESS) is not" in found.stderr
