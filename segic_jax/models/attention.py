@@ -1,14 +1,19 @@
-"""Softmax attention with a bounded working set, in the form that suits the device."""
+"""Softmax attention with a bounded working set, in the form that suits the platform it is compiled for.
+
+No form holds [heads, queries, keys] at once where that is large: cuDNN's kernel on an NVIDIA GPU in reduced
+precision, one head after the other on a CPU, blocks of queries elsewhere. `jax.lax.platform_dependent` leaves
+only the branch of the target in the compiled program, so a model never asks which device is present.
+"""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-WHOLE = 1024 * 1024  # scores a head; beyond it the [queries, keys] matrix is never held whole
-QUERIES = 512  # a part then, of all heads at once
-# On a CPU: beyond so many scores in all (16 MB) it goes head by head, and within a head by so many queries.
-CACHED = 4 * 1024 * 1024
-QUERIES_OF_HEAD = 1024
+MAX_SCORES_PER_HEAD = 1024 * 1024  # above this, the [queries, keys] matrix of a head is never held at once
+QUERY_BLOCK = 512  # queries per block, for all heads together
+# On a CPU, above this many scores in total (16 MB) attention goes head by head, so that scores stay in cache.
+CPU_CACHED_SCORES = 4 * 1024 * 1024
+CPU_QUERY_BLOCK = 1024  # queries per block of a single head
 
 
 def attention(
@@ -17,72 +22,99 @@ def attention(
     v: Float[Array, "*batch keys heads channels"],
     mask: Bool[Array, "*#batch #heads #queries keys"] | None = None,
 ) -> Float[Array, "*batch queries heads channels"]:
-    """Attention with scores divided by sqrt(channels); keys where `mask` is False are not read.
-
-    Half precision on a GPU runs cuDNN's kernel if there is no mask. What else is large is cut into parts
-    by queries; on a CPU head by head, so that the scores of a part stay in its cache.
+    """Return softmax(q k^T / sqrt(channels)) v; keys where `mask` is False are ignored.
 
     Raises:
-        ValueError: a mask of its own for each query, at a length that is cut into parts.
+        ValueError: `mask` differs between queries and the keys are too many for one block.
     """
-    backend = jax.default_backend()
-    if backend == "gpu" and q.dtype != jnp.float32 and mask is None and q.shape[-1] % 8 == 0:
-        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
-    q, k, v = (jnp.swapaxes(x, -2, -3) for x in (q, k, v))  # heads before tokens
-    scores = q.shape[-2] * k.shape[-2]
-    heads = q.size // (q.shape[-2] * q.shape[-1])
-    if backend == "cpu" and mask is None and scores * heads > CACHED:
-        out = _head_by_head(q, k, v)
-    elif scores <= WHOLE:
-        out = _attend(q, k, v, mask)
+    scores_per_head = q.shape[-3] * k.shape[-3]
+    branches = {}
+    if mask is None:
+        if q.dtype != jnp.float32 and q.shape[-1] % 8 == 0:
+            branches["cuda"] = _cudnn
+        if scores_per_head * (q.size // (q.shape[-3] * q.shape[-1])) > CPU_CACHED_SCORES:
+            branches["cpu"] = _head_by_head
+    if scores_per_head > MAX_SCORES_PER_HEAD:
+        if mask is not None and mask.shape[-2] != 1:
+            raise ValueError("A mask that differs between queries is not supported at this length.")
+        default = _query_blocks
     else:
-        out = _in_parts(q, k, v, mask)
-    return jnp.swapaxes(out, -2, -3)
+        default = _at_once
+    if not branches:
+        return default(q, k, v, mask)
+    return jax.lax.platform_dependent(q, k, v, **branches, default=default)
 
 
-def _in_parts(q, k, v, mask):
-    """All heads together, QUERIES at a time."""
-    if mask is not None and mask.shape[-2] != 1:
-        raise ValueError("A mask of its own for each query is not supported at this length.")
-    parts = _split_queries(q, -(-q.shape[-2] // QUERIES))
-    out = jax.lax.map(lambda part: _attend(part, k, v, mask), jnp.moveaxis(parts, -3, 0))
-    out = jnp.moveaxis(out, 0, -3)
-    return out.reshape(*q.shape[:-2], -1, v.shape[-1])[..., : q.shape[-2], :]
+def _cudnn(q, k, v):
+    try:
+        return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
+    except RuntimeError:  # JAX without CUDA cannot trace cuDNN; this branch is then never compiled either
+        return _query_blocks(q, k, v)
+
+
+def _at_once(q, k, v, mask=None):
+    """Compute all heads and queries in one product."""
+    q, k, v = map(_heads_first, (q, k, v))
+    return _heads_first(_attend(q, k, v, mask))
+
+
+def _query_blocks(q, k, v, mask=None):
+    """Compute QUERY_BLOCK queries of all heads at a time."""
+    q, k, v = map(_heads_first, (q, k, v))
+    blocks = _split_queries(q, -(-q.shape[-2] // QUERY_BLOCK))
+    out = jax.lax.map(lambda block: _attend(block, k, v, mask), jnp.moveaxis(blocks, -3, 0))
+    return _heads_first(_join_queries(jnp.moveaxis(out, 0, -3), q, v))
 
 
 def _head_by_head(q, k, v):
-    """One head and at most QUERIES_OF_HEAD queries (and a few) at a time."""
-    parts = _split_queries(q, max(1, round(q.shape[-2] / QUERIES_OF_HEAD)))
+    """Compute one head at a time, about CPU_QUERY_BLOCK queries of it at once."""
+    q, k, v = map(_heads_first, (q, k, v))
+    blocks = _split_queries(q, max(1, round(q.shape[-2] / CPU_QUERY_BLOCK)))
     # Written out: a product with a transposed operand does not reach the processor's bfloat16 units.
-    k = jax.lax.optimization_barrier(jnp.swapaxes(k, -1, -2))
-    of_heads = tuple(x.reshape(-1, *x.shape[-2:]) for x in (k, v))
-    parts = parts.reshape(-1, *parts.shape[-3:])  # [heads, parts, queries, channels]
+    k_transposed = jax.lax.optimization_barrier(jnp.swapaxes(k, -1, -2))
 
-    def one_head(head):
-        parts, k, v = head
-        return jax.lax.map(lambda part: _attend(part, jnp.swapaxes(k, -1, -2), v, None), parts)
+    def attend_head(head):
+        blocks, k_transposed, v = head
+        return jax.lax.map(lambda block: _attend(block, jnp.swapaxes(k_transposed, -1, -2), v), blocks)
 
-    out = jax.lax.map(one_head, (parts, *of_heads))
-    return out.reshape(*q.shape[:-2], -1, v.shape[-1])[..., : q.shape[-2], :]
-
-
-def _split_queries(q, parts: int):
-    """[..., queries, channels] -> [..., parts, a part's queries, channels], padded at the end."""
-    size = -(-q.shape[-2] // parts)
-    padding = [(0, 0)] * (q.ndim - 2) + [(0, parts * size - q.shape[-2]), (0, 0)]
-    return jnp.pad(q, padding).reshape(*q.shape[:-2], parts, size, q.shape[-1])
+    heads = (
+        blocks.reshape(-1, *blocks.shape[-3:]),
+        k_transposed.reshape(-1, *k_transposed.shape[-2:]),
+        v.reshape(-1, *v.shape[-2:]),
+    )
+    return _heads_first(_join_queries(jax.lax.map(attend_head, heads), q, v))
 
 
-def _attend(q, k, v, mask):
-    """Scores and sums in float32, products in the precision of the operands.
+def _heads_first(x):
+    """Swap tokens and heads: [..., tokens, heads, channels] <-> [..., heads, tokens, channels]."""
+    return jnp.swapaxes(x, -2, -3)
 
-    The sum divides the result, which is smaller than the scores.
+
+def _split_queries(q, blocks: int):
+    """Split [..., queries, channels] into [..., blocks, queries per block, channels], zeros at the end."""
+    size = -(-q.shape[-2] // blocks)
+    padding = [(0, 0)] * (q.ndim - 2) + [(0, blocks * size - q.shape[-2]), (0, 0)]
+    return jnp.pad(q, padding).reshape(*q.shape[:-2], blocks, size, q.shape[-1])
+
+
+def _join_queries(blocks, q, v):
+    """Undo `_split_queries` for results with the channels of `v`."""
+    return blocks.reshape(*q.shape[:-2], -1, v.shape[-1])[..., : q.shape[-2], :]
+
+
+def _attend(q, k, v, mask=None):
+    """Attend with scores and sums in float32 and products in the precision of the operands.
+
+    Dividing the result by the sum of the weights is cheaper than dividing the weights, which are more.
     """
     scores = jnp.matmul(q * q.shape[-1] ** -0.5, jnp.swapaxes(k, -1, -2), preferred_element_type=jnp.float32)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))).astype(v.dtype)
-    if weights.dtype != jnp.float32 and jax.default_backend() == "cpu":
-        weights = jax.lax.optimization_barrier(weights)  # rounded once, not in each of its two uses
+    if weights.dtype != jnp.float32:
+        # XLA for CPUs would round the weights again in each of their two uses.
+        weights = jax.lax.platform_dependent(
+            weights, cpu=jax.lax.optimization_barrier, default=lambda weights: weights
+        )
     out = jnp.matmul(weights, v, preferred_element_type=jnp.float32)
     return (out / weights.sum(-1, keepdims=True, dtype=jnp.float32)).astype(v.dtype)
