@@ -6,6 +6,7 @@ pods are detected, elsewhere add --coordinator HOST:PORT --num-hosts N --host-id
 """
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,8 +40,8 @@ def parse(arguments: Sequence[str]) -> tuple[Config, Path, Hosts]:
     known, rest = parser.parse_known_args(arguments)
     if not {"-h", "--help"} & set(rest) and not (known.config and known.workdir):
         parser.error("--config and --workdir are required.")
-    default = {"default": load_config(known.config)} if known.config else {}
-    config = tyro.cli(Config, args=rest, description=__doc__, **default)
+    read = functools.partial(tyro.cli, Config, args=rest, description=__doc__)
+    config = read(default=load_config(known.config)) if known.config else read()
     return config, known.workdir.resolve(), Hosts(known.coordinator, known.num_hosts, known.host_id)
 
 

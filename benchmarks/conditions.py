@@ -36,11 +36,12 @@ def conditions(torch: dict | None) -> dict[str, str]:
         torch: `TorchSide.about`, where PyTorch takes part.
     """
     device = jax.devices()[0]
+    precision = jax.config.values["jax_default_matmul_precision"] or "default"
     found = {
         "device": device.device_kind,  # of a CPU nothing but that
         "processor": processor(),
         "versions": f"Python {platform.python_version()}, jax {jax.__version__}",
-        "products": f"jax_default_matmul_precision {jax.config.jax_default_matmul_precision or 'default'}",
+        "products": f"jax_default_matmul_precision {precision}",
     }
     if os.environ.get("XLA_FLAGS"):
         found["XLA_FLAGS"] = os.environ["XLA_FLAGS"]

@@ -57,6 +57,8 @@ def figures(name: str) -> dict[str, int]:
     traced = jax.jit(function).trace(*arguments)
     compiled = traced.lower().compile()
     analysis, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    assert analysis, "XLA gives no costs of the program"
+    assert memory, "XLA gives no memory of the program"
     return {
         "counted_flops": flops_of(traced.jaxpr.jaxpr),
         "flops": int(analysis["flops"]),

@@ -89,7 +89,7 @@ class Bench:
             precision=size.precision,
         )
         if stage == HOST:
-            traced, flops = None, None
+            traced, arguments, flops = None, (), None
         else:
             function, arguments = STAGES[stage](size)
             traced = jax.jit(function).trace(*arguments)

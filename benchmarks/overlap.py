@@ -12,6 +12,7 @@ from contextlib import redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
@@ -60,7 +61,8 @@ def main(args: Args) -> None:
     real, seconds = loop.training_batches, {"real input": [], "one batch": []}
     for _ in range(args.rounds):
         seconds["real input"] += _steps(config)
-        loop.training_batches = lambda *given, **named: Repeated(real(*given, **named))
+        repeated: Any = lambda *given, **named: Repeated(real(*given, **named))  # noqa: E731
+        loop.training_batches = repeated
         seconds["one batch"] += _steps(config)
         loop.training_batches = real
     medians = {name: float(np.median(values)) for name, values in seconds.items()}

@@ -81,7 +81,7 @@ def measure(args: Args, models: list[ModelConfig]) -> None:
     device = jax.default_backend()
     with ExitStack() as ends:
         torch = ends.enter_context(TorchSide(device)) if has_torch() else None
-        official = None
+        official, canvas = None, None
         if args.official:
             official = ends.enter_context(TorchSide(device, args.official_python))
             canvas = official.build("official", **_official(args, 1))["canvas"]
@@ -121,6 +121,7 @@ def measure(args: Args, models: list[ModelConfig]) -> None:
 
 
 def _official(args: Args, concepts: int) -> dict:
+    assert args.official
     return {"checkout": str(args.official.resolve()), "vit": args.vit, "concepts": concepts}
 
 

@@ -37,7 +37,9 @@ def main(config: str, batch: str, seconds: str) -> None:
     run()
     times = alternating({"ours": clocked(run)}, float(seconds))["ours"]
     found = {"at": mesh.size, "seconds": times.median}
-    print(json.dumps(found | {"temporary": program.memory_analysis().temp_size_in_bytes}))
+    memory = program.memory_analysis()
+    assert memory
+    print(json.dumps(found | {"temporary": memory.temp_size_in_bytes}))
 
 
 if __name__ == "__main__":

@@ -78,6 +78,7 @@ def _size(row: Row) -> str:
 
 def _cells(row: Row) -> list[str]:
     ours, theirs = row.ours, row.theirs
+    assert ours
     backbone_alone = row.stage in ("backbone", "products", "neck")
     return [
         row.stage,

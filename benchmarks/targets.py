@@ -43,11 +43,15 @@ def cpu_targets(rows: Sequence[Row]) -> list[Target]:
                 Target(text, "at most 1.2 GB", f"{row.resident / 1e9:.2f} GB", row.resident <= 1.2e9)
             )
     for stage in ("head", "head, each alone"):
-        heads = {(r.canvas, r.concepts): r for r in plain if r.stage == stage}
+        heads = {
+            (r.canvas, r.concepts): (r.ours.median, r.flops)
+            for r in plain
+            if r.stage == stage and r.ours and r.flops
+        }
         for canvas in sorted({canvas for canvas, _ in heads}):
             if (canvas, 1) in heads and (canvas, 20) in heads:
                 many, one = heads[canvas, 20], heads[canvas, 1]
-                times, work = many.ours.median / one.ours.median, many.flops / one.flops
+                times, work = (a / b for a, b in zip(many, one, strict=True))
                 text = f"{stage}, {canvas} px: 20 concepts over 1"
                 found = f"{times:.1f} times; operations {work:.1f}"
                 targets.append(Target(text, "at most 5 times", found, times <= 5))
@@ -66,7 +70,7 @@ def gpu_targets(bench: Bench) -> tuple[list[Target], list[Row]]:
     peak = product_rate()
     size = Size(model("l", 896), batch=8, precision="bfloat16")
     row = bench.row("backbone", size, request_for("backbone", size))
-    share = row.flops / row.ours.median / peak if row.ours else None
+    share = row.flops / row.ours.median / peak if row.ours and row.flops else None
     config = official(ViTConfig.dinov2("l"), "")
     pairs, parts = pairs_per_second(replace(config, train=replace(config.train, batch_size=8)), "bfloat16")
     found = (

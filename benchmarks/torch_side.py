@@ -45,15 +45,18 @@ class TorchSide:
             stdout=subprocess.PIPE,
             text=True,
         )
+        assert self._child.stdin
+        assert self._child.stdout
+        self._requests, self._answers = self._child.stdin, self._child.stdout
         self.about = self._ask(device=device)
 
     def __enter__(self) -> "TorchSide":
         return self
 
     def __exit__(self, *error) -> None:
-        self._child.stdin.close()
+        self._requests.close()
         self._child.wait()
-        self._child.stdout.close()
+        self._answers.close()
 
     def build(self, kind: str, **settings) -> dict:
         """Make what `run` runs.
@@ -73,11 +76,11 @@ class TorchSide:
 
     def _ask(self, **request) -> dict:
         try:
-            self._child.stdin.write(json.dumps(request) + "\n")
-            self._child.stdin.flush()
+            self._requests.write(json.dumps(request) + "\n")
+            self._requests.flush()
         except BrokenPipeError:
             pass  # there is no answer then, either
-        line = self._child.stdout.readline()
+        line = self._answers.readline()
         if not line:
             raise TorchError("PyTorch's process ended; what it said stands above.")
         answer = json.loads(line)

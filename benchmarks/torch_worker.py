@@ -28,6 +28,7 @@ def main():
     run = None
     for line in sys.stdin:
         request = json.loads(line)
+        answer: dict
         try:
             if "device" in request:
                 answer = start(request["device"])

@@ -18,6 +18,7 @@ import platform
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -334,7 +335,7 @@ def run(torch, model, resize, pair: dict, options: argparse.Namespace) -> dict:
     placed["label"] = torch.zeros_like(placed["image"][:1])  # the target's mask: read in training only
     placed["shape"] = torch.tensor(placed["image"].shape[-2:])
     placed = resize(placed)
-    data = {
+    data: dict[str, Any] = {
         **{key: placed[key][None] for key in ("image", "image_dual", "ori_size", "ori_size_dual")},
         "label": [placed["label"]],
         "label_dual": [placed["label_dual"]],

@@ -85,9 +85,8 @@ class Session:
         if number < len(loaded):
             scale = min(1, limits.SIDE / max(loaded[number].size))
             height, width = (max(1, round(scale * side)) for side in loaded[number].size)
-            return cv2.resize(
-                decode_preview(loaded[number]), (width, height), interpolation=cv2.INTER_CUBIC
-            ), scale
+            preview = decode_preview(loaded[number])
+            return cv2.resize(preview, (width, height), interpolation=cv2.INTER_CUBIC), scale
         own = list({id(shot.picture.image): shot.picture.image for shot in self.shots}.values())
         return own[number - len(loaded)], 1.0
 

@@ -37,7 +37,7 @@ def draw(context: Context, result: Result, explained: Sequence[Explanation], mos
     ratio = result.image.shape[0] / result.image.shape[1]
     height = min(max(3.6 * ratio, 2.0), 7.0) + 0.55
     figure = Figure(figsize=(12, 0.35 + height * len(rows)), dpi=110, layout="constrained")
-    parts = np.atleast_1d(figure.subfigures(len(rows), 1))
+    parts = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for part, (i, one, matches, ordered) in zip(parts, rows, strict=True):
         _row(part, context, result, i, one, matches, ordered)
     file = io.BytesIO()

@@ -53,7 +53,9 @@ class WithReferences:
 
         segmenter = self.model()
         parts = [segmenter.load_context(path) for path in self.context]
-        context = sum(parts[1:], parts[0]) if parts else None
+        if not parts:
+            return segmenter, segmenter.fit(examples, class_names=self.class_names)
+        context = sum(parts[1:], parts[0])
         if examples:
             context = segmenter.fit(examples, context, class_names=self.class_names)
         return segmenter, context
@@ -72,7 +74,8 @@ class WithReferences:
 
     def pictures(self) -> list[Path | str]:
         """The files of `examples`."""
-        return [path for one in self.examples() for path in (one.image, one.mask) if path is not None]
+        paths = (path for one in self.examples() for path in (one.image, one.mask))
+        return [path for path in paths if isinstance(path, (Path, str))]
 
     def examples(self) -> "list[Example]":
         """Of --ref, --name and --negative.

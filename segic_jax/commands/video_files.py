@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,13 +119,12 @@ def objects_of(mask: Path) -> Integer[np.ndarray, "height width"]:
         DataError: it cannot be read or is empty, or numbers beyond those of a palette.
     """
     opened = open_image(mask)
-    numbered = opened.mode == "P"
-    if not numbered:
-        try:
+    labels = None
+    if opened.mode != "P":
+        # Where it fails there are several objects, or no image of one channel, which `read_labels` reports.
+        with suppress(DataError):
             labels = as_mask(mask).astype(np.uint8)
-        except DataError:
-            numbered = True  # several, or no image of one channel, which is said below
-    if numbered:
+    if labels is None:
         labels = read_labels(mask)
     if not labels.any():
         raise DataError(f"{mask} is empty: it marks no pixel.")
@@ -150,7 +149,7 @@ class Videos:
             InputError: an ending is unknown, an output is the clip itself, or a folder cannot be made.
         """
         self._clip, self._numbers, self._count = clip, numbers, 0
-        self._videos = {out: None for out in outs if out.suffix}
+        self._videos: dict[Path, cv2.VideoWriter | None] = {out: None for out in outs if out.suffix}
         self._folders = [out for out in outs if not out.suffix]
         self._tints = colours(max(numbers))
         for out in outs:

@@ -66,7 +66,9 @@ def _polygons(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray
     if few or any(np.abs(points).max() > reach for points in polygons):
         raise ValueError("a polygon of too few points, or far outside its image")
     try:
-        return coco.decode(coco.merge(coco.frPyObjects(polygons, height, width))).astype(bool)
+        return coco.decode(
+            coco.merge(coco.frPyObjects([points.tolist() for points in polygons], height, width))
+        ).astype(bool)
     except Exception as error:  # the library raises nearly anything, also a bare Exception
         raise ValueError(f"polygons that make no mask ({error})") from error
 
@@ -78,7 +80,8 @@ def _run_lengths(segmentation: dict, height: int, width: int) -> np.ndarray:
     _require_size(segmentation.get("size"), height, width)
     try:
         if isinstance(counts, (list, np.ndarray)):
-            counts = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)["counts"]
+            numbers: Any = {"size": [height, width], "counts": counts}
+            counts = coco.frPyObjects(numbers, height, width)["counts"]
         counts = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
         if not _COUNTS.fullmatch(counts):
             raise ValueError("characters that are no run lengths")

@@ -119,7 +119,7 @@ class _Machine:
             steps[code]()
         return _final(self.stack.pop())
 
-    def steps(self) -> dict[int, Callable[[], None]]:
+    def steps(self) -> dict[int, Callable[[], object]]:
         def push(value: Callable[[], Any]) -> Callable[[], None]:
             return lambda: self.stack.append(value())
 

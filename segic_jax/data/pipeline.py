@@ -145,17 +145,18 @@ class Examples:
             "target_masks": target.masks,
             "reference_masks": reference.masks,
             "valid": np.arange(self.config.max_concepts) < len(target.masks),
-            "target_prompt": target_prompt,
-            "reference_prompt": reference_prompt,
-            "class_row": np.int32(-1) if pair.is_instance or not pair.name else own_row,
+            "target_prompt": np.asarray(target_prompt),
+            "reference_prompt": np.asarray(reference_prompt),
+            "class_row": np.array(-1 if pair.is_instance or not pair.name else own_row, np.int32),
             "negative_rows": self._negative_rows(pair, negative, rng),
             "use_box": use_box,
             "use_cross": use_cross,
-            "unreadable": np.int32(unreadable),
+            "unreadable": np.array(unreadable, np.int32),
         }
 
     def _readable(self, number: int) -> tuple[Pair, np.random.Generator, int]:
         """The first pair of this number that can be read, its random numbers, and how many could not."""
+        last = None
         for attempt in range(ATTEMPTS):
             rng = np.random.default_rng([self.seed, number, attempt])
             try:

@@ -150,7 +150,7 @@ def render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("segic_jax.evaluate"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals["plural"] = _plural
+    environment.globals.update(plural=_plural)
     histogram, _ = np.histogram([one for one in values if one is not None], bins=20, range=(0, 1))
     return environment.get_template(template).render(
         result=result, bars=bars, histogram=histogram.tolist(), **more

@@ -34,7 +34,7 @@ def row_of(
     sums = {name: metrics.intersection_union(mask, truth) for name, mask in found.items()}
     edges = metrics.intersection_union(metrics.boundary(found["segic"]), metrics.boundary(truth))
     intersection, union = sums.pop("segic")
-    row = {
+    row: dict = {
         "index": answer.task.index,
         "fold": answer.task.fold,
         "class": episode.class_id,

@@ -99,7 +99,7 @@ def evaluate_video(
         jf = [one["jf"] for row in kept for one in row["objects"]]
         with raise_on_all_hosts(), closing(bar):
             for i in todo:
-                row = {"index": i} | _segment(bundle, source, listed[i], predictions, semantics, prompt)
+                row: dict = {"index": i} | _segment(bundle, source, listed[i], predictions, semantics, prompt)
                 records.add(row)
                 jf += [one["jf"] for one in row["objects"]]
                 if jf:

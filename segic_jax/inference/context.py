@@ -136,9 +136,17 @@ class Context:
         atomic_write(path, safetensors.numpy.save(arrays, {"context": json.dumps(head)}))
 
 
-def decode_preview(reference: Reference) -> UInt8[np.ndarray, "height width 3"] | None:
-    """The preview, RGB; None where its bytes are no image."""
-    return cv2.imdecode(np.frombuffer(reference.preview, np.uint8), cv2.IMREAD_COLOR_RGB)
+def decode_preview(reference: Reference) -> UInt8[np.ndarray, "height width 3"]:
+    """Return a reference's preview as an RGB image.
+
+    Raises:
+        DataError: its bytes are damaged.
+    """
+    data = np.frombuffer(reference.preview, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
+    if image is None:
+        raise DataError(f"The preview of {reference.source} is damaged: fit the context again (segic fit).")
+    return np.asarray(image)
 
 
 _ARRAYS = ("visual", "text", "patches", "kind", "place")

@@ -108,9 +108,8 @@ class Example:
             return _box_mask(self.box, height, width, self.source), "The box"
         what = "polygon" if self.polygon is not None else "rle"
         try:
-            if self.polygon is not None:
-                return masks.decode(_flat(self.polygon), height, width), "The polygon"
-            return masks.decode(dict(self.rle), height, width), "The rle"
+            segmentation = dict(self.rle or {}) if self.polygon is None else _flat(self.polygon)
+            return masks.decode(segmentation, height, width), f"The {what}"
         except (ValueError, TypeError) as error:
             raise DataError(f"{self.source}: the {what} cannot be used: {_short(error)}.") from error
 

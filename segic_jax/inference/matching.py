@@ -51,7 +51,7 @@ class ConceptMatches(NamedTuple):
     mutual: Float[Array, "batch rows"]  # share of the INSIDE cells that match one cell and are matched by it
 
 
-def cells_on_image(sizes: Int[Array, "*n 2"], canvas: int, grid: int) -> Bool[Array, "*n g g"]:
+def cells_on_image(sizes: Int[Array, "*n 2"], canvas: int, grid: int) -> Bool[Array | np.ndarray, "*n g g"]:
     """Cells whose centre is on the image; the first one always is. Of NumPy or JAX, as `sizes` is."""
     centre = (np.arange(grid) + 0.5) * (canvas / grid)
     centre[0] = 0

@@ -173,10 +173,11 @@ class Result:
 
         annotations = []
         for i, name in enumerate(self.names):
-            if self.boxes[i] is None:
+            box = self.boxes[i]
+            if box is None:
                 continue
             rle = coco.encode(np.asfortranarray(self.mask(i), np.uint8))
-            x0, y0, x1, y1 = self.boxes[i]
+            x0, y0, x1, y1 = box
             annotations.append(
                 {
                     "id": first_id + len(annotations),

@@ -178,6 +178,7 @@ class Tracker:
             )
         known, logits = self.objects, None
         placed = resize_and_pad(frame, new, config.canvas)
+        features = None
         if known or len(new):
             size = np.asarray([placed.size], np.int32)
             features = engine.extract(config, self._bundle.backbone, placed.image[None], size)

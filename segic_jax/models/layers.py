@@ -28,6 +28,7 @@ class Linear(nnx.Linear):
         super().__init__(features_in, features_out, kernel_init=kernel_init, rngs=rngs)
 
     def __call__(self, x: Float[Array, "*batch _"]) -> Float[Array, "*batch _"]:
+        assert self.bias is not None
         y = jnp.matmul(x, self.kernel[...], preferred_element_type=jnp.float32) + self.bias[...]
         return y.astype(x.dtype)
 

@@ -143,9 +143,10 @@ class ImageProjection(NamedTuple):
         """For the three projections, or for the first two."""
         position = position.reshape(-1, position.shape[-1])
         linears = [keys, values] if queries is None else [keys, values, queries]
+        assert values.bias is not None
         return cls(
             tuple(one.kernel[...] for one in linears),
-            tuple(one.bias[...][None] if one is values else one(position) for one in linears),
+            tuple(values.bias[...][None] if one is values else one(position) for one in linears),
         )
 
     def of(self, cells: Float[Array, "batch concepts cells width"]) -> Seen:
@@ -162,6 +163,7 @@ class ImageProjection(NamedTuple):
             *(
                 own @ (dense.kernel @ kernel) + of_shared
                 for kernel, of_shared in zip(self.kernels, seen, strict=False)
+                if of_shared is not None
             )
         )
 

@@ -154,7 +154,7 @@ class FourierPosition(nnx.Module):
 
     def __call__(self, position: Float[Array, "*batch 2"]) -> Float[Array, "*batch width"]:
         """`position` is (x, y) in 0..1."""
-        angles = 2 * jnp.pi * ((2 * position - 1) @ self.positional_encoding_gaussian_matrix)
+        angles = 2 * jnp.pi * ((2 * position - 1) @ self.positional_encoding_gaussian_matrix[...])
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 

@@ -67,7 +67,7 @@ class DinoVisionTransformer(nnx.Module):
         x = jnp.concatenate([jnp.broadcast_to(self.cls_token, (batch, 1, width)), x], axis=1)
         x = x + self.interpolated_pos_embed(rows, columns)
         registers = self.config.num_registers
-        if registers:
+        if self.register_tokens is not None:
             tokens = jnp.broadcast_to(self.register_tokens[...], (batch, registers, width))
             x = jnp.concatenate([x[:, :1], tokens, x[:, 1:]], axis=1)
         return x
@@ -160,4 +160,4 @@ class LayerScale(nnx.Module):
         self.gamma = nnx.Param(jnp.ones(width))
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
-        return x * self.gamma
+        return x * self.gamma[...]

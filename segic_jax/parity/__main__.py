@@ -112,8 +112,8 @@ def run(options: Arguments) -> int:
     for problem in outcome.problems:
         print(problem, file=sys.stderr)
     if options.json:
-        report = {"passed": outcome.passed, "rows": [row.to_json() for row in outcome.rows]}
-        report["notes"] = outcome.notes
+        rows = [row.to_json() for row in outcome.rows]
+        report = {"passed": outcome.passed, "rows": rows, "notes": outcome.notes}
         options.json.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n", "utf-8")
     return 2 if outcome.problems else 0 if outcome.passed else 1
 

@@ -271,9 +271,10 @@ def _listed(value) -> str:
 
 def _of(values: dict, *path: str):
     """values[a][b]; None where one is missing."""
+    value: object = values
     for key in path:
-        values = values.get(key) if isinstance(values, dict) else None
-    return values
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
 
 
 def _e(value) -> str:

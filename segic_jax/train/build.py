@@ -77,7 +77,8 @@ def text_features(
     else:
         constant = np.full(width, width**-0.5, np.float32)
         found = {prompt: constant * (prompt == INSTANCE_PROMPT) for prompt in missing}
-    return {prompt: known.get(prompt, found.get(prompt)) for prompt in dict.fromkeys(prompts)}
+    found |= known
+    return {prompt: found[prompt] for prompt in prompts}
 
 
 def finished_bundle(config: Config, parts: Parts, head: Mapping[str, np.ndarray]) -> Bundle:

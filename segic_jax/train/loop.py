@@ -141,12 +141,13 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
     try:
         if start and (validation := due(start)) and not watch.validated(start):
             validate(validation, start)  # the run was stopped before it could
-        if start < settings.steps:
-            batch = distributed.shard_batch(mesh, next(batches))
-            traced = make_train_step(config, optimizer, mesh).trace(state, frozen, batch)
-            train_step = traced.lower().compile()  # one program: another shape of batch is an error
-            watch.begin(flops_of(traced.jaxpr.jaxpr))
+        train_step, batch = None, {}
         while step < settings.steps and not stopping:
+            if train_step is None:
+                batch = distributed.shard_batch(mesh, next(batches))
+                traced = make_train_step(config, optimizer, mesh).trace(state, frozen, batch)
+                train_step = traced.lower().compile()  # one program: another shape of batch is an error
+                watch.begin(flops_of(traced.jaxpr.jaxpr))
             state, metrics = train_step(state, frozen, batch)
             step += 1
             pending.append((step, metrics))
@@ -199,9 +200,9 @@ def _items(state: State, untrained: Params) -> dict:
 def _place_backbone(config: Config, mesh: jax.sharding.Mesh, backbone: Params) -> Params:
     """Half precision on accelerators, float32 on a CPU (which has no fast bfloat16)."""
     dtype = np.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
-    backbone = {name: np.asarray(value, dtype) for name, value in backbone.items()}
+    arrays = {name: np.asarray(value, dtype) for name, value in backbone.items()}
     place = distributed.shard_parameters if config.train.split_backbone else distributed.replicate
-    return place(mesh, backbone)
+    return place(mesh, arrays)
 
 
 def _check_finite(measured: tuple[int, dict], batch_size: int, checkpoints: Checkpoints) -> None:

@@ -13,6 +13,7 @@ work. The last steps see all.
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import grain
 import jax
@@ -91,7 +92,8 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
 
         gradients, parts = jax.grad(loss, has_aux=True)((params, extra))
         updates, opt_state = optimizer.update(gradients, opt_state, (params, extra))
-        return *optax.apply_updates((params, extra), updates), opt_state, parts
+        params, extra = cast(tuple, optax.apply_updates((params, extra), updates))
+        return params, extra, opt_state, parts
 
     step = jax.jit(half_products(step) if settings.half else step, donate_argnums=(0, 1, 2))
 

@@ -139,7 +139,7 @@ def _hugging_face(tensors: Mapping[str, np.ndarray], prefix: str, config: Mappin
             kept[name.replace(".q.", ".qkv.")] = np.concatenate([kept.pop(part) for part in trio])
 
     def in_file(shapes: Shapes) -> Shapes:
-        back = {}
+        back: Shapes = {}
         for name, shape in shapes.items():
             if ".attn.qkv." in name:
                 for letter in "qkv":

@@ -81,15 +81,15 @@ class Pairs:
                 chosen = rng.permutation(absent)[:CANDIDATES]
                 negatives[: len(chosen)] = FIRST_CLASS + chosen
         return {
-            "target": np.int32(scenes[0]),
-            "reference": np.int32(scenes[1]),
-            "is_instance": np.bool_(instance),
+            "target": np.array(scenes[0], np.int32),
+            "reference": np.array(scenes[1], np.int32),
+            "is_instance": np.array(instance, bool),
             "target_which": which[0],
             "reference_which": which[1],
             "valid": which[0] > 0,
             "target_prompt": prompts[0],
             "reference_prompt": prompts[1],
-            "class_row": np.int32(class_row),
+            "class_row": np.array(class_row, np.int32),
             "negative_rows": negatives,
             "use_box": rng.random(2) < self.data.box,
             "use_cross": rng.random(2) < self.data.cross,

@@ -170,7 +170,7 @@ def _head_file(out: Path, name: str) -> Path:
     return out / f"heads/{name}.safetensors"
 
 
-def _head(out: Path, name: str) -> Params:
+def _head(out: Path, name: str) -> dict[str, np.ndarray]:
     return load_file(_head_file(out, name))
 
 

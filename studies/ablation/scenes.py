@@ -69,10 +69,14 @@ def scenes_of(part: str, size: Size, folder: Path, seed: int) -> Scenes:
     return Scenes(*(np.load(file, mmap_mode="r") for file in files))
 
 
+def _split(part: str) -> Split:
+    splits: dict[str, Split] = {SEEN: "base", NOVEL: "novel"}
+    return splits.get(part, "validation")
+
+
 def episode_classes(part: str, size: Size) -> list[SpriteClass]:
     """The classes of a list of episodes, in its order."""
-    split: Split = {SEEN: "base", NOVEL: "novel"}.get(part, "validation")
-    classes = SpriteBank.load(split).classes
+    classes = SpriteBank.load(_split(part)).classes
     count = len(classes) if part == NOVEL else min(size.classes, len(classes))
     return [classes[i * len(classes) // count] for i in range(count)]
 
@@ -109,8 +113,7 @@ def _drawing(part: str, size: Size, seed: int) -> tuple[int, Callable[[int], Dra
     classes = episode_classes(part, size)
     if part == DRAWINGS:
         return len(classes) * SCENES, lambda number: _two_drawings(classes, number)
-    split: Split = "base" if part == SEEN else part
-    source = EmojiSource(split)
+    source = EmojiSource(_split(part))
 
     def draw(number: int) -> Drawn:
         concept, scene = divmod(number, SCENES)

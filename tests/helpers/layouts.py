@@ -30,7 +30,8 @@ def write_folder(root):
 
 
 def write_some_coco20i(root):
-    episodes = [e for f in range(4) for e in shipped("coco20i", "matcher", f, 1).episodes[::500]]
+    folds = [shipped("coco20i", "matcher", fold, 1) for fold in range(4)]
+    episodes = [episode for manifest in folds if manifest for episode in manifest.episodes[::500]]
     write_coco20i(root / "COCO2014", episodes)
 
 

@@ -24,7 +24,7 @@ def box_mask(left: int, top: int, right: int, bottom: int) -> np.ndarray:
 
 def run_lengths(mask: np.ndarray) -> dict:
     """Compressed, as pycocotools writes them: size and bytes."""
-    return coco.encode(np.asfortranarray(mask, np.uint8))
+    return dict(coco.encode(np.asfortranarray(mask, np.uint8)))
 
 
 def write_image(path: Path, seed: int) -> None:

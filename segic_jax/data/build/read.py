@@ -80,7 +80,9 @@ class BuiltSource:
         self.name = info.benchmark
         self._folder = folder
         self._records = _Records(folder, "val")
-        self._names = None if info.class_names is None else dict(map(tuple, info.class_names))
+        self._names = (
+            None if info.class_names is None else {class_id: name for class_id, name in info.class_names}
+        )
         self._places = {
             View(picture, class_id, instance): (record, number)
             for record, (picture, concepts) in enumerate(info.records["val"])

@@ -187,4 +187,5 @@ def _png(pixels: np.ndarray) -> bytes:
 def _run_lengths(mask: Mask) -> bytes:
     from pycocotools import mask as coco
 
-    return coco.encode(np.asfortranarray(mask, np.uint8))["counts"]
+    counts = coco.encode(np.asfortranarray(mask, np.uint8))["counts"]
+    return counts.encode() if isinstance(counts, str) else counts

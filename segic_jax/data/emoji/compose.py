@@ -50,7 +50,8 @@ def compose(
         The image, RGB uint8 [size, size, 3], and the label map, uint8 [size, size]: 0 background,
         i + 1 where object i is the visible one. At least MIN_VISIBLE of the first object stays visible.
     """
-    for attempt in range(ATTEMPTS):
+    attempt = 1
+    while True:
         scene = background(rng, size).astype(np.float32)
         labels = np.zeros((size, size), np.uint8)
         own_pixels = 0
@@ -59,9 +60,9 @@ def compose(
             pixels = _paste(rng, scene, labels, objects[index], int(index) + 1, centres[index], style)
             own_pixels = pixels if index == 0 else own_pixels
         visible = int((labels == 1).sum())
-        if visible >= max(MIN_VISIBLE * own_pixels, size * size / 400) or attempt == ATTEMPTS - 1:
-            break
-    return _photographed(rng, scene, style), labels
+        if visible >= max(MIN_VISIBLE * own_pixels, size * size / 400) or attempt == ATTEMPTS:
+            return _photographed(rng, scene, style), labels
+        attempt += 1
 
 
 def _spread(rng, count: int) -> np.ndarray:
@@ -167,5 +168,6 @@ def _photographed(rng, scene, style) -> np.ndarray:
         data = cv2.imencode(
             ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
         )[1]
-        picture = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
+        picture = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
     return picture

@@ -19,6 +19,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from segic_jax.errors import DataError
+
 SIDE = 96  # pixels of a packed sprite's longer side
 QUALITY = 72  # WebP quality of the colours; the alpha channel stays lossless
 PHOTO_SIDE = 320
@@ -102,7 +104,9 @@ def write(target: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 def decode(data: bytes) -> np.ndarray:
     """WebP to BGRA uint8; a sprite without alpha is opaque."""
-    picture: np.ndarray = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if picture is None:
+        raise DataError("The sprite is no image that OpenCV can read.")
     if picture.shape[2] == 3:
         picture = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
     return picture

@@ -77,7 +77,8 @@ def photographs() -> list[np.ndarray]:
 
 
 def _decoded(name: str) -> np.ndarray:
-    picture: np.ndarray = cv2.imdecode(np.frombuffer(_archive().read(name), np.uint8), cv2.IMREAD_UNCHANGED)
+    picture = cv2.imdecode(np.frombuffer(_archive().read(name), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert picture is not None, name  # the archive belongs to the package
     if name.endswith(".webp") and picture.shape[2] == 3:
         picture = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
     return picture

@@ -100,7 +100,8 @@ class Lvis92iSource:
         """The whole image; of several objects, all of them make the mask."""
         if self._annotations is None:
             self._annotations = self._read()
-        segmentations = self._annotations.get(view.class_id, {}).get(view.picture)
+        by_picture = self._annotations.get(view.class_id) if isinstance(view.class_id, int) else None
+        segmentations = (by_picture or {}).get(view.picture)
         if segmentations is None:
             raise DataError(
                 f"{self.root / 'lvis_val.pkl'} has no class {view.class_id!r} in {view.picture}: "

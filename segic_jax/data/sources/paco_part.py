@@ -188,7 +188,8 @@ class PacoPartSource:
     def _objects(self, picture: str, class_id: ClassId) -> dict[int, PartObject]:
         if self._annotations is None:
             self._annotations = self._read()
-        return self._annotations.get(picture, {}).get(class_id, {})
+        by_class = self._annotations.get(picture, {})
+        return by_class.get(class_id, {}) if isinstance(class_id, int) else {}
 
     def _read(self) -> Annotations:
         """The validation pickle: fills `images` too."""
