@@ -14,7 +14,7 @@ import numpy as np
 from jax import ShapeDtypeStruct as Shape
 
 from segic_jax.config import ModelConfig, ViTConfig
-from segic_jax.inference.overlay import colours
+from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.result import Result
 from segic_jax.models import segic
 from segic_jax.models.correspondence import best_point, similarity_map, upsample_maps
@@ -251,7 +251,7 @@ def post_processing(size: Size) -> Callable[[], None]:
             small_logits=logits,
             canvas=canvas,
             placed=(canvas * height // width, canvas),
-            colours=colours(size.concepts),
+            colours=class_colours(size.concepts),
         )
         for logits in fine
     ]

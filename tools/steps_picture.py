@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from segic_jax import Example, Segmenter
 from segic_jax.inference.example import as_image, as_mask
-from segic_jax.inference.overlay import Colour, heat, overlay
+from segic_jax.inference.overlay import Colour, draw_mask, heat_map
 from segic_jax.runtime.atomic_write import atomic_write
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -36,7 +36,7 @@ def draw(targets: Sequence[Path]) -> bytes:
         y, x = np.unravel_index(np.argmax(similar), similar.shape)
         panels = (
             ("the example and its mask", _masked(picture, mask, result.colours[0])),
-            (f"cosine to it, up to {similar.max():.2f}", heat(_enlarged(similar))),
+            (f"cosine to it, up to {similar.max():.2f}", heat_map(_enlarged(similar))),
             ("the highest point", _enlarged(result.image)),
             (
                 f"mask, presence {100 * result.presence[0]:.0f} %",
@@ -60,7 +60,7 @@ def _enlarged(pixels: np.ndarray) -> np.ndarray:
 
 
 def _masked(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
-    return overlay(_enlarged(image), _enlarged(mask.astype(np.float32)) > 0.5, colour)
+    return draw_mask(_enlarged(image), _enlarged(mask.astype(np.float32)) > 0.5, colour)
 
 
 def main() -> None:

@@ -14,8 +14,8 @@ from segic_jax.app.limits import stretch
 from segic_jax.app.session import Box, Picture, Session, Shot
 from segic_jax.errors import DataError
 from segic_jax.inference.explain import Explanation, Match
-from segic_jax.inference.overlay import Colour, Mask, colours, heat, overlay, shrink
-from segic_jax.inference.overlay import Image as Pixels
+from segic_jax.inference.overlay import Colour, Mask, class_colours, draw_mask, heat_map, shrink
+from segic_jax.inference.overlay import RGBImage as Pixels
 from segic_jax.inference.result import Result
 
 MARK = (30, 120, 255)  # the brush's colour, as in page.js
@@ -36,7 +36,7 @@ def target_thumbnail(session: Session, index: int) -> Pixels:
 def example_thumbnail(shot: Shot, colour: Colour) -> Pixels:
     """What is marked in an example; a negative one is struck through."""
     image = shot.picture.image
-    drawn = boxed(image, shot.box, colour) if shot.mask is None else overlay(image, shot.mask, colour)
+    drawn = boxed(image, shot.box, colour) if shot.mask is None else draw_mask(image, shot.mask, colour)
     if shot.negative:
         height, width = image.shape[:2]
         thickness = max(2, max(height, width) // 60)
@@ -106,10 +106,10 @@ def matched(
     """
     chosen = apart(explanation.matches, 0.12 * max(target.shape[:2]))
     grey = target.mean(-1, keepdims=True)
-    warm = (0.55 * heat(explanation.heat) + 0.45 * grey).astype(np.uint8)
+    warm = (0.55 * heat_map(explanation.heat) + 0.45 * grey).astype(np.uint8)
     shown = {i: reference(i) for i in sorted({match.reference for match in chosen})}
     drawn = {i: image.copy() for i, (image, _) in shown.items()}
-    tints, parts = colours(len(chosen)), []
+    tints, parts = class_colours(len(chosen)), []
     for match in chosen:
         image, scale = shown[match.reference]
         part = match.reference, (scale * match.point[0], scale * match.point[1])

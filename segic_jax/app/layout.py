@@ -9,7 +9,7 @@ from segic_jax.app import limits
 from segic_jax.app.drawing import example_thumbnail, painter_data
 from segic_jax.app.scenes import scenes
 from segic_jax.app.session import Session, Shot
-from segic_jax.inference.overlay import colours
+from segic_jax.inference.overlay import class_colours
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
 THEME = gr.themes.Base(
@@ -32,7 +32,10 @@ class Marking:
         gr.HTML('<p class="hint">No image at hand? Start from one of these:</p>', padding=False)
         self.samples = _thumbnails(
             [
-                (example_thumbnail(Shot(scene.picture, scene.name, scene.mask), colours(1)[0]), scene.name)
+                (
+                    example_thumbnail(Shot(scene.picture, scene.name, scene.mask), class_colours(1)[0]),
+                    scene.name,
+                )
                 for scene in scenes()
             ],
             label="Examples to start from",

@@ -13,7 +13,7 @@ from segic_jax.errors import DataError
 from segic_jax.inference.context import Context, decode_preview
 from segic_jax.inference.example import Example
 from segic_jax.inference.explain import Explanation
-from segic_jax.inference.overlay import Colour, Image, Mask, colours
+from segic_jax.inference.overlay import Colour, Mask, RGBImage, class_colours
 from segic_jax.inference.result import Result
 from segic_jax.inference.segmenter import Segmenter
 
@@ -24,7 +24,7 @@ class Picture(NamedTuple):
     """An image and what the visitor called it."""
 
     name: str
-    image: Image
+    image: RGBImage
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Session:
         names = dict.fromkeys((*loaded, *(shot.name for shot in self.shots if not shot.negative)))
         return {name: self.tints[name] for name in names}
 
-    def reference(self, number: int) -> tuple[Image, float]:
+    def reference(self, number: int) -> tuple[RGBImage, float]:
         """An image of `Context.references`, and the scale from its own pixels to those given here.
 
         Of what was loaded there is a preview only, which is enlarged up to `limits.SIDE`.
@@ -115,7 +115,7 @@ class Session:
         """Give a new class the first colour that no other has."""
         if name not in self.tints:
             taken = self.tints.values()
-            self.tints[name] = next(c for c in colours(len(taken) + 1) if c not in taken)
+            self.tints[name] = next(c for c in class_colours(len(taken) + 1) if c not in taken)
 
     def choose_colour(self, name: str, colour: str) -> None:
         """Of a class in everything that is drawn.
@@ -297,7 +297,7 @@ def clean_name(name: str) -> str:
     return name
 
 
-def clean_box(box: Box, image: Image) -> Box:
+def clean_box(box: Box, image: RGBImage) -> Box:
     """Corners in order and inside the image.
 
     Raises:

@@ -14,7 +14,7 @@ from segic_jax.errors import DataError
 from segic_jax.inference.context import Context, Reference, decode_preview
 from segic_jax.inference.example import as_image
 from segic_jax.inference.explain import Explanation, Match
-from segic_jax.inference.overlay import outlined
+from segic_jax.inference.overlay import draw_outline
 from segic_jax.inference.result import Result
 
 SIDE = 900  # longer side of an image in the drawing
@@ -78,7 +78,7 @@ def _row(part, context, result, i, one, matches, ordered) -> None:
     if matches:
         low, high = min(one.similarity for one in matches), max(one.similarity for one in matches)
         title += f"; matches {low:.2f} to {high:.2f}"
-    _shown(middle, outlined(result.image, result.mask(i), tint), title)
+    _shown(middle, draw_outline(result.image, result.mask(i), tint), title)
     shown = right.imshow(one.heat, cmap="turbo", vmin=min(0, float(one.heat.min())), vmax=1)
     right.set_title("cosine to the references' mean feature", fontsize=9)
     right.axis("off")

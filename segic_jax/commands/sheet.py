@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segic_jax.inference.context import Context
-from segic_jax.inference.overlay import colours, shrink
+from segic_jax.inference.overlay import class_colours, shrink
 
 SIDE = 480  # longer side of an image on the page: sharp at twice the pixels of its card
 MOST = 1000  # images on the page: a few dozen megabytes
@@ -99,7 +99,7 @@ def page(
 
 
 def _css(count: int) -> list[str]:
-    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in colours(count)]
+    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(count)]
 
 
 def _jpeg_uri(image: np.ndarray) -> str:

@@ -18,7 +18,7 @@ from segic_jax.commands.targets import Refused, make_folder
 from segic_jax.data.files import ENDINGS, open_image, read_image, read_labels
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.example import as_mask
-from segic_jax.inference.overlay import colours, overlays
+from segic_jax.inference.overlay import class_colours, draw_masks
 from segic_jax.inference.result import palette_png
 from segic_jax.runtime.atomic_write import atomic_write, part_path
 
@@ -151,7 +151,7 @@ class Videos:
         self._clip, self._numbers, self._count = clip, numbers, 0
         self._videos: dict[Path, cv2.VideoWriter | None] = {out: None for out in outs if out.suffix}
         self._folders = [out for out in outs if not out.suffix]
-        self._tints = colours(max(numbers))
+        self._tints = class_colours(max(numbers))
         for out in outs:
             if out.suffix and out.suffix.lower() not in CODECS:
                 raise InputError(f"{out}: a video ends in {', '.join(CODECS)}; a folder has no ending.")
@@ -203,7 +203,7 @@ class Videos:
 
     def _drawn(self, frame: Frame, seen: Seen) -> Frame:
         shown = [number for number in self._numbers if (seen.labels == number).any()]
-        drawn = overlays(frame, [seen.labels == n for n in shown], [self._tints[n - 1] for n in shown])
+        drawn = draw_masks(frame, [seen.labels == n for n in shown], [self._tints[n - 1] for n in shown])
         rows = zip(self._numbers.values(), seen.judged, strict=True)
         if absent := [name for name, one in rows if not one.present]:
             _written(drawn, "absent: " + ", ".join(absent))

@@ -13,7 +13,7 @@ import jinja2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from segic_jax.inference.overlay import heat, outlined
+from segic_jax.inference.overlay import draw_outline, heat_map
 from segic_jax.runtime.atomic_write import atomic_write
 
 Image = UInt8[np.ndarray, "height width 3"]  # RGB
@@ -54,7 +54,7 @@ class GalleryItem(NamedTuple):
         tiles = [
             ("reference", spotlight(self.reference, self.reference_mask, GREEN)),
             ("target", self.target),
-            (f"cosine map, up to {self.cosine.max():.2f}", heat(self.cosine)),
+            (f"cosine map, up to {self.cosine.max():.2f}", heat_map(self.cosine)),
             (
                 "prediction" + ("" if self.iou is None else f", IoU {100 * self.iou:.0f}"),
                 self._found(self.prediction),
@@ -191,7 +191,7 @@ def sheet(rows: Sequence[GalleryItem]) -> Image:
 def spotlight(image: Image, mask: Mask, colour: tuple[int, int, int]) -> Image:
     """The image grey and dark outside `mask`, which keeps its colours: it shows on any image."""
     dark = (0.45 * image.mean(-1, keepdims=True)).astype(np.uint8)
-    return outlined(np.where(mask[..., None], image, dark), mask, colour)
+    return draw_outline(np.where(mask[..., None], image, dark), mask, colour)
 
 
 def _fitted(image: Image, side: int) -> Image:

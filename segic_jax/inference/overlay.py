@@ -1,4 +1,4 @@
-"""Masks and maps drawn on images; RGB uint8."""
+"""Draw masks and maps on images, RGB uint8."""
 
 import colorsys
 from collections.abc import Sequence
@@ -7,13 +7,12 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-Image = UInt8[np.ndarray, "height width 3"]
+RGBImage = UInt8[np.ndarray, "height width 3"]
 Mask = Bool[np.ndarray, "height width"]
 Colour = tuple[int, int, int]
 WHITE, DARK = (255, 255, 255), (30, 30, 30)
 
-
-# Okabe and Ito's, which colour-blind readers tell apart, as well; without black, and the strong ones first.
+# The palette of Okabe and Ito, which colour-blind readers can tell apart; no black, the strong ones first.
 OKABE_ITO: tuple[Colour, ...] = (
     (213, 94, 0),  # vermilion
     (86, 180, 233),  # sky blue
@@ -25,60 +24,83 @@ OKABE_ITO: tuple[Colour, ...] = (
 )
 
 
-def colours(count: int) -> tuple[Colour, ...]:
-    """OKABE_ITO, then others; the first ones do not change when more are asked for."""
-    return OKABE_ITO[:count] + tuple(_further(i) for i in range(count - len(OKABE_ITO)))
+def class_colours(count: int) -> tuple[Colour, ...]:
+    """Return distinct colours: OKABE_ITO, then generated ones; a larger count keeps the first ones."""
+    return OKABE_ITO[:count] + tuple(_generated_colour(i) for i in range(count - len(OKABE_ITO)))
 
 
-def _further(number: int) -> Colour:
-    """Neighbours have far hues, and each turn around the circle another brightness."""
+def _generated_colour(number: int) -> Colour:
+    """Give neighbours distant hues, and each turn around the circle another brightness."""
     golden = 0.618034
     value = (0.95, 0.6, 0.8)[number % 3]
     red, green, blue = colorsys.hsv_to_rgb((0.1 + number * golden) % 1, 0.85 - 0.3 * (number % 2), value)
     return round(255 * red), round(255 * green), round(255 * blue)
 
 
-def overlay(image: Image, mask: Mask, colour: Colour) -> Image:
-    """The image with `mask` tinted and outlined."""
-    return overlays(image, [mask], [colour])
+def draw_mask(image: RGBImage, mask: Mask, colour: Colour) -> RGBImage:
+    """Return a copy of the image with `mask` tinted and outlined."""
+    return draw_masks(image, [mask], [colour])
 
 
-def overlays(image: Image, masks: Sequence[Mask], tints: Sequence[Colour], width: int | None = None) -> Image:
-    """Several masks on one image.
+def draw_masks(
+    image: RGBImage, masks: Sequence[Mask], colours: Sequence[Colour], width: int | None = None
+) -> RGBImage:
+    """Return a copy of the image with every mask tinted and outlined in its colour.
 
     Args:
-        width: of the lines in pixels; None: as the image's size wants it.
+        width: of the thinnest line in pixels; `line_width` of the image by default.
     """
     drawn = np.array(image, order="C")
-    for mask, colour in zip(masks, tints, strict=True):
-        drawn[mask] = (drawn[mask].astype(np.uint16) + np.array(colour, np.uint16)) >> 1
-    for mask, colour in zip(masks, tints, strict=True):
-        _outline(drawn, mask, colour, width or line_width(mask.shape))
+    boxes = [cv2.boundingRect(mask.view(np.uint8)) for mask in masks]
+    for mask, colour, (x, y, w, h) in zip(masks, colours, boxes, strict=True):
+        if w:
+            window = np.s_[y : y + h, x : x + w]
+            tinted = (np.arange(256)[:, None] + np.array(colour)) >> 1  # of each value and channel
+            tint = cv2.LUT(drawn[window], tinted.astype(np.uint8)[None])
+            cv2.copyTo(tint, mask[window].view(np.uint8), drawn[window])
+    for mask, colour, box in zip(masks, colours, boxes, strict=True):
+        _outline(drawn, mask, colour, width or line_width(mask.shape), box)
     return drawn
 
 
-def outlined(image: Image, mask: Mask, colour: Colour) -> Image:
-    """The image with the edge of `mask` drawn inside it, with a white and a dark line around it."""
+def draw_outline(image: RGBImage, mask: Mask, colour: Colour) -> RGBImage:
+    """Return a copy of the image with the mask's edge drawn inside it, a white and a dark line around it."""
     drawn = np.array(image, order="C")
-    _outline(drawn, mask, colour, line_width(mask.shape))
+    _outline(drawn, mask, colour, line_width(mask.shape), cv2.boundingRect(mask.view(np.uint8)))
     return drawn
 
 
 def line_width(shape: Sequence[int]) -> int:
-    """Of the thinnest line on an image of this size; the others have twice as much."""
+    """Return the width of the thinnest line on an image of this size; the others have twice as much."""
     return max(1, round(max(shape) / 500))
 
 
-def _outline(drawn: Image, mask: Mask, colour: Colour, width: int) -> None:
-    """Changes `drawn`; what is further than twice the width and a pixel from the edge stays as it is."""
-    edges, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    for line, reach, inside in ((DARK, 2 * width, False), (WHITE, width, False), (colour, 2 * width, True)):
-        band = cv2.drawContours(np.zeros(mask.shape, np.uint8), edges, -1, 1, 2 * reach + 1)
-        drawn[(band > 0) & (mask == inside)] = line
+def outline_reach(width: int) -> int:
+    """Return how far from its mask's edge an outline with lines of this width can change a pixel."""
+    return 2 * width + 1
 
 
-def shrink(image: Image, side: int) -> Image:
-    """The image with its longer side at most `side`; itself if it has no more."""
+def _outline(drawn: RGBImage, mask: Mask, colour: Colour, width: int, box: Sequence[int]) -> None:
+    """Draw into `drawn`, around the bounding box (x, y, width, height) of the mask."""
+    x, y, w, h = box
+    if not w:
+        return
+    reach = outline_reach(width) + 1
+    window = np.s_[max(0, y - reach) : y + h + reach, max(0, x - reach) : x + w + reach]
+    inside = mask[window].view(np.uint8)
+    outside = 1 - inside
+    edges, _ = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+    narrow, wide = (
+        cv2.drawContours(np.zeros(inside.shape, np.uint8), edges, -1, 1, 2 * reach + 1)
+        for reach in (width, 2 * width)
+    )
+    for band, side, line in ((wide, outside, DARK), (narrow, outside, WHITE), (wide, inside, colour)):
+        pixels = np.flatnonzero(cv2.bitwise_and(band, side).view(bool))  # faster than np.nonzero of two axes
+        drawn[window][np.divmod(pixels, inside.shape[1])] = line
+
+
+def shrink(image: RGBImage, side: int) -> RGBImage:
+    """Return the image with its longer side at most `side`; itself where it has no more."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     if scale >= 1:
@@ -87,8 +109,8 @@ def shrink(image: Image, side: int) -> Image:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def heat(values: Float[np.ndarray, "height width"]) -> Image:
-    """Colours from the lowest to the highest value."""
+def heat_map(values: Float[np.ndarray, "height width"]) -> RGBImage:
+    """Return colours that run from the lowest to the highest value."""
     low, high = float(values.min()), float(values.max())
     grey = (255 * (values - low) / max(high - low, 1e-6)).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)

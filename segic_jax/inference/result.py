@@ -19,7 +19,7 @@ from PIL import Image
 
 from segic_jax.data.canvas import Taps, bilinear_taps, resample
 from segic_jax.errors import DataError
-from segic_jax.inference.overlay import Colour, line_width, overlays, shrink
+from segic_jax.inference.overlay import Colour, draw_masks, line_width, shrink
 from segic_jax.inference.png import rgb_png
 from segic_jax.runtime.atomic_write import atomic_write, require_path
 
@@ -138,7 +138,7 @@ class Result:
         shown, size = np.flatnonzero(self.areas), image.shape[1::-1]
         masks = [self.mask(i).view(np.uint8) for i in shown]
         masks = [cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) > 0 for mask in masks]
-        return overlays(image, masks, [self.colours[i] for i in shown])
+        return draw_masks(image, masks, [self.colours[i] for i in shown])
 
     def overlay_png(self) -> bytes:
         """`overlay` as a PNG file."""
@@ -156,7 +156,7 @@ class Result:
         for start, stop in self._strips():
             first, last = max(0, start - reach), min(height, stop + reach)
             masks = [self._rows(i, first, last) > self.cut for i in shown]
-            yield overlays(self.image[first:last], masks, tints, width)[start - first : stop - first]
+            yield draw_masks(self.image[first:last], masks, tints, width)[start - first : stop - first]
 
     def label_png(self) -> bytes:
         """`label_map` as a palette PNG in the classes' colours; 16-bit grey above 255 classes."""

@@ -40,7 +40,7 @@ from segic_jax.inference.example import (
 )
 from segic_jax.inference.explain import Explanation, explanation
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, cells_on_image
-from segic_jax.inference.overlay import colours
+from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.presence import calibration_of, judged, settle
 from segic_jax.inference.references import Read, by_image, read, taught
 from segic_jax.inference.result import Result
@@ -312,7 +312,7 @@ class Segmenter:
             small_logits=settled,
             canvas=self.config.canvas,
             placed=target.placed.size,
-            colours=colours(classes),
+            colours=class_colours(classes),
             keep_absent=keep_absent,
         )
         made.areas  # noqa: B018 - measure it here, in the caller's thread

@@ -17,7 +17,7 @@ import segic_jax
 from segic_jax.errors import DumpError
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.evaluate.report import GREEN, RED
-from segic_jax.inference.overlay import overlay
+from segic_jax.inference.overlay import draw_mask
 from segic_jax.parity.dump import DTYPES, Arrays, Dump, Stage, read_dump, read_pair, replay, sha256
 from segic_jax.parity.page import Picture, page
 
@@ -119,9 +119,9 @@ def _pair(dump: Dump, index: int) -> Pair:
         stages={dtype: one.stages for dtype, one in replays.items()},
         mask_iou={dtype: mask_iou(theirs, mask) for dtype, mask in ours.items()},
         pictures=[
-            (overlay(reference, shown, GREEN), "reference and its mask"),
-            (overlay(target, theirs, RED), "PyTorch"),
-            (overlay(target, ours["float32"], RED), "JAX, float32"),
+            (draw_mask(reference, shown, GREEN), "reference and its mask"),
+            (draw_mask(target, theirs, RED), "PyTorch"),
+            (draw_mask(target, ours["float32"], RED), "JAX, float32"),
             (grey, f"difference: {int(different.sum())} of {different.size} pixels"),
         ],
     )

@@ -9,7 +9,7 @@ from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.data.benchmark import BenchmarkSpec
 from segic_jax.data.episodes import Episode, LabelledImage, View
 from segic_jax.data.manifest import Manifest
-from segic_jax.inference.overlay import colours
+from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.result import Result
 from segic_jax.models.params import Params, Template, as_float32
 from segic_jax.models.segic import backbone_template, head_template
@@ -123,5 +123,5 @@ def blob_result(height: int, width: int, classes: int = 3) -> Result:
         small_logits=np.ascontiguousarray(small.transpose(2, 0, 1)),
         canvas=64,
         placed=(64 * height // side, 64 * width // side),
-        colours=colours(classes),
+        colours=class_colours(classes),
     )

@@ -9,7 +9,7 @@ import pytest
 from tiny import blob_result
 
 from segic_jax.inference import result as results
-from segic_jax.inference.overlay import overlays
+from segic_jax.inference.overlay import draw_masks
 from segic_jax.inference.png import rgb_png
 
 
@@ -17,7 +17,7 @@ def test_strips_change_nothing(monkeypatch):
     whole = blob_result(611, 420)
     expected = whole.label_map, whole.masks, whole.overlay(), whole.logits()
     assert whole.areas.min() > 1000
-    np.testing.assert_array_equal(expected[2], overlays(whole.image, whole.masks, whole.colours))
+    np.testing.assert_array_equal(expected[2], draw_masks(whole.image, whole.masks, whole.colours))
     monkeypatch.setattr(results, "STRIP", 420 * 40)
     strips = replace(whole)
     for one, other in zip(
