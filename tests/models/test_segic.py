@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from golden_batch import golden_references, last, references
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import segic
@@ -25,34 +26,6 @@ def weights(golden_weights):
     return (
         from_torch(parts.backbone, segic.backbone_template(TINY.vit).shapes),
         from_torch(parts.head, segic.head_template(TINY).shapes),
-    )
-
-
-def last(array):
-    """NCHW -> NHWC."""
-    return jnp.moveaxis(jnp.asarray(array), 1, -1)
-
-
-def references(images, sizes, masks, picture, text):
-    """A batch of one with one shot for each concept."""
-    return segic.ReferenceBatch(
-        images=last(images)[None],
-        sizes=jnp.asarray(sizes)[None],
-        masks=jnp.asarray(masks)[None, :, None],
-        picture=jnp.asarray(picture)[None, :, None],
-        valid=jnp.ones((1, len(masks), 1), bool),
-        text=jnp.asarray(text)[None],
-    )
-
-
-def golden_references(g):
-    masks = g["in.label_dual"] / 255 > 0.5
-    return references(
-        g["in.image_dual"],
-        g["in.ori_size_dual"],
-        masks,
-        np.zeros(len(masks), int),
-        np.repeat(g["mid.text_features"][:1], len(masks), axis=0),
     )
 
 

@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 import official
 import pytest
+from golden_batch import golden_references, last
 from safetensors.numpy import load_file, save_file
-from test_segic import golden_references, last
 
 from segic_jax.config import ViTConfig
 from segic_jax.errors import BundleError, ConvertError, FormatError, ParamsError, SourceError
