@@ -16,9 +16,10 @@ import tyro
 from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.evaluate.episodes import make_tasks
-from segic_jax.evaluate.infer import Model, judge_all
+from segic_jax.evaluate.infer import judge_all
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.rows import row_of, summary
+from segic_jax.inference.engine import Decoding, Engine
 from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
 from segic_jax.models.params import Params
@@ -30,44 +31,39 @@ from segic_jax.weights.fetch import find
 OTHERS = ("tokens", "max")
 
 
-class EachShot(Model):
-    """A model whose contexts keep the shots apart."""
+class EachShot(Engine):
+    """Run a model with prototypes that keep the shots apart."""
 
     def __init__(self, bundle: Bundle, way: Literal["tokens", "max"]):
         super().__init__(bundle)
         self.way = way
 
-    def context(self, references, text) -> Prototypes:
-        """As `Model.context`, with a token a shot."""
-        context, visual = super().context(references, text), self.shots(references)
-        return Prototypes(context.pooled, visual, np.ones(visual.shape[:3], bool), context.text)
+    def prototypes(self, shots, text) -> Prototypes:
+        """Return what `Engine.prototypes` does, with a token a shot."""
+        return Prototypes(shots.mean(2), shots, np.ones(shots.shape[:3], bool), text)
 
-    def decode(self, head, features, context):
-        """As `Model.decode`."""
-        return _decode(self.config, self.way, head, features, context)
+    def decode(self, images, prototypes, concepts=None) -> Decoding:
+        """Decode one concept, with the map of the mean or the largest of the shots' maps."""
+        if self.way == "tokens":
+            return super().decode(images, prototypes, concepts)
+        return _decode_max(self.config, self.bundle.head, images.features, prototypes)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _decode(
-    config: ModelConfig, way: str, head: Params, features: jax.Array, context: Prototypes
-) -> jax.Array:
-    """`segic.decode` for one concept, with a choice of the map."""
-    if way == "max":
-        similarity = similarity_map(features, context.visual[:, 0], config.canvas).max(1, keepdims=True)
-    else:
-        similarity = similarity_map(features, context.pooled, config.canvas)
+@partial(jax.jit, static_argnums=0)
+def _decode_max(config: ModelConfig, head: Params, features: jax.Array, prototypes: Prototypes) -> Decoding:
+    similarity = similarity_map(features, prototypes.visual[:, 0], config.canvas).max(1, keepdims=True)
     geometric = segic.geometric_prompt(similarity, config.canvas)
-    logits = segic.decode_with_prompts(config, head, features, context, geometric).logits
-    return segic.upsample(logits, config.canvas)
+    stages = segic.decode_with_prompts(config, head, features, prototypes, geometric)
+    return Decoding(segic.upsample(stages.logits, config.canvas), stages.map)
 
 
 def compare(bundle: Bundle, source: EmojiSource, shots: int) -> dict[str, dict]:
     """The scores of each way, in per cent."""
     manifest = source.manifest("original", 0, shots)
-    models = {"segic": Model(bundle)} | {way: EachShot(bundle, way) for way in OTHERS}
+    engines = {"segic": Engine(bundle)} | {way: EachShot(bundle, way) for way in OTHERS}
     protocol = find_protocol("original")
     tasks = make_tasks(bundle, source, [manifest])
-    rows = list(judge_all(models, source, tasks, lambda answer: row_of(answer, protocol)))
+    rows = list(judge_all(engines, source, tasks, lambda answer: row_of(answer, protocol)))
     result = summary(rows, [manifest], protocol, {})
     return {"mean": result["scores"]} | {way: result["baselines"][way] for way in OTHERS}
 

@@ -14,9 +14,10 @@ import tyro
 
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.evaluate.episodes import make_tasks
-from segic_jax.evaluate.infer import Model, Prediction, judge_all
+from segic_jax.evaluate.infer import Prediction, judge_all
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.rows import mask_of, row_of, summary
+from segic_jax.inference.engine import Engine
 from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
@@ -37,16 +38,16 @@ def compare(bundle: Bundle, source: EmojiSource, limit: int | None = None) -> di
     """
     manifest = source.manifest("original", 0, 1)
     protocol = find_protocol("original")
-    models = {"segic": Model(bundle), "bfloat16": Model(in_bfloat16(bundle))}
+    engines = {"segic": Engine(bundle), "bfloat16": Engine(in_bfloat16(bundle))}
 
     def judge(answer: Prediction) -> tuple[dict, float | None]:
         own = answer.shown.mask.shape
-        one, other = (mask_of(answer, answer.logits[name], own) for name in models)
+        one, other = (mask_of(answer, answer.logits[name], own) for name in engines)
         union = (one | other).sum()
         return row_of(answer, protocol), float((one & other).sum() / union) if union else None
 
     tasks = make_tasks(bundle, source, [manifest])[:limit]
-    rows, between = zip(*judge_all(models, source, tasks, judge), strict=True)
+    rows, between = zip(*judge_all(engines, source, tasks, judge), strict=True)
     result = summary(list(rows), [manifest], protocol, {})
     return {
         "float32": result["scores"]["miou"],

@@ -20,11 +20,12 @@ from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate import report
 from segic_jax.evaluate.baselines import wrong_references
 from segic_jax.evaluate.gallery import gallery_item
-from segic_jax.evaluate.infer import Model, Task, judge_all
+from segic_jax.evaluate.infer import Task, judge_all
 from segic_jax.evaluate.protocols import Protocol, find_protocol
 from segic_jax.evaluate.records import Records, environment, in_domain, model_identity, spread
 from segic_jax.evaluate.report import GalleryItem
 from segic_jax.evaluate.rows import class_labels, row_of, summary
+from segic_jax.inference.engine import Engine
 from segic_jax.runtime import progress
 from segic_jax.runtime.distributed import gather_json, is_main_host, raise_on_all_hosts
 from segic_jax.weights.bundle import Bundle
@@ -80,7 +81,7 @@ def evaluate(
         "random_backbone": model_identity(random_backbone) if random_backbone else None,
         "version": segic_jax.__version__,
     }
-    models = {name: Model(one) for name, one in models.items()}
+    engines = {name: Engine(one) for name, one in models.items()}
     with Records(out, identity) as records:
         todo = [task for task in chosen if task.index not in records.done]
         own = todo[jax.process_index() :: jax.process_count()]
@@ -90,11 +91,12 @@ def evaluate(
         ):
             require_files(source, [view for task in own for view in _views(task)])
             for row in judge_all(
-                models,
+                engines,
                 source,
                 own,
                 lambda answer: row_of(answer, protocol, threshold, baselines),
                 blank=baselines,
+                similarity=threshold is not None,
                 show_references=baselines,
                 in_flight=batch_size,
                 workers=workers,
@@ -128,7 +130,7 @@ def evaluate(
         "seconds": round(time.perf_counter() - begin, 1),
     }
     if is_main_host():
-        gallery = _gallery(models["segic"], source, by_index, rows, protocol)
+        gallery = _gallery(engines["segic"], source, by_index, rows, protocol)
         report.write(out, result, rows, gallery)
     return result
 
@@ -148,7 +150,7 @@ def score(
     rows: list[dict] = []
     with raise_on_all_hosts():
         answers = judge_all(
-            {"segic": Model(bundle)}, source, own, lambda a: row_of(a, protocol), in_flight=batch_size
+            {"segic": Engine(bundle)}, source, own, lambda a: row_of(a, protocol), in_flight=batch_size
         )
         rows += answers
     rows = sorted((row for part in gather_json(rows) for row in part), key=lambda row: row["index"])
@@ -201,7 +203,7 @@ def _notes(bundle: Bundle, tasks: Sequence[Task], baselines: bool, random_backbo
 
 
 def _gallery(
-    model: Model, source: EpisodeSource, tasks: Mapping[int, Task], rows: Sequence[dict], protocol: Protocol
+    engine: Engine, source: EpisodeSource, tasks: Mapping[int, Task], rows: Sequence[dict], protocol: Protocol
 ) -> list[GalleryItem]:
     """The best, median and worst episodes, answered once more to be drawn."""
     chosen = [(kind, index) for kind, many in report.chosen(rows).items() for index in many]
@@ -209,10 +211,11 @@ def _gallery(
     kinds = iter(kind for kind, _ in chosen)
 
     answers = judge_all(
-        {"segic": model},
+        {"segic": engine},
         source,
         [tasks[i] for _, i in chosen],
         lambda answer: gallery_item(answer, iou[answer.task.index]),
+        similarity=True,
         show_references=True,
     )
     return [one._replace(kind=next(kinds)) for one in answers]

@@ -6,9 +6,9 @@ from segic_jax.evaluate.rows import mask_of
 
 
 def gallery_item(answer: Prediction, iou: float | None) -> GalleryItem:
-    """Of an answer that `judge_all(..., show_references=True)` gave; its `kind` is empty."""
-    if answer.reference is None:
-        raise ValueError("The answer has no reference to draw: ask judge_all for them.")
+    """Draw an answer of `judge_all(..., similarity=True, show_references=True)`; its `kind` is empty."""
+    if answer.reference is None or answer.similarity is None:
+        raise ValueError("The answer has no reference or similarity map to draw: ask judge_all for them.")
     episode, own, wrong = answer.task.episode, answer.shown.mask.shape, answer.task.wrong
     misled = answer.logits.get("wrong_reference")
     return GalleryItem(
@@ -17,7 +17,7 @@ def gallery_item(answer: Prediction, iou: float | None) -> GalleryItem:
         reference=answer.reference.image,
         reference_mask=answer.reference.mask,
         target=answer.shown.image,
-        cosine=to_own_size(answer.cosine, answer.size, own),
+        cosine=to_own_size(answer.similarity, answer.size, own),
         prediction=mask_of(answer, answer.logits["segic"], own),
         truth=answer.shown.mask,
         iou=iou,

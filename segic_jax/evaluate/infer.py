@@ -16,16 +16,14 @@ import cv2
 import grain
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Float
 
-from segic_jax.data.canvas import resize, resize_and_pad
+from segic_jax.data.canvas import CanvasImage, resize, resize_and_pad
 from segic_jax.data.episodes import Episode, EpisodeSource, LabelledImage, View
 from segic_jax.errors import DataError
 from segic_jax.evaluate.baselines import without_reference
-from segic_jax.inference import engine
-from segic_jax.models.params import Params
-from segic_jax.models.segic import Prototypes, ReferenceBatch
-from segic_jax.weights.bundle import Bundle
+from segic_jax.inference.engine import Decoding, Engine
+from segic_jax.models.segic import Prototypes
 
 BLOCK = 256  # episodes whose references are encoded before their targets
 T = TypeVar("T")
@@ -48,99 +46,46 @@ class Prediction(NamedTuple):
     shown: LabelledImage  # the target at its own size
     reference: LabelledImage | None  # the first one at its own size, where it was asked for
     size: tuple[int, int]  # valid (h, w) of the canvas
-    cosine: Float[np.ndarray, "S S"]
+    similarity: Float[np.ndarray, "S S"] | None  # the map with the reference, where it was asked for
     logits: dict[str, Float[np.ndarray, "S S"]]  # with the reference ("segic"), and by baseline
 
 
-def rows_at_once() -> int:
-    """Rows of every program: a fixed number, so that it never changes a result."""
-    return 1 if jax.default_backend() == "cpu" else 8
+class ReferenceFeatures:
+    """Keep the pooled feature of each reference that an engine has encoded."""
 
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self._pooled: dict[View, tuple[jax.Array, int]] = {}
 
-class Model:
-    """A bundle on every local device."""
+    def add(self, views: Sequence[View], images: Sequence[CanvasImage]) -> None:
+        """Encode references, one mask each."""
+        encoded = self.engine.features(images)
+        canvas = self.engine.config.canvas
+        masks = np.zeros((self.engine.rows, 1, canvas, canvas), bool)
+        for row, image in enumerate(images):
+            masks[row] = image.masks
+        pooled = self.engine.pool(encoded, masks)[:, 0]
+        self._pooled |= {view: (pooled, row) for row, view in enumerate(views)}
 
-    def __init__(self, bundle: Bundle):
-        self.config = bundle.config
-        self._copies = [
-            (device, jax.device_put(bundle.backbone, device), jax.device_put(bundle.head, device))
-            for device in jax.local_devices()
-        ]
-        self._turn = 0
-        self._vectors: dict[View, tuple[jax.Array, int]] = {}
-
-    def learn(self, views: Sequence[View], pictures: Sequence["_Placed"]) -> None:
-        """Encode references: one feature each."""
-        device, backbone, _ = self._next()
-        images, sizes = _stacked(pictures, self.config.canvas)
-        rows, canvas = len(images), self.config.canvas
-        masks = np.zeros((rows, 1, 1, canvas, canvas), bool)
-        for row, picture in enumerate(pictures):
-            masks[row, 0, 0] = picture.mask
-        references = ReferenceBatch(
-            images=None,  # the backbone takes them by themselves, as it does targets
-            sizes=None,
-            masks=masks,
-            picture=np.zeros((rows, 1, 1), np.int32),
-            valid=np.ones((rows, 1, 1), bool),
-            text=np.zeros((rows, 1, self.config.text_width), np.float32),
-        )
-        images, sizes, references = jax.device_put((images, sizes, references), device)
-        features = engine.extract(self.config, backbone, images, sizes)
-        visual = engine.encode(features[:, None], references).visual[:, 0, 0]
-        self._vectors |= {view: (visual, row) for row, view in enumerate(views)}
-
-    def context(
+    def prototypes(
         self, references: Sequence[Sequence[View]], text: Float[np.ndarray, "rows text_width"]
     ) -> Prototypes:
-        """Contexts of one concept from references that are known, padded to the rows of the programs.
-
-        Several shots become their mean: the best of three ways (`evaluate.kshot`).
-        """
-        rows = rows_at_once()
-        mean = self.shots(references).mean(2)
-        padded = np.zeros((rows, 1, text.shape[1]), np.float32)
-        padded[: len(text), 0] = text
-        return Prototypes(
-            pooled=mean, visual=mean[:, :, None], visual_valid=np.ones((rows, 1, 1), bool), text=padded
-        )
-
-    def shots(self, references: Sequence[Sequence[View]]) -> Float[np.ndarray, "rows 1 shots channels"]:
-        """The feature of each reference, padded to the rows of the programs."""
-        visual = np.zeros((rows_at_once(), 1, len(references[0]), self.config.vit.width), np.float32)
+        """Return prototypes of one concept a row from kept references, padded to the engine's rows."""
+        rows, width = self.engine.rows, self.engine.config.vit.width
+        shots = np.zeros((rows, 1, len(references[0]), width), np.float32)
         for row, views in enumerate(references):
             for shot, view in enumerate(views):
-                vectors, at = self._vectors[view]
-                visual[row, 0, shot] = np.asarray(vectors)[at]
-        return visual
-
-    def segment(
-        self, pictures: Sequence["_Placed"], contexts: Mapping[str, Prototypes]
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The cosine maps with the first of the contexts, and the mask logits with each: [rows, 1, S, S]."""
-        device, backbone, head = self._next()
-        images, sizes = jax.device_put(_stacked(pictures, self.config.canvas), device)
-        first = next(iter(contexts))  # a transfer sorts them
-        contexts = jax.device_put(dict(contexts), device)
-        features = engine.extract(self.config, backbone, images, sizes)
-        cosine = engine.cosine(self.config.canvas, features, contexts[first])
-        return cosine, {name: self.decode(head, features, context) for name, context in contexts.items()}
-
-    def decode(self, head: Params, features: jax.Array, context: Prototypes) -> jax.Array:
-        """Mask logits [rows, 1, S, S]."""
-        return engine.decode(self.config, head, features, context)
-
-    def _next(self):
-        self._turn += 1
-        return self._copies[self._turn % len(self._copies)]
+                pooled, index = self._pooled[view]
+                shots[row, 0, shot] = np.asarray(pooled)[index]
+        padded = np.zeros((rows, 1, text.shape[1]), np.float32)
+        padded[: len(text), 0] = text
+        return self.engine.prototypes(shots, padded)
 
 
 class _Placed(NamedTuple):
     """A view on its canvas."""
 
-    image: UInt8[np.ndarray, "S S 3"]
-    size: tuple[int, int]
-    mask: Bool[np.ndarray, "S S"]
+    placed: CanvasImage
     shown: LabelledImage | None  # at its own size, for targets
     reference: LabelledImage | None
     error: str = ""
@@ -163,17 +108,18 @@ class _Load:
             beside = self.source.load(reference) if reference else None
         except DataError as error:  # a worker process would wrap it
             empty = np.zeros(0, np.uint8)
-            return _Placed(empty, (0, 0), empty, None, None, str(error))
-        return _Placed(placed.image, placed.size, placed.masks[0], shown if is_target else None, beside)
+            return _Placed(CanvasImage(empty, empty, (0, 0)), None, None, str(error))
+        return _Placed(placed, shown if is_target else None, beside)
 
 
 def judge_all(
-    models: Mapping[str, Model],
+    engines: Mapping[str, Engine],
     source: EpisodeSource,
     tasks: Sequence[Task],
     judge: Callable[[Prediction], T],
     *,
     blank: bool = False,
+    similarity: bool = False,
     show_references: bool = False,
     in_flight: int = 16,
     workers: int = 0,
@@ -181,8 +127,9 @@ def judge_all(
     """The judgements of all tasks, in order; `judge` runs in threads while the devices work.
 
     Args:
-        models: "segic", and further ones whose logits stand under their names.
+        engines: "segic", and further ones whose logits stand under their names.
         blank: also decode without a reference ("no_reference"); tasks with `wrong` also with that one.
+        similarity: give each answer the similarity map of "segic".
         show_references: give each answer its first reference.
         in_flight: episodes between reading and judgement, at most (rounded up).
 
@@ -190,8 +137,9 @@ def judge_all(
         DataError: an image cannot be read; what came before it has been yielded.
     """
     items, plan = _stream(tasks, show_references)
-    pictures = _loaded(_Load(source, items, next(iter(models.values())).config.canvas), workers)
-    group = rows_at_once()
+    models = {name: ReferenceFeatures(engine) for name, engine in engines.items()}
+    pictures = _loaded(_Load(source, items, engines["segic"].config.canvas), workers)
+    group = engines["segic"].rows
     with ThreadPoolExecutor(max_workers=4) as pool:
         waiting: deque[Future] = deque()
         try:
@@ -209,11 +157,11 @@ def judge_all(
                         raise DataError(error)
                     if kind == "references":
                         for model in models.values():
-                            model.learn(batch, placed)
+                            model.add(batch, [one.placed for one in placed])
                         continue
-                    cosine, logits = _segmented(models, batch, placed, blank)
+                    decoded = _segmented(models, batch, placed, blank)
                     for row, (task, one) in enumerate(zip(batch, placed, strict=True)):
-                        waiting.append(pool.submit(_judged, judge, task, one, row, cosine, logits))
+                        waiting.append(pool.submit(_judged, judge, task, one, row, decoded, similarity))
                     while len(waiting) > max(in_flight, group):
                         yield waiting.popleft().result()
             while waiting:
@@ -257,44 +205,38 @@ def _loaded(load: _Load, workers: int) -> grain.DatasetIterator:
     return iter(dataset)
 
 
-def _segmented(models: Mapping[str, Model], batch: Sequence[Task], placed: Sequence[_Placed], blank: bool):
+def _segmented(
+    models: Mapping[str, ReferenceFeatures], batch: Sequence[Task], placed: Sequence[_Placed], blank: bool
+) -> dict[str, Decoding]:
     text = np.stack([task.text for task in batch])
     references = [task.episode.reference_views for task in batch]
-    model = models["segic"]
-    context = model.context(references, text)
-    contexts = {"segic": context}
-    if blank:
-        contexts["no_reference"] = without_reference(context)
-    if batch[0].wrong is not None:
-        wrong = [[task.wrong] * len(task.episode.references) for task in batch]
-        contexts["wrong_reference"] = model.context(wrong, text)
-    cosine, logits = model.segment(placed, contexts)
-    for name, other in models.items():
+    images = [one.placed for one in placed]
+    decoded = {}
+    for name, model in models.items():
+        engine = model.engine
+        features, prototypes = engine.features(images), model.prototypes(references, text)
+        decoded[name] = engine.decode(features, prototypes)
         if name != "segic":
-            _, more = other.segment(placed, {name: other.context(references, text)})
-            logits |= more
-    return cosine, logits
+            continue
+        if blank:
+            decoded["no_reference"] = engine.decode(features, without_reference(prototypes))
+        if batch[0].wrong is not None:
+            wrong = [[task.wrong] * len(task.episode.references) for task in batch]
+            decoded["wrong_reference"] = engine.decode(features, model.prototypes(wrong, text))
+    return decoded
 
 
-def _judged(judge, task: Task, placed: _Placed, row: int, cosine: jax.Array, logits: dict[str, jax.Array]):
+def _judged(judge, task: Task, placed: _Placed, row: int, decoded: Mapping[str, Decoding], similarity: bool):
     return judge(
         Prediction(
             task,
             placed.shown,
             placed.reference,
-            placed.size,
-            np.asarray(cosine)[row, 0],
-            {name: np.asarray(values)[row, 0] for name, values in logits.items()},
+            placed.placed.size,
+            np.asarray(decoded["segic"].similarity)[row, 0] if similarity else None,
+            {name: np.asarray(one.logits)[row, 0] for name, one in decoded.items()},
         )
     )
-
-
-def _stacked(pictures: Sequence[_Placed], canvas: int) -> tuple[np.ndarray, np.ndarray]:
-    images = np.zeros((rows_at_once(), canvas, canvas, 3), np.uint8)
-    sizes = np.full((rows_at_once(), 2), canvas, np.int32)
-    for row, picture in enumerate(pictures):
-        images[row], sizes[row] = picture.image, picture.size
-    return images, sizes
 
 
 def to_own_size(

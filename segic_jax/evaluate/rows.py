@@ -25,8 +25,8 @@ def row_of(
     episode = answer.task.episode
     truth, ignored = truth_of(answer, protocol)
     found = {name: mask_of(answer, values, truth.shape) for name, values in answer.logits.items()}
-    if threshold is not None:
-        found["cosine"] = mask_of(answer, answer.cosine, truth.shape, threshold)
+    if threshold is not None and answer.similarity is not None:
+        found["cosine"] = mask_of(answer, answer.similarity, truth.shape, threshold)
     if baselines and answer.reference is not None:
         found["copy"] = copy_mask(answer.reference.mask, truth.shape)
     if ignored is not None:

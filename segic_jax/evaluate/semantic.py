@@ -9,17 +9,18 @@ import csv
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Literal
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, UInt8
 
 import segic_jax
 from segic_jax.data.benchmark import BenchmarkSpec
+from segic_jax.data.canvas import resize_and_pad
 from segic_jax.data.semantic import SemanticSource, Split
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.records import (
@@ -33,10 +34,12 @@ from segic_jax.evaluate.records import (
 )
 from segic_jax.evaluate.report import render
 from segic_jax.evaluate.semantic_bank import REFERENCE_SEED, Bank, make_bank, text_features
-from segic_jax.evaluate.semantic_decode import Model, spread_over
 from segic_jax.evaluate.semantic_metrics import Merge, class_sums, image_iou, mean_iou, score, summary
+from segic_jax.inference.engine import Engine
+from segic_jax.models.segic import Prototypes
 from segic_jax.runtime import distributed, progress
 from segic_jax.runtime.atomic_write import atomic_write
+from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.weights.bundle import Bundle
 
 Classes = Literal["present", "all"]
@@ -94,18 +97,18 @@ def evaluate_semseg(
         "model": model_identity(bundle),
         "version": segic_jax.__version__,
     }
-    models = [Model(bundle, device) for device in jax.local_devices()]
+    engine = Engine(bundle)
     with Records(out, identity) as records:
         with distributed.raise_on_all_hosts():
-            references = make_bank(models, source, bank, text, out)
+            references = make_bank(engine, source, bank, text, out)
         todo = [i for i in chosen if i not in records.done]
         mine = todo[jax.process_index() :: jax.process_count()]
 
-        def row(number: int, model: Model) -> dict:
+        def row(number: int) -> dict:
             shown = source.load("val", pictures[number])
             wanted = range(len(source.classes)) if classes == "all" else shown.classes
             decoded, context = references.context(wanted, pictures[number], "val")
-            counts = score(shown, decoded, model.logits(shown.image, context), merge)
+            counts = score(shown, decoded, class_logits(engine, shown.image, context), merge)
             return {
                 "index": number,
                 "picture": pictures[number],
@@ -123,7 +126,7 @@ def evaluate_semseg(
             enabled=distributed.is_main_host(),
         )
         with distributed.raise_on_all_hosts(), closing(bar):
-            for done in spread_over(row, mine, models, batch_size):
+            for done in prefetch_results(row, mine, threads=batch_size, limit=2 * batch_size - 1):
                 records.add(done)
                 sums += class_sums([done], len(source.classes))[0]
                 bar.set_postfix(mIoU=f"{100 * mean_iou(sums[None])[0]:.2f}", refresh=False)
@@ -149,6 +152,19 @@ def evaluate_semseg(
     if distributed.is_main_host():
         _write(out, result, rows, source.classes)
     return result
+
+
+def class_logits(
+    engine: Engine, image: UInt8[np.ndarray, "height width 3"], prototypes: Prototypes
+) -> Iterator[Float[np.ndarray, "valid_height valid_width"]]:
+    """Yield the logits of each valid concept on the part of the canvas that has the image."""
+    count = int(np.asarray(prototypes.valid).sum())
+    if not count:
+        return
+    placed = resize_and_pad(image, np.zeros((0, *image.shape[:2]), bool), engine.config.canvas)
+    height, width = placed.size
+    for logits in engine.decode_each(engine.features([placed], 1), prototypes, count):
+        yield logits[:height, :width]
 
 
 def _notes(classes: Classes, merge: Merge, bank: Bank) -> list[str]:

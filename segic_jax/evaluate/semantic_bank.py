@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 
+from segic_jax.data.canvas import fitted_taps, resample, resize_and_pad
 from segic_jax.data.semantic import SemanticSource, Split, draw_references
 from segic_jax.errors import BundleError, DataError
-from segic_jax.evaluate.semantic_decode import Model, padded_slots, spread_over
 from segic_jax.evaluate.semantic_metrics import unique_names
+from segic_jax.inference.engine import Engine, padded_concepts
 from segic_jax.models.segic import Prototypes
 from segic_jax.runtime import distributed, progress
 from segic_jax.runtime.atomic_write import atomic_write
+from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.weights.bundle import Bundle
 
 REFERENCE_SEED = 0
@@ -43,7 +45,7 @@ class Bank:
         """Those of the concepts that have a reference for this target, and the context of these."""
         slots = {concept: self.slot(concept, target, split) for concept in concepts}
         found = {concept: slot for concept, slot in slots.items() if slot is not None}
-        count = padded_slots(len(found))
+        count = padded_concepts(len(found))
         visual = np.zeros((1, count, 1, self.visual.shape[-1]), np.float32)
         text = np.zeros((1, count, self.text.shape[-1]), np.float32)
         for row, (concept, slot) in enumerate(found.items()):
@@ -81,9 +83,7 @@ def text_features(
     return bundle.text_features([""] * len(source.classes)), False
 
 
-def make_bank(
-    models: Sequence[Model], source: SemanticSource, split: Split, text: np.ndarray, out: Path
-) -> Bank:
+def make_bank(engine: Engine, source: SemanticSource, split: Split, text: np.ndarray, out: Path) -> Bank:
     """Draw the references, once for a folder, and encode them, on every host."""
     source.pictures(split)  # raises where there is no such split
     path = out / "references.json"
@@ -97,16 +97,30 @@ def make_bank(
     if not views:
         raise DataError(f"The {split} split of {source.name} shows no class at all: get its labels again.")
 
-    def encode(view: tuple[int, int], model: Model) -> np.ndarray:
+    def encode(view: tuple[int, int]) -> np.ndarray:
         number, slot = view
         shown = source.load(split, drawn[number][slot])
         if number not in shown.classes:
             raise DataError(f"{path} does not fit the data, which have changed: delete {out}.")
-        return model.visual(shown.image, shown.masks[shown.classes.index(number)])
+        return pool_softly(engine, shown.image, shown.masks[shown.classes.index(number)])
 
-    visual = np.zeros((len(drawn), max(map(len, drawn.values())), models[0].config.vit.width), np.float32)
-    features = spread_over(encode, views, models, 2 * len(models))
+    visual = np.zeros((len(drawn), max(map(len, drawn.values())), engine.config.vit.width), np.float32)
+    threads = 2 * len(engine.devices)
+    features = prefetch_results(encode, views, threads=threads, limit=2 * threads - 1)
     bar = progress.bar(features, total=len(views), desc="references", enabled=distributed.is_main_host())
     for view, feature in zip(views, bar, strict=True):
         visual[view] = feature
     return Bank(split, drawn, visual, text)
+
+
+def pool_softly(
+    engine: Engine, image: UInt8[np.ndarray, "height width 3"], mask: Bool[np.ndarray, "height width"]
+) -> Float[np.ndarray, " channels"]:
+    """Pool a reference inside its mask as soft as resizing leaves it (segic.py:996-998)."""
+    canvas = engine.config.canvas
+    placed = resize_and_pad(image, mask[None][:0], canvas)
+    soft = np.zeros((1, 1, canvas, canvas), np.float32)
+    rows, columns = placed.size
+    height, width = mask.shape
+    soft[0, 0, :rows, :columns] = resample(mask, *fitted_taps(height, width, canvas))
+    return np.asarray(engine.pool(engine.features([placed], 1), soft))[0, 0]

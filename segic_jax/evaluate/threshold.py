@@ -5,7 +5,8 @@ import numpy as np
 from segic_jax.data.episodes import EpisodeSource
 from segic_jax.data.manifest import Manifest
 from segic_jax.evaluate.episodes import make_tasks
-from segic_jax.evaluate.infer import Model, Prediction, judge_all, to_own_size
+from segic_jax.evaluate.infer import Prediction, judge_all, to_own_size
+from segic_jax.inference.engine import Engine
 from segic_jax.weights.bundle import Bundle
 
 THRESHOLDS = np.arange(-0.5, 1.0, 0.01)
@@ -20,13 +21,15 @@ def tune_threshold(bundle: Bundle, source: EpisodeSource, manifest: Manifest) ->
 
     def judge(answer: Prediction):
         truth = answer.shown.mask
-        cosine = to_own_size(answer.cosine, answer.size, truth.shape)
+        assert answer.similarity is not None
+        cosine = to_own_size(answer.similarity, answer.size, truth.shape)
         inside, outside = _above(cosine[truth]), _above(cosine[~truth])
         return names[answer.task.episode.class_id], inside, truth.sum() + outside
 
     intersection, union = np.zeros((2, len(names), len(THRESHOLDS)))
     tasks = make_tasks(bundle, source, [manifest])
-    for row, shared, either in judge_all({"segic": Model(bundle)}, source, tasks, judge):
+    engines = {"segic": Engine(bundle)}
+    for row, shared, either in judge_all(engines, source, tasks, judge, similarity=True):
         intersection[row] += shared
         union[row] += either
     scores = 100 * (intersection / np.maximum(union, 1)).mean(0)

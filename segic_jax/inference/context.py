@@ -12,6 +12,7 @@ from jaxtyping import Float, Float16, Int32, UInt8
 from safetensors import SafetensorError
 
 from segic_jax.errors import DataError
+from segic_jax.inference.engine import chunk_sizes
 from segic_jax.inference.matching import INSIDE, KINDS, PATCHES, ConceptSlots
 from segic_jax.models import segic
 from segic_jax.runtime.atomic_write import atomic_write, require_path
@@ -237,14 +238,6 @@ def thinned(indices: np.ndarray, most: int) -> np.ndarray:
     if len(indices) <= most:
         return indices
     return indices[np.arange(most) * len(indices) // most]
-
-
-def chunk_sizes(concepts: int) -> list[int]:
-    """So many concepts in chunks of 16, 4 and 1: three programs serve any number of them."""
-    left = concepts % 16
-    if left > 12:
-        return [16] * (concepts // 16 + 1)
-    return [16] * (concepts // 16) + [4] * (left // 4) + {0: [], 1: [1]}.get(left % 4, [4])
 
 
 def in_slots(concepts: Sequence[Concept]) -> list[ConceptSlots]:

@@ -1,95 +1,230 @@
-"""The compiled programs of inference, one compilation for each shape; see models/segic.py."""
+"""Run a model for inference: the one place of the package that does.
 
+An `Engine` places the weights on its devices once. Images go to the devices in turn, and what is computed
+from an image stays on the image's device. Shapes are static, so that each program is compiled once: images
+lie on the canvas, a fixed number of them at a time, and concepts come in chunks of 16, 4 and 1. Thus neither
+the batch size nor the number of devices changes a result.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
-from segic_jax.inference import matching
-from segic_jax.inference.matching import ConceptMatches, ConceptSlots, PooledReference
+from segic_jax.data.canvas import CanvasImage
+from segic_jax.inference import matching, memory
+from segic_jax.inference.matching import ConceptMatches, ConceptSlots, PatchMatches, PooledReference
+from segic_jax.inference.memory import ObjectMemory
 from segic_jax.models import correspondence, segic
 from segic_jax.models.params import Params
-from segic_jax.models.segic import Prototypes, ReferenceBatch
+from segic_jax.models.segic import Prototypes
+from segic_jax.weights.bundle import Bundle
+
+ACCELERATOR_ROWS = 8  # images of one program; a CPU takes one at a time
+CHUNKS = (16, 4, 1)  # concepts of one program
+CPU_PATCHES = 4096  # patches of all concepts that a CPU decodes at once: those of more leave its cache
+
+
+class ImageFeatures(NamedTuple):
+    """Represent a batch of images on one device; rows beyond the images are unused."""
+
+    features: Float[Array, "rows g g channels"]  # float32, not of unit length
+    sizes: Int[Array, "rows 2"]  # (h, w) of each image on the canvas
+
+
+class Decoding(NamedTuple):
+    """Hold the masks of some concepts, and the similarity maps that prompted them, on the canvas."""
+
+    logits: Float[Array, "rows concepts S S"]  # inside where positive; crop to the image's size before use
+    similarity: Float[Array, "rows concepts S S"]  # cosine, -1..1
+
+
+class Tracking(NamedTuple):
+    """Hold the masks of the objects of a video on one frame."""
+
+    small_logits: Float[Array, "objects side side"]  # at 4 x grid
+    logits: Float[Array, "objects S S"]  # on the canvas
+
+
+class Engine:
+    """Hold a model on one or more devices and run it.
+
+    `rows` is the number of images of a batch: a fixed number, so that it never changes a result.
+    """
+
+    def __init__(self, bundle: Bundle, devices: Sequence[jax.Device] | None = None):
+        """Place the weights.
+
+        Args:
+            devices: where to compute, in turn; all devices of this process if None.
+        """
+        self.bundle, self.config = bundle, bundle.config
+        self.devices = tuple(jax.local_devices() if devices is None else devices)
+        on_cpu = self.devices[0].platform == "cpu"
+        self.rows = 1 if on_cpu else ACCELERATOR_ROWS
+        self._at_once = max(1, CPU_PATCHES // self.config.grid**2) if on_cpu else None
+        self._weights = {
+            device: jax.device_put((bundle.backbone, bundle.head), device) for device in self.devices
+        }
+        self._turns = itertools.cycle(self.devices)  # threads share it
+
+    def features(self, images: Sequence[CanvasImage], rows: int | None = None) -> ImageFeatures:
+        """Encode images with the backbone, on the next device.
+
+        Args:
+            images: at most `rows` of them.
+            rows: images of the compiled program; `self.rows` if None.
+        """
+        device, canvas, rows = next(self._turns), self.config.canvas, rows or self.rows
+        pixels = np.zeros((rows, canvas, canvas, 3), np.uint8)
+        sizes = np.full((rows, 2), canvas, np.int32)
+        for row, image in enumerate(images):
+            pixels[row], sizes[row] = image.image, image.size
+        backbone, _ = self._weights[device]
+        pixels, sizes = jax.device_put((pixels, sizes), device)
+        return ImageFeatures(extract(self.config, backbone, pixels, sizes), sizes)
+
+    def pool(
+        self,
+        images: ImageFeatures,
+        masks: Float[np.ndarray, "rows masks S S"] | Bool[np.ndarray, "rows masks S S"],
+    ) -> Float[Array, "rows masks channels"]:
+        """Return the mean feature inside each mask; a mask that fills no patch gives zeros.
+
+        Args:
+            masks: of each image on the canvas, bool or 0..1.
+        """
+        return _pool(images.features, masks)
+
+    def pool_reference(self, images: ImageFeatures, mask: Bool[np.ndarray, "S S"]) -> PooledReference:
+        """Pool one mask on the one image of `images` for the API; see `matching.pool_reference`."""
+        return _pool_reference(*images, mask)
+
+    def prototypes(
+        self,
+        shots: Float[np.ndarray, "rows concepts shots channels"],
+        text: Float[np.ndarray, "rows concepts text_width"],
+    ) -> Prototypes:
+        """Represent each concept by the mean of its shots, the best of three ways (`studies.kshot`)."""
+        mean = shots.mean(2)
+        return Prototypes(
+            pooled=mean, visual=mean[:, :, None], visual_valid=np.ones((*mean.shape[:2], 1), bool), text=text
+        )
+
+    def decode(
+        self, images: ImageFeatures, prototypes: Prototypes, concepts: Sequence[int] | None = None
+    ) -> Decoding:
+        """Decode concepts as the official code does: each reads the tokens of all.
+
+        Args:
+            concepts: which of them to decode; all if None.
+        """
+        _, head = self._weights[_device(images)]
+        rows = None if concepts is None else np.asarray(concepts, np.int32)
+        return _decode(self.config, self._at_once, head, images.features, prototypes, rows)
+
+    def decode_each(
+        self, images: ImageFeatures, prototypes: Prototypes, count: int
+    ) -> Iterator[Float[np.ndarray, "S S"]]:
+        """Yield the logits of the first `count` concepts on the one image of `images`, decoded in chunks.
+
+        Args:
+            prototypes: of at least `padded_concepts(count)` concepts, those beyond `count` not valid.
+        """
+        prototypes, start = self.place(prototypes, images), 0
+        for size in chunk_sizes(count):
+            logits = np.asarray(self.decode(images, prototypes, range(start, start + size)).logits[0])
+            yield from logits[: count - start]
+            start += size
+
+    def match_concepts(self, images: ImageFeatures, slots: Sequence[ConceptSlots]) -> list[ConceptMatches]:
+        """Decode each concept as if it were alone, and match its patches; see `matching.match_concepts`."""
+        _, head = self._weights[_device(images)]
+        return [_match_concepts(self.config, self._at_once, head, *images, chunk) for chunk in slots]
+
+    def match_patches(self, images: ImageFeatures, slots: Sequence[ConceptSlots]) -> list[PatchMatches]:
+        """Match the patches of the one image of `images` for explanations; see `matching.match_patches`."""
+        return [_match_patches(self.config, images.features, chunk) for chunk in slots]
+
+    def track(
+        self, images: ImageFeatures, objects: ObjectMemory, text: Float[np.ndarray, " text_width"]
+    ) -> tuple[Tracking, ObjectMemory]:
+        """Decode the objects of a video on its next frame; see `memory.decode_frame`."""
+        _, head = self._weights[_device(images)]
+        return _track(self.config, self._at_once, head, images.features, objects, text)
+
+    def place(self, arrays: Any, images: ImageFeatures | None = None) -> Any:
+        """Put arrays on the device of `images`, or on the next one."""
+        return jax.device_put(arrays, next(self._turns) if images is None else _device(images))
+
+
+def chunk_sizes(concepts: int) -> list[int]:
+    """Return the sizes of the chunks that hold so many concepts: three programs serve any number of them."""
+    largest, middle, _ = CHUNKS
+    rest = concepts % largest
+    if rest > largest - middle:
+        return [largest] * (concepts // largest + 1)
+    last = {0: [], 1: [1]}.get(rest % middle, [middle])
+    return [largest] * (concepts // largest) + [middle] * (rest // middle) + last
+
+
+def padded_concepts(concepts: int) -> int:
+    """Return the number of slots, 1, 4, 16, 32, 48, ..., for concepts that read each other's tokens."""
+    largest = CHUNKS[0]
+    return next((size for size in CHUNKS[::-1] if concepts <= size), -(-concepts // largest) * largest)
 
 
 @partial(jax.jit, static_argnums=0)
 def extract(
     config: ModelConfig, backbone: Params, images: Array, sizes: Int[Array, "n 2"]
 ) -> Float[Array, "n g g channels"]:
-    """Features of images on the canvas; see `models.segic.extract`.
+    """Return the features of images on the canvas; see `models.segic.extract`.
 
     Args:
-        backbone: parameters; in half precision the backbone runs in it.
+        backbone: parameters; in bfloat16 the backbone runs in it.
         images: uint8 or float [n, S, S, 3], 0..255.
         sizes: (h, w) of each image on the canvas; what lies beyond is padding.
     """
     return segic.extract(config, backbone, images, sizes)
 
 
-@jax.jit
-def encode(features: Float[Array, "batch images g g channels"], references: ReferenceBatch) -> Prototypes:
-    """Contexts from the features of reference images; `references.images` and `sizes` are not read."""
-    return segic.encode_features(features, references)
-
-
-@partial(jax.jit, static_argnums=0)
-def decode(
-    config: ModelConfig, head: Params, features: Float[Array, "batch g g channels"], context: Prototypes
-) -> Float[Array, "batch concepts S S"]:
-    """Mask logits on the canvas from the features of targets; inside where positive.
-
-    Concepts read each other's tokens, as in the official code; the API's `find` decodes each alone. Crop to
-    the image's (h, w) on the canvas before use.
-    """
-    return segic.upsample(segic.decode(config, head, features, context)[0], config.canvas)
-
-
-@partial(jax.jit, static_argnums=0)
-def cosine(
-    canvas: int, features: Float[Array, "batch g g channels"], context: Prototypes
-) -> Float[Array, "batch concepts S S"]:
-    """The correspondence maps alone, -1..1."""
-    return correspondence.cosine_map(features, context.pooled, canvas)
+def _device(images: ImageFeatures) -> jax.Device:
+    (device,) = images.features.devices()
+    return device
 
 
 @jax.jit
-def show(
-    features: Float[Array, "1 g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]
-) -> PooledReference:
-    """One mask on one reference, for the API.
-
-    Args:
-        size: (h, w) of the image on the canvas.
-    """
-    return matching.show(features[0], mask, size)
+def _pool(features, masks):
+    return correspondence.pool(features[:, None], masks)
 
 
-@partial(jax.jit, static_argnums=0)
-def find(
-    config: ModelConfig,
-    head: Params,
-    features: Float[Array, "batch g g channels"],
-    sizes: Int[Array, "batch 2"],
-    slots: ConceptSlots,
-) -> ConceptMatches:
-    """Logits at 4 x grid of concepts of the API's Context, each decoded alone, and how their cells match.
+@jax.jit
+def _pool_reference(features, sizes, mask):
+    return matching.pool_reference(features[0], mask, sizes[0])
 
-    Args:
-        sizes: (h, w) of each target on the canvas.
-        slots: of `context.in_slots`.
-    """
-    return matching.find(config, head, features, sizes, slots)
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _decode(config, at_once, head, features, prototypes, rows):
+    stages = segic.decode_stages(config, head, features, prototypes, rows=rows, concepts_at_once=at_once)
+    return Decoding(segic.upsample(stages.logits, config.canvas), stages.map)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _match_concepts(config, at_once, head, features, sizes, slots):
+    return matching.match_concepts(config, head, features, sizes, slots, concepts_at_once=at_once)
 
 
 @partial(jax.jit, static_argnums=0)
-def match(
-    config: ModelConfig, features: Float[Array, "1 g g channels"], slots: ConceptSlots
-) -> tuple[Float[Array, "slots S S"], Float[Array, "slots g g"], Int[Array, "slots g g"]]:
-    """Which reference cell each cell of a target looks like.
+def _match_patches(config, features, slots):
+    return matching.match_patches(config, features, slots)
 
-    Returns:
-        The cosine map on the canvas; for each cell the cosine to its best cell of the object, -1..1; and the
-        place of that cell among those of the concept.
-    """
-    return matching.match(config, features, slots)
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _track(config, at_once, head, features, objects, text):
+    frame, objects = memory.decode_frame(config, head, features, objects, text, at_once)
+    return Tracking(frame.stages.logits[0], frame.logits), objects

@@ -7,15 +7,15 @@ does, for what negatives take away and for the evidence that a class is there at
 from collections.abc import Iterable, Iterator
 from functools import partial
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from segic_jax.data.canvas import resize_and_pad
 from segic_jax.inference.context import Context
+from segic_jax.inference.memory import ObjectMemory
 from segic_jax.inference.result import Result
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.inference.tracker import Memory, finished, look, prompt_of, slots
+from segic_jax.inference.tracker import finished, prompt_of, slots
 
 Latest = tuple[Float[np.ndarray, "slots channels"], Bool[np.ndarray, " slots"]]  # of the memory: what changes
 
@@ -35,7 +35,6 @@ def followed(
         keep_absent: give a mask to classes that seem to be absent, too.
     """
     bundle, config = segmenter.bundle, segmenter.config
-    head = jax.device_put(bundle.head)
     text = bundle.prompt_features([prompt_of(bundle)])[0]
     known = np.arange(slots(len(context.names))) < len(context.names)
     first = np.zeros((len(known), config.vit.width), np.float32)
@@ -44,22 +43,18 @@ def followed(
         latest = (np.zeros_like(first), np.zeros_like(known))
 
     def started():
-        memory = Memory(first, *latest, known)
+        memory = ObjectMemory(first, *latest, known)
         for frame in frames:
             placed = resize_and_pad(frame, np.zeros((0, *frame.shape[:2]), bool), config.canvas)
-            features = segmenter.features(placed)
-            logits, memory = _step(config, head, features, memory, text)
-            judged = segmenter.judge(frame, placed, features, context, logits, keep_absent=keep_absent)
+            features = segmenter.engine.features([placed], 1)
+            masks, memory = segmenter.engine.track(features, memory, text)
+            judged = segmenter.judge(
+                frame, placed, features, context, masks.small_logits, keep_absent=keep_absent
+            )
             yield partial(_result, judged, memory)
 
     yield from finished(started())
 
 
-@partial(jax.jit, static_argnums=0)
-def _step(config, head, features, memory, text):
-    seen, memory = look(config, head, features, memory, text)
-    return seen.decoded.logits[0], memory
-
-
-def _result(judged, memory: Memory) -> tuple[Result, Latest]:
+def _result(judged, memory: ObjectMemory) -> tuple[Result, Latest]:
     return judged(), (np.asarray(memory.latest), np.asarray(memory.predicted))

@@ -51,6 +51,14 @@ class ConceptMatches(NamedTuple):
     mutual: Float[Array, "batch rows"]  # share of the INSIDE cells that match one cell and are matched by it
 
 
+class PatchMatches(NamedTuple):
+    """Hold which reference patch each patch of a target looks like."""
+
+    heat: Float[Array, "slots S S"]  # similarity map on the canvas
+    best: Float[Array, "slots g g"]  # cosine to the best patch of the object, -1..1
+    index: Int[Array, "slots g g"]  # of that patch among those of the concept
+
+
 def cells_on_image(sizes: Int[Array, "*n 2"], canvas: int, grid: int) -> Bool[Array | np.ndarray, "*n g g"]:
     """Cells whose centre is on the image; the first one always is. Of NumPy or JAX, as `sizes` is."""
     centre = (np.arange(grid) + 0.5) * (canvas / grid)
@@ -58,7 +66,7 @@ def cells_on_image(sizes: Int[Array, "*n 2"], canvas: int, grid: int) -> Bool[Ar
     return (centre[:, None] < sizes[..., 0, None, None]) & (centre < sizes[..., 1, None, None])
 
 
-def show(
+def pool_reference(
     features: Float[Array, "g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]
 ) -> PooledReference:
     """Pool a reference. A mask that fills no cell stands for the cells that it covers most."""
@@ -72,12 +80,14 @@ def show(
     return PooledReference(summed / jnp.maximum(inside.sum(), 1), inside, valid)
 
 
-def find(
+def match_concepts(
     config: ModelConfig,
     head: Params,
     features: Float[Array, "batch g g channels"],
     sizes: Int[Array, "batch 2"],
     slots: ConceptSlots,
+    *,
+    concepts_at_once: int | None = None,
 ) -> ConceptMatches:
     """Decode concepts, each as if it were alone, and match their cells.
 
@@ -86,7 +96,9 @@ def find(
     """
     batch, grid, _, channels = features.shape
     context = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context)
-    decoded = segic.decode_stages(config, head, features, context, use_cross=False)
+    decoded = segic.decode_stages(
+        config, head, features, context, use_cross=False, concepts_at_once=concepts_at_once
+    )
     cells = l2_normalise(features, 1e-8).reshape(batch, grid * grid, channels)
     cosine = jnp.einsum("bnc,rkpc->brkpn", cells, slots.patches)
     cosine = jnp.where(slots.patches_valid[None, ..., None], cosine, -1)
@@ -112,11 +124,11 @@ def _mutual(
     return (back & valid).sum(-1) / jnp.maximum(valid.sum(-1), 1)
 
 
-def match(
+def match_patches(
     config: ModelConfig, features: Float[Array, "1 g g channels"], slots: ConceptSlots
-) -> tuple[Float[Array, "slots S S"], Float[Array, "slots g g"], Int[Array, "slots g g"]]:
-    """For explanations: the cosine map, and for each cell the cosine and number of its best INSIDE patch."""
+) -> PatchMatches:
+    """Match the patches of a target with the INSIDE patches of each concept, for explanations."""
     cosine = jnp.einsum("ijc,kpc->kijp", l2_normalise(features[0], 1e-8), slots.patches[:, INSIDE])
     cosine = jnp.where(slots.patches_valid[:, INSIDE, None, None], cosine, -1)
     heat = cosine_map(features, slots.context.pooled, config.canvas)[0]
-    return heat, cosine.max(-1), cosine.argmax(-1)
+    return PatchMatches(heat, cosine.max(-1), cosine.argmax(-1))

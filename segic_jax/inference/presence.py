@@ -95,7 +95,7 @@ def _evidence(logits, similarity, own, other, on_image, known) -> list[float]:
 
 _ANOTHER = (
     "The model file's calibration of presence is of another version; make it again: "
-    "python -m segic_jax.evaluate.calibration --weights FILE --save"
+    "segic calibrate --weights FILE --save"
 )
 
 

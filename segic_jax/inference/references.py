@@ -6,11 +6,11 @@ from typing import NamedTuple
 import cv2
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import UInt8
 
 from segic_jax.data.canvas import CanvasImage, resize_and_pad
-from segic_jax.inference import engine
 from segic_jax.inference.context import Concept, Reference, thinned
+from segic_jax.inference.engine import Engine, ImageFeatures
 from segic_jax.inference.example import Example, as_image, source_of
 from segic_jax.inference.matching import INSIDE, OUTSIDE, PATCHES
 
@@ -50,7 +50,8 @@ def read(examples: Sequence[Example], canvas: int) -> Read:
 
 
 def taught(
-    features: Float[Array, "1 g g channels"],
+    engine: Engine,
+    features: ImageFeatures,
     shown: Read,
     row: int,
     reference: int,
@@ -62,8 +63,8 @@ def taught(
         reference: the image's place in `Context.references`.
     """
     mask, placed, own = shown.placed.masks[row], shown.placed.size, shown.reference.size
-    seen = jax.tree.map(np.asarray, engine.show(features, mask, np.array(placed, np.int32)))
-    vectors = np.asarray(features)[0]
+    seen = jax.tree.map(np.asarray, engine.pool_reference(features, mask))
+    vectors = np.asarray(features.features)[0]
     patches, kinds, places = [], [], []
     for kind, chosen in ((INSIDE, seen.inside), (OUTSIDE, seen.valid & ~seen.inside)):
         at = np.argwhere(chosen)

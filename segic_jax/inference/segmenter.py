@@ -27,8 +27,8 @@ from jaxtyping import Array, Float, UInt8
 from segic_jax.config import to_dict
 from segic_jax.data.canvas import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
-from segic_jax.inference import engine
 from segic_jax.inference.context import Concept, Context, in_slots, joined, read_context
+from segic_jax.inference.engine import Engine, ImageFeatures
 from segic_jax.inference.example import (
     Example,
     ImageLike,
@@ -58,7 +58,7 @@ class Segmenter:
     def __init__(self, bundle: Bundle):
         self.bundle = bundle
         self.config = bundle.config
-        self._backbone, self._head = jax.device_put((bundle.backbone, bundle.head))
+        self.engine = Engine(bundle, [*jax.device_put(0).devices()])
         self._calibration = calibration_of(bundle.notes)
         self._slots: WeakKeyDictionary[Context, list[ConceptSlots]] = WeakKeyDictionary()
 
@@ -123,9 +123,9 @@ class Segmenter:
         with ThreadPoolExecutor(2) as pool:
             for group, future in prefetch(pool, self._read, by_image(examples), 4):
                 shown = future.result()
-                features = self.features(shown.placed)
+                features = self.engine.features([shown.placed], 1)
                 for row, example in enumerate(group):
-                    part = taught(features, shown, row, len(references))
+                    part = taught(self.engine, features, shown, row, len(references))
                     if example.negative:
                         against = known if example.name is None else (example.name,)
                         negatives.append(replace(part, text=self.bundle.text_feature(), against=against))
@@ -201,8 +201,8 @@ class Segmenter:
         """
         self._require_usable(context)
         shown = self._placed(target)
-        features, chunks = self.features(shown.placed), self._slots_of(context)
-        found = [engine.match(self.config, features, slots) for slots in chunks]
+        features = self.engine.features([shown.placed], 1)
+        found = self.engine.match_patches(features, self._slots_of(context))
         heat, best, which = (np.concatenate(parts) for parts in zip(*found, strict=True))
         own, patch = shown.image.shape[:2], self.config.vit.patch_size
         return [
@@ -223,16 +223,11 @@ class Segmenter:
             digest.update(np.asarray(flat[:: max(1, len(flat) // 4096)]).tobytes())
         return digest.hexdigest()
 
-    def features(self, placed: CanvasImage) -> Float[Array, "1 g g channels"]:
-        """Backbone features of an image on the canvas, float32 on the device; not of unit length."""
-        sizes = np.array([placed.size], np.int32)
-        return engine.extract(self.config, self._backbone, placed.image[None], sizes)
-
     def judge(
         self,
         image: UInt8[np.ndarray, "height width 3"],
         placed: CanvasImage,
-        features: Float[Array, "1 g g channels"],
+        features: ImageFeatures,
         context: Context,
         logits: Float[Array, "rows side side"],
         *,
@@ -246,13 +241,8 @@ class Segmenter:
             logits: of the classes, at 4 x grid; what is beyond their number is not read.
         """
         self._require_usable(context)
-        found = self._found(features, np.array([placed.size], np.int32), context)
+        found = self.engine.match_concepts(features, self._slots_of(context))
         return lambda: self._result(found, 0, _Target(image, None, placed), context, keep_absent, logits)
-
-    def _found(self, features: Array, sizes: np.ndarray, context: Context) -> list[ConceptMatches]:
-        return [
-            engine.find(self.config, self._head, features, sizes, slots) for slots in self._slots_of(context)
-        ]
 
     def _placed(self, target: ImageLike) -> "_Target":
         image = as_image(target)
@@ -268,13 +258,8 @@ class Segmenter:
         """Start the device; each function waits for its result and makes the masks."""
         if not targets:
             return []
-        canvas = self.config.canvas
-        images = np.zeros((batch, canvas, canvas, 3), np.uint8)
-        sizes = np.full((batch, 2), canvas, np.int32)
-        for row, target in enumerate(targets):
-            images[row], sizes[row] = target.placed.image, target.placed.size
-        features = engine.extract(self.config, self._backbone, images, sizes)
-        found = self._found(features, sizes, context)
+        features = self.engine.features([target.placed for target in targets], batch)
+        found = self.engine.match_concepts(features, self._slots_of(context))
         return [
             lambda row=row, target=target: self._result(found, row, target, context, keep_absent)
             for row, target in enumerate(targets)
@@ -319,7 +304,7 @@ class Segmenter:
         return made
 
     def _stream(self, targets: Iterator[ImageLike], context, keep_absent, on_error) -> Iterator[Result]:
-        batch = 1 if jax.default_backend() == "cpu" else 8
+        batch = self.engine.rows
         group: list[_Target] = []
         finishing: deque[Future[Result]] = deque()
         failed: DataError | None = None
@@ -353,7 +338,7 @@ class Segmenter:
     def _slots_of(self, context: Context) -> list[ConceptSlots]:
         """On the device, made once for a Context."""
         if context not in self._slots:
-            self._slots[context] = jax.device_put(in_slots((*context.concepts, *context.negatives)))
+            self._slots[context] = self.engine.place(in_slots((*context.concepts, *context.negatives)))
         return self._slots[context]
 
     def _require_own(self, context: Context, what: str) -> None:

@@ -10,72 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, UInt8, UInt16
 
-from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig
+from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT
 from segic_jax.data.canvas import resize, resize_and_pad
 from segic_jax.errors import DataError
-from segic_jax.inference import engine
-from segic_jax.models.correspondence import pool
-from segic_jax.models.params import Params
-from segic_jax.models.segic import DecoderStages, Prototypes, decode_stages, upsample
+from segic_jax.inference.engine import Engine
+from segic_jax.inference.memory import ObjectMemory
 from segic_jax.weights.bundle import Bundle
 
-EPS = 1e-4  # least norm of a feature in the cosine (segic.py:889); images have 1e-8
 SLOTS = 8  # objects of the compiled step; doubled when a video has more
 Semantics = Literal["official", "repaired"]
 Made = TypeVar("Made")
-
-
-class Memory(NamedTuple):
-    """What is remembered of the objects of a video."""
-
-    first: Float[Array, "objects channels"]  # pooled inside the given mask
-    latest: Float[Array, "objects channels"]  # pooled inside the latest predicted mask
-    predicted: Bool[Array, " objects"]  # whether there is a predicted mask yet
-    valid: Bool[Array, " objects"]  # which slots hold an object
-
-
-class Seen(NamedTuple):
-    """One frame: every stage of its decoding, and the objects' mask logits on the canvas."""
-
-    decoded: DecoderStages
-    logits: Float[Array, "objects S S"]
-
-
-def remember(features: Float[Array, "1 g g channels"], masks: Bool[Array, "objects S S"]) -> Memory:
-    """The memory after the frame with the given masks; an object with an empty mask has a zero feature."""
-    first = pool(features, masks)
-    objects = len(masks)
-    return Memory(first, jnp.zeros_like(first), jnp.zeros(objects, bool), jnp.ones(objects, bool))
-
-
-def look(
-    config: ModelConfig,
-    head: Params,
-    features: Float[Array, "1 g g channels"],
-    memory: Memory,
-    text: Float[Array, " text_width"],
-) -> tuple[Seen, Memory]:
-    """Decode all objects of a frame at once, and remember their predicted masks (segic.py:862-966).
-
-    The cosine map and the point come from the first mask alone, the visual tokens from both; the other
-    objects' points are points outside. The mask is pooled over the whole canvas, padding included.
-    """
-    objects = len(memory.first)
-    context = Prototypes(
-        pooled=memory.first[None],
-        visual=jnp.stack([memory.first, memory.latest], axis=1)[None],
-        visual_valid=jnp.stack([memory.valid, memory.valid & memory.predicted], axis=1)[None],
-        text=jnp.tile(text, (1, objects, 1)),
-    )
-    decoded = decode_stages(config, head, features, context, cross_points=True, eps=EPS)
-    logits = upsample(decoded.logits, config.canvas)[0]
-    latest = pool(features, logits > 0)
-    return Seen(decoded, logits), Memory(memory.first, latest, memory.valid, memory.valid)
 
 
 def index_mask(
@@ -92,15 +39,6 @@ def index_mask(
     with np.errstate(over="ignore"):
         probability = np.where(inside, 1 / (1 + np.exp(-logits)), 0)
     return np.where(inside.any(0), probability.argmax(0) + 1, 0).astype(np.uint16)
-
-
-_pool = jax.jit(pool)
-
-
-@partial(jax.jit, static_argnums=0)
-def _step(config, head, features, memory, text):
-    seen, memory = look(config, head, features, memory, text)
-    return seen.logits, memory
 
 
 class FramePrediction(NamedTuple):
@@ -128,24 +66,24 @@ class Tracker:
     Its programs are compiled once for videos of up to SLOTS objects and any size of frames.
     """
 
-    def __init__(self, bundle: Bundle, *, prompt: str = INSTANCE_PROMPT):
+    def __init__(self, engine: Engine, *, prompt: str = INSTANCE_PROMPT):
         """`prompt` is the sentence for all objects; officially always the one for instances.
 
         Raises:
             BundleError: the model knows neither the prompt nor a text tower to encode it.
         """
-        self._bundle = bundle
-        self._text = jnp.asarray(bundle.prompt_features([prompt])[0])
-        width = bundle.config.vit.width
+        self.engine = engine
+        self._text = engine.bundle.prompt_features([prompt])[0]
+        width = engine.config.vit.width
         empty = np.zeros((SLOTS, width), np.float32), np.zeros(SLOTS, bool)
-        self._memory = Memory(empty[0], empty[0], empty[1], empty[1])
+        self._memory = ObjectMemory(empty[0], empty[0], empty[1], empty[1])
         self.objects = 0  # how many are known
 
     def add(self, pooled: Float[np.ndarray, "new channels"]) -> None:
         """Follow more objects, from the features inside their masks on whatever image."""
         known, self.objects = self.objects, self.objects + len(pooled)
         more = slots(self.objects) - len(self._memory.valid)
-        memory = Memory(
+        memory = ObjectMemory(
             *(np.pad(np.asarray(one), [(0, more)] + [(0, 0)] * (one.ndim - 1)) for one in self._memory)
         )
         memory.first[known : self.objects] = pooled
@@ -168,7 +106,7 @@ class Tracker:
         Raises:
             DataError: masks of another size than the frame.
         """
-        config = self._bundle.config
+        canvas = self.engine.config.canvas
         own = frame.shape[:2]
         new = np.zeros((0, *own), bool) if new is None else new
         if new.shape[1:] != own:
@@ -177,17 +115,17 @@ class Tracker:
                 "make them the same size."
             )
         known, logits = self.objects, None
-        placed = resize_and_pad(frame, new, config.canvas)
+        placed = resize_and_pad(frame, new, canvas)
         features = None
         if known or len(new):
-            size = np.asarray([placed.size], np.int32)
-            features = engine.extract(config, self._bundle.backbone, placed.image[None], size)
+            features = self.engine.features([placed], 1)
         if known:
-            logits, self._memory = _step(config, self._bundle.head, features, self._memory, self._text)
+            found, self._memory = self.engine.track(features, self._memory, self._text)
+            logits = found.logits
         if len(new):
-            masks = np.zeros((slots(len(new)), config.canvas, config.canvas), bool)
-            masks[: len(new)] = placed.masks
-            self.add(np.asarray(_pool(features, masks))[: len(new)])
+            masks = np.zeros((1, slots(len(new)), canvas, canvas), bool)
+            masks[0, : len(new)] = placed.masks
+            self.add(np.asarray(self.engine.pool(features, masks))[0, : len(new)])
         return FramePrediction(logits, known, placed.size, own, new)
 
 
@@ -200,7 +138,7 @@ def slots(objects: int) -> int:
 
 
 def follow(
-    bundle: Bundle,
+    engine: Engine,
     frames: Iterable[UInt8[np.ndarray, "height width 3"]],
     annotations: Mapping[int, Integer[np.ndarray, "height width"]],
     *,
@@ -224,7 +162,7 @@ def follow(
         BundleError: the model knows no feature of the prompt.
     """
     answers = (_official if semantics == "official" else _repaired)(
-        Tracker(bundle, prompt=prompt), frames, annotations
+        Tracker(engine, prompt=prompt), frames, annotations
     )
     yield from finished(answers)
 
@@ -256,7 +194,7 @@ def _official(tracker: Tracker, frames: Iterable, annotations: Mapping):
         ids = np.unique(annotation)[1:]
         new = annotation == ids[:, None, None]
         answer = tracker.step(frame, new)
-        given = resize_and_pad(frame, new, tracker._bundle.config.canvas)
+        given = resize_and_pad(frame, new, tracker.engine.config.canvas)
         yield partial(index_mask, given.masks, answer.size, answer.own)
 
 

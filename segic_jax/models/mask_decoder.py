@@ -16,8 +16,6 @@ from segic_jax.models.attention import attention
 from segic_jax.models.layers import MLP, Embedding, LayerNorm, LayerNorm2d, Linear, UpConv, gelu, interleaved
 from segic_jax.models.prompt_encoder import DensePrompt, Prompts
 
-# On a CPU, of as many concepts as have so many cells together: what is made of more leaves its cache.
-CELLS_AT_ONCE = 4096
 _norm_epsilon = 1e-5  # torch's default; the upscaling's LayerNorm2d has 1e-6
 
 
@@ -55,22 +53,6 @@ class MaskDecoder(nnx.Module):
         SegIC uses token 0, or with a task indicator 0 for classes and 1 for instances
         (mask_decoder.py:103-110).
         """
-        cells = image.shape[1] * image.shape[2]
-        at_once = max(1, CELLS_AT_ONCE // cells)
-        if jax.default_backend() != "cpu" or prompts.sparse.shape[1] <= at_once:
-            return self._decoded(image, image_position, prompts)
-        shared = prompts.dense
-
-        def one_part(part):
-            sparse, valid, features = part
-            return self._decoded(
-                image, image_position, Prompts(sparse, valid, shared._replace(features=features))
-            )
-
-        own = (prompts.sparse, prompts.sparse_valid, shared.features)
-        return in_parts(one_part, own, axis=1, at_once=at_once)
-
-    def _decoded(self, image, image_position, prompts):
         batch, concepts = prompts.sparse.shape[:2]
         own = jnp.concatenate([self.iou_token.embedding[...], self.mask_tokens.embedding[...]])
         tokens = jnp.concatenate(
@@ -235,25 +217,3 @@ class MLPBlock(nnx.Module):
 
     def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
         return self.lin2(jax.nn.relu(self.lin1(x)))
-
-
-def in_parts(function, arrays, *, axis: int, at_once: int):
-    """`function` of a tuple of arrays, computed for at most `at_once` places of an axis at a time.
-
-    The function must treat each place of the axis by itself and keep it.
-    """
-    count = arrays[0].shape[axis]
-    parts = -(-count // at_once)
-    size = -(-count // parts)
-
-    def split(x):
-        padding = [(0, parts * size - count if one == axis else 0) for one in range(x.ndim)]
-        x = jnp.pad(x, padding).reshape(*x.shape[:axis], parts, size, *x.shape[axis + 1 :])
-        return jnp.moveaxis(x, axis, 0)
-
-    def joined(x):
-        x = jnp.moveaxis(x, 0, axis)
-        x = x.reshape(*x.shape[:axis], parts * size, *x.shape[axis + 2 :])
-        return jax.lax.slice_in_dim(x, 0, count, axis=axis)
-
-    return jax.tree.map(joined, jax.lax.map(function, jax.tree.map(split, arrays)))

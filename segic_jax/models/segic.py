@@ -260,6 +260,7 @@ def decode_stages(
     cross_points: bool = False,
     eps: float = 1e-8,
     rows: Int[Array, " rows"] | None = None,
+    concepts_at_once: int | None = None,
 ) -> DecoderStages:
     """Decode, and keep every stage.
 
@@ -273,6 +274,7 @@ def decode_stages(
         eps: least norm of a feature in the cosine; 1e-4 in videos (segic.py:648, 889).
         rows: decode only these concepts; they still read the tokens of all, so that many concepts can be
             decoded part by part. `boxes` and the results then have a row for each of them.
+        concepts_at_once: how many concepts the mask decoder takes at a time; all if None.
 
     Raises:
         ValueError: `rows` with `cross_points`.
@@ -299,6 +301,7 @@ def decode_stages(
         use_box=use_box,
         use_cross=use_cross,
         rows=rows,
+        concepts_at_once=concepts_at_once,
     )
 
 
@@ -322,6 +325,7 @@ def decode_with_prompts(
     use_box: Bool[Array, " batch"] | None = None,
     use_cross: Bool[Array, " batch"] | bool = True,
     rows: Int[Array, " rows"] | None = None,
+    concepts_at_once: int | None = None,
 ) -> DecoderStages:
     """`decode_stages` with a geometric instruction that is there already; `context.pooled` is not read."""
     module = head_template(config).bind(head)
@@ -337,7 +341,8 @@ def decode_with_prompts(
         tokens_valid=tokens_valid,
     )
     image = module.embed_image(features)
-    logits, iou = module.mask_decoder(image, module.prompt_encoder.dense_position(), prompts)
+    decode_masks = partial(module.mask_decoder, image, module.prompt_encoder.dense_position())
+    logits, iou = _in_parts(decode_masks, prompts, concepts_at_once)
     return DecoderStages(
         geometric.similarity,
         geometric.map,
@@ -350,6 +355,31 @@ def decode_with_prompts(
         logits=logits[:, :, 0],  # the other three are SAM's multimask outputs
         iou=iou[:, :, 0],
     )
+
+
+def _in_parts(decode_masks: Callable, prompts: Prompts, concepts_at_once: int | None):
+    """Decode the masks of a few concepts after the other, in equal parts."""
+    concepts = prompts.sparse.shape[1]
+    if concepts_at_once is None or concepts <= concepts_at_once:
+        return decode_masks(prompts)
+    parts = -(-concepts // concepts_at_once)
+    size = -(-concepts // parts)
+    dense = prompts.dense
+
+    def split(x):
+        padding = [(0, parts * size - concepts if axis == 1 else 0) for axis in range(x.ndim)]
+        return jnp.moveaxis(jnp.pad(x, padding).reshape(len(x), parts, size, *x.shape[2:]), 1, 0)
+
+    def join(x):
+        x = jnp.moveaxis(x, 0, 1)
+        return x.reshape(len(x), parts * size, *x.shape[3:])[:, :concepts]
+
+    def decode_part(part):
+        sparse, valid, features = part
+        return decode_masks(Prompts(sparse, valid, dense._replace(features=features)))
+
+    arrays = (prompts.sparse, prompts.sparse_valid, dense.features)
+    return jax.tree.map(join, jax.lax.map(decode_part, jax.tree.map(split, arrays)))
 
 
 def upsample(

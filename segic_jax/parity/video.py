@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Integer, UInt8
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.canvas import PADDING, fitted_taps, resample, resample_image
 from segic_jax.inference import engine, tracker
+from segic_jax.inference.memory import EPS, decode_frame, first_memory
 from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
 from segic_jax.models.resize import bilinear
@@ -47,23 +48,23 @@ def replay_vos(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> 
     features = engine.extract(config, cast(backbone, dtype), images, sizes)
     check.close("mid.image_embeddings", channels_first(features))
 
-    memory = tracker.remember(features[:1], masks)
-    look = jax.jit(tracker.look, static_argnums=0)
-    latest_map = jax.jit(partial(similarity_map, canvas=canvas, eps=tracker.EPS))
+    memory = first_memory(features[:1], masks)
+    decode = jax.jit(decode_frame, static_argnums=0)
+    latest_map = jax.jit(partial(similarity_map, canvas=canvas, eps=EPS))
     pooled, neck, low_res, iou, logits = [memory.first], [], [], [], []
     for t in range(len(frames)):
         before = memory
-        seen, memory = look(config, head, features[t : t + 1], before, text[t])
-        neck.append(seen.decoded.image)
+        frame, memory = decode(config, head, features[t : t + 1], before, text[t])
+        neck.append(frame.stages.image)
         latest = latest_map(features[t : t + 1], before.latest[None]) if before.predicted.all() else None
-        _check_prompts(check, t, seen.decoded, latest)
+        _check_prompts(check, t, frame.stages, latest)
         if t == 0:  # officially not decoded: its masks are given
             memory = before
             continue
         pooled.append(memory.latest)
-        low_res.append(seen.decoded.logits[0, :, None])
-        iou.append(seen.decoded.iou[0, :, None])
-        logits.append(seen.logits)
+        low_res.append(frame.stages.logits[0, :, None])
+        iou.append(frame.stages.iou[0, :, None])
+        logits.append(frame.logits)
     check.close("mid.neck_out", channels_first(jnp.concatenate(neck)))
     check.close("mid.inst_feat", np.stack(pooled))
     check.close("mid.low_res_masks", np.stack(low_res))

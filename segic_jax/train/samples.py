@@ -13,10 +13,11 @@ from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
 from segic_jax.evaluate.episodes import make_tasks, spread
 from segic_jax.evaluate.gallery import gallery_item
-from segic_jax.evaluate.infer import Model, Prediction, judge_all
+from segic_jax.evaluate.infer import Prediction, judge_all
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.report import GalleryItem, sheet
 from segic_jax.evaluate.rows import row_of
+from segic_jax.inference.engine import Engine
 from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import Bundle
 
@@ -38,7 +39,9 @@ def draw_samples(bundle: Bundle, source: EpisodeSource, manifest: Manifest, work
 
     try:
         tasks = spread(make_tasks(bundle, source, [manifest]), EPISODES)
-        drawn = sheet(list(judge_all({"segic": Model(bundle)}, source, tasks, item, show_references=True)))
+        engines = {"segic": Engine(bundle)}
+        answers = judge_all(engines, source, tasks, item, similarity=True, show_references=True)
+        drawn = sheet(list(answers))
         folder = workdir / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
         png = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()

@@ -14,6 +14,7 @@ from tiny import CONFIG, command_files, picture
 from segic_jax.commands import doctor_checks
 from segic_jax.commands.parser import main
 from segic_jax.commands.targets import named_targets
+from segic_jax.inference.engine import Engine
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.inference.tracker import follow
 
@@ -253,7 +254,7 @@ def test_video_from_the_first_mask(segic, clip, tmp_path, capsys):
     video = cv2.VideoCapture(str(Path("clip.avi")))
     read = [video.read()[1][..., ::-1] for _ in range(6)]
     bundle = Segmenter.load("tiny.safetensors").bundle
-    expected = list(follow(bundle, read, {0: clip}, semantics="repaired", prompt=""))
+    expected = list(follow(Engine(bundle), read, {0: clip}, semantics="repaired", prompt=""))
     assert np.mean(np.array(expected) == np.array(maps)) > 0.99
 
 

@@ -22,7 +22,7 @@ from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate import metrics, report
 from segic_jax.evaluate.baselines import copy_mask, wrong_references
 from segic_jax.evaluate.episodes import evaluate, make_tasks, score
-from segic_jax.evaluate.infer import Model, judge_all, rows_at_once, to_own_size
+from segic_jax.evaluate.infer import judge_all, to_own_size
 from segic_jax.evaluate.protocols import find_protocol, nearest
 from segic_jax.evaluate.records import spread
 from segic_jax.evaluate.rows import counts_of, row_of, summary
@@ -148,7 +148,7 @@ def test_ignored_pixels_count_nowhere(model, tmp_path):
 
 
 def test_one_compilation_for_all_sizes(model, done, tmp_path):
-    compiled = [program._cache_size for program in (engine.extract, engine.encode, engine.decode)]
+    compiled = [program._cache_size for program in (engine.extract, engine._pool, engine._decode)]
 
     class Cut(DiskSource):
         def load(self, view):
@@ -334,11 +334,11 @@ def test_without_a_reference_the_reference_does_not_matter(model):
         episodes = tuple(dataclasses.replace(a, references=b.references) for a, b in turned)
         tasks = make_tasks(model, source, [dataclasses.replace(manifest, episodes=episodes)])
         judged = judge_all(
-            {"segic": Model(model)}, source, tasks, lambda a: a.logits["no_reference"], blank=True
+            {"segic": engine.Engine(model)}, source, tasks, lambda a: a.logits["no_reference"], blank=True
         )
         answers.append(list(judged))
     np.testing.assert_array_equal(*answers)
-    assert rows_at_once() == 1  # on a CPU
+    assert engine.Engine(model).rows == 1  # on a CPU
 
 
 def test_copy_and_own_size():
@@ -361,10 +361,11 @@ def test_threshold_against_a_plain_loop(model):
     manifest = source.manifest("", 0, 1)
     threshold, best = tune_threshold(model, source, manifest)
     tasks = make_tasks(model, source, [manifest])
-    answers = list(judge_all({"segic": Model(model)}, source, tasks, lambda answer: answer))
+    engines = {"segic": engine.Engine(model)}
+    answers = list(judge_all(engines, source, tasks, lambda answer: answer, similarity=True))
     scores = []
     for t in THRESHOLDS:
-        rows = [row_of(a._replace(logits={"segic": a.cosine - np.float32(t)}), ORIGINAL) for a in answers]
+        rows = [row_of(a._replace(logits={"segic": a.similarity - np.float32(t)}), ORIGINAL) for a in answers]
         scores.append(metrics.mean_iou(counts_of(rows)))
     assert best == pytest.approx(max(scores), abs=0.3)  # rounding of the shifted map
     assert threshold == pytest.approx(THRESHOLDS[int(np.argmax(scores))], abs=0.011)

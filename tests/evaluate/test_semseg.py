@@ -13,11 +13,12 @@ from segic_jax.data.canvas import resize
 from segic_jax.data.semantic import SemanticImage
 from segic_jax.data.sources import ade20k, ade847, coco_semantic, pc459
 from segic_jax.errors import BundleError, ConfigError, DataError
-from segic_jax.evaluate import semantic, semantic_decode
-from segic_jax.evaluate.semantic import evaluate_semseg
+from segic_jax.evaluate import semantic
+from segic_jax.evaluate.semantic import class_logits, evaluate_semseg
 from segic_jax.evaluate.semantic_bank import Bank
-from segic_jax.evaluate.semantic_decode import Model, padded_slots
 from segic_jax.evaluate.semantic_metrics import PixelCounts, bootstrap_interval, score, unique_names
+from segic_jax.inference import engine
+from segic_jax.inference.engine import Engine, padded_concepts
 from segic_jax.models.segic import Prototypes, decode, upsample
 
 TRUTH = SemanticImage(  # classes 1 and 4; the last column is ignored
@@ -105,10 +106,10 @@ def concepts(count: int, slots: int) -> Prototypes:
 def test_chunks_change_nothing():
     model, small = bundle(), concepts(21, 32)
     image = np.random.default_rng(0).integers(0, 255, (CONFIG.canvas, 50, 3), dtype=np.uint8)
-    parted = np.array(list(Model(model, jax.devices()[0]).logits(image, small)))
+    parted = np.array(list(class_logits(Engine(model), image, small)))
     padded = np.full((1, CONFIG.canvas, CONFIG.canvas, 3), 128, np.uint8)
     padded[0, :, :50] = image
-    features = semantic_decode._features(CONFIG, model.backbone, padded[0], np.array([CONFIG.canvas, 50]))
+    features = engine.extract(CONFIG, model.backbone, padded, np.array([[CONFIG.canvas, 50]]))
     whole = jax.jit(decode, static_argnums=0)(CONFIG, model.head, features, concepts(21, 21))[0]
     whole = np.asarray(upsample(whole, CONFIG.canvas))[0, :, :, :50]
     np.testing.assert_allclose(parted, whole, atol=1e-4 * np.abs(whole).max())
@@ -117,16 +118,16 @@ def test_chunks_change_nothing():
 
 
 def test_847_concepts_are_decoded_by_one_program():
-    assert padded_slots(847) == 848
-    assert [padded_slots(n) for n in (0, 1, 4, 5, 9, 16, 17, 33)] == [4, 4, 4, 8, 16, 16, 32, 48]
-    model = Model(bundle(), jax.devices()[0])
-    before = semantic_decode._decode._cache_size()
+    assert padded_concepts(847) == 848
+    assert [padded_concepts(n) for n in (0, 1, 4, 5, 9, 16, 17, 33)] == [1, 1, 4, 16, 16, 16, 32, 48]
+    runner = Engine(bundle())
+    before = engine._decode._cache_size()
     image = np.random.default_rng(1).integers(0, 255, (24, 32, 3), dtype=np.uint8)
-    rows = list(model.logits(image, concepts(847, 848)))
+    rows = list(class_logits(runner, image, concepts(847, 848)))
     assert len(rows) == 847
     assert {row.shape for row in rows} == {(48, 64)}
     assert np.isfinite(rows).all()
-    assert semantic_decode._decode._cache_size() == before + 1
+    assert engine._decode._cache_size() == before + 1
 
 
 def test_a_image_is_never_its_own_reference():

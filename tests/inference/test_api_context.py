@@ -159,7 +159,7 @@ def test_absent_classes_have_no_mask(segmenter):
     kept = judge.predict(target, context, keep_absent=True)
     assert np.array_equal(kept.masks, plain.masks)
     model.notes["presence"] = {"weights": {"old": 1.0}, "bias": 0.0, "least": 0.6}
-    with pytest.raises(ConfigError, match=r"segic_jax\.evaluate\.presence"):
+    with pytest.raises(ConfigError, match=r"segic calibrate --weights FILE --save"):
         Segmenter(model)
 
 

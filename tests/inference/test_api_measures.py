@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 from tiny import bundle, picture
 
+from segic_jax.data.canvas import resize_and_pad
 from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.evaluate import calibration as calibration_tool
 from segic_jax.evaluate.calibration import Asked, calibrate
-from segic_jax.inference import engine
 from segic_jax.inference.presence import EVIDENCE, calibration_of
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import load_bundle, save_bundle
 from studies import kshot, negatives
 
@@ -32,14 +31,15 @@ def test_ways_to_join_shots():
     """Of two equal shots the largest map is the map of the mean; of others it is not."""
     model = bundle()
     image = picture(0, 64, 64)[0]
-    features = engine.extract(model.config, model.backbone, image[None], np.array([[64, 64]], np.int32))
+    placed = resize_and_pad(image, np.zeros((0, 64, 64), bool), 64)
     visual = np.random.default_rng(0).normal(size=(1, 1, 2, 32)).astype(np.float32)
 
     def difference(shots):
         text = np.zeros((1, 1, 4), np.float32)
-        context = Prototypes(shots.mean(2), shots, np.ones(shots.shape[:3], bool), text)
+        engines = [kshot.EachShot(model, way) for way in kshot.OTHERS]
         one, other = (
-            kshot.EachShot(model, way).decode(model.head, features, context) for way in kshot.OTHERS
+            engine.decode(engine.features([placed]), engine.prototypes(shots, text)).logits
+            for engine in engines
         )
         return np.abs(np.asarray(one) - np.asarray(other)).max()
 

@@ -9,7 +9,7 @@ from tiny import bundle, picture
 
 from segic_jax import Example
 from segic_jax.inference import engine
-from segic_jax.inference.context import chunk_sizes
+from segic_jax.inference.engine import chunk_sizes
 from segic_jax.inference.matching import PATCHES
 from segic_jax.inference.segmenter import Segmenter
 
@@ -56,7 +56,7 @@ def test_chunks_hold_all_concepts():
 
 def test_a_context_is_encoded_once_for_many_targets(segmenter, monkeypatch):
     context = segmenter.fit(classes(3))
-    encoded, referred = counted(monkeypatch, "extract"), counted(monkeypatch, "show")
+    encoded, referred = counted(monkeypatch, "extract"), counted(monkeypatch, "_pool_reference")
     results = list(segmenter.predict_many((picture(i, 40, 50)[0] for i in range(100)), context))
     assert (len(results), len(encoded), len(referred)) == (100, 100, 0)
 
@@ -85,8 +85,8 @@ def test_many_targets_give_what_one_by_one_gives(segmenter, monkeypatch):
     targets = [picture(i, 30 + 7 * i, 64)[0] for i in range(11)]
     alone = [segmenter.predict(target, context) for target in targets]
     failed = []
-    for backend in ("cpu", "gpu"):
-        monkeypatch.setattr(jax, "default_backend", lambda backend=backend: backend)
+    for rows in (1, engine.ACCELERATOR_ROWS):
+        monkeypatch.setattr(segmenter.engine, "rows", rows)
         mixed = [*targets[:4], "gone.jpg", *targets[4:]]
         results = segmenter.predict_many(mixed, context, on_error=lambda target, _: failed.append(target))
         for result, expected in zip(results, alone, strict=True):

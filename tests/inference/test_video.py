@@ -9,16 +9,21 @@ import tiny
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.canvas import resize_and_pad
 from segic_jax.errors import BundleError, DataError
-from segic_jax.inference import engine, tracker
+from segic_jax.inference import engine, memory, tracker
 
 HEIGHT, WIDTH = 40, 56
 
-look = jax.jit(tracker.look, static_argnums=0)
+decode = jax.jit(memory.decode_frame, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
 def bundle():
     return dataclasses.replace(tiny.bundle(), text={"": np.zeros(4, np.float32), INSTANCE_PROMPT: np.ones(4)})
+
+
+@pytest.fixture(scope="module")
+def runner(bundle):
+    return engine.Engine(bundle)
 
 
 @pytest.fixture(scope="module")
@@ -44,13 +49,13 @@ def annotated(masks, ids=(1, 2)):
     return annotation
 
 
-def run(bundle, frames, masks, semantics="repaired"):
-    return np.stack(list(tracker.follow(bundle, frames, {0: annotated(masks)}, semantics=semantics)))
+def run(runner, frames, masks, semantics="repaired"):
+    return np.stack(list(tracker.follow(runner, frames, {0: annotated(masks)}, semantics=semantics)))
 
 
-def test_the_first_answer_is_the_given_masks_and_the_rest_are_places(bundle, clip):
+def test_the_first_answer_is_the_given_masks_and_the_rest_are_places(runner, clip):
     frames, masks = clip
-    index = run(bundle, frames, masks[0])
+    index = run(runner, frames, masks[0])
     assert index.shape == (5, HEIGHT, WIDTH)
     assert index.dtype == np.uint16
     np.testing.assert_array_equal(index[0], np.where(masks[0].any(0), 1 + masks[0].argmax(0), 0))
@@ -58,43 +63,43 @@ def test_the_first_answer_is_the_given_masks_and_the_rest_are_places(bundle, cli
     assert (index[1:] > 0).any()  # otherwise the other tests compare nothing with nothing
 
 
-def test_one_frame_at_a_time_equals_all_frames_at_once(bundle, clip):
+def test_one_frame_at_a_time_equals_all_frames_at_once(bundle, runner, clip):
     frames, masks = clip
     placed = [resize_and_pad(frame, masks[0], 64) for frame in frames]
     sizes = np.array([p.size for p in placed])
     features = engine.extract(bundle.config, bundle.backbone, np.stack([p.image for p in placed]), sizes)
-    memory = tracker.remember(features[:1], placed[0].masks)
+    objects = memory.first_memory(features[:1], placed[0].masks)
     expected = []
     for t in range(1, len(frames)):
-        seen, memory = look(
-            bundle.config, bundle.head, features[t : t + 1], memory, bundle.text[INSTANCE_PROMPT]
+        frame, objects = decode(
+            bundle.config, bundle.head, features[t : t + 1], objects, bundle.text[INSTANCE_PROMPT]
         )
-        expected.append(tracker.index_mask(seen.logits, placed[t].size, (HEIGHT, WIDTH)))
+        expected.append(tracker.index_mask(frame.logits, placed[t].size, (HEIGHT, WIDTH)))
     # Empty slots beside the objects change the rounding.
-    assert (run(bundle, iter(frames), masks[0])[1:] != expected).mean() < 1e-3
+    assert (run(runner, iter(frames), masks[0])[1:] != expected).mean() < 1e-3
 
 
-def test_order_of_objects_permutes_the_answer(bundle, clip):
+def test_order_of_objects_permutes_the_answer(runner, clip):
     frames, masks = clip
-    swapped = run(bundle, frames, masks[0, ::-1])
-    assert (run(bundle, frames, masks[0]) != np.array([0, 2, 1])[swapped]).mean() < 1e-3
+    swapped = run(runner, frames, masks[0, ::-1])
+    assert (run(runner, frames, masks[0]) != np.array([0, 2, 1])[swapped]).mean() < 1e-3
 
 
-def test_ids_are_those_of_the_annotation(bundle, clip):
+def test_ids_are_those_of_the_annotation(runner, clip):
     frames, masks = clip
     annotation = annotated(masks[0], (700, 3))
-    places = run(bundle, frames, masks[0, ::-1])
-    got = np.stack(list(tracker.follow(bundle, frames, {0: annotation}, semantics="repaired")))
+    places = run(runner, frames, masks[0, ::-1])
+    got = np.stack(list(tracker.follow(runner, frames, {0: annotation}, semantics="repaired")))
     np.testing.assert_array_equal(got[0], annotation)
     assert (got != np.array([0, 3, 700])[places]).mean() < 1e-3
 
 
-def test_official_numbers_and_first_frame(bundle, clip):
+def test_official_numbers_and_first_frame(runner, clip):
     """1, 2, ... whatever the ids; the first answer comes back from the canvas; later objects are ignored."""
     frames, masks = clip
     annotation = annotated(masks[0], (700, 3))
-    official = np.stack(list(tracker.follow(bundle, frames, {0: annotation, 2: annotated(masks[2], (9, 8))})))
-    repaired = np.stack(list(tracker.follow(bundle, frames, {0: annotation}, semantics="repaired")))
+    official = np.stack(list(tracker.follow(runner, frames, {0: annotation, 2: annotated(masks[2], (9, 8))})))
+    repaired = np.stack(list(tracker.follow(runner, frames, {0: annotation}, semantics="repaired")))
     np.testing.assert_array_equal(official[1:], np.searchsorted([0, 3, 700], repaired[1:]))
     placed = resize_and_pad(frames[0], annotation == np.array([3, 700])[:, None, None], 64)
     first = tracker.index_mask(placed.masks, placed.size, (HEIGHT, WIDTH))
@@ -102,31 +107,31 @@ def test_official_numbers_and_first_frame(bundle, clip):
     assert (first > 0).sum() > (annotation > 0).sum()
 
 
-def test_official_drops_the_least_value_even_where_it_is_an_object(bundle, clip):
+def test_official_drops_the_least_value_even_where_it_is_an_object(runner, clip):
     frames, masks = clip
     annotation = np.where(masks[0, 0], 2, 1)
-    official = np.stack(list(tracker.follow(bundle, frames, {0: annotation})))
+    official = np.stack(list(tracker.follow(runner, frames, {0: annotation})))
     assert set(np.unique(official)) <= {0, 1}
-    repaired = np.stack(list(tracker.follow(bundle, frames, {0: annotation}, semantics="repaired")))
+    repaired = np.stack(list(tracker.follow(runner, frames, {0: annotation}, semantics="repaired")))
     np.testing.assert_array_equal(repaired[0], annotation)
 
 
-def test_more_objects_than_slots(bundle, clip):
+def test_more_objects_than_slots(runner, clip):
     frames, _ = clip
     annotation = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) // 200 + 1  # 12 stripes
-    got = list(tracker.follow(bundle, frames, {0: annotation}, semantics="repaired"))
+    got = list(tracker.follow(runner, frames, {0: annotation}, semantics="repaired"))
     np.testing.assert_array_equal(got[0], annotation)
     assert len(got) == 5
 
 
-def test_an_object_that_comes_later_joins(bundle, clip):
+def test_an_object_that_comes_later_joins(runner, clip):
     frames, masks = clip
     late = {1: masks[1, 0] * 5, 3: masks[3, 1] * 2 + masks[3, 0] * ~masks[3, 1] * 5}
-    got = np.stack(list(tracker.follow(bundle, frames, late, semantics="repaired")))
+    got = np.stack(list(tracker.follow(runner, frames, late, semantics="repaired")))
     assert not got[0].any()
     assert set(np.unique(got[2])) <= {0, 5}
     np.testing.assert_array_equal(got[3] == 2, masks[3, 1])
-    alone = np.stack(list(tracker.follow(bundle, frames[1:], {0: masks[1, 0] * 5}, semantics="repaired")))
+    alone = np.stack(list(tracker.follow(runner, frames[1:], {0: masks[1, 0] * 5}, semantics="repaired")))
     np.testing.assert_array_equal(got[1:3], alone[:2])
     np.testing.assert_array_equal(got[3], np.where(masks[3, 1], 2, alone[2]))
     assert (got[4] == 2).any() or (got[4] == 5).any()
@@ -136,12 +141,12 @@ def test_an_empty_object_gives_no_nan(bundle, clip):
     frames, masks = clip
     placed = resize_and_pad(frames[0], np.stack([masks[0, 0], np.zeros((HEIGHT, WIDTH), bool)]), 64)
     features = engine.extract(bundle.config, bundle.backbone, placed.image[None], np.array([placed.size]))
-    memory = tracker.remember(features, placed.masks)
+    objects = memory.first_memory(features, placed.masks)
     for _ in range(2):
-        seen, memory = look(bundle.config, bundle.head, features, memory, bundle.text[INSTANCE_PROMPT])
-    for value in jax.tree.leaves((seen, memory)):
+        frame, objects = decode(bundle.config, bundle.head, features, objects, bundle.text[INSTANCE_PROMPT])
+    for value in jax.tree.leaves((frame, objects)):
         assert np.isfinite(value).all()
-    np.testing.assert_array_equal(seen.decoded.map[0, 1], 0)
+    np.testing.assert_array_equal(frame.stages.map[0, 1], 0)
 
 
 def test_overlap_goes_to_the_larger_logit_and_padding_is_cut():
@@ -152,21 +157,21 @@ def test_overlap_goes_to_the_larger_logit_and_padding_is_cut():
     np.testing.assert_array_equal(index, np.where(np.arange(16) < 5, 1, 2)[:, None].repeat(64, 1))
 
 
-def test_compiled_once_for_all_sizes_and_objects(bundle, clip):
+def test_compiled_once_for_all_sizes_and_objects(runner, clip):
     frames, masks = clip
-    compiled = engine.extract, tracker._pool, tracker._step
-    run(bundle, frames[:2], masks[0])
+    compiled = engine.extract, engine._pool, engine._track
+    run(runner, frames[:2], masks[0])
     before = [program._cache_size() for program in compiled]
-    run(bundle, frames, masks[0])
-    run(bundle, frames[:, 5:, :30], masks[0][:, 5:, :30])
+    run(runner, frames, masks[0])
+    run(runner, frames[:, 5:, :30], masks[0][:, 5:, :30])
     annotation = masks[0, 0] * 7 + (np.arange(WIDTH) > 50) * 1
-    list(tracker.follow(bundle, frames, {0: annotation, 3: masks[3, 1] * 3}, semantics="repaired"))
+    list(tracker.follow(runner, frames, {0: annotation, 3: masks[3, 1] * 3}, semantics="repaired"))
     assert [program._cache_size() for program in compiled] == before
 
 
-def test_bad_input_is_refused(bundle, clip):
+def test_bad_input_is_refused(runner, clip):
     frames, masks = clip
     with pytest.raises(DataError, match="masks are 10 x 40 pixels, their frame 56 x 40"):
-        run(bundle, frames, masks[0, :, :, :10])
+        run(runner, frames, masks[0, :, :, :10])
     with pytest.raises(BundleError, match="no text feature for 'a photo of a cat'"):
-        tracker.Tracker(bundle, prompt="a photo of a cat")
+        tracker.Tracker(runner, prompt="a photo of a cat")
