@@ -214,7 +214,7 @@ def test_results_in_files(segmenter, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be made"):
         result.save(tmp_path / "file")
-    with pytest.raises(DataError, match="no name of a file"):
+    with pytest.raises(DataError, match="not a valid file name"):
         result.save("a\0b")
 
 

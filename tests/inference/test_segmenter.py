@@ -170,7 +170,7 @@ def test_files_that_are_cut_off(tmp_path, ending):
     cv2.imwrite(str(path), image)
     assert read_image(path).shape == image.shape
     path.write_bytes(path.read_bytes()[:-700])
-    with pytest.raises(DataError, match=rf"image\.{ending} is cut off"):
+    with pytest.raises(DataError, match=rf"picture\.{ending} is cut off"):
         read_image(path)
 
 
@@ -179,5 +179,5 @@ def test_files_that_are_no_images(tmp_path):
         read_image(tmp_path / "a.png")
     for content in (b"", b"text"):
         (tmp_path / "a.png").write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.png is not an image"):
+        with pytest.raises(DataError, match=r"a\.png cannot be read as an image"):
             read_image(tmp_path / "a.png")
