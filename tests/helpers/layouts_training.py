@@ -57,7 +57,7 @@ def write_further(root: Path) -> Path:
 def write_coco20i_train(root: Path, monkeypatch) -> None:
     """Stripes of the classes that the cut lists name."""
     cut = [pictures[:2] for pictures in coco20i.class_images("trn")]
-    monkeypatch.setattr(coco20i, "class_pictures", lambda split: cut)
+    monkeypatch.setattr(coco20i, "class_images", lambda split: cut)
     classes: dict[str, list[int]] = {}
     for class_id, pictures in enumerate(cut):
         for picture in pictures:
