@@ -18,7 +18,7 @@ from segic_jax.errors import ConfigError
 from segic_jax.runtime.command_line import run_command
 
 if TYPE_CHECKING:
-    from segic_jax.data.benchmark import BenchmarkSpec
+    from segic_jax.data.benchmark_spec import BenchmarkSpec
     from segic_jax.data.manifest import Manifest
     from segic_jax.weights.bundle import Bundle
 
@@ -66,20 +66,20 @@ class Args:
 
 def main(args: Args) -> None:
     """Slow imports wait until Ctrl-C is heard."""
-    from segic_jax.data.benchmarks import find_benchmark, listing, open_source
+    from segic_jax.data.benchmarks import find_benchmark, list_benchmarks, open_benchmark
     from segic_jax.runtime import distributed
     from segic_jax.runtime.compile_cache import use_compile_cache
     from segic_jax.weights.bundle import load_bundle
     from segic_jax.weights.fetch import find
 
     if args.list:
-        print(listing())
+        print(list_benchmarks())
         return
     distributed.initialize(args.hosts)
     use_compile_cache()
     benchmark = find_benchmark(args.benchmark)
     with distributed.raise_on_all_hosts():
-        source = open_source(benchmark, args.data_root)
+        source = open_benchmark(benchmark, args.data_root)
         weights = find(args.weights)
         bundle = load_bundle(weights)
     out = args.out or Path("outputs") / default_name(args, weights)

@@ -145,7 +145,7 @@ class ModelConfig:
 class SourceConfig:
     """One source of training pairs."""
 
-    name: str  # a name of data/training.py, such as 'coco_semantic'
+    name: str  # a name of data/training_sources.py, such as 'coco_semantic'
     root: str = ""  # the folder with its data; "" for what lies in the package
     weight: float = 1.0  # its share of the pairs, relative to the other sources
     without_fold: int | None = None  # the fold of COCO-20i whose classes are left out

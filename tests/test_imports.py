@@ -85,7 +85,7 @@ def test_a_violation_is_found(tmp_path, monkeypatch):
     path = tmp_path / "segic_jax/data/bad.py"
     path.parent.mkdir(parents=True)
     path.write_text(
-        "import jax.numpy as jnp\nfrom ..models import vit\nfrom .canvas import pad\n"
+        "import jax.numpy as jnp\nfrom ..models import vit\nfrom .preprocess import pad\n"
         "from segic_jax import config, load\ndef f():\n    import torch\n"
     )
     assert violations(path) == ["jax.numpy", "segic_jax.load", "segic_jax.models", "torch"]

@@ -35,9 +35,9 @@ class List:
 
     def run(self) -> int:
         """Print them."""
-        from segic_jax.data.benchmarks import listing
+        from segic_jax.data.benchmarks import list_benchmarks
 
-        print(listing())
+        print(list_benchmarks())
         return 0
 
 

@@ -26,13 +26,13 @@ class Make:
 
     def run(self) -> int:
         """Write the lists and say their hashes."""
-        from segic_jax.data.benchmarks import find_benchmark, open_source
+        from segic_jax.data.benchmarks import find_benchmark, open_benchmark
         from segic_jax.errors import DataError
 
         benchmark = find_benchmark(self.benchmark)
         if benchmark.kind != "episodes":
             raise DataError(f"{benchmark.name} has no episodes: it scores whole images or videos.")
-        source = open_source(benchmark, self.data_root)
+        source = open_benchmark(benchmark, self.data_root)
         protocol = self.protocol or benchmark.protocols[0]
         folds = range(benchmark.folds) if self.fold is None else [self.fold]
         benchmark.require_drawn(protocol, folds, self.shots)

@@ -152,7 +152,7 @@ class Folder:
 
     def _card(self, name: str) -> "Card":
         from segic_jax.commands.sheet import card
-        from segic_jax.data.files import read_image
+        from segic_jax.data.image_files import read_image
 
         return card(name, self._done[name], read_image(self._out / "overlays" / f"{name}.png"))
 

@@ -15,7 +15,7 @@ from jaxtyping import Integer, UInt8
 
 from segic_jax.commands.record import Seen
 from segic_jax.commands.targets import Refused, make_folder
-from segic_jax.data.files import ENDINGS, open_image, read_image, read_labels
+from segic_jax.data.image_files import ENDINGS, open_image, read_image, read_labels
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.example import as_mask
 from segic_jax.inference.overlay import class_colours, draw_masks

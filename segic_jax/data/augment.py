@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from segic_jax.data.canvas import PADDING, CanvasImage, Taps, bilinear_taps
 from segic_jax.data.colour import Colour, draw_colour, jitter_colour
+from segic_jax.data.preprocess import PADDING, CanvasImage, Taps, bilinear_taps
 
 OFFICIAL_SCALES = (0.1, 2.0)  # of the jitter (utils/dataloader.py:262)
 ASPECTS = (3 / 4, 4 / 3)  # of a view's crop, torchvision's

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from segic_jax.data.benchmark import BenchmarkSpec
+from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.build.info import find_built
 from segic_jax.data.build.read import open_built
 from segic_jax.data.emoji import source as emoji
@@ -63,7 +63,7 @@ def find_benchmark(name: str) -> BenchmarkSpec:
     return BENCHMARKS[name]
 
 
-def open_source(benchmark: BenchmarkSpec, root: Path | None):
+def open_benchmark(benchmark: BenchmarkSpec, root: Path | None):
     """The benchmark's source over the data in `root`, in the official layout or as `data.build` wrote them.
 
     Raises:
@@ -83,7 +83,7 @@ def open_source(benchmark: BenchmarkSpec, root: Path | None):
     return benchmark.open(root)
 
 
-def listing() -> str:
+def list_benchmarks() -> str:
     """Every benchmark: what it is, its protocols, what must lie in --data-root and where to get it."""
     lines = []
     for benchmark in BENCHMARKS.values():

@@ -7,8 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
-from segic_jax.data.benchmarks import open_source
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
+from segic_jax.data.benchmarks import open_benchmark
 from segic_jax.data.build.info import find_built
 from segic_jax.data.episodes import View
 from segic_jax.errors import DataError
@@ -23,7 +23,7 @@ THREADS = 4
 class Report:
     """What was found."""
 
-    lines: list[Check] = field(default_factory=list)
+    lines: list[CheckLine] = field(default_factory=list)
 
     @property
     def problems(self) -> int:
@@ -39,13 +39,13 @@ class Report:
         )
 
 
-def _trouble(line: Check) -> str:
+def _trouble(line: CheckLine) -> str:
     if line.problem:
         return line.problem
     return "" if line.needed is None or line.found == line.needed else "not what the benchmark has"
 
 
-def _row(line: Check) -> tuple[str, str, str, str]:
+def _row(line: CheckLine) -> tuple[str, str, str, str]:
     needed = "any" if line.needed is None else str(line.needed)
     return line.what, str(line.found), needed, _trouble(line) or "ok"
 
@@ -59,7 +59,7 @@ def check_benchmark(benchmark: BenchmarkSpec, root: Path | None, *, quick: bool 
     Raises:
         DataError: nothing is there at all, or so little that the benchmark cannot be opened.
     """
-    source = open_source(benchmark, root)
+    source = open_benchmark(benchmark, root)
     # What `data.build` wrote is read whole below; it has not the benchmark's own layout.
     official = root is not None and find_built(root) is None
     report = Report(list(benchmark.check(root)) if root and official else [])
@@ -93,14 +93,14 @@ def require_files(source: object, views: Iterable[View]) -> None:
                 raise DataError(f"{path} is missing, and an episode needs it: get it, or list others.")
 
 
-def _odd_names(root: Path) -> Check:
+def _odd_names(root: Path) -> CheckLine:
     """Carriage returns of lists with CRLF line ends, blanks at the ends."""
     odd = sorted(str(path) for path in root.rglob("*") if path.name != path.name.strip())
     problem = f"{odd[0]!r}: rename it without blanks or carriage returns at its ends." if odd else ""
-    return Check("names with blanks or carriage returns", len(odd), 0, problem)
+    return CheckLine("names with blanks or carriage returns", len(odd), 0, problem)
 
 
-def _own_references(benchmark: BenchmarkSpec, source) -> list[Check]:
+def _own_references(benchmark: BenchmarkSpec, source) -> list[CheckLine]:
     lines = []
     for protocol in benchmark.protocols:
         count, total = 0, 0
@@ -112,44 +112,44 @@ def _own_references(benchmark: BenchmarkSpec, source) -> list[Check]:
         except DataError as error:
             # A further protocol may need files that the benchmark does without: its own check names them.
             problem = str(error) if protocol == benchmark.protocols[0] else ""
-            lines.append(Check(f"episodes of {protocol}", "none", problem=problem))
+            lines.append(CheckLine(f"episodes of {protocol}", "none", problem=problem))
             continue
-        lines.append(Check(f"episodes of {protocol}", total))
+        lines.append(CheckLine(f"episodes of {protocol}", total))
         allowed = None if protocol.endswith("-leak") else 0
-        lines.append(Check(f"  whose reference is the target ({protocol})", count, allowed))
+        lines.append(CheckLine(f"  whose reference is the target ({protocol})", count, allowed))
     return lines
 
 
-def _views(source) -> list[Check]:
+def _views(source) -> list[CheckLine]:
     try:
         views = list(source.views())
     except DataError as error:
-        return [Check("images with masks, read", "none", problem=str(error))]
+        return [CheckLine("images with masks, read", "none", problem=str(error))]
 
     def look(view):
         shown = source.load(view)
-        return "" if shown.mask.any() else f"{view.picture} shows nothing of class {view.class_id}."
+        return "" if shown.mask.any() else f"{view.image_name} shows nothing of class {view.class_id}."
 
     return _looked("images with masks", views, look)
 
 
-def _semantic(source) -> list[Check]:
+def _semantic(source) -> list[CheckLine]:
     lines = []
     for split in ("train", "val"):
         try:
-            pictures = source.pictures(split)
+            image_names = source.image_names(split)
         except DataError:
             continue  # the benchmark's own check names it, where it must have this split
 
-        def look(picture, split=split):
-            source.load(split, picture)
+        def look(image_name, split=split):
+            source.load(split, image_name)
             return ""
 
-        lines += _looked(f"images of {split}", pictures, look)
+        lines += _looked(f"images of {split}", image_names, look)
     return lines
 
 
-def _clips(source) -> list[Check]:
+def _clips(source) -> list[CheckLine]:
     frames = [(clip, number) for clip in source.videos() for number in range(len(clip.frames))]
 
     def look(one):
@@ -168,7 +168,7 @@ def _clips(source) -> list[Check]:
     return [*_looked("frames", frames, look), *_looked("first label maps", source.videos(), first)]
 
 
-def _looked(what: str, items: list, look) -> list[Check]:
+def _looked(what: str, items: list, look) -> list[CheckLine]:
     """One line for all, and one for each of the first problems."""
 
     def tried(item) -> str:
@@ -180,8 +180,8 @@ def _looked(what: str, items: list, look) -> list[Check]:
     found: list[str] = []
     problems = prefetch_results(tried, items, threads=THREADS, limit=16 * THREADS)
     found += filter(None, progress.bar(problems, total=len(items), desc=what, unit=""))
-    lines = [Check(f"{what}, read", len(items) - len(found), len(items))]
-    lines += [Check("  problem", i + 1, None, problem) for i, problem in enumerate(found[:SHOWN])]
+    lines = [CheckLine(f"{what}, read", len(items) - len(found), len(items))]
+    lines += [CheckLine("  problem", i + 1, None, problem) for i, problem in enumerate(found[:SHOWN])]
     if len(found) > SHOWN:
-        lines.append(Check("  further problems", len(found) - SHOWN, 0))
+        lines.append(CheckLine("  further problems", len(found) - SHOWN, 0))
     return lines

@@ -5,7 +5,7 @@ import json
 import os
 from pathlib import Path
 
-from segic_jax.data.cache import cached
+from segic_jax.data.disk_cache import cached
 from segic_jax.data.semantic import LabelMaps, Split
 from segic_jax.runtime import progress
 from segic_jax.runtime.prefetch import prefetch_results
@@ -20,7 +20,7 @@ def present_classes(source: LabelMaps, split: Split) -> dict[str, tuple[int, ...
     Raises:
         DataError: there are no label maps, or one is damaged.
     """
-    pictures = source.pictures(split)
+    image_names = source.image_names(split)
     folder = source.folders[split].labels
     with os.scandir(folder) as entries:
         listing = sorted((entry.name, entry.stat().st_size) for entry in entries)
@@ -29,10 +29,15 @@ def present_classes(source: LabelMaps, split: Split) -> dict[str, tuple[int, ...
 
     def make(into: Path) -> None:
         classes = prefetch_results(
-            lambda picture: source.present(split, picture), pictures, threads=THREADS, limit=16 * THREADS
+            lambda image_name: source.present(split, image_name),
+            image_names,
+            threads=THREADS,
+            limit=16 * THREADS,
         )
-        bar = progress.bar(classes, total=len(pictures), desc=f"classes of {source.name}", unit="label map")
+        bar = progress.bar(
+            classes, total=len(image_names), desc=f"classes of {source.name}", unit="label map"
+        )
         (into / FILE).write_text(json.dumps(list(bar)), "utf-8")
 
     stored = json.loads((cached("classes", version, make) / FILE).read_text("utf-8"))
-    return {picture: tuple(classes) for picture, classes in zip(pictures, stored, strict=True)}
+    return {image_name: tuple(classes) for image_name, classes in zip(image_names, stored, strict=True)}

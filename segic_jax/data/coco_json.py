@@ -55,7 +55,7 @@ class CocoJson:
                 f"{path} is not in COCO's format ({error!r}): it needs images, annotations and categories."
             ) from error
 
-    def pictures(self, category_id: int) -> Sequence[int]:
+    def image_ids(self, category_id: int) -> Sequence[int]:
         """Ids of the images with this class, sorted."""
         return sorted(self._images.get(category_id, ()))
 

@@ -17,7 +17,7 @@ ClassId = int | str  # as the benchmark numbers or names its classes
 
 
 @dataclass(frozen=True)
-class Picture:
+class AnnotatedImage:
     """One image and the masks of its concepts, at their own size."""
 
     image: UInt8[np.ndarray, "height width 3"]  # RGB
@@ -28,8 +28,8 @@ class Picture:
 class Pair:
     """A training example: the same concepts, in the same order, in two images."""
 
-    target: Picture
-    reference: Picture
+    target: AnnotatedImage
+    reference: AnnotatedImage
     name: str  # of the class; "" for several classes without names; ignored for instances
     is_instance: bool = False  # both images are the same one; the pipeline makes two views of it
     absent: tuple[str, ...] = ()  # names of classes that are in neither image, for negative prompts
@@ -38,7 +38,7 @@ class Pair:
 class View(NamedTuple):
     """One image with one mask on it, as its source names them."""
 
-    picture: str
+    image_name: str
     class_id: ClassId
     instance: int | None = None  # which object of the class; None where all of them make the mask
 
@@ -70,8 +70,8 @@ class Episode:
         """The shots in order."""
         instances = self.instances[1:] or (None,) * len(self.references)
         return tuple(
-            View(picture, self.class_id, instance)
-            for picture, instance in zip(self.references, instances, strict=True)
+            View(image_name, self.class_id, instance)
+            for image_name, instance in zip(self.references, instances, strict=True)
         )
 
 

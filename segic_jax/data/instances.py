@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from segic_jax.data.episodes import Pair, Picture
+from segic_jax.data.episodes import AnnotatedImage, Pair
 from segic_jax.errors import DataError
 
 
@@ -17,7 +17,7 @@ class InstanceReader(Protocol):
         """How many."""
         ...
 
-    def picture(self, number: int) -> Picture:
+    def load(self, number: int) -> AnnotatedImage:
         """One image, with a mask for each of its instances; they may overlap.
 
         Raises:
@@ -44,5 +44,5 @@ class InstancePairs:
 
     def pair(self, rng: np.random.Generator) -> Pair:
         """A random image as target and as reference."""
-        picture = self.reader.picture(int(rng.integers(len(self.reader))))
-        return Pair(target=picture, reference=picture, name="", is_instance=True)
+        image = self.reader.load(int(rng.integers(len(self.reader))))
+        return Pair(target=image, reference=image, name="", is_instance=True)

@@ -73,7 +73,7 @@ def read_manifest(path: Path | str) -> Manifest:
         raise DataError(f"{path} cannot be read ({error.strerror}): give a list of episodes.") from error
 
 
-def shipped(benchmark: str, protocol: str, fold: int, shots: int) -> Manifest | None:
+def packaged_manifest(benchmark: str, protocol: str, fold: int, shots: int) -> Manifest | None:
     """The list inside this package, if there is one; INSID3 has Matcher's."""
     own = {"insid3": "matcher"}.get(protocol, protocol)
     name = f"{benchmark}_{own}_fold{fold}_{shots}shot.jsonl.gz"

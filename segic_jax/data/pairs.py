@@ -1,6 +1,6 @@
 """Semantic training pairs: one class in two different images of any source of labelled images.
 
-`ClassPairs` draws the class first, as the official loader of COCO-20i does; `PicturePairs` draws the image
+`ClassPairs` draws the class first, as the official loader of COCO-20i does; `ImagePairs` draws the image
 first, as that of ADE20k does. Both say which classes are in neither image where the source can know it.
 """
 
@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from segic_jax.data.episodes import ClassId, EpisodeSource, LabelledImage, Pair, Picture, View
+from segic_jax.data.episodes import AnnotatedImage, ClassId, EpisodeSource, LabelledImage, Pair, View
 from segic_jax.data.semantic import Split
 from segic_jax.errors import DataError
 
@@ -39,14 +39,14 @@ class ClassPairs:
         if not self.views:
             raise DataError(f"{source.name} has no class to draw pairs of.")
         for class_id, of in self.views.items():
-            if len({view.picture for view in of}) < 2:
+            if len({view.image_name for view in of}) < 2:
                 raise DataError(f"{source.name}: class {class_id} has one image; a pair takes two.")
         self._names = {class_id: source.class_name(class_id) for class_id in self.views}
         self._shown: dict[str, set[ClassId]] | None = {} if exhaustive else None
         if self._shown is not None:
             for class_id, of in self.views.items():
                 for view in of:
-                    self._shown.setdefault(view.picture, set()).add(class_id)
+                    self._shown.setdefault(view.image_name, set()).add(class_id)
 
     def __len__(self) -> int:
         """Views, which is also how many pairs make an epoch."""
@@ -61,18 +61,18 @@ class ClassPairs:
         """A random class and two different images of it."""
         class_id, views = list(self.views.items())[rng.integers(len(self.views))]
         target, reference = rng.choice(len(views), size=2, replace=False)
-        while views[reference].picture == views[target].picture:
+        while views[reference].image_name == views[target].image_name:
             reference = rng.integers(len(views))
         chosen = [views[target], views[reference]]
         absent: tuple[str, ...] = ()
         if self._shown is not None:
-            absent = _absent(self._names, *(self._shown[view.picture] for view in chosen))
+            absent = _absent(self._names, *(self._shown[view.image_name] for view in chosen))
         return _pair(list(map(self.source.load, chosen)), self._names[class_id], absent)
 
 
 @runtime_checkable
 class SemanticReader(Protocol):
-    """What `PicturePairs` reads."""
+    """What `ImagePairs` reads."""
 
     @property
     def name(self) -> str:
@@ -84,7 +84,7 @@ class SemanticReader(Protocol):
         """Names, by class number."""
         ...
 
-    def load_class(self, split: Split, picture: str, number: int) -> LabelledImage:
+    def load_class(self, split: Split, image_name: str, number: int) -> LabelledImage:
         """An image and the mask of one class.
 
         Raises:
@@ -108,15 +108,15 @@ class ImagePairs:
             DataError: no class has two images.
         """
         self.source, self.split = source, split
-        self._present = {picture: tuple(classes) for picture, classes in present.items()}
-        pictures: dict[int, list[str]] = {}
-        for picture, classes in self._present.items():
+        self._present = {image_name: tuple(classes) for image_name, classes in present.items()}
+        image_names: dict[int, list[str]] = {}
+        for image_name, classes in self._present.items():
             for number in classes:
-                pictures.setdefault(number, []).append(picture)
-        self._images = {number: of for number, of in sorted(pictures.items()) if len(of) > 1}
+                image_names.setdefault(number, []).append(image_name)
+        self._images = {number: of for number, of in sorted(image_names.items()) if len(of) > 1}
         self._targets = [
-            picture
-            for picture, classes in self._present.items()
+            image_name
+            for image_name, classes in self._present.items()
             if any(number in self._images for number in classes)
         ]
         if not self._targets:
@@ -140,9 +140,11 @@ class ImagePairs:
         reference = others[rng.integers(len(others) - 1)]
         if reference == target:  # the last one stands in its place
             reference = others[-1]
-        shown = (set(self._present[picture]) for picture in (target, reference))
+        shown = (set(self._present[image_name]) for image_name in (target, reference))
         absent = _absent(dict(enumerate(self.source.classes)), *shown)
-        loaded = [self.source.load_class(self.split, picture, number) for picture in (target, reference)]
+        loaded = [
+            self.source.load_class(self.split, image_name, number) for image_name in (target, reference)
+        ]
         return _pair(loaded, self.source.classes[number], absent)
 
 
@@ -153,5 +155,5 @@ def _absent(names: Mapping, target: set, reference: set) -> tuple[str, ...]:
 
 
 def _pair(loaded: list[LabelledImage], name: str, absent: tuple[str, ...]) -> Pair:
-    target, reference = (Picture(one.image, one.mask[None]) for one in loaded)
+    target, reference = (AnnotatedImage(one.image, one.mask[None]) for one in loaded)
     return Pair(target=target, reference=reference, name=name, absent=absent)

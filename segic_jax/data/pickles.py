@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.lib import format as npy
 
-from segic_jax.data.files import read_bytes
+from segic_jax.data.image_files import read_bytes
 from segic_jax.errors import DataError
 
 _FLOATS = re.compile(rb"(?:G.{8}){1,1000}+", re.DOTALL)

@@ -17,8 +17,8 @@ import numpy as np
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, DataConfig, class_prompt
 from segic_jax.data.augment import draw_view, flip, large_scale_jitter, view_image, view_mask
-from segic_jax.data.canvas import CanvasImage, resize_and_pad
-from segic_jax.data.episodes import Pair, PairSource, Picture
+from segic_jax.data.episodes import AnnotatedImage, Pair, PairSource
+from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 
 ENDLESS = 2**48  # pairs; grain wants a length
@@ -175,13 +175,13 @@ class Examples:
         if len(concepts) > self.config.max_concepts:
             concepts = np.sort(rng.choice(concepts, self.config.max_concepts, replace=False))
         target, reference = (
-            self._on_canvas(Picture(picture.image, picture.masks[concepts]), uniform)
-            for picture, uniform in zip((pair.target, pair.reference), uniforms, strict=True)
+            self._on_canvas(AnnotatedImage(annotated.image, annotated.masks[concepts]), uniform)
+            for annotated, uniform in zip((pair.target, pair.reference), uniforms, strict=True)
         )
         return target, reference
 
-    def _on_canvas(self, picture: Picture, uniforms: np.ndarray) -> CanvasImage:
-        image, masks = picture.image, picture.masks
+    def _on_canvas(self, annotated: AnnotatedImage, uniforms: np.ndarray) -> CanvasImage:
+        image, masks = annotated.image, annotated.masks
         if self.config.flip:
             image, masks = flip(image, masks, uniforms[0])
         if self.config.jitter:
@@ -194,18 +194,18 @@ class Examples:
         The instances are looked at in random order until there are enough, which is a draw among all those
         that show.
         """
-        config, pictures = self.config, (pair.target, pair.reference)
+        config, images = self.config, (pair.target, pair.reference)
         views = [
             draw_view(
-                picture.image.shape[0],
-                picture.image.shape[1],
+                annotated.image.shape[0],
+                annotated.image.shape[1],
                 rng,
                 crop=config.crop,
                 colour=config.colour,
                 colour_share=config.colour_share,
                 mirror=config.view_flip,
             )
-            for picture in pictures
+            for annotated in images
         ]
         wanted = max(int(rng.integers(config.max_concepts + 1)), 1)
         there = len(pair.target.masks)
@@ -213,17 +213,17 @@ class Examples:
         for number in rng.permutation(there):
             if shown == wanted:
                 break
-            for picture, view, into in zip(pictures, views, masks, strict=True):
-                view_mask(picture.masks[number], view, into[shown])
+            for annotated, view, into in zip(images, views, masks, strict=True):
+                view_mask(annotated.masks[number], view, into[shown])
                 if np.count_nonzero(into[shown]) <= config.instance_pixels:
                     break
             else:
                 shown += 1
         target, reference = (
             CanvasImage(
-                view_image(picture.image, view, self.canvas), into[:shown], (self.canvas, self.canvas)
+                view_image(annotated.image, view, self.canvas), into[:shown], (self.canvas, self.canvas)
             )
-            for picture, view, into in zip(pictures, views, masks, strict=True)
+            for annotated, view, into in zip(images, views, masks, strict=True)
         )
         return target, reference
 

@@ -13,10 +13,10 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from segic_jax.data.benchmark import Check
+from segic_jax.data.benchmark_spec import CheckLine
 from segic_jax.data.episodes import LabelledImage
-from segic_jax.data.files import read_labels, read_rgb, require_size
-from segic_jax.data.listed import files
+from segic_jax.data.image_files import read_labels, read_rgb, require_size
+from segic_jax.data.mask_files import files
 from segic_jax.errors import DataError
 from segic_jax.runtime import progress
 
@@ -46,7 +46,7 @@ class SemanticSource(Protocol):
         """Names as a text prompt takes them, by class number; two classes may share one."""
         ...
 
-    def pictures(self, split: Split) -> list[str]:
+    def image_names(self, split: Split) -> list[str]:
         """All images of a split, sorted.
 
         Raises:
@@ -54,7 +54,7 @@ class SemanticSource(Protocol):
         """
         ...
 
-    def present(self, split: Split, picture: str) -> tuple[int, ...]:
+    def present(self, split: Split, image_name: str) -> tuple[int, ...]:
         """The classes on an image, rising, without reading the image itself.
 
         Raises:
@@ -62,7 +62,7 @@ class SemanticSource(Protocol):
         """
         ...
 
-    def load(self, split: Split, picture: str) -> SemanticImage:
+    def load(self, split: Split, image_name: str) -> SemanticImage:
         """Read an image and its labels.
 
         Raises:
@@ -91,7 +91,7 @@ class LabelMaps:
     ignored: int
     download: str
 
-    def pictures(self, split: Split) -> list[str]:
+    def image_names(self, split: Split) -> list[str]:
         """Stems of the split's label maps."""
         folder = self.folders[split].labels
         if not folder.is_dir():
@@ -101,48 +101,50 @@ class LabelMaps:
             )
         return [name.removesuffix(self.ending) for name in files(folder, self.ending, self.download)]
 
-    def present(self, split: Split, picture: str) -> tuple[int, ...]:
+    def present(self, split: Split, image_name: str) -> tuple[int, ...]:
         """The classes in a label map."""
-        labels = self._labels(self._paths(split, picture)[1])
+        labels = self._labels(self._paths(split, image_name)[1])
         return tuple(np.unique(labels[labels >= 0]).tolist())
 
-    def load(self, split: Split, picture: str) -> SemanticImage:
+    def load(self, split: Split, image_name: str) -> SemanticImage:
         """The image, a mask for each class, and what is ignored."""
-        image_path, label_path = self._paths(split, picture)
+        image_path, label_path = self._paths(split, image_name)
         image, labels = read_rgb(image_path), self._labels(label_path)
         require_size(image, labels, image_path, label_path)
         classes = np.unique(labels[labels >= 0])
         return SemanticImage(image, tuple(classes.tolist()), labels == classes[:, None, None], labels < 0)
 
-    def load_class(self, split: Split, picture: str, number: int) -> LabelledImage:
+    def load_class(self, split: Split, image_name: str, number: int) -> LabelledImage:
         """The image and the mask of one class; its other labels are not checked, as `present` does."""
-        image_path, label_path = self._paths(split, picture)
+        image_path, label_path = self._paths(split, image_name)
         image, labels = read_rgb(image_path), read_labels(label_path)
         require_size(image, labels, image_path, label_path)
         return LabelledImage(image, labels == number + self.first)
 
-    def check(self, needed: Mapping[Split, int | None]) -> list[Check]:
+    def check(self, needed: Mapping[Split, int | None]) -> list[CheckLine]:
         """Label maps of each split, counted, and the images that they lack."""
         lines = []
         for split, number in needed.items():
             folders = self.folders[split]
             what = f"label maps in {folders.labels}"
             try:
-                stems = set(self.pictures(split))
+                stems = set(self.image_names(split))
             except DataError as error:
-                lines.append(Check(what, 0, number, str(error)))
+                lines.append(CheckLine(what, 0, number, str(error)))
                 continue
             problem = "" if number in (None, len(stems)) else f"Get the whole data set from {self.download}."
-            lines.append(Check(what, len(stems), number, problem))
+            lines.append(CheckLine(what, len(stems), number, problem))
             there = {path.stem for path in folders.images.glob("*.jpg")}
             missing = sorted(stems - there)
             problem = f"{folders.images / missing[0]}.jpg is missing: get it again." if missing else ""
-            lines.append(Check(f"their images in {folders.images}", len(stems & there), len(stems), problem))
+            lines.append(
+                CheckLine(f"their images in {folders.images}", len(stems & there), len(stems), problem)
+            )
         return lines
 
-    def _paths(self, split: Split, picture: str) -> tuple[Path, Path]:
+    def _paths(self, split: Split, image_name: str) -> tuple[Path, Path]:
         folders = self.folders[split]
-        return folders.images / f"{picture}.jpg", folders.labels / f"{picture}{self.ending}"
+        return folders.images / f"{image_name}.jpg", folders.labels / f"{image_name}{self.ending}"
 
     def _labels(self, path: Path) -> Integer[np.ndarray, "height width"]:
         """Class numbers; -1 where there is none."""
@@ -186,15 +188,15 @@ def draw_references(
     a uniform draw for each. One image may serve several classes. Only label maps are read, and no more
     than it takes.
     """
-    pictures = source.pictures(split)
+    image_names = source.image_names(split)
     drawn: dict[int, list[str]] = {number: [] for number in range(len(source.classes))}
     wanting = set(drawn)
-    order = np.random.RandomState(seed).permutation(len(pictures))
+    order = np.random.RandomState(seed).permutation(len(image_names))
     for i in progress.bar(order.tolist(), desc="reference draw", unit="label map", leave=False):
         if not wanting:
             break
-        for number in wanting.intersection(source.present(split, pictures[i])):
-            drawn[number].append(pictures[i])
+        for number in wanting.intersection(source.present(split, image_names[i])):
+            drawn[number].append(image_names[i])
             if len(drawn[number]) == count:
                 wanting.discard(number)
     return {number: tuple(chosen) for number, chosen in drawn.items()}

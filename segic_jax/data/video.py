@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from segic_jax.data.files import read_labels, read_rgb, require_size
-from segic_jax.data.listed import files
+from segic_jax.data.image_files import read_labels, read_rgb, require_size
+from segic_jax.data.mask_files import files
 from segic_jax.errors import DataError
 
 
@@ -57,21 +57,21 @@ def make_clip(name: str, frames: Path, annotations: Path, required: frozenset[st
     Raises:
         DataError: a folder is missing or empty, or a label map has no frame.
     """
-    pictures = tuple(frames / name for name in files(frames, ".jpg", "the benchmark's archive"))
-    numbers = {path.stem: number for number, path in enumerate(pictures)}
+    frame_paths = tuple(frames / name for name in files(frames, ".jpg", "the benchmark's archive"))
+    numbers = {path.stem: number for number, path in enumerate(frame_paths)}
     maps = {}
     for label_map in files(annotations, ".png", "the benchmark's archive"):
         path = annotations / label_map
         if path.stem not in numbers:
             raise DataError(f"{path} has no frame {frames / path.stem}.jpg: unpack the benchmark again.")
         maps[numbers[path.stem]] = path
-    wanted = frozenset(range(len(pictures)))
+    wanted = frozenset(range(len(frame_paths)))
     if required is not None:
         unknown = sorted(required - numbers.keys())
         if unknown:
             raise DataError(f"{frames / unknown[0]}.jpg is missing: meta.json lists it; unpack it again.")
         wanted = frozenset(numbers[stem] for stem in required)
-    return Clip(name, pictures, maps, wanted, len(maps) == len(pictures))
+    return Clip(name, frame_paths, maps, wanted, len(maps) == len(frame_paths))
 
 
 def check_sizes(source: VideoSource, clip: Clip) -> None:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 import segic_jax
-from segic_jax.data.benchmark import BenchmarkSpec
+from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.check import require_files
 from segic_jax.data.episodes import EpisodeSource, View
 from segic_jax.data.manifest import Manifest, episodes_hash
@@ -114,7 +114,7 @@ def evaluate(
         "shots": manifests[0].shots,
         "folds": [manifest.fold for manifest in manifests],
         "class_names_given": class_names,
-        "in_domain": in_domain(bundle, benchmark.pictures),
+        "in_domain": in_domain(bundle, benchmark.domain),
         "manifest": {
             "sha256": episodes_hash([e for manifest in manifests for e in manifest.episodes]),
             "folds": {str(manifest.fold): manifest.sha256 for manifest in manifests},

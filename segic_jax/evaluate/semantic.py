@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float, Int, UInt8
 
 import segic_jax
-from segic_jax.data.benchmark import BenchmarkSpec
-from segic_jax.data.canvas import resize_and_pad
+from segic_jax.data.benchmark_spec import BenchmarkSpec
+from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.data.semantic import SemanticSource, Split
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.records import (
@@ -79,7 +79,7 @@ def evaluate_semseg(
         raise ConfigError(f"batch_size {batch_size} must be at least 1.")
     begin = time.perf_counter()
     text, named = text_features(bundle, source, class_names)
-    pictures = source.pictures("val")
+    pictures = source.image_names("val")
     chosen = spread(range(len(pictures)), limit)
     protocol = {
         "name": "semseg",
@@ -138,7 +138,7 @@ def evaluate_semseg(
         "title": benchmark.title,
         "protocol": protocol,
         "class_names_given": named,
-        "in_domain": in_domain(bundle, benchmark.pictures),
+        "in_domain": in_domain(bundle, benchmark.domain),
         "manifest": {"sha256": identity["pictures"]},
         "pictures": len(rows),
         "pictures_in_list": len(pictures),

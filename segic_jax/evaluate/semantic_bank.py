@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from segic_jax.data.canvas import fitted_taps, resample, resize_and_pad
+from segic_jax.data.preprocess import fitted_taps, resample, resize_and_pad
 from segic_jax.data.semantic import SemanticSource, Split, draw_references
 from segic_jax.errors import BundleError, DataError
 from segic_jax.evaluate.semantic_metrics import unique_names
@@ -85,7 +85,7 @@ def text_features(
 
 def make_bank(engine: Engine, source: SemanticSource, split: Split, text: np.ndarray, out: Path) -> Bank:
     """Draw the references, once for a folder, and encode them, on every host."""
-    source.pictures(split)  # raises where there is no such split
+    source.image_names(split)  # raises where there is no such split
     path = out / "references.json"
     try:
         drawn = {int(number): tuple(of) for number, of in json.loads(path.read_text()).items()}

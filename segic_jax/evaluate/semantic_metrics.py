@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from segic_jax.data.canvas import resize
+from segic_jax.data.preprocess import resize
 from segic_jax.data.semantic import SemanticImage
 from segic_jax.evaluate.records import percent
 

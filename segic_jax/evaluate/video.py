@@ -25,8 +25,8 @@ from PIL import Image
 
 import segic_jax
 from segic_jax.config import INSTANCE_PROMPT
-from segic_jax.data.benchmark import BenchmarkSpec
-from segic_jax.data.files import require_size
+from segic_jax.data.benchmark_spec import BenchmarkSpec
+from segic_jax.data.image_files import require_size
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.errors import DataError, InputError
 from segic_jax.evaluate.records import (
@@ -120,7 +120,7 @@ def evaluate_video(
             "source": "SegIC model/segic.py:804-990, train.py:473-510",
         },
         "class_names_given": False,  # the prompt is one sentence for all objects
-        "in_domain": in_domain(bundle, benchmark.pictures),
+        "in_domain": in_domain(bundle, benchmark.domain),
         "manifest": {"sha256": identity["videos"]},
         "videos": len(rows),
         "videos_in_list": len(listed),

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Integer, UInt8
 from PIL import Image
 
 from segic_jax.data import masks
-from segic_jax.data.files import (
+from segic_jax.data.image_files import (
     ENDINGS,
     MAX_PIXELS,
     open_image,

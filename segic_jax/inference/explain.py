@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from segic_jax.data.canvas import CanvasImage, resize
+from segic_jax.data.preprocess import CanvasImage, resize
 from segic_jax.inference.context import Context
 from segic_jax.inference.matching import INSIDE
 

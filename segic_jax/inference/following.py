@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from segic_jax.data.canvas import resize_and_pad
+from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.inference.context import Context
 from segic_jax.inference.memory import ObjectMemory
 from segic_jax.inference.result import Result

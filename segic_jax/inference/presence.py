@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from segic_jax.data.canvas import resize
+from segic_jax.data.preprocess import resize
 from segic_jax.errors import ConfigError
 from segic_jax.inference.matching import INSIDE, OUTSIDE, ConceptMatches
 

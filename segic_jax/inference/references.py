@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
-from segic_jax.data.canvas import CanvasImage, resize_and_pad
+from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.inference.context import Concept, Reference, thinned
 from segic_jax.inference.engine import Engine, ImageFeatures
 from segic_jax.inference.example import Example, as_image, source_of

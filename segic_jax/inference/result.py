@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Integer, UInt8, UInt16
 from PIL import Image
 
-from segic_jax.data.canvas import Taps, bilinear_taps, resample
+from segic_jax.data.preprocess import Taps, bilinear_taps, resample
 from segic_jax.errors import DataError
 from segic_jax.inference.overlay import Colour, draw_masks, line_width, shrink
 from segic_jax.inference.png import rgb_png

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from segic_jax.config import to_dict
-from segic_jax.data.canvas import CanvasImage, resize_and_pad
+from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Concept, Context, in_slots, joined, read_context
 from segic_jax.inference.engine import Engine, ImageFeatures

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, UInt8, UInt16
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT
-from segic_jax.data.canvas import resize, resize_and_pad
+from segic_jax.data.preprocess import resize, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.memory import ObjectMemory

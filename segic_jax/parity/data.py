@@ -7,7 +7,7 @@ canvas was made of, and wherever it is not their rounding, the canvas itself.
 import numpy as np
 
 from segic_jax.data.augment import OFFICIAL_SCALES, flip, jitter_windows, jittered_taps, large_scale_jitter
-from segic_jax.data.canvas import (
+from segic_jax.data.preprocess import (
     PADDING,
     CanvasImage,
     Taps,

@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from segic_jax.config import ModelConfig, TextConfig, ViTConfig
-from segic_jax.data.canvas import PADDING, fitted_taps, resample
+from segic_jax.data.preprocess import PADDING, fitted_taps, resample
 from segic_jax.errors import DumpError
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params, as_float32
@@ -291,7 +291,7 @@ def _compute(dump: Dump, pair: Arrays, dtype) -> Iterator[tuple[str, Array | np.
 
 
 def _on_canvas(planes: np.ndarray, side: int, padding: int) -> np.ndarray:
-    """Planes [n, height, width] as the model gets them, in floats (data/canvas.py rounds what it stores)."""
+    """Put planes [n, height, width] on the canvas in floats, without the rounding of data/preprocess.py."""
     count, height, width = planes.shape
     resized = resample(planes, *fitted_taps(height, width, side))
     canvas = np.full((count, side, side), padding, np.float32)

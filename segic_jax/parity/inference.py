@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, TextConfig, class_prompt
-from segic_jax.data.canvas import PADDING, fitted_taps, resample, resize
+from segic_jax.data.preprocess import PADDING, fitted_taps, resample, resize
 from segic_jax.evaluate.metrics import boundary_iou, intersection_union, mask_iou
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Integer, UInt8
 
 from segic_jax.config import INSTANCE_PROMPT
-from segic_jax.data.canvas import PADDING, fitted_taps, resample, resample_image
+from segic_jax.data.preprocess import PADDING, fitted_taps, resample, resample_image
 from segic_jax.inference import engine, tracker
 from segic_jax.inference.memory import EPS, decode_frame, first_memory
 from segic_jax.models import segic
@@ -152,7 +152,7 @@ def _on_canvas(
     masks: UInt8[np.ndarray, "objects height width"],
     canvas: int,
 ) -> tuple[Float[np.ndarray, "frames S S 3"], Float[np.ndarray, "objects S S"], tuple[int, int]]:
-    """The official `ResizeVOS`, without the rounding of `data.canvas.resize_and_pad`."""
+    """The official `ResizeVOS`, without the rounding of `data.preprocess.resize_and_pad`."""
     _, rows, columns, _ = frames.shape
     taps = fitted_taps(rows, columns, canvas)
     images = np.stack([resample_image(frame, *taps) for frame in frames])

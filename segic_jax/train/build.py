@@ -1,6 +1,7 @@
 """From a Config to the objects that a training needs: data, frozen weights, text features, validation.
 
-The loop knows none of these by name; a new kind of weights is added here, a new source in data/training.py.
+The loop knows none of these by name; a new kind of weights is added here, a new source in
+data/training_sources.py.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ import numpy as np
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, Config, SourceConfig, class_prompt, to_dict
 from segic_jax.data.episodes import PairSource
-from segic_jax.data.training import open_mixture
+from segic_jax.data.training_sources import open_mixture
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.threshold import tune_threshold
 from segic_jax.models.params import as_float32

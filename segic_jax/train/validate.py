@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.config import Config, ValidationConfig
-from segic_jax.data.benchmarks import find_benchmark, open_source
+from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.episodes import EpisodeSource
 from segic_jax.data.manifest import Manifest
@@ -52,6 +52,6 @@ def open_episodes(config: ValidationConfig) -> tuple[EpisodeSource, Manifest]:
     if benchmark.name == "emoji":
         source: EpisodeSource = EmojiSource("validation")  # never the novel classes
     else:
-        source = open_source(benchmark, Path(config.root) if config.root else None)
+        source = open_benchmark(benchmark, Path(config.root) if config.root else None)
     protocol = config.protocol or benchmark.protocols[0]
     return source, source.manifest(protocol, config.fold, config.shots)

@@ -60,7 +60,7 @@ def answered(part: str, row: Row, head: Params, shelf: Shelf) -> Counts:
 def _counted(
     config: ModelConfig, told: Told, head: Params, target: Array, shots: ShotBatch, truth: Array
 ) -> Int[Array, "2 episodes"]:
-    shots = replace(shots, masks=grid_cells(shots.masks, config.canvas) > 0)  # as `data.canvas` does
+    shots = replace(shots, masks=grid_cells(shots.masks, config.canvas) > 0)  # as `data.preprocess` does
     _, decoded = decode_told(told, config, head, target, shots, pooled(shots))
     logits = upsample(decoded.logits, config.canvas)[:, 0, :, :, None]
     inside = bilinear(logits, truth.shape[1:])[..., 0] > 0

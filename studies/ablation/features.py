@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from segic_jax.config import ModelConfig
-from segic_jax.data.canvas import resize_and_pad
+from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.inference import engine
 from segic_jax.models.params import Params
 from segic_jax.runtime import progress

@@ -19,7 +19,7 @@ from segic_jax import Example
 from segic_jax.commands.parser import main
 from segic_jax.commands.targets import Refused
 from segic_jax.commands.video_files import Videos, open_clip
-from segic_jax.data.files import read_labels
+from segic_jax.data.image_files import read_labels
 from segic_jax.errors import BundleError, DataError
 from segic_jax.inference import result
 from segic_jax.inference.example import as_image, listed

@@ -14,8 +14,8 @@ from segic_jax.data.augment import (
     view_image,
     view_mask,
 )
-from segic_jax.data.canvas import resample, resample_image
 from segic_jax.data.colour import draw_colour
+from segic_jax.data.preprocess import resample, resample_image
 
 
 @pytest.mark.parametrize("case", range(5))

@@ -15,11 +15,11 @@ import pytest
 import tiny
 from layouts import WRITE
 
-from segic_jax.data.benchmarks import find_benchmark, open_source
+from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.build import __main__ as program
 from segic_jax.data.build import write
-from segic_jax.data.build.examples import items, records
 from segic_jax.data.build.info import NAME, read_info
+from segic_jax.data.build.items import items, records
 from segic_jax.data.build.read import open_built
 from segic_jax.data.pairs import ClassPairs
 from segic_jax.data.sources import coco20i
@@ -42,7 +42,7 @@ def test_everything_is_the_same(tmp_path, name, capsys):
     folder = build(name, tmp_path / "data", tmp_path / "out")
     assert "all equal" in capsys.readouterr().out
     benchmark = find_benchmark(name)
-    source, built = (open_source(benchmark, tmp_path / place) for place in ("data", "out"))
+    source, built = (open_benchmark(benchmark, tmp_path / place) for place in ("data", "out"))
     work = list(items(benchmark.kind, source))
     for item in work:
         one, other = (records(benchmark.kind, of, item) for of in (source, built))
@@ -52,9 +52,9 @@ def test_everything_is_the_same(tmp_path, name, capsys):
     if benchmark.kind == "semseg":
         assert built.classes == source.classes
         for split in {item.split for item in work}:
-            assert built.pictures(split) == source.pictures(split)
-            for picture in source.pictures(split):
-                assert built.present(split, picture) == source.present(split, picture)
+            assert built.image_names(split) == source.image_names(split)
+            for image_name in source.image_names(split):
+                assert built.present(split, image_name) == source.present(split, image_name)
     elif benchmark.kind == "video":
         for one, other in zip(source.videos(), built.videos(), strict=True):
             assert (one.name, one.required, one.scored) == (other.name, other.required, other.scored)
@@ -70,13 +70,13 @@ def test_everything_is_the_same(tmp_path, name, capsys):
 def test_coco20i_with_its_lists(tmp_path, monkeypatch):
     """With the lists of the tiny tree in place of the published ones, whose 39059 images it has not."""
     WRITE["coco20i"](tmp_path / "data")
-    pictures = sorted(
+    image_names = sorted(
         str(path.relative_to(tmp_path / "data/COCO2014")) for path in tmp_path.glob("data/COCO2014/*/*.jpg")
     )
-    monkeypatch.setattr(coco20i, "class_images", lambda split: [pictures] * 80)
+    monkeypatch.setattr(coco20i, "class_images", lambda split: [image_names] * 80)
     build("coco20i", tmp_path / "data", tmp_path / "out")
     built = open_built(tmp_path / "out")
-    assert len(list(built.views())) == 80 * len(pictures)
+    assert len(list(built.views())) == 80 * len(image_names)
     assert built.class_name(79) == "toothbrush"
     assert built.manifest("matcher", 2, 5).sha256.startswith("a5ea7cecf977b4c7")
 
@@ -115,7 +115,7 @@ def test_training_pairs_are_the_same(tmp_path):
     WRITE["folder"](tmp_path / "data")
     build("folder", tmp_path / "data", tmp_path / "built")
     one, other = (
-        ClassPairs(open_source(find_benchmark("folder"), tmp_path / place)) for place in ("data", "built")
+        ClassPairs(open_benchmark(find_benchmark("folder"), tmp_path / place)) for place in ("data", "built")
     )
     for seed in range(5):
         a, b = (pairs.pair(np.random.default_rng(seed)) for pairs in (one, other))
@@ -184,7 +184,7 @@ def test_damaged_data_sets_are_one_sentence(tmp_path):
     with pytest.raises(DataError, match="has no episodes original_fold0_2shot, only original_fold0_1shot"):
         open_built(folder).manifest("original", 0, 2)
     with pytest.raises(DataError, match="holds folder, not isic"):
-        open_source(find_benchmark("isic"), tmp_path / "out")
+        open_benchmark(find_benchmark("isic"), tmp_path / "out")
     (file,) = folder.glob("*.array_record*")
     content = file.read_bytes()
     for bad in (content[: len(content) // 2], b"", b"x" * 100_000):

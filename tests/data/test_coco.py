@@ -12,8 +12,8 @@ import pytest
 from layouts_coco import ANNOTATIONS, coco_json, label_map, noise, write_coco, write_coco20i
 
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.draws import coco20i_episodes, semcoco_episodes
 from segic_jax.data.episodes import View
+from segic_jax.data.sampler import coco20i_episodes, semcoco_episodes
 from segic_jax.data.sources.coco import CocoSource, check
 from segic_jax.data.sources.coco20i import Coco20iSource, class_images, fold_classes
 from segic_jax.data.sources.coco20i import check as check_coco20i
@@ -101,27 +101,27 @@ def test_the_leak_is_repaired(tmp_path, fold):
     coco = CocoJson(many_images(tmp_path))
     leaky, repaired = (semcoco_episodes(coco, fold=fold, leak=leak) for leak in (True, False))
     kept = [e for e in leaky if e.target not in e.references]
-    assert [e for e in repaired if len(coco.pictures(e.class_id)) > 2] == kept
+    assert [e for e in repaired if len(coco.image_ids(e.class_id)) > 2] == kept
     assert all(e.target not in e.references for e in repaired)
-    twos = [e for e in leaky if len(coco.pictures(e.class_id)) == 2]
-    assert len([e for e in repaired if len(coco.pictures(e.class_id)) == 2]) == len(twos)
+    twos = [e for e in leaky if len(coco.image_ids(e.class_id)) == 2]
+    assert len([e for e in repaired if len(coco.image_ids(e.class_id)) == 2]) == len(twos)
     assert not any(e.class_id == 21 for e in repaired)
 
 
 def test_coco20i_is_the_official_draw():
-    pictures = {c: class_images("val")[c] for c in fold_classes(1)}
+    image_names = {c: class_images("val")[c] for c in fold_classes(1)}
     np.random.seed(42)
     expected = []
     for _ in range(60):
-        c = np.random.choice(list(pictures), 1, replace=False)[0]
-        target = np.random.choice(pictures[c], 1, replace=False)[0]
+        c = np.random.choice(list(image_names), 1, replace=False)[0]
+        target = np.random.choice(image_names[c], 1, replace=False)[0]
         references = []
         while len(references) < 2:
-            one = np.random.choice(pictures[c], 1, replace=False)[0]
+            one = np.random.choice(image_names[c], 1, replace=False)[0]
             if one != target:
                 references.append(str(one))
         expected.append((int(c), str(target), tuple(references)))
-    drawn = coco20i_episodes(pictures, 42, 2, count=60)
+    drawn = coco20i_episodes(image_names, 42, 2, count=60)
     assert [(e.class_id, e.target, e.references) for e in drawn] == expected
 
 
@@ -134,7 +134,7 @@ def test_class_lists_have_the_published_sizes():
         assert len(lists) == 80
         if sizes:
             assert tuple(sum(len(lists[c]) for c in fold_classes(f)) for f in range(4)) == sizes
-            assert len({picture for one in lists for picture in one}) == 39059
+            assert len({image_name for one in lists for image_name in one}) == 39059
         else:
             # A training fold has the classes of the three others.
             totals = [sum(len(lists[c]) for c in range(80) if c % 4 != f) for f in range(4)]
@@ -150,7 +150,7 @@ def test_coco_masks_and_classes(coco):
         np.testing.assert_array_equal(shown.mask, expected)
         assert abs(shown.image.astype(int) - noise(3)[..., ::-1]).mean() < 60
     assert source.class_name(17) == "cat"
-    assert {(v.picture, v.class_id) for v in source.views()} == {
+    assert {(v.image_name, v.class_id) for v in source.views()} == {
         (name(image), c) for image, many in ANNOTATIONS.items() for c, _ in many
     }
     assert [line.found for line in check(coco)] == [2, 4, 4]
@@ -199,8 +199,8 @@ def test_a_bad_segmentation_is_named(coco):
 
 
 def test_coco20i_on_disk(tmp_path):
-    pictures = class_images("val")
-    episodes = coco20i_episodes({c: pictures[c] for c in fold_classes(2)}, 0, 1, count=3)
+    image_names = class_images("val")
+    episodes = coco20i_episodes({c: image_names[c] for c in fold_classes(2)}, 0, 1, count=3)
     write_coco20i(tmp_path / "COCO2014", episodes)
     for root in (tmp_path, tmp_path / "COCO2014"):
         source = Coco20iSource(root)

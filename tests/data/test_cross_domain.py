@@ -20,7 +20,7 @@ from layouts_domains import (
     write_suim,
 )
 
-from segic_jax.data.benchmarks import find_benchmark, open_source
+from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.check import require_files
 from segic_jax.data.episodes import Episode, View
 from segic_jax.errors import DataError
@@ -42,18 +42,18 @@ def written(tmp_path, name):
 
 
 def opened(root, name):
-    return open_source(find_benchmark(name), root)
+    return open_benchmark(find_benchmark(name), root)
 
 
-def drawn(count, pictures, classes, shots):
+def drawn(count, image_names, classes, shots):
     """Class idx mod n; target; references until they are not the target."""
     np.random.seed(0)
     for number in range(count):
         c = classes[number % len(classes)]
-        target = np.random.choice(pictures[c], 1, replace=False)[0]
+        target = np.random.choice(image_names[c], 1, replace=False)[0]
         references = []
         while len(references) < shots:
-            one = np.random.choice(pictures[c], 1, replace=False)[0]
+            one = np.random.choice(image_names[c], 1, replace=False)[0]
             if one != target:
                 references.append(str(one))
         yield Episode(c, str(target), tuple(references))
@@ -92,12 +92,12 @@ def test_every_episode_is_a_view_and_no_target_its_reference(tmp_path, name):
 def test_isic(tmp_path, shots):
     source = opened(written(tmp_path, "isic"), "isic")
     np.testing.assert_array_equal(source.load(View("2/ISIC_0000005.jpg", 1)).mask, square(5) > 0)
-    pictures = {
+    image_names = {
         0: [f"1/ISIC_{n:07}.jpg" for n in (1, 2, 3)],
         1: [f"2/ISIC_{n:07}.jpg" for n in (4, 5, 6, 7)],
         2: [f"3/ISIC_{n:07}.jpg" for n in (8, 9)],
     }
-    expected = tuple(drawn(600, pictures, [0, 1, 2], shots))
+    expected = tuple(drawn(600, image_names, [0, 1, 2], shots))
     assert source.manifest("insid3", 0, shots).episodes == expected
     assert source.class_name(2) == "skin lesion"
 
@@ -108,8 +108,8 @@ def test_lung(tmp_path):
     np.testing.assert_array_equal(source.load(View("CHNCXR_0002_1.png", 0)).mask, square(4) > 0)
     np.testing.assert_array_equal(source.load(View("MCUCXR_0003_1.png", 0)).mask, square(6) > 0)
     masks = sorted(path.name for path in (root / "masks").iterdir())
-    pictures = [name if "MCUCXR" in name else name[:-9] + ".png" for name in masks]
-    assert source.manifest("insid3", 0, 1).episodes == tuple(drawn(600, {0: pictures}, [0], 1))
+    image_names = [name if "MCUCXR" in name else name[:-9] + ".png" for name in masks]
+    assert source.manifest("insid3", 0, 1).episodes == tuple(drawn(600, {0: image_names}, [0], 1))
     assert [line.found for line in find_benchmark("lung").check(tmp_path)] == [5, 4]
 
 
@@ -139,8 +139,8 @@ def test_suim(tmp_path):
     assert View("d_1_.jpg", "PF") not in set(source.views())  # its mask is below 128
     np.testing.assert_array_equal(source.load(View("d_2_.jpg", "PF")).mask, square(6) > 0)
     codes = ["FV", "HD", "PF", "RI", "RO", "SR", "WR"]
-    pictures = {c: [f"d_{n}_.jpg" for n in range(3) if (c, n) != ("PF", 1)] for c in codes}
-    assert source.manifest("insid3", 0, 2).episodes == tuple(drawn(20, pictures, codes, 2))
+    image_names = {c: [f"d_{n}_.jpg" for n in range(3) if (c, n) != ("PF", 1)] for c in codes}
+    assert source.manifest("insid3", 0, 2).episodes == tuple(drawn(20, image_names, codes, 2))
     assert source.class_name("WR") == "wreck"
 
 

@@ -122,5 +122,5 @@ def test_export_reads_back_as_the_same_episodes(tmp_path):
 
     assert listed(folder) == listed(source)
     for view in folder.views():
-        own = view._replace(picture=view.picture.removesuffix(".jpg"))
+        own = view._replace(image_name=view.image_name.removesuffix(".jpg"))
         assert np.array_equal(folder.load(view).mask, source.load(own).mask)

@@ -63,10 +63,10 @@ def test_masks_are_unions(tiny):
 def test_views_are_all_of_the_pickle(tiny):
     root, content = tiny
     views = list(Lvis92iSource(root).views())
-    assert {(v.picture, v.class_id) for v in views} == {(p, c) for c in content for p in content[c]}
+    assert {(v.image_name, v.class_id) for v in views} == {(p, c) for c in content for p in content[c]}
     assert len(set(views)) == len(views)
-    pictures = [v.picture for v in views]
-    assert pictures == sorted(pictures)
+    image_names = [v.image_name for v in views]
+    assert image_names == sorted(image_names)
 
 
 def test_a_copy_for_a_worker_is_small_and_reads_for_itself(tiny):
@@ -88,7 +88,7 @@ def test_the_episodes_of_official_segic(tiny):
     for episode in manifest.episodes:
         assert episode.target != episode.references[0]
         for view in (episode.target_view, *episode.reference_views):
-            assert view.picture in content[view.class_id]
+            assert view.image_name in content[view.class_id]
     assert {e.class_id for e in manifest.episodes} == set(manifest.classes)
     with pytest.raises(DataError, match="1 shot"):
         source.manifest("segic", 3, 5)
@@ -145,11 +145,11 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
     for view in (View("val2017/none.jpg", 1), View("val2017/000000000001.jpg", 99)):
         with pytest.raises(DataError, match=r"lvis_val\.pkl has no class"):
             source.load(view)
-    picture = tmp_path / "LVIS/coco/val2017/000000000001.jpg"
-    picture.write_bytes(picture.read_bytes()[:-40])
+    path = tmp_path / "LVIS/coco/val2017/000000000001.jpg"
+    path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(DataError, match=r"000000000001\.jpg is cut off"):
         source.load(View("val2017/000000000001.jpg", 1))
-    picture.unlink()
+    path.unlink()
     with pytest.raises(DataError, match="no such file"):
         source.load(View("val2017/000000000001.jpg", 1))
     path = tmp_path / "LVIS/lvis_val.pkl"
@@ -185,6 +185,6 @@ def test_check_counts(tiny):
         found["classes of more than 1 image"].found,
         found["classes of more than 1 image"].needed,
     ) == (20, 920)
-    assert (found["pictures"].found, found["pictures"].needed, found["pictures"].problem) == (12, 12, "")
+    assert (found["images"].found, found["images"].needed, found["images"].problem) == (12, 12, "")
     assert BENCHMARK.folds == 10
     assert BENCHMARK.name == Lvis92iSource.name

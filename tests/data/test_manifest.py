@@ -8,7 +8,7 @@ import pytest
 
 from segic_jax.commands.parser import main
 from segic_jax.data.episodes import Episode, View
-from segic_jax.data.manifest import Manifest, read_manifest, shipped
+from segic_jax.data.manifest import Manifest, packaged_manifest, read_manifest
 from segic_jax.data.sources import coco20i, fss1000
 from segic_jax.errors import DataError
 
@@ -37,17 +37,17 @@ PARTS = Manifest(
 @pytest.mark.parametrize(("name", "digest"), PUBLISHED.items())
 def test_shipped_lists_are_the_published_ones_and_the_draw(name, digest):
     benchmark, fold, shots = name
-    manifest = shipped(benchmark, "matcher", fold, shots)
+    manifest = packaged_manifest(benchmark, "matcher", fold, shots)
     assert manifest.sha256[:16] == digest
     drawn = coco20i.draw("matcher", fold, shots) if benchmark == "coco20i" else fss1000.draw("matcher", shots)
     assert manifest == drawn
-    assert shipped(benchmark, "insid3", fold, shots).sha256 == manifest.sha256
-    assert shipped(benchmark, "segic", fold, shots) is None
+    assert packaged_manifest(benchmark, "insid3", fold, shots).sha256 == manifest.sha256
+    assert packaged_manifest(benchmark, "segic", fold, shots) is None
 
 
 def test_first_episodes():
     """As the published logs have them."""
-    first = shipped("coco20i", "matcher", 0, 1).episodes[0]
+    first = packaged_manifest("coco20i", "matcher", 0, 1).episodes[0]
     names = [f"val2014/COCO_val2014_{number:012}.jpg" for number in (507081, 486122)]
     assert first == Episode(72, names[0], (names[1],))
     assert coco20i.draw("segic", 0, 1) != coco20i.draw("matcher", 0, 1)

@@ -8,7 +8,7 @@ import pytest
 from layouts_parts import HEIGHT, WIDTH, rectangle, write_image, write_paco_part
 
 from segic_jax.data.episodes import View
-from segic_jax.data.files import read_rgb
+from segic_jax.data.image_files import read_rgb
 from segic_jax.data.masks import decode
 from segic_jax.data.sources.paco_part import BENCHMARK, PacoPartSource, check
 from segic_jax.errors import DataError
@@ -116,16 +116,16 @@ def test_crops_and_masks(tmp_path):
     val["img2anno"][1000] = annotations
     (tmp_path / "PACO-Part/paco/paco_part_val.pkl").write_bytes(pickle.dumps(val))
     source = PacoPartSource(tmp_path)
-    picture = read_rgb(tmp_path / "PACO-Part/coco/val2017/000000000001.jpg")
+    image = read_rgb(tmp_path / "PACO-Part/coco/val2017/000000000001.jpg")
     shown = source.load(View("val2017/000000000001.jpg", 115, 7))  # rows 3 to 16.1, columns 4 to 15.6
-    np.testing.assert_array_equal(shown.image, picture[3:16, 4:15])
+    np.testing.assert_array_equal(shown.image, image[3:16, 4:15])
     expected = np.zeros((13, 11), bool)
     expected[1:3, 1:5] = True
     expected[7:13, 9:11] = True
     np.testing.assert_array_equal(shown.mask, expected)
     beyond = source.load(View("val2017/000000000001.jpg", 114, 8))
     assert beyond.mask.shape == beyond.image.shape[:2] == (HEIGHT - 20, WIDTH - 20)
-    of_image = [view[1:] for view in source.views() if view.picture == "val2017/000000000001.jpg"]
+    of_image = [view[1:] for view in source.views() if view.image_name == "val2017/000000000001.jpg"]
     assert of_image == [(115, 7), (115, 8), (114, 8)]  # of one crop next to each other
 
 
@@ -148,7 +148,7 @@ def test_views(tiny):
     }
     assert set(views) == expected
     assert len(views) == len(expected)
-    crops = [(view.picture, view.instance) for view in views]
+    crops = [(view.image_name, view.instance) for view in views]
     assert len([1 for n, crop in enumerate(crops) if n == 0 or crops[n - 1] != crop]) == len(set(crops))
     for view in views:
         source.load(view)
@@ -187,23 +187,23 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
     ):
         source.load(View("val2017/x.jpg", 115, 99))
     behind = next(
-        View(picture, class_id, instance)
-        for class_id, pictures in source.pictures.items()
-        for picture in pictures
-        for instance, one in source._objects(picture, class_id).items()
+        View(image_name, class_id, instance)
+        for class_id, image_names in source.image_names.items()
+        for image_name in image_names
+        for instance, one in source._objects(image_name, class_id).items()
         if one.rows.start == 40
     )
     with pytest.raises(DataError, match=r"the box of object \d+ holds nothing"):
         source.load(behind)
-    picture = folder / "coco/val2017/000000000001.jpg"
-    good = picture.read_bytes()
+    path = folder / "coco/val2017/000000000001.jpg"
+    good = path.read_bytes()
     for content, why in ((b"x", "damaged or no image"), (None, "no such file")):
-        picture.unlink() if content is None else picture.write_bytes(content)
+        path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(DataError, match=rf"000000000001\.jpg.*{why}"):
             source.manifest("matcher", 0, 1)
     assert {one.what: one.found for one in check(tmp_path)}["validation images"] == 8
-    write_image(picture, 0)
-    assert picture.read_bytes() == good
+    write_image(path, 0)
+    assert path.read_bytes() == good
     (val_path, train_path) = folder / "paco/paco_part_val.pkl", folder / "paco/paco_part_train.pkl"
     images = [next(iter(entry)) for entry in val["cid2img"][115]]
     for change in (

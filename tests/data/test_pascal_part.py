@@ -8,7 +8,7 @@ import pytest
 from layouts_parts import HEIGHT, box_mask, write_pascal_part
 
 from segic_jax.data.episodes import View
-from segic_jax.data.files import read_rgb
+from segic_jax.data.image_files import read_rgb
 from segic_jax.data.sources.pascal_part import BENCHMARK, PascalPartSource, check
 from segic_jax.errors import DataError
 
@@ -35,10 +35,10 @@ def official(root, index, fold, shots):
     episodes = []
     for idx in range(min(length, 2500)):
         obj, part = names[idx % len(names)].split("+")
-        pictures, numbers = [], []
-        while len(pictures) < 1 + shots:
+        image_names, numbers = [], []
+        while len(image_names) < 1 + shots:
             one = np.random.choice(objects[obj]["part"][part]["val"], 1, replace=False)[0]  # noqa: NPY002
-            if one in pictures:
+            if one in image_names:
                 continue
             annotation = json.loads((folder / f"{one}.json").read_text())
             candidates = [o for o in annotation["object"] if o["name"] == obj]
@@ -47,9 +47,9 @@ def official(root, index, fold, shots):
             chosen = np.random.choice(candidates, 1, replace=False)[0]  # noqa: NPY002
             if not [p for p in chosen["parts"] if p["name"] == part]:
                 continue
-            pictures.append(one)
+            image_names.append(one)
             numbers.append(candidates.index(chosen))
-        episodes.append((f"{obj}+{part}", pictures, numbers))
+        episodes.append((f"{obj}+{part}", image_names, numbers))
     return names, episodes
 
 
@@ -81,9 +81,9 @@ def test_crops_and_masks(tiny):
     root, _ = tiny
     source = PascalPartSource(root)
     folder = root / "Pascal-Part/VOCdevkit/VOC2010"
-    picture = read_rgb(folder / "JPEGImages/2008_000000.jpg")
+    image = read_rgb(folder / "JPEGImages/2008_000000.jpg")
     shown = source.load(View("2008_000000", "cat+HEAD", 0))  # box 2, 3 to 14, 40: beyond the lower edge
-    np.testing.assert_array_equal(shown.image, picture[3:HEIGHT, 2:14])
+    np.testing.assert_array_equal(shown.image, image[3:HEIGHT, 2:14])
     expected = box_mask(2, 4, 7, 8) | box_mask(8, 10, 11, 30)
     np.testing.assert_array_equal(shown.mask, expected[3:HEIGHT, 2:14])
     odd = source.load(View("2008_000001", "bird+LEGS", 2))
@@ -115,7 +115,7 @@ def test_views_are_what_can_be_loaded_object_by_object(tiny):
 
 def test_class_names(tiny):
     source = PascalPartSource(tiny[0])
-    names = {name: source.class_name(name) for name in source.pictures}
+    names = {name: source.class_name(name) for name in source.image_names}
     assert names["cat+HEAD"] == "head of a cat"
     assert names["aeroplane+BODY"] == "body of an aeroplane"
     assert names["pottedplant+POT"] == "pot of a potted plant"
@@ -158,14 +158,14 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
         with pytest.raises(DataError, match=rf"2008_000003\.json.*{why}"):
             source.load(View("2008_000003", "cat+HEAD", 0))
     annotation.write_text(json.dumps({"object": [{k: cat[k] for k in ("name", "bndbox")}, cat]}))
-    numbers = [view.instance for view in source.views() if view.picture == "2008_000003"]
+    numbers = [view.instance for view in source.views() if view.image_name == "2008_000003"]
     assert set(numbers) == {1}  # some objects have no parts
     flat, outside = (
         cat | {"bndbox": {"xmin": left, "ymin": 3, "xmax": right, "ymax": 9}}
         for left, right in ((4, 4), (40, 50))
     )
     annotation.write_text(json.dumps({"object": [flat, cat, outside]}))
-    numbers = [view.instance for view in source.views() if view.picture == "2008_000003"]
+    numbers = [view.instance for view in source.views() if view.image_name == "2008_000003"]
     assert set(numbers) == {1}  # a box without a pixel is no view
     annotation.unlink()
     with pytest.raises(DataError, match=r"2008_000003\.json is missing"):

@@ -9,9 +9,9 @@ from layouts_training import source_configs, write_training
 from segic_jax.config import INSTANCE_PROMPT, DataConfig, class_prompt
 from segic_jax.data import pipeline
 from segic_jax.data.augment import draw_view, view_image, view_mask
-from segic_jax.data.episodes import Pair, Picture
+from segic_jax.data.episodes import AnnotatedImage, Pair
 from segic_jax.data.pipeline import CANDIDATES, training_batches
-from segic_jax.data.training import open_mixture
+from segic_jax.data.training_sources import open_mixture
 from segic_jax.errors import ConfigError, DataError
 
 CONFIG = DataConfig(max_concepts=3)
@@ -43,7 +43,7 @@ class Noise:
         masks = np.zeros((concepts, height, width), bool)
         for i in range(concepts):
             masks[i, 3 * i : 3 * i + 2, : width * (i + 1) // concepts] = True
-        return Picture(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), masks)
+        return AnnotatedImage(rng.integers(0, 256, (height, width, 3), dtype=np.uint8), masks)
 
 
 def batches(count, config=CONFIG, source=None, **options):
@@ -188,10 +188,10 @@ def test_instances_are_two_views_of_one_image():
     batch = batches(1, config, source=source, global_batch=8, seed=5)[0]
     for number in range(8):
         rng = np.random.default_rng([5, number, 0])
-        picture = source.pair(rng).target
+        annotated = source.pair(rng).target
         views = [
             draw_view(
-                *picture.image.shape[:2],
+                *annotated.image.shape[:2],
                 rng,
                 crop=config.crop,
                 colour=config.colour,
@@ -202,9 +202,11 @@ def test_instances_are_two_views_of_one_image():
         ]
         found = []
         for view, side in zip(views, ("target", "reference"), strict=True):
-            np.testing.assert_array_equal(batch[f"{side}_image"][number], view_image(picture.image, view, 32))
+            np.testing.assert_array_equal(
+                batch[f"{side}_image"][number], view_image(annotated.image, view, 32)
+            )
             seen = np.empty((6, 32, 32), bool)
-            for mask, into in zip(picture.masks, seen, strict=True):
+            for mask, into in zip(annotated.masks, seen, strict=True):
                 view_mask(mask, view, into)
             slots = batch[f"{side}_masks"][number][batch["valid"][number]]
             found.append([[np.array_equal(slot, mask) for mask in seen].index(True) for slot in slots])
@@ -225,10 +227,10 @@ class Thirds(Noise):
     """Three instances side by side."""
 
     def pair(self, rng):
-        picture = Picture(np.zeros((30, 30, 3), np.uint8), np.zeros((3, 30, 30), bool))
-        for i, mask in enumerate(picture.masks):
+        annotated = AnnotatedImage(np.zeros((30, 30, 3), np.uint8), np.zeros((3, 30, 30), bool))
+        for i, mask in enumerate(annotated.masks):
             mask[:, 10 * i : 10 * i + 10] = True
-        return Pair(picture, picture, "", True)
+        return Pair(annotated, annotated, "", True)
 
 
 def test_negative_rows_are_shuffled_absent_classes():

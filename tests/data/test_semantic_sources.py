@@ -13,7 +13,7 @@ from layouts_semantic import (
 )
 from PIL import Image
 
-from segic_jax.data.benchmarks import find_benchmark, open_source
+from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.semantic import SemanticSource, class_names, draw_references
 from segic_jax.data.sources import ade20k, ade847, coco_semantic, pc459
 from segic_jax.errors import DataError
@@ -28,11 +28,11 @@ WRITERS = {
 
 @pytest.mark.parametrize("name", WRITERS)
 def test_every_image_has_the_masks_of_its_classes(name, tmp_path):
-    source = open_source(find_benchmark(name), WRITERS[name](tmp_path))
+    source = open_benchmark(find_benchmark(name), WRITERS[name](tmp_path))
     assert isinstance(source, SemanticSource)
-    for picture in source.pictures("val"):
-        shown = source.load("val", picture)
-        assert shown.classes == source.present("val", picture)
+    for image_name in source.image_names("val"):
+        shown = source.load("val", image_name)
+        assert shown.classes == source.present("val", image_name)
         assert shown.masks.shape == (len(shown.classes), *shown.image.shape[:2])
         assert not (shown.masks & shown.ignored).any()
         assert all(mask.any() for mask in shown.masks)
@@ -40,7 +40,7 @@ def test_every_image_has_the_masks_of_its_classes(name, tmp_path):
 
 def test_ade20k_counts_from_one(tmp_path):
     source = ade20k.open_source(write_ade20k(tmp_path))
-    assert source.pictures("val") == ["ADE_val_1", "ADE_val_2", "ADE_val_3"]
+    assert source.image_names("val") == ["ADE_val_1", "ADE_val_2", "ADE_val_3"]
     shown = source.load("val", "ADE_val_3")
     stored = label_map(2, [150, 3], 0)
     assert shown.classes == (2, 149)
@@ -60,15 +60,15 @@ def test_ade847_and_pc459_count_from_zero(tmp_path):
     context = pc459.open_source(write_pc459(tmp_path))
     assert context.present("val", "2008_000003") == (7, 458)
     assert [context.classes[i] for i in (0, 7, 458)] == ["accordion", "baby carriage", "wool"]
-    assert len(context.pictures("val")) == 3  # the images without labels are not of the benchmark
+    assert len(context.image_names("val")) == 3  # the images without labels are not of the benchmark
     with pytest.raises(DataError, match=r"pc459_train is missing.*--bank"):
-        context.pictures("train")
+        context.image_names("train")
 
 
 def test_coco_pixels_may_have_two_classes(tmp_path):
     source = coco_semantic.CocoSemanticSource(write_coco_semantic(tmp_path))
     assert source.classes == ("car", "cat")  # by rising id, 3 and 17
-    assert source.pictures("val") == [f"{i:012}.jpg" for i in (1, 2, 5)]
+    assert source.image_names("val") == [f"{i:012}.jpg" for i in (1, 2, 5)]
     shown = source.load("val", "000000000001.jpg")
     assert shown.classes == (0, 1)
     both = shown.masks.all(0)
@@ -83,8 +83,8 @@ def test_the_root_may_be_the_folder_or_its_parent(name, tmp_path):
     root = WRITERS[name](tmp_path)
     inner = {"ade847": "ADE20K_2021_17_01", "pc459": "VOCdevkit", "coco_semantic": "coco"}.get(name, name)
     benchmark = find_benchmark(name)
-    there = benchmark.open(root).pictures("val")
-    assert benchmark.open(root / inner).pictures("val") == there
+    there = benchmark.open(root).image_names("val")
+    assert benchmark.open(root / inner).image_names("val") == there
     with pytest.raises(DataError, match="give the folder"):
         benchmark.open(root / inner / "nowhere")
 
@@ -100,7 +100,7 @@ def test_names_of_all_classes():
 
 def test_references_are_the_first_of_a_permutation(tmp_path):
     source = ade20k.open_source(write_ade20k(tmp_path))
-    names = source.pictures("train")
+    names = source.image_names("train")
     order = [names[i] for i in np.random.RandomState(0).permutation(3)]
     shown = {"ADE_train_1": {0, 2}, "ADE_train_2": {2, 4}, "ADE_train_3": {0, 4, 149}}
     drawn = draw_references(source, "train", 2)
@@ -114,10 +114,10 @@ def test_the_draw_stops_when_every_class_has_enough(tmp_path):
         classes = ("a",)
         read = 0
 
-        def pictures(self, split):
+        def image_names(self, split):
             return [str(i) for i in range(100)]
 
-        def present(self, split, picture):
+        def present(self, split, image_name):
             self.read += 1
             return (0,)
 
@@ -168,19 +168,19 @@ def test_coco_files_must_agree(tmp_path):
     content["categories"].append({"id": 99, "name": "unicorn"})
     path.write_text(json.dumps(content))
     with pytest.raises(DataError, match="other classes"):
-        source.pictures("train")
+        source.image_names("train")
 
 
 def test_hidden_files_are_no_label_maps(tmp_path):
     root = write_ade20k(tmp_path)
-    before = ade20k.open_source(root).pictures("val")
+    before = ade20k.open_source(root).image_names("val")
     (root / "ade20k/annotations/validation/._ADE_val_1.png").write_bytes(b"")
-    assert ade20k.open_source(root).pictures("val") == before
+    assert ade20k.open_source(root).image_names("val") == before
 
 
 def test_ade20k_as_its_archive_names_it(tmp_path):
     root = write_ade20k(tmp_path)
-    there = ade20k.open_source(root).pictures("val")
+    there = ade20k.open_source(root).image_names("val")
     (root / "ade20k").rename(root / "ADEChallengeData2016")
     for place in (root, root / "ADEChallengeData2016"):
-        assert ade20k.open_source(place).pictures("val") == there
+        assert ade20k.open_source(place).image_names("val") == there

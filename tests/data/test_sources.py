@@ -29,7 +29,7 @@ class Squares:
 
     def load(self, view):
         mask = np.zeros((24, 32), bool)
-        mask[:8, : 2 * int(view.picture)] = True
+        mask[:8, : 2 * int(view.image_name)] = True
         return LabelledImage(np.where(mask[..., None], np.uint8([200, 100, 50]), np.uint8(20)), mask)
 
 
@@ -174,13 +174,13 @@ def test_fss1000_splits():
 
 @pytest.mark.parametrize("parent", ["", "data"])
 def test_fss1000_reads_both_layouts(tmp_path, parent):
-    picture = cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
+    image_name = cv2.imencode(".jpg", np.zeros((4, 4, 3), np.uint8))[1].tobytes()
     mask = cv2.imencode(".png", np.full((4, 4), 255, np.uint8))[1].tobytes()
     root = tmp_path / "FSS-1000"
     for name in class_names("test"):
         (root / parent / name).mkdir(parents=True)
         for number in range(1, 11):
-            (root / parent / name / f"{number}.jpg").write_bytes(picture)
+            (root / parent / name / f"{number}.jpg").write_bytes(image_name)
             (root / parent / name / f"{number}.png").write_bytes(mask)
     assert Fss1000Source(tmp_path).root == root / parent
     source = Fss1000Source(root)
@@ -198,12 +198,12 @@ def test_fss1000_reads_both_layouts(tmp_path, parent):
 def test_fss1000_does_without_the_classes_that_no_episode_needs(tmp_path):
     with pytest.raises(DataError, match=r"abe's_flyingfish is missing: unpack FSS-1000"):
         Fss1000Source(tmp_path)
-    picture = np.zeros((4, 4), np.uint8)
+    image_name = np.zeros((4, 4), np.uint8)
     (tmp_path / "abacus").mkdir()  # of the training split
     (tmp_path / "bamboo_slip").mkdir()
     for number in range(1, 11):
         for ending in ("jpg", "png"):
-            cv2.imwrite(str(tmp_path / f"bamboo_slip/{number}.{ending}"), picture)
+            cv2.imwrite(str(tmp_path / f"bamboo_slip/{number}.{ending}"), image_name)
     source = Fss1000Source(tmp_path)
     episodes = source.manifest("matcher", 0, 1).episodes
     assert len(episodes) == 2400

@@ -25,10 +25,10 @@ from layouts_training import (
 )
 
 from segic_jax.config import SourceConfig
-from segic_jax.data import annotations, cache
-from segic_jax.data.annotations import Annotations
+from segic_jax.data import coco_arrays, disk_cache
 from segic_jax.data.build.__main__ import Args, main
 from segic_jax.data.class_index import present_classes
+from segic_jax.data.coco_arrays import Annotations
 from segic_jax.data.emoji import source as emoji
 from segic_jax.data.emoji.compose import compose
 from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiScenePairs
@@ -37,7 +37,7 @@ from segic_jax.data.mixture import Mixture
 from segic_jax.data.pairs import ImagePairs
 from segic_jax.data.sources import ade20k, coco20i
 from segic_jax.data.sources.coco_instances import COCO, CocoInstances
-from segic_jax.data.training import SOURCES, open_mixture, open_pairs
+from segic_jax.data.training_sources import SOURCES, open_mixture, open_pairs
 from segic_jax.errors import ConfigError, DataError
 
 
@@ -74,9 +74,9 @@ def test_every_source_draws_pairs_and_survives_pickling(name, root):
         np.testing.assert_array_equal(pair.reference.image, again.reference.image)
         assert (pair.name, pair.absent) == (again.name, again.absent)
         assert pair.is_instance == source.has_instances
-        for picture in (pair.target, pair.reference):
-            assert picture.image.shape[:2] == picture.masks.shape[1:]
-            assert picture.masks.dtype == bool
+        for side in (pair.target, pair.reference):
+            assert side.image.shape[:2] == side.masks.shape[1:]
+            assert side.masks.dtype == bool
         if pair.is_instance:
             assert pair.target is pair.reference
         else:
@@ -99,8 +99,8 @@ def test_coco_semantic_draws_classes_evenly_and_knows_absent_ones(root):
     assert len({pair.name for pair in drawn}) == 80
     shown = {}
     for class_id, of in enumerate(coco20i.class_images("trn")):
-        for picture in of:
-            shown.setdefault(picture, set()).add(coco20i.class_names()[class_id])
+        for image_name in of:
+            shown.setdefault(image_name, set()).add(coco20i.class_names()[class_id])
     both = [frozenset(coco20i.class_names()) - set(pair.absent) for pair in drawn]
     allowed = {frozenset(a | b) for a in shown.values() for b in shown.values()}
     assert set(both) <= allowed
@@ -120,8 +120,8 @@ def test_strict_coco20i_names_no_class_of_the_fold(root):
 def test_coco_instances_leave_out_objects_of_the_fold(root):
     whole, strict = (open_one("coco_instances", root, without_fold=fold) for fold in (None, 1))
     assert (len(whole), len(strict)) == (3, 2)  # image 3 shows only kites
-    assert [len(whole.reader.picture(i).masks) for i in range(3)] == [1, 1, 2]
-    assert [len(strict.reader.picture(i).masks) for i in range(2)] == [1, 1]
+    assert [len(whole.reader.load(i).masks) for i in range(3)] == [1, 1, 2]
+    assert [len(strict.reader.load(i).masks) for i in range(2)] == [1, 1]
     names = dict(zip(range(80), coco20i.class_names(), strict=True))
     categories = {one["id"]: one["name"] for one in coco_train_json()["categories"]}
     assert names[16] == categories[DOG] == "dog"
@@ -134,20 +134,20 @@ def test_masks_of_every_form(root):
     first, second = np.zeros((2, HEIGHT, WIDTH), bool)
     first[4:34, 4:34] = second[30:56, 40:76] = True
     coco = open_one("coco_instances", root).reader
-    np.testing.assert_array_equal(coco.picture(0).masks, [first])
-    np.testing.assert_array_equal(coco.picture(1).masks, [first | second])
-    np.testing.assert_array_equal(coco.picture(2).masks, [first, second])
+    np.testing.assert_array_equal(coco.load(0).masks, [first])
+    np.testing.assert_array_equal(coco.load(1).masks, [first | second])
+    np.testing.assert_array_equal(coco.load(2).masks, [first, second])
     lvis = open_one("lvis_instances", root).reader
-    np.testing.assert_array_equal(lvis.picture(0).masks, [first, second, first | second])
-    np.testing.assert_array_equal(lvis.picture(1).masks, [second])
-    np.testing.assert_array_equal(open_one("paco_instances", root).reader.picture(0).masks, [first, second])
-    boxes = open_one("objects365_instances", root).reader.picture(0).masks
+    np.testing.assert_array_equal(lvis.load(0).masks, [first, second, first | second])
+    np.testing.assert_array_equal(lvis.load(1).masks, [second])
+    np.testing.assert_array_equal(open_one("paco_instances", root).reader.load(0).masks, [first, second])
+    boxes = open_one("objects365_instances", root).reader.load(0).masks
     expected = np.zeros((2, HEIGHT, WIDTH), bool)
     expected[0, 5:45, 10:40] = expected[1, 20:50, 50:70] = True
     np.testing.assert_array_equal(boxes, expected)
     lip = open_one("lip_instances", root).reader
-    assert [len(lip.picture(i).masks) for i in range(3)] == [2, 3, 0]
-    assert [mask[0].nonzero()[0][0] for mask in lip.picture(0).masks] == [26, 52]
+    assert [len(lip.load(i).masks) for i in range(3)] == [2, 3, 0]
+    assert [mask[0].nonzero()[0][0] for mask in lip.load(0).masks] == [26, 52]
 
 
 def test_ade20k_draws_images_evenly_and_no_class_of_one_image(root):
@@ -175,7 +175,7 @@ def test_ade20k_mask_is_the_class(root):
     maps = source.source
     for pair in pairs(source, 20):
         number = maps.classes.index(pair.name)
-        shown = [maps.load("train", picture) for picture in maps.pictures("train")]
+        shown = [maps.load("train", image_name) for image_name in maps.image_names("train")]
         expected = [one.masks[one.classes.index(number)] for one in shown if number in one.classes]
         assert any(np.array_equal(pair.target.masks[0], mask) for mask in expected)
 
@@ -183,7 +183,9 @@ def test_ade20k_mask_is_the_class(root):
 def test_the_class_index_is_read_once_and_again_when_the_listing_changes(root, monkeypatch):
     source = ade20k.open_source(root)
     first = present_classes(source, "train")
-    assert first == {picture: source.present("train", picture) for picture in source.pictures("train")}
+    assert first == {
+        image_name: source.present("train", image_name) for image_name in source.image_names("train")
+    }
     monkeypatch.setattr(type(source), "present", None)
     assert present_classes(source, "train") == first
     monkeypatch.undo()
@@ -213,17 +215,17 @@ def test_a_built_data_set_trains_like_its_files(root, tmp_path, capsys):
 def test_annotations_are_read_once_and_pickled_as_a_path(root, monkeypatch):
     path = root / "coco/annotations/instances_train2017.json"
     Annotations(path)
-    monkeypatch.setattr(annotations, "_read", None)
+    monkeypatch.setattr(coco_arrays, "_read", None)
     again = Annotations(path)
     again.masks(0)
     assert len(pickle.dumps(again)) < 3000  # mostly names of the classes
-    assert again.pictures().tolist() == [0, 1, 3]
+    assert again.images_with_objects().tolist() == [0, 1, 3]
     assert again.file_name(3) == "000000000009.jpg"
     monkeypatch.undo()
     content = coco_train_json()
     content["annotations"] = content["annotations"][:1]
     path.write_text(json.dumps(content))
-    assert Annotations(path).pictures().tolist() == [3]
+    assert Annotations(path).images_with_objects().tolist() == [3]
 
 
 def test_a_cache_that_cannot_be_written_is_named(root, monkeypatch, tmp_path):
@@ -237,11 +239,11 @@ def test_two_makers_of_one_cache_entry(tmp_path):
     """The slower one takes what the faster one has put there, and leaves nothing behind."""
 
     def slow(folder):
-        fast = cache.cached("kind", [1], lambda inner: (inner / "who").write_text("fast"))
+        fast = disk_cache.cached("kind", [1], lambda inner: (inner / "who").write_text("fast"))
         (folder / "who").write_text("slow")
         assert fast.is_dir()
 
-    folder = cache.cached("kind", [1], slow)
+    folder = disk_cache.cached("kind", [1], slow)
     assert (folder / "who").read_text() == "fast"
     assert os.listdir(folder.parent) == [folder.name]
 
@@ -283,10 +285,10 @@ def test_a_bad_polygon_and_a_bad_image_are_named_when_they_are_read(tmp_path):
     path.write_text(json.dumps(content))
     reader = CocoInstances(tmp_path, COCO)
     with pytest.raises(DataError, match=r"000000000009\.jpg: a polygon of "):
-        reader.picture(2)
+        reader.load(2)
     (tmp_path / "coco/train2017/000000000005.jpg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"000000000005\.jpg is not an image"):
-        reader.picture(1)
+        reader.load(1)
 
 
 def test_missing_data_and_wrong_settings_are_named(tmp_path, root):
@@ -357,10 +359,10 @@ def test_emoji_scenes_share_their_concepts():
     assert {len(pair.target.masks) for pair in drawn} == {1, 2, 3}
     for pair in drawn:
         assert pair.name == ""
-        for picture in (pair.target, pair.reference):
-            assert len(picture.masks) == len(pair.target.masks)
-            assert (picture.masks.sum(0) <= 1).all()
-            assert (picture.masks[1:].mean((1, 2)) > 0.005).all()
+        for side in (pair.target, pair.reference):
+            assert len(side.masks) == len(pair.target.masks)
+            assert (side.masks.sum(0) <= 1).all()
+            assert (side.masks[1:].mean((1, 2)) > 0.005).all()
 
 
 def test_emoji_scenes_show_the_same_classes_first(monkeypatch):

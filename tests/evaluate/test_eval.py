@@ -12,7 +12,7 @@ from layouts import WRITE, write_some_coco20i
 
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.benchmarks import BENCHMARKS
-from segic_jax.data.manifest import read_manifest, shipped
+from segic_jax.data.manifest import read_manifest, packaged_manifest
 from segic_jax.weights.bundle import save_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -96,7 +96,7 @@ def test_shipped_episodes_are_what_is_answered(weights, tmp_path):
     assert [row["index"] for row in lines(tmp_path / "all")] == list(range(0, 4000, 500))
     assert list(result["manifest"]["folds"]) == ["0", "1", "2", "3"]
     assert result["manifest"]["folds"]["2"].startswith("18954956331d10f4")
-    manifest = shipped("coco20i", "matcher", 2, 1)
+    manifest = packaged_manifest("coco20i", "matcher", 2, 1)
     manifest.write(tmp_path / "list.gz")
     own = run(weights, tmp_path / "own", **options | {"episodes": tmp_path / "list.gz", "limit": 2})
     assert own["manifest"]["folds"] == {"2": manifest.sha256}
@@ -127,7 +127,7 @@ def test_wrong_options_are_one_sentence(weights, tmp_path, options, message):
 
 
 def test_a_list_of_another_benchmark_is_refused(weights, tmp_path):
-    shipped("coco20i", "matcher", 0, 1).write(tmp_path / "list.gz")
+    packaged_manifest("coco20i", "matcher", 0, 1).write(tmp_path / "list.gz")
     with pytest.raises(ValueError, match="lists episodes of coco20i, not of emoji"):
         run(weights, tmp_path / "out", episodes=tmp_path / "list.gz")
 

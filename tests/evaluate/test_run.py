@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from tiny import DISKS, DiskSource, bundle
 
-from segic_jax.data.canvas import resize_and_pad
 from segic_jax.data.episodes import Episode, LabelledImage
+from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate import metrics, report
 from segic_jax.evaluate.baselines import copy_mask, wrong_references
@@ -154,7 +154,7 @@ def test_one_compilation_for_all_sizes(model, done, tmp_path):
         def load(self, view):
             shown = super().load(view)
             return LabelledImage(
-                shown.image[: 30 + int(view.picture), 5:], shown.mask[: 30 + int(view.picture), 5:]
+                shown.image[: 30 + int(view.image_name), 5:], shown.mask[: 30 + int(view.image_name), 5:]
             )
 
     before = [size() for size in compiled]
@@ -248,7 +248,7 @@ class Broken(DiskSource):
     """One image cannot be read."""
 
     def load(self, view):
-        if view.class_id == "ring" and view.picture == "2":
+        if view.class_id == "ring" and view.image_name == "2":
             raise DataError("ring/2.jpg is cut off; get the whole file again.")
         return super().load(view)
 

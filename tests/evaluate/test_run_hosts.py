@@ -15,7 +15,7 @@ from layouts_semantic import write_ade20k
 from layouts_video import write_davis17
 
 from segic_jax.config import INSTANCE_PROMPT
-from segic_jax.data.benchmarks import find_benchmark, open_source
+from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.evaluate.semantic import evaluate_semseg
 from segic_jax.evaluate.video import evaluate_video
 
@@ -30,8 +30,8 @@ from segic_jax.runtime import distributed
 distributed.initialize()
 import test_run_hosts as tests
 from segic_jax.config import InputError
-from segic_jax.data import files, semantic, video
-read = files.read_rgb
+from segic_jax.data import image_files, semantic, video
+read = image_files.read_rgb
 def slow(path):
     time.sleep(float(sys.argv[4]))
     return read(path)
@@ -49,11 +49,11 @@ def run(kind, root, out, *, batch_size=1):
     )
     if kind == "video":
         benchmark = find_benchmark("davis17")
-        source = open_source(benchmark, root)
+        source = open_benchmark(benchmark, root)
         return evaluate_video(bundle, source, benchmark=benchmark, semantics="repaired", out=out)
     benchmark = find_benchmark("ade20k")
     options = {"classes": "all", "merge": "argmax", "bank": "train", "class_names": None, "limit": None}
-    source = open_source(benchmark, root)
+    source = open_benchmark(benchmark, root)
     return evaluate_semseg(bundle, source, benchmark=benchmark, out=out, batch_size=batch_size, **options)
 
 

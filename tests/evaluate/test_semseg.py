@@ -9,7 +9,7 @@ import pytest
 from layouts_semantic import write_ade20k, write_ade847, write_coco_semantic, write_pc459
 from tiny import CONFIG, bundle
 
-from segic_jax.data.canvas import resize
+from segic_jax.data.preprocess import resize
 from segic_jax.data.semantic import SemanticImage
 from segic_jax.data.sources import ade20k, ade847, coco_semantic, pc459
 from segic_jax.errors import BundleError, ConfigError, DataError

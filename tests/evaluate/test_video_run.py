@@ -12,7 +12,7 @@ from layouts_video import PALETTE, write_clip, write_davis17, write_ytvos18
 from PIL import Image
 
 from segic_jax.config import INSTANCE_PROMPT
-from segic_jax.data.benchmarks import find_benchmark, open_source
+from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate import video
 from segic_jax.evaluate.video import evaluate_video, table
@@ -28,7 +28,7 @@ def bundle():
 
 def run(bundle, name, root, out, *, semantics="official", limit=None):
     benchmark = find_benchmark(name)
-    source = open_source(benchmark, root)
+    source = open_benchmark(benchmark, root)
     return evaluate_video(bundle, source, benchmark=benchmark, semantics=semantics, limit=limit, out=out)
 
 
@@ -122,7 +122,7 @@ def test_the_hold_out_is_scored_here(bundle, tmp_path):
     write_ytvos18(tmp_path / "ytbvos18")
     scores = run(bundle, "ytvos18_holdout", tmp_path, tmp_path / "out", semantics="repaired")["scores"]
     assert scores["objects"] == 4
-    source = open_source(find_benchmark("ytvos18_holdout"), tmp_path)
+    source = open_benchmark(find_benchmark("ytvos18_holdout"), tmp_path)
     clip = source.videos()[1]
     frames = [source.frame(clip, t) for t in range(5)]
     maps = {t: source.annotation(clip, t) for t in range(5)}
@@ -178,10 +178,10 @@ def test_bad_meta_is_named(tmp_path):
     ):
         path.write_text(content)
         with pytest.raises(DataError, match=message):
-            open_source(find_benchmark("ytvos18"), tmp_path)
+            open_benchmark(find_benchmark("ytvos18"), tmp_path)
     path.unlink()
     with pytest.raises(DataError, match="cannot be read"):
-        open_source(find_benchmark("ytvos18"), tmp_path)
+        open_benchmark(find_benchmark("ytvos18"), tmp_path)
 
 
 def test_checks(tmp_path):

@@ -16,7 +16,7 @@ from layouts_parts import write_lvis92i, write_paco_part, write_pascal_part
 from layouts_semantic import write_ade20k, write_ade847, write_coco_semantic, write_pc459
 from layouts_video import write_davis17, write_ytvos18
 
-from segic_jax.data.manifest import shipped
+from segic_jax.data.manifest import packaged_manifest
 from segic_jax.data.sources.fss1000 import class_names
 
 
@@ -30,7 +30,7 @@ def write_folder(root):
 
 
 def write_some_coco20i(root):
-    folds = [shipped("coco20i", "matcher", fold, 1) for fold in range(4)]
+    folds = [packaged_manifest("coco20i", "matcher", fold, 1) for fold in range(4)]
     episodes = [episode for manifest in folds if manifest for episode in manifest.episodes[::500]]
     write_coco20i(root / "COCO2014", episodes)
 

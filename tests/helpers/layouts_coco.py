@@ -32,14 +32,14 @@ def write_coco20i(root: Path, episodes):
     """`root` becomes COCO2014/ with the images of some episodes; each shows its class and class 79."""
     classes: dict[str, set[int]] = {}
     for episode in episodes:
-        for picture in (episode.target, *episode.references):
-            classes.setdefault(picture, {79}).add(episode.class_id)
-    for seed, (picture, shown) in enumerate(classes.items()):
-        for path in (root / picture, root / "annotations" / picture):
+        for image_name in (episode.target, *episode.references):
+            classes.setdefault(image_name, {79}).add(episode.class_id)
+    for seed, (image_name, shown) in enumerate(classes.items()):
+        for path in (root / image_name, root / "annotations" / image_name):
             path.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(root / picture), noise(seed))
+        cv2.imwrite(str(root / image_name), noise(seed))
         labels = label_map([one + 1 for one in sorted(shown)])
-        cv2.imwrite(str((root / "annotations" / picture).with_suffix(".png")), labels)
+        cv2.imwrite(str((root / "annotations" / image_name).with_suffix(".png")), labels)
 
 
 def write_fss1000(root: Path, classes, parent=""):

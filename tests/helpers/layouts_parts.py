@@ -110,7 +110,7 @@ def write_pascal_part(root: Path) -> dict:
     folder.mkdir(parents=True)
     (folder / "all_obj_part_to_image.json").write_text(json.dumps(index))
     (folder / "Annotations_Part_json_merged_part_classes").mkdir()
-    for number, picture in enumerate(ids):
+    for number, image_name in enumerate(ids):
         objects = []
         for objects_of_fold in names.values():
             for name, parts in objects_of_fold.items():
@@ -128,9 +128,9 @@ def write_pascal_part(root: Path) -> dict:
                             ],
                         }
                     )
-        path = folder / f"Annotations_Part_json_merged_part_classes/{picture}.json"
-        path.write_text(json.dumps({"file_name": f"{picture}.jpg", "object": objects}))
-        write_image(folder / f"JPEGImages/{picture}.jpg", number)
+        path = folder / f"Annotations_Part_json_merged_part_classes/{image_name}.json"
+        path.write_text(json.dumps({"file_name": f"{image_name}.jpg", "object": objects}))
+        write_image(folder / f"JPEGImages/{image_name}.jpg", number)
     return index
 
 
@@ -154,10 +154,10 @@ def write_paco_part(root: Path) -> tuple[dict, dict]:
     boxes += [[1.5, 2.5, 20.0, 15.0]] * 6
     for n in range(14):  # two classes are in the training list only
         class_id = 115 - n
-        pictures = [(n + 2 * step) % 9 for step in range(1 if n == 3 else 4 + n % 4)]
-        entries = [{1000 + number: f"datasets/coco/{names[number]}"} for number in pictures]
+        image_names = [(n + 2 * step) % 9 for step in range(1 if n == 3 else 4 + n % 4)]
+        entries = [{1000 + number: f"datasets/coco/{names[number]}"} for number in image_names]
         val["cid2img"][class_id] = entries + entries[:2]  # the published lists hold some twice
-        for number in pictures:
+        for number in image_names:
             for instance in range(1 + (n + number) % 3):
                 for part in range(1 + number % 2):
                     left, top = (int(v) for v in rng.integers(0, 12, 2))

@@ -1,4 +1,4 @@
-"""Tiny training splits of every source of `segic_jax.data.training`, in the official layouts."""
+"""Tiny training splits of every source of `segic_jax.data.training_sources`, in the official layouts."""
 
 import json
 from pathlib import Path
@@ -56,21 +56,21 @@ def write_further(root: Path) -> Path:
 
 def write_coco20i_train(root: Path, monkeypatch) -> None:
     """Stripes of the classes that the cut lists name."""
-    cut = [pictures[:2] for pictures in coco20i.class_images("trn")]
+    cut = [image_names[:2] for image_names in coco20i.class_images("trn")]
     monkeypatch.setattr(coco20i, "class_images", lambda split: cut)
     classes: dict[str, list[int]] = {}
-    for class_id, pictures in enumerate(cut):
-        for picture in pictures:
-            classes.setdefault(picture, []).append(class_id)
+    for class_id, image_names in enumerate(cut):
+        for image_name in image_names:
+            classes.setdefault(image_name, []).append(class_id)
     for folder in (root / "train2014", root / "annotations/train2014"):
         folder.mkdir(parents=True)
-    for seed, (picture, shown) in enumerate(classes.items()):
-        cv2.imwrite(str(root / picture), noise(seed))
+    for seed, (image_name, shown) in enumerate(classes.items()):
+        cv2.imwrite(str(root / image_name), noise(seed))
         labels = label_map([one + 1 for one in shown])
-        cv2.imwrite(str((root / "annotations" / picture).with_suffix(".png")), labels)
+        cv2.imwrite(str((root / "annotations" / image_name).with_suffix(".png")), labels)
 
 
-def picture(path: Path, seed: int) -> None:
+def write_noise(path: Path, seed: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     labels = np.zeros((HEIGHT, WIDTH), int)
     labels[4:34, 4:34], labels[30:56, 40:76] = 1, 2
@@ -116,7 +116,7 @@ def write_coco_train(root: Path) -> None:
     (root / "annotations").mkdir(parents=True)
     (root / "annotations/instances_train2017.json").write_text(json.dumps(coco_train_json()))
     for number in (9, 3, 5, 7):
-        picture(root / f"train2017/{number:012}.jpg", number)
+        write_noise(root / f"train2017/{number:012}.jpg", number)
 
 
 def write_lvis_train(root: Path) -> None:
@@ -142,7 +142,7 @@ def write_lvis_train(root: Path) -> None:
     root.mkdir(parents=True)
     (root / "lvis_v1_train.json").write_text(json.dumps(content))
     for number, folder in places.items():
-        picture(root / folder / f"{number:012}.jpg", number)
+        write_noise(root / folder / f"{number:012}.jpg", number)
 
 
 def write_objects365(root: Path) -> None:
@@ -154,7 +154,7 @@ def write_objects365(root: Path) -> None:
         ],
         "categories": [{"id": 4, "name": "Car"}],
     }
-    picture(root / "train/images/v1/patch0/a.jpg", 1)
+    write_noise(root / "train/images/v1/patch0/a.jpg", 1)
     (root / "objects365_train.json").write_text(json.dumps(content))
 
 
@@ -167,7 +167,7 @@ def write_paco(root: Path) -> None:
         ],
         "categories": [{"id": 7, "name": "mug"}, {"id": 8, "name": "mug:handle"}],
     }
-    picture(root / "val2017/000000000006.jpg", 6)
+    write_noise(root / "val2017/000000000006.jpg", 6)
     (root / "annotations").mkdir()
     (root / "annotations/paco_lvis_v1_train.json").write_text(json.dumps(content))
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
-from segic_jax.data.benchmark import BenchmarkSpec
+from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.episodes import Episode, LabelledImage, View
 from segic_jax.data.manifest import Manifest
 from segic_jax.inference.overlay import class_colours
@@ -91,7 +91,7 @@ class DiskSource:
         return (View(str(i), c) for c in ("disk", "ring") for i in range(4))
 
     def load(self, view: View) -> LabelledImage:
-        seed = 10 * (view.class_id == "ring") + int(view.picture)
+        seed = 10 * (view.class_id == "ring") + int(view.image_name)
         return LabelledImage(*picture(seed, 40 + 7 * seed, 90 - 3 * seed))
 
 
@@ -102,7 +102,7 @@ DISKS = BenchmarkSpec(
     protocols=("original", "matcher"),
     layout="",
     download="",
-    pictures="disks",
+    domain="disks",
     open=lambda root: DiskSource(),
     check=lambda root: [],
 )

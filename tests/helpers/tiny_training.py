@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from segic_jax.config import Config, DataConfig, HeadConfig, ModelConfig, OptimConfig, TrainConfig, ViTConfig
-from segic_jax.data.episodes import Pair, Picture
+from segic_jax.data.episodes import AnnotatedImage, Pair
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.runtime.distributed import StopRequest, initialize
 from segic_jax.train.loop import Outcome, Parts, train
@@ -55,13 +55,13 @@ class Squares:
         target, reference = (self._image(rng, name) for _ in range(2))
         return Pair(target=target, reference=reference, name=name, absent=(other,))
 
-    def _image(self, rng: np.random.Generator, name: str) -> Picture:
+    def _image(self, rng: np.random.Generator, name: str) -> AnnotatedImage:
         image = rng.integers(60, 160, (56, 50, 3), np.uint8)
         mask = np.zeros((1, 56, 50), bool)
         y, x = rng.integers(0, 28, 2)
         mask[0, y : y + 22, x : x + 22] = True
         image[mask[0]] = image[mask[0]] + 90 if name == "square" else image[mask[0]] - 60
-        return Picture(image, mask)
+        return AnnotatedImage(image, mask)
 
 
 def with_train(**fields) -> Config:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny import bundle, picture
 
-from segic_jax.data.canvas import resize_and_pad
+from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank

@@ -7,8 +7,8 @@ import pytest
 from tiny import bundle, picture
 
 from segic_jax import Example
-from segic_jax.data.canvas import resize
-from segic_jax.data.files import read_image
+from segic_jax.data.image_files import read_image
+from segic_jax.data.preprocess import resize
 from segic_jax.errors import DataError
 from segic_jax.inference.example import as_mask
 from segic_jax.inference.segmenter import Segmenter

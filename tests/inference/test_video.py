@@ -7,7 +7,7 @@ import pytest
 import tiny
 
 from segic_jax.config import INSTANCE_PROMPT
-from segic_jax.data.canvas import resize_and_pad
+from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.errors import BundleError, DataError
 from segic_jax.inference import engine, memory, tracker
 

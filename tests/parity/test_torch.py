@@ -9,7 +9,7 @@ from flax import nnx
 
 from segic_jax.config import OptimConfig
 from segic_jax.data.augment import jittered_taps
-from segic_jax.data.canvas import fitted_taps, resample, resize_and_pad
+from segic_jax.data.preprocess import fitted_taps, resample, resize_and_pad
 from segic_jax.models import layers, resize
 from segic_jax.models.attention import attention
 from segic_jax.models.correspondence import cosine_map

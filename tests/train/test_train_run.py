@@ -15,7 +15,7 @@ from layouts import WRITE
 from layouts_training import source_configs, write_training
 
 from segic_jax.config import INSTANCE_PROMPT, Config, DataConfig, SourceConfig, ValidationConfig, load_config
-from segic_jax.data.training import open_mixture
+from segic_jax.data.training_sources import open_mixture
 from segic_jax.errors import ConfigError
 from segic_jax.models.params import as_float32
 from segic_jax.runtime.metric_writer import read_metrics

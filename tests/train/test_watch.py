@@ -194,7 +194,7 @@ def test_samples_are_drawn_and_the_old_ones_go(tmp_path, monkeypatch, capsys):
         np.testing.assert_array_equal(one, other)  # the same episodes each time
 
     def fail(view):
-        raise DataError(f"{view.picture} is gone.")
+        raise DataError(f"{view.image_name} is gone.")
 
     monkeypatch.setattr(source, "load", fail)
     draw_samples(model, source, manifest, tmp_path, 300_000)

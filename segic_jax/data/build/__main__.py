@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from segic_jax.data.benchmarks import find_benchmark, open_source
-from segic_jax.data.build.examples import Item, items, records
+from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.build.info import read_info
+from segic_jax.data.build.items import Item, items, records
 from segic_jax.data.build.read import open_built
 from segic_jax.data.build.records import FrameRecord, ImageRecord
 from segic_jax.data.build.write import build
-from segic_jax.data.files import watched
+from segic_jax.data.image_files import record_reads
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.runtime.command_line import run_command
 
@@ -44,8 +44,8 @@ def main(args: Args) -> None:
     if args.threads < 1 or not args.shots or min(args.shots) < 1:
         raise ConfigError(f"--threads {args.threads} and --shots {args.shots} must be at least 1.")
     benchmark = find_benchmark(args.name)
-    with watched() as read:  # splits and annotation files, which are read when the source is opened
-        source = open_source(benchmark, args.root)
+    with record_reads() as read:  # splits and annotation files, which are read when the source is opened
+        source = open_benchmark(benchmark, args.root)
     folder = build(benchmark, source, args.root, args.out, read=read, shots=args.shots, threads=args.threads)
     info = read_info(folder)
     print(
@@ -91,7 +91,7 @@ def _parts(record: ImageRecord | FrameRecord) -> list:
     if isinstance(record, FrameRecord):
         return [record.video, record.frame, record.image, record.labels]
     concepts = [part for one in record.concepts for part in (one.class_id, one.instance, one.mask)]
-    return [record.picture, record.image, record.ignored, *concepts]
+    return [record.image_name, record.image, record.ignored, *concepts]
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import zlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from segic_jax.data.benchmark import Kind
+from segic_jax.data.benchmark_spec import Kind
 from segic_jax.data.episodes import ClassId
 from segic_jax.errors import DataError
 from segic_jax.runtime.atomic_write import atomic_write

@@ -11,7 +11,7 @@ from segic_jax.data.build.info import Info, damaged, find_built, read_info
 from segic_jax.data.build.records import decode_image, decode_labels
 from segic_jax.data.build.write import manifest_name
 from segic_jax.data.episodes import ClassId, LabelledImage, View
-from segic_jax.data.files import decode_rgb
+from segic_jax.data.image_files import decode_rgb
 from segic_jax.data.manifest import Manifest, read_manifest
 from segic_jax.data.semantic import SemanticImage, Split
 from segic_jax.data.video import Clip, VideoSource
@@ -84,8 +84,8 @@ class BuiltSource:
             None if info.class_names is None else {class_id: name for class_id, name in info.class_names}
         )
         self._places = {
-            View(picture, class_id, instance): (record, number)
-            for record, (picture, concepts) in enumerate(info.records["val"])
+            View(image_name, class_id, instance): (record, number)
+            for record, (image_name, concepts) in enumerate(info.records["val"])
             for number, (class_id, instance) in enumerate(concepts)
         }
 
@@ -115,7 +115,7 @@ class BuiltSource:
     def load(self, view: View) -> LabelledImage:
         """The same pixels as the original source."""
         if view not in self._places:
-            raise DataError(f"{self._folder} has no image {view.picture} of class {view.class_id!r}.")
+            raise DataError(f"{self._folder} has no image {view.image_name} of class {view.class_id!r}.")
         place, number = self._places[view]
         record = decode_image(self._records[place], self._records.name(place), [number])
         return LabelledImage(record.image, record.concepts[number].mask, record.ignored)
@@ -131,27 +131,27 @@ class BuiltSemanticSource:
         self._records = {split: _Records(folder, split) for split in info.records}
         self._places = {
             split: {
-                picture: (place, tuple(class_id for class_id, _ in concepts))
-                for place, (picture, concepts) in enumerate(of)
+                image_name: (place, tuple(class_id for class_id, _ in concepts))
+                for place, (image_name, concepts) in enumerate(of)
             }
             for split, of in info.records.items()
         }
 
-    def pictures(self, split: Split) -> list[str]:
+    def image_names(self, split: Split) -> list[str]:
         """Names, sorted. Raises DataError where the split was not there when this was built."""
         if split not in self._places:
             raise DataError(f"{self._folder} has no {split} split: build it from data that have it.")
         return sorted(self._places[split])
 
-    def present(self, split: Split, picture: str) -> tuple[int, ...]:
+    def present(self, split: Split, image_name: str) -> tuple[int, ...]:
         """The classes on an image."""
-        return self._places[split][picture][1]
+        return self._places[split][image_name][1]
 
-    def load(self, split: Split, picture: str) -> SemanticImage:
+    def load(self, split: Split, image_name: str) -> SemanticImage:
         """The same pixels as the original source."""
-        if picture not in self._places[split]:
-            raise DataError(f"{self._folder} has no image {picture} in {split}.")
-        place, classes = self._places[split][picture]
+        if image_name not in self._places[split]:
+            raise DataError(f"{self._folder} has no image {image_name} in {split}.")
+        place, classes = self._places[split][image_name]
         record = decode_image(self._records[split][place], self._records[split].name(place))
         nothing = np.zeros(record.image.shape[:2], bool)
         masks = np.array([one.mask for one in record.concepts], bool).reshape(-1, *nothing.shape)
@@ -159,9 +159,9 @@ class BuiltSemanticSource:
             record.image, classes, masks, nothing if record.ignored is None else record.ignored
         )
 
-    def load_class(self, split: Split, picture: str, number: int) -> LabelledImage:
+    def load_class(self, split: Split, image_name: str, number: int) -> LabelledImage:
         """The image and the mask of one class of it."""
-        place, classes = self._places[split][picture]
+        place, classes = self._places[split][image_name]
         concept = classes.index(number)
         record = decode_image(self._records[split][place], self._records[split].name(place), [concept])
         return LabelledImage(record.image, record.concepts[concept].mask)

@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
 from segic_jax.data.episodes import ClassId
-from segic_jax.data.files import ENDINGS, decode_rgb, read_rgb
+from segic_jax.data.image_files import ENDINGS, decode_rgb, read_rgb
 from segic_jax.data.masks import decode
 from segic_jax.errors import DataError
 
-Form = Literal["picture", "frame"]
+Form = Literal["image", "frame"]
 NO_INSTANCE = -1
 
 Image = UInt8[np.ndarray, "height width 3"]
@@ -41,7 +41,7 @@ class Concept:
 class ImageRecord:
     """An image of a source of episodes or of semantic segmentation."""
 
-    picture: str  # as the source names it
+    image_name: str  # as the source names it
     image: Image
     concepts: tuple[Concept, ...]
     ignored: Mask | None
@@ -111,7 +111,7 @@ def encode(record: ImageRecord | FrameRecord, read: Iterable[Path]) -> bytes:
         form: Form = "frame"
     else:
         fields |= {
-            "picture": record.picture,
+            "picture": record.image_name,
             "concepts": [
                 {
                     "class_id": json.dumps(one.class_id),
@@ -122,7 +122,7 @@ def encode(record: ImageRecord | FrameRecord, read: Iterable[Path]) -> bytes:
             ],
             "ignored": b"" if record.ignored is None else _run_lengths(record.ignored),
         }
-        form = "picture"
+        form = "image"
     schema = features(form)
     return schema.serialize_example(schema.encode_example(fields))
 
@@ -149,7 +149,7 @@ def decode_image(fields: dict, name: str, concepts: Iterable[int] | None = None)
             raise DataError(f"{name} is damaged ({error}): build the data set again.") from error
 
     return ImageRecord(
-        picture=fields["picture"].decode(),
+        image_name=fields["picture"].decode(),
         image=image,
         concepts=tuple(
             Concept(

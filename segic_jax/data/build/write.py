@@ -17,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from segic_jax.data.benchmark import BenchmarkSpec
-from segic_jax.data.build.examples import Item, items, records
+from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.build.info import VERSION, Info, VideoInfo, find_built
+from segic_jax.data.build.items import Item, items, records
 from segic_jax.data.build.records import FrameRecord, ImageRecord, encode, features
-from segic_jax.data.files import watched
+from segic_jax.data.image_files import record_reads
 from segic_jax.errors import DataError
 from segic_jax.runtime import progress
 from segic_jax.runtime.atomic_write import atomic_path, atomic_write
@@ -50,7 +50,7 @@ def build(
 
     Args:
         source: what `benchmark` opens in `root`.
-        read: the files that were read to open it, with their SHA-256 (`files.watched`).
+        read: the files that were read to open it, with their SHA-256 (`files.record_reads`).
         shots: numbers of references for which episodes are drawn and kept, as far as the benchmark has them.
 
     Raises:
@@ -70,7 +70,7 @@ def build(
         return {_relative(path, base): digest for path, digest in files.items()}
 
     def encoded(item: Item) -> _Encoded:
-        with watched() as files:
+        with record_reads() as files:
             made = records(benchmark.kind, source, item)
         return _Encoded([encode(one, files) for one in made], [_index(one) for one in made], named(files))
 
@@ -150,7 +150,7 @@ def _finish(
         )
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=features("frame" if benchmark.kind == "video" else "picture"),
+        features=features("frame" if benchmark.kind == "video" else "image"),
         split_infos=split_infos,
         version=VERSION,
         check_data=False,  # it would want TensorFlow
@@ -221,7 +221,7 @@ def _videos(source) -> list[VideoInfo]:
 def _index(record: ImageRecord | FrameRecord) -> list:
     if isinstance(record, FrameRecord):
         return [record.video, record.frame]
-    return [record.picture, [[one.class_id, one.instance] for one in record.concepts]]
+    return [record.image_name, [[one.class_id, one.instance] for one in record.concepts]]
 
 
 def _relative(path: Path, base: Path) -> str:

@@ -9,11 +9,11 @@ from segic_jax.data.emoji.sprites import photographs
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
     """One background [size, size, 3] with a little grain."""
     kind = rng.choice(6, p=[0.12, 0.16, 0.12, 0.12, 0.2, 0.28])
-    picture = (_flat, _gradient, _stripes, _checks, _noise, _photograph)[kind](rng, size)
+    image = (_flat, _gradient, _stripes, _checks, _noise, _photograph)[kind](rng, size)
     if rng.random() < 0.5:
         grain = rng.normal(0, rng.uniform(2, 10), (size, size, 1)).astype(np.float32)
-        picture = picture + grain
-    return np.clip(picture, 0, 255).astype(np.uint8)
+        image = image + grain
+    return np.clip(image, 0, 255).astype(np.uint8)
 
 
 def _colour(rng: np.random.Generator) -> np.ndarray:

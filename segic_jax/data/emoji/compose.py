@@ -162,12 +162,12 @@ def _photographed(rng, scene, style) -> np.ndarray:
         scene = scene * rng.uniform(0.6, 1.3) + rng.uniform(-25, 25)
     if rng.random() < style.camera:
         scene = cv2.GaussianBlur(scene, (0, 0), rng.uniform(0.3, 0.9) * scene.shape[0] / 128)
-    picture = np.clip(scene, 0, 255).astype(np.uint8)
+    image = np.clip(scene, 0, 255).astype(np.uint8)
     if rng.random() < style.camera:
         quality = int(rng.integers(50, 96))
         data = cv2.imencode(
-            ".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
+            ".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality]
         )[1]
         decoded = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
-        picture = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
-    return picture
+        image = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    return image

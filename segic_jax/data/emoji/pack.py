@@ -67,12 +67,12 @@ def pack(sprites: Path, photos: list[Path], held_out: set[str], out: Path) -> No
     """Write `out`: `classes.json`, `<class>/<artist>.webp`, `photos/<name>.jpg`."""
     with zipfile.ZipFile(sprites) as source, zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as target:
         classes = json.loads(source.read("classes.json"))
-        pictures = {
+        images = {
             (entry["name"], artist): decode(source.read(f"{entry['name']}/{artist}.webp"))
             for entry in classes
             for artist in entry["vendors"]
         }
-        kin = find_kin(classes, pictures)
+        kin = find_kin(classes, images)
         left_out = held_out | {other for name in held_out for other in kin[name]}
         split = choose_splits([entry for entry in classes if entry["name"] not in left_out], kin)
         index = [
@@ -88,12 +88,12 @@ def pack(sprites: Path, photos: list[Path], held_out: set[str], out: Path) -> No
         write(target, "classes.json", json.dumps(index, indent=0).encode())
         for entry in index:
             for artist in entry["artists"]:
-                picture = shrink(pictures[entry["name"], artist], SIDE)
-                data = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])[1]
+                image = shrink(images[entry["name"], artist], SIDE)
+                data = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, QUALITY])[1]
                 write(target, f"{entry['name']}/{artist}.webp", data.tobytes())
         for photo in sorted(photos):
-            picture = shrink(cv2.imread(str(photo), cv2.IMREAD_COLOR), PHOTO_SIDE)
-            data = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
+            image = shrink(cv2.imread(str(photo), cv2.IMREAD_COLOR), PHOTO_SIDE)
+            data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]
             write(target, f"photos/{photo.stem}.jpg", data.tobytes())
 
 
@@ -104,23 +104,23 @@ def write(target: zipfile.ZipFile, name: str, data: bytes) -> None:
 
 def decode(data: bytes) -> np.ndarray:
     """WebP to BGRA uint8; a sprite without alpha is opaque."""
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    if picture is None:
-        raise DataError("The sprite is no image that OpenCV can read.")
-    if picture.shape[2] == 3:
-        picture = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
-    return picture
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if image is None:
+        raise DataError("A sprite cannot be read as an image.")
+    if image.shape[2] == 3:
+        image = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+    return image
 
 
-def shrink(picture: np.ndarray, side: int) -> np.ndarray:
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
     """The longer side becomes `side`."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
 
 
-def find_kin(classes: list[dict], pictures: dict) -> dict[str, set[str]]:
+def find_kin(classes: list[dict], images: dict) -> dict[str, set[str]]:
     """Classes that share a telling word, stand in SAME_THING, or look alike by any one artist."""
     names = [entry["name"] for entry in classes]
     kin: dict[str, set[str]] = {name: set() for name in names}
@@ -136,9 +136,9 @@ def find_kin(classes: list[dict], pictures: dict) -> dict[str, set[str]]:
     for group in SAME_THING:
         for a, b in combinations(sorted(group & set(names)), 2):
             relate(a, b)
-    for artist in sorted({artist for _, artist in pictures}):
-        drawn = [name for name in names if (name, artist) in pictures]
-        thumbnails = np.stack([thumbnail(pictures[name, artist]) for name in drawn])
+    for artist in sorted({artist for _, artist in images}):
+        drawn = [name for name in names if (name, artist) in images]
+        thumbnails = np.stack([thumbnail(images[name, artist]) for name in drawn])
         mirrored = thumbnails[:, :, ::-1].reshape(len(drawn), -1)
         thumbnails = thumbnails.reshape(len(drawn), -1)
         distance = np.minimum(
@@ -149,11 +149,11 @@ def find_kin(classes: list[dict], pictures: dict) -> dict[str, set[str]]:
     return kin
 
 
-def thumbnail(picture: np.ndarray) -> np.ndarray:
+def thumbnail(image: np.ndarray) -> np.ndarray:
     """[16, 16, 4] in 0..1, centred on a square, over grey."""
-    alpha = picture[..., 3:].astype(np.float32) / 255
-    colour = picture[..., :3].astype(np.float32) / 255
-    height, width = picture.shape[:2]
+    alpha = image[..., 3:].astype(np.float32) / 255
+    colour = image[..., :3].astype(np.float32) / 255
+    height, width = image.shape[:2]
     side = max(height, width)
     square = np.zeros((side, side, 4), np.float32)
     square[..., :3] = 0.5

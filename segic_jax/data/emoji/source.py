@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.emoji.compose import BENCHMARK_STYLE, TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import Split, SpriteBank, SpriteClass
-from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Pair, Picture, View
+from segic_jax.data.episodes import AnnotatedImage, ClassId, Episode, LabelledImage, Pair, View
 from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
 
@@ -50,11 +50,13 @@ class EmojiPairs:
         absent = tuple(label for label in self.class_names if label not in labels)
         return Pair(target=target, reference=reference, name=concept.label, absent=absent)
 
-    def _scene(self, rng: np.random.Generator, concept: SpriteClass, artist: str, shown: set[str]) -> Picture:
+    def _scene(
+        self, rng: np.random.Generator, concept: SpriteClass, artist: str, shown: set[str]
+    ) -> AnnotatedImage:
         others = distractors(rng, self.bank, [concept], int(rng.integers(1, self.distractors + 1)))
         shown.update(name for name, _ in others)
         image, labels = compose(rng, [(concept.name, artist), *others], self.canvas, TRAINING_STYLE)
-        return Picture(image=image, masks=(labels == 1)[None])
+        return AnnotatedImage(image=image, masks=(labels == 1)[None])
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ class EmojiScenePairs:
             scenes.append((image, labels == np.arange(1, shared + 1)[:, None, None]))
         seen = np.all([masks.mean((1, 2)) >= LEAST_VISIBLE for _, masks in scenes], axis=0)
         seen[0] = True  # `compose` sees to it
-        target, reference = (Picture(image, masks[seen]) for image, masks in scenes)
+        target, reference = (AnnotatedImage(image, masks[seen]) for image, masks in scenes)
         return Pair(target=target, reference=reference, name="")
 
 
@@ -117,8 +119,8 @@ class EmojiInstancePairs:
             concept = self.bank.classes[rng.integers(len(self.bank.classes))]
             chosen.append((concept.name, concept.artists[rng.integers(len(concept.artists))]))
         image, labels = compose(rng, chosen, self.canvas, TRAINING_STYLE)
-        picture = Picture(image, labels == np.arange(1, count + 1)[:, None, None])
-        return Pair(target=picture, reference=picture, name="", is_instance=True)
+        scene = AnnotatedImage(image, labels == np.arange(1, count + 1)[:, None, None])
+        return Pair(target=scene, reference=scene, name="", is_instance=True)
 
 
 class EmojiSource:
@@ -161,7 +163,7 @@ class EmojiSource:
 
     def load(self, view: View) -> LabelledImage:
         """RGB uint8 [192, 192, 3] and mask bool [192, 192]."""
-        name, number = str(view.class_id), int(view.picture)
+        name, number = str(view.class_id), int(view.image_name)
         concept = self._concepts[name]
         rng = np.random.default_rng([zlib.crc32(name.encode()), number])
         artist = concept.artists[(number - 1) % len(concept.artists)]
@@ -174,8 +176,8 @@ def _open(root: Path | None) -> EmojiSource:
     return EmojiSource()
 
 
-def _check(root: Path) -> list[Check]:
-    return [Check("scenes", sum(1 for _ in EmojiSource().views()), 640)]
+def _check(root: Path) -> list[CheckLine]:
+    return [CheckLine("scenes", sum(1 for _ in EmojiSource().views()), 640)]
 
 
 BENCHMARK = BenchmarkSpec(
@@ -185,7 +187,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("original",),
     layout="Inside the package.",
     download="Inside the package.",
-    pictures="emoji novel",  # no training has these classes: `emoji` stands for the base ones
+    domain="emoji novel",  # no training has these classes: `emoji` stands for the base ones
     open=_open,
     check=_check,
     needs_root=False,

@@ -77,11 +77,11 @@ def photographs() -> list[np.ndarray]:
 
 
 def _decoded(name: str) -> np.ndarray:
-    picture = cv2.imdecode(np.frombuffer(_archive().read(name), np.uint8), cv2.IMREAD_UNCHANGED)
-    assert picture is not None, name  # the archive belongs to the package
-    if name.endswith(".webp") and picture.shape[2] == 3:
-        picture = np.dstack([picture, np.full(picture.shape[:2], 255, np.uint8)])
-    return picture
+    image = cv2.imdecode(np.frombuffer(_archive().read(name), np.uint8), cv2.IMREAD_UNCHANGED)
+    assert image is not None, name  # the archive belongs to the package
+    if name.endswith(".webp") and image.shape[2] == 3:
+        image = np.dstack([image, np.full(image.shape[:2], 255, np.uint8)])
+    return image
 
 
 @functools.cache

@@ -9,7 +9,7 @@ the names). Names are the first words of the challenge's objectInfo150.txt.
 
 from pathlib import Path
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
 
 DOWNLOAD = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
@@ -34,7 +34,7 @@ def open_source(root: Path | None) -> LabelMaps:
     )
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Both splits."""
     return open_source(root).check({"train": 20210, "val": 2000})
 
@@ -49,7 +49,7 @@ BENCHMARK = BenchmarkSpec(
         "ade20k/annotations/{training,validation}/*.png   0 is none, 1..150"
     ),
     download=DOWNLOAD,
-    pictures="ade20k",
+    domain="ade20k",
     open=open_source,
     check=check,
 )

@@ -11,7 +11,7 @@ segmenters use (FC-CLIP, ade20k_847_with_prompt_eng.txt); several classes share 
 
 from pathlib import Path
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
 
 DOWNLOAD = (
@@ -38,7 +38,7 @@ def open_source(root: Path | None) -> LabelMaps:
     )
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Both splits."""
     return open_source(root).check({"train": 25574, "val": 2000})
 
@@ -53,7 +53,7 @@ BENCHMARK = BenchmarkSpec(
         "ADE20K_2021_17_01/annotations_detectron2/{training,validation}/*.tif   0..846, 65535 is none"
     ),
     download=DOWNLOAD,
-    pictures="ade20k",
+    domain="ade20k",
     open=open_source,
     check=check,
 )

@@ -10,12 +10,12 @@ This is not COCO-20i.
 from collections.abc import Iterator
 from pathlib import Path
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.draws import semcoco_episodes
 from segic_jax.data.episodes import ClassId, LabelledImage, View
-from segic_jax.data.files import read_rgb, require_size
+from segic_jax.data.image_files import read_rgb, require_size
 from segic_jax.data.manifest import Manifest
+from segic_jax.data.sampler import semcoco_episodes
 from segic_jax.errors import DataError
 
 DOWNLOAD = "https://cocodataset.org/#download (2017 val images and train/val annotations)"
@@ -62,33 +62,33 @@ class CocoSource:
 
     def paths(self, view: View) -> tuple[Path, ...]:
         """The image."""
-        return (self.root / "val2017" / view.picture,)
+        return (self.root / "val2017" / view.image_name,)
 
     def load(self, view: View) -> LabelledImage:
         """The image, and all objects of the class."""
-        if view.picture not in self._ids:
-            raise DataError(f"{self.coco.path} has no image {view.picture}: list the episodes anew.")
+        if view.image_name not in self._ids:
+            raise DataError(f"{self.coco.path} has no image {view.image_name}: list the episodes anew.")
         self.class_name(view.class_id)
         (path,) = self.paths(view)
         image = read_rgb(path)
-        mask = self.coco.mask(self._ids[view.picture], int(view.class_id))
+        mask = self.coco.mask(self._ids[view.image_name], int(view.class_id))
         require_size(image, mask, path, self.coco.path)
         return LabelledImage(image, mask)
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Classes, annotated images, and which of them are there."""
     try:
         source = CocoSource(root)
     except DataError as error:
-        return [Check("COCO val2017", "missing", problem=str(error))]
-    pictures = {view.picture for view in source.views()}
-    found = sum((source.root / "val2017" / picture).is_file() for picture in pictures)
+        return [CheckLine("COCO val2017", "missing", problem=str(error))]
+    image_names = {view.image_name for view in source.views()}
+    found = sum((source.root / "val2017" / image_name).is_file() for image_name in image_names)
     gone = f"some are missing from {source.root / 'val2017'}: unpack them again."
     return [
-        Check("classes", len(source.coco.categories), 80),
-        Check("annotated images", len(pictures), 4952),
-        Check("of them on disk", found, len(pictures), "" if found == len(pictures) else gone),
+        CheckLine("classes", len(source.coco.categories), 80),
+        CheckLine("annotated images", len(image_names), 4952),
+        CheckLine("of them on disk", found, len(image_names), "" if found == len(image_names) else gone),
     ]
 
 
@@ -99,7 +99,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("segic", "segic-leak"),
     layout="coco/val2017/*.jpg\ncoco/annotations/instances_val2017.json",
     download=DOWNLOAD,
-    pictures="coco",
+    domain="coco",
     open=CocoSource,
     check=check,
     shots=(1,),

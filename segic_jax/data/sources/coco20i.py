@@ -15,11 +15,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
-from segic_jax.data.draws import SEEDS, coco20i_episodes
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, LabelledImage, View
-from segic_jax.data.files import read_labels, read_rgb, require_size
-from segic_jax.data.manifest import Manifest, shipped
+from segic_jax.data.image_files import read_labels, read_rgb, require_size
+from segic_jax.data.manifest import Manifest, packaged_manifest
+from segic_jax.data.sampler import SEEDS, coco20i_episodes
 from segic_jax.errors import DataError
 
 FOLDS, CLASSES = 4, 80
@@ -43,8 +43,8 @@ class Coco20iSource:
         root = Path(root)
         self.root = root / "COCO2014" if (root / "COCO2014").is_dir() else root
         self._split: Literal["trn", "val"] = split
-        pictures = "train2014" if split == "trn" else "val2014"
-        for folder in (self.root / pictures, self.root / "annotations" / pictures):
+        folder_name = "train2014" if split == "trn" else "val2014"
+        for folder in (self.root / folder_name, self.root / "annotations" / folder_name):
             if not folder.is_dir():
                 raise DataError(f"{folder} is missing: get it from {DOWNLOAD}.")
 
@@ -58,7 +58,7 @@ class Coco20iSource:
             raise DataError(
                 f"{self.name} is drawn for {', '.join(SEEDS)}, folds 0 to {FOLDS - 1}, 1 shot or more."
             )
-        return shipped(self.name, protocol, fold, shots) or draw(protocol, fold, shots)
+        return packaged_manifest(self.name, protocol, fold, shots) or draw(protocol, fold, shots)
 
     def class_name(self, class_id: ClassId) -> str:
         """As COCO has it."""
@@ -69,16 +69,16 @@ class Coco20iSource:
     def views(self) -> Iterator[View]:
         """Every class of every image of the lists, image by image."""
         classes: dict[str, list[int]] = {}
-        for class_id, pictures in enumerate(class_images(self._split)):
-            for picture in pictures:
-                classes.setdefault(picture, []).append(class_id)
-        for picture in sorted(classes):
-            for class_id in classes[picture]:
-                yield View(picture, class_id)
+        for class_id, image_names in enumerate(class_images(self._split)):
+            for image_name in image_names:
+                classes.setdefault(image_name, []).append(class_id)
+        for image_name in sorted(classes):
+            for class_id in classes[image_name]:
+                yield View(image_name, class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
         """The image and its label map."""
-        return self.root / view.picture, (self.root / "annotations" / view.picture).with_suffix(".png")
+        return self.root / view.image_name, (self.root / "annotations" / view.image_name).with_suffix(".png")
 
     def load(self, view: View) -> LabelledImage:
         """The image, and where its label map has the class."""
@@ -102,8 +102,8 @@ def class_images(split: Literal["trn", "val"]) -> list[list[str]]:
     file = resources.files("segic_jax.data").joinpath(f"splits/coco20i_{split}.json.gz")
     folders = {"t": "train2014", "v": "val2014"}
     return [
-        [f"{folders[one[0]]}/COCO_{folders[one[0]]}_{int(one[1:]):012}.jpg" for one in pictures]
-        for pictures in json.loads(gzip.decompress(file.read_bytes()))
+        [f"{folders[one[0]]}/COCO_{folders[one[0]]}_{int(one[1:]):012}.jpg" for one in image_names]
+        for image_names in json.loads(gzip.decompress(file.read_bytes()))
     ]
 
 
@@ -114,27 +114,27 @@ def fold_classes(fold: int) -> tuple[int, ...]:
 
 def draw(protocol: str, fold: int, shots: int) -> Manifest:
     """The field's episodes, drawn anew."""
-    classes, pictures = fold_classes(fold), class_images("val")
-    episodes = coco20i_episodes({c: pictures[c] for c in classes}, SEEDS[protocol], shots)
+    classes, image_names = fold_classes(fold), class_images("val")
+    episodes = coco20i_episodes({c: image_names[c] for c in classes}, SEEDS[protocol], shots)
     return Manifest("coco20i", protocol, fold, shots, classes, tuple(episodes))
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Images and label maps of the lists."""
     try:
         source = Coco20iSource(root)
     except DataError as error:
-        return [Check("COCO-20i", "missing", problem=str(error))]
-    pictures = {view.picture for view in source.views()}
-    maps = {str(Path(picture).with_suffix(".png")) for picture in pictures}
+        return [CheckLine("COCO-20i", "missing", problem=str(error))]
+    image_names = {view.image_name for view in source.views()}
+    maps = {str(Path(image_name).with_suffix(".png")) for image_name in image_names}
     lines = []
     for what, folder, names in (
-        ("pictures", source.root, pictures),
+        ("images", source.root, image_names),
         ("label maps", source.root / "annotations", maps),
     ):
         gone = sorted(name for name in names if not (folder / name).is_file())
         problem = f"{folder / gone[0]} is missing: get it from {DOWNLOAD}." if gone else ""
-        lines.append(Check(f"{what} of the lists", len(names) - len(gone), len(names), problem))
+        lines.append(CheckLine(f"{what} of the lists", len(names) - len(gone), len(names), problem))
     return lines
 
 
@@ -145,7 +145,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("matcher", "insid3", "segic"),
     layout="COCO2014/val2014/*.jpg\nCOCO2014/annotations/val2014/*.png   value = class + 1",
     download=DOWNLOAD,
-    pictures="coco",
+    domain="coco",
     open=Coco20iSource,
     check=check,
     folds=FOLDS,

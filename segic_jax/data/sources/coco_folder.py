@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segic_jax.data.coco_json import CocoJson
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
-from segic_jax.data.files import read_rgb, require_size
+from segic_jax.data.image_files import read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
 
@@ -27,27 +27,27 @@ class CocoFolderSource:
         for image, name in self.coco.images.items():
             if self._ids[name] != image:
                 raise DataError(f"{path} lists {name} twice: give each image one id.")
-        self.pictures = {
-            class_id: sorted(self.coco.images[image] for image in self.coco.pictures(class_id))
+        self.image_names = {
+            class_id: sorted(self.coco.images[image] for image in self.coco.image_ids(class_id))
             for class_id in self.coco.categories
         }
-        if not any(self.pictures.values()):
+        if not any(self.image_names.values()):
             raise DataError(f"{path} has no annotation: add some, or give another file.")
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
         """Raises DataError for what `folder` is not drawn for, or a class of too few images."""
         require_original(protocol, fold, shots)
         episodes = []
-        for class_id, pictures in self.pictures.items():
-            if 0 < len(pictures) <= shots:
+        for class_id, image_names in self.image_names.items():
+            if 0 < len(image_names) <= shots:
                 raise DataError(
-                    f"{self.coco.path}: {self.coco.categories[class_id]} is on {len(pictures)} image(s); a "
-                    f"target and {shots} reference(s) take {shots + 1}."
+                    f"{self.coco.path}: {self.coco.categories[class_id]} is on {len(image_names)} image(s); "
+                    f"a target and {shots} reference(s) take {shots + 1}."
                 )
-            for i, target in enumerate(pictures):
-                references = (pictures[(i + step) % len(pictures)] for step in range(1, shots + 1))
+            for i, target in enumerate(image_names):
+                references = (image_names[(i + step) % len(image_names)] for step in range(1, shots + 1))
                 episodes.append(Episode(class_id, target, tuple(references)))
-        classes = tuple(class_id for class_id, pictures in self.pictures.items() if pictures)
+        classes = tuple(class_id for class_id, image_names in self.image_names.items() if image_names)
         return Manifest(self.name, protocol, fold, shots, classes, tuple(episodes))
 
     def class_name(self, class_id: ClassId) -> str:
@@ -68,16 +68,16 @@ class CocoFolderSource:
         folders = [folder, folder / "images"]
         if folder.name == "annotations":
             folders += [folder.parent, folder.parent / "images"]
-        places = [one / view.picture for one in folders if one.is_dir()]
+        places = [one / view.image_name for one in folders if one.is_dir()]
         return (next((path for path in places if path.is_file()), places[-1]),)
 
     def load(self, view: View) -> LabelledImage:
         """The image, and all objects of the class."""
-        if view.picture not in self._ids:
-            raise DataError(f"{self.coco.path} has no image {view.picture}.")
+        if view.image_name not in self._ids:
+            raise DataError(f"{self.coco.path} has no image {view.image_name}.")
         self.class_name(view.class_id)
         (path,) = self.paths(view)
-        image, mask = read_rgb(path), self.coco.mask(self._ids[view.picture], int(view.class_id))
+        image, mask = read_rgb(path), self.coco.mask(self._ids[view.image_name], int(view.class_id))
         require_size(image, mask, path, self.coco.path)
         return LabelledImage(image, mask)
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.annotations import Annotations
-from segic_jax.data.episodes import Picture
-from segic_jax.data.files import read_rgb, require_size
+from segic_jax.data.coco_arrays import Annotations
+from segic_jax.data.episodes import AnnotatedImage
+from segic_jax.data.image_files import read_rgb, require_size
 from segic_jax.errors import DataError
 
 
@@ -26,7 +26,7 @@ class Layout:
 
     folder: str  # its own, which may be left out of the root
     annotations: str
-    pictures: str  # what file names are relative to
+    image_folder: str  # what file names are relative to
     download: str
     boxes: bool = False
 
@@ -75,17 +75,17 @@ class CocoInstances:
                 f"{path} has no class {unknown[0]!r}, which is to be left out: get the file again."
             )
         self._without = frozenset(names[name] for name in without)
-        self._numbers = self._annotations.pictures(self._without)
+        self._numbers = self._annotations.images_with_objects(self._without)
         if not len(self._numbers):
             raise DataError(f"{path} has no annotation: get it from {layout.download}.")
 
     def __len__(self) -> int:
         return len(self._numbers)
 
-    def picture(self, number: int) -> Picture:
+    def load(self, number: int) -> AnnotatedImage:
         """The image and a mask for each annotation. Raises DataError where one of them is damaged."""
         place = int(self._numbers[number])
-        path = self.root / self._layout.pictures / self._annotations.file_name(place)
+        path = self.root / self._layout.image_folder / self._annotations.file_name(place)
         image, masks = read_rgb(path), self._annotations.masks(place, self._without)
         require_size(image, np.empty(masks.shape[1:], bool), path, self._annotations.path)
-        return Picture(image, masks)
+        return AnnotatedImage(image, masks)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.files import read_rgb, require_size
+from segic_jax.data.image_files import read_rgb, require_size
 from segic_jax.data.semantic import SemanticImage, Split, find_folder
 from segic_jax.errors import DataError
 
@@ -37,22 +37,22 @@ class CocoSemanticSource:
         self._ids = tuple(categories)
         self.classes = tuple(categories.values())
 
-    def pictures(self, split: Split) -> list[str]:
+    def image_names(self, split: Split) -> list[str]:
         """File names of all images in the split's annotations, also of those without an object."""
         self._read(split)
         return sorted(self._of[split])
 
-    def present(self, split: Split, picture: str) -> tuple[int, ...]:
+    def present(self, split: Split, image_name: str) -> tuple[int, ...]:
         """The classes with an annotation."""
         self._read(split)
-        there = self._present[split].get(self._of[split][picture], ())
+        there = self._present[split].get(self._of[split][image_name], ())
         return tuple(number for number, category in enumerate(self._ids) if category in there)
 
-    def load(self, split: Split, picture: str) -> SemanticImage:
+    def load(self, split: Split, image_name: str) -> SemanticImage:
         """The image and a mask for each of its classes."""
-        annotations, path = self._read(split), self.root / f"{split}2017" / picture
-        image, classes = read_rgb(path), self.present(split, picture)
-        masks = [annotations.mask(self._of[split][picture], self._ids[number]) for number in classes]
+        annotations, path = self._read(split), self.root / f"{split}2017" / image_name
+        image, classes = read_rgb(path), self.present(split, image_name)
+        masks = [annotations.mask(self._of[split][image_name], self._ids[number]) for number in classes]
         for mask in masks:
             require_size(image, mask, path, annotations.path)
         nothing = np.zeros(image.shape[:2], bool)
@@ -71,21 +71,21 @@ class CocoSemanticSource:
         return self._annotations[split]
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Images named by the annotations, and found."""
     source = CocoSemanticSource(root)
-    lines = [Check("classes", len(source.classes), 80)]
+    lines = [CheckLine("classes", len(source.classes), 80)]
     for split, needed in (("val", 5000), ("train", 118287)):
         try:
-            names = set(source.pictures(split))
+            names = set(source.image_names(split))
         except DataError as error:
-            lines.append(Check(f"images in instances_{split}2017.json", 0, needed, str(error)))
+            lines.append(CheckLine(f"images in instances_{split}2017.json", 0, needed, str(error)))
             continue
-        lines.append(Check(f"images in instances_{split}2017.json", len(names), needed))
+        lines.append(CheckLine(f"images in instances_{split}2017.json", len(names), needed))
         there = {path.name for path in (source.root / f"{split}2017").glob("*.jpg")}
         missing = sorted(names - there)
         problem = f"{source.root / f'{split}2017' / missing[0]} is missing: get it." if missing else ""
-        lines.append(Check(f"of them in {split}2017/", len(names & there), len(names), problem))
+        lines.append(CheckLine(f"of them in {split}2017/", len(names & there), len(names), problem))
     return lines
 
 
@@ -96,7 +96,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("semseg",),
     layout="coco/{train2017,val2017}/*.jpg\ncoco/annotations/instances_{train,val}2017.json",
     download=DOWNLOAD,
-    pictures="coco",
+    domain="coco",
     open=CocoSemanticSource,
     check=check,
 )

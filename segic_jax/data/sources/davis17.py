@@ -7,8 +7,8 @@
 
 from pathlib import Path
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
-from segic_jax.data.listed import read_list
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
+from segic_jax.data.mask_files import read_words
 from segic_jax.data.video import VideoSource, make_clip
 from segic_jax.errors import DataError
 
@@ -24,7 +24,7 @@ def open_source(root: Path | str) -> VideoSource:
     root = Path(root)
     root = next((root / part for part in ("2017", "DAVIS/2017", "DAVIS") if (root / part).is_dir()), root)
     listing = root / "ImageSets/2017/val.txt"
-    names = sorted(read_list(listing, DOWNLOAD))
+    names = sorted(read_words(listing, DOWNLOAD))
     for name in names:
         if not (root / "JPEGImages/480p" / name).is_dir():
             raise DataError(
@@ -39,15 +39,19 @@ def open_source(root: Path | str) -> VideoSource:
     )
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Videos and frames."""
     try:
         clips = open_source(root).videos()
     except DataError as error:
-        return [Check("DAVIS 2017 val", "missing", problem=str(error))]
+        return [CheckLine("DAVIS 2017 val", "missing", problem=str(error))]
     frames = sum(len(clip.frames) for clip in clips)
     maps = sum(len(clip.annotations) for clip in clips)
-    return [Check("videos", len(clips), 30), Check("frames", frames, 1999), Check("label maps", maps, frames)]
+    return [
+        CheckLine("videos", len(clips), 30),
+        CheckLine("frames", frames, 1999),
+        CheckLine("label maps", maps, frames),
+    ]
 
 
 BENCHMARK = BenchmarkSpec(
@@ -60,7 +64,7 @@ BENCHMARK = BenchmarkSpec(
         "DAVIS/2017/ImageSets/2017/val.txt"
     ),
     download=DOWNLOAD,
-    pictures="davis",
+    domain="davis",
     open=open_source,
     check=check,
 )

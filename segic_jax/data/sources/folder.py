@@ -10,9 +10,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, EpisodeSource, LabelledImage, View
-from segic_jax.data.files import read_grey, read_rgb, require_size
+from segic_jax.data.image_files import read_grey, read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json, require_original
 from segic_jax.errors import DataError
@@ -43,22 +43,22 @@ class FolderSource:
             ]
         if not classes:
             raise DataError(f"{self.root} holds no class: put images and masks in {self.root}/<class>/.")
-        self.pictures = {name: _images(self.root / name) for name in sorted(classes)}
+        self.image_names = {name: _images(self.root / name) for name in sorted(classes)}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
         """Raises DataError for what `folder` is not drawn for, or a class of too few images."""
         require_original(protocol, fold, shots)
         episodes = []
-        for class_name, pictures in self.pictures.items():
-            if len(pictures) <= shots:
+        for class_name, image_names in self.image_names.items():
+            if len(image_names) <= shots:
                 raise DataError(
-                    f"{self.root / class_name} holds too few images ({len(pictures)}): a target and "
+                    f"{self.root / class_name} holds too few images ({len(image_names)}): a target and "
                     f"{shots} reference(s) take {shots + 1}."
                 )
-            for i, target in enumerate(pictures):
-                references = (pictures[(i + step) % len(pictures)] for step in range(1, shots + 1))
+            for i, target in enumerate(image_names):
+                references = (image_names[(i + step) % len(image_names)] for step in range(1, shots + 1))
                 episodes.append(Episode(class_name, target, tuple(references)))
-        return Manifest(self.name, protocol, fold, shots, tuple(self.pictures), tuple(episodes))
+        return Manifest(self.name, protocol, fold, shots, tuple(self.image_names), tuple(episodes))
 
     def class_name(self, class_id: ClassId) -> str:
         """The folder's name with spaces for underscores."""
@@ -66,13 +66,13 @@ class FolderSource:
 
     def views(self) -> Iterator[View]:
         """All images, class by class."""
-        for class_name, pictures in self.pictures.items():
-            for picture in pictures:
-                yield View(picture, class_name)
+        for class_name, image_names in self.image_names.items():
+            for image_name in image_names:
+                yield View(image_name, class_name)
 
     def paths(self, view: View) -> tuple[Path, ...]:
         """The image and its mask."""
-        path = self.root / str(view.class_id) / view.picture
+        path = self.root / str(view.class_id) / view.image_name
         return path, path.with_suffix(".png")
 
     def load(self, view: View) -> LabelledImage:
@@ -142,10 +142,10 @@ def open_folder(root: Path | str) -> FolderSource | CocoFolderSource:
     return FolderSource(root) if path is None else CocoFolderSource(path)
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Any number of classes and images will do."""
-    pictures = open_folder(root).pictures
-    return [Check("classes", len(pictures)), Check("pictures", sum(map(len, pictures.values())))]
+    image_names = open_folder(root).image_names
+    return [CheckLine("classes", len(image_names)), CheckLine("images", sum(map(len, image_names.values())))]
 
 
 BENCHMARK = BenchmarkSpec(
@@ -158,7 +158,7 @@ BENCHMARK = BenchmarkSpec(
         "or one COCO .json with its images beside it or in images/"
     ),
     download="Yours.",
-    pictures="folder",
+    domain="folder",
     open=open_folder,
     check=check,
 )

@@ -8,9 +8,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Literal
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
-from segic_jax.data.draws import SEEDS, fss_episodes
-from segic_jax.data.manifest import Manifest, shipped
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
+from segic_jax.data.manifest import Manifest, packaged_manifest
+from segic_jax.data.sampler import SEEDS, fss_episodes
 from segic_jax.data.sources.folder import FolderSource
 from segic_jax.errors import DataError
 
@@ -35,7 +35,7 @@ class Fss1000Source(FolderSource):
         names = class_names(split)
         if not any((self.root / name).is_dir() for name in names):
             raise DataError(f"{self.root / names[0]} is missing: unpack FSS-1000 there ({DOWNLOAD}).")
-        self.pictures = {name: [f"{number}.jpg" for number in range(1, 11)] for name in names}
+        self.image_names = {name: [f"{number}.jpg" for number in range(1, 11)] for name in names}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
         """All 2400 images as targets; for 1 and 5 shots the list is shipped with the package.
@@ -45,7 +45,7 @@ class Fss1000Source(FolderSource):
         """
         if protocol not in SEEDS or fold != 0 or shots < 1:
             raise DataError(f"{self.name} is drawn for {', '.join(SEEDS)}, fold 0, 1 shot or more.")
-        return shipped(self.name, protocol, fold, shots) or draw(protocol, shots)
+        return packaged_manifest(self.name, protocol, fold, shots) or draw(protocol, shots)
 
 
 def class_names(split: Split) -> list[str]:
@@ -61,19 +61,19 @@ def draw(protocol: str, shots: int) -> Manifest:
     return Manifest("fss1000", protocol, 0, shots, tuple(classes), tuple(episodes))
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """The test split: classes, images and masks."""
     try:
         source = Fss1000Source(root)
     except DataError as error:
-        return [Check("FSS-1000", "missing", problem=str(error))]
-    there = sum((source.root / name).is_dir() for name in source.pictures)
+        return [CheckLine("FSS-1000", "missing", problem=str(error))]
+    there = sum((source.root / name).is_dir() for name in source.image_names)
     paths = [source.paths(view) for view in source.views()]
-    lines = [Check("test classes", there, len(source.pictures))]
-    for what, files in zip(("pictures", "masks"), zip(*paths, strict=True), strict=True):
+    lines = [CheckLine("test classes", there, len(source.image_names))]
+    for what, files in zip(("images", "masks"), zip(*paths, strict=True), strict=True):
         gone = [path for path in files if not path.is_file()]
         problem = f"{gone[0]} is missing: get it from {DOWNLOAD}." if gone else ""
-        lines.append(Check(f"{what} of the test classes", len(files) - len(gone), len(files), problem))
+        lines.append(CheckLine(f"{what} of the test classes", len(files) - len(gone), len(files), problem))
     return lines
 
 
@@ -84,7 +84,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("matcher", "insid3", "segic"),
     layout="FSS-1000/<class>/{1..10}.jpg\nFSS-1000/<class>/{1..10}.png   the mask; or both below data/",
     download=DOWNLOAD,
-    pictures="fss1000",
+    domain="fss1000",
     open=Fss1000Source,
     check=check,
 )

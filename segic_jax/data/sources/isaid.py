@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
-from segic_jax.data.draws import draw_others
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
-from segic_jax.data.files import read_labels, read_rgb, require_size
-from segic_jax.data.listed import find_root, read_list
+from segic_jax.data.image_files import read_labels, read_rgb, require_size
 from segic_jax.data.manifest import Manifest
+from segic_jax.data.mask_files import find_root, read_words
+from segic_jax.data.sampler import draw_others
 from segic_jax.errors import DataError
 
 FOLDS, EACH = 3, 5
@@ -65,10 +65,10 @@ class IsaidSource:
                 "1 shot or more."
             )
         lines = self.lines[fold]
-        pictures: dict[int, list[str]] = {}
-        for picture, class_id in lines:
-            pictures.setdefault(class_id, []).append(picture)
-        for class_id, of in pictures.items():
+        image_names: dict[int, list[str]] = {}
+        for image_name, class_id in lines:
+            image_names.setdefault(class_id, []).append(image_name)
+        for class_id, of in image_names.items():
             if len(set(of)) < 2:
                 raise DataError(
                     f"{self._list(fold)} lists one image of {NAMES[class_id]}; an episode takes two: "
@@ -77,7 +77,7 @@ class IsaidSource:
         rng = np.random.RandomState(0)
         episodes = []
         for target, class_id in lines:
-            references = draw_others(rng, pictures[class_id], target, shots)
+            references = draw_others(rng, image_names[class_id], target, shots)
             episodes.append(Episode(class_id, target, references))
         classes = tuple(range(EACH * fold, EACH * (fold + 1)))
         return Manifest(self.name, protocol, fold, shots, classes, tuple(episodes))
@@ -90,13 +90,13 @@ class IsaidSource:
 
     def views(self) -> Iterator[View]:
         """Every class of every patch that is listed, patch by patch."""
-        for picture, class_id in sorted({line for lines in self.lines for line in lines}):
-            yield View(picture, class_id)
+        for image_name, class_id in sorted({line for lines in self.lines for line in lines}):
+            yield View(image_name, class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
         """The patch and its label map."""
-        label = f"{view.picture}_instance_color_RGB.png"
-        return self.root / "val/images" / f"{view.picture}.png", self.root / "val/semantic_png" / label
+        label = f"{view.image_name}_instance_color_RGB.png"
+        return self.root / "val/images" / f"{view.image_name}.png", self.root / "val/semantic_png" / label
 
     def load(self, view: View) -> LabelledImage:
         """The patch, its class, and the pixels that count nowhere."""
@@ -112,7 +112,7 @@ class IsaidSource:
     def _lines(self, fold: int) -> list[tuple[str, int]]:
         path = self._list(fold)
         lines = []
-        for line in read_list(path, DOWNLOAD):
+        for line in read_words(path, DOWNLOAD):
             name, _, number = line.partition("__")
             if not number.isdecimal() or not EACH * fold < int(number) <= EACH * (fold + 1):
                 raise DataError(f"{path}: {line!r} is no name__class of this fold; get it from {DOWNLOAD}.")
@@ -120,21 +120,21 @@ class IsaidSource:
         return lines
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Patches of the lists, and which of them are there."""
     try:
         source = IsaidSource(root)
     except DataError as error:
-        return [Check("iSAID", "missing", problem=str(error))]
-    patches = {view.picture for view in source.views()}
+        return [CheckLine("iSAID", "missing", problem=str(error))]
+    patches = {view.image_name for view in source.views()}
     found = sum((source.root / "val/images" / f"{patch}.png").is_file() for patch in patches)
     lines = sum(map(len, source.lines))
     gone = f"some are missing from {source.root / 'val/images'}: unpack them again."
     return [
-        Check("lines of the lists", lines),
-        Check("patches of the lists", len(patches)),
-        Check("of them on disk", found, len(patches), "" if found == len(patches) else gone),
-        Check("patches on disk", sum(1 for _ in (source.root / "val/images").glob("*.png")), 6363),
+        CheckLine("lines of the lists", lines),
+        CheckLine("patches of the lists", len(patches)),
+        CheckLine("of them on disk", found, len(patches), "" if found == len(patches) else gone),
+        CheckLine("patches on disk", sum(1 for _ in (source.root / "val/images").glob("*.png")), 6363),
     ]
 
 
@@ -148,7 +148,7 @@ BENCHMARK = BenchmarkSpec(
         "iSAID/splits/val/fold{0,1,2}.txt"
     ),
     download=DOWNLOAD,
-    pictures="isaid",
+    domain="isaid",
     open=IsaidSource,
     check=check,
     folds=FOLDS,

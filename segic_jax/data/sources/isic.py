@@ -7,9 +7,9 @@
 from functools import partial
 from pathlib import Path
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import View
-from segic_jax.data.listed import ListedSource, files, find_root
+from segic_jax.data.mask_files import MaskFileSource, files, find_root
 from segic_jax.errors import DataError
 
 INPUT, TRUTH = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
@@ -19,17 +19,17 @@ DOWNLOAD = (
 COUNTS = (208, 1867, 519)
 
 
-def open_source(root: Path | str) -> ListedSource:
+def open_source(root: Path | str) -> MaskFileSource:
     """`root` is ISIC/ or its parent. Raises DataError where a folder is missing or empty."""
     root = find_root(root, "ISIC", INPUT, DOWNLOAD)
-    pictures = {
+    image_names = {
         number: [f"{number + 1}/{name}" for name in files(root / INPUT / str(number + 1), ".jpg", DOWNLOAD)]
         for number in range(3)
     }
-    return ListedSource(
+    return MaskFileSource(
         name="isic",
         protocols=("insid3", "original"),
-        pictures=pictures,
+        image_names=image_names,
         names=dict.fromkeys(range(3), "skin lesion"),  # the files do not say which kind is which
         paths=partial(_paths, root),
         episodes=600,
@@ -37,16 +37,16 @@ def open_source(root: Path | str) -> ListedSource:
 
 
 def _paths(root: Path, view: View) -> tuple[Path, Path]:
-    return root / INPUT / view.picture, root / TRUTH / f"{Path(view.picture).stem}_segmentation.png"
+    return root / INPUT / view.image_name, root / TRUTH / f"{Path(view.image_name).stem}_segmentation.png"
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Images of each kind."""
     try:
         source = open_source(root)
     except DataError as error:
-        return [Check("ISIC 2018", "missing", problem=str(error))]
-    return [Check(f"images in {i + 1}/", len(source.pictures[i]), COUNTS[i]) for i in range(3)]
+        return [CheckLine("ISIC 2018", "missing", problem=str(error))]
+    return [CheckLine(f"images in {i + 1}/", len(source.image_names[i]), COUNTS[i]) for i in range(3)]
 
 
 BENCHMARK = BenchmarkSpec(
@@ -56,7 +56,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("insid3", "original"),
     layout=f"ISIC/{INPUT}/{{1,2,3}}/*.jpg\nISIC/{TRUTH}/*_segmentation.png",
     download=DOWNLOAD,
-    pictures="isic",
+    domain="isic",
     open=open_source,
     check=check,
 )

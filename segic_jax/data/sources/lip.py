@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.episodes import Picture
-from segic_jax.data.files import read_labels, read_rgb, require_size
+from segic_jax.data.episodes import AnnotatedImage
+from segic_jax.data.image_files import read_labels, read_rgb, require_size
 from segic_jax.errors import DataError
 
 DOWNLOAD = "https://sysu-hcp.net/lip/ (single person: images and parsing annotations)"
@@ -36,11 +36,11 @@ class LipInstances:
     def __len__(self) -> int:
         return len(self._images)
 
-    def picture(self, number: int) -> Picture:
+    def load(self, number: int) -> AnnotatedImage:
         """The image and a mask for each part. Raises DataError where one of them is missing or damaged."""
         path = self.root / "train_images" / self._images[number]
         label_path = (self._labels / path.name).with_suffix(".png")
         image, labels = read_rgb(path), read_labels(label_path)
         require_size(image, labels, path, label_path)
         parts = np.unique(labels)
-        return Picture(image, labels == parts[parts > 0, None, None])
+        return AnnotatedImage(image, labels == parts[parts > 0, None, None])

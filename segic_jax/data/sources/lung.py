@@ -7,23 +7,23 @@
 from functools import partial
 from pathlib import Path
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import View
-from segic_jax.data.listed import ListedSource, files, find_root
+from segic_jax.data.mask_files import MaskFileSource, files, find_root
 from segic_jax.errors import DataError
 
 DOWNLOAD = "Kaggle, nikhilpandey360/chest-xray-masks-and-labels"
 
 
-def open_source(root: Path | str) -> ListedSource:
+def open_source(root: Path | str) -> MaskFileSource:
     """`root` is LungSegmentation/ or its parent. Raises DataError where a folder is missing or empty."""
     root = find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD)
     # Sorted by mask, which is not the order of the images.
-    pictures = [_image(name) for name in files(root / "masks", ".png", DOWNLOAD)]
-    return ListedSource(
+    image_names = [_image(name) for name in files(root / "masks", ".png", DOWNLOAD)]
+    return MaskFileSource(
         name="lung",
         protocols=("insid3", "original"),
-        pictures={0: pictures},
+        image_names={0: image_names},
         names={0: "lung"},
         paths=partial(_paths, root),
         episodes=600,
@@ -35,12 +35,12 @@ def _image(mask: str) -> str:
 
 
 def _paths(root: Path, view: View) -> tuple[Path, Path]:
-    stem = Path(view.picture).stem
-    mask = view.picture if "MCUCXR" in view.picture else f"{stem}_mask.png"
-    return root / "CXR_png" / view.picture, root / "masks" / mask
+    stem = Path(view.image_name).stem
+    mask = view.image_name if "MCUCXR" in view.image_name else f"{stem}_mask.png"
+    return root / "CXR_png" / view.image_name, root / "masks" / mask
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Images and masks."""
     try:
         source = open_source(root)
@@ -48,8 +48,8 @@ def check(root: Path) -> list[Check]:
             files(find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD) / "CXR_png", ".png", DOWNLOAD)
         )
     except DataError as error:
-        return [Check("chest X-rays", "missing", problem=str(error))]
-    return [Check("pictures", found, 800), Check("masks", len(source.pictures[0]), 704)]
+        return [CheckLine("chest X-rays", "missing", problem=str(error))]
+    return [CheckLine("images", found, 800), CheckLine("masks", len(source.image_names[0]), 704)]
 
 
 BENCHMARK = BenchmarkSpec(
@@ -59,7 +59,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("insid3", "original"),
     layout="LungSegmentation/CXR_png/*.png\nLungSegmentation/masks/*.png",
     download=DOWNLOAD,
-    pictures="lung",
+    domain="lung",
     open=open_source,
     check=check,
 )

@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.draws import choose, draw_others, semcoco_episodes
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
-from segic_jax.data.files import read_rgb
+from segic_jax.data.image_files import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import as_polygon, union
 from segic_jax.data.pickles import read_pickle
+from segic_jax.data.sampler import choose, draw_others, semcoco_episodes
 from segic_jax.errors import DataError
 
 FOLDS, EPISODES = 10, 2300
@@ -45,7 +45,9 @@ class Lvis92iSource:
             raise DataError(f"{self.root / 'coco'} is missing: put COCO's train2017 and val2017 there.")
         self._annotations: Annotations | None = self._read()
         # The order of the pickle is part of the draw.
-        self.pictures = {class_id: list(pictures) for class_id, pictures in self._annotations.items()}
+        self.image_names = {
+            class_id: list(image_names) for class_id, image_names in self._annotations.items()
+        }
         self._names: dict[int, str] = {}
         self._segic: dict[str, list[Manifest]] = {}  # of all folds, by protocol
 
@@ -85,26 +87,26 @@ class Lvis92iSource:
     def views(self) -> Iterator[View]:
         """Every class in every image that has it, image by image."""
         classes: dict[str, list[int]] = {}
-        for class_id, pictures in self.pictures.items():
-            for picture in pictures:
-                classes.setdefault(picture, []).append(class_id)
-        for picture in sorted(classes):
-            for class_id in classes[picture]:
-                yield View(picture, class_id)
+        for class_id, image_names in self.image_names.items():
+            for image_name in image_names:
+                classes.setdefault(image_name, []).append(class_id)
+        for image_name in sorted(classes):
+            for class_id in classes[image_name]:
+                yield View(image_name, class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
         """The image."""
-        return (self.root / "coco" / view.picture,)
+        return (self.root / "coco" / view.image_name,)
 
     def load(self, view: View) -> LabelledImage:
         """The whole image; of several objects, all of them make the mask."""
         if self._annotations is None:
             self._annotations = self._read()
-        by_picture = self._annotations.get(view.class_id) if isinstance(view.class_id, int) else None
-        segmentations = (by_picture or {}).get(view.picture)
+        by_image = self._annotations.get(view.class_id) if isinstance(view.class_id, int) else None
+        segmentations = (by_image or {}).get(view.image_name)
         if segmentations is None:
             raise DataError(
-                f"{self.root / 'lvis_val.pkl'} has no class {view.class_id!r} in {view.picture}: "
+                f"{self.root / 'lvis_val.pkl'} has no class {view.class_id!r} in {view.image_name}: "
                 f"get it again ({DOWNLOAD})."
             )
         image = read_rgb(*self.paths(view))
@@ -112,13 +114,13 @@ class Lvis92iSource:
             return LabelledImage(image, union(segmentations, *image.shape[:2]))
         except ValueError as error:
             raise DataError(
-                f"{self.root / 'lvis_val.pkl'}, class {view.class_id} in {view.picture}: {error}; "
+                f"{self.root / 'lvis_val.pkl'}, class {view.class_id} in {view.image_name}: {error}; "
                 "get it again."
             ) from error
 
     def _classes(self, fold: int, shots: int) -> tuple[int, ...]:
         """Classes with more images than shots, dealt out; those that do not go round are left out."""
-        enough = [class_id for class_id, pictures in self.pictures.items() if len(pictures) > shots]
+        enough = [class_id for class_id, image_names in self.image_names.items() if len(image_names) > shots]
         classes = enough[fold::FOLDS][: len(enough) // FOLDS]
         if not classes:
             raise DataError(
@@ -135,15 +137,15 @@ class Lvis92iSource:
         rng = np.random.RandomState(0)
         for number in range(EPISODES):
             class_id = classes[number % len(classes)]
-            pictures = self.pictures[class_id]
-            target = choose(rng, pictures)
-            yield Episode(class_id, target, draw_others(rng, pictures, target, shots))
+            image_names = self.image_names[class_id]
+            target = choose(rng, image_names)
+            yield Episode(class_id, target, draw_others(rng, image_names, target, shots))
 
     def _segic_manifests(self, protocol: str) -> list[Manifest]:
         """Of all folds at once: the file takes long to read and much memory to keep."""
         coco = self._json()
         self._names = coco.categories
-        classes = sorted(class_id for class_id in coco.categories if len(coco.pictures(class_id)) > 1)
+        classes = sorted(class_id for class_id in coco.categories if len(coco.image_ids(class_id)) > 1)
         manifests = []
         for fold in range(FOLDS):
             episodes = semcoco_episodes(coco, fold=fold, leak=protocol == "segic-leak")
@@ -172,10 +174,13 @@ class Lvis92iSource:
             raise DataError(f"{path} is missing: it is part of {DOWNLOAD}.")
         content = read_pickle(path)
         try:
-            for pictures in content.values():
-                for picture, entry in pictures.items():  # in place: as numbers of Python they fill gigabytes
-                    pictures[picture] = [_packed(one["segmentation"]) for one in entry["annotations"]]
-            return {int(class_id): pictures for class_id, pictures in content.items()}
+            for image_names in content.values():
+                for (
+                    image_name,
+                    entry,
+                ) in image_names.items():  # in place: as numbers of Python they fill gigabytes
+                    image_names[image_name] = [_packed(one["segmentation"]) for one in entry["annotations"]]
+            return {int(class_id): image_names for class_id, image_names in content.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is not laid out as LVIS-92i's ({error!r}): get {DOWNLOAD}.") from error
 
@@ -185,15 +190,15 @@ def _packed(segmentation: Any) -> Any:
     return list(map(as_polygon, segmentation)) if isinstance(segmentation, list) else segmentation
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Classes, and which images of the pickle are there."""
     try:
         source = Lvis92iSource(root)
     except DataError as error:
-        return [Check("LVIS-92i", "missing", problem=str(error))]
-    classes = sum(len(pictures) > 1 for pictures in source.pictures.values())
-    pictures = {picture for pictures in source.pictures.values() for picture in pictures}
-    found = sum((source.root / "coco" / picture).is_file() for picture in pictures)
+        return [CheckLine("LVIS-92i", "missing", problem=str(error))]
+    classes = sum(len(image_names) > 1 for image_names in source.image_names.values())
+    image_names = {image_name for image_names in source.image_names.values() for image_name in image_names}
+    found = sum((source.root / "coco" / image_name).is_file() for image_name in image_names)
     try:
         names, damage = len(source._json().categories) if source.json_path() else 0, ""
     except DataError as error:
@@ -201,9 +206,11 @@ def check(root: Path) -> list[Check]:
     other = f"not the published lists: get {DOWNLOAD}."
     gone = f"some are missing from {source.root / 'coco'}: unpack COCO's train2017 and val2017 there."
     return [
-        Check("classes of more than 1 image", classes, CLASSES, "" if classes == CLASSES else other),
-        Check("pictures", found, len(pictures), "" if found == len(pictures) else gone),
-        Check("class names and protocol segic, of lvis_v1_val.json (may be missing)", names, None, damage),
+        CheckLine("classes of more than 1 image", classes, CLASSES, "" if classes == CLASSES else other),
+        CheckLine("images", found, len(image_names), "" if found == len(image_names) else gone),
+        CheckLine(
+            "class names and protocol segic, of lvis_v1_val.json (may be missing)", names, None, damage
+        ),
     ]
 
 
@@ -217,7 +224,7 @@ BENCHMARK = BenchmarkSpec(
         "LVIS/lvis_v1_val.json   for class names and the segic protocols"
     ),
     download=DOWNLOAD,
-    pictures="lvis",
+    domain="lvis",
     open=Lvis92iSource,
     check=check,
     folds=FOLDS,

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
-from segic_jax.data.draws import choose
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
-from segic_jax.data.files import read_rgb
+from segic_jax.data.image_files import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import as_polygon, union
 from segic_jax.data.pickles import read_pickle
+from segic_jax.data.sampler import choose
 from segic_jax.errors import DataError
 
 FOLDS, EPISODES = 4, 2500
@@ -69,7 +69,7 @@ class PacoPartSource:
                 f"{self._train} is not laid out as PACO-Part's ({error!r}): get {DOWNLOAD}."
             ) from error
         del content
-        self.pictures: dict[int, list[str]] = {}  # of the validation split, by class, each once
+        self.image_names: dict[int, list[str]] = {}  # of the validation split, by class, each once
         self._annotations: Annotations | None = self._read()
 
     def __getstate__(self) -> dict:
@@ -93,7 +93,7 @@ class PacoPartSource:
     def fold_classes(self, fold: int, shots: int) -> tuple[int, ...]:
         """Classes of the training list dealt out to the folds, those with more images than shots."""
         dealt = self.train_classes[fold::FOLDS][: len(self.train_classes) // FOLDS]
-        return tuple(class_id for class_id in dealt if len(self.pictures.get(class_id, ())) > shots)
+        return tuple(class_id for class_id in dealt if len(self.image_names.get(class_id, ())) > shots)
 
     def class_name(self, class_id: ClassId) -> str:
         """Raises DataError: the files number the classes, but name none."""
@@ -102,46 +102,46 @@ class PacoPartSource:
     def views(self) -> Iterator[View]:
         """Every kind of part of every object whose box holds something, object by object."""
         classes: dict[str, list[int]] = {}
-        for class_id, pictures in self.pictures.items():
-            for picture in pictures:
-                classes.setdefault(picture, []).append(class_id)
-        for picture in sorted(classes):
+        for class_id, image_names in self.image_names.items():
+            for image_name in image_names:
+                classes.setdefault(image_name, []).append(class_id)
+        for image_name in sorted(classes):
             kinds: dict[int, list[int]] = {}
             try:
-                size = _size(self.root / "coco" / picture)
+                size = _size(self.root / "coco" / image_name)
             except DataError:
                 size = None  # `load` says so
-            for class_id in classes[picture]:
-                for instance, one in self._objects(picture, class_id).items():
+            for class_id in classes[image_name]:
+                for instance, one in self._objects(image_name, class_id).items():
                     if size is None or not _is_empty(one, size):
                         kinds.setdefault(instance, []).append(class_id)
             for instance, class_ids in kinds.items():
                 for class_id in class_ids:
-                    yield View(picture, class_id, instance)
+                    yield View(image_name, class_id, instance)
 
     def paths(self, view: View) -> tuple[Path, ...]:
         """The image."""
-        return (self.root / "coco" / view.picture,)
+        return (self.root / "coco" / view.image_name,)
 
     def load(self, view: View) -> LabelledImage:
         """The crop of the image to the object's box, and the parts in it."""
-        one = self._objects(view.picture, view.class_id).get(view.instance)
+        one = self._objects(view.image_name, view.class_id).get(view.instance)
         if one is None:
             raise DataError(
                 f"{self._val} has no object {view.instance!r} with the part {view.class_id!r} "
-                f"in {view.picture}."
+                f"in {view.image_name}."
             )
         image = read_rgb(*self.paths(view))
         try:
             mask = union(one.segmentations, *image.shape[:2])
         except ValueError as error:
             raise DataError(
-                f"{self._val}, class {view.class_id} in {view.picture}: {error}; get it again."
+                f"{self._val}, class {view.class_id} in {view.image_name}: {error}; get it again."
             ) from error
         window = one.rows, one.columns  # what lies beyond the image falls away, as it does officially
         if not mask[window].size:
             raise DataError(
-                f"{self._val}: the box of object {view.instance} holds nothing of {view.picture}."
+                f"{self._val}: the box of object {view.instance} holds nothing of {view.image_name}."
             )
         return LabelledImage(np.ascontiguousarray(image[window]), mask[window])
 
@@ -155,18 +155,18 @@ class PacoPartSource:
         rng = np.random.RandomState(0)
         sizes: dict[str, tuple[int, int]] = {}
 
-        def is_empty(class_id: int, picture: str, instance: int) -> bool:
-            if picture not in sizes:
-                sizes[picture] = _size(self.root / "coco" / picture)
-            return _is_empty(self._objects(picture, class_id)[instance], sizes[picture])
+        def is_empty(class_id: int, image_name: str, instance: int) -> bool:
+            if image_name not in sizes:
+                sizes[image_name] = _size(self.root / "coco" / image_name)
+            return _is_empty(self._objects(image_name, class_id)[instance], sizes[image_name])
 
         def episode() -> tuple[int, list[tuple[str, int]]]:
             class_id = choose(rng, classes)
             drawn: list[tuple[str, int]] = []
             while len(drawn) < 1 + shots:
-                picture = choose(rng, self.pictures[class_id])
-                if not drawn or picture != drawn[0][0]:
-                    drawn.append((picture, choose(rng, self._instances(picture, class_id))))
+                image_name = choose(rng, self.image_names[class_id])
+                if not drawn or image_name != drawn[0][0]:
+                    drawn.append((image_name, choose(rng, self._instances(image_name, class_id))))
             return class_id, drawn
 
         for _ in range(EPISODES):
@@ -179,16 +179,18 @@ class PacoPartSource:
             (target, *references), instances = zip(*drawn, strict=True)
             yield Episode(class_id, target, tuple(references), instances)
 
-    def _instances(self, picture: str, class_id: int) -> list[int]:
-        instances = list(self._objects(picture, class_id))
+    def _instances(self, image_name: str, class_id: int) -> list[int]:
+        instances = list(self._objects(image_name, class_id))
         if not instances:
-            raise DataError(f"{self._val} lists {picture} for class {class_id} but has no such part in it.")
+            raise DataError(
+                f"{self._val} lists {image_name} for class {class_id} but has no such part in it."
+            )
         return instances
 
-    def _objects(self, picture: str, class_id: ClassId) -> dict[int, PartObject]:
+    def _objects(self, image_name: str, class_id: ClassId) -> dict[int, PartObject]:
         if self._annotations is None:
             self._annotations = self._read()
-        by_class = self._annotations.get(picture, {})
+        by_class = self._annotations.get(image_name, {})
         return by_class.get(class_id, {}) if isinstance(class_id, int) else {}
 
     def _read(self) -> Annotations:
@@ -203,7 +205,7 @@ class PacoPartSource:
                     names.append(name := "/".join(path.split("/")[-2:]))
                     if ids.setdefault(name, image_id) != image_id:
                         raise ValueError(f"two ids for {name}")
-                self.pictures[int(class_id)] = list(dict.fromkeys(names))
+                self.image_names[int(class_id)] = list(dict.fromkeys(names))
             # Image by image out of the pickle: twice in memory they would be gigabytes.
             return {name: _by_class(content["img2anno"].pop(image_id, [])) for name, image_id in ids.items()}
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -244,26 +246,26 @@ def _size(path: Path) -> tuple[int, int]:
         raise DataError(f"{path} is damaged or no image: get the file again.") from error
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Classes, and which images of the validation lists are there."""
     try:
         source = PacoPartSource(root)
     except DataError as error:
-        return [Check("PACO-Part", "missing", problem=str(error))]
-    pictures = {picture for pictures in source.pictures.values() for picture in pictures}
-    found = sum((source.root / "coco" / picture).is_file() for picture in pictures)
+        return [CheckLine("PACO-Part", "missing", problem=str(error))]
+    image_names = {image_name for image_names in source.image_names.values() for image_name in image_names}
+    found = sum((source.root / "coco" / image_name).is_file() for image_name in image_names)
     drawn = sum(len(source.fold_classes(fold, 1)) for fold in range(FOLDS))
     other = f"not the published lists: get {DOWNLOAD}."
     gone = f"some are missing from {source.root / 'coco'}: unpack COCO's train2017 and val2017 there."
     return [
-        Check(
+        CheckLine(
             "classes of the training list",
             len(source.train_classes),
             CLASSES,
             "" if len(source.train_classes) == CLASSES else other,
         ),
-        Check("classes drawn for 1 shot", drawn, DRAWN, "" if drawn == DRAWN else other),
-        Check("validation images", found, len(pictures), "" if found == len(pictures) else gone),
+        CheckLine("classes drawn for 1 shot", drawn, DRAWN, "" if drawn == DRAWN else other),
+        CheckLine("validation images", found, len(image_names), "" if found == len(image_names) else gone),
     ]
 
 
@@ -274,7 +276,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("matcher", "insid3"),
     layout="PACO-Part/paco/paco_part_{train,val}.pkl\nPACO-Part/coco/{train2017,val2017}/*.jpg",
     download=DOWNLOAD,
-    pictures="paco",
+    domain="paco",
     open=PacoPartSource,
     check=check,
     folds=FOLDS,

@@ -16,12 +16,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
-from segic_jax.data.draws import choose
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
-from segic_jax.data.files import read_rgb
+from segic_jax.data.image_files import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import union
+from segic_jax.data.sampler import choose
 from segic_jax.errors import DataError
 
 FOLDS = ("animals", "indoor", "person", "vehicles")
@@ -56,7 +56,7 @@ class PascalPartSource:
             if not (self.root / folder).is_dir():
                 raise DataError(f"{self.root / folder} is missing: it is part of {DOWNLOAD}.")
         index = _read_json(path)
-        self.pictures: dict[str, list[str]] = {}  # of the validation split, by class
+        self.image_names: dict[str, list[str]] = {}  # of the validation split, by class
         self.fold_classes: list[tuple[str, ...]] = []
         self.fold_lengths: list[int] = []
         try:
@@ -72,7 +72,9 @@ class PascalPartSource:
                 self.fold_lengths.append(
                     min(sum(len(splits["val"]) for splits in parts.values()), MOST_EPISODES)
                 )
-                self.pictures |= {name: list(map(str, parts[name]["val"])) for name in self.fold_classes[-1]}
+                self.image_names |= {
+                    name: list(map(str, parts[name]["val"])) for name in self.fold_classes[-1]
+                }
         except (AttributeError, KeyError, TypeError) as error:
             raise DataError(
                 f"{path} is not laid out as PASCAL-Part's ({error!r}): get {DOWNLOAD}."
@@ -95,9 +97,9 @@ class PascalPartSource:
 
     def class_name(self, class_id: ClassId) -> str:
         """ "head of a cat"."""
-        if class_id not in self.pictures:
+        if class_id not in self.image_names:
             raise DataError(
-                f"{self.name} has no class {class_id!r}: they are named as {next(iter(self.pictures))!r}."
+                f"{self.name} has no class {class_id!r}: they are named as {next(iter(self.image_names))!r}."
             )
         name, _, part = str(class_id).partition("+")
         article = "an" if name[0] in "aeiou" else "a"
@@ -106,27 +108,27 @@ class PascalPartSource:
     def views(self) -> Iterator[View]:
         """The parts of every object of the validation images, object by object."""
         classes: dict[str, list[str]] = {}
-        for class_id, pictures in self.pictures.items():
-            for picture in pictures:
-                classes.setdefault(picture, []).append(class_id)
-        for picture in sorted(classes):
+        for class_id, image_names in self.image_names.items():
+            for image_name in image_names:
+                classes.setdefault(image_name, []).append(class_id)
+        for image_name in sorted(classes):
             numbers: dict[str, int] = {}
-            for one in self._objects(picture):
+            for one in self._objects(image_name):
                 number = numbers[one.name] = numbers.get(one.name, -1) + 1
-                for class_id in dict.fromkeys(classes[picture]):
+                for class_id in dict.fromkeys(classes[image_name]):
                     name, _, part = class_id.partition("+")
                     if name == one.name and _has(one, part) and _is_inside(one, part):
-                        yield View(picture, class_id, number)
+                        yield View(image_name, class_id, number)
 
     def paths(self, view: View) -> tuple[Path, ...]:
         """The image and its annotations."""
-        return self.root / "JPEGImages" / f"{view.picture}.jpg", self._annotation(view.picture)
+        return self.root / "JPEGImages" / f"{view.image_name}.jpg", self._annotation(view.image_name)
 
     def load(self, view: View) -> LabelledImage:
         """The crop of the image to the object's box, and the part in it."""
         name, _, part = str(view.class_id).partition("+")
         image_path, path = self.paths(view)
-        objects = [one for one in self._objects(view.picture) if one.name == name]
+        objects = [one for one in self._objects(view.image_name) if one.name == name]
         number = view.instance
         if number is None or number not in range(len(objects)):
             raise DataError(f"{path} has no {name!r} of number {number!r}.")
@@ -156,18 +158,18 @@ class PascalPartSource:
         def draw(class_id: str, taken: Sequence[str]) -> tuple[str, int]:
             name, _, part = class_id.partition("+")
             for _ in range(PATIENCE):
-                picture = choose(rng, self.pictures[class_id])
-                if picture in taken:
+                image_name = choose(rng, self.image_names[class_id])
+                if image_name in taken:
                     continue
-                if (picture, class_id) not in usable:
-                    objects = [one for one in self._objects(picture) if one.name == name]
-                    usable[picture, class_id] = [_has(one, part) for one in objects]
-                having = usable[picture, class_id]
+                if (image_name, class_id) not in usable:
+                    objects = [one for one in self._objects(image_name) if one.name == name]
+                    usable[image_name, class_id] = [_has(one, part) for one in objects]
+                having = usable[image_name, class_id]
                 if having and having[instance := choose(rng, range(len(having)))]:
-                    return picture, instance
+                    return image_name, instance
             raise DataError(
                 f"{self.root / 'all_obj_part_to_image.json'}: the class {class_id} has too few images for "
-                f"{shots} shot(s): {len(set(self.pictures[class_id]))} of which {len(taken)} are taken."
+                f"{shots} shot(s): {len(set(self.image_names[class_id]))} of which {len(taken)} are taken."
             )
 
         classes = self.fold_classes[fold]
@@ -175,15 +177,15 @@ class PascalPartSource:
             class_id = classes[number % len(classes)]
             drawn: list[tuple[str, int]] = []
             for _ in range(1 + shots):
-                drawn.append(draw(class_id, [picture for picture, _ in drawn]))
+                drawn.append(draw(class_id, [image_name for image_name, _ in drawn]))
             (target, *references), instances = zip(*drawn, strict=True)
             yield Episode(class_id, target, tuple(references), instances)
 
-    def _annotation(self, picture: str) -> Path:
-        return self.root / "Annotations_Part_json_merged_part_classes" / f"{picture}.json"
+    def _annotation(self, image_name: str) -> Path:
+        return self.root / "Annotations_Part_json_merged_part_classes" / f"{image_name}.json"
 
-    def _objects(self, picture: str) -> list[PartObject]:
-        path = self._annotation(picture)
+    def _objects(self, image_name: str) -> list[PartObject]:
+        path = self._annotation(image_name)
         content = _read_json(path)
         try:
             return [_object(entry) for entry in content["object"]]
@@ -235,23 +237,31 @@ def _read_json(path: Path) -> Any:
         raise DataError(f"{path} is cut off or no JSON: get {DOWNLOAD}.") from error
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Classes, and which images and annotations of the validation lists are there."""
     try:
         source = PascalPartSource(root)
     except DataError as error:
-        return [Check("PASCAL-Part", "missing", problem=str(error))]
-    pictures = sorted({picture for pictures in source.pictures.values() for picture in pictures})
-    images = sum((source.root / "JPEGImages" / f"{picture}.jpg").is_file() for picture in pictures)
-    annotations = sum(source._annotation(picture).is_file() for picture in pictures)
+        return [CheckLine("PASCAL-Part", "missing", problem=str(error))]
+    image_names = sorted(
+        {image_name for image_names in source.image_names.values() for image_name in image_names}
+    )
+    count = len(image_names)
+    images = sum((source.root / "JPEGImages" / f"{image_name}.jpg").is_file() for image_name in image_names)
+    annotations = sum(source._annotation(image_name).is_file() for image_name in image_names)
     gone = f"some are missing: unpack {DOWNLOAD}."
     return [
         *(
-            Check(f"classes of fold {number} ({name})", len(classes))
+            CheckLine(f"classes of fold {number} ({name})", len(classes))
             for number, (name, classes) in enumerate(zip(FOLDS, source.fold_classes, strict=True))
         ),
-        Check("validation images", images, len(pictures), "" if images == len(pictures) else gone),
-        Check("their annotations", annotations, len(pictures), "" if annotations == len(pictures) else gone),
+        CheckLine("validation images", images, count, "" if images == count else gone),
+        CheckLine(
+            "their annotations",
+            annotations,
+            len(image_names),
+            "" if annotations == len(image_names) else gone,
+        ),
     ]
 
 
@@ -265,7 +275,7 @@ BENCHMARK = BenchmarkSpec(
         "Pascal-Part/VOCdevkit/VOC2010/all_obj_part_to_image.json"
     ),
     download=DOWNLOAD,
-    pictures="pascal",
+    domain="pascal",
     open=PascalPartSource,
     check=check,
     folds=len(FOLDS),

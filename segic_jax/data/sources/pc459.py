@@ -11,7 +11,7 @@ words of the list that open-vocabulary segmenters use (FC-CLIP, pascal_ctx_459_w
 
 from pathlib import Path
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
 
 DOWNLOAD = (
@@ -38,7 +38,7 @@ def open_source(root: Path | None) -> LabelMaps:
     )
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """The validation split, as CAT-Seg's pascalcontext_val.txt lists it."""
     return open_source(root).check({"val": 5104})
 
@@ -53,7 +53,7 @@ BENCHMARK = BenchmarkSpec(
         "VOCdevkit/VOC2010/annotations_detectron2/pc459_val/*.tif   0..458, 65535 is none"
     ),
     download=DOWNLOAD,
-    pictures="pascal",
+    domain="pascal",
     open=open_source,
     check=check,
 )

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
-from segic_jax.data.files import read_rgb, require_size
+from segic_jax.data.image_files import read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.pickles import read_npy
 from segic_jax.errors import DataError
@@ -58,7 +58,7 @@ class PermisSource:
 
     def paths(self, view: View) -> tuple[Path, ...]:
         """The frame and the masks of its video."""
-        path = self.root / view.picture
+        path = self.root / view.image_name
         return path, path.parent / "masks.npz.npy"
 
     def load(self, view: View) -> LabelledImage:
@@ -81,20 +81,20 @@ class PermisSource:
         return LabelledImage(image, mask > 0)
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Videos with three frames."""
     try:
         source = PermisSource(root)
     except DataError as error:
-        return [Check("PerMIS", "missing", problem=str(error))]
+        return [CheckLine("PerMIS", "missing", problem=str(error))]
     whole = [
         video
         for video in source.videos
         if all((source.root / video / f"{i}.jpg").is_file() for i in range(3))
     ]
     return [
-        Check("videos", len(source.videos), 216),
-        Check("with three frames", len(whole), len(source.videos)),
+        CheckLine("videos", len(source.videos), 216),
+        CheckLine("with three frames", len(whole), len(source.videos)),
     ]
 
 
@@ -105,7 +105,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("insid3", "original"),
     layout="PerMIRS/<video>/{0,1,2}.jpg\nPerMIRS/<video>/masks.npz.npy",
     download=DOWNLOAD,
-    pictures="permis",
+    domain="permis",
     open=PermisSource,
     check=check,
     shots=(1,),

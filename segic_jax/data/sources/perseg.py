@@ -9,16 +9,16 @@ Image 00 is the reference of all others of its object.
 from functools import partial
 from pathlib import Path
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import Episode, View
-from segic_jax.data.listed import ListedSource, files, find_root
 from segic_jax.data.manifest import Manifest
+from segic_jax.data.mask_files import MaskFileSource, files, find_root
 from segic_jax.errors import DataError
 
 DOWNLOAD = "https://github.com/ZrrSkywalker/Personalize-SAM (PerSeg)"
 
 
-class PersegSource(ListedSource):
+class PersegSource(MaskFileSource):
     """Class ids are the names of the folders."""
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
@@ -26,11 +26,11 @@ class PersegSource(ListedSource):
         if protocol not in self.protocols or fold != 0 or shots != 1:
             raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, fold 0, 1 shot.")
         episodes = []
-        for class_id, pictures in self.pictures.items():
-            if "00.jpg" not in pictures:
+        for class_id, image_names in self.image_names.items():
+            if "00.jpg" not in image_names:
                 raise DataError(f"Images/{class_id}/00.jpg is missing: get it from {DOWNLOAD}.")
-            episodes += [Episode(class_id, one, ("00.jpg",)) for one in pictures if one != "00.jpg"]
-        return Manifest(self.name, protocol, fold, shots, tuple(self.pictures), tuple(episodes))
+            episodes += [Episode(class_id, one, ("00.jpg",)) for one in image_names if one != "00.jpg"]
+        return Manifest(self.name, protocol, fold, shots, tuple(self.image_names), tuple(episodes))
 
 
 def open_source(root: Path | str) -> PersegSource:
@@ -47,7 +47,7 @@ def open_source(root: Path | str) -> PersegSource:
     return PersegSource(
         name="perseg",
         protocols=("original",),
-        pictures={one: files(root / "Images" / one, ".jpg", DOWNLOAD) for one in objects},
+        image_names={one: files(root / "Images" / one, ".jpg", DOWNLOAD) for one in objects},
         names={one: one.replace("_", " ") for one in objects},
         paths=partial(_paths, root),
         threshold=1,
@@ -56,18 +56,18 @@ def open_source(root: Path | str) -> PersegSource:
 
 def _paths(root: Path, view: View) -> tuple[Path, Path]:
     folder = str(view.class_id)
-    mask = Path(view.picture).with_suffix(".png").name
-    return root / "Images" / folder / view.picture, root / "Annotations" / folder / mask
+    mask = Path(view.image_name).with_suffix(".png").name
+    return root / "Images" / folder / view.image_name, root / "Annotations" / folder / mask
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Objects and images."""
     try:
         source = open_source(root)
     except DataError as error:
-        return [Check("PerSeg", "missing", problem=str(error))]
-    pictures = sum(map(len, source.pictures.values()))
-    return [Check("objects", len(source.pictures), 40), Check("pictures", pictures)]
+        return [CheckLine("PerSeg", "missing", problem=str(error))]
+    image_names = sum(map(len, source.image_names.values()))
+    return [CheckLine("objects", len(source.image_names), 40), CheckLine("images", image_names)]
 
 
 BENCHMARK = BenchmarkSpec(
@@ -77,7 +77,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("original",),
     layout="Images/<object>/{00,01,...}.jpg\nAnnotations/<object>/{00,01,...}.png",
     download=DOWNLOAD,
-    pictures="perseg",
+    domain="perseg",
     open=open_source,
     check=check,
     shots=(1,),

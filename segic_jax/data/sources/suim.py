@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import View
-from segic_jax.data.files import ENDINGS, read_grey
-from segic_jax.data.listed import ListedSource, files, find_root
+from segic_jax.data.image_files import ENDINGS, read_grey
+from segic_jax.data.mask_files import MaskFileSource, files, find_root
 from segic_jax.errors import DataError
 
 DOWNLOAD = "Kaggle, heyoujue/suim-merged (both splits; INSID3 docs/data.md)"
@@ -27,26 +27,26 @@ NAMES = {
 }
 
 
-def open_source(root: Path | str) -> ListedSource:
+def open_source(root: Path | str) -> MaskFileSource:
     """`root` is SUIM/ or its parent; all masks are read, to leave out the empty ones.
 
     Raises:
         DataError: a folder is missing or empty, or a mask cannot be read.
     """
     root = find_root(root, "SUIM", "images", DOWNLOAD)
-    endings, pictures = {}, {}
+    endings, image_names = {}, {}
     with ThreadPoolExecutor(4) as pool:
         for folder in NAMES:
             masks = files(root / "masks" / folder, "", DOWNLOAD)
             masks = [mask for mask in masks if Path(mask).suffix.lower() in ENDINGS]
             seen = pool.map(_shows_something, [root / "masks" / folder / mask for mask in masks])
             kept = [mask for mask, shows in zip(masks, seen, strict=True) if shows]
-            pictures[folder] = [f"{mask.split('.')[0]}.jpg" for mask in kept]
+            image_names[folder] = [f"{mask.split('.')[0]}.jpg" for mask in kept]
             endings |= {(folder, mask.split(".")[0]): mask for mask in kept}
-    return ListedSource(
+    return MaskFileSource(
         name="suim",
         protocols=("insid3", "original"),
-        pictures=pictures,
+        image_names=image_names,
         names=NAMES,
         paths=partial(_paths, root, endings),
     )
@@ -58,21 +58,21 @@ def _shows_something(path: Path) -> bool:
 
 def _paths(root: Path, masks: dict[tuple[str, str], str], view: View) -> tuple[Path, Path]:
     folder = str(view.class_id)
-    stem = Path(view.picture).stem
+    stem = Path(view.image_name).stem
     mask = masks.get((folder, stem), f"{stem}.bmp")
-    return root / "images" / view.picture, root / "masks" / folder / mask
+    return root / "images" / view.image_name, root / "masks" / folder / mask
 
 
-def check(root: Path) -> list[Check]:
+def check(root: Path) -> list[CheckLine]:
     """Images that show something of each class."""
     try:
         source = open_source(root)
-        pictures = files(find_root(root, "SUIM", "images", DOWNLOAD) / "images", ".jpg", DOWNLOAD)
+        image_names = files(find_root(root, "SUIM", "images", DOWNLOAD) / "images", ".jpg", DOWNLOAD)
     except DataError as error:
-        return [Check("SUIM", "missing", problem=str(error))]
+        return [CheckLine("SUIM", "missing", problem=str(error))]
     return [
-        Check("pictures", len(pictures), IMAGES),
-        *(Check(f"images of {source.names[c]}", len(names)) for c, names in source.pictures.items()),
+        CheckLine("images", len(image_names), IMAGES),
+        *(CheckLine(f"images of {source.names[c]}", len(names)) for c, names in source.image_names.items()),
     ]
 
 
@@ -83,7 +83,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("insid3", "original"),
     layout="SUIM/images/*.jpg\nSUIM/masks/{FV,HD,PF,RI,RO,SR,WR}/*",
     download=DOWNLOAD,
-    pictures="suim",
+    domain="suim",
     open=open_source,
     check=check,
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.benchmark import BenchmarkSpec, Check
+from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.video import VideoSource, make_clip
 from segic_jax.errors import DataError
 
@@ -73,24 +73,24 @@ def _split(root: Path, *names: str) -> Path:
     raise DataError(f"{root / names[0]} is missing: get YouTube-VOS 2018 from {DOWNLOAD}.")
 
 
-def check_validation(root: Path) -> list[Check]:
+def check_validation(root: Path) -> list[CheckLine]:
     """Videos."""
     return _check(open_validation, root, 474)
 
 
-def check_held_out(root: Path) -> list[Check]:
+def check_held_out(root: Path) -> list[CheckLine]:
     """Videos, and whether all their frames have label maps."""
     return _check(open_held_out, root, HELD_OUT)
 
 
-def _check(open_split, root: Path, videos: int) -> list[Check]:
+def _check(open_split, root: Path, videos: int) -> list[CheckLine]:
     try:
         clips = open_split(root).videos()
     except DataError as error:
-        return [Check("YouTube-VOS 2018", "missing", problem=str(error))]
-    lines = [Check("videos", len(clips), videos), Check("frames", sum(len(c.frames) for c in clips))]
+        return [CheckLine("YouTube-VOS 2018", "missing", problem=str(error))]
+    lines = [CheckLine("videos", len(clips), videos), CheckLine("frames", sum(len(c.frames) for c in clips))]
     if open_split is open_held_out:
-        lines.append(Check("videos with all label maps", sum(c.scored for c in clips), len(clips)))
+        lines.append(CheckLine("videos with all label maps", sum(c.scored for c in clips), len(clips)))
     return lines
 
 
@@ -101,7 +101,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("official", "repaired"),
     layout="ytbvos18/val/{JPEGImages,Annotations}/<video>/\nytbvos18/val/meta.json",
     download=DOWNLOAD,
-    pictures="ytvos",
+    domain="ytvos",
     open=open_validation,
     check=check_validation,
 )
@@ -112,7 +112,7 @@ HOLDOUT = BenchmarkSpec(
     protocols=("official", "repaired"),
     layout="ytbvos18/train/{JPEGImages,Annotations}/<video>/",
     download=DOWNLOAD,
-    pictures="ytvos",
+    domain="ytvos",
     open=open_held_out,
     check=check_held_out,
 )

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from segic_jax.data.cache import cached, file_version
+from segic_jax.data.disk_cache import cached, file_version
 from segic_jax.data.masks import as_polygon, decode
 from segic_jax.errors import DataError
 
@@ -44,27 +44,27 @@ class Annotations:
     def __getstate__(self) -> dict:
         return {name: self.__dict__[name] for name in ("path", "_folder", "categories")}
 
-    def pictures(self, without: Collection[int] = ()) -> Int[np.ndarray, " pictures"]:
+    def images_with_objects(self, without: Collection[int] = ()) -> Int[np.ndarray, " images"]:
         """Numbers of those with an object of a category that is not in `without`."""
         wanted = np.append(0, np.cumsum(~np.isin(self._arrays["category"], list(without))))
         ends = wanted[self._arrays["first"]]
         return np.flatnonzero(ends[1:] > ends[:-1]).astype(np.int32)
 
-    def file_name(self, picture: int) -> str:
+    def file_name(self, image: int) -> str:
         """As the JSON has it; LVIS, which has none, names folder and file at the end of an address."""
-        return bytes(self._arrays["name"][picture]).decode("utf-8")
+        return bytes(self._arrays["name"][image]).decode("utf-8")
 
-    def masks(self, picture: int, without: Collection[int] = ()) -> Bool[np.ndarray, "objects height width"]:
+    def masks(self, image: int, without: Collection[int] = ()) -> Bool[np.ndarray, "objects height width"]:
         """One mask for each object whose category is not in `without`; they may overlap.
 
         Raises:
             DataError: a segmentation that makes no mask.
         """
         arrays = self._arrays
-        height, width = arrays["size"][picture].tolist()
+        height, width = arrays["size"][image].tolist()
         wanted = [
             number
-            for number in range(*arrays["first"][picture : picture + 2].tolist())
+            for number in range(*arrays["first"][image : image + 2].tolist())
             if int(arrays["category"][number]) not in without
         ]
         masks = np.zeros((len(wanted), height, width), bool)
@@ -72,7 +72,7 @@ class Annotations:
             for number, mask in zip(wanted, masks, strict=True):
                 mask[:] = decode(self._segmentation(number, height, width), height, width)
         except ValueError as error:
-            name = self.file_name(picture)
+            name = self.file_name(image)
             raise DataError(f"{self.path}, {name}: {error}; get the file again.") from error
         return masks
 

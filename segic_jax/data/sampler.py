@@ -34,7 +34,7 @@ def draw_others(rng: np.random.RandomState, items: Sequence[T], target: T, shots
 
 
 def coco20i_episodes(
-    pictures: Mapping[int, Sequence[str]], seed: int, shots: int, count: int = 1000
+    image_names: Mapping[int, Sequence[str]], seed: int, shots: int, count: int = 1000
 ) -> list[Episode]:
     """Class, target, then references until there are enough that are not the target; they may repeat.
 
@@ -44,12 +44,12 @@ def coco20i_episodes(
         images: of each class of the fold, in the order of the published lists.
     """
     rng = np.random.RandomState(seed)
-    classes = list(pictures)
+    classes = list(image_names)
     episodes = []
     for _ in range(count):
         class_id = choose(rng, classes)
-        target = choose(rng, pictures[class_id])
-        references = draw_others(rng, pictures[class_id], target, shots)
+        target = choose(rng, image_names[class_id])
+        references = draw_others(rng, image_names[class_id], target, shots)
         episodes.append(Episode(class_id, target, references))
     return episodes
 
@@ -84,7 +84,7 @@ def semcoco_episodes(coco: CocoJson, *, fold: int | None, leak: bool, seed: int 
     python, legacy = random.Random(seed), np.random.RandomState(seed)
     classes = list(coco.categories)
     if fold is not None:
-        classes = sorted(c for c in classes if len(coco.pictures(c)) > 1)[fold::10]
+        classes = sorted(c for c in classes if len(coco.image_ids(c)) > 1)[fold::10]
     kept = set(classes)
     present = {
         image: [c for c in sorted(of) if c in kept] for image, of in sorted(coco.classes_of_images().items())

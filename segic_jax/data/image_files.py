@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps
 
 from segic_jax.errors import DataError
 
-_WATCHED: ContextVar[dict[Path, str] | None] = ContextVar("watched", default=None)
+_WATCHED: ContextVar[dict[Path, str] | None] = ContextVar("record_reads", default=None)
 MAX_PIXELS = 2 * 89_478_485  # of an image, as Pillow has it; that many take half a gigabyte
 _DAMAGED = (OSError, ValueError, SyntaxError, TypeError, struct.error)  # Pillow's ways to say so
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
@@ -92,7 +92,7 @@ def require_size(
 
 
 @contextmanager
-def watched() -> Iterator[dict[Path, str]]:
+def record_reads() -> Iterator[dict[Path, str]]:
     """The files that this thread reads inside, in order, each with its SHA-256."""
     read: dict[Path, str] = {}
     token = _WATCHED.set(read)
@@ -208,5 +208,5 @@ def _decode(content: bytes, path: Path | str, flags: int) -> np.ndarray:
     except cv2.error:  # an empty file, or more pixels than OpenCV takes
         pixels = None
     if pixels is None:
-        raise DataError(f"{path} cannot be read as an image; use PNG, JPEG, WebP, TIFF or BMP.")
+        raise DataError(f"{path} is not an image that can be read; use PNG, JPEG, WebP, TIFF or BMP.")
     return pixels

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segic_jax.data.benchmark import Kind
+from segic_jax.data.benchmark_spec import Kind
 from segic_jax.data.build.records import Concept, FrameRecord, ImageRecord
 from segic_jax.data.episodes import EpisodeSource, View
 from segic_jax.data.semantic import SemanticSource
@@ -24,17 +24,17 @@ class Item(NamedTuple):
 def items(kind: Kind, source) -> Iterator[Item]:
     """Everything in the source, in a fixed order."""
     if kind == "episodes":
-        for _, views in groupby(source.views(), key=lambda view: view.picture):
+        for _, views in groupby(source.views(), key=lambda view: view.image_name):
             yield Item("val", tuple(views))
     elif kind == "semseg":
         for split in ("train", "val"):
             try:
-                pictures = source.pictures(split)
+                image_names = source.image_names(split)
             except DataError:
                 if split == "val":
                     raise
                 continue  # not every benchmark has one, and it is not always downloaded
-            yield from (Item(split, (picture,)) for picture in pictures)
+            yield from (Item(split, (image_name,)) for image_name in image_names)
     else:
         for clip in source.videos():
             yield from (Item("val", (clip, number)) for number in range(len(clip.frames)))
@@ -63,9 +63,9 @@ def _views(source: EpisodeSource, views: tuple[View, ...]) -> list[ImageRecord]:
         concept = Concept(view.class_id, view.instance, shown.mask)
         last = found[-1] if found else None
         if last and np.array_equal(last.image, shown.image) and _same(last.ignored, shown.ignored):
-            found[-1] = ImageRecord(last.picture, last.image, (*last.concepts, concept), last.ignored)
+            found[-1] = ImageRecord(last.image_name, last.image, (*last.concepts, concept), last.ignored)
         else:
-            found.append(ImageRecord(view.picture, shown.image, (concept,), shown.ignored))
+            found.append(ImageRecord(view.image_name, shown.image, (concept,), shown.ignored))
     return found
 
 
@@ -76,10 +76,10 @@ def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
 
 
 def _semantic(source: SemanticSource, item: Item) -> ImageRecord:
-    picture = item.what[0]
-    shown = source.load(item.split, picture)
+    image_name = item.what[0]
+    shown = source.load(item.split, image_name)
     concepts = (Concept(c, None, mask) for c, mask in zip(shown.classes, shown.masks, strict=True))
-    return ImageRecord(picture, shown.image, tuple(concepts), shown.ignored)
+    return ImageRecord(image_name, shown.image, tuple(concepts), shown.ignored)
 
 
 def _frame(source: VideoSource, clip: Clip, number: int) -> FrameRecord:

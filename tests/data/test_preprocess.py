@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segic_jax.data.canvas import fitted_taps, pad, resample, resample_image, resize, resize_and_pad
+from segic_jax.data.preprocess import fitted_taps, pad, resample, resample_image, resize, resize_and_pad
 
 
 def on_canvas(x, canvas, value):

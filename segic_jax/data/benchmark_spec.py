@@ -11,7 +11,7 @@ Kind = Literal["episodes", "video", "semseg"]
 
 
 @dataclass(frozen=True)
-class Check:
+class CheckLine:
     """One line of `segic data check`."""
 
     what: str  # "images in val2014"
@@ -30,9 +30,9 @@ class BenchmarkSpec:
     protocols: tuple[str, ...]  # the first is the default
     layout: str  # what --data-root must hold, a path or two a line
     download: str  # where it is got
-    pictures: str  # the data set whose images and classes it shares, for the in-domain flag: "coco"
+    domain: str  # the data set whose images and classes it shares, for the in-domain flag: "coco"
     open: Callable[[Path | None], Any]  # the source of a --data-root; None where none is needed
-    check: Callable[[Path], list[Check]]  # counts and names, without reading the images
+    check: Callable[[Path], list[CheckLine]]  # counts and names, without reading the images
     folds: int = 1
     needs_root: bool = True
     shots: tuple[int, ...] = ()  # the numbers of shots it is drawn for; empty for any

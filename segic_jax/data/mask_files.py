@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.draws import choose, draw_others
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
-from segic_jax.data.files import read_grey, read_rgb, require_size
+from segic_jax.data.image_files import read_grey, read_rgb, require_size
 from segic_jax.data.manifest import Manifest
+from segic_jax.data.sampler import choose, draw_others
 from segic_jax.errors import DataError
 
 
 @dataclass
-class ListedSource:
+class MaskFileSource:
     """Masks are grey images; `threshold` and above is the object."""
 
     name: str
     protocols: tuple[str, ...]
-    pictures: Mapping[ClassId, Sequence[str]]  # in the order of the draw
+    image_names: Mapping[ClassId, Sequence[str]]  # in the order of the draw
     names: Mapping[ClassId, str]  # in words
     paths: Callable[[View], tuple[Path, Path]]  # image and mask; must be picklable
     episodes: int | None = None  # 600 officially; None: as many as there are images
@@ -33,9 +33,9 @@ class ListedSource:
         """Raises DataError for another protocol or fold, or where a class has too few images."""
         if protocol not in self.protocols or fold != 0 or shots < 1:
             raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, fold 0, 1 shot or more.")
-        count = self.episodes or sum(map(len, self.pictures.values()))
-        episodes = turn_episodes(self.name, self.pictures, count, shots)
-        return Manifest(self.name, protocol, fold, shots, tuple(self.pictures), tuple(episodes))
+        count = self.episodes or sum(map(len, self.image_names.values()))
+        episodes = round_robin_episodes(self.name, self.image_names, count, shots)
+        return Manifest(self.name, protocol, fold, shots, tuple(self.image_names), tuple(episodes))
 
     def class_name(self, class_id: ClassId) -> str:
         """In words. Raises DataError for an unknown class."""
@@ -45,22 +45,22 @@ class ListedSource:
 
     def views(self) -> Iterator[View]:
         """All images, class by class."""
-        for class_id, pictures in self.pictures.items():
-            for picture in pictures:
-                yield View(picture, class_id)
+        for class_id, image_names in self.image_names.items():
+            for image_name in image_names:
+                yield View(image_name, class_id)
 
     def load(self, view: View) -> LabelledImage:
         """The image and its mask. Raises DataError for a view that is none, and for bad files."""
         if view not in self._known:
-            raise DataError(f"{self.name} has no image {view.picture} of class {view.class_id!r}.")
+            raise DataError(f"{self.name} has no image {view.image_name} of class {view.class_id!r}.")
         image_path, mask_path = self.paths(view)
         image, mask = read_rgb(image_path), read_grey(mask_path)
         require_size(image, mask, image_path, mask_path)
         return LabelledImage(image, mask >= self.threshold)
 
 
-def turn_episodes(
-    name: str, pictures: Mapping[ClassId, Sequence[str]], count: int, shots: int
+def round_robin_episodes(
+    name: str, image_names: Mapping[ClassId, Sequence[str]], count: int, shots: int
 ) -> list[Episode]:
     """The classes in turn; target and references drawn with seed 0 as INSID3's loaders do.
 
@@ -70,9 +70,9 @@ def turn_episodes(
         DataError: a class has only one image.
     """
     rng = np.random.RandomState(0)
-    classes = list(pictures)
+    classes = list(image_names)
     for class_id in classes:
-        if len(pictures[class_id]) < 2:
+        if len(image_names[class_id]) < 2:
             raise DataError(
                 f"{name}: class {class_id!r} has fewer than two images that show it, and an episode takes "
                 "two: get the data again."
@@ -80,8 +80,8 @@ def turn_episodes(
     episodes = []
     for number in range(count):
         class_id = classes[number % len(classes)]
-        target = choose(rng, pictures[class_id])
-        references = draw_others(rng, pictures[class_id], target, shots)
+        target = choose(rng, image_names[class_id])
+        references = draw_others(rng, image_names[class_id], target, shots)
         episodes.append(Episode(class_id, target, references))
     return episodes
 
@@ -118,7 +118,7 @@ def files(folder: Path, ending: str, download: str) -> list[str]:
     return names
 
 
-def read_list(path: Path, download: str) -> list[str]:
+def read_words(path: Path, download: str) -> list[str]:
     """The words of a list, whatever its line ends.
 
     Raises:

@@ -105,7 +105,9 @@ def _ade20k_semantic(config: SourceConfig, canvas: int) -> PairSource:
 
 def _built_semantic(source: BuiltSemanticSource) -> PairSource:
     return ImagePairs(
-        source, "train", {picture: source.present("train", picture) for picture in source.pictures("train")}
+        source,
+        "train",
+        {image_name: source.present("train", image_name) for image_name in source.image_names("train")},
     )
 
 
