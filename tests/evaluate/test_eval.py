@@ -12,7 +12,7 @@ from layouts import WRITE, write_some_coco20i
 
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.benchmarks import BENCHMARKS
-from segic_jax.data.manifest import read_manifest, packaged_manifest
+from segic_jax.data.manifest import packaged_manifest, read_manifest
 from segic_jax.weights.bundle import save_bundle
 
 ROOT = Path(__file__).parents[2]

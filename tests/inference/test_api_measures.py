@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from tiny import bundle, picture
 
-from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.evaluate import calibration as calibration_tool
 from segic_jax.evaluate.calibration import Asked, calibrate
 from segic_jax.inference.presence import EVIDENCE, calibration_of
