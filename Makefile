@@ -1,9 +1,9 @@
-# `make demo` and `make test` set up everything they need in .venv; nothing global is touched.
+# Every target sets up what it needs in .venv; nothing global is touched.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test test-fast lint docs clean
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -14,6 +14,7 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
 
+# Segment the example images and evaluate the bundled model; a few minutes on two CPU cores.
 demo: $(VENV)/installed
 	$(BIN)/segic predict --ref examples/reference.jpg examples/reference_mask.png \
 	  examples/targets --out outputs/demo
@@ -21,8 +22,13 @@ demo: $(VENV)/installed
 	@echo
 	@echo "Predictions: outputs/demo/index.html   Evaluation: outputs/demo/emoji/sheet.png, result.json"
 
+# Lint, types and every test: below 15 minutes on two cores.
 test: lint
 	$(BIN)/python -m pytest -q
+
+# The tests that start no process, build no documentation and compile little: below 2 minutes on two cores.
+test-fast: $(VENV)/installed
+	$(BIN)/python -m pytest -q -m 'not slow and not gpu and not heavy'
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
