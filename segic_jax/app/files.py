@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segic_jax.app.session import Session
 from segic_jax.errors import DataError
-from segic_jax.inference.result import joined_coco
+from segic_jax.inference.result import merge_coco_files
 
 
 def export(session: Session, folder: Path) -> list[str]:
@@ -34,7 +34,7 @@ def export(session: Session, folder: Path) -> list[str]:
         for name, result in results.items()
     }
     coco = out / "coco.json"
-    content = joined_coco([result.coco_file(name) for name, result in results.items()])
+    content = merge_coco_files([result.coco_file(name) for name, result in results.items()])
     coco.write_text(json.dumps(content, indent=1) + "\n")
     context = out / "context.segic"
     session.context.save(context)

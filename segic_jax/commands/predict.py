@@ -104,11 +104,11 @@ class Folder:
         if not self._done:
             return
         from segic_jax.commands.sheet import MOST, page
-        from segic_jax.inference.result import joined_coco
+        from segic_jax.inference.result import merge_coco_files
         from segic_jax.runtime.atomic_write import atomic_write
 
         names = [name for name in self._targets if name in self._done]
-        coco = joined_coco([self._done[name] for name in names])
+        coco = merge_coco_files([self._done[name] for name in names])
         cards = [self._cards.get(name) or self._card(name) for name in names[:MOST]]
         html = page(
             self._context, cards, list(self._done.values()), [*self._refused.said.values()], self._made

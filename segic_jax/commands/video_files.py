@@ -19,7 +19,7 @@ from segic_jax.data.image_files import ENDINGS, open_image, read_image, read_lab
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.example import as_mask
 from segic_jax.inference.overlay import class_colours, draw_masks
-from segic_jax.inference.result import palette_png
+from segic_jax.inference.png import palette_png
 from segic_jax.runtime.atomic_write import atomic_write, part_path
 
 Frame = UInt8[np.ndarray, "height width 3"]

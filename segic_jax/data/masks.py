@@ -7,6 +7,7 @@ A segmentation is a list of polygons [x, y, x, y, ...] in pixels, or run lengths
 import re
 from typing import Any
 
+import cv2
 import numpy as np
 from jaxtyping import Bool
 
@@ -31,6 +32,25 @@ def decode(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "heig
     if not segmentation:
         return np.zeros((height, width), bool)
     return _polygons([as_polygon(points) for points in segmentation], height, width)
+
+
+def encode(mask: Bool[np.ndarray, "height width"]) -> dict:
+    """Return the mask as COCO's compressed run lengths: {"size": [height, width], "counts": str}."""
+    from pycocotools import mask as coco
+
+    height, width = mask.shape
+    x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+    # Down the columns of the box, each with an empty pixel below, so that runs end in their column.
+    flat = np.zeros(1 + w * (h + 1), bool)
+    flat[1:].reshape(w, h + 1)[:, :h] = mask[y : y + h, x : x + w].T
+    column, row = np.divmod(np.flatnonzero(flat[1:] != flat[:-1]), h + 1)
+    edges, times = np.unique((x + column) * height + y + row, return_counts=True)
+    edges = edges[times == 1]  # a run that ends where the next column's begins is one run
+    counts = np.diff(edges, prepend=0, append=height * width).tolist()
+    if len(counts) > 1 and not counts[-1]:
+        counts.pop()
+    rle = coco.frPyObjects({"size": [height, width], "counts": counts}, height, width)
+    return {"size": [height, width], "counts": str(rle["counts"], "ascii")}
 
 
 def union(segmentations: list, height: int, width: int) -> Bool[np.ndarray, "height width"]:

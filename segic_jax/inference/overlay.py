@@ -1,7 +1,7 @@
 """Draw masks and maps on images, RGB uint8."""
 
 import colorsys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import cv2
 import numpy as np
@@ -43,14 +43,14 @@ def draw_mask(image: RGBImage, mask: Mask, colour: Colour) -> RGBImage:
 
 
 def draw_masks(
-    image: RGBImage, masks: Sequence[Mask], colours: Sequence[Colour], width: int | None = None
+    image: RGBImage, masks: Iterable[Mask], colours: Sequence[Colour], width: int | None = None
 ) -> RGBImage:
     """Return a copy of the image with every mask tinted and outlined in its colour.
 
     Args:
         width: of the thinnest line in pixels; `line_width` of the image by default.
     """
-    drawn = np.array(image, order="C")
+    drawn, masks = np.array(image, order="C"), list(masks)
     boxes = [cv2.boundingRect(mask.view(np.uint8)) for mask in masks]
     for mask, colour, (x, y, w, h) in zip(masks, colours, boxes, strict=True):
         if w:
@@ -76,8 +76,8 @@ def line_width(shape: Sequence[int]) -> int:
 
 
 def outline_reach(width: int) -> int:
-    """Return how far from its mask's edge an outline with lines of this width can change a pixel."""
-    return 2 * width + 1
+    """Return the distance from a mask's edge at which lines of this width no longer change a pixel."""
+    return 2 * width + 2
 
 
 def _outline(drawn: RGBImage, mask: Mask, colour: Colour, width: int, box: Sequence[int]) -> None:
@@ -85,7 +85,7 @@ def _outline(drawn: RGBImage, mask: Mask, colour: Colour, width: int, box: Seque
     x, y, w, h = box
     if not w:
         return
-    reach = outline_reach(width) + 1
+    reach = outline_reach(width)
     window = np.s_[max(0, y - reach) : y + h + reach, max(0, x - reach) : x + w + reach]
     inside = mask[window].view(np.uint8)
     outside = 1 - inside
@@ -99,7 +99,7 @@ def _outline(drawn: RGBImage, mask: Mask, colour: Colour, width: int, box: Seque
         drawn[window][np.divmod(pixels, inside.shape[1])] = line
 
 
-def shrink(image: RGBImage, side: int) -> RGBImage:
+def shrink(image: RGBImage, side: int) -> UInt8[np.ndarray, "rows columns 3"]:
     """Return the image with its longer side at most `side`; itself where it has no more."""
     height, width = image.shape[:2]
     scale = side / max(height, width)

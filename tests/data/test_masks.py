@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco
 
-from segic_jax.data.masks import as_polygon, decode, union
+from segic_jax.data.masks import as_polygon, decode, encode, union
 
 # Columns first: 3 off, 2 on, 1 off, 4 on, 2 off.
 COUNTS = [3, 2, 1, 4, 2]
@@ -94,3 +94,16 @@ def test_as_polygon():
 def test_a_first_polygon_of_two_points():
     with pytest.raises(ValueError, match="too few points"):
         decode([[0, 0, 1, 1]], 3, 4)
+
+
+def test_encoded_masks_are_those_of_pycocotools():
+    random = np.random.default_rng(0)
+    some = [random.random((height, width)) < 0.5 for height, width in [(1, 1), (1, 9), (9, 1), (13, 8)]]
+    some += [
+        np.pad(random.random((5, 4)) < 0.7, ((1, 0), (2, 3))),
+        np.ones((6, 5), bool),
+        np.zeros((6, 5), bool),
+    ]
+    for mask in some:
+        expected = coco.encode(np.asfortranarray(mask, np.uint8))
+        assert encode(mask) == {"size": expected["size"], "counts": str(expected["counts"], "ascii")}

@@ -16,7 +16,7 @@ from segic_jax import Example
 from segic_jax.errors import BundleError, ConfigError, DataError
 from segic_jax.evaluate.calibration import Asked, auroc, calibrate, false_rate
 from segic_jax.inference.presence import EVIDENCE, GAP, MARGIN, judged, refused
-from segic_jax.inference.result import joined_coco
+from segic_jax.inference.result import merge_coco_files
 from segic_jax.inference.segmenter import Segmenter
 
 
@@ -208,7 +208,7 @@ def test_results_in_files(segmenter, tmp_path):
         assert one["area"] == mask.sum()
         assert one["bbox"] == coco.toBbox(one["segmentation"]).tolist()
     assert content["images"][0]["presence"].keys() == {"a", "b"}
-    both = joined_coco([content, content])
+    both = merge_coco_files([content, content])
     assert [one["image_id"] for one in both["annotations"]] == [1, 1, 2, 2]
     assert [one["id"] for one in both["annotations"]] == [1, 2, 3, 4]
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""Large images are worked on in strips: the same results, in little memory."""
+"""Results are computed once, in strips: the same for any strip, and in little memory."""
 
 import tracemalloc
 from dataclasses import replace
@@ -47,3 +47,37 @@ def test_a_large_result_needs_little_more_than_its_image(tmp_path, monkeypatch):
         tracemalloc.stop()
     # The label map has two thirds of the image's bytes, a mask one third.
     assert peak < 2 * large.image.nbytes
+
+
+def test_each_class_is_resampled_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "STRIP", 1 << 14)
+    result, resampled = blob_result(300, 400), np.zeros((3, 300), int)
+    logit_rows = results.Result._logit_rows
+
+    def counted(self, concept, start, stop):
+        resampled[concept, start:stop] += 1
+        return logit_rows(self, concept, start, stop)
+
+    monkeypatch.setattr(results.Result, "_logit_rows", counted)
+    result.save(tmp_path)
+    result.coco_file()
+    result.overlay(100)
+    assert result.masks.any((1, 2)).all()
+    assert result.threshold(0) is result
+    assert resampled.max() == 1
+
+
+def test_measures_are_those_of_the_logits():
+    """A mask, its measures and the label map follow from the logits, whatever the threshold."""
+    for cut in (-0.1, 0, 0.125):
+        result = blob_result(97, 120).threshold(cut)
+        logits = result.logits()
+        np.testing.assert_array_equal(result.masks, logits > cut)
+        np.testing.assert_array_equal(result.areas, (logits > cut).sum((1, 2)))
+        np.testing.assert_array_equal(
+            result.label_map, np.where(logits.max(0) > cut, logits.argmax(0) + 1, 0)
+        )
+        for mask, values, score, box in zip(result.masks, logits, result.scores, result.boxes, strict=True):
+            assert score == pytest.approx((1 / (1 + np.exp(-values[mask]))).mean(), abs=1e-6)
+            y, x = np.nonzero(mask)
+            assert box == (x.min(), y.min(), x.max() + 1, y.max() + 1)
