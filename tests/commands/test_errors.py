@@ -1,4 +1,4 @@
-"""The table "When something is wrong" of docs/own_images.md: its rows that have no test elsewhere."""
+"""The table "Errors" of docs/own_images.md: its rows that have no test elsewhere."""
 
 import errno
 import os
@@ -62,7 +62,7 @@ TESTS = {
 
 
 def test_every_row_has_a_test():
-    table = (ROOT / "docs/own_images.md").read_text("utf-8").partition("## When something is wrong")[2]
+    table = (ROOT / "docs/own_images.md").read_text("utf-8").partition("## Errors")[2]
     rows = [row for row in re.findall(r"^\| (.*?) \|", table, re.MULTILINE) if row not in ("what", "---")]
     assert len(rows) == len(TESTS)
     for row, (start, tests) in zip(rows, TESTS.items(), strict=True):
