@@ -38,7 +38,7 @@ lint: $(VENV)/installed
 # The documentation as a site with search: open it with `python -m http.server --directory site`.
 docs: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[docs]'
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
 	rm -rf $(VENV) outputs build dist site *.egg-info

@@ -20,6 +20,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
     for module in modules():
         room, _, name = module.removeprefix(f"{PACKAGE}.").rpartition(".")
         groups.setdefault(room.replace(".", "/") or "top level", []).append({name: page_path(module)})
+    assert config.nav
     api = next(entry["API"] for entry in config.nav if "API" in entry)
     api.extend({room: pages} for room, pages in groups.items())
     return config

@@ -94,10 +94,9 @@ def atomic_folder(path: Path, *, shared: bool = False) -> Iterator[Path]:
     """Yield an empty temporary folder beside `path`; rename it to `path` at the end.
 
     Args:
-        shared: several processes may make the same folder at once: the first one wins, and the others' work
-        is
-            thrown away. Otherwise an older folder at `path` is replaced, and what a killed process left is
-            removed.
+        shared: whether several processes may write the same folder at once: the first one wins, and the
+            work of the others is discarded. Otherwise an older folder at `path` is replaced, and what a
+            killed process left is removed.
 
     Raises:
         OSError: the disk refuses.
