@@ -1,17 +1,13 @@
 """What the data sources deliver: images with masks, training pairs and evaluation episodes.
 
-A source implements `PairSource` (training), `EpisodeSource` (evaluation) or both.
+A source implements `PairSource` (training), `manifest.EpisodeSource` (evaluation) or both.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
-
-if TYPE_CHECKING:
-    from segic_jax.data.manifest import Manifest
 
 ClassId = int | str  # as the benchmark numbers or names its classes
 
@@ -98,43 +94,5 @@ class PairSource(Protocol):
 
         Raises:
             DataError: a file of this pair is missing or damaged.
-        """
-        ...
-
-
-@runtime_checkable
-class EpisodeSource(Protocol):
-    """Evaluation data. Instances are pickled into worker processes: keep open files and large caches out."""
-
-    @property
-    def name(self) -> str:
-        """Of the benchmark, for reports."""
-        ...
-
-    def manifest(self, protocol: str, fold: int, shots: int) -> "Manifest":
-        """The episodes of one fold.
-
-        Raises:
-            DataError: the benchmark has no such protocol, fold or number of shots.
-        """
-        ...
-
-    def class_name(self, class_id: ClassId) -> str:
-        """In words, as a text prompt takes it.
-
-        Raises:
-            DataError: an unknown class, or a benchmark whose files name none.
-        """
-        ...
-
-    def views(self) -> Iterator[View]:
-        """Everything that `load` takes, the views of one image next to each other, in a fixed order."""
-        ...
-
-    def load(self, view: View) -> LabelledImage:
-        """Read one image and its mask.
-
-        Raises:
-            DataError: a file is missing or damaged, or image and mask differ in size.
         """
         ...

@@ -11,12 +11,13 @@ import gzip
 import hashlib
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
-from segic_jax.data.episodes import ClassId, Episode
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
 from segic_jax.errors import DataError
 from segic_jax.runtime.atomic_write import atomic_write
 
@@ -54,6 +55,44 @@ class Manifest:
         }
         lines = [json.dumps(header), *(json.dumps(_row(episode)) for episode in self.episodes)]
         atomic_write(path, gzip.compress("\n".join([*lines, ""]).encode(), mtime=0))
+
+
+@runtime_checkable
+class EpisodeSource(Protocol):
+    """Evaluation data. Instances are pickled into worker processes: keep open files and large caches out."""
+
+    @property
+    def name(self) -> str:
+        """Of the benchmark, for reports."""
+        ...
+
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """The episodes of one fold.
+
+        Raises:
+            DataError: the benchmark has no such protocol, fold or number of shots.
+        """
+        ...
+
+    def class_name(self, class_id: ClassId) -> str:
+        """In words, as a text prompt takes it.
+
+        Raises:
+            DataError: an unknown class, or a benchmark whose files name none.
+        """
+        ...
+
+    def views(self) -> Iterator[View]:
+        """Everything that `load` takes, the views of one image next to each other, in a fixed order."""
+        ...
+
+    def load(self, view: View) -> LabelledImage:
+        """Read one image and its mask.
+
+        Raises:
+            DataError: a file is missing or damaged, or image and mask differ in size.
+        """
+        ...
 
 
 def episodes_hash(episodes: Sequence[Episode]) -> str:

@@ -9,7 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from segic_jax.data.episodes import AnnotatedImage, ClassId, EpisodeSource, LabelledImage, Pair, View
+from segic_jax.data.episodes import AnnotatedImage, ClassId, LabelledImage, Pair, View
+from segic_jax.data.manifest import EpisodeSource
 from segic_jax.data.semantic import Split
 from segic_jax.errors import DataError
 

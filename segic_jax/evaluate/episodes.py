@@ -14,8 +14,8 @@ import numpy as np
 import segic_jax
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.check import require_files
-from segic_jax.data.episodes import EpisodeSource, View
-from segic_jax.data.manifest import Manifest, episodes_hash
+from segic_jax.data.episodes import View
+from segic_jax.data.manifest import EpisodeSource, Manifest, episodes_hash
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate import report
 from segic_jax.evaluate.baselines import wrong_references

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from segic_jax.data.episodes import ClassId, EpisodeSource
-from segic_jax.data.manifest import Manifest
+from segic_jax.data.episodes import ClassId
+from segic_jax.data.manifest import EpisodeSource, Manifest
 from segic_jax.errors import DataError
 from segic_jax.evaluate import metrics
 from segic_jax.evaluate.baselines import copy_mask

@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from segic_jax.data.episodes import EpisodeSource
-from segic_jax.data.manifest import Manifest
+from segic_jax.data.manifest import EpisodeSource, Manifest
 from segic_jax.evaluate.episodes import make_tasks
 from segic_jax.evaluate.infer import Prediction, judge_all, to_own_size
 from segic_jax.inference.engine import Engine

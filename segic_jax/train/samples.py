@@ -8,8 +8,7 @@ from pathlib import Path
 
 import cv2
 
-from segic_jax.data.episodes import EpisodeSource
-from segic_jax.data.manifest import Manifest
+from segic_jax.data.manifest import EpisodeSource, Manifest
 from segic_jax.errors import DataError
 from segic_jax.evaluate.episodes import make_tasks, spread
 from segic_jax.evaluate.gallery import gallery_item

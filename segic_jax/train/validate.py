@@ -8,8 +8,7 @@ import numpy as np
 from segic_jax.config import Config, ValidationConfig
 from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.emoji.source import EmojiSource
-from segic_jax.data.episodes import EpisodeSource
-from segic_jax.data.manifest import Manifest
+from segic_jax.data.manifest import EpisodeSource, Manifest
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.episodes import score
 from segic_jax.models.params import Params
