@@ -15,9 +15,9 @@ from segic_jax.commands.parser import COMMANDS, parse
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-import eval as evaluation  # noqa: E402
-import finetune  # noqa: E402
-import train  # noqa: E402
+import eval as evaluation
+import finetune
+import train
 
 PAGES = [ROOT / "README.md", ROOT / "configs/README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WRITING = "own_images.md"  # test_own_images.py runs its blocks and looks at the files

@@ -1,13 +1,14 @@
-"""The components of the page and where they stand; `events` makes them work."""
+"""Lay out the components of the page; `handlers` connects their events."""
 
 from html import escape
 from pathlib import Path
 
 import gradio as gr
 
-from segic_jax.app import limits
-from segic_jax.app.drawing import example_thumbnail, painter_data
-from segic_jax.app.scenes import scenes
+from segic_jax.app import uploads
+from segic_jax.app.painter import painter_html
+from segic_jax.app.rendering import example_thumbnail
+from segic_jax.app.samples import samples
 from segic_jax.app.session import Session, Shot
 from segic_jax.inference.overlay import class_colours
 
@@ -20,154 +21,166 @@ THEME = gr.themes.Base(
     font_mono=("ui-monospace", "monospace"),
 )
 HERE = Path(__file__).parent
-THIS, NOT_THIS = "This is it", "Alike, but not it"
+POSITIVE, NEGATIVE = "The object", "A look-alike"
 
 
-class Marking:
-    """Step 1: an image, what is marked in it, and the examples so far."""
+class ExampleStep:
+    """Step 1: an image, its marks, and the examples so far."""
 
     def __init__(self):
-        gr.HTML(_heading(1, "Show what to find", "Drop, paste or choose an image of it."), padding=False)
-        self.upload = _upload("Image of the thing", "single", "reference-upload")
-        gr.HTML('<p class="hint">No image at hand? Start from one of these:</p>', padding=False)
+        _heading(1, "Mark an example", "Drop, paste or choose an image that shows the object.")
+        self.upload = _upload("Image of the object", "single", "reference-upload")
+        gr.HTML('<p class="hint">No image at hand? Start with a sample:</p>', padding=False)
+        colour = class_colours(1)[0]
         self.samples = _thumbnails(
             [
                 (
-                    example_thumbnail(Shot(scene.picture, scene.name, scene.mask), class_colours(1)[0]),
-                    scene.name,
+                    example_thumbnail(Shot(sample.image, sample.class_name, sample.mask), colour),
+                    sample.class_name,
                 )
-                for scene in scenes()
+                for sample in samples()
             ],
-            label="Examples to start from",
+            label="Samples",
             columns=3,
             elem_id="samples",
         )
         with gr.Row(elem_id="saved"):
-            gr.HTML('<p class="hint">Or go on from a Context that you saved:</p>', padding=False)
-            # No file types: phones do not know this ending, and would offer nothing.
+            gr.HTML('<p class="hint">Or continue from a saved context:</p>', padding=False)
+            # No file types: phones do not know the suffix, and would offer nothing.
             self.context_file = gr.UploadButton(
-                "Load a Context", size="sm", elem_id="context-upload", min_width=120, scale=0
+                "Load context", size="sm", elem_id="context-upload", min_width=120, scale=0
             )
-        self.draft = gr.HTML(painter_data(None), elem_id="draft-data", elem_classes="unseen", padding=False)
-        self.marks = gr.Textbox(visible=False)  # what page.js says is marked
+        self.draft = gr.HTML(painter_html(None), elem_id="draft-data", elem_classes="unseen", padding=False)
+        self.marks = gr.Textbox(visible=False)  # filled by page.js when an event reads it
         with gr.Column(elem_id="marking"):
             gr.HTML((HERE / "painter.html").read_text("utf-8"), padding=False)
             with gr.Row():
-                self.name = gr.Textbox(
-                    label="Its name", value="object", max_length=limits.MAX_NAME, max_lines=1, min_width=140
+                self.class_name = gr.Textbox(
+                    label="Class name",
+                    value="object",
+                    max_length=uploads.MAX_NAME,
+                    max_lines=1,
+                    min_width=140,
                 )
-                self.kind = gr.Radio([THIS, NOT_THIS], value=THIS, label="What is marked", min_width=260)
+                self.kind = gr.Radio(
+                    [POSITIVE, NEGATIVE], value=POSITIVE, label="What is marked", min_width=260
+                )
             with gr.Row():
-                self.add = gr.Button("Add this example", elem_id="add", min_width=120)
+                self.add = gr.Button("Add example", elem_id="add", min_width=120)
                 self.mask_file = gr.UploadButton(
-                    "Load a mask file", file_types=list(limits.ENDINGS), elem_id="mask-upload", min_width=140
+                    "Load mask file", file_types=list(uploads.SUFFIXES), elem_id="mask-upload", min_width=140
                 )
                 self.discard = gr.Button("Discard", min_width=90, scale=0)
-        self.legend = gr.HTML("", elem_id="legend", padding=False)
-        # What page.js says is to be changed in the legend: a class, and its colour or nothing to remove it.
-        self.changed = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
-        self.change = gr.Button(elem_id="class-change")
+        self.classes = gr.HTML("", elem_id="classes", padding=False)
+        # What page.js changes in the class list: a class, and its new colour or nothing to remove the class.
+        self.class_change = [gr.Textbox(visible=False), gr.Textbox(visible=False)]
+        self.change_class = gr.Button(elem_id="change-class")
         self.shots = _thumbnails(None, label="Examples", columns=4, elem_id="shots")
-        self.remove = gr.Button("Remove the chosen example", size="sm", elem_id="remove-shot")
+        self.remove = gr.Button("Remove selected example", size="sm", elem_id="remove-shot")
 
 
-class Searching:
+class TargetStep:
     """Step 2: the images to search."""
 
     def __init__(self):
-        gr.HTML(
-            _heading(2, "Add images to search", f"Drop, paste or choose up to {limits.MAX_TARGETS}."),
-            padding=False,
-        )
+        _heading(2, "Add images to search", f"Drop, paste or choose up to {uploads.MAX_TARGETS} images.")
         self.upload = _upload("Images to search", "multiple", "target-upload")
         self.gallery = _thumbnails(None, label="Images to search", columns=4, elem_id="targets")
-        self.remove = gr.Button("Remove the chosen image", size="sm", elem_id="remove-target")
+        self.remove = gr.Button("Remove selected image", size="sm", elem_id="remove-target")
         self.find = gr.Button("Find it", variant="primary", size="lg", elem_id="find")
 
 
-class Finding:
-    """Step 3: what was found in the chosen image."""
+class ResultStep:
+    """Step 3: the result of the selected image."""
 
     def __init__(self):
-        with gr.Column(elem_id="found"):
-            gr.HTML(
-                _heading(3, "Look at what was found", "Choose another image above to look at it."),
-                padding=False,
-            )
-            self.overlay = _image("Found", elem_id="overlay")
+        with gr.Column(elem_id="result-step"):
+            _heading(3, "Review the results", "Select another image above to see its result.")
+            self.overlay = _image("Result", elem_id="overlay")
             self.presence = gr.HTML(elem_id="presence", padding=False)
             self.threshold = gr.Slider(
                 0.05,
                 0.95,
                 value=0.5,
                 step=0.01,
-                label="Threshold: lower marks more, higher marks less",
+                label="Threshold: a lower value marks more pixels",
                 buttons=[],
                 elem_id="threshold",
             )
-            self.absent = gr.Checkbox(label="Mark classes that seem absent, too", elem_id="absent")
-            self.concept = gr.Radio([], label="Look closer at", elem_id="concept")
+            self.keep_absent = gr.Checkbox(label="Also show masks of absent classes", elem_id="keep-absent")
+            self.concept = gr.Radio([], label="Class to explain or correct", elem_id="concept")
             with gr.Row():
                 self.explain = gr.Button("Show matches", min_width=120)
                 self.correct = gr.Button("Correct mask", min_width=120)
-                self.prepare = gr.Button("Downloads", min_width=120)
+                self.export = gr.Button("Downloads", min_width=120)
             self.files = gr.File(label="Files", file_count="multiple", interactive=False, elem_id="files")
             with gr.Column(elem_id="matches"):
                 gr.HTML(
-                    "<h3>What matched</h3><p>Warm colours: alike to what you marked. A number stands for a "
-                    "part of an example, and for the parts of the image that match it best.</p>",
+                    "<h3>Matches</h3><p>Warm colours show where this image resembles your examples. Each "
+                    "number marks a part of an example and the places in this image that match it best.</p>",
                     padding=False,
                 )
                 with gr.Row():
                     self.heat = _image("This image", min_width=240)
-                    self.examples = _image("Examples", min_width=240)
+                    self.references = _image("Examples", min_width=240)
 
 
-def stage(visitor: Session) -> str:
-    """What there is to show, as classes that style.css looks for: parts of the page hide without them.
+def page_state(session: Session) -> str:
+    """Return an element whose classes tell style.css which parts of the page to show.
 
-    Gradio's own `visible` takes components out of the page, and loses some of what they are told meanwhile.
+    Gradio's own `visible` removes components from the page and loses updates meanwhile.
     """
-    there = {
-        "draft": visitor.draft is not None,
-        "classes": bool(visitor.colours),
-        "shots": bool(visitor.shots),
-        "shot-chosen": visitor.chosen_shot is not None,
-        "targets": bool(visitor.targets),
-        "found": visitor.chosen is not None,
-        "several": len(visitor.colours) > 1,
-        "explained": visitor.explained,
-        "prepared": visitor.prepared,
+    conditions = {
+        "has-draft": session.draft is not None,
+        "has-classes": bool(session.colours),
+        "has-shots": bool(session.shots),
+        "shot-selected": session.selected_shot is not None,
+        "has-targets": bool(session.targets),
+        "has-result": session.searched_target is not None,
+        "several-classes": len(session.colours) > 1,
+        "explained": session.explained,
+        "exported": session.exported,
     }
-    return f'<div id="stage" class="{" ".join(name for name, true in there.items() if true)}" hidden></div>'
+    classes = " ".join(name for name, holds in conditions.items() if holds)
+    return f'<div id="page-state" class="{classes}" hidden></div>'
 
 
 def header(model: str, device: str, embedded: bool) -> str:
-    """Title, and what is running: honest about the small model."""
-    running = (
-        "<strong>The small model inside the package is running.</strong> It was trained on composed scenes "
-        "of emoji and finds emoji-like objects; it is no model of photographs. "
-        "For those start <code>segic app --weights segic-l</code>."
+    """Return the title and a banner that names the model.
+
+    Args:
+        model: the name of the weights.
+        embedded: whether they are the small model inside the package.
+    """
+    banner = (
+        "<strong>You are using the small built-in model.</strong> It was trained on composed emoji scenes "
+        "and finds emoji-like objects; it is not suitable for photographs. "
+        "For photographs, start <code>segic app --weights segic-l</code>."
         if embedded
-        else f"<strong>{escape(model)}</strong> is running."
+        else f"You are using the model <strong>{escape(model)}</strong>."
     )
     return (
         "<header><h1>segic</h1>"
-        "<p>Show one image with a mask, and find the same thing in other images.</p>"
-        f'</header><p class="banner {"small" if embedded else ""}" role="note">{running} It runs on the '
-        f"{escape(device)} of the machine that serves this page; images stay there and are deleted.</p>"
+        "<p>Mark an object in one image, and find it in other images.</p>"
+        f'</header><p class="banner {"small" if embedded else ""}" role="note">{banner} It runs on the '
+        f"{escape(device)} of the machine that serves this page. Your images stay on that machine and are "
+        "deleted afterwards.</p>"
     )
 
 
-def _heading(number: int, text: str, hint: str) -> str:
-    return f'<h2><span class="step">{number}</span> {text}</h2><p class="hint">{hint}</p>'
+def _heading(number: int, text: str, hint: str) -> None:
+    gr.HTML(f'<h2><span class="step">{number}</span> {text}</h2><p class="hint">{hint}</p>', padding=False)
 
 
 def _upload(label: str, count: str, elem_id: str) -> gr.File:
     return gr.File(
-        label=label, file_count=count, file_types=list(limits.ENDINGS), height=88, elem_id=elem_id,
+        label=label,
+        file_count=count,
+        file_types=list(uploads.SUFFIXES),
+        height=88,
+        elem_id=elem_id,
         elem_classes="drop",
-    )  # fmt: skip
+    )
 
 
 def _thumbnails(value: list | None, **options) -> gr.Gallery:

@@ -1,32 +1,33 @@
-// Starts when Gradio has put the page's components in place.
+// Starts once Gradio has mounted the page's components.
 function segicStart() {
-  // The painter: a picture on a canvas, a mask above it, and at most one box. Its data come from the server in
-  // #draft's attributes; window.segicMarks() is what the server gets back: JSON of the mask (a PNG, opaque where
-  // painted) and the box in the canvas's pixels.
+  // The painter: an image on a canvas, a mask above it, and at most one box. The server sends the image and the
+  // mask in #draft's attributes; window.segicMarks() returns what the server reads: JSON of the mask (a PNG, opaque
+  // where painted) and the box in the canvas's pixels.
   const COLOUR = "rgb(30, 120, 255)";
   const UNDO_STEPS = 30;
   const canvas = document.querySelector("#painter canvas");
-  if (!canvas || !document.querySelector("#draft")) return void requestAnimationFrame(segicStart);
+  const mounted = ["#draft", "#classes", "#change-class"].every((id) => document.querySelector(id));
+  if (!canvas || !mounted) return void requestAnimationFrame(segicStart);
   const size = document.querySelector("#painter input[type=range]");
   const status = document.querySelector("#painter [role=status]");
   const context = canvas.getContext("2d");
   const mask = document.createElement("canvas");
   const paint = mask.getContext("2d");
-  const picture = new Image();
-  let tool = "brush", box = null, past = [], cursor = null, last = null, corner = null, loaded = null;
+  const image = new Image();
+  let tool = "brush", box = null, undoSteps = [], cursor = null, last = null, corner = null, loaded = null;
 
   const radius = () => (Number(size.value) / 100) * 0.16 * Math.max(canvas.width, canvas.height) + 1;
   const wipe = () => paint.clearRect(0, 0, mask.width, mask.height);
 
   function show() {
     context.globalAlpha = 1;
-    context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
     context.globalAlpha = 0.6;
     context.drawImage(mask, 0, 0);
     context.globalAlpha = 1;
-    const frame = box ?? (corner && cursor && [...corner, ...cursor]);
-    if (frame) {
-      const rectangle = [frame[0], frame[1], frame[2] - frame[0], frame[3] - frame[1]];
+    const outline = box ?? (corner && cursor && [...corner, ...cursor]);
+    if (outline) {
+      const rectangle = [outline[0], outline[1], outline[2] - outline[0], outline[3] - outline[1]];
       for (const [colour, width] of [["white", 5], [COLOUR, 3]]) {
         context.strokeStyle = colour;
         context.lineWidth = width;
@@ -44,14 +45,14 @@ function segicStart() {
     }
   }
 
-  function remember() {
-    past.push({ pixels: paint.getImageData(0, 0, mask.width, mask.height), box });
-    past = past.slice(-UNDO_STEPS);
+  function saveUndoStep() {
+    undoSteps.push({ pixels: paint.getImageData(0, 0, mask.width, mask.height), box });
+    undoSteps = undoSteps.slice(-UNDO_STEPS);
   }
 
-  // One place for mouse, finger and keyboard: press, move, release at a point of the canvas.
+  // Mouse, touch and keyboard all draw with press, move and release at a point of the canvas.
   function press(at) {
-    remember();
+    saveUndoStep();
     if (tool === "box") {
       wipe();
       box = null;
@@ -91,10 +92,10 @@ function segicStart() {
   }
 
   const pressed = () => last !== null || corner !== null;
-  const inside = (x, y) => [Math.min(Math.max(x, 0), canvas.width), Math.min(Math.max(y, 0), canvas.height)];
+  const clamp = (x, y) => [Math.min(Math.max(x, 0), canvas.width), Math.min(Math.max(y, 0), canvas.height)];
   function point(event) {
     const frame = canvas.getBoundingClientRect();
-    return inside(
+    return clamp(
       ((event.clientX - frame.left) / frame.width) * canvas.width,
       ((event.clientY - frame.top) / frame.height) * canvas.height,
     );
@@ -118,10 +119,10 @@ function segicStart() {
     const at = cursor ?? [canvas.width / 2, canvas.height / 2];
     if (event.key in ARROWS) {
       const [x, y] = ARROWS[event.key];
-      move(inside(at[0] + x * step, at[1] + y * step));
+      move(clamp(at[0] + x * step, at[1] + y * step));
     } else if (event.key === " " || event.key === "Enter") {
       cursor = at;
-      if (pressed()) { release(); say("Lifted."); } else { press(at); say("Down: arrow keys draw, Space lifts."); }
+      if (pressed()) { release(); announce("Stopped drawing."); } else { press(at); announce("Drawing: move with the arrow keys, stop with Space."); }
     } else if (event.key === "Escape" && pressed()) {
       release();
     } else if (event.key === "z" && (event.ctrlKey || event.metaKey)) {
@@ -132,10 +133,10 @@ function segicStart() {
     event.preventDefault();
   });
 
-  const say = (text) => { status.textContent = text; };
+  const announce = (text) => { status.textContent = text; };
 
   function undo() {
-    const before = past.pop();
+    const before = undoSteps.pop();
     if (!before) return;
     paint.putImageData(before.pixels, 0, 0);
     box = before.box;
@@ -146,11 +147,11 @@ function segicStart() {
     const button = event.target.closest("button");
     if (button?.dataset.tool) {
       tool = button.dataset.tool;
-      for (const one of document.querySelectorAll("#painter [data-tool]")) one.setAttribute("aria-pressed", one === button);
+      for (const choice of document.querySelectorAll("#painter [data-tool]")) choice.setAttribute("aria-pressed", choice === button);
     } else if (button?.dataset.do === "undo") {
       undo();
     } else if (button?.dataset.do === "clear") {
-      remember();
+      saveUndoStep();
       wipe();
       box = null;
       show();
@@ -158,55 +159,55 @@ function segicStart() {
   });
 
   async function load() {
-    const { picture: source, mask: marks } = document.querySelector("#draft")?.dataset ?? {};
-    // Gradio writes the same data again whenever it likes; that must not wipe what was painted since.
-    if (source + marks === loaded) return;
-    loaded = source + marks;
-    past = [];
+    const { image: source, mask: maskSource } = document.querySelector("#draft")?.dataset ?? {};
+    // Gradio may write the same data again at any time; that must not erase what was painted since.
+    if (source + maskSource === loaded) return;
+    loaded = source + maskSource;
+    undoSteps = [];
     box = cursor = last = corner = null;
     if (!source) {
       wipe();
       return;
     }
-    picture.src = source;
-    await picture.decode();
-    for (const one of [canvas, mask]) [one.width, one.height] = [picture.naturalWidth, picture.naturalHeight];
-    if (marks) {
+    image.src = source;
+    await image.decode();
+    for (const layer of [canvas, mask]) [layer.width, layer.height] = [image.naturalWidth, image.naturalHeight];
+    if (maskSource) {
       const painted = new Image();
-      painted.src = marks;
+      painted.src = maskSource;
       await painted.decode();
       paint.drawImage(painted, 0, 0);
     }
     show();
-    canvas.dataset.ready = source.length + ":" + (marks ?? "").length;
+    canvas.dataset.ready = source.length + ":" + (maskSource ?? "").length;
   }
   new MutationObserver(load).observe(document.querySelector("#draft-data"), { childList: true, subtree: true });
 
   window.segicMarks = () => JSON.stringify({ mask: mask.toDataURL("image/png"), box });
 
-  // The classes: a hidden button's event sends what window.segicChange says, a name and a colour or "".
-  function change(item, colour) {
-    window.segicChange = [item.dataset.class, colour];
-    document.querySelector("#class-change").click();
+  // The class list: a hidden button's event sends window.segicClassChange, a class and its new colour or "" to remove it.
+  function changeClass(item, colour) {
+    window.segicClassChange = [item.dataset.class, colour];
+    document.querySelector("#change-class").click();
   }
-  const legend = document.querySelector("#legend");
-  legend.addEventListener("change", (event) => change(event.target.closest("li"), event.target.value));
-  legend.addEventListener("click", (event) => {
+  const classes = document.querySelector("#classes");
+  classes.addEventListener("change", (event) => changeClass(event.target.closest("li"), event.target.value));
+  classes.addEventListener("click", (event) => {
     const item = event.target.closest("button")?.closest("li");
-    if (item && confirm(`Remove ${item.dataset.class} and its examples?`)) change(item, "");
+    if (item && confirm(`Remove ${item.dataset.class} and its examples?`)) changeClass(item, "");
   });
 
-  // Pasted pictures go to the step that was used last, at first the first one.
-  let step = "reference-upload";
-  const use = (event) => {
-    if (event.target.closest?.("#search")) step = "target-upload";
-    else if (event.target.closest?.("#show")) step = "reference-upload";
+  // Pasted images go to the step that was used last, at first to step 1.
+  let upload = "reference-upload";
+  const noteStep = (event) => {
+    if (event.target.closest?.("#target-step")) upload = "target-upload";
+    else if (event.target.closest?.("#example-step")) upload = "reference-upload";
   };
-  document.addEventListener("pointerdown", use);
-  document.addEventListener("focusin", use);
+  document.addEventListener("pointerdown", noteStep);
+  document.addEventListener("focusin", noteStep);
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];
-    const input = document.querySelector(`#${step} input[type=file]`);
+    const input = document.querySelector(`#${upload} input[type=file]`);
     if (!files.length || !input) return;
     event.preventDefault();
     const transfer = new DataTransfer();

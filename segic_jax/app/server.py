@@ -1,4 +1,4 @@
-"""Serves the page: one model for all visitors, one folder for all files, nothing fetched from elsewhere."""
+"""Serve the page: one model for all visitors, one folder for all files, nothing from other machines."""
 
 import signal
 import socket
@@ -13,21 +13,21 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from segic_jax.app import layout, limits
-from segic_jax.app.events import Page
+from segic_jax.app import layout, uploads
+from segic_jax.app.handlers import Page
 from segic_jax.errors import ConfigError
 from segic_jax.inference.segmenter import Segmenter
 
 HERE = Path(__file__).parent
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-MAX_WAITING = 32  # events in the queue of the model
-MAX_VISITORS = 50  # sessions in memory; the oldest goes first
-CLEAN_SECONDS = (600, 3600)  # how often files are cleaned, and how old they may be
-UPLOAD_BYTES = (limits.MAX_TARGETS * limits.MAX_MEGABYTES + 1) * 2**20  # of a request with several files
-REQUEST_BYTES = 40 * 2**20  # of any other: painted masks
+MAX_QUEUE = 32  # events that wait for the model
+MAX_SESSIONS = 50  # in memory; the oldest is dropped first
+CLEAN_SECONDS = (600, 3600)  # the interval of cleaning, and the age at which files are deleted
+UPLOAD_BYTES = (uploads.MAX_TARGETS * uploads.MAX_MEGABYTES + 1) * 2**20  # of a request with files
+REQUEST_BYTES = 40 * 2**20  # of any other request, which may hold painted masks
 HEADERS = {
-    # The browser itself refuses to fetch anything from another machine, or to frame the page.
-    # Gradio compiles its events' JavaScript in the page, hence unsafe-eval.
+    # The browser refuses to fetch anything from other machines, and other sites cannot frame the page.
+    # Gradio compiles the JavaScript of events in the page, hence unsafe-eval.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
     "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; "
@@ -42,45 +42,45 @@ def serve(segmenter: Segmenter, header: str, host: str, port: int, folder: Path)
 
     Args:
         header: HTML above the steps.
-        port: 0 takes a free one.
-        folder: for everything that is written; the one that GRADIO_TEMP_DIR names.
+        port: 0 for a free port.
+        folder: gets everything that is written; GRADIO_TEMP_DIR must name it.
 
     Raises:
         ConfigError: the address cannot be used.
     """
-    # Gradio's own use of a name that newer versions of Starlette have renamed: a line for every event.
+    # Gradio uses a name that newer versions of Starlette deprecate: one warning for every event.
     warnings.filterwarnings(
         "ignore", message="'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated", module="gradio"
     )
     listener = _listener(host, port)
     address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # uvicorn raises it again when it has stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # uvicorn re-raises it once stopped
     app = application(segmenter, header, host, folder)
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
-    print(f"The page is at {address}   Ctrl-C stops it.", flush=True)
+    print(f"The page is at {address} (press Ctrl-C to stop).", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 
 def application(segmenter: Segmenter, header: str, host: str, folder: Path) -> fastapi.FastAPI:
-    """The page as an ASGI application that writes in `folder` only."""
+    """Build the page as an ASGI application that writes only in `folder`."""
     with Blocks(title="segic", analytics_enabled=False, delete_cache=CLEAN_SECONDS) as blocks:
         gr.HTML(header, padding=False)
         Page(segmenter, folder)
-    blocks.state_session_capacity = MAX_VISITORS
-    blocks.queue(max_size=MAX_WAITING, default_concurrency_limit=4)
+    blocks.state_session_capacity = MAX_SESSIONS
+    blocks.queue(max_size=MAX_QUEUE, default_concurrency_limit=4)
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard)
-    if host in LOOPBACK:  # a page of another site that points its name here gets nothing
+    app.add_middleware(RequestGuard)
+    if host in LOOPBACK:  # refuses other sites whose name resolves to here
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
-    # Where Gradio believes that it was not launched, as when mounted, it lets a request name any file of the
-    # machine as its upload (`processing_utils._check_allowed`).
+    # Without this, as in a mounted application, Gradio lets a request name any file of the machine as its
+    # upload (`processing_utils._check_allowed`).
     blocks.has_launched = True
     return gr.mount_gradio_app(
         app,
         blocks,
         path="/",
         footer_links=[],
-        max_file_size=limits.MAX_MEGABYTES * 2**20,
+        max_file_size=uploads.MAX_MEGABYTES * 2**20,
         show_error=False,
         ssr_mode=False,
         enable_monitoring=False,
@@ -94,30 +94,30 @@ def application(segmenter: Segmenter, header: str, host: str, folder: Path) -> f
 
 
 class Blocks(gr.Blocks):
-    """Says when a request holds what its event cannot take; Gradio would print a traceback."""
+    """Report requests whose values do not fit their event; Gradio alone would print a traceback."""
 
     async def preprocess_data(self, *args, **kwargs) -> list:
-        """The values of an event's components.
+        """Return the values of an event's components.
 
         Raises:
-            gr.Error: there are too few, or one is not what its component gives.
+            gr.Error: a value is missing, or does not fit its component.
         """
         try:
             return await super().preprocess_data(*args, **kwargs)
         except Exception as error:
             raise gr.Error(
-                "The page sent what the server cannot read: reload the page.", print_exception=False
+                "The server cannot read this request: reload the page.", print_exception=False
             ) from error
 
 
-class Guard:
-    """Bounds the size of requests, and sends HEADERS with every answer."""
+class RequestGuard:
+    """Limit the size of requests, and send HEADERS with every response."""
 
     def __init__(self, app: ASGIApp):
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI interface."""
+        """Handle a request as an ASGI application."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -141,10 +141,10 @@ def _refusal(scope: Scope) -> PlainTextResponse | None:
         return None
     length = dict(scope["headers"]).get(b"content-length", b"")
     if not length.isdigit():
-        return PlainTextResponse("A request must say its length.", 411)
+        return PlainTextResponse("A request must have a Content-Length.", 411)
     limit = UPLOAD_BYTES if scope["path"].endswith("/upload") else REQUEST_BYTES
     if int(length) > limit:
-        return PlainTextResponse(f"A request may have {limit // 2**20} MB.", 413)
+        return PlainTextResponse(f"A request may have at most {limit // 2**20} MB.", 413)
     return None
 
 
@@ -154,7 +154,7 @@ def _listener(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen()  # who asks before the page is ready waits
+        listener.listen()  # requests wait until the page is ready
     except (OSError, OverflowError, UnicodeError) as error:
         raise ConfigError(
             f"The page cannot be served at {host}, port {port} ({error}); choose another --port or --host."

@@ -1,4 +1,4 @@
-"""What one visitor has on the page: an image being marked, examples, targets and results. No Gradio here."""
+"""Hold the state of one visitor: the draft, the examples, the targets and their results. No Gradio here."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from segic_jax.app import limits
+from segic_jax.app import uploads
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context, decode_preview
 from segic_jax.inference.example import Example
@@ -20,288 +20,305 @@ from segic_jax.inference.segmenter import Segmenter
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 
 
-class Picture(NamedTuple):
-    """An image and what the visitor called it."""
+class NamedImage(NamedTuple):
+    """Hold an image with its file name on the visitor's machine."""
 
     name: str
-    image: RGBImage
+    pixels: RGBImage
 
 
 @dataclass(frozen=True)
 class Shot:
-    """One marked image: either mask or box is given."""
+    """Hold one annotated image: exactly one of `mask` and `box` is set."""
 
-    picture: Picture
-    name: str  # of the class
+    image: NamedImage
+    class_name: str
     mask: Mask | None = None
     box: Box | None = None
-    negative: bool = False  # it looks like the class and is another thing
+    negative: bool = False  # it shows a look-alike of the class
 
-    def example(self) -> Example:
-        """As the library takes it."""
-        return Example(self.picture.image, self.mask, box=self.box, name=self.name, negative=self.negative)
+    def to_example(self) -> Example:
+        """Convert the shot to the library's `Example`."""
+        return Example(
+            self.image.pixels, self.mask, box=self.box, name=self.class_name, negative=self.negative
+        )
 
 
 @dataclass
 class Target:
-    """An image to search, and what was found; the result holds what every threshold needs."""
+    """Hold an image to segment and its result, which serves every threshold."""
 
-    picture: Picture
+    image: NamedImage
     result: Result | None = None
 
 
 @dataclass
 class Session:
-    """Everything of one visitor."""
+    """Hold everything that belongs to one visitor."""
 
-    draft: Picture | None = None  # the image being marked
-    loaded: Context | None = None  # of files that were saved before
+    draft: NamedImage | None = None  # the image that is being annotated
+    loaded: Context | None = None  # from saved files
     shots: list[Shot] = field(default_factory=list)
-    context: Context | None = None  # of what was loaded and the shots
-    tints: dict[str, Colour] = field(default_factory=dict)  # of the classes
+    context: Context | None = None  # of `loaded` and `shots`; None until the next search
+    palette: dict[str, Colour] = field(default_factory=dict)  # by class
     targets: list[Target] = field(default_factory=list)
-    chosen_shot: int | None = None
-    chosen_target: int = 0
-    probability: float = 0.5  # a pixel above it is inside; the slider
-    keep_absent: bool = False  # whether classes that seem to be absent are marked, too
-    explained: bool = (
-        False  # whether the page shows what matched, and files to download, for the chosen target
-    )
-    prepared: bool = False
+    selected_shot: int | None = None
+    selected_target: int = 0
+    threshold: float = 0.5  # a pixel above this probability belongs to the mask
+    keep_absent: bool = False  # also show the masks of classes that seem to be absent
+    explained: bool = False  # the page shows the matches of the selected target
+    exported: bool = False  # the page offers files of the selected target to download
 
     @property
     def colours(self) -> dict[str, Colour]:
-        """The classes, those that were loaded first, and their colours."""
+        """The colours of all classes; classes of a loaded context come first."""
         loaded = self.loaded.names if self.loaded else ()
-        names = dict.fromkeys((*loaded, *(shot.name for shot in self.shots if not shot.negative)))
-        return {name: self.tints[name] for name in names}
+        names = dict.fromkeys((*loaded, *(shot.class_name for shot in self.shots if not shot.negative)))
+        return {name: self.palette[name] for name in names}
 
-    def reference(self, number: int) -> tuple[RGBImage, float]:
-        """An image of `Context.references`, and the scale from its own pixels to those given here.
+    @property
+    def searched_target(self) -> Target | None:
+        """The selected target, or None if it has no result yet."""
+        if self.selected_target < len(self.targets):
+            target = self.targets[self.selected_target]
+            return target if target.result is not None else None
+        return None
 
-        Of what was loaded there is a preview only, which is enlarged up to `limits.SIDE`.
+    def reference_image(self, index: int) -> tuple[RGBImage, float]:
+        """Return an image of `Context.references`, and its scale relative to the original.
+
+        A loaded context holds only previews; they are enlarged up to `uploads.MAX_SIDE`.
         """
         loaded = self.loaded.references if self.loaded else ()
-        if number < len(loaded):
-            scale = min(1, limits.SIDE / max(loaded[number].size))
-            height, width = (max(1, round(scale * side)) for side in loaded[number].size)
-            preview = decode_preview(loaded[number])
+        if index < len(loaded):
+            scale = min(1, uploads.MAX_SIDE / max(loaded[index].size))
+            height, width = (max(1, round(scale * side)) for side in loaded[index].size)
+            preview = decode_preview(loaded[index])
             return cv2.resize(preview, (width, height), interpolation=cv2.INTER_CUBIC), scale
-        own = list({id(shot.picture.image): shot.picture.image for shot in self.shots}.values())
-        return own[number - len(loaded)], 1.0
+        # `Segmenter.fit` lists an image once, however many shots it has.
+        uploaded = list({id(shot.image.pixels): shot.image.pixels for shot in self.shots}.values())
+        return uploaded[index - len(loaded)], 1.0
 
-    def load(self, context: Context, name: str) -> None:
-        """Go on from a saved Context; all results are dropped.
+    # Examples and classes.
 
-        Args:
-            name: of its file.
+    def load_context(self, context: Context, file_name: str) -> None:
+        """Add the classes of a saved context, and drop all results.
 
         Raises:
-            DataError: more classes than the page takes, or a name that cannot be.
+            DataError: the context has too many classes, or an invalid class name.
         """
-        for one in context.names:
-            clean_name(one)
+        for name in context.names:
+            clean_name(name)
         total = {*self.colours, *context.names}
-        if len(total) > limits.MAX_CLASSES:
+        if len(total) > uploads.MAX_CLASSES:
             raise DataError(
-                f"With {name} there are {len(total)} classes; the page takes {limits.MAX_CLASSES}."
+                f"{file_name} would bring the number of classes to {len(total)}; "
+                f"the limit is {uploads.MAX_CLASSES}."
             )
-        for one in context.names:
-            self._tint(one)
+        for name in context.names:
+            self._assign_colour(name)
         self.loaded = context if self.loaded is None else self.loaded + context
-        self._forget()
+        self._drop_results()
 
-    def _tint(self, name: str) -> None:
-        """Give a new class the first colour that no other has."""
-        if name not in self.tints:
-            taken = self.tints.values()
-            self.tints[name] = next(c for c in class_colours(len(taken) + 1) if c not in taken)
-
-    def choose_colour(self, name: str, colour: str) -> None:
-        """Of a class in everything that is drawn.
+    def add_shot(self, class_name: str, mask: Mask | None, box: Box | None, negative: bool = False) -> None:
+        """Turn the draft into an example of a class, and drop all results.
 
         Raises:
-            DataError: no such class, or not #rrggbb.
+            DataError: nothing is annotated, the class name is invalid, a negative example names an unknown
+                class, or a limit is exceeded.
         """
-        if name not in self.colours or not re.fullmatch("#[0-9a-fA-F]{6}", colour or ""):
-            raise DataError("Choose a class and a colour.")
-        red, green, blue = bytes.fromhex(colour[1:])
-        self.tints[name] = (red, green, blue)
-        self.prepared = False
+        if self.draft is None:
+            raise DataError("Add an image of the object first.")
+        class_name = clean_name(class_name)
+        if len(self.shots) >= uploads.MAX_EXAMPLES:
+            raise DataError(f"The limit is {uploads.MAX_EXAMPLES} examples; remove one first.")
+        if class_name not in self.colours and len(self.colours) >= uploads.MAX_CLASSES:
+            names = ", ".join(self.colours)
+            raise DataError(f"The limit is {uploads.MAX_CLASSES} classes; use one of: {names}.")
+        if negative and class_name not in self.colours:
+            raise DataError(f"Add an example of {class_name} before a look-alike of it.")
+        if box is not None:
+            box = clean_box(box, self.draft.pixels)
+            shot = Shot(self.draft, class_name, box=box, negative=negative)
+        elif mask is not None and mask.any():
+            shot = Shot(self.draft, class_name, mask=mask, negative=negative)
+        else:
+            raise DataError("Nothing is marked yet: paint over the object, or drag a box around it.")
+        self._assign_colour(class_name)
+        self.shots.append(shot)
+        self.draft = None
+        self._drop_results()
+
+    def remove_shot(self) -> None:
+        """Remove the selected example; a class that loses its last example loses its negatives as well.
+
+        Raises:
+            DataError: no example is selected.
+        """
+        if self.selected_shot is None or self.selected_shot >= len(self.shots):
+            raise DataError("Select the example to remove.")
+        del self.shots[self.selected_shot]
+        self.shots = [shot for shot in self.shots if shot.class_name in self.colours]
+        self.palette = self.colours
+        self._drop_results()
 
     def remove_class(self, name: str) -> None:
-        """Drop a class with all its examples; all results are dropped.
+        """Remove a class with all its examples, and drop all results.
 
         Raises:
             DataError: there is no such class.
         """
         if name not in self.colours:
-            raise DataError("Choose the class that is to be removed.")
-        self.shots = [shot for shot in self.shots if shot.name != name]
+            raise DataError("Select the class to remove.")
+        self.shots = [shot for shot in self.shots if shot.class_name != name]
         if self.loaded and name in self.loaded.names:
-            left = self.loaded.drop(name)
-            self.loaded = left if left.names else None
-        del self.tints[name]
-        self._forget()
+            rest = self.loaded.drop(name)
+            self.loaded = rest if rest.names else None
+        del self.palette[name]
+        self._drop_results()
 
-    def take(self, name: str, mask: Mask | None, box: Box | None, negative: bool = False) -> None:
-        """The draft becomes an example of the class `name`; all results are dropped.
-
-        Raises:
-            DataError: nothing marked, a name that cannot be, a negative of an unknown class, or one too many.
-        """
-        if self.draft is None:
-            raise DataError("Bring an image of the thing first.")
-        name = clean_name(name)
-        if len(self.shots) >= limits.MAX_EXAMPLES:
-            raise DataError(f"The page takes {limits.MAX_EXAMPLES} examples; remove one first.")
-        if name not in self.colours and len(self.colours) >= limits.MAX_CLASSES:
-            known = ", ".join(self.colours)
-            raise DataError(f"The page takes {limits.MAX_CLASSES} classes; use one of: {known}.")
-        if negative and name not in self.colours:
-            raise DataError(f"Show first what {name} is, then what it is not.")
-        if box is not None:
-            shot = Shot(self.draft, name, None, clean_box(box, self.draft.image), negative)
-        elif mask is not None and mask.any():
-            shot = Shot(self.draft, name, mask, None, negative)
-        else:
-            raise DataError("Nothing is marked yet: paint over the thing, or drag a box around it.")
-        self._tint(name)
-        self.shots.append(shot)
-        self.draft = None
-        self._forget()
-
-    def remove_shot(self) -> None:
-        """Drop the chosen example, and with the last one of a class also what the class is not."""
-        if self.chosen_shot is None or self.chosen_shot >= len(self.shots):
-            raise DataError("Choose the example that is to be removed.")
-        del self.shots[self.chosen_shot]
-        self.shots = [shot for shot in self.shots if shot.name in self.colours]
-        self.tints = self.colours
-        self._forget()
-
-    def check_room(self, count: int) -> None:
-        """Raise DataError if `count` more targets are more than the page takes."""
-        if (total := len(self.targets) + count) > limits.MAX_TARGETS:
-            raise DataError(
-                f"The page searches {limits.MAX_TARGETS} images, these would be {total}; "
-                "for a whole folder there is the command segic predict."
-            )
-
-    def add_targets(self, pictures: Sequence[Picture]) -> None:
-        """Further images to search.
-
-        Raises:
-            DataError: more than the page takes; none of them is added then.
-        """
-        self.check_room(len(pictures))
-        self.targets += [Target(picture) for picture in pictures]
-
-    def choose_target(self, index: int) -> None:
-        """Look at another one."""
-        self.chosen_target = index
-        self.explained = self.prepared = False
-
-    def remove_target(self) -> None:
-        """Drop the chosen target."""
-        if self.chosen_target < len(self.targets):
-            del self.targets[self.chosen_target]
-        self.choose_target(0)
-
-    def find(self, segmenter: Segmenter, tell: Callable[[int, int], None]) -> None:
-        """Search every target that has no result yet.
+    def set_colour(self, name: str, colour: str) -> None:
+        """Change the colour of a class in everything that is drawn.
 
         Args:
-            tell: called with (done, all) before each image.
+            colour: "#rrggbb".
 
         Raises:
-            DataError: no example or no target.
+            DataError: there is no such class, or the colour is malformed.
+        """
+        if name not in self.colours or not re.fullmatch("#[0-9a-fA-F]{6}", colour or ""):
+            raise DataError("Select a class and a colour.")
+        red, green, blue = bytes.fromhex(colour[1:])
+        self.palette[name] = (red, green, blue)
+        self.exported = False
+
+    def _assign_colour(self, name: str) -> None:
+        """Give a new class the first colour that no other class has."""
+        if name not in self.palette:
+            used = self.palette.values()
+            self.palette[name] = next(c for c in class_colours(len(used) + 1) if c not in used)
+
+    def _drop_results(self) -> None:
+        self.context, self.selected_shot = None, None
+        self.explained = self.exported = False
+        for target in self.targets:
+            target.result = None
+
+    # Targets.
+
+    def check_target_count(self, count: int) -> None:
+        """Raise DataError if `count` more targets would exceed the limit."""
+        if (total := len(self.targets) + count) > uploads.MAX_TARGETS:
+            raise DataError(
+                f"The page segments at most {uploads.MAX_TARGETS} images, and these would be {total}; "
+                "for a whole folder, use the command segic predict."
+            )
+
+    def add_targets(self, images: Sequence[NamedImage]) -> None:
+        """Add images to segment.
+
+        Raises:
+            DataError: the limit would be exceeded; then none of them is added.
+        """
+        self.check_target_count(len(images))
+        self.targets += [Target(image) for image in images]
+
+    def select_target(self, index: int) -> None:
+        """Show another target."""
+        self.selected_target = index
+        self.explained = self.exported = False
+
+    def remove_target(self) -> None:
+        """Remove the selected target."""
+        if self.selected_target < len(self.targets):
+            del self.targets[self.selected_target]
+        self.select_target(0)
+
+    # Results.
+
+    def segment(self, segmenter: Segmenter, report: Callable[[int, int], None]) -> None:
+        """Segment every target that has no result yet.
+
+        Args:
+            report: is called with (done, total) before each target.
+
+        Raises:
+            DataError: there is no example or no target.
         """
         if not self.colours:
-            raise DataError("Show first what to find: bring an image and mark the thing.")
+            raise DataError("Add an example first: choose an image and mark the object in it.")
         if not self.targets:
             raise DataError("Add images to search.")
         if self.context is None:
-            examples = [shot.example() for shot in self.shots]
+            examples = [shot.to_example() for shot in self.shots]
             self.context = segmenter.fit(examples, self.loaded) if examples else self.loaded
         context = self.context
         waiting = [target for target in self.targets if target.result is None]
         for done, target in enumerate(waiting):
-            tell(done, len(waiting))
-            result = segmenter.predict(target.picture.image, context)
-            if self.context is not context:  # the visitor changed the examples meanwhile
+            report(done, len(waiting))
+            result = segmenter.predict(target.image.pixels, context)
+            if self.context is not context:  # another request of this visitor changed the examples meanwhile
                 raise DataError("The examples have changed; search again.")
             target.result = result
-        self.choose_target(min(self.chosen_target, len(self.targets) - 1))
+        self.select_target(min(self.selected_target, len(self.targets) - 1))
 
-    @property
-    def chosen(self) -> Target | None:
-        """The target to look at, if it was searched."""
-        if self.chosen_target < len(self.targets) and self.targets[self.chosen_target].result is not None:
-            return self.targets[self.chosen_target]
-        return None
-
-    def shown(self, result: Result) -> Result:
-        """A result as the page shows it; the model does not run."""
-        probability = min(max(self.probability, 0.01), 0.99)
+    def styled(self, result: Result) -> Result:
+        """Return a result with the visitor's threshold and colours; the model does not run."""
+        probability = min(max(self.threshold, 0.01), 0.99)
         cut = float(np.log(probability / (1 - probability)))
-        tints = tuple(self.tints[name] for name in result.names)
-        return replace(result, cut=cut, keep_absent=self.keep_absent, colours=tints)
+        colours = tuple(self.palette[name] for name in result.names)
+        return replace(result, cut=cut, keep_absent=self.keep_absent, colours=colours)
 
-    def explain(self, segmenter: Segmenter, name: str) -> tuple[Explanation, Picture]:
-        """Why the mask of a class on the chosen target is where it is, and that target.
+    def explain(self, segmenter: Segmenter, class_name: str) -> tuple[Explanation, NamedImage]:
+        """Explain the mask of a class on the selected target; return the target's image as well.
 
         Raises:
-            DataError: nothing was found yet, or there is no such class.
+            DataError: the target has no result yet, or there is no such class.
         """
-        if self.chosen is None or self.context is None:
-            raise DataError("Search first; then there is something to explain.")
+        target = self.searched_target
+        if target is None or self.context is None:
+            raise DataError("Search first; there is no result to explain yet.")
         strongest = segmenter.config.grid**2 // 4
-        for one in segmenter.explain(self.chosen.picture.image, self.context, matches=strongest):
-            if one.name == name:
-                return one, self.chosen.picture
-        raise DataError("Choose the class that is to be explained.")
+        for explanation in segmenter.explain(target.image.pixels, self.context, matches=strongest):
+            if explanation.name == class_name:
+                return explanation, target.image
+        raise DataError("Select the class to explain.")
 
-    def correct(self, name: str) -> Mask:
-        """Make the chosen target the draft; the mask of the class is what there is to correct.
+    def correct(self, class_name: str) -> Mask:
+        """Make the selected target the draft, and return the predicted mask of a class to start from.
 
         Raises:
-            DataError: nothing was found yet, or there is no such class.
+            DataError: the target has no result yet, or there is no such class.
         """
-        if self.chosen is None:
-            raise DataError("Search first; then there is a mask to correct.")
-        result = self.shown(self.chosen.result)
-        if name not in result.names:
-            raise DataError("Choose the class whose mask is to be corrected.")
-        self.draft = self.chosen.picture
-        return result.mask(result.names.index(name))
-
-    def _forget(self) -> None:
-        self.context, self.chosen_shot = None, None
-        self.explained = self.prepared = False
-        for target in self.targets:
-            target.result = None
+        target = self.searched_target
+        if target is None or target.result is None:
+            raise DataError("Search first; there is no mask to correct yet.")
+        result = self.styled(target.result)
+        if class_name not in result.names:
+            raise DataError("Select the class whose mask you want to correct.")
+        self.draft = target.image
+        return result.mask(result.names.index(class_name))
 
 
 def clean_name(name: str) -> str:
-    """A class name without control characters and double blanks.
+    """Return a class name without control characters and repeated spaces.
 
     Raises:
-        DataError: empty or too long.
+        DataError: the name is empty or too long.
     """
     name = " ".join("".join(c if c.isprintable() else " " for c in name or "").split())
     if not name:
-        raise DataError("Give the thing a name.")
-    if len(name) > limits.MAX_NAME:
-        raise DataError(f"The name has {len(name)} characters; the page takes {limits.MAX_NAME}.")
+        raise DataError("Enter a class name.")
+    if len(name) > uploads.MAX_NAME:
+        raise DataError(f"The class name has {len(name)} characters; the limit is {uploads.MAX_NAME}.")
     return name
 
 
 def clean_box(box: Box, image: RGBImage) -> Box:
-    """Corners in order and inside the image.
+    """Return the box with its corners in order and inside the image.
 
     Raises:
-        DataError: a missing number, or no area inside the image.
+        DataError: a number is missing, or the box has no area inside the image.
     """
     if any(value is None or not np.isfinite(value) for value in box):
         raise DataError("A box needs four numbers: left, top, right and bottom.")

@@ -1,4 +1,4 @@
-"""`segic app`: the web page."""
+"""Define `segic app`: serve the web page."""
 
 import os
 import tempfile
@@ -9,18 +9,18 @@ from pathlib import Path
 
 @dataclass
 class App:
-    """A web page to mark a thing in one image and find it in others.
+    """Serve a web page to mark an object in one image and find it in others.
 
-    It needs Gradio: pip install 'segic_jax[app]'. Images stay on this machine; only this machine can open
-    the page unless --host says otherwise.
+    It needs Gradio: pip install 'segic_jax[app]'. Images stay on this machine, and only this machine can open
+    the page, unless --host opens it to the network.
     """
 
     host: str = "127.0.0.1"
-    """Address to serve at; 0.0.0.0 opens the page to the network: anybody who reaches it may use it."""
+    """Address to serve at; 0.0.0.0 opens the page to everybody on the network."""
     port: int = 7860
-    """Port; 0 takes a free one."""
+    """Port; 0 for a free one."""
     weights: str = ""
-    """Model file, or a name of `segic weights list`; the small model inside the package by default."""
+    """Model file, or a name of `segic weights list`; by default the small built-in model."""
 
     def run(self) -> int:
         """Serve until Ctrl-C."""
@@ -29,7 +29,7 @@ class App:
         if find_spec("gradio") is None:
             raise ConfigError("segic app needs Gradio: pip install 'segic_jax[app]'")
         with tempfile.TemporaryDirectory(prefix="segic_app_", ignore_cleanup_errors=True) as folder:
-            # Gradio reads both when it is imported.
+            # Gradio reads both variables at import.
             os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
             import jax
 

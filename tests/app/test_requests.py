@@ -1,4 +1,4 @@
-"""Requests made by hand: handlers that get what the page never sends say so, and nothing changes."""
+"""Test requests that the page never sends: handlers report them, and nothing changes."""
 
 import asyncio
 from pathlib import Path
@@ -6,70 +6,72 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from requirements import require_gradio
 
-pytest.importorskip("gradio")
+require_gradio()
 import gradio as gr
 
-from segic_jax.app.events import Page
+from segic_jax.app.handlers import Page
 from segic_jax.app.server import Blocks
-from segic_jax.app.session import Picture, Session
+from segic_jax.app.session import NamedImage, Session
 from segic_jax.errors import DataError
 
 GREY = np.full((60, 80, 3), 90, np.uint8)
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
+def blocks_and_page(tmp_path_factory):
     with Blocks() as blocks:
         page = Page(None, tmp_path_factory.mktemp("page"))
     return blocks, page
 
 
 @pytest.fixture
-def page(made):
-    return made[1]
+def page(blocks_and_page):
+    return blocks_and_page[1]
 
 
-def test_values_that_an_event_cannot_take_are_said(made):
-    events = [event for event in made[0].fns.values() if event.inputs]
+def test_values_that_do_not_fit_their_event_are_reported(blocks_and_page):
+    blocks, _ = blocks_and_page
+    events = [event for event in blocks.fns.values() if event.inputs]
     assert len(events) > 10
     for event in events:
         for values in ([], [{"path": []}] * (len(event.inputs) - 1)):
-            with pytest.raises(gr.Error, match="reload the page") as said:
-                asyncio.run(made[0].preprocess_data(event, values, None))
-            assert not said.value.print_exception
+            with pytest.raises(gr.Error, match="reload the page") as raised:
+                asyncio.run(blocks.preprocess_data(event, values, None))
+            assert not raised.value.print_exception
 
 
-def test_what_is_no_file_and_no_index_is_said(page):
-    visitor = Session(draft=Picture("a", GREY))
-    visitor.take("cat", None, (0, 0, 9, 9))
-    visitor.add_targets([Picture("b", GREY)])
-    visitor.draft = Picture("a", GREY)
+def test_malformed_paths_and_indices_are_reported(page):
+    session = Session(draft=NamedImage("a", GREY))
+    session.add_shot("cat", None, (0, 0, 9, 9))
+    session.add_targets([NamedImage("b", GREY)])
+    session.draft = NamedImage("a", GREY)
     for path in (None, 5, "", ["x"], {}):
-        for handler in (page.bring, page.load_context, page.load_mask):
+        for handler in (page.upload_image, page.load_context, page.load_mask):
             with pytest.raises(DataError, match="No file arrived"):
-                handler(visitor, path)
+                handler(session, path)
     for paths in (None, []):
         with pytest.raises(DataError, match="No file arrived"):
-            page.add_targets(visitor, paths)
+            page.add_targets(session, paths)
     for index in (None, "0", -1, 3, 1.5, [0, 0], True, {}):
-        for handler in (page.bring_scene, page.choose_shot, page.choose_target):
-            with pytest.raises(DataError, match="that are shown"):
-                handler(visitor, SimpleNamespace(index=index))
+        for handler in (page.select_sample, page.select_shot, page.select_target):
+            with pytest.raises(DataError, match="on the page"):
+                handler(session, SimpleNamespace(index=index))
     for probability in (None, "x", [0.5], {}):
-        with pytest.raises(DataError, match="threshold is a number"):
-            page.cut(visitor, probability, False)
+        with pytest.raises(DataError, match="threshold must be a number"):
+            page.preview_display(session, probability, False)
     for marks in (None, 5, "[" * 9999, '{"box": [1, 2], "mask": ""}', '{"box": {}, "mask": 1}', "NaN"):
-        with pytest.raises(DataError, match=r"could not be read|four numbers"):
-            page.add(visitor, marks, "cat", None)
+        with pytest.raises(DataError, match=r"cannot be read|four numbers"):
+            page.add_example(session, marks, "cat", None)
     for name in (None, 5.5, ""):
         with pytest.raises(DataError):
-            page.correct(visitor, name)
+            page.correct(session, name)
         with pytest.raises(DataError):
-            page.change_class(visitor, name, None)
+            page.change_class(session, name, None)
         with pytest.raises(DataError):
-            page.change_class(visitor, name, "red")
-    assert (visitor.probability, visitor.chosen_shot, len(visitor.targets), len(visitor.shots)) == (
+            page.change_class(session, name, "red")
+    assert (session.threshold, session.selected_shot, len(session.targets), len(session.shots)) == (
         0.5,
         None,
         1,

@@ -1,4 +1,4 @@
-"""The page's logic without a browser: limits on uploads, the session, drawing, downloads."""
+"""Test the page without a browser: uploads, the session, the painter, rendering and downloads."""
 
 import base64
 import io
@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from requirements import require_gradio
 
-pytest.importorskip("gradio")
-from segic_jax.app import drawing, limits
-from segic_jax.app.files import export, file_names
-from segic_jax.app.scenes import scenes
-from segic_jax.app.session import Picture, Session, Target, clean_box, clean_name
+require_gradio()
+from segic_jax.app import painter, rendering, uploads
+from segic_jax.app.downloads import export, file_names
+from segic_jax.app.samples import samples
+from segic_jax.app.session import NamedImage, Session, Target, clean_box, clean_name
 from segic_jax.errors import DataError
 from segic_jax.inference.explain import Explanation, Match
 from segic_jax.inference.segmenter import Segmenter
@@ -28,12 +29,12 @@ def saved(path, array, **options):
     return path
 
 
-def marks(picture, mask=None, box=None):
-    """What page.js would send."""
-    rows, columns = drawing._painter_size(picture.image).shape[:2]
+def marks(image, mask=None, box=None):
+    """Return what page.js would send."""
+    rows, columns = painter._resize_to_canvas(image.pixels).shape[:2]
     paint = np.zeros((rows, columns, 4), np.uint8)
     if mask is not None:
-        paint[limits.stretch(mask, (rows, columns))] = 255
+        paint[uploads.resize_mask(mask, (rows, columns))] = 255
     file = io.BytesIO()
     Image.fromarray(paint).save(file, "PNG")
     url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
@@ -42,19 +43,19 @@ def marks(picture, mask=None, box=None):
 
 @pytest.fixture(scope="module")
 def searched():
-    """A session with the first example of the page, searched."""
-    session, scene = Session(), scenes()[0]
-    session.draft = scene.picture
-    session.take(scene.name, scene.mask, None)
-    session.add_targets(scene.targets)
-    told = []
-    session.find(Segmenter.load(), lambda done, total: told.append((done, total)))
-    assert told == [(i, len(scene.targets)) for i in range(len(scene.targets))]
+    """Search with the first sample of the page."""
+    session, sample = Session(), samples()[0]
+    session.draft = sample.image
+    session.add_shot(sample.class_name, sample.mask, None)
+    session.add_targets(sample.targets)
+    reports = []
+    session.segment(Segmenter.load(), lambda done, total: reports.append((done, total)))
+    assert reports == [(i, len(sample.targets)) for i in range(len(sample.targets))]
     return session
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"just some text", "is not an image"),
         (b"", "is not an image"),
@@ -63,57 +64,57 @@ def searched():
         (b"\x89PNG\r\n\x1a\n" + b"\0" * 40, "cat.png"),
     ],
 )
-def test_what_is_no_image_is_said(tmp_path, content, said):
+def test_a_file_that_is_not_an_image_is_reported(tmp_path, content, message):
     path = tmp_path / "upload"
     path.write_bytes(content)
-    with pytest.raises(DataError, match=said) as error:
-        limits.read_upload(path, "cat.png")
+    with pytest.raises(DataError, match=message) as error:
+        uploads.read_upload(path, "cat.png")
     assert "cat.png" in str(error.value)
     assert str(tmp_path) not in str(error.value)
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG"])
-def test_a_truncated_image_is_said(tmp_path, kind):
+def test_a_truncated_image_is_reported(tmp_path, kind):
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    content = saved(tmp_path / "whole", noise, format=kind).read_bytes()
+    content = saved(tmp_path / "intact", noise, format=kind).read_bytes()
     (tmp_path / "cut").write_bytes(content[: len(content) // 2])
     with pytest.raises(DataError, match=r"cat\.jpg"):
-        limits.read_upload(tmp_path / "cut", "cat.jpg")
+        uploads.read_upload(tmp_path / "cut", "cat.jpg")
 
 
 def test_a_huge_image_is_refused_before_it_is_decoded(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "huge.png")
     with pytest.raises(DataError, match="million pixels"):
-        limits.read_upload(tmp_path / "huge.png", "huge.png")
+        uploads.read_upload(tmp_path / "huge.png", "huge.png")
 
 
 def test_a_large_file_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(limits, "MAX_MEGABYTES", 0)
-    with pytest.raises(DataError, match="the page takes 0 MB"):
-        limits.read_upload(saved(tmp_path / "a.png", GREY), "a.png")
+    monkeypatch.setattr(uploads, "MAX_MEGABYTES", 0)
+    with pytest.raises(DataError, match="the limit is 0 MB"):
+        uploads.read_upload(saved(tmp_path / "a.png", GREY), "a.png")
 
 
 def test_images_are_shrunk_to_the_side(tmp_path):
     path = saved(tmp_path / "wide.png", np.zeros((100, 3000, 3), np.uint8))
-    assert limits.read_upload(path, "wide.png").shape == (43, limits.SIDE, 3)
+    assert uploads.read_upload(path, "wide.png").shape == (43, uploads.MAX_SIDE, 3)
 
 
-def test_a_mask_file_must_have_its_images_shape(tmp_path):
+def test_a_mask_file_must_have_the_aspect_ratio_of_its_image(tmp_path):
     path = saved(tmp_path / "m.png", np.eye(40, dtype=np.uint8) * 255)
-    assert limits.read_mask_upload(path, "m.png", (20, 20)).shape == (20, 20)
-    with pytest.raises(DataError, match=r"m\.png is 40 x 40 pixels and has another shape"):
-        limits.read_mask_upload(path, "m.png", (20, 40))
+    assert uploads.read_mask_upload(path, "m.png", (20, 20)).shape == (20, 20)
+    with pytest.raises(DataError, match=r"m\.png is 40 x 40 pixels, a different aspect ratio"):
+        uploads.read_mask_upload(path, "m.png", (20, 40))
 
 
 def test_marks_come_back_as_they_were_painted():
-    picture = Picture("a", GREY)
+    image = NamedImage("a", GREY)
     mask = np.zeros((60, 80), bool)
     mask[20:40, 16:48] = True
-    found, box = drawing.marked(marks(picture, mask), picture)
+    found, box = painter.read_marks(marks(image, mask), image)
     np.testing.assert_array_equal(found, mask)
     assert box is None
-    assert drawing.marked(marks(picture), picture) == (None, None)
-    assert drawing.marked(marks(picture, box=[160, 80, 320, 240]), picture) == (None, (20, 10, 40, 30))
+    assert painter.read_marks(marks(image), image) == (None, None)
+    assert painter.read_marks(marks(image, box=[160, 80, 320, 240]), image) == (None, (20, 10, 40, 30))
 
 
 @pytest.mark.parametrize(
@@ -128,27 +129,27 @@ def test_marks_come_back_as_they_were_painted():
         "[" * 9999,
     ],
 )
-def test_malformed_marks_are_said(text):
-    with pytest.raises(DataError, match="could not be read"):
-        drawing.marked(text, Picture("a", GREY))
+def test_malformed_marks_are_reported(text):
+    with pytest.raises(DataError, match="cannot be read"):
+        painter.read_marks(text, NamedImage("a", GREY))
 
 
-def test_what_cannot_be_an_example_is_said(monkeypatch):
+def test_invalid_examples_are_reported(monkeypatch):
     session, some = Session(), np.ones((60, 80), bool)
-    with pytest.raises(DataError, match="Bring an image"):
-        session.take("cat", some, None)
-    session.draft = Picture("a", GREY)
+    with pytest.raises(DataError, match="Add an image"):
+        session.add_shot("cat", some, None)
+    session.draft = NamedImage("a", GREY)
     for mask in (None, ~some):
         with pytest.raises(DataError, match="Nothing is marked"):
-            session.take("cat", mask, None)
-    with pytest.raises(DataError, match="Show first what cat is"):
-        session.take("cat", some, None, negative=True)
-    monkeypatch.setattr(limits, "MAX_CLASSES", 0)
-    with pytest.raises(DataError, match="takes 0 classes"):
-        session.take("cat", some, None)
-    monkeypatch.setattr(limits, "MAX_EXAMPLES", 0)
-    with pytest.raises(DataError, match="takes 0 examples"):
-        session.take("cat", some, None)
+            session.add_shot("cat", mask, None)
+    with pytest.raises(DataError, match="Add an example of cat before"):
+        session.add_shot("cat", some, None, negative=True)
+    monkeypatch.setattr(uploads, "MAX_CLASSES", 0)
+    with pytest.raises(DataError, match="limit is 0 classes"):
+        session.add_shot("cat", some, None)
+    monkeypatch.setattr(uploads, "MAX_EXAMPLES", 0)
+    with pytest.raises(DataError, match="limit is 0 examples"):
+        session.add_shot("cat", some, None)
     assert session.draft is not None  # nothing is lost
     assert not session.shots
 
@@ -169,72 +170,72 @@ def test_names_and_boxes_are_cleaned():
 def test_removing_the_last_example_of_a_class_removes_its_negatives():
     session, some = Session(), np.ones((60, 80), bool)
     for name, negative in (("cat", False), ("cat", True), ("dog", False)):
-        session.draft = Picture("a", GREY)
-        session.take(name, some, None, negative)
-    session.chosen_shot = 0
+        session.draft = NamedImage("a", GREY)
+        session.add_shot(name, some, None, negative)
+    session.selected_shot = 0
     session.remove_shot()
     assert list(session.colours) == ["dog"]
-    assert [shot.name for shot in session.shots] == ["dog"]
+    assert [shot.class_name for shot in session.shots] == ["dog"]
 
 
-def test_too_many_targets_are_refused_together():
+def test_too_many_targets_are_all_refused():
     session = Session()
     with pytest.raises(DataError, match="segic predict"):
-        session.add_targets([Picture("a", GREY)] * (limits.MAX_TARGETS + 1))
+        session.add_targets([NamedImage("a", GREY)] * (uploads.MAX_TARGETS + 1))
     assert not session.targets
 
 
-def test_nothing_to_search_is_said():
+def test_a_search_needs_examples_and_targets():
     session = Session()
-    with pytest.raises(DataError, match="Show first"):
-        session.find(None, print)
-    session.draft = Picture("a", GREY)
-    session.take("cat", None, (0, 0, 9, 9))
+    with pytest.raises(DataError, match="Add an example first"):
+        session.segment(None, print)
+    session.draft = NamedImage("a", GREY)
+    session.add_shot("cat", None, (0, 0, 9, 9))
     with pytest.raises(DataError, match="Add images"):
-        session.find(None, print)
+        session.segment(None, print)
     with pytest.raises(DataError, match="Search first"):
         session.correct("cat")
 
 
 def test_the_threshold_changes_masks_without_the_model(searched):
     areas = []
-    for searched.probability in (0.1, 0.5, 0.9):
-        areas.append(int(searched.shown(searched.chosen.result).areas[0]))
-    searched.probability = 0.5
+    for searched.threshold in (0.1, 0.5, 0.9):
+        areas.append(int(searched.styled(searched.searched_target.result).areas[0]))
+    searched.threshold = 0.5
     assert areas[0] > areas[1] > areas[2] > 0
 
 
-def test_a_new_example_drops_old_results_and_a_correction_becomes_one(searched):
-    name = scenes()[0].name
+def test_a_corrected_mask_becomes_an_example_and_drops_old_results(searched):
+    name = samples()[0].class_name
     session = Session(
         shots=list(searched.shots),
         targets=searched.targets[:1],
         context=searched.context,
-        tints=searched.tints,
+        palette=searched.palette,
     )
     mask = session.correct(name)
-    assert mask.shape == session.targets[0].picture.image.shape[:2]
+    assert mask.shape == session.targets[0].image.pixels.shape[:2]
     assert mask.any()
-    assert session.draft is session.targets[0].picture
-    assert drawing.marked(marks(session.draft, mask), session.draft)[0].mean() == pytest.approx(
+    assert session.draft is session.targets[0].image
+    assert painter.read_marks(marks(session.draft, mask), session.draft)[0].mean() == pytest.approx(
         mask.mean(), rel=0.05
     )
     result = session.targets[0].result
-    session.take(name, mask, None)
+    session.add_shot(name, mask, None)
     assert session.context is None
     assert session.targets[0].result is None
     searched.targets[0].result = result  # the fixture is shared
 
 
-def test_downloads_hold_what_is_shown(searched, tmp_path):
+def test_downloads_match_the_page(searched, tmp_path):
     labels, overlay, coco, context, everything = export(searched, tmp_path)
-    shown = searched.shown(searched.chosen.result)
-    np.testing.assert_array_equal(np.asarray(Image.open(labels)), shown.label_map)
-    assert Image.open(overlay).size == shown.image.shape[1::-1]
+    expected = searched.styled(searched.searched_target.result)
+    np.testing.assert_array_equal(np.asarray(Image.open(labels)), expected.label_map)
+    assert Image.open(overlay).size == expected.image.shape[1::-1]
     content = json.loads(Path(coco).read_text())
     assert len(content["images"]) == len(searched.targets)
-    assert {one["image_id"] for one in content["annotations"]} <= {one["id"] for one in content["images"]}
-    assert len({one["id"] for one in content["annotations"]}) == len(content["annotations"])
+    assert {row["image_id"] for row in content["annotations"]} <= {row["id"] for row in content["images"]}
+    assert len({row["id"] for row in content["annotations"]}) == len(content["annotations"])
     assert Segmenter.load().load_context(context).names == searched.context.names
     assert len(zipfile.ZipFile(everything).namelist()) == 2 * len(searched.targets) + 1
     assert sorted(p.name for p in tmp_path.rglob("*.part")) == []
@@ -243,123 +244,126 @@ def test_downloads_hold_what_is_shown(searched, tmp_path):
 def test_file_names_are_safe_and_unique():
     session = Session()
     session.add_targets(
-        [Picture(name, GREY) for name in ("../../etc/passwd", "a b.png", "A_B.jpg", "<>.png", "é")]
+        [NamedImage(name, GREY) for name in ("../../etc/passwd", "a b.png", "A_B.jpg", "<>.png", "é")]
     )
-    assert file_names(session) == ["passwd", "a_b", "A_B_2", "picture", "picture_2"]
+    assert file_names(session) == ["passwd", "a_b", "A_B_2", "image", "image_2"]
 
 
 def test_names_cannot_be_html(searched):
     session, some = Session(), np.ones((60, 80), bool)
-    session.draft = Picture("a", GREY)
-    session.take("<img src=x onerror=alert(1)>", some, None)
-    assert "<img" not in drawing.legend(session)
-    assert "<table" in drawing.presence_table(searched.shown(searched.chosen.result))
+    session.draft = NamedImage("a", GREY)
+    session.add_shot("<img src=x onerror=alert(1)>", some, None)
+    assert "<img" not in rendering.class_list(session)
+    assert "<table" in rendering.presence_table(searched.styled(searched.searched_target.result))
 
 
-def test_what_matched_is_drawn(searched):
-    explanation, target = searched.explain(Segmenter.load(), scenes()[0].name)
-    heat, examples = drawing.matched(explanation, target.image, searched.reference)
-    assert heat.shape == target.image.shape
-    assert not np.array_equal(examples, searched.reference(0)[0])
-    chosen = drawing.apart(explanation.matches, 60)
+def test_matches_are_drawn(searched):
+    explanation, target = searched.explain(Segmenter.load(), samples()[0].class_name)
+    heat, examples = rendering.render_matches(explanation, target.pixels, searched.reference_image)
+    assert heat.shape == target.pixels.shape
+    assert not np.array_equal(examples, searched.reference_image(0)[0])
+    chosen = rendering.spread_matches(explanation.matches, 60)
     points = np.array([match.target for match in chosen])
     distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
     assert distances[~np.eye(len(chosen), dtype=bool)].min() >= 60
 
 
-def test_places_that_match_one_part_of_an_example_have_its_number():
-    def drawn(*places):
-        matches = tuple(Match(place, 0, (30, 40), 0.9) for place in places)
+def test_places_that_match_the_same_part_of_an_example_share_its_number():
+    def render(*points):
+        matches = tuple(Match(point, 0, (30, 40), 0.9) for point in points)
         explanation = Explanation("cat", np.zeros(GREY.shape[:2], np.float32), matches)
-        return drawing.matched(explanation, GREY, lambda number: (GREY, 1.0))
+        return rendering.render_matches(explanation, GREY, lambda number: (GREY, 1.0))
 
-    (one, example), (two, same) = drawn((10, 10)), drawn((10, 10), (60, 50))
+    (single, example), (double, same) = render((10, 10)), render((10, 10), (60, 50))
     assert np.array_equal(example, same)
-    assert np.array_equal(one[:25], two[:25])
-    assert not np.array_equal(one, two)
-    assert np.array_equal(two[5:16, 5:16], two[45:56, 55:66])  # the same disc
+    assert np.array_equal(single[:25], double[:25])
+    assert not np.array_equal(single, double)
+    assert np.array_equal(double[5:16, 5:16], double[45:56, 55:66])  # the same disc
 
 
-def test_a_saved_context_is_gone_on_with(searched, tmp_path):
+def test_a_saved_context_is_continued(searched, tmp_path):
     segmenter, (name,) = Segmenter.load(), searched.context.names
     searched.context.save(tmp_path / "upload")
-    session = Session(targets=[Target(searched.targets[0].picture)])
-    session.load(limits.read_context_upload(tmp_path / "upload", "pets.segic", segmenter), "pets.segic")
-    session.find(segmenter, lambda *_: None)
+    session = Session(targets=[Target(searched.targets[0].image)])
+    session.load_context(
+        uploads.read_context_upload(tmp_path / "upload", "pets.segic", segmenter), "pets.segic"
+    )
+    session.segment(segmenter, lambda *_: None)
     np.testing.assert_array_equal(
-        session.shown(session.chosen.result).label_map, searched.shown(searched.targets[0].result).label_map
+        session.styled(session.searched_target.result).label_map,
+        searched.styled(searched.targets[0].result).label_map,
     )
     explanation, target = session.explain(segmenter, name)
-    _, examples = drawing.matched(explanation, target.image, session.reference)
-    assert examples.shape == searched.shots[0].picture.image.shape  # the preview, enlarged
-    # Further examples join it: of a new class, and what the loaded class is not.
+    _, examples = rendering.render_matches(explanation, target.pixels, session.reference_image)
+    assert examples.shape == searched.shots[0].image.pixels.shape  # the preview, enlarged
+    # Further examples join it: of a new class, and a negative one of the loaded class.
     for other, negative in (("other", False), (name, True)):
-        session.draft = searched.targets[1].picture
-        session.take(other, None, (0, 0, 99, 99), negative)
-    session.find(segmenter, lambda *_: None)
+        session.draft = searched.targets[1].image
+        session.add_shot(other, None, (0, 0, 99, 99), negative)
+    session.segment(segmenter, lambda *_: None)
     assert session.context.names == (name, "other")
-    assert [one.against for one in session.context.negatives] == [(name,)]
-    assert "1 example, 1 of what it is not" in drawing.legend(session)
+    assert [concept.against for concept in session.context.negatives] == [(name,)]
+    assert "1 example, 1 negative" in rendering.class_list(session)
     session.remove_class(name)
     assert session.loaded is None
-    assert [shot.name for shot in session.shots] == ["other"]
+    assert [shot.class_name for shot in session.shots] == ["other"]
 
 
-def test_wrong_contexts_are_said(searched, tmp_path, monkeypatch):
+def test_wrong_contexts_are_reported(searched, tmp_path, monkeypatch):
     segmenter, path = Segmenter.load(), tmp_path / "upload"
 
-    def said() -> str:
+    def message() -> str:
         with pytest.raises(DataError) as error:
-            limits.read_context_upload(path, "pets.segic", segmenter)
+            uploads.read_context_upload(path, "pets.segic", segmenter)
         assert str(tmp_path) not in str(error.value)
         return str(error.value)
 
     searched.context.save(path)
-    whole = path.read_bytes()
-    for content in (b"", b"text", whole[: len(whole) // 2]):
-        path.write_bytes(content)
-        assert "pets.segic is damaged or no saved context" in said()
+    content = path.read_bytes()
+    for wrong in (b"", b"text", content[: len(content) // 2]):
+        path.write_bytes(wrong)
+        assert "pets.segic is damaged or no saved context" in message()
     Image.fromarray(GREY).save(path, format="PNG")
-    assert "no saved context" in said()
+    assert "no saved context" in message()
     replace(searched.context, model="of other weights").save(path)
-    assert "pets.segic belongs to another model" in said()
+    assert "pets.segic belongs to another model" in message()
     (reference,) = searched.context.references
     for wrong in (b"no JPEG", reference.preview[:300]):
         replace(searched.context, references=(replace(reference, preview=wrong),)).save(path)
-        assert "pets.segic is damaged: a preview" in said()
-    replace(searched.context, references=(reference,) * (limits.MAX_REFERENCES + 1)).save(path)
-    assert "the page takes 300" in said()
-    monkeypatch.setattr(limits, "MAX_MEGABYTES", 0)
-    assert "the page takes 0 MB" in said()
-    monkeypatch.setattr(limits, "MAX_CLASSES", 0)
+        assert "pets.segic is damaged: a preview" in message()
+    replace(searched.context, references=(reference,) * (uploads.MAX_REFERENCES + 1)).save(path)
+    assert "the limits are 300" in message()
+    monkeypatch.setattr(uploads, "MAX_MEGABYTES", 0)
+    assert "the limit is 0 MB" in message()
+    monkeypatch.setattr(uploads, "MAX_CLASSES", 0)
     session = Session()
-    with pytest.raises(DataError, match=r"With pets\.segic there are 1 classes"):
-        session.load(searched.context, "pets.segic")
+    with pytest.raises(DataError, match=r"pets\.segic would bring the number of classes to 1"):
+        session.load_context(searched.context, "pets.segic")
     assert not session.colours
 
 
 def test_colours_stay_with_their_classes(searched, tmp_path):
     session, some = Session(), np.ones((60, 80), bool)
     for name in ("a", "b", "c"):
-        session.draft = Picture("a", GREY)
-        session.take(name, some, None)
+        session.draft = NamedImage("a", GREY)
+        session.add_shot(name, some, None)
     second = session.colours["b"]
     session.remove_class("a")
     assert session.colours["b"] == second
-    session.choose_colour("b", "#0a141e")
+    session.set_colour("b", "#0a141e")
     assert session.colours["b"] == (10, 20, 30)
     for name, colour in (("a", "#ffffff"), ("b", "red"), ("b", None)):
-        with pytest.raises(DataError, match="Choose a class"):
-            session.choose_colour(name, colour)
+        with pytest.raises(DataError, match="Select a class"):
+            session.set_colour(name, colour)
     (name,) = searched.colours
     before = searched.colours[name]
-    searched.choose_colour(name, "#0a141e")
+    searched.set_colour(name, "#0a141e")
     labels = Image.open(export(searched, tmp_path)[0])
-    searched.tints[name] = before
+    searched.palette[name] = before
     assert labels.getpalette()[3:6] == [10, 20, 30]
 
 
-def test_without_gradio_the_command_says_how_to_get_it(monkeypatch):
+def test_without_gradio_the_command_says_how_to_install_it(monkeypatch):
     from segic_jax.commands import app
     from segic_jax.errors import ConfigError
 
@@ -368,7 +372,7 @@ def test_without_gradio_the_command_says_how_to_get_it(monkeypatch):
         app.App().run()
 
 
-def test_a_port_in_use_is_said():
+def test_a_port_in_use_is_reported():
     import socket
 
     from segic_jax.app.server import _listener

@@ -28,7 +28,7 @@ from segic_jax.weights.bundle import save_bundle
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-import eval as evaluation  # noqa: E402
+import eval as evaluation
 
 
 def build(name, root, out, **options):

@@ -17,7 +17,7 @@ from segic_jax.weights.bundle import save_bundle
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-import eval as program  # noqa: E402
+import eval as program
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,11 @@ from segic_jax.train.flops import count_flops
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
-from test_dump_torch import CHECKOUT  # noqa: E402
-from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+from test_dump_torch import CHECKOUT
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import torch_worker  # noqa: E402
+from benchmarks import torch_worker
 
 VIT = ViTConfig(patch_size=14, width=64, depth=1, num_heads=4, pos_grid=8)
 MODEL = dataclasses.replace(CONFIG, vit=VIT, canvas=112)  # the canvas of the stand-in below

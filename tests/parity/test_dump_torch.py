@@ -15,7 +15,7 @@ from segic_jax.parity.report import write_report
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("PIL")  # the official environment has it
-import torch_segic  # noqa: E402
+import torch_segic
 
 HERE = Path(__file__).parent
 SCRIPT = HERE.parents[1] / "tools/dump_torch.py"

@@ -6,10 +6,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from make_goldens import FIRST, SECOND, make  # noqa: E402
-from make_goldens_parts import FIRST_PARTS, SECOND_PARTS, make_parts  # noqa: E402
+from make_goldens import FIRST, SECOND, make
+from make_goldens_parts import FIRST_PARTS, SECOND_PARTS, make_parts
 
-from segic_jax.parity.__main__ import CHECKPOINT, REPLAYS, main  # noqa: E402
+from segic_jax.parity.__main__ import CHECKPOINT, REPLAYS, main
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from segic_jax.weights.bundle import Weights, load_bundle, save_bundle, write_we
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-import finetune  # noqa: E402
+import finetune
 
 CANVAS = 64
 
