@@ -153,7 +153,7 @@ def header(model: str, device: str, embedded: bool) -> str:
         embedded: whether they are the small model inside the package.
     """
     banner = (
-        "<strong>You are using the small built-in model.</strong> It was trained on composed emoji scenes "
+        "<strong>You are using the small bundled model.</strong> It was trained on composed emoji scenes "
         "and finds emoji-like objects; it is not suitable for photographs. "
         "For photographs, start <code>segic app --weights segic-l</code>."
         if embedded

@@ -88,7 +88,7 @@ def read_context_upload(path: Path | str, name: str, segmenter: Segmenter) -> Co
         )
     for reference in context.references:
         if not _is_preview(reference.preview) or not 0 < min(reference.size) <= max(reference.size) <= 10**6:
-            raise DataError(f"{name} is damaged: it has a preview that cannot be read; save it again.")
+            raise DataError(f"{name} is damaged: a preview in it cannot be read; save it again.")
     return context
 
 

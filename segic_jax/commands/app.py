@@ -20,7 +20,7 @@ class App:
     port: int = 7860
     """Port; 0 for a free one."""
     weights: str = ""
-    """Model file, or a name of `segic weights list`; by default the small built-in model."""
+    """Model file, or a name of `segic weights list`; by default the small bundled model."""
 
     def run(self) -> int:
         """Serve until Ctrl-C."""
