@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 from safetensors.numpy import load
@@ -45,6 +46,14 @@ LONG = (
 def pytest_collection_modifyitems(items):
     """The long files first."""
     items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
+@pytest.fixture
+def unchecked_types():
+    """Let a test give arguments of wrong types on purpose, to see what the code itself says about them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 FULL = os.environ.get("SEGIC_GOLDENS")
