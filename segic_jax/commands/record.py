@@ -13,8 +13,8 @@ from jaxtyping import UInt16
 from pycocotools import mask as coco
 from safetensors import SafetensorError
 
-from segic_jax.inference.following import Latest
 from segic_jax.inference.result import Result
+from segic_jax.inference.tracker import TrackerState
 from segic_jax.runtime.atomic_write import atomic_write, part_path
 
 Labels = UInt16[np.ndarray, "height width"]  # 0, or an object's number
@@ -63,7 +63,7 @@ class Record:
         self._part, self._state = part_path(self.path), self.path.with_name(self.path.name + ".memory")
         self._run, self._numbers = run, numbers
         self.finished = _run_of_first_line(self.path) == run
-        self.latest: Latest | None = None  # after the last frame
+        self.latest: TrackerState | None = None  # after the last frame
         self.absent: dict[str, list[int]] = {name: [] for name in numbers.values()}  # numbers of frames
         self._length = 0 if self.finished else self._remembered()  # bytes of the part that count
         self.count = 0  # frames
@@ -80,7 +80,7 @@ class Record:
             for _, rows in groupby(map(json.loads, lines), lambda row: row["frame"]):
                 yield self._noted(_read(list(rows), self._numbers))
 
-    def add(self, seen: Seen, name: str, latest: Latest | None) -> None:
+    def add(self, seen: Seen, name: str, latest: TrackerState | None) -> None:
         """The next frame.
 
         Args:

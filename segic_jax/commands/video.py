@@ -55,7 +55,7 @@ class Video(WithMasks):
         from segic_jax.commands.resume import run_of, with_files
         from segic_jax.commands.video_files import COLOURS, Videos, objects_of, open_clip
         from segic_jax.inference.example import Example
-        from segic_jax.inference.following import followed
+        from segic_jax.inference.tracker import track_context
 
         if not self.out:
             raise InputError("Give at least one --out: a video such as masks.mp4, or a folder.")
@@ -115,7 +115,7 @@ class Video(WithMasks):
                     videos.add(next(frames), seen)
                     record.add(seen, clip.name(0), None)
                 if not record.finished:
-                    results = followed(
+                    results = track_context(
                         segmenter, context, frames, record.latest, keep_absent=self.keep_absent
                     )
                     for result, latest in progress.bar(

@@ -42,7 +42,7 @@ from segic_jax.evaluate.video_metrics import ObjectRow, Video, to_csv
 from segic_jax.evaluate.video_metrics import VideoScores as Scores
 from segic_jax.evaluate.video_metrics import score_videos as jf_benchmark
 from segic_jax.inference.engine import Engine
-from segic_jax.inference.tracker import Semantics, follow, prompt_of
+from segic_jax.inference.tracker import Semantics, object_prompt, track_annotations
 from segic_jax.runtime import progress
 from segic_jax.runtime.atomic_write import atomic_folder, atomic_path, atomic_write
 from segic_jax.runtime.distributed import is_main_host, raise_on_all_hosts
@@ -85,7 +85,7 @@ def evaluate_video(
         "videos": list_hash([[clip.name, len(clip.frames)] for clip in listed]),
         "version": segic_jax.__version__,
     }
-    engine, prompt = Engine(bundle, jax.local_devices()[:1]), prompt_of(bundle)
+    engine, prompt = Engine(bundle, jax.local_devices()[:1]), object_prompt(bundle)
     predictions = out / "predictions"
     with Records(out, identity) as records:
         kept = [records.done[i] for i in chosen if i in records.done]
@@ -180,7 +180,7 @@ def _segment(
         frames = _read_ahead(lambda number: source.frame(clip, number), len(clip.frames))
 
         def written() -> Iterator[Integer[np.ndarray, "height width"]]:
-            found = follow(engine, frames, annotations, semantics=semantics, prompt=prompt)
+            found = track_annotations(engine, frames, annotations, semantics=semantics, prompt=prompt)
             for path, index in zip(clip.frames, found, strict=True):
                 _write_map(folder / f"{path.stem}.png", index, palette)
                 yield index

@@ -1,4 +1,4 @@
-"""What the references taught: a few numbers a class, in one file that loads, merges and drops classes."""
+"""Keep what segmentation needs of the references: a few numbers a class, in one file."""
 
 import json
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import safetensors.numpy
-from jaxtyping import Float, Float16, Int32, UInt8
+from jaxtyping import Float, Float16, Int32, Integer, UInt8
 from safetensors import SafetensorError
 
 from segic_jax.errors import DataError
@@ -22,20 +22,20 @@ FORMAT = "segic_jax context 1"
 
 @dataclass(frozen=True, eq=False)
 class Concept:
-    """One class, or one negative example: what it looks like."""
+    """Describe the look of one class, or of one negative example."""
 
     name: str  # empty for a negative
     visual: Float[np.ndarray, "shots channels"]  # mean feature inside each positive example
     text: Float[np.ndarray, " text_width"]
-    patches: Float16[np.ndarray, "patches channels"]  # cells of the references, of unit length
-    kind: UInt8[np.ndarray, " patches"]  # finding.INSIDE or OUTSIDE
+    patches: Float16[np.ndarray, "patches channels"]  # of the references, of unit length
+    kind: UInt8[np.ndarray, " patches"]  # matching.INSIDE or OUTSIDE
     place: Int32[np.ndarray, "patches 3"]  # index of the reference, x and y in its pixels
-    against: tuple[str, ...] = ()  # the classes that a negative speaks against
+    against: tuple[str, ...] = ()  # the classes that a negative belongs to
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An image that examples lie on, as far as a Context remembers it."""
+    """Describe an image that examples lie on."""
 
     source: str  # its path; empty for arrays
     size: tuple[int, int]  # height, width
@@ -44,11 +44,12 @@ class Reference:
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Ready for any number of targets; made by `Segmenter.fit` or `Segmenter.load_context`.
+    """Hold everything about the references that segmenting any number of targets needs.
 
-    `one + other` merges, `drop` leaves classes out, `save` writes a file; none of them changes a Context.
-    About 4 * PATCHES * channels bytes a class (80 KB with the shipped model, half a MB with DINOv2-L),
-    whatever the number of its examples, as much for a negative, and a preview of each reference image.
+    `Segmenter.fit` and `Segmenter.load_context` make it. `a + b` merges two, `drop` leaves classes out, and
+    `save` writes a file; none of them changes a Context. It takes about 4 * PATCHES * channels bytes a class
+    (80 KB with the shipped model, half a MB with DINOv2-L), however many examples the class has, as much for
+    each negative, and a preview of each reference image.
     """
 
     model: str  # fingerprint of the backbone and the canvas
@@ -58,16 +59,16 @@ class Context:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes, in order."""
+        """Return the names of the classes, in order."""
         return tuple(concept.name for concept in self.concepts)
 
     @property
     def shots(self) -> dict[str, int]:
-        """How many positive examples each class has."""
+        """Return how many positive examples each class has."""
         return {concept.name: len(concept.visual) for concept in self.concepts}
 
     def __add__(self, other: "Context") -> "Context":
-        """The classes of both; those of one name become one class with the examples of both.
+        """Return the classes of both; two of the same name become one class with the examples of both.
 
         Raises:
             DataError: they belong to different models.
@@ -79,14 +80,15 @@ class Context:
         offset = np.array([len(self.references), 0, 0], np.int32)
         merged = {concept.name: concept for concept in self.concepts}
         for concept in other.concepts:
-            moved = replace(concept, place=concept.place + offset)
-            merged[concept.name] = joined([merged[concept.name], moved]) if concept.name in merged else moved
-        moved = tuple(replace(one, place=one.place + offset) for one in other.negatives)
+            added = replace(concept, place=concept.place + offset)
+            before = merged.get(concept.name)
+            merged[concept.name] = added if before is None else merge_concepts([before, added])
+        negatives = tuple(replace(negative, place=negative.place + offset) for negative in other.negatives)
         references = self.references + other.references
-        return Context(self.model, tuple(merged.values()), self.negatives + moved, references)
+        return Context(self.model, tuple(merged.values()), self.negatives + negatives, references)
 
     def drop(self, *names: str) -> "Context":
-        """Without these classes, and without the references that only they used.
+        """Return the Context without these classes and without the references that only they used.
 
         Raises:
             DataError: there is no such class.
@@ -98,26 +100,27 @@ class Context:
             )
         concepts = [concept for concept in self.concepts if concept.name not in names]
         negatives = [
-            replace(one, against=left)
-            for one in self.negatives
-            if (left := tuple(name for name in one.against if name not in names))
+            replace(negative, against=others)
+            for negative in self.negatives
+            if (others := tuple(name for name in negative.against if name not in names))
         ]
-        used = sorted({int(i) for one in (*concepts, *negatives) for i in one.place[:, 0]})
-        number = np.zeros(len(self.references), np.int32)
-        number[used] = np.arange(len(used))
+        used = sorted({int(i) for concept in (*concepts, *negatives) for i in concept.place[:, 0]})
+        index = np.zeros(len(self.references), np.int32)
+        index[used] = np.arange(len(used))
 
-        def moved(one: Concept) -> Concept:
-            return replace(one, place=np.column_stack([number[one.place[:, 0]], one.place[:, 1:]]))
+        def renumber(concept: Concept) -> Concept:
+            place = concept.place
+            return replace(concept, place=np.column_stack([index[place[:, 0]], place[:, 1:]]))
 
         return Context(
             self.model,
-            tuple(map(moved, concepts)),
-            tuple(map(moved, negatives)),
+            tuple(map(renumber, concepts)),
+            tuple(map(renumber, negatives)),
             tuple(self.references[i] for i in used),
         )
 
     def save(self, path: Path | str) -> None:
-        """Write one file; it appears under its name when it is whole.
+        """Write one file; it appears under its name when it is complete.
 
         Raises:
             DataError: the folder is missing, or the disk refuses.
@@ -131,8 +134,8 @@ class Context:
             "format": FORMAT,
             "model": self.model,
             "names": self.names,
-            "negatives": [one.against for one in self.negatives],
-            "references": [[one.source, *one.size] for one in self.references],
+            "negatives": [negative.against for negative in self.negatives],
+            "references": [[reference.source, *reference.size] for reference in self.references],
         }
         atomic_write(path, safetensors.numpy.save(arrays, {"context": json.dumps(head)}))
 
@@ -155,10 +158,10 @@ _DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError, Attribute
 
 
 def read_context(path: Path | str) -> Context:
-    """A file of `Context.save`.
+    """Read a file of `Context.save`.
 
     Raises:
-        DataError: missing, damaged, without a class, or another kind of file.
+        DataError: the file is missing, damaged, without a class, or of another kind.
     """
     if not require_path(path, DataError).is_file():
         raise DataError(f"{path}: there is no such file.")
@@ -187,61 +190,62 @@ def read_context(path: Path | str) -> Context:
     except DataError:
         raise
     except _DAMAGED as error:
-        raise DataError(f"{path} is damaged or no saved context: make it again (segic fit).") from error
+        raise DataError(f"{path} is damaged or not a saved context: make it again (segic fit).") from error
 
 
 def _check(context: Context) -> None:
     """Raise ValueError where arrays do not fit each other."""
+    concepts = (*context.concepts, *context.negatives)
     if len(set(context.names)) < len(context.names):
         raise ValueError("names")
-    if len({(one.visual.shape[1:], one.text.shape) for one in (*context.concepts, *context.negatives)}) > 1:
+    if len({(concept.visual.shape[1:], concept.text.shape) for concept in concepts}) > 1:
         raise ValueError("widths")
-    for one in (*context.concepts, *context.negatives):
-        count, channels = one.patches.shape
+    for concept in concepts:
+        count, channels = concept.patches.shape
         fits = (
-            one.visual.dtype == np.float32
-            and one.visual.shape == (len(one.visual), channels)
-            and len(one.visual) > 0
-            and set(one.against) <= set(context.names)
-            and one.text.dtype == np.float32
-            and one.text.ndim == 1
-            and one.patches.dtype == np.float16
-            and one.kind.dtype == np.uint8
-            and one.kind.shape == (count,)
-            and one.place.dtype == np.int32
-            and one.place.shape == (count, 3)
-            and (one.kind < KINDS).all()
-            and (one.kind == INSIDE).any()
-            and (np.bincount(one.kind, minlength=KINDS) <= PATCHES).all()
-            and (one.place >= 0).all()
-            and (one.place[:, 0] < len(context.references)).all()
-            and np.isfinite(one.visual).all()
-            and np.isfinite(one.text).all()
-            and np.isfinite(one.patches).all()
+            concept.visual.dtype == np.float32
+            and concept.visual.shape == (len(concept.visual), channels)
+            and len(concept.visual) > 0
+            and set(concept.against) <= set(context.names)
+            and concept.text.dtype == np.float32
+            and concept.text.ndim == 1
+            and concept.patches.dtype == np.float16
+            and concept.kind.dtype == np.uint8
+            and concept.kind.shape == (count,)
+            and concept.place.dtype == np.int32
+            and concept.place.shape == (count, 3)
+            and (concept.kind < KINDS).all()
+            and (concept.kind == INSIDE).any()
+            and (np.bincount(concept.kind, minlength=KINDS) <= PATCHES).all()
+            and (concept.place >= 0).all()
+            and (concept.place[:, 0] < len(context.references)).all()
+            and np.isfinite(concept.visual).all()
+            and np.isfinite(concept.text).all()
+            and np.isfinite(concept.patches).all()
         )
         if not fits:
             raise ValueError("arrays")
 
 
-def joined(parts: Sequence[Concept]) -> Concept:
-    """One class from several, with the name and text of the first; cells are thinned to PATCHES a kind."""
+def merge_concepts(parts: Sequence[Concept]) -> Concept:
+    """Merge concepts into one, with the name and text of the first and at most PATCHES of each kind."""
     visual, patches, kind, place = (
         np.concatenate([getattr(part, key) for part in parts])
         for key in ("visual", "patches", "kind", "place")
     )
-    keep = np.sort(np.concatenate([thinned(np.flatnonzero(kind == one), PATCHES) for one in range(KINDS)]))
+    keep = np.sort(np.concatenate([subsample(np.flatnonzero(kind == k), PATCHES) for k in range(KINDS)]))
     return Concept(parts[0].name, visual, parts[0].text, patches[keep], kind[keep], place[keep])
 
 
-def thinned(indices: np.ndarray, most: int) -> np.ndarray:
-    """At most `most` of them, spread evenly."""
-    if len(indices) <= most:
+def subsample(indices: Integer[np.ndarray, " indices"], limit: int) -> Integer[np.ndarray, " kept"]:
+    """Return at most `limit` of the indices, spread evenly."""
+    if len(indices) <= limit:
         return indices
-    return indices[np.arange(most) * len(indices) // most]
+    return indices[np.arange(limit) * len(indices) // limit]
 
 
-def in_slots(concepts: Sequence[Concept]) -> list[ConceptSlots]:
-    """For the programs: chunks of `chunk_sizes`, the last one padded."""
+def concept_slots(concepts: Sequence[Concept]) -> list[ConceptSlots]:
+    """Arrange concepts for `Engine.match_concepts`: in chunks of fixed sizes, the last one padded."""
     chunks, start = [], 0
     for size in chunk_sizes(len(concepts)):
         chunks.append(_slots(concepts[start : start + size], size))
@@ -258,9 +262,9 @@ def _slots(concepts: Sequence[Concept], count: int) -> ConceptSlots:
     for row, concept in enumerate(concepts):
         pooled[0, row], text[0, row] = concept.visual.mean(0), concept.text
         for kind in range(KINDS):
-            own = concept.patches[concept.kind == kind]
-            patches[row, kind, : len(own)] = own
-            valid[row, kind, : len(own)] = True
+            of_kind = concept.patches[concept.kind == kind]
+            patches[row, kind, : len(of_kind)] = of_kind
+            valid[row, kind, : len(of_kind)] = True
     context = segic.Prototypes(
         pooled=pooled,
         visual=pooled[:, :, None],

@@ -1,9 +1,9 @@
-"""Why a mask is where it is: what in the target looks like what in the references."""
+"""Explain a mask: which parts of the target look like which parts of the references."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
 from segic_jax.data.preprocess import CanvasImage, resize
 from segic_jax.inference.context import Context
@@ -12,46 +12,57 @@ from segic_jax.inference.matching import INSIDE
 
 @dataclass(frozen=True)
 class Match:
-    """One cell of the target and the cell of a reference that it looks like; in each image's pixels."""
+    """Link a patch of the target to the patch of a reference that it looks like, in each image's pixels."""
 
     target: tuple[float, float]  # x, y
-    reference: int  # its place in Context.references
-    point: tuple[int, int]  # x, y on that reference
+    reference: int  # index in Context.references
+    point: tuple[float, float]  # x, y on that reference
     similarity: float  # cosine, -1..1
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Of one class on one target."""
+    """Explain the mask of one class on one target."""
 
     name: str
-    heat: Float[np.ndarray, "height width"]  # cosine to the mean feature of the examples, -1..1
+    heat: Float[np.ndarray, "height width"]  # similarity map: cosine to the prototype, -1..1
     matches: tuple[Match, ...]  # the strongest first
 
 
-def explanation(
+def explain_class(
     context: Context,
     row: int,
     placed: CanvasImage,
-    own: tuple[int, int],
-    patch: int,
+    size: tuple[int, int],
+    *,
     heat: Float[np.ndarray, "S S"],
     best: Float[np.ndarray, "g g"],
-    which: np.ndarray,
-    most: int,
+    index: Integer[np.ndarray, "g g"],
+    count: int,
 ) -> Explanation:
-    """From what `finding.match` gives for one class; `own` is the target's (height, width)."""
-    concept, (h, w) = context.concepts[row], placed.size
+    """Make the explanation of one class from a row of `matching.PatchMatches`.
+
+    Args:
+        row: of the class in the Context.
+        placed: the target on the canvas.
+        size: (height, width) of the target.
+        count: how many matches to list, at most one a patch.
+    """
+    concept, (h, w), (height, width) = context.concepts[row], placed.size, size
+    patch = len(heat) // len(best)
     places = concept.place[concept.kind == INSIDE]
     rows, columns = -(-h // patch), -(-w // patch)
-    order = np.argsort(-best[:rows, :columns], axis=None, kind="stable")[:most]
+    order = np.argsort(-best[:rows, :columns], axis=None, kind="stable")[:count]
     matches = []
     for y, x in zip(*np.unravel_index(order, (rows, columns)), strict=True):
-        reference, *point = places[which[y, x]].tolist()
-        at = (min((x + 0.5) * patch, w) * own[1] / w, min((y + 0.5) * patch, h) * own[0] / h)
+        reference, *point = places[index[y, x]].tolist()
+        target = (min((x + 0.5) * patch, w) * width / w, min((y + 0.5) * patch, h) * height / h)
         matches.append(
             Match(
-                (float(at[0]), float(at[1])), reference, (float(point[0]), float(point[1])), float(best[y, x])
+                target=(float(target[0]), float(target[1])),
+                reference=reference,
+                point=(float(point[0]), float(point[1])),
+                similarity=float(best[y, x]),
             )
         )
-    return Explanation(concept.name, resize(heat[:h, :w], own), tuple(matches))
+    return Explanation(concept.name, resize(heat[:h, :w], size), tuple(matches))

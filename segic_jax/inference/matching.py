@@ -1,7 +1,7 @@
-"""What the API computes on the device beyond the model: which cells of target and references look alike.
+"""Match the patches of targets with those of references: what the API computes beyond the model.
 
-Pure functions; `programs` compiles them. A cell is a patch of the backbone's grid. A concept keeps up to
-PATCHES cells of its references of each kind, so that shapes do not depend on the number of shots.
+Pure functions; `engine` compiles them. A patch is a cell of the backbone's grid. A concept keeps up to
+PATCHES patches of its references of each kind, so that shapes do not depend on the number of shots.
 """
 
 from dataclasses import dataclass
@@ -20,47 +20,51 @@ from segic_jax.models.params import Params
 from segic_jax.models.resize import bilinear
 
 INSIDE, OUTSIDE = range(2)
-KINDS = 2  # kinds of reference cells: the object's, and those beside it
+KINDS = 2  # of reference patches: inside the object, and beside it
 PATCHES = 128  # of each kind and concept
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class ConceptSlots:
-    """Concepts that are decoded together; those beyond the used ones have no valid token and patch."""
+    """Hold concepts that are decoded together; unused slots have no valid token and no valid patch."""
 
     context: segic.Prototypes  # batch of 1
-    patches: Float[Array, "slots kinds patches channels"]  # of unit length
-    patches_valid: Bool[Array, "slots kinds patches"]
+    patches: Float[Array | np.ndarray, "slots kinds patches channels"]  # of unit length
+    patches_valid: Bool[Array | np.ndarray, "slots kinds patches"]
 
 
 class PooledReference(NamedTuple):
-    """What one mask on one reference gives."""
+    """Hold the mean feature inside one mask of a reference, and where its patches are."""
 
-    visual: Float[Array, " channels"]  # mean feature inside
+    visual: Float[Array, " channels"]
     inside: Bool[Array, "g g"]
-    valid: Bool[Array, "g g"]  # cells on the image
+    valid: Bool[Array, "g g"]  # patches on the image
 
 
 class ConceptMatches(NamedTuple):
-    """What a batch of targets gives for some concepts; a cosine is -1 where there is nothing to match."""
+    """Hold the logits and matches of some concepts on a batch; a cosine is -1 where nothing can match."""
 
-    logits: Float[Array, "batch rows side side"]  # at 4 x grid
-    similarity: Float[Array, "batch rows g g"]  # to the mean feature of the examples
-    matched: Float[Array, "batch rows kinds g g"]  # to the best reference cell of each kind
-    mutual: Float[Array, "batch rows"]  # share of the INSIDE cells that match one cell and are matched by it
+    logits: Float[Array, "batch concepts side side"]  # at 4 x grid
+    similarity: Float[Array, "batch concepts g g"]  # cosine to the prototype
+    matched: Float[Array, "batch concepts kinds g g"]  # cosine to the best reference patch of each kind
+    mutual: Float[
+        Array, "batch concepts"
+    ]  # share of INSIDE patches that are the best match of their best match
 
 
 class PatchMatches(NamedTuple):
     """Hold which reference patch each patch of a target looks like."""
 
     heat: Float[Array, "slots S S"]  # similarity map on the canvas
-    best: Float[Array, "slots g g"]  # cosine to the best patch of the object, -1..1
+    best: Float[Array, "slots g g"]  # cosine to the best INSIDE patch, -1..1
     index: Int[Array, "slots g g"]  # of that patch among those of the concept
 
 
-def cells_on_image(sizes: Int[Array, "*n 2"], canvas: int, grid: int) -> Bool[Array | np.ndarray, "*n g g"]:
-    """Cells whose centre is on the image; the first one always is. Of NumPy or JAX, as `sizes` is."""
+def patches_on_image(
+    sizes: Int[Array | np.ndarray, "*n 2"], canvas: int, grid: int
+) -> Bool[Array | np.ndarray, "*n g g"]:
+    """Return the patches whose centre is on the image, and always the first one; in NumPy if `sizes` is."""
     centre = (np.arange(grid) + 0.5) * (canvas / grid)
     centre[0] = 0
     return (centre[:, None] < sizes[..., 0, None, None]) & (centre < sizes[..., 1, None, None])
@@ -69,14 +73,18 @@ def cells_on_image(sizes: Int[Array, "*n 2"], canvas: int, grid: int) -> Bool[Ar
 def pool_reference(
     features: Float[Array, "g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]
 ) -> PooledReference:
-    """Pool a reference. A mask that fills no cell stands for the cells that it covers most."""
+    """Pool a reference. A mask that fills no patch stands for the patches that it covers most.
+
+    Args:
+        size: (h, w) of the image on the canvas.
+    """
     grid, canvas = features.shape[0], mask.shape[0]
     patch = canvas // grid
     cover = mask.reshape(grid, patch, grid, patch).mean((1, 3))
-    cells = grid_cells(mask, grid) > 0
-    inside = jnp.where(cells.any(), cells, (cover >= cover.max()) & (cover > 0))
+    filled = grid_cells(mask, grid) > 0
+    inside = jnp.where(filled.any(), filled, (cover >= cover.max()) & (cover > 0))
     summed = jnp.einsum("ij,ijc->c", inside.astype(jnp.float32), features)
-    valid = cells_on_image(size, canvas, grid)
+    valid = jnp.asarray(patches_on_image(size, canvas, grid))
     return PooledReference(summed / jnp.maximum(inside.sum(), 1), inside, valid)
 
 
@@ -89,39 +97,43 @@ def match_concepts(
     *,
     concepts_at_once: int | None = None,
 ) -> ConceptMatches:
-    """Decode concepts, each as if it were alone, and match their cells.
+    """Decode each concept as if it were alone, and match its patches.
 
     The head was trained with and without the other concepts' tokens; without them, a class that is added or
     dropped changes no other's mask.
+
+    Args:
+        sizes: (h, w) of each target on the canvas.
+        concepts_at_once: as for `models.segic.decode_stages`.
     """
     batch, grid, _, channels = features.shape
     context = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context)
     decoded = segic.decode_stages(
         config, head, features, context, use_cross=False, concepts_at_once=concepts_at_once
     )
-    cells = l2_normalise(features, 1e-8).reshape(batch, grid * grid, channels)
-    cosine = jnp.einsum("bnc,rkpc->brkpn", cells, slots.patches)
+    patches = l2_normalise(features, 1e-8).reshape(batch, grid * grid, channels)
+    cosine = jnp.einsum("bnc,rkpc->brkpn", patches, slots.patches)
     cosine = jnp.where(slots.patches_valid[None, ..., None], cosine, -1)
-    on_image = cells_on_image(sizes, config.canvas, grid).reshape(batch, 1, 1, grid * grid)
+    on_image = jnp.asarray(patches_on_image(sizes, config.canvas, grid)).reshape(batch, 1, 1, grid * grid)
     return ConceptMatches(
         decoded.logits,
         bilinear(decoded.similarity[..., None], (grid, grid))[..., 0],
         cosine.max(3).reshape(*cosine.shape[:3], grid, grid),
-        _mutual(cosine, slots.patches_valid, on_image),
+        _mutual_share(cosine, slots.patches_valid, on_image),
     )
 
 
-def _mutual(
-    cosine: Float[Array, "batch rows kinds patches cells"],
-    patches_valid: Bool[Array, "rows kinds patches"],
-    on_image: Bool[Array, "batch 1 1 cells"],
-) -> Float[Array, "batch rows"]:
-    best = cosine.max((2, 3))  # of each target cell
+def _mutual_share(
+    cosine: Float[Array, "batch concepts kinds patches targets"],
+    patches_valid: Bool[Array, "concepts kinds patches"],
+    on_image: Bool[Array, "batch 1 1 targets"],
+) -> Float[Array, "batch concepts"]:
+    best = cosine.max((2, 3))  # of each target patch
     inside = jnp.where(on_image, cosine[:, :, INSIDE], -2)
-    chosen = inside.argmax(-1)  # the target cell of each patch
-    back = inside.max(-1) >= jnp.take_along_axis(best, chosen, axis=-1)
+    chosen = inside.argmax(-1)  # the target patch of each reference patch
+    mutual = inside.max(-1) >= jnp.take_along_axis(best, chosen, axis=-1)
     valid = patches_valid[:, INSIDE]
-    return (back & valid).sum(-1) / jnp.maximum(valid.sum(-1), 1)
+    return (mutual & valid).sum(-1) / jnp.maximum(valid.sum(-1), 1)
 
 
 def match_patches(

@@ -1,4 +1,4 @@
-"""One reference image and the objects on it -> what a Context keeps of them."""
+"""Turn a reference image and the objects on it into the concepts of a Context."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -9,78 +9,77 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
-from segic_jax.inference.context import Concept, Reference, thinned
+from segic_jax.inference.context import Concept, Reference, subsample
 from segic_jax.inference.engine import Engine, ImageFeatures
 from segic_jax.inference.example import Example, as_image, source_of
 from segic_jax.inference.matching import INSIDE, OUTSIDE, PATCHES
 
-PREVIEW = 160  # longer side of the preview of a reference
+PREVIEW = 160  # longer side of the preview of a reference, in pixels
 
 
-class Read(NamedTuple):
-    """A reference image on the canvas, with a mask for each of its examples."""
+class LoadedReference(NamedTuple):
+    """Hold a reference image on the canvas, with a mask for each of its examples."""
 
     reference: Reference
     placed: CanvasImage
 
 
-def by_image(examples: Sequence[Example]) -> list[list[Example]]:
-    """Together what lies on one image, so that each is read and encoded once."""
+def group_by_image(examples: Sequence[Example]) -> list[list[Example]]:
+    """Group the examples that lie on one image, so that each image is read and encoded once."""
     groups: dict[str | int, list[Example]] = {}
     for example in examples:
         groups.setdefault(source_of(example.image) or id(example.image), []).append(example)
     return list(groups.values())
 
 
-def read(examples: Sequence[Example], canvas: int) -> Read:
-    """The one image of `examples`.
+def load_reference(examples: Sequence[Example], canvas: int) -> LoadedReference:
+    """Read the image of `examples`, which share it, and their masks.
 
     Raises:
-        DataError: as `Example.object_on`, or an image that cannot be read.
+        DataError: as `Example.object_on`, or the image cannot be read.
     """
     image = as_image(examples[0].image)
     masks = np.stack([example.object_on(image) for example in examples])
     placed = resize_and_pad(image, masks, canvas)
     for on_canvas, mask in zip(placed.masks, masks, strict=True):
         if not on_canvas.any():  # lost in shrinking: the pixel at its middle stands for it
-            middle = [np.median(one) for one in np.nonzero(mask)]
+            middle = [np.median(indices) for indices in np.nonzero(mask)]
             y, x = (int(at * n / side) for at, n, side in zip(middle, placed.size, mask.shape, strict=True))
             on_canvas[y, x] = True
-    return Read(Reference(source_of(examples[0].image) or "", image.shape[:2], _preview(image)), placed)
+    height, width = image.shape[:2]
+    reference = Reference(source_of(examples[0].image) or "", (height, width), _preview(image))
+    return LoadedReference(reference, placed)
 
 
-def taught(
-    engine: Engine,
-    features: ImageFeatures,
-    shown: Read,
-    row: int,
-    reference: int,
+def encode_example(
+    engine: Engine, features: ImageFeatures, loaded: LoadedReference, row: int, index: int
 ) -> Concept:
-    """What one example teaches; a Concept that has no name and no text yet.
+    """Encode one example as a Concept that has no name and no text yet.
 
     Args:
-        row: of the example's mask.
-        reference: the image's place in `Context.references`.
+        features: of the reference image.
+        row: of the example's mask on it.
+        index: of the reference in `Context.references`.
     """
-    mask, placed, own = shown.placed.masks[row], shown.placed.size, shown.reference.size
-    seen = jax.tree.map(np.asarray, engine.pool_reference(features, mask))
+    mask, canvas_size, size = loaded.placed.masks[row], loaded.placed.size, loaded.reference.size
+    pooled = jax.tree.map(np.asarray, engine.pool_reference(features, mask))
     vectors = np.asarray(features.features)[0]
     patches, kinds, places = [], [], []
-    for kind, chosen in ((INSIDE, seen.inside), (OUTSIDE, seen.valid & ~seen.inside)):
-        at = np.argwhere(chosen)
-        at = at[thinned(np.arange(len(at)), PATCHES)]
+    for kind, selected in ((INSIDE, pooled.inside), (OUTSIDE, pooled.valid & ~pooled.inside)):
+        at = np.argwhere(selected)
+        at = at[subsample(np.arange(len(at)), PATCHES)]
         patches.append(vectors[at[:, 0], at[:, 1]])
         kinds.append(np.full(len(at), kind, np.uint8))
-        centre = (at + 0.5) * (len(mask) / len(vectors)) * np.array(own) / np.array(placed)
-        y, x = np.minimum(centre, np.array(own) - 1).T
-        places.append(np.column_stack([np.full(len(at), reference), x, y]).astype(np.int32))
-    cells = np.concatenate(patches)
-    cells /= np.maximum(np.linalg.norm(cells, axis=-1, keepdims=True), 1e-8)
+        centre = (at + 0.5) * (len(mask) / len(vectors)) * np.array(size) / np.array(canvas_size)
+        y, x = np.minimum(centre, np.array(size) - 1).T
+        places.append(np.column_stack([np.full(len(at), index), x, y]).astype(np.int32))
+    unit = np.concatenate(patches)
+    unit /= np.maximum(np.linalg.norm(unit, axis=-1, keepdims=True), 1e-8)
     return Concept(
         name="",
-        visual=seen.visual[None],
+        visual=pooled.visual[None],
         text=np.zeros(0, np.float32),
-        patches=cells.astype(np.float16),
+        patches=unit.astype(np.float16),
         kind=np.concatenate(kinds),
         place=np.concatenate(places),
     )

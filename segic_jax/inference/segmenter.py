@@ -1,23 +1,22 @@
-"""The practitioner's API: images of any size in, masks of the same size out.
+"""Segment images by examples: images of any size in, masks of the same size out.
 
-    seg = Segmenter.load()
-    ctx = seg.fit([Example("cat.jpg", "cat.png", name="cat")])
-    result = seg.predict("street.jpg", ctx)
+    segmenter = Segmenter.load()
+    context = segmenter.fit([Example("cat.jpg", "cat.png", name="cat")])
+    result = segmenter.predict("street.jpg", context)
 
-`fit` reads the examples once and gives a Context; `predict` segments any number of targets with it. The
-programs see images on the canvas and classes in slots: neither sizes nor numbers make them compile again.
+`fit` reads the examples once and gives a Context; `predict` segments any number of targets with it. Neither
+image sizes nor numbers of classes or examples compile a program again.
 """
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
 
 import jax
@@ -27,7 +26,7 @@ from jaxtyping import Array, Float, UInt8
 from segic_jax.config import to_dict
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
-from segic_jax.inference.context import Concept, Context, in_slots, joined, read_context
+from segic_jax.inference.context import Concept, Context, concept_slots, merge_concepts, read_context
 from segic_jax.inference.engine import Engine, ImageFeatures
 from segic_jax.inference.example import (
     Example,
@@ -38,28 +37,30 @@ from segic_jax.inference.example import (
     require_iterable,
     source_of,
 )
-from segic_jax.inference.explain import Explanation, explanation
-from segic_jax.inference.matching import ConceptMatches, ConceptSlots, cells_on_image
+from segic_jax.inference.explain import Explanation, explain_class
+from segic_jax.inference.matching import ConceptMatches, ConceptSlots, patches_on_image
 from segic_jax.inference.overlay import class_colours
-from segic_jax.inference.presence import calibration_of, judged, settle
-from segic_jax.inference.references import Read, by_image, read, taught
+from segic_jax.inference.presence import apply_negatives, decide_presence, read_calibration
+from segic_jax.inference.references import LoadedReference, encode_example, group_by_image, load_reference
 from segic_jax.inference.result import Result
-from segic_jax.runtime.prefetch import prefetch
+from segic_jax.runtime.prefetch import prefetch, prefetch_results
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 
+THREADS = 4  # that read images, and as many that make results
+
 
 class Segmenter:
-    """A model on JAX's default device, ready to take references.
+    """Hold a model on JAX's default device, ready to take references.
 
-    `bundle` holds its weights and notes, `config` the sizes of the network.
+    `bundle` has its weights and notes, `config` the sizes of the network, and `engine` runs it.
     """
 
     def __init__(self, bundle: Bundle):
         self.bundle = bundle
         self.config = bundle.config
         self.engine = Engine(bundle, [*jax.device_put(0).devices()])
-        self._calibration = calibration_of(bundle.notes)
+        self._calibration = read_calibration(bundle.notes)
         self._slots: WeakKeyDictionary[Context, list[ConceptSlots]] = WeakKeyDictionary()
 
     @classmethod
@@ -71,19 +72,19 @@ class Segmenter:
                 of the package.
 
         Raises:
-            FetchError: known weights that are not here yet, or an unknown name.
-            BundleError: the file is damaged, of another kind, or no whole model.
+            FetchError: the weights are known and not fetched yet, or the name is unknown.
+            BundleError: the file is damaged, of another kind, or not a complete model.
         """
         return cls(load_bundle(find(weights)))
 
     @property
     def name(self) -> str:
-        """The weights' file name."""
+        """Return the file name of the weights."""
         return self.bundle.name
 
     @property
     def calibrated(self) -> bool:
-        """Whether "absent" is decided; otherwise every class counts as present."""
+        """Return whether the model decides that classes are absent; otherwise every class is present."""
         return self._calibration is not None
 
     def fit(
@@ -93,60 +94,60 @@ class Segmenter:
         *,
         class_names: bool = False,
     ) -> Context:
-        """Learn what to look for.
+        """Make a Context of examples.
 
         Args:
             examples: of any number of classes, in any order; the same name again is another shot.
-            onto: a Context that the examples are added to; negatives may speak against its classes.
-            class_names: also tell the model the names as text, where it has a text tower.
+            onto: a Context that the examples are added to; negatives may belong to its classes.
+            class_names: also give the model the names as text, where it has a text tower.
 
         Raises:
-            DataError: no positive example of a class, or one that cannot be used (`Example.object_on`).
-            BundleError: `class_names`, and the model cannot read them.
+            DataError: a class has no positive example, or an example cannot be used (`Example.object_on`).
+            BundleError: `class_names`, and the model cannot encode them.
         """
         single = isinstance(examples, Example)
         examples = [examples] if single else list(require_iterable(examples, "fit takes examples"))
         if not all(isinstance(example, Example) for example in examples):
             raise DataError("fit takes examples: fit([Example(image, mask, name=...), ...]).")
         names = tuple(dict.fromkeys(e.name for e in examples if not e.negative))
-        known = tuple(dict.fromkeys((*(onto.names if onto else ()), *names)))
-        if not known:
+        all_names = tuple(dict.fromkeys((*(onto.names if onto else ()), *names)))
+        if not all_names:
             raise DataError("fit needs at least one positive example.")
         for example in examples:
-            if example.name is not None and example.name not in known:
+            if example.name is not None and example.name not in all_names:
                 raise DataError(
                     f"{example.source}: a negative example of '{example.name}', which has no positive one."
                 )
         text = self.bundle.text_features(names if class_names else [""] * len(names)) if names else []
-        parts: dict[str | None, list[Concept]] = {name: [] for name in names}
+        positives: dict[str | None, list[Concept]] = {name: [] for name in names}
         negatives, references = [], []
-        with ThreadPoolExecutor(2) as pool:
-            for group, future in prefetch(pool, self._read, by_image(examples), 4):
-                shown = future.result()
-                features = self.engine.features([shown.placed], 1)
-                for row, example in enumerate(group):
-                    part = taught(self.engine, features, shown, row, len(references))
-                    if example.negative:
-                        against = known if example.name is None else (example.name,)
-                        negatives.append(replace(part, text=self.bundle.text_feature(), against=against))
-                    else:
-                        parts[example.name].append(part)
-                references.append(shown.reference)
+        groups = group_by_image(examples)
+        loading = prefetch_results(self._load_reference, groups, threads=2, limit=4)
+        for group, loaded in zip(groups, loading, strict=True):
+            features = self.engine.features([loaded.placed], 1)
+            for row, example in enumerate(group):
+                concept = encode_example(self.engine, features, loaded, row, len(references))
+                if example.negative:
+                    against = all_names if example.name is None else (example.name,)
+                    negatives.append(replace(concept, text=self.bundle.text_feature(), against=against))
+                else:
+                    positives[example.name].append(concept)
+            references.append(loaded.reference)
         concepts = tuple(
-            joined([replace(part, name=name, text=feature) for part in parts[name]])
+            merge_concepts([replace(part, name=name, text=feature) for part in positives[name]])
             for name, feature in zip(names, text, strict=True)
         )
-        made = Context(self.fingerprint, concepts, tuple(negatives), tuple(references))
-        return made if onto is None else onto + made
+        context = Context(self.fingerprint, concepts, tuple(negatives), tuple(references))
+        return context if onto is None else onto + context
 
     def load_context(self, path: Path | str) -> Context:
-        """A Context that `Context.save` wrote.
+        """Read a Context that `Context.save` wrote.
 
         Raises:
-            DataError: not such a file, or made with another model.
+            DataError: it is not such a file, or was made with another model.
         """
         context = read_context(path)
-        self._require_own(context, str(path))
+        self._require_model(context, str(path))
         return context
 
     def predict(self, target: ImageLike, context: Context, *, keep_absent: bool = False) -> Result:
@@ -155,17 +156,17 @@ class Segmenter:
         Args:
             target: a path, a uint8 RGB array [height, width, 3] or a PIL image, of any size up to 178
                 million pixels.
-            context: of `fit` or `load_context`, with at least one class.
-            keep_absent: give a mask to classes that seem to be absent, too.
+            context: made by `fit` or `load_context`, with at least one class.
+            keep_absent: also give a mask to classes that seem to be absent.
 
         Returns:
-            Masks, label map and presence at the target's own size, a row for each class of the Context.
+            Masks, label map and presence at the target's size, a row for each class of the Context.
 
         Raises:
-            DataError: an image that cannot be read, a Context of another model, or one without a class.
+            DataError: the image cannot be read, or the Context belongs to another model or has no class.
         """
         self._require_usable(context)
-        return self._results([self._placed(target)], context, keep_absent, 1)[0]()
+        return self._start([self._read_target(target)], context, keep_absent, 1)[0]()
 
     def predict_many(
         self,
@@ -175,46 +176,56 @@ class Segmenter:
         keep_absent: bool = False,
         on_error: Callable[[ImageLike, DataError], None] | None = None,
     ) -> Iterator[Result]:
-        """Segment one image after another, in order, while others are read and finished in threads.
+        """Segment images one after another, in order, while threads read the next ones and make the results.
 
-        Each Result holds its image: take what you need of it and let it go.
+        Each Result holds its image: take what you need of it and drop it.
 
         Args:
             targets: images in a list or from an iterator, or a folder (its images by name).
-            on_error: called with a target that cannot be read, which is then left out; otherwise its error is
-                raised after the results before it.
+            on_error: called with a target that cannot be read and its error; the target is then left out.
+                If None, the error is raised after the results before it.
 
         Raises:
-            DataError: as `predict`, or a folder without images.
+            DataError: as `predict`, or a folder has no images.
         """
         self._require_usable(context)
-        return self._stream(iter(listed(targets)), context, keep_absent, on_error)
+        started = self._start_many(iter(listed(targets)), context, keep_absent, on_error)
+        return prefetch_results(lambda finish: finish(), started, threads=THREADS, limit=2 * self.engine.rows)
 
     def explain(self, target: ImageLike, context: Context, *, matches: int = 24) -> list[Explanation]:
-        """For each class: where the target looks like the examples, and which parts look like which.
+        """Explain each class: where the target looks like the examples, and which patches match which.
 
         Args:
-            matches: how many of the strongest to list for a class, at most one for each cell of the grid.
+            matches: how many of the strongest matches to list for a class, at most one a patch of the target.
 
         Raises:
             DataError: as `predict`.
         """
         self._require_usable(context)
-        shown = self._placed(target)
-        features = self.engine.features([shown.placed], 1)
-        found = self.engine.match_patches(features, self._slots_of(context))
-        heat, best, which = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        own, patch = shown.image.shape[:2], self.config.vit.patch_size
+        loaded = self._read_target(target)
+        features = self.engine.features([loaded.placed], 1)
+        chunks = self.engine.match_patches(features, self._slots_of(context))
+        heat, best, index = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        height, width = loaded.image.shape[:2]
         return [
-            explanation(context, i, shown.placed, own, patch, heat[i], best[i], which[i], matches)
-            for i in range(len(context.names))
+            explain_class(
+                context,
+                row,
+                loaded.placed,
+                (height, width),
+                heat=heat[row],
+                best=best[row],
+                index=index[row],
+                count=matches,
+            )
+            for row in range(len(context.names))
         ]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of what a Context depends on besides its references: backbone and canvas, not the head.
+        """Return a hash of what a Context depends on besides its references: backbone and canvas.
 
-        Of each tensor a few thousand numbers are read: gigabytes would take seconds.
+        A few thousand numbers of each tensor are hashed: gigabytes would take seconds.
         """
         config = to_dict(self.config)
         digest = hashlib.sha256(json.dumps([config["vit"], config["canvas"]]).encode())
@@ -223,139 +234,146 @@ class Segmenter:
             digest.update(np.asarray(flat[:: max(1, len(flat) // 4096)]).tobytes())
         return digest.hexdigest()
 
-    def judge(
+    def start_result(
         self,
         image: UInt8[np.ndarray, "height width 3"],
         placed: CanvasImage,
         features: ImageFeatures,
         context: Context,
-        logits: Float[Array, "rows side side"],
         *,
+        logits: Float[Array, "slots side side"],
         keep_absent: bool = False,
     ) -> Callable[[], Result]:
-        """Start to judge masks that come from elsewhere, as those of `predict` are; the function waits.
+        """Start what `predict` does, for an image that is encoded already and masks that come from elsewhere.
 
         Args:
-            image, placed: the target, and the same on the canvas.
-            features: of it.
-            logits: of the classes, at 4 x grid; what is beyond their number is not read.
+            placed: the image on the canvas.
+            logits: of the classes, at 4 x grid; slots beyond the classes are not read.
+
+        Returns:
+            A function that waits for the device and gives the result.
         """
         self._require_usable(context)
-        found = self.engine.match_concepts(features, self._slots_of(context))
-        return lambda: self._result(found, 0, _Target(image, None, placed), context, keep_absent, logits)
+        matches = self.engine.match_concepts(features, self._slots_of(context))
+        target = _Target(image, None, placed)
+        return lambda: self._result(matches, 0, target, context, keep_absent, logits)
 
-    def _placed(self, target: ImageLike) -> "_Target":
+    def _read_target(self, target: ImageLike) -> "_Target":
         image = as_image(target)
-        empty = np.zeros((0, *image.shape[:2]), bool)
-        return _Target(image, source_of(target), resize_and_pad(image, empty, self.config.canvas))
+        no_masks = np.zeros((0, *image.shape[:2]), bool)
+        return _Target(image, source_of(target), resize_and_pad(image, no_masks, self.config.canvas))
 
-    def _read(self, group: Sequence[Example]) -> Read:
-        return read(group, self.config.canvas)
+    def _load_reference(self, examples: Sequence[Example]) -> LoadedReference:
+        return load_reference(examples, self.config.canvas)
 
-    def _results(
-        self, targets: Sequence["_Target"], context: Context, keep_absent: bool, batch: int
+    def _start(
+        self, targets: Sequence["_Target"], context: Context, keep_absent: bool, rows: int
     ) -> list[Callable[[], Result]]:
-        """Start the device; each function waits for its result and makes the masks."""
+        """Start the device; each function waits for it and gives the result of one target."""
         if not targets:
             return []
-        features = self.engine.features([target.placed for target in targets], batch)
-        found = self.engine.match_concepts(features, self._slots_of(context))
+        features = self.engine.features([target.placed for target in targets], rows)
+        matches = self.engine.match_concepts(features, self._slots_of(context))
         return [
-            lambda row=row, target=target: self._result(found, row, target, context, keep_absent)
+            lambda row=row, target=target: self._result(matches, row, target, context, keep_absent)
             for row, target in enumerate(targets)
         ]
 
+    def _start_many(
+        self,
+        targets: Iterable[ImageLike],
+        context: Context,
+        keep_absent: bool,
+        on_error: Callable[[ImageLike, DataError], None] | None,
+    ) -> Iterator[Callable[[], Result]]:
+        """Read targets in threads and start them in batches; the function of an error raises it."""
+        rows, batch = self.engine.rows, []
+        with (
+            ThreadPoolExecutor(THREADS) as pool,
+            closing(prefetch(pool, self._read_target, targets, 2 * rows)) as reading,
+        ):
+            for target, future in reading:
+                try:
+                    batch.append(future.result())
+                except DataError as error:
+                    if on_error is None:
+                        yield from self._start(batch, context, keep_absent, rows)
+                        yield lambda error=error: _raise(error)
+                        return
+                    on_error(target, error)
+                if len(batch) == rows:
+                    yield from self._start(batch, context, keep_absent, rows)
+                    batch = []
+            yield from self._start(batch, context, keep_absent, rows)
+
     def _result(
         self,
-        found: Sequence[ConceptMatches],
+        chunks: Sequence[ConceptMatches],
         row: int,
         target: "_Target",
         context: Context,
         keep_absent: bool,
-        logits=None,
+        logits: Float[Array, "slots side side"] | None = None,
     ) -> Result:
-        """Of one row of a batch, whose concepts were found in several chunks."""
-        whole = jax.tree.map(lambda *parts: np.concatenate([np.asarray(part)[row] for part in parts]), *found)
+        """Make the result of one row of a batch, whose concepts were matched in several chunks."""
+        matches = jax.tree.map(
+            lambda *parts: np.concatenate([np.asarray(part)[row] for part in parts]), *chunks
+        )
         classes = len(context.names)
-        if logits is not None:  # instead of those that were found
-            own = np.asarray(logits)[:classes]
-            whole = whole._replace(logits=np.concatenate([own, whole.logits[classes:]]))
-        against = [
-            [classes + i for i, one in enumerate(context.negatives) if name in one.against]
+        if logits is not None:  # instead of those that were decoded
+            others = matches.logits[classes:]
+            matches = matches._replace(logits=np.concatenate([np.asarray(logits)[:classes], others]))
+        negatives = [
+            [classes + i for i, negative in enumerate(context.negatives) if name in negative.against]
             for name in context.names
         ]
-        on_image = cells_on_image(np.array(target.placed.size), self.config.canvas, self.config.grid)
-        settled, evidence = settle(whole, against, list(context.shots.values()), on_image)
-        presence, present = judged(self._calibration, evidence)
-        made = Result(
+        on_image = patches_on_image(np.array(target.placed.size), self.config.canvas, self.config.grid)
+        shots = [*context.shots.values()]
+        small_logits, evidence = apply_negatives(matches, negatives, shots, np.asarray(on_image))
+        presence, present = decide_presence(self._calibration, evidence)
+        result = Result(
             names=context.names,
             presence=presence,
             present=present,
             evidence=evidence,
             image=target.image,
             source=target.source,
-            small_logits=settled,
+            small_logits=small_logits,
             canvas=self.config.canvas,
             placed=target.placed.size,
             colours=class_colours(classes),
             keep_absent=keep_absent,
         )
-        made.areas  # noqa: B018 - measure it here, in the caller's thread
-        return made
-
-    def _stream(self, targets: Iterator[ImageLike], context, keep_absent, on_error) -> Iterator[Result]:
-        batch = self.engine.rows
-        group: list[_Target] = []
-        finishing: deque[Future[Result]] = deque()
-        failed: DataError | None = None
-        with ThreadPoolExecutor(4) as pool, closing(prefetch(pool, self._placed, targets, 2 * batch)) as read:
-            try:
-                for target, future in read:
-                    try:
-                        group.append(future.result())
-                    except DataError as error:
-                        if on_error is None:
-                            failed = error
-                            break
-                        on_error(target, error)
-                    if len(group) == batch:
-                        finishing += self._submitted(pool, group, context, keep_absent, batch)
-                        group = []
-                    while len(finishing) > 2 * batch:
-                        yield finishing.popleft().result()
-                finishing += self._submitted(pool, group, context, keep_absent, batch)
-                while finishing:
-                    yield finishing.popleft().result()
-            finally:  # an error, Ctrl-C, or nobody wants the rest
-                for future in finishing:
-                    future.cancel()
-        if failed is not None:
-            raise failed
-
-    def _submitted(self, pool, group, context, keep_absent, batch) -> list[Future[Result]]:
-        return [pool.submit(finish) for finish in self._results(group, context, keep_absent, batch)]
+        result.areas  # noqa: B018 - measure it here, in the caller's thread
+        return result
 
     def _slots_of(self, context: Context) -> list[ConceptSlots]:
-        """On the device, made once for a Context."""
+        """Return the concepts and negatives of a Context on the device, where they are placed once."""
         if context not in self._slots:
-            self._slots[context] = self.engine.place(in_slots((*context.concepts, *context.negatives)))
+            self._slots[context] = self.engine.place(concept_slots((*context.concepts, *context.negatives)))
         return self._slots[context]
 
-    def _require_own(self, context: Context, what: str) -> None:
-        own = (self.config.vit.width, self.config.text_width)
-        fits = all((one.visual.shape[1], len(one.text)) == own for one in context.concepts)
+    def _require_model(self, context: Context, what: str) -> None:
+        widths = (self.config.vit.width, self.config.text_width)
+        fits = all((concept.visual.shape[1], len(concept.text)) == widths for concept in context.concepts)
         if context.model != self.fingerprint or not fits:
             raise DataError(f"{what} belongs to another model than {self.name}: fit its examples again.")
 
     def _require_usable(self, context: Context) -> None:
         if not isinstance(context, Context):
             raise DataError(f"A Context of fit or load_context is needed, not {type(context).__name__}.")
-        self._require_own(context, "The context")
+        self._require_model(context, "The context")
         if not context.names:
             raise DataError("The context has no class: fit an example.")
 
 
 class _Target(NamedTuple):
+    """Hold a target at its size and on the canvas."""
+
     image: UInt8[np.ndarray, "height width 3"]
     source: str | None
     placed: CanvasImage
+
+
+def _raise(error: Exception) -> NoReturn:
+    raise error

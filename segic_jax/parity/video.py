@@ -105,7 +105,7 @@ def _check_index_masks(
     name = "out.index_masks"
     expected = check.input(name)
     given = jnp.asarray(masks, jnp.float32)
-    first = tracker.index_mask(given, size, own)
+    first = tracker.index_map(given, size, own)
     stored = segic.upsample(check.input("mid.low_res_masks")[:, :, 0], masks.shape[-1])
     rest = [_index_mask(*both, size, own) for both in zip(logits, stored, strict=True)]
     actual = np.stack([first, *rest])
@@ -143,7 +143,7 @@ def _index_mask(
         [-1, -2]
     ]
     undecided = (np.abs(values) < FEATURES).any(0) | (second > 0) & (best - second < FEATURES)
-    ours, theirs = (tracker.index_mask(one, size, own) for one in (logits, stored))
+    ours, theirs = (tracker.index_map(one, size, own) for one in (logits, stored))
     return np.where(undecided, theirs, ours)
 
 

@@ -217,7 +217,7 @@ def test_continue_from_a_saved_context(browser, address, tmp_path):
         chooser.value.set_files(tmp_path / name)
 
     upload("target.png")
-    page.locator(".toast-body", has_text="target.png is damaged or no saved context").wait_for()
+    page.locator(".toast-body", has_text="target.png is damaged or not a saved context").wait_for()
     upload("pets.segic")
     page.locator("#classes li", has_text="1 example").wait_for()
     page.locator("#target-upload input[type=file]").set_input_files(tmp_path / "target.png")

@@ -322,9 +322,9 @@ def test_wrong_contexts_are_reported(searched, tmp_path, monkeypatch):
     content = path.read_bytes()
     for wrong in (b"", b"text", content[: len(content) // 2]):
         path.write_bytes(wrong)
-        assert "pets.segic is damaged or no saved context" in message()
+        assert "pets.segic is damaged or not a saved context" in message()
     Image.fromarray(GREY).save(path, format="PNG")
-    assert "no saved context" in message()
+    assert "not a saved context" in message()
     replace(searched.context, model="of other weights").save(path)
     assert "pets.segic belongs to another model" in message()
     (reference,) = searched.context.references

@@ -16,7 +16,7 @@ from segic_jax.commands.parser import main
 from segic_jax.commands.targets import named_targets
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.inference.tracker import follow
+from segic_jax.inference.tracker import track_annotations
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_the_threshold_is_a_probability(segic, tmp_path):
         (("targets", *REF, "--name", "x", "--name", "y"), "1 --ref and 2 --name"),
         (("targets", "--negative", "ref.png", "mask.png"), "--negative needs"),
         (("targets", *REF, "--threshold", "1"), "between 0 and 1"),
-        (("targets", "--context", "mask.png"), "no saved context"),
+        (("targets", "--context", "mask.png"), "not a saved context"),
         (("x" * 5000, *REF), "xxx... cannot be used (File name too long)"),
         (("targets", *REF, "--out", "ref.png"), "is a file"),
         (("empty", *REF), "holds no image"),
@@ -254,7 +254,7 @@ def test_video_from_the_first_mask(segic, clip, tmp_path, capsys):
     video = cv2.VideoCapture(str(Path("clip.avi")))
     read = [video.read()[1][..., ::-1] for _ in range(6)]
     bundle = Segmenter.load("tiny.safetensors").bundle
-    expected = list(follow(Engine(bundle), read, {0: clip}, semantics="repaired", prompt=""))
+    expected = list(track_annotations(Engine(bundle), read, {0: clip}, semantics="repaired", prompt=""))
     assert np.mean(np.array(expected) == np.array(maps)) > 0.99
 
 

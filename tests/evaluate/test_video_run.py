@@ -18,7 +18,7 @@ from segic_jax.evaluate import video
 from segic_jax.evaluate.video import evaluate_video, table
 from segic_jax.evaluate.video_metrics import frame_scores
 from segic_jax.inference.engine import Engine
-from segic_jax.inference.tracker import follow
+from segic_jax.inference.tracker import track_annotations
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_the_hold_out_is_scored_here(bundle, tmp_path):
     clip = source.videos()[1]
     frames = [source.frame(clip, t) for t in range(5)]
     maps = {t: source.annotation(clip, t) for t in range(5)}
-    found = list(follow(Engine(bundle), frames, maps, semantics="repaired"))
+    found = list(track_annotations(Engine(bundle), frames, maps, semantics="repaired"))
     written = [png(path) for path in sorted((tmp_path / "out/predictions/bb").iterdir())]
     np.testing.assert_array_equal(found, written)
 

@@ -15,7 +15,7 @@ from tiny import bundle, picture
 from segic_jax import Example
 from segic_jax.errors import BundleError, ConfigError, DataError
 from segic_jax.evaluate.calibration import Asked, auroc, calibrate, false_rate
-from segic_jax.inference.presence import EVIDENCE, GAP, MARGIN, judged, refused
+from segic_jax.inference.presence import EVIDENCE, GAP, MARGIN, apply_negative, decide_presence
 from segic_jax.inference.result import merge_coco_files
 from segic_jax.inference.segmenter import Segmenter
 
@@ -89,15 +89,15 @@ def test_a_negative_takes_what_is_rather_its_own():
     random = np.random.default_rng(0)
     logits, negative = random.normal(size=(2, 16, 16)) * 5
     no_gap = np.zeros((4, 4), np.float32)
-    result = refused(logits, negative, no_gap)
+    result = apply_negative(logits, negative, no_gap)
     wins = (negative > 0) & (negative > logits + MARGIN)
     assert (result[wins] < 0).all()
     assert np.array_equal(result[~wins], logits[~wins])
     assert (result <= logits).all()
-    better = refused(logits, negative, no_gap + 1)  # its cells match better as well
+    better = apply_negative(logits, negative, no_gap + 1)  # its cells match better as well
     taken = (negative > 0) & (negative - logits - MARGIN + GAP > 0)
     assert np.array_equal(better > 0, (logits > 0) & ~taken)
-    assert np.array_equal(refused(logits, negative, no_gap - 9), logits)
+    assert np.array_equal(apply_negative(logits, negative, no_gap - 9), logits)
 
 
 def test_an_example_and_its_negative_leave_nothing(segmenter):
@@ -122,7 +122,7 @@ def test_calibration_finds_what_tells_present_from_absent():
     """Two normal curves two deviations apart: AUROC = Phi(2 / sqrt 2); even odds in the middle."""
     questions = asked()
     calibration = calibrate(questions)
-    presence, present = judged(calibration, questions.evidence)
+    presence, present = decide_presence(calibration, questions.evidence)
     assert auroc(presence, questions.there) == pytest.approx(0.921, abs=0.012)
     assert present[questions.there].mean() == pytest.approx(0.95, abs=0.002)
     assert false_rate(presence, questions.there) == pytest.approx(present[~questions.there].mean(), abs=0.002)

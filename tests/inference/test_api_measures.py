@@ -13,7 +13,7 @@ from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.evaluate import calibration as calibration_tool
 from segic_jax.evaluate.calibration import Asked, calibrate
-from segic_jax.inference.presence import EVIDENCE, calibration_of
+from segic_jax.inference.presence import EVIDENCE, read_calibration
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.weights.bundle import load_bundle, save_bundle
 from studies import kshot, negatives
@@ -80,7 +80,7 @@ def test_a_calibration_is_kept_in_the_model_file(tmp_path):
     calibration = calibrate(asked)
     calibration_tool.save(path, calibration)
     after = load_bundle(path)
-    assert calibration_of(after.notes) == calibration
+    assert read_calibration(after.notes) == calibration
     assert after.notes["cosine_threshold"] == 0.3
     jax.tree.map(np.testing.assert_array_equal, after.head, before.head)
     jax.tree.map(np.testing.assert_array_equal, after.backbone, before.backbone)

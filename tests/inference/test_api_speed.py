@@ -99,14 +99,14 @@ def test_many_targets_give_what_one_by_one_gives(segmenter, monkeypatch):
 def test_reading_and_finishing_overlap(segmenter, monkeypatch):
     """Twelve images of which each takes 50 ms to read take less than twelve times that."""
     context = segmenter.fit(classes(1))
-    placed = segmenter._placed
+    placed = segmenter._read_target
 
     def slowly(target):
         time.sleep(0.05)
         return placed(target)
 
     segmenter.predict(picture(0, 50, 50)[0], context)
-    monkeypatch.setattr(segmenter, "_placed", slowly)
+    monkeypatch.setattr(segmenter, "_read_target", slowly)
     begin = time.perf_counter()
     list(segmenter.predict_many([picture(0, 50, 50)[0]] * 12, context))
     assert time.perf_counter() - begin < 0.8 * 12 * 0.05
@@ -115,8 +115,8 @@ def test_reading_and_finishing_overlap(segmenter, monkeypatch):
 def test_the_rest_is_left_when_nobody_wants_it(segmenter, monkeypatch):
     context = segmenter.fit(classes(1))
     read = []
-    placed = segmenter._placed
-    monkeypatch.setattr(segmenter, "_placed", lambda target: read.append(1) or placed(target))
+    placed = segmenter._read_target
+    monkeypatch.setattr(segmenter, "_read_target", lambda target: read.append(1) or placed(target))
     results = segmenter.predict_many((picture(0, 40, 40)[0] for _ in range(1000)), context)
     next(results)
     results.close()

@@ -96,7 +96,7 @@ def test_a_context_is_saved_and_loaded(segmenter, tmp_path):
     with pytest.raises(DataError, match="no such file"):
         segmenter.load_context(tmp_path / "d.segic")
     (tmp_path / "d.segic").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="no saved context"):
+    with pytest.raises(DataError, match="not a saved context"):
         segmenter.load_context(tmp_path / "d.segic")
 
 

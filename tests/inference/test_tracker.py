@@ -49,8 +49,16 @@ def annotated(masks, ids=(1, 2)):
     return annotation
 
 
-def run(runner, frames, masks, semantics="repaired"):
-    return np.stack(list(tracker.follow(runner, frames, {0: annotated(masks)}, semantics=semantics)))
+def repaired_maps(runner, frames, annotations):
+    return np.stack([*tracker.track_annotations(runner, frames, annotations, semantics="repaired")])
+
+
+def official_maps(runner, frames, annotations):
+    return np.stack([*tracker.track_annotations(runner, frames, annotations, semantics="official")])
+
+
+def run(runner, frames, masks):
+    return repaired_maps(runner, frames, {0: annotated(masks)})
 
 
 def test_the_first_answer_is_the_given_masks_and_the_rest_are_places(runner, clip):
@@ -74,7 +82,7 @@ def test_one_frame_at_a_time_equals_all_frames_at_once(bundle, runner, clip):
         frame, objects = decode(
             bundle.config, bundle.head, features[t : t + 1], objects, bundle.text[INSTANCE_PROMPT]
         )
-        expected.append(tracker.index_mask(frame.logits, placed[t].size, (HEIGHT, WIDTH)))
+        expected.append(tracker.index_map(frame.logits, placed[t].size, (HEIGHT, WIDTH)))
     # Empty slots beside the objects change the rounding.
     assert (run(runner, iter(frames), masks[0])[1:] != expected).mean() < 1e-3
 
@@ -89,7 +97,7 @@ def test_ids_are_those_of_the_annotation(runner, clip):
     frames, masks = clip
     annotation = annotated(masks[0], (700, 3))
     places = run(runner, frames, masks[0, ::-1])
-    got = np.stack(list(tracker.follow(runner, frames, {0: annotation}, semantics="repaired")))
+    got = repaired_maps(runner, frames, {0: annotation})
     np.testing.assert_array_equal(got[0], annotation)
     assert (got != np.array([0, 3, 700])[places]).mean() < 1e-3
 
@@ -98,11 +106,11 @@ def test_official_numbers_and_first_frame(runner, clip):
     """1, 2, ... whatever the ids; the first answer comes back from the canvas; later objects are ignored."""
     frames, masks = clip
     annotation = annotated(masks[0], (700, 3))
-    official = np.stack(list(tracker.follow(runner, frames, {0: annotation, 2: annotated(masks[2], (9, 8))})))
-    repaired = np.stack(list(tracker.follow(runner, frames, {0: annotation}, semantics="repaired")))
+    official = official_maps(runner, frames, {0: annotation, 2: annotated(masks[2], (9, 8))})
+    repaired = repaired_maps(runner, frames, {0: annotation})
     np.testing.assert_array_equal(official[1:], np.searchsorted([0, 3, 700], repaired[1:]))
     placed = resize_and_pad(frames[0], annotation == np.array([3, 700])[:, None, None], 64)
-    first = tracker.index_mask(placed.masks, placed.size, (HEIGHT, WIDTH))
+    first = tracker.index_map(placed.masks, placed.size, (HEIGHT, WIDTH))
     np.testing.assert_array_equal(official[0], first)
     assert (first > 0).sum() > (annotation > 0).sum()
 
@@ -110,16 +118,16 @@ def test_official_numbers_and_first_frame(runner, clip):
 def test_official_drops_the_least_value_even_where_it_is_an_object(runner, clip):
     frames, masks = clip
     annotation = np.where(masks[0, 0], 2, 1)
-    official = np.stack(list(tracker.follow(runner, frames, {0: annotation})))
+    official = official_maps(runner, frames, {0: annotation})
     assert set(np.unique(official)) <= {0, 1}
-    repaired = np.stack(list(tracker.follow(runner, frames, {0: annotation}, semantics="repaired")))
+    repaired = repaired_maps(runner, frames, {0: annotation})
     np.testing.assert_array_equal(repaired[0], annotation)
 
 
 def test_more_objects_than_slots(runner, clip):
     frames, _ = clip
     annotation = np.arange(HEIGHT * WIDTH).reshape(HEIGHT, WIDTH) // 200 + 1  # 12 stripes
-    got = list(tracker.follow(runner, frames, {0: annotation}, semantics="repaired"))
+    got = repaired_maps(runner, frames, {0: annotation})
     np.testing.assert_array_equal(got[0], annotation)
     assert len(got) == 5
 
@@ -127,11 +135,11 @@ def test_more_objects_than_slots(runner, clip):
 def test_an_object_that_comes_later_joins(runner, clip):
     frames, masks = clip
     late = {1: masks[1, 0] * 5, 3: masks[3, 1] * 2 + masks[3, 0] * ~masks[3, 1] * 5}
-    got = np.stack(list(tracker.follow(runner, frames, late, semantics="repaired")))
+    got = repaired_maps(runner, frames, late)
     assert not got[0].any()
     assert set(np.unique(got[2])) <= {0, 5}
     np.testing.assert_array_equal(got[3] == 2, masks[3, 1])
-    alone = np.stack(list(tracker.follow(runner, frames[1:], {0: masks[1, 0] * 5}, semantics="repaired")))
+    alone = repaired_maps(runner, frames[1:], {0: masks[1, 0] * 5})
     np.testing.assert_array_equal(got[1:3], alone[:2])
     np.testing.assert_array_equal(got[3], np.where(masks[3, 1], 2, alone[2]))
     assert (got[4] == 2).any() or (got[4] == 5).any()
@@ -153,7 +161,7 @@ def test_overlap_goes_to_the_larger_logit_and_padding_is_cut():
     logits = np.full((2, 64, 64), -1, np.float32)
     logits[0, :10], logits[1, 5:] = 1, 2
     logits[1, 32:] = -1
-    index = tracker.index_mask(logits, (16, 64), (16, 64))
+    index = tracker.index_map(logits, (16, 64), (16, 64))
     np.testing.assert_array_equal(index, np.where(np.arange(16) < 5, 1, 2)[:, None].repeat(64, 1))
 
 
@@ -165,7 +173,7 @@ def test_compiled_once_for_all_sizes_and_objects(runner, clip):
     run(runner, frames, masks[0])
     run(runner, frames[:, 5:, :30], masks[0][:, 5:, :30])
     annotation = masks[0, 0] * 7 + (np.arange(WIDTH) > 50) * 1
-    list(tracker.follow(runner, frames, {0: annotation, 3: masks[3, 1] * 3}, semantics="repaired"))
+    repaired_maps(runner, frames, {0: annotation, 3: masks[3, 1] * 3})
     assert [program._cache_size() for program in compiled] == before
 
 
