@@ -125,12 +125,12 @@ def test_images_that_cannot_be_used(tmp_path):
     Image.fromarray(IMAGE).save(tmp_path / "whole.jpg")
     whole = (tmp_path / "whole.jpg").read_bytes()
     (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_text("cannot be read as an image")
+    (tmp_path / "text.png").write_text("use PNG, JPEG, WebP, TIFF or BMP")
     (tmp_path / "empty.png").write_bytes(b"")
     for name, sentence in [
         ("gone.jpg", "there is no such file"),
-        ("text.png", "cannot be read as an image"),
-        ("empty.png", "cannot be read as an image"),
+        ("text.png", "use PNG, JPEG, WebP, TIFF or BMP"),
+        ("empty.png", "use PNG, JPEG, WebP, TIFF or BMP"),
         ("cut.jpg", "cut off"),
         (".", "cannot be read"),
     ]:
