@@ -19,7 +19,7 @@ from segic_jax.inference.result import Result
 from segic_jax.models import segic
 from segic_jax.models.correspondence import best_point, similarity_map, upsample_maps
 from segic_jax.models.params import Template
-from segic_jax.models.prompt_encoder import DensePrompt, Prompts
+from segic_jax.models.prompt_encoder import Prompts
 
 IMAGE = (480, 640)  # height and width of a target, where the post-processing makes its masks
 POINT_SLOTS = 2  # sparse prompts beside the tokens: the point and SAM's padding point
@@ -144,16 +144,11 @@ def decoder(size: Size) -> Stage:
 
     config, shape = size.model, (size.batch, size.concepts)
     grid, width = (config.grid, config.grid), config.head.width
-    channels = config.head.mask_channels
     slots = POINT_SLOTS + 1 + size.concepts * size.shots  # a concept also reads the others' tokens
     given = Prompts(
         sparse=_floats(*shape, slots, width, dtype=size.precision),
         sparse_valid=Shape((*shape, slots), bool),
-        dense=DensePrompt(
-            features=_floats(*shape, *grid, channels, dtype=size.precision),
-            kernel=_floats(channels, width, dtype=size.precision),
-            bias=_floats(width, dtype=size.precision),
-        ),
+        dense=_floats(*shape, *grid, width, dtype=size.precision),
     )
     image = _floats(size.batch, *grid, width, dtype=size.precision)
     return Stage(decoded, (_params(_head(size), size.precision), image, given))
@@ -278,7 +273,7 @@ def filled(arguments: Any, seed: int = 0) -> Any:
         if spec.dtype == np.uint8:
             return rng.integers(0, 256, spec.shape, np.uint8)
         if spec.dtype == np.int32:
-            is_index = jax.tree_util.keystr(path).endswith(".picture")
+            is_index = jax.tree_util.keystr(path).endswith(".image_index")
             return np.full(spec.shape, 0 if is_index else _WHOLE, np.int32)
         return np.resize(drawn.astype(spec.dtype), spec.shape)
 
@@ -333,7 +328,7 @@ def _references(size: Size) -> segic.ReferenceBatch:
         images=images,
         sizes=sizes,
         masks=Shape((*shape, side, side), bool),
-        picture=Shape(shape, np.int32),
+        image_index=Shape(shape, np.int32),
         valid=Shape(shape, bool),
         text=_floats(*shape[:2], size.model.text_width),
     )

@@ -81,9 +81,10 @@ class Conv3x3(nnx.Module):
 
 
 class UpConv(nnx.Module):
-    """torch's ConvTranspose2d with kernel 2 and stride 2; the kernel is [2, 2, out, in].
+    """Apply torch's ConvTranspose2d with kernel 2 and stride 2; the kernel is [2, 2, out, in].
 
-    The four pixels of each cell stay beside one another; `interleaved` puts them in their places.
+    Layers that treat each pixel by itself may follow before `pixel_shuffle` moves the pixels to their places:
+    moving one logit a pixel costs less than moving all channels.
     """
 
     def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
@@ -91,16 +92,19 @@ class UpConv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (2, 2, features_out, features_in)))
         self.bias = nnx.Param(jnp.zeros(features_out))
 
-    def __call__(self, x: Float[Array, "*batch cells _"]) -> Float[Array, "*batch pixels _"]:
-        y = x @ self.kernel.reshape(-1, x.shape[-1]).T  # [..., cells, 2 * 2 * out]
+    def __call__(self, x: Float[Array, "*batch pixels _"]) -> Float[Array, "*batch finer_pixels _"]:
+        """Replace every pixel by the four that it becomes, next to one another."""
+        y = x @ self.kernel.reshape(-1, x.shape[-1]).T  # [..., pixels, 2 * 2 * out]
         return y.reshape(*x.shape[:-2], -1, len(self.bias)) + self.bias
 
 
-def interleaved(x: Float[Array, "*batch pixels"], grid: int, times: int) -> Float[Array, "*batch side side"]:
-    """Pixels that so many `UpConv`s made of grid x grid cells, in their places."""
+def pixel_shuffle(
+    x: Float[Array, "*batch pixels"], grid: int, times: int
+) -> Float[Array, "*batch side side"]:
+    """Arrange the pixels that `times` UpConvs made of grid x grid pixels as an image."""
     *batch, _ = x.shape
     first = len(batch)
-    x = x.reshape(*batch, grid, grid, *[2, 2] * times)  # rows and columns in turn, the coarse first
+    x = x.reshape(*batch, grid, grid, *[2, 2] * times)  # rows and columns in turn, the coarse ones first
     rows, columns = (range(first + start, x.ndim, 2) for start in (0, 1))
     side = grid * 2**times
     return x.transpose(*range(first), *rows, *columns).reshape(*batch, side, side)

@@ -1,10 +1,9 @@
 """Neck features and prompts -> mask logits at four times the grid, and predicted IoUs.
 
-Follows model/segment_anything_training/modeling/mask_decoder.py and transformer.py. A slot that is not
-valid is masked as a key in every attention that reads tokens, so it changes nothing.
+Follows model/segment_anything_training/modeling/mask_decoder.py and transformer.py, with two extensions: a
+batch holds several concepts of each image, and a token that is not valid is masked as a key in every
+attention that reads tokens, so it changes nothing.
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,14 +12,23 @@ from jaxtyping import Array, Bool, Float
 
 from segic_jax.config import HeadConfig, ModelConfig
 from segic_jax.models.attention import attention
-from segic_jax.models.layers import MLP, Embedding, LayerNorm, LayerNorm2d, Linear, UpConv, gelu, interleaved
-from segic_jax.models.prompt_encoder import DensePrompt, Prompts
+from segic_jax.models.layers import (
+    MLP,
+    Embedding,
+    LayerNorm,
+    LayerNorm2d,
+    Linear,
+    UpConv,
+    gelu,
+    pixel_shuffle,
+)
+from segic_jax.models.prompt_encoder import Prompts
 
-_norm_epsilon = 1e-5  # torch's default; the upscaling's LayerNorm2d has 1e-6
+_NORM_EPSILON = 1e-5  # torch's default; LayerNorm2d in the upscaling has 1e-6
 
 
 class MaskDecoder(nnx.Module):
-    """SAM's mask decoder: tokens and image look at each other, then each mask token is a filter."""
+    """Predict masks as SAM does: each mask token becomes a filter over the upscaled image embedding."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         head = config.head
@@ -48,116 +56,67 @@ class MaskDecoder(nnx.Module):
         image_position: Float[Array, "grid grid width"],
         prompts: Prompts,
     ) -> tuple[Float[Array, "batch concepts masks size size"], Float[Array, "batch concepts masks"]]:
-        """Logits (foreground above 0) and predicted IoUs of every mask token.
+        """Return logits (foreground above 0) and predicted IoUs of every mask token.
 
-        SegIC uses token 0, or with a task indicator 0 for classes and 1 for instances
+        SegIC uses mask token 0, or with a task indicator 0 for classes and 1 for instances
         (mask_decoder.py:103-110).
         """
-        batch, concepts = prompts.sparse.shape[:2]
-        own = jnp.concatenate([self.iou_token.embedding[...], self.mask_tokens.embedding[...]])
-        tokens = jnp.concatenate(
-            [jnp.broadcast_to(own, (batch, concepts, *own.shape)), prompts.sparse], axis=2
-        )
-        valid = jnp.pad(prompts.sparse_valid, ((0, 0), (0, 0), (own.shape[0], 0)), constant_values=True)
+        batch, concepts, _, width = prompts.sparse.shape
+        grid = image.shape[1]
+        output_tokens = jnp.concatenate([self.iou_token.embedding[...], self.mask_tokens.embedding[...]])
+        output_tokens = jnp.broadcast_to(output_tokens, (batch, concepts, *output_tokens.shape))
+        tokens = jnp.concatenate([output_tokens, prompts.sparse], axis=2)
+        valid = jnp.concatenate([jnp.ones(output_tokens.shape[:3], bool), prompts.sparse_valid], axis=2)
 
-        tokens, pixels = self.transformer(image, image_position, prompts.dense, tokens, valid)
+        # The dense prompt differs between concepts: from here on each has its own image embedding.
+        embedding = (image[:, None] + prompts.dense).reshape(batch, concepts, grid * grid, width)
+        tokens, embedding = self.transformer(
+            embedding, image_position.reshape(grid * grid, width), tokens, valid
+        )
+        iou_token, mask_tokens = tokens[:, :, 0], tokens[:, :, 1 : output_tokens.shape[2]]
+
         for layer in self.output_upscaling:
-            pixels = layer(pixels)
-        filters = [mlp(tokens[:, :, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
-        logits = jnp.swapaxes(pixels @ jnp.stack(filters, axis=3), 2, 3)  # [batch, concepts, masks, pixels]
-        return interleaved(logits, image.shape[1], 2), self.iou_prediction_head(tokens[:, :, 0])
+            embedding = layer(embedding)
+        filters = [mlp(mask_tokens[:, :, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
+        logits = jnp.stack(filters, axis=2) @ jnp.swapaxes(
+            embedding, 2, 3
+        )  # [batch, concepts, masks, pixels]
+        return pixel_shuffle(logits, grid, times=2), self.iou_prediction_head(iou_token)
 
 
 class TwoWayTransformer(nnx.Module):
-    """Tokens read the image and the image reads the tokens, in turn."""
+    """Let tokens attend to the image embedding and the image embedding to the tokens, in turn."""
 
     def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List(
-            TwoWayAttentionBlock(config, first=i == 0, rngs=rngs) for i in range(config.depth)
+            TwoWayAttentionBlock(config, skip_first_layer_pe=i == 0, rngs=rngs) for i in range(config.depth)
         )
         self.final_attn_token_to_image = Attention(config, cross=True, rngs=rngs)
-        self.norm_final_attn = LayerNorm(config.width, epsilon=_norm_epsilon, rngs=rngs)
+        self.norm_final_attn = LayerNorm(config.width, epsilon=_NORM_EPSILON, rngs=rngs)
 
     def __call__(
         self,
-        image: Float[Array, "batch grid grid width"],
-        image_position: Float[Array, "grid grid width"],
-        dense: DensePrompt,
+        image: Float[Array, "batch concepts patches width"],
+        image_position: Float[Array, "patches width"],
         tokens: Float[Array, "batch concepts tokens width"],
         valid: Bool[Array, "batch concepts tokens"],
-    ) -> tuple[Float[Array, "batch concepts tokens width"], Float[Array, "batch concepts cells width"]]:
-        """Returns tokens and image after both have read each other."""
-        position, valid = tokens, valid[:, :, None, None, :]  # the tokens are their own positions
-        first, *others = self.layers
-        shared = image[:, None] + dense.bias
-        seen = first.projection(image_position).of_sum(shared, dense)
-        cells = shared + dense.features @ dense.kernel
-        cells = cells.reshape(*cells.shape[:2], -1, cells.shape[-1])
-        tokens, cells = first(tokens, cells, seen, position, valid)
-        for layer in others:
-            seen = layer.projection(image_position).of(cells)
-            tokens, cells = layer(tokens, cells, seen, position, valid)
-        final = self.final_attn_token_to_image
-        seen = ImageProjection.made(image_position, final.k_proj, final.v_proj).of(cells)
-        read = final.read(final.q_proj(tokens + position), seen.keys, seen.values)
-        return self.norm_final_attn(tokens + read), cells
-
-
-class Seen(NamedTuple):
-    """What tokens read of the image, and what the image asks of them: [batch, concepts, cells, inner]."""
-
-    keys: Array
-    values: Array
-    queries: Array | None = None
-
-
-class ImageProjection(NamedTuple):
-    """Keys and queries of the cells at their positions, and values of the cells alone.
-
-    A product of a sum is a sum of products: that of the positions is the same for all concepts.
-    """
-
-    kernels: tuple[Float[Array, "width inner"], ...]  # of keys, values and, perhaps, queries
-    offsets: tuple[Float[Array, "#cells inner"], ...]
-
-    @classmethod
-    def made(cls, position: Array, keys: Linear, values: Linear, queries: Linear | None = None):
-        """For the three projections, or for the first two."""
-        position = position.reshape(-1, position.shape[-1])
-        linears = [keys, values] if queries is None else [keys, values, queries]
-        assert values.bias is not None
-        return cls(
-            tuple(one.kernel[...] for one in linears),
-            tuple(values.bias[...][None] if one is values else one(position) for one in linears),
-        )
-
-    def of(self, cells: Float[Array, "batch concepts cells width"]) -> Seen:
-        """Of cells of each concept's own."""
-        return Seen(
-            *(cells @ kernel + offset for kernel, offset in zip(self.kernels, self.offsets, strict=True))
-        )
-
-    def of_sum(self, shared: Float[Array, "batch 1 grid grid width"], dense: DensePrompt) -> Seen:
-        """Of the sum of both; `shared` has the bias of `dense`."""
-        shared, own = (x.reshape(*x.shape[:2], -1, x.shape[-1]) for x in (shared, dense.features))
-        seen = self.of(shared)
-        return Seen(
-            *(
-                own @ (dense.kernel @ kernel) + of_shared
-                for kernel, of_shared in zip(self.kernels, seen, strict=False)
-                if of_shared is not None
-            )
-        )
+    ) -> tuple[Float[Array, "batch concepts tokens width"], Float[Array, "batch concepts patches width"]]:
+        """Return the processed tokens and image embedding; the tokens are their own position encoding."""
+        queries, keys = tokens, image
+        for layer in self.layers:
+            queries, keys = layer(queries, keys, tokens, image_position, valid)
+        attended = self.final_attn_token_to_image(queries + tokens, keys + image_position, keys)
+        return self.norm_final_attn(queries + attended), keys
 
 
 class TwoWayAttentionBlock(nnx.Module):
-    """Self-attention of the tokens, tokens read image, MLP, image reads tokens; norms after each."""
+    """Apply token self-attention, token-to-image attention, an MLP, and image-to-token attention."""
 
-    def __init__(self, config: HeadConfig, *, first: bool, rngs: nnx.Rngs):
+    def __init__(self, config: HeadConfig, *, skip_first_layer_pe: bool, rngs: nnx.Rngs):
         def norm():
-            return LayerNorm(config.width, epsilon=_norm_epsilon, rngs=rngs)
+            return LayerNorm(config.width, epsilon=_NORM_EPSILON, rngs=rngs)
 
-        self.first = first
+        self.skip_first_layer_pe = skip_first_layer_pe
         self.self_attn = Attention(config, cross=False, rngs=rngs)
         self.norm1 = norm()
         self.cross_attn_token_to_image = Attention(config, cross=True, rngs=rngs)
@@ -167,28 +126,32 @@ class TwoWayAttentionBlock(nnx.Module):
         self.norm4 = norm()
         self.cross_attn_image_to_token = Attention(config, cross=True, rngs=rngs)
 
-    def projection(self, image_position: Float[Array, "grid grid width"]) -> ImageProjection:
-        """Of the image, for both attentions between it and the tokens."""
-        reads, asks = self.cross_attn_token_to_image, self.cross_attn_image_to_token
-        return ImageProjection.made(image_position, reads.k_proj, reads.v_proj, asks.q_proj)
-
-    def __call__(self, tokens, cells, seen: Seen, position, valid):
-        if self.first:  # without positions and without residual (transformer.py:288-295)
-            tokens = self.self_attn(tokens, tokens, tokens, valid)
+    def __call__(
+        self,
+        queries: Float[Array, "batch concepts tokens width"],
+        keys: Float[Array, "batch concepts patches width"],
+        query_position: Float[Array, "batch concepts tokens width"],
+        key_position: Float[Array, "patches width"],
+        valid: Bool[Array, "batch concepts tokens"],
+    ) -> tuple[Float[Array, "batch concepts tokens width"], Float[Array, "batch concepts patches width"]]:
+        """Return the updated tokens (queries) and image embedding (keys)."""
+        if self.skip_first_layer_pe:  # without residual connection, too (transformer.py:288-295)
+            queries = self.self_attn(queries, queries, queries, valid)
         else:
-            placed = tokens + position
-            tokens = tokens + self.self_attn(placed, placed, tokens, valid)
-        tokens = self.norm1(tokens)
-        reads, asks = self.cross_attn_token_to_image, self.cross_attn_image_to_token
-        read = reads.read(reads.q_proj(tokens + position), seen.keys, seen.values)
-        tokens = self.norm2(tokens + read)
-        tokens = self.norm3(tokens + self.mlp(tokens))
-        answers = asks.read(seen.queries, asks.k_proj(tokens + position), asks.v_proj(tokens), valid)
-        return tokens, self.norm4(cells + answers)
+            q = queries + query_position
+            queries = queries + self.self_attn(q, q, queries, valid)
+        queries = self.norm1(queries)
+
+        q, k = queries + query_position, keys + key_position
+        queries = self.norm2(queries + self.cross_attn_token_to_image(q, k, keys))
+        queries = self.norm3(queries + self.mlp(queries))
+
+        q = queries + query_position
+        return queries, self.norm4(keys + self.cross_attn_image_to_token(k, q, queries, valid))
 
 
 class Attention(nnx.Module):
-    """Multi-head attention; cross-attention runs at a smaller inner width."""
+    """Attend with several heads; cross-attention runs at a smaller inner width."""
 
     def __init__(self, config: HeadConfig, *, cross: bool, rngs: nnx.Rngs):
         self.heads = config.num_heads
@@ -198,18 +161,22 @@ class Attention(nnx.Module):
         self.v_proj = Linear(config.width, inner, rngs=rngs)
         self.out_proj = Linear(inner, config.width, rngs=rngs)
 
-    def __call__(self, q, k, v, valid=None):
-        return self.read(self.q_proj(q), self.k_proj(k), self.v_proj(v), valid)
-
-    def read(self, q, k, v, valid=None):
-        """From queries, keys and values that are projected already: [batch, concepts, tokens, inner]."""
-        q, k, v = (x.reshape(*x.shape[:-1], self.heads, -1) for x in (q, k, v))
-        out = attention(q, k, v, valid)
+    def __call__(
+        self,
+        q: Float[Array, "batch concepts queries width"],
+        k: Float[Array, "batch concepts keys width"],
+        v: Float[Array, "batch concepts keys width"],
+        valid: Bool[Array, "batch concepts keys"] | None = None,
+    ) -> Float[Array, "batch concepts queries width"]:
+        """Return what the queries read from `v`; keys that are not `valid` are ignored."""
+        projected = (self.q_proj(q), self.k_proj(k), self.v_proj(v))
+        q, k, v = (x.reshape(*x.shape[:-1], self.heads, -1) for x in projected)
+        out = attention(q, k, v, None if valid is None else valid[:, :, None, None])
         return self.out_proj(out.reshape(*out.shape[:-2], -1))
 
 
 class MLPBlock(nnx.Module):
-    """Two layers with ReLU."""
+    """Apply two linear layers with ReLU between them."""
 
     def __init__(self, config: HeadConfig, *, rngs: nnx.Rngs):
         self.lin1 = Linear(config.width, config.mlp_width, rngs=rngs)

@@ -15,29 +15,12 @@ from segic_jax.config import ModelConfig
 from segic_jax.models.layers import Embedding, LayerNorm2d, PatchConv, gelu
 
 
-class DensePrompt(NamedTuple):
-    """What is added to the cells of the image, before its last product: few channels instead of `width`.
-
-    What the decoder projects from a cell is then a product of the image, which all concepts share, and one
-    of these channels.
-    """
-
-    features: Float[Array, "batch concepts grid grid channels"]
-    kernel: Float[Array, "channels width"]
-    bias: Float[Array, " width"]
-
-    @property
-    def whole(self) -> Float[Array, "batch concepts grid grid width"]:
-        """SAM's dense prompt."""
-        return self.features @ self.kernel + self.bias
-
-
 class Prompts(NamedTuple):
     """What the decoder is told about each concept."""
 
     sparse: Float[Array, "batch concepts slots width"]
     sparse_valid: Bool[Array, "batch concepts slots"]
-    dense: DensePrompt
+    dense: Float[Array, "batch concepts grid grid width"]  # added to the image embedding
 
 
 class PromptEncoder(nnx.Module):
@@ -131,18 +114,14 @@ class PromptEncoder(nnx.Module):
         corners = self._position(boxes.reshape(*boxes.shape[:-1], 2, 2))
         return corners + jnp.stack([self.point_embeddings[i].embedding[0] for i in (2, 3)])
 
-    def _embed_masks(self, masks, batch, concepts) -> DensePrompt:
-        *layers, last = self.mask_downscaling
-        assert isinstance(last, PatchConv)
-        assert last.bias is not None
-        kernel = last.kernel[0, 0]
+    def _embed_masks(self, masks, batch, concepts):
         if masks is None:
-            nothing = jnp.zeros((batch, concepts, self.grid, self.grid, len(kernel)))
-            return DensePrompt(nothing, kernel, self.no_mask_embed.embedding[0])
+            no_mask = self.no_mask_embed.embedding[0]
+            return jnp.broadcast_to(no_mask, (batch, concepts, self.grid, self.grid, *no_mask.shape))
         x = masks[..., None]
-        for layer in layers:
+        for layer in self.mask_downscaling:
             x = layer(x)
-        return DensePrompt(x, kernel, last.bias[...])
+        return x
 
 
 class FourierPosition(nnx.Module):

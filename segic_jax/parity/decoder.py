@@ -33,7 +33,7 @@ def replay_prompt_decoder(golden: Goldens, check: Checker, dtype: jax.typing.DTy
         if case == "points":
             check.close("out.image_pe", channels_first(position)[None])
         check.close(f"out.{case}.sparse", read_slots(prompts)[0])
-        check.close(f"out.{case}.dense", channels_first(prompts.dense.whole[0]))
+        check.close(f"out.{case}.dense", channels_first(prompts.dense[0]))
         check.close(f"out.{case}.low_res_masks", all_masks[0, :, :1])
         check.close(f"out.{case}.iou", all_iou[0, :, :1])
         check.close(f"out.{case}.all_masks", all_masks[0])

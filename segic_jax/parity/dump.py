@@ -280,7 +280,7 @@ def _compute(dump: Dump, pair: Arrays, dtype) -> Iterator[tuple[str, Array | np.
         images=jnp.asarray(images[None, 1:]),
         sizes=jnp.asarray(sizes[None, 1:]),
         masks=masks[None, :, None],
-        picture=jnp.zeros((1, len(masks), 1), jnp.int32),
+        image_index=jnp.zeros((1, len(masks), 1), jnp.int32),
         valid=jnp.ones((1, len(masks), 1), bool),
         text=jnp.broadcast_to(text[0], (1, len(masks), text.shape[1])),
     )
@@ -355,7 +355,7 @@ def _decode(
         "mid.point_labels": decoded.point_labels[0],
         "mid.text_tokens": decoded.tokens[0],
         "mid.sparse": decoded.prompts.sparse[0],
-        "mid.dense": jnp.moveaxis(decoded.prompts.dense.whole[0], -1, 1),
+        "mid.dense": jnp.moveaxis(decoded.prompts.dense[0], -1, 1),
         "mid.image_pe": jnp.moveaxis(module.prompt_encoder.dense_position(), -1, 0)[None],
         "mid.low_res_masks": decoded.logits[0, :, None],
         "mid.iou_pred": decoded.iou[0, :, None],

@@ -42,7 +42,7 @@ class Inputs(NamedTuple):
     ids: Int[Array, "prompts length"]
     attention_mask: Bool[Array, "prompts length"]
     masks: Float[Array, "concepts S S"]  # of the references, 0..1
-    picture: Int[Array, " concepts"]  # the reference that each mask lies on, 0..
+    image_index: Int[Array, " concepts"]  # the reference that each mask lies on, 0..
     prompt: Int[Array, " concepts"]  # row of `ids`
 
 
@@ -77,7 +77,7 @@ def replay_inference(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLik
         ids=check.input("mid.input_ids").astype(np.int32),
         attention_mask=check.input("mid.attention_mask").astype(bool),
         masks=(label / 255 > 0.5).astype(np.float32),
-        picture=np.zeros(len(label), np.int32),
+        image_index=np.zeros(len(label), np.int32),
         prompt=np.zeros(len(label), np.int32),
     )
     stages = _run(golden.segic(label.shape[-1]), inputs, dtype)
@@ -107,7 +107,7 @@ def replay_semseg(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) 
         ids=ids,
         attention_mask=mask,
         masks=label / 255,
-        picture=np.arange(classes, dtype=np.int32),
+        image_index=np.arange(classes, dtype=np.int32),
         prompt=1 + np.arange(classes, dtype=np.int32),
     )
     stages = _run(golden.segic(target.shape[-1]), inputs, dtype)
@@ -150,7 +150,7 @@ def _check_decoding(check: Checker, prefix: str, stages: Stages, size: np.ndarra
     check.equal(f"{prefix}point_labels", decoded.point_labels[0])
     check.close(f"{prefix}text_tokens", decoded.tokens[0])
     check.close(f"{prefix}sparse", read_slots(decoded.prompts)[0])
-    check.close(f"{prefix}dense", channels_first(decoded.prompts.dense.whole[0]))
+    check.close(f"{prefix}dense", channels_first(decoded.prompts.dense[0]))
     check.close(f"{prefix}image_pe", channels_first(stages.position)[None])
     check.close(f"{prefix}low_res_masks", decoded.logits[0, :, None])
     check.close(f"{prefix}iou_pred", decoded.iou[0, :, None])
@@ -194,7 +194,7 @@ def _stages(
         images=None,  # their features are there already
         sizes=None,
         masks=inputs.masks[None, :, None],
-        picture=inputs.picture[None, :, None],
+        image_index=inputs.image_index[None, :, None],
         valid=jnp.ones((1, len(inputs.masks), 1), bool),
         text=text[inputs.prompt][None],
     )

@@ -20,7 +20,7 @@ from segic_jax.models.params import Params
 from segic_jax.parity.encoders import cast, text_features
 from segic_jax.parity.goldens import Goldens
 from segic_jax.parity.table import LOSSES, Checker, Row, channels_first, channels_last, decided
-from segic_jax.train import losses, optim
+from segic_jax.train import forward, losses, optim
 from segic_jax.weights.torch_names import Tensors, to_torch
 
 _GRADIENTS = 1e-5  # of the largest entry of the same tensor
@@ -49,7 +49,7 @@ def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike
     check.close("mid.text_features", table)
 
     batch = _batch(check, counts)
-    passes = jax.jit(segic.train_forward, static_argnums=0)(
+    passes = jax.jit(forward.train_forward, static_argnums=0)(
         config, head, *jnp.split(features, 2), batch, table
     )
     prompt_proj, inst_proj = _projections(config, head, table, passes)
@@ -144,13 +144,13 @@ def _slots(
 @partial(jax.jit, static_argnums=0)
 def _projections(config: ModelConfig, head: Params, table, passes):
     module = segic.head_template(config).bind(head)
-    return module.prompt_proj(table), [module.inst_proj(one.context.pooled) for one in passes]
+    return module.prompt_proj(table), [module.inst_proj(one.prototypes.pooled) for one in passes]
 
 
 def _check_pass(
     check: Checker,
     prefix: str,
-    passes: tuple[segic.TrainPass, segic.TrainPass],
+    passes: tuple[forward.TrainPass, forward.TrainPass],
     batch: dict[str, Bool[np.ndarray, "..."]],
     index: int,
     inst_proj,
@@ -159,7 +159,7 @@ def _check_pass(
     one, previous = passes[index], passes[0]
     valid, decoded, pixels = batch["valid"], one.decoded, one.context_masks.shape[-1]
     check.close(f"{prefix}.neck_out", channels_first(decoded.image))
-    check.close(f"{prefix}.inst_feat", one.context.pooled[valid])
+    check.close(f"{prefix}.inst_feat", one.prototypes.pooled[valid])
     check.close(f"{prefix}.inst_proj_out", inst_proj[valid])
     check.close(f"{prefix}.sim", decoded.similarity[valid][:, None])
     check.close(f"{prefix}.mask_input", decoded.map[valid][:, None])
@@ -184,7 +184,7 @@ def _check_pass(
         check.close(f"{prefix}.text_tokens.{picture}", np.stack([tokens[i][tokens_valid[i]] for i in rows]))
         sparse = [prompts.sparse[i][prompts.sparse_valid[i]] for i in rows]
         check.close(f"{prefix}.sparse.{picture}", np.stack(sparse))
-        check.close(f"{prefix}.dense.{picture}", channels_first(prompts.dense.whole[picture, :count]))
+        check.close(f"{prefix}.dense.{picture}", channels_first(prompts.dense[picture, :count]))
 
 
 def _check_untrained(check: Checker, gradients: Params) -> None:

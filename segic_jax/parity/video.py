@@ -86,7 +86,7 @@ def _check_prompts(
     tokens_valid = np.asarray(decoded.tokens_valid[0, 0])  # the same for all objects: all are crossed
     check.close(f"mid.text_tokens.{t}", decoded.tokens[0][:, tokens_valid])
     check.close(f"mid.sparse.{t}", read_slots(decoded.prompts)[0])
-    check.close(f"mid.dense.{t}", channels_first(decoded.prompts.dense.whole[0]))
+    check.close(f"mid.dense.{t}", channels_first(decoded.prompts.dense[0]))
 
 
 def _check_index_masks(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.params import Params
-from segic_jax.models.segic import NegativeBatch, TrainPass, train_forward
+from segic_jax.train.forward import NegativeBatch, TrainPass, train_forward
 
 
 @jax.tree_util.register_dataclass
@@ -174,10 +174,10 @@ def train_loss(
     Args:
         head: all parameters of the head; differentiate with respect to the trainable ones.
         target_features, reference_features: from `models.segic.extract`.
-        batch: see `models.segic.train_forward`.
+        batch: see `train.forward.train_forward`.
         points: `draw_points(key, ...)`, or the loss points themselves (x, y in 0..1).
         totals: those of the global batch where `batch` is a part of it; then the parts' losses add up.
-        remat: see `models.segic.train_forward`.
+        remat: see `train.forward.train_forward`.
     """
     passes = train_forward(
         config, head, target_features, reference_features, batch, text_table, negatives, remat=remat

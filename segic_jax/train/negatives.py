@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from segic_jax.models.segic import NegativeBatch
+from segic_jax.train.forward import NegativeBatch
 
 MOST = 9  # beside the class itself: officially ten prompts in all (segic.py:712)
 

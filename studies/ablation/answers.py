@@ -14,7 +14,8 @@ from segic_jax.data.emoji.source import SCENES
 from segic_jax.models.correspondence import grid_cells
 from segic_jax.models.params import Params
 from segic_jax.models.resize import bilinear
-from segic_jax.models.segic import ShotBatch, upsample
+from segic_jax.models.segic import upsample
+from segic_jax.train.forward import ShotBatch
 from studies.ablation.features import Shelf
 from studies.ablation.rows import Row
 from studies.ablation.scenes import episode_classes, references

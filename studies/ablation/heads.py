@@ -24,8 +24,9 @@ from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import TrainingError
 from segic_jax.models.correspondence import grid_cells, pool
 from segic_jax.models.params import Params
-from segic_jax.models.segic import head_template, train_forward
+from segic_jax.models.segic import head_template
 from segic_jax.runtime import progress
+from segic_jax.train.forward import train_forward
 from segic_jax.train.losses import draw_points, passes_loss
 from segic_jax.train.negatives import choose, empty_queue, push
 from segic_jax.train.optim import make_optimizer, trainable_names

@@ -20,10 +20,10 @@ from segic_jax.models.segic import (
     DecoderStages,
     GeometricPrompt,
     Prototypes,
-    ShotBatch,
     decode_with_prompts,
     geometric_prompt,
 )
+from segic_jax.train.forward import ShotBatch
 
 PROTOTYPES = 3  # of a reference, beside its mean
 POINTS = 3  # inside; there is one outside as well

@@ -89,7 +89,7 @@ def plain_logits(model, episode, source):
         images=np.stack([one.image for one in references])[None],
         sizes=np.array([one.size for one in references])[None],
         masks=np.stack([one.masks[0] for one in references])[None, None],
-        picture=np.arange(shots)[None, None],
+        image_index=np.arange(shots)[None, None],
         valid=np.ones((1, 1, shots), bool),
         text=np.zeros((1, 1, 4), np.float32),
     )

@@ -17,7 +17,7 @@ def references(images, sizes, masks, picture, text):
         images=last(images)[None],
         sizes=jnp.asarray(sizes)[None],
         masks=jnp.asarray(masks)[None, :, None],
-        picture=jnp.asarray(picture)[None, :, None],
+        image_index=jnp.asarray(picture)[None, :, None],
         valid=jnp.ones((1, len(masks), 1), bool),
         text=jnp.asarray(text)[None],
     )

@@ -102,7 +102,7 @@ def small():
         images=rng.integers(0, 256, (2, 5, 64, 64, 3), np.uint8),
         sizes=rng.integers(30, 65, (2, 5, 2)),
         masks=masks,
-        picture=rng.integers(0, 5, (2, 4, 3)),
+        image_index=rng.integers(0, 5, (2, 4, 3)),
         valid=np.array([[[1, 1, 1], [1, 0, 1], [0, 0, 1], [1, 1, 0]], [[1, 0, 0]] * 4], bool),
         text=rng.normal(size=(2, 4, 16)).astype(np.float32),
     )
@@ -133,7 +133,7 @@ def test_padding_changes_nothing(small):
     alone = dataclasses.replace(
         take(given, slice(0, 1)),
         masks=given.masks[kept],
-        picture=given.picture[kept],
+        image_index=given.image_index[kept],
         valid=valid[kept],
         text=given.text[:1, :2],
     )
@@ -169,7 +169,7 @@ def test_order_of_concepts_permutes_the_answer(small):
     order = [2, 0, 3, 1]
     permuted = dataclasses.replace(
         given,
-        **{name: getattr(given, name)[:, order] for name in ("masks", "picture", "valid", "text")},
+        **{name: getattr(given, name)[:, order] for name in ("masks", "image_index", "valid", "text")},
     )
     for a, b in zip(run(targets, sizes, given), run(targets, sizes, permuted), strict=True):
         np.testing.assert_allclose(a[:, order], b, atol=1e-5)
@@ -187,10 +187,10 @@ def test_the_same_shot_many_times_pools_the_same(small):
     _, _, _, given, config, backbone = small
     first = np.ix_(range(2), range(4), [0])
     one = dataclasses.replace(
-        given, masks=given.masks[first], picture=given.picture[first], valid=np.ones((2, 4, 1), bool)
+        given, masks=given.masks[first], image_index=given.image_index[first], valid=np.ones((2, 4, 1), bool)
     )
     three = dataclasses.replace(
-        one, **{name: np.repeat(getattr(one, name), 3, axis=2) for name in ("masks", "picture", "valid")}
+        one, **{name: np.repeat(getattr(one, name), 3, axis=2) for name in ("masks", "image_index", "valid")}
     )
     once, thrice = (jax.jit(segic.encode, static_argnums=0)(config, backbone, r) for r in (one, three))
     np.testing.assert_allclose(once.pooled, thrice.pooled, rtol=1e-5, atol=1e-6)

@@ -138,6 +138,6 @@ def test_prompts_and_masks(sam, case):
     )
     valid = np.asarray(prompts.sparse_valid[0, 0])
     np.testing.assert_allclose(prompts.sparse[0][:, valid], sparse[:, 0], atol=1e-5)
-    np.testing.assert_allclose(np.moveaxis(prompts.dense.whole[0], -1, 1), dense, atol=1e-5)
+    np.testing.assert_allclose(np.moveaxis(prompts.dense[0], -1, 1), dense, atol=1e-5)
     np.testing.assert_allclose(logits[0], torch.cat([masks for masks, _ in expected], 2)[:, 0], atol=1e-4)
     np.testing.assert_allclose(iou[0], torch.cat([scores for _, scores in expected], 2)[:, 0], atol=1e-4)

@@ -71,7 +71,7 @@ class InPlace(layers.UpConv):
 
     def __call__(self, x):
         pixels = super().__call__(x.reshape(len(x), -1, 3))
-        return jnp.moveaxis(layers.interleaved(jnp.moveaxis(pixels, -1, 1), x.shape[1], 1), 1, -1)
+        return jnp.moveaxis(layers.pixel_shuffle(jnp.moveaxis(pixels, -1, 1), x.shape[1], 1), 1, -1)
 
 
 @pytest.mark.parametrize(

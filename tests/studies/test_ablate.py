@@ -15,16 +15,15 @@ from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.episodes import score
-from segic_jax.models import segic
 from segic_jax.models.segic import (
     GeometricPrompt,
-    NegativeBatch,
-    ShotBatch,
     backbone_template,
     geometric_prompt,
     head_template,
 )
 from segic_jax.runtime.command_line import run_command
+from segic_jax.train import forward
+from segic_jax.train.forward import NegativeBatch, ShotBatch
 from segic_jax.weights.bundle import Bundle, save_bundle
 from studies.ablation import __main__ as command
 from studies.ablation import backbones, compare, report, run
@@ -126,13 +125,13 @@ def test_without_changes_it_is_the_training_of_segic(bundle, batch):
     head = bundle.head
     features = batch["target_features"], batch["reference_features"]
     given = MODEL, head, *features, batch, table, negatives
-    expected = jax.jit(segic.train_forward, static_argnums=0)(*given)
-    told = partial(segic.train_forward, decode=partial(decode_told, Told()))
+    expected = jax.jit(forward.train_forward, static_argnums=0)(*given)
+    told = partial(forward.train_forward, decode=partial(decode_told, Told()))
     got = jax.jit(told, static_argnums=0)(*given)
     for one, other in zip(expected, got, strict=True):
         np.testing.assert_allclose(one.decoded.logits, other.decoded.logits, atol=1e-5)
         np.testing.assert_array_equal(one.context_masks, other.context_masks)
-    alone = jax.eval_shape(lambda: segic.train_forward(*given, reversal=False))
+    alone = jax.eval_shape(lambda: forward.train_forward(*given, reversal=False))
     assert len(alone) == 1
 
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segic_jax.models.segic import NegativeBatch
 from segic_jax.train import losses
+from segic_jax.train.forward import NegativeBatch
 from segic_jax.train.negatives import MOST, choose, empty_queue, push
 
 CHANNELS, LENGTH = 3, 4

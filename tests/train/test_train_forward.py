@@ -7,7 +7,7 @@ import pytest
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import segic
-from segic_jax.train import losses
+from segic_jax.train import forward, losses
 from segic_jax.train.optim import trainable_names
 from segic_jax.weights.torch_names import from_torch, split_segic, to_torch
 
@@ -44,7 +44,7 @@ def step(golden, golden_weights):
 
 def test_logits_of_both_passes(step):
     g, head, inputs, _ = step
-    passes = jax.jit(segic.train_forward, static_argnums=0)(TINY, head, *inputs)
+    passes = jax.jit(forward.train_forward, static_argnums=0)(TINY, head, *inputs)
     for name, one in zip(("fwd", "rev"), passes, strict=True):
         logits = one.decoded.logits
         expected = g[f"mid.{name}.low_res_masks"][:, 0]
@@ -167,7 +167,7 @@ def test_negative_prompts_change_what_they_should(small):
     points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
     valid = np.zeros((3, 2, 3), bool)
     valid[2, :, 1:] = True
-    negatives = segic.NegativeBatch(valid, np.ones((3, 2, 3, 32), np.float32), np.ones((3, 2, 3), int))
+    negatives = forward.NegativeBatch(valid, np.ones((3, 2, 3, 32), np.float32), np.ones((3, 2, 3), int))
     batch = batch | {
         name: np.where(batch["valid"][..., None, None], batch[name], False)
         for name in ("target_masks", "reference_masks")
