@@ -25,7 +25,7 @@ from segic_jax.runtime.command_line import run_command
 @dataclass
 class Args:
     data: Path
-    """Folder of classes, or a data set of `python -m segic_jax.data.build`."""
+    """Folder of classes, or a data set of `segic data build`."""
     workdir: Path
     """Where checkpoints, the log and the finished model go."""
     weights: str = ""

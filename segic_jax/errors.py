@@ -1,65 +1,69 @@
-"""Every exception class of the package; all but TrainingError mean wrong input."""
+"""Define every exception class of the package; all but TrainingError mean wrong input."""
 
 
 class InputError(ValueError):
-    """Something given to the program is wrong; one sentence that names it and the mend."""
+    """Report wrong input in one sentence that names it and the fix."""
 
 
 class ConfigError(InputError):
-    """A setting that cannot work; the message names the field and the mend."""
+    """Report a setting that cannot work; the message names the field and the fix."""
 
 
 class DataError(InputError):
-    """Data that cannot be used; one sentence that names the file and the mend."""
+    """Report data that cannot be used; the message names the file and the fix."""
+
+
+class RefusedFile(InputError):
+    """Refuse a damaged or hostile file; the message continues a sentence that names the file."""
 
 
 class ParamsError(InputError):
-    """Parameters that do not fit a module; the message names every offender."""
+    """Report parameters that do not fit a module; the message names each of them."""
 
 
 class FormatError(ParamsError):
-    """Tensors that are no weights known here, or of an architecture that this project has not."""
+    """Report tensors that are not weights of a known format or architecture."""
 
 
 class SourceError(ParamsError):
-    """A file or folder that cannot be read as weights; one sentence that names it and the mend."""
+    """Report a file or folder that cannot be read as weights; the message names it and the fix."""
 
 
 class ConvertError(ParamsError):
-    """Sources that make no file together; one sentence that names them and the mend."""
+    """Report sources that cannot be joined into one file; the message names them and the fix."""
 
 
 class BundleError(InputError):
-    """A model file that cannot be used; one sentence that names it and the mend."""
+    """Report a model file that cannot be used; the message names it and the fix."""
 
 
 class TextError(InputError):
-    """A tokenizer that is not CLIP's, or does not go with its tower; one sentence."""
+    """Report a tokenizer that is not CLIP's or does not belong to its text tower."""
 
 
 class PthError(InputError):
-    """A file that is no readable checkpoint, or wants more than tensors; one sentence with the mend."""
+    """Report a file that is no readable checkpoint or holds more than tensors; the message names the fix."""
 
 
 class FetchError(InputError):
-    """Weights that cannot be found or fetched; one sentence that says how to get them otherwise."""
+    """Report weights that cannot be found or downloaded; the message says how to get them another way."""
 
 
 class WriteError(InputError):
-    """A file that cannot be written; one sentence that names it."""
+    """Report a file that cannot be written; the message names it."""
 
 
 class CheckpointError(InputError):
-    """A checkpoint that cannot be used here; the message says which and why."""
+    """Report a checkpoint that cannot be used in this run; the message says which and why."""
 
 
 class TrainingError(RuntimeError):
-    """The training cannot go on; the message says why and what is kept."""
+    """Stop a training that cannot continue; the message says why and what is saved."""
 
 
 class DumpError(InputError):
-    """A dump that cannot be read; one sentence that names the file and the mend."""
+    """Report a dump that cannot be read; the message names the file and the fix."""
 
 
 class GoldensError(InputError):
-    """A folder or file of goldens that cannot be read; one sentence that names it."""
+    """Report a folder or file of goldens that cannot be read; the message names it."""

@@ -1,8 +1,8 @@
-"""A torch checkpoint (.pth, .pt, .bin, also gzipped) -> arrays by name, without torch and without trust.
+"""Read an untrusted torch checkpoint (.pth, .pt, .bin, also gzipped) as arrays by name, without torch.
 
 Both formats are read: the zip of torch 1.6 and later, and the one before (torch/serialization.py: _save and
-_legacy_save). `pickles` interprets the pickle; here lie the bytes around it. What a file claims is held
-against what it contains before anything is allocated, and nothing is written to disk.
+_legacy_save). `torch_pickle` reads the pickle; this module reads the bytes around it. Whatever a file claims
+is compared with its content before anything is allocated, and nothing is written to disk.
 """
 
 import gzip
@@ -15,31 +15,31 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from segic_jax.errors import PthError
-from segic_jax.weights.pickles import Refused, Storage, Tensor, read_pickle
+from segic_jax.errors import PthError, RefusedFile
+from segic_jax.weights.torch_pickle import Storage, Tensor, read_torch_pickle
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")
-_LONGEST_PICKLE = 1 << 26  # bytes; that of a whole ViT-g has 0.2 MB
+_MAX_PICKLE = 1 << 26  # bytes; that of a complete ViT-g has 0.2 MB
 _MAGIC = 0x1950A86A20F9469CFC6C
 _AGAIN = "get the file again"
 
 
 def read_pth(path: Path | str) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint by name, read-only; where they can be, views of the mapped file.
+    """Return the tensors of a checkpoint by name, read-only and, if possible, as views of the mapped file.
 
-    Taken is the dictionary of tensors under "state_dict", "model_state_dict", "model" or "teacher", or else
-    the outermost one; other entries are left out. Any strides; bfloat16 becomes ml_dtypes.bfloat16.
+    The tensors are those of the dictionary under "state_dict", "model_state_dict", "model" or "teacher", or
+    else of the outermost one; other entries are left out. bfloat16 becomes ml_dtypes.bfloat16.
 
     Raises:
-        PthError: naming the file: missing, damaged, of another kind, without tensors, ambiguous, or holding
-            anything but tensors and plain containers. Nothing in the file is run in any case.
+        PthError: the file is missing, damaged, of another kind, without tensors, ambiguous, or holds anything
+            but tensors and plain containers. Nothing in the file is ever run.
     """
     path = Path(path)
     try:
         return _read(path)
-    except Refused as reason:
+    except RefusedFile as reason:
         raise PthError(f"{path} {reason}.") from reason
-    # Odd bytes make zipfile, zlib, struct and numpy raise nearly anything.
+    # Malformed bytes make zipfile, zlib, struct and numpy raise nearly anything.
     except Exception as error:
         why = " ".join(str(error).split())[:200] or type(error).__name__
         raise PthError(f"{path} cannot be read as a torch checkpoint ({why}); {_AGAIN}.") from error
@@ -47,13 +47,13 @@ def read_pth(path: Path | str) -> dict[str, np.ndarray]:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if path.is_dir():
-        raise Refused("is a folder; give the checkpoint file in it")
+        raise RefusedFile("is a folder; give the checkpoint file in it")
     if not path.exists():
-        raise Refused("does not exist; check the path")
+        raise RefusedFile("does not exist; check the path")
     if not path.is_file():
-        raise Refused("is no regular file; give the checkpoint file itself")
+        raise RefusedFile("is not a regular file; give the checkpoint file itself")
     if path.stat().st_size == 0:
-        raise Refused(f"is empty; {_AGAIN}")
+        raise RefusedFile(f"is empty; {_AGAIN}")
     with path.open("rb") as file:
         data = np.asarray(np.memmap(file, np.uint8, "r"))
         file.seek(0)
@@ -64,20 +64,20 @@ def _read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _read_checkpoint(file: BinaryIO, data: np.ndarray) -> dict[str, np.ndarray]:
-    """Args: the same bytes twice, as a file and as an array."""
+    """Read a checkpoint; `file` and `data` hold the same bytes."""
     head = data[:1024].tobytes()
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         with _open_zip(file) as archive:
             checkpoint = _Zip(archive, data)
             return _arrays(_state_dict(checkpoint.content), checkpoint, data.size)
     if head.startswith(b"\x80"):
-        checkpoint = _Legacy(file, data)
+        checkpoint = _Legacy(data)
         return _arrays(_state_dict(checkpoint.content), checkpoint, data.size)
-    raise Refused(_other_kind(head, data.size))
+    raise RefusedFile(_other_kind(head, data.size))
 
 
 class _Zip:
-    """FOLDER/data.pkl, and one FOLDER/data/KEY for each storage."""
+    """Read the zip format: FOLDER/data.pkl, and one FOLDER/data/KEY for each storage."""
 
     def __init__(self, archive: zipfile.ZipFile, data: np.ndarray):
         self.archive, self.data = archive, data
@@ -85,96 +85,97 @@ class _Zip:
         self.inflated: dict[str, np.ndarray] = {}
         names = archive.namelist()
         if len(set(names)) < len(names):
-            raise Refused(f"is a zip with two entries of one name; {_AGAIN}")
+            raise RefusedFile(f"is a zip with two entries of one name; {_AGAIN}")
         pickles = [name for name in names if name.endswith("/data.pkl") and name.count("/") == 1]
         if len(pickles) != 1:
-            raise Refused("is a zip without a checkpoint's data.pkl; give the file that torch.save wrote")
+            raise RefusedFile("is a zip without a checkpoint's data.pkl; give the file that torch.save wrote")
         self.folder = pickles[0].removesuffix("data.pkl")
         if any(name.startswith((self.folder + "constants.pkl", self.folder + "code/")) for name in names):
-            raise Refused("is a TorchScript program; load it in torch and save its state_dict()")
+            raise RefusedFile("is a TorchScript program; load it in torch and save its state_dict()")
         if self.folder + "byteorder" in names and self.entry("byteorder", 16).tobytes() != b"little":
-            raise Refused("was written on a big-endian machine; load and save it again on another one")
-        self.content, _ = read_pickle(io.BytesIO(self.entry("data.pkl", _LONGEST_PICKLE).tobytes()))
+            raise RefusedFile("was written on a big-endian machine; load and save it again on another one")
+        self.content, _, _ = read_torch_pickle(self.entry("data.pkl", _MAX_PICKLE).tobytes())
 
     def bytes_of(self, storage: Storage) -> np.ndarray:
-        """The storage's bytes."""
+        """Return the bytes of a storage."""
         if storage.key not in self.inflated:
             self.inflated[storage.key] = self.entry(f"data/{storage.key}", storage.nbytes)
         return _exactly(self.inflated[storage.key], storage)
 
-    def entry(self, name: str, most: int) -> np.ndarray:
-        """The bytes of an entry: a view where it is stored, inflated where it is compressed."""
+    def entry(self, name: str, max_size: int) -> np.ndarray:
+        """Return the bytes of an entry: a view if it is stored, inflated if it is compressed."""
         try:
             info = self.archive.getinfo(self.folder + name)
         except KeyError:
-            raise Refused(f"is a checkpoint without its {name[:100]!r}; {_AGAIN}") from None
+            raise RefusedFile(f"is a checkpoint without its {name[:100]!r}; {_AGAIN}") from None
         if info.flag_bits & 1:
-            raise Refused("is an encrypted zip; decrypt it first")
+            raise RefusedFile("is an encrypted zip; decrypt it first")
         with self.archive.open(info):
             pass  # compares the entry's own header with the directory's
         header = self.data[info.header_offset : info.header_offset + 30].tobytes()
         start = info.header_offset + 30 + int.from_bytes(header[26:28], "little")
         start += int.from_bytes(header[28:30], "little")
         packed = self.data[start : start + info.compress_size]
-        if info.file_size > most or packed.size != info.compress_size:
-            raise Refused(f"has a wrong size for its {name[:100]!r}; {_AGAIN}")
+        if info.file_size > max_size or packed.size != info.compress_size:
+            raise RefusedFile(f"has a wrong size for its {name[:100]!r}; {_AGAIN}")
         if info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size:
             return packed
         if info.compress_type != zipfile.ZIP_DEFLATED:
-            raise Refused("is packed in an unusual way; unpack it and zip it again without compression")
+            raise RefusedFile("is packed in an unusual way; unpack it and zip it again without compression")
         self.spare -= info.file_size
         if self.spare < 0:
-            raise Refused(_TOO_LARGE)
+            raise RefusedFile(_TOO_LARGE)
         # A limit of 0 would mean none.
         unpacked = zlib.decompressobj(-15).decompress(packed, info.file_size + 1)
         if len(unpacked) != info.file_size:
-            raise Refused(f"has a wrong size for its {name[:100]!r}; {_AGAIN}")
+            raise RefusedFile(f"has a wrong size for its {name[:100]!r}; {_AGAIN}")
         return np.frombuffer(unpacked, np.uint8)
 
 
 class _Legacy:
-    """Five pickles (magic number, version, machine, checkpoint, the storages' keys), then the storages."""
+    """Read the older format: five pickles (magic, version, machine, checkpoint, keys), then the storages."""
 
-    def __init__(self, file: BinaryIO, data: np.ndarray):
-        if read_pickle(file)[0] != _MAGIC:
-            raise Refused("is a pickle that torch.save did not write; get the weights as .safetensors")
+    def __init__(self, data: np.ndarray):
+        view = memoryview(data)
+        magic, _, start = read_torch_pickle(view)
+        if magic != _MAGIC:
+            raise RefusedFile("is a pickle that torch.save did not write; get the weights as .safetensors")
         for _ in ("version", "machine"):
-            read_pickle(file)
-        self.content, storages = read_pickle(file)
-        keys, _ = read_pickle(file)
-        start = file.tell()
+            start = read_torch_pickle(view, start)[2]
+        self.content, storages, start = read_torch_pickle(view, start)
+        keys, _, start = read_torch_pickle(view, start)
         self.bytes: dict[str, np.ndarray] = {}
         for key in keys:
             # Each storage is its number of elements, then its bytes, little-endian on any machine.
             end = start + 8 + storages[key].nbytes
             count = int.from_bytes(data[start : start + 8].tobytes(), "little")
             if end > data.size or count != storages[key].count:
-                raise Refused(f"ends in the middle or is damaged; {_AGAIN}")
+                raise RefusedFile(f"ends in the middle or is damaged; {_AGAIN}")
             self.bytes[key] = data[start + 8 : end]
             start = end
 
     def bytes_of(self, storage: Storage) -> np.ndarray:
-        """The storage's bytes."""
+        """Return the bytes of a storage."""
         return _exactly(self.bytes[storage.key], storage)
 
 
 def _exactly(data: np.ndarray, storage: Storage) -> np.ndarray:
     if data.size != storage.nbytes:
-        raise Refused(f"has a wrong size for its storage {storage.key[:100]!r}; {_AGAIN}")
+        raise RefusedFile(f"has a wrong size for its storage {storage.key[:100]!r}; {_AGAIN}")
     return data
 
 
 def _state_dict(content: Any) -> dict[str, Tensor]:
-    """The dictionary of named tensors in a checkpoint."""
+    """Return the dictionary of named tensors in a checkpoint."""
     if type(content) is not dict:
-        raise Refused("holds no dictionary of named tensors; save model.state_dict()")
-    found = {key: tensors for key in _WRAPPERS if (tensors := _tensors(content.get(key)))}
-    if len(found) > 1:
-        raise Refused(f"holds several models, under {', '.join(found)}; save the one you mean alone")
-    tensors = next(iter(found.values()), None) or _tensors(content)
+        raise RefusedFile("holds no dictionary of named tensors; save model.state_dict()")
+    models = {key: tensors for key in _WRAPPERS if (tensors := _tensors(content.get(key)))}
+    if len(models) > 1:
+        raise RefusedFile(f"holds several models, under {', '.join(models)}; save the one you mean alone")
+    tensors = next(iter(models.values()), None) or _tensors(content)
     if not tensors:
-        listed = ", ".join(repr(key)[:50] for key in list(content)[:5]) or "nothing"
-        raise Refused(f"holds no named tensors, but {listed}; save model.state_dict()")
+        names = ", ".join(repr(key)[:50] for key in list(content)[:5]) or "nothing"
+        raise RefusedFile(f"holds no named tensors, but {names}; save model.state_dict()")
     return tensors
 
 
@@ -185,11 +186,11 @@ def _tensors(content: Any) -> dict[str, Tensor]:
 
 
 def _arrays(tensors: dict[str, Tensor], checkpoint: _Zip | _Legacy, size: int) -> dict[str, np.ndarray]:
-    # Views may name one number more than once (tied weights, expanded tensors). They cost nothing until they
-    # are copied, so all of them together are held to what the file can explain.
+    # Views may share numbers (tied weights, expanded tensors) and cost nothing until they are copied: limit
+    # their total to what the size of the file can explain.
     total = sum(math.prod(tensor.size) * tensor.storage.dtype.itemsize for tensor in tensors.values())
     if total > _bound(size):
-        raise Refused(_TOO_LARGE)
+        raise RefusedFile(_TOO_LARGE)
     return {name: _array(name, tensor, checkpoint) for name, tensor in tensors.items()}
 
 
@@ -201,11 +202,11 @@ def _array(name: str, tensor: Tensor, checkpoint: _Zip | _Legacy) -> np.ndarray:
         steps = [0 if n == 1 else step for n, step in zip(tensor.size, tensor.stride, strict=True)]
         last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.size, steps, strict=True))
         if last >= tensor.storage.count:
-            raise Refused(f"has a tensor {name[:100]!r} that reaches outside its storage; {_AGAIN}")
+            raise RefusedFile(f"has a tensor {name[:100]!r} that reaches outside its storage; {_AGAIN}")
         strides = [step * dtype.itemsize for step in steps]
         array = np.ndarray(tensor.size, dtype, data, tensor.offset * dtype.itemsize, strides)
     if dtype == np.bool_:
-        array = np.asarray(array.view(np.uint8) != 0)  # numpy counts on bytes of 0 and 1
+        array = np.asarray(array.view(np.uint8) != 0)  # numpy relies on bytes of 0 and 1
     array.flags.writeable = False
     return array
 
@@ -214,30 +215,30 @@ def _open_zip(file: BinaryIO) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
-        raise Refused(f"is a zip that is cut off or damaged; {_AGAIN}") from error
+        raise RefusedFile(f"is a zip that is cut off or damaged; {_AGAIN}") from error
 
 
-def _gunzip(file: BinaryIO, most: int) -> bytes:
+def _gunzip(file: BinaryIO, max_size: int) -> bytes:
     parts, size = [], 0
     with gzip.GzipFile(fileobj=file) as unpacked:
         while part := unpacked.read(1 << 24):
             parts.append(part)
             size += len(part)
-            if size > most:
-                raise Refused(_TOO_LARGE)
+            if size > max_size:
+                raise RefusedFile(_TOO_LARGE)
     return b"".join(parts)
 
 
-_TOO_LARGE = "unpacks to far more than its size explains; save the model anew"
+_TOO_LARGE = "unpacks to far more than its size explains; save the model again"
 
 
 def _bound(size: int) -> int:
-    """The most bytes to take from a file of `size`: weights hardly compress, so 16 times is generous."""
+    """Return how many bytes a file may unpack to; weights hardly compress, so 16 times is generous."""
     return 16 * size + (1 << 26)
 
 
 def _other_kind(head: bytes, size: int) -> str:
-    """What a file is that is no checkpoint."""
+    """Say what kind of file it is if it is not a checkpoint."""
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     if head.startswith(b"version https://git-lfs"):
         return "is a Git LFS pointer; fetch the real file (git lfs pull)"
@@ -249,4 +250,4 @@ def _other_kind(head: bytes, size: int) -> str:
         return "is in the tar format of torch before 0.2; load and save it again with a newer torch"
     if head.startswith((b"\xfd7zXZ", b"BZh", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf", b"Rar!")):
         return "is compressed; unpack it first"
-    return f"is no torch checkpoint; {_AGAIN}"
+    return f"is not a torch checkpoint; {_AGAIN}"

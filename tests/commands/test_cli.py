@@ -142,12 +142,11 @@ def test_however_a_command_ends_it_is_a_code_and_a_sentence(capsys):
 
 
 def test_numbers_that_make_no_data_set_are_said(tmp_path):
-    from segic_jax.data.build.__main__ import Args
-    from segic_jax.data.build.__main__ import main as build
+    from segic_jax.commands.data import Build
 
     for wrong in ({"threads": 0}, {"shots": (0,)}, {"shots": ()}):
         with pytest.raises(ConfigError, match="must be at least 1"):
-            build(Args("emoji", tmp_path, **wrong))
+            Build("emoji", tmp_path, **wrong).run()
     assert not list(tmp_path.iterdir())
 
 

@@ -15,9 +15,10 @@ import pytest
 import tiny
 from layouts import WRITE
 
+from segic_jax.commands.data import Build
 from segic_jax.data.benchmarks import find_benchmark, open_benchmark
-from segic_jax.data.build import __main__ as program
 from segic_jax.data.build import write
+from segic_jax.data.build.compare import _equal
 from segic_jax.data.build.info import NAME, read_info
 from segic_jax.data.build.items import items, records
 from segic_jax.data.build.read import open_built
@@ -32,7 +33,7 @@ import eval as evaluation
 
 
 def build(name, root, out, **options):
-    program.main(program.Args(name=name, root=root, out=out, **options))
+    Build(name=name, root=root, out=out, **options).run()
     return out / name / "1.0.0"
 
 
@@ -46,7 +47,7 @@ def test_everything_is_the_same(tmp_path, name, capsys):
     work = list(items(benchmark.kind, source))
     for item in work:
         one, other = (records(benchmark.kind, of, item) for of in (source, built))
-        assert program._equal(one, other)
+        assert _equal(one, other)
     assert built.name == name
     assert not (folder / "parts").exists()
     if benchmark.kind == "semseg":
@@ -126,13 +127,15 @@ def test_training_pairs_are_the_same(tmp_path):
 
 PROGRAM = """
 import sys, time
-from segic_jax.data.build import __main__ as program, write
+from pathlib import Path
+from segic_jax.commands.data import Build
+from segic_jax.data.build import write
 from segic_jax.data.sources.folder import FolderSource
 write.ITEMS = 1
 load = FolderSource.load
 FolderSource.load = lambda self, view: time.sleep(0.15) or load(self, view)
-root, out = map(program.Path, sys.argv[1:])
-program.main(program.Args(name="folder", root=root, out=out, threads=1))
+root, out = map(Path, sys.argv[1:])
+Build(name="folder", root=root, out=out, threads=1).run()
 assert "tensorflow" not in sys.modules
 """
 
@@ -157,7 +160,7 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch):
     assert (killed / NAME).read_bytes() == (whole / NAME).read_bytes()
     one, other = open_built(whole), open_built(killed)
     for item in items("episodes", one):
-        assert program._equal(*(records("episodes", of, item) for of in (one, other)))
+        assert _equal(*(records("episodes", of, item) for of in (one, other)))
 
 
 def test_other_data_in_the_same_place(tmp_path, monkeypatch):

@@ -24,9 +24,9 @@ from layouts_training import (
     write_training,
 )
 
+from segic_jax.commands.data import Build
 from segic_jax.config import SourceConfig
 from segic_jax.data import coco_arrays, disk_cache
-from segic_jax.data.build.__main__ import Args, main
 from segic_jax.data.class_index import present_classes
 from segic_jax.data.coco_arrays import Annotations
 from segic_jax.data.emoji import source as emoji
@@ -196,8 +196,8 @@ def test_the_class_index_is_read_once_and_again_when_the_listing_changes(root, m
 
 
 def test_a_built_data_set_trains_like_its_files(root, tmp_path, capsys):
-    main(Args("ade20k", tmp_path / "built", root))
-    main(Args("folder", tmp_path / "built_mine", root / "mine"))
+    Build("ade20k", tmp_path / "built", root).run()
+    Build("folder", tmp_path / "built_mine", root / "mine").run()
     capsys.readouterr()
     for name, built in {"ade20k_semantic": "built", "folder": "built_mine"}.items():
         original, copied = open_one(name, root), open_pairs(SourceConfig(name, str(tmp_path / built)), 64)

@@ -276,7 +276,7 @@ def test_the_hostile_programs_are_real(tmp_path):
 
 def test_the_sentence_names_what_was_asked_for(tmp_path):
     path = write(tmp_path / "a.pth", {"x": call(name("os", "system"), "true")})
-    assert "asks for 'os.system', which is no plain tensor or container" in refusal(path)
+    assert "asks for 'os.system', which plain tensors and containers do not need" in refusal(path)
     assert "instruction b'\\x82'" in refusal(write(tmp_path / "b.pth", Ops(b"\x82\xf0")))
 
 
@@ -432,7 +432,7 @@ def test_files_of_other_kinds(tmp_path):
     assert "does not exist" in refusal(tmp_path / "none.pth")
     assert "is a folder" in refusal(tmp_path)
     os.mkfifo(tmp_path / "fifo.pth")
-    assert "no regular file" in refusal(tmp_path / "fifo.pth")
+    assert "not a regular file" in refusal(tmp_path / "fifo.pth")
     pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1200000000\n"
     tar = io.BytesIO()
     with tarfile.open(fileobj=tar, mode="w") as archive:
@@ -441,13 +441,13 @@ def test_files_of_other_kinds(tmp_path):
         (b"", "is empty"),
         (pointer, "is a Git LFS pointer; fetch the real file"),
         (b"\n<!DOCTYPE html><html>Sign in</html>", "is a web page"),
-        (b"some text", "is no torch checkpoint"),
-        (b"PK", "is no torch checkpoint"),
+        (b"some text", "is not a torch checkpoint"),
+        (b"PK", "is not a torch checkpoint"),
         (b"\xfd7zXZ\x00", "is compressed; unpack it"),
         (tar.getvalue(), "is in the tar format"),
         (pickle.dumps({"x": [1.0, 2.0]}), "is a pickle that torch.save did not write"),
-        (gzip.compress(b"some text"), "is no torch checkpoint"),
-        (gzip.compress(gzip.compress(b"some text")), "is no torch checkpoint"),
+        (gzip.compress(b"some text"), "is not a torch checkpoint"),
+        (gzip.compress(gzip.compress(b"some text")), "is not a torch checkpoint"),
         (gzip.compress(b"some text")[:-4], "get the file again"),
         (b"PK\x05\x06" + bytes(18), "without a checkpoint's data.pkl"),
     ]:

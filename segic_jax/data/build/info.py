@@ -1,6 +1,6 @@
-"""What a built data set says of itself, beside what TFDS keeps: `segic_jax.json.gz` in its folder.
+"""Describe a built data set in `segic_jax.json.gz` in its folder, beside the files of TFDS.
 
-It is written last, so that a folder that has it is whole.
+The file is written last: a folder that has it is complete.
 """
 
 import gzip
@@ -15,64 +15,70 @@ from segic_jax.errors import DataError
 from segic_jax.runtime.atomic_write import atomic_write
 
 NAME = "segic_jax.json.gz"
-VERSION = "1.0.0"  # of the data sets that this program writes; the folder's name, as TFDS wants it
+VERSION = "1.0.0"  # of the data sets that this program writes, and the folder's name, as TFDS requires
 FORMAT = "segic_jax data set"
 
 
 @dataclass(frozen=True)
 class VideoInfo:
-    """One clip."""
+    """Describe one clip."""
 
     name: str
     frames: list[str]  # stems, in order
     annotations: list[int]  # numbers of the frames with a label map
-    required: list[int]
+    required: list[int]  # numbers of the frames that a benchmark's server wants
     scored: bool
     palette: list[int] | None  # RGB of each id, flat
 
 
 @dataclass(frozen=True)
-class Info:
-    """The data set."""
+class DataSetInfo:
+    """Describe a data set; the field names are part of the file format."""
 
     benchmark: str
     kind: Kind
-    # Of each TFDS split its records in order: an image and the [class, instance] of its masks; or a frame.
+    # By TFDS split, in order: [image name, [[class, instance] of each mask]] or [video, frame].
     records: dict[str, list]
-    class_names: list[tuple[ClassId, str]] | None  # None where the benchmark names none
+    class_names: list[tuple[ClassId, str]] | None  # None if the benchmark names no classes
     sources: dict[str, str]  # each file that it was made from, relative to the root, and its SHA-256
     videos: list[VideoInfo] = field(default_factory=list)
 
     def write(self, folder: Path) -> None:
-        """The same content always gives the same bytes."""
+        """Write the file; the same content always gives the same bytes."""
         content = json.dumps({"format": FORMAT, "version": VERSION} | asdict(self))
         atomic_write(folder / NAME, gzip.compress(content.encode(), mtime=0))
 
 
 def find_built(root: Path | str | None) -> Path | None:
-    """The folder of the one built data set in `root`: itself, <name>/<version> or <version>; None for none.
+    """Return the folder of the one built data set in `root`; None if there is none.
+
+    The folder is `root` itself, <name>/<version> or <version>.
 
     Raises:
-        DataError: there are several.
+        DataError: there are several data sets.
     """
     if root is None:
         return None
     root = Path(root)
-    found = [path for pattern in (NAME, f"*/{NAME}", f"*/*/{NAME}") for path in sorted(root.glob(pattern))]
-    if len(found) > 1:
-        raise DataError(f"{root} holds several data sets: give one of them, such as {found[0].parent}.")
-    return found[0].parent if found else None
+    paths = [path for pattern in (NAME, f"*/{NAME}", f"*/*/{NAME}") for path in sorted(root.glob(pattern))]
+    if len(paths) > 1:
+        raise DataError(f"{root} holds several data sets: give one of them, such as {paths[0].parent}.")
+    return paths[0].parent if paths else None
 
 
-def read_info(folder: Path) -> Info:
-    """Raises DataError where the file is damaged or of another version."""
+def read_info(folder: Path) -> DataSetInfo:
+    """Read the description of a data set.
+
+    Raises:
+        DataError: the file is damaged or of another version.
+    """
     path = folder / NAME
     try:
         content = json.loads(gzip.decompress(path.read_bytes()))
         if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION):
             raise DataError(f"{path} is of another version: build the data set again.")
-        videos = [VideoInfo(**one) for one in content.pop("videos")]
-        return Info(**content, videos=videos)
+        videos = [VideoInfo(**video) for video in content.pop("videos")]
+        return DataSetInfo(**content, videos=videos)
     except (
         OSError,
         EOFError,
@@ -89,5 +95,5 @@ def read_info(folder: Path) -> Info:
 
 
 def damaged(folder: Path) -> DataError:
-    """What is said where the file is not as it was written."""
+    """Return the error for a data set whose description is not as it was written."""
     return DataError(f"{folder / NAME} is damaged: build the data set again.")

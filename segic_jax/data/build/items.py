@@ -1,4 +1,4 @@
-"""A source of any kind -> work items, each an image or a frame, and the records made of them."""
+"""Split a source of any kind into work items, an image or a frame each, and make records of them."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -16,14 +16,14 @@ from segic_jax.errors import DataError
 
 
 class Item(NamedTuple):
-    """What one call of `records` reads."""
+    """Name what one call of `records` reads."""
 
     split: str  # of the TFDS data set
-    what: tuple  # views of one image; or (an image,); or (a clip, the number of a frame)
+    content: tuple  # views of one image; or (image name,); or (clip, frame number)
 
 
 def items(kind: Kind, source) -> Iterator[Item]:
-    """Everything in the source, in a fixed order."""
+    """Yield everything in the source, in a fixed order."""
     if kind == "episodes":
         for _, views in groupby(source.views(), key=lambda view: view.image_name):
             yield Item("val", tuple(views))
@@ -34,7 +34,7 @@ def items(kind: Kind, source) -> Iterator[Item]:
             except DataError:
                 if split == "val":
                     raise
-                continue  # not every benchmark has one, and it is not always downloaded
+                continue  # some benchmarks have no training split, and it is not always downloaded
             yield from (Item(split, (image_name,)) for image_name in image_names)
     else:
         for clip in source.videos():
@@ -42,47 +42,48 @@ def items(kind: Kind, source) -> Iterator[Item]:
 
 
 def records(kind: Kind, source, item: Item) -> list[ImageRecord] | list[FrameRecord]:
-    """Those of one item, in order.
+    """Return the records of one item, in order.
 
-    Views of one image share a record unless the source shows each of them another way, as
-    benchmarks of parts do, which cut each object out.
+    Views of one image share a record, unless the source gives each of them other pixels, as benchmarks of
+    parts
+    do: they crop each object.
 
     Raises:
         DataError: a file is missing or damaged.
     """
     if kind == "episodes":
-        return _views(source, item.what)
+        return _view_records(source, item.content)
     if kind == "semseg":
-        return [_semantic(source, item)]
-    return [_frame(source, *item.what)]
+        return [_semantic_record(source, item)]
+    return [_frame_record(source, *item.content)]
 
 
-def _views(source: EpisodeSource, views: tuple[View, ...]) -> list[ImageRecord]:
-    found: list[ImageRecord] = []
+def _view_records(source: EpisodeSource, views: tuple[View, ...]) -> list[ImageRecord]:
+    records: list[ImageRecord] = []
     for view in views:
-        shown = source.load(view)
-        concept = Concept(view.class_id, view.instance, shown.mask)
-        last = found[-1] if found else None
-        if last and np.array_equal(last.image, shown.image) and _same(last.ignored, shown.ignored):
-            found[-1] = ImageRecord(last.image_name, last.image, (*last.concepts, concept), last.ignored)
+        loaded = source.load(view)
+        concept = Concept(view.class_id, view.instance, loaded.mask)
+        last = records[-1] if records else None
+        if last and np.array_equal(last.image, loaded.image) and _equal(last.ignored, loaded.ignored):
+            records[-1] = ImageRecord(last.image_name, last.image, (*last.concepts, concept), last.ignored)
         else:
-            found.append(ImageRecord(view.image_name, shown.image, (concept,), shown.ignored))
-    return found
+            records.append(ImageRecord(view.image_name, loaded.image, (concept,), loaded.ignored))
+    return records
 
 
-def _same(one: np.ndarray | None, other: np.ndarray | None) -> bool:
-    if one is None or other is None:
-        return one is other
-    return np.array_equal(one, other)
+def _equal(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    if a is None or b is None:
+        return a is b
+    return np.array_equal(a, b)
 
 
-def _semantic(source: SemanticSource, item: Item) -> ImageRecord:
-    image_name = item.what[0]
-    shown = source.load(item.split, image_name)
-    concepts = (Concept(c, None, mask) for c, mask in zip(shown.classes, shown.masks, strict=True))
-    return ImageRecord(image_name, shown.image, tuple(concepts), shown.ignored)
+def _semantic_record(source: SemanticSource, item: Item) -> ImageRecord:
+    image_name = item.content[0]
+    loaded = source.load(item.split, image_name)
+    concepts = (Concept(c, None, mask) for c, mask in zip(loaded.classes, loaded.masks, strict=True))
+    return ImageRecord(image_name, loaded.image, tuple(concepts), loaded.ignored)
 
 
-def _frame(source: VideoSource, clip: Clip, number: int) -> FrameRecord:
+def _frame_record(source: VideoSource, clip: Clip, number: int) -> FrameRecord:
     labels = source.annotation(clip, number) if number in clip.annotations else None
     return FrameRecord(clip.name, clip.frames[number].stem, source.frame(clip, number), labels)

@@ -1,5 +1,7 @@
-"""A built data set in place of the original files: the same sources, the same images and masks."""
+"""Read a built data set in place of the original files: the same sources, images and masks."""
 
+import importlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from segic_jax.data.build.info import Info, damaged, find_built, read_info
+from segic_jax.data.build.info import DataSetInfo, damaged, find_built, read_info
 from segic_jax.data.build.records import decode_image, decode_labels
 from segic_jax.data.build.write import manifest_name
 from segic_jax.data.episodes import ClassId, LabelledImage, View
@@ -17,16 +19,18 @@ from segic_jax.data.semantic import SemanticImage, Split
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.errors import DataError
 
+_OPENING = threading.Lock()
+
 
 def open_built(root: Path | str) -> "BuiltSource | BuiltSemanticSource | BuiltVideoSource":
-    """The source of a data set that `python -m segic_jax.data.build` wrote.
+    """Open a data set that `segic data build` wrote.
 
     Raises:
         DataError: there is none, or it is damaged.
     """
     folder = find_built(root)
     if folder is None:
-        raise DataError(f"{root} holds no built data set: make one with python -m segic_jax.data.build.")
+        raise DataError(f"{root} holds no built data set: make one with `segic data build`.")
     info = read_info(folder)
     kinds = {"episodes": BuiltSource, "semseg": BuiltSemanticSource, "video": BuiltVideoSource}
     try:
@@ -38,23 +42,39 @@ def open_built(root: Path | str) -> "BuiltSource | BuiltSemanticSource | BuiltVi
 
 
 class _Records:
-    """The records of one split, by number; the files are opened by the process that reads them."""
+    """Give the records of one split by number; each process opens the files for itself."""
 
     def __init__(self, folder: Path, split: str):
-        self._folder, self._split = folder, split
+        self.__setstate__({"_folder": folder, "_split": split})
+
+    def __getstate__(self) -> dict:
+        return {"_folder": self._folder, "_split": self._split}
+
+    def __setstate__(self, state: dict) -> None:
+        self._folder, self._split = state["_folder"], state["_split"]
         self._data: Any = None
+        # While TFDS is imported, etils replaces builtins.__import__ for all threads: import it before they
+        # start.
+        importlib.import_module("tensorflow_datasets")
 
     def name(self, number: int) -> str:
-        """For error messages."""
+        """Return the name of a record for error messages."""
         return f"{self._folder}, {self._split} record {number}"
 
     def __getitem__(self, number: int) -> dict:
-        """Its fields, images still encoded. Raises DataError where a file is missing or damaged."""
+        """Return the fields of a record, images still encoded.
+
+        Raises:
+            DataError: a file is missing or damaged.
+        """
         try:
             if self._data is None:
-                self._data = self._open()
-            records: Any = self._data
-            return records[number]
+                with _OPENING:  # the first read imports modules of TFDS, as above
+                    if self._data is None:
+                        data = self._open()
+                        data[number]
+                        self._data = data
+            return self._data[number]
         except Exception as error:  # TFDS, array_record and protobuf have no common error
             raise DataError(
                 f"{self.name(number)} cannot be read: build the data set again ({type(error).__name__})."
@@ -69,20 +89,15 @@ class _Records:
         }
         return builder.as_data_source(self._split, decoders=skip)
 
-    def __getstate__(self):
-        return {"_folder": self._folder, "_split": self._split, "_data": None}
-
 
 class BuiltSource:
-    """Episodes."""
+    """Give the episodes, images and masks of a built benchmark of episodes."""
 
-    def __init__(self, folder: Path, info: Info):
+    def __init__(self, folder: Path, info: DataSetInfo):
         self.name = info.benchmark
         self._folder = folder
         self._records = _Records(folder, "val")
-        self._names = (
-            None if info.class_names is None else {class_id: name for class_id, name in info.class_names}
-        )
+        self._names = None if info.class_names is None else {c: name for c, name in info.class_names}
         self._places = {
             View(image_name, class_id, instance): (record, number)
             for record, (image_name, concepts) in enumerate(info.records["val"])
@@ -90,18 +105,22 @@ class BuiltSource:
         }
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """As it was drawn from the original data. Raises DataError where it was not."""
+        """Return the episodes that were drawn from the original data.
+
+        Raises:
+            DataError: the data set holds no such episodes.
+        """
         path = self._folder / "manifests" / manifest_name(protocol, fold, shots)
         if not path.is_file():
-            there = sorted(one.name.removesuffix(".jsonl.gz") for one in path.parent.glob("*.gz"))
+            stored = sorted(file.name.removesuffix(".jsonl.gz") for file in path.parent.glob("*.gz"))
             raise DataError(
                 f"{self._folder} has no episodes {path.name.removesuffix('.jsonl.gz')}, only "
-                f"{', '.join(there) or 'none'}: build it with --shots, or give a list with --episodes."
+                f"{', '.join(stored) or 'none'}: build it with --shots, or give a list with --episodes."
             )
         return read_manifest(path)
 
     def class_name(self, class_id: ClassId) -> str:
-        """As the original source has it."""
+        """Return the name that the original source gives."""
         if self._names is None:
             raise DataError(f"{self.name} names no classes: leave the class names out.")
         if class_id not in self._names:
@@ -109,11 +128,11 @@ class BuiltSource:
         return self._names[class_id]
 
     def views(self) -> Iterator[View]:
-        """In the order of the original source."""
+        """Yield the views in the order of the original source."""
         yield from self._places
 
     def load(self, view: View) -> LabelledImage:
-        """The same pixels as the original source."""
+        """Return the same pixels as the original source."""
         if view not in self._places:
             raise DataError(f"{self._folder} has no image {view.image_name} of class {view.class_id!r}.")
         place, number = self._places[view]
@@ -122,9 +141,9 @@ class BuiltSource:
 
 
 class BuiltSemanticSource:
-    """Semantic segmentation."""
+    """Give the images and masks of a built benchmark of semantic segmentation."""
 
-    def __init__(self, folder: Path, info: Info):
+    def __init__(self, folder: Path, info: DataSetInfo):
         self.name = info.benchmark
         self._folder = folder
         self.classes = tuple(name for _, name in info.class_names or ())
@@ -132,35 +151,39 @@ class BuiltSemanticSource:
         self._places = {
             split: {
                 image_name: (place, tuple(class_id for class_id, _ in concepts))
-                for place, (image_name, concepts) in enumerate(of)
+                for place, (image_name, concepts) in enumerate(records)
             }
-            for split, of in info.records.items()
+            for split, records in info.records.items()
         }
 
     def image_names(self, split: Split) -> list[str]:
-        """Names, sorted. Raises DataError where the split was not there when this was built."""
+        """Return the names of a split's images, sorted.
+
+        Raises:
+            DataError: the split was missing when the data set was built.
+        """
         if split not in self._places:
             raise DataError(f"{self._folder} has no {split} split: build it from data that have it.")
         return sorted(self._places[split])
 
     def present(self, split: Split, image_name: str) -> tuple[int, ...]:
-        """The classes on an image."""
+        """Return the classes on an image."""
         return self._places[split][image_name][1]
 
     def load(self, split: Split, image_name: str) -> SemanticImage:
-        """The same pixels as the original source."""
+        """Return the same pixels as the original source."""
         if image_name not in self._places[split]:
             raise DataError(f"{self._folder} has no image {image_name} in {split}.")
         place, classes = self._places[split][image_name]
         record = decode_image(self._records[split][place], self._records[split].name(place))
-        nothing = np.zeros(record.image.shape[:2], bool)
-        masks = np.array([one.mask for one in record.concepts], bool).reshape(-1, *nothing.shape)
+        empty = np.zeros(record.image.shape[:2], bool)
+        masks = np.array([concept.mask for concept in record.concepts], bool).reshape(-1, *empty.shape)
         return SemanticImage(
-            record.image, classes, masks, nothing if record.ignored is None else record.ignored
+            record.image, classes, masks, empty if record.ignored is None else record.ignored
         )
 
     def load_class(self, split: Split, image_name: str, number: int) -> LabelledImage:
-        """The image and the mask of one class of it."""
+        """Return an image and the mask of one of its classes."""
         place, classes = self._places[split][image_name]
         concept = classes.index(number)
         record = decode_image(self._records[split][place], self._records[split].name(place), [concept])
@@ -168,38 +191,40 @@ class BuiltSemanticSource:
 
 
 class BuiltVideoSource(VideoSource):
-    """Videos; the paths of a clip only name its frames."""
+    """Give the frames and label maps of built videos; the paths of a clip only name its frames."""
 
-    def __init__(self, folder: Path, info: Info):
+    def __init__(self, folder: Path, info: DataSetInfo):
         self._records = _Records(folder, "val")
         self._places = {(video, frame): place for place, (video, frame) in enumerate(info.records["val"])}
-        self._palettes = {one.name: one.palette for one in info.videos}
+        self._palettes = {video.name: video.palette for video in info.videos}
         super().__init__(
             info.benchmark,
             [
                 Clip(
-                    name=one.name,
-                    frames=tuple(folder / one.name / f"{frame}.jpg" for frame in one.frames),
-                    annotations={i: folder / one.name / f"{one.frames[i]}.png" for i in one.annotations},
-                    required=frozenset(one.required),
-                    scored=one.scored,
+                    name=video.name,
+                    frames=tuple(folder / video.name / f"{frame}.jpg" for frame in video.frames),
+                    annotations={
+                        i: folder / video.name / f"{video.frames[i]}.png" for i in video.annotations
+                    },
+                    required=frozenset(video.required),
+                    scored=video.scored,
                 )
-                for one in info.videos
+                for video in info.videos
             ],
         )
 
     def frame(self, clip: Clip, number: int) -> UInt8[np.ndarray, "height width 3"]:
-        """RGB."""
+        """Return a frame as RGB."""
         place = self._place(clip, number)
         return decode_rgb(bytes(self._records[place]["image"]), self._records.name(place))
 
     def annotation(self, clip: Clip, number: int) -> Integer[np.ndarray, "height width"]:
-        """Object ids."""
+        """Return the object ids of a frame."""
         place = self._place(clip, number)
         return decode_labels(bytes(self._records[place]["labels"]), self._records.name(place))
 
     def palette(self, clip: Clip) -> list[int] | None:
-        """That of the first label map."""
+        """Return the palette of the first label map, RGB of each id, flat; None if it has none."""
         return self._palettes[clip.name]
 
     def _place(self, clip: Clip, number: int) -> int:

@@ -1,7 +1,7 @@
-"""One record of a built data set: an image with all that is marked on it, or a frame with its label map.
+"""Encode and decode the records of a built data set: an image with its masks, or a frame with its label map.
 
-Images are the bytes of the original file where those decode to what the source shows, else PNG. Masks are
-COCO run lengths, label maps PNG: nothing is lost either way.
+An image is stored as the bytes of the original file if they decode to the source's pixels, else as PNG. Masks
+are COCO run lengths and label maps PNG: both are lossless.
 """
 
 import io
@@ -30,7 +30,7 @@ Mask = Bool[np.ndarray, "height width"]
 
 @dataclass(frozen=True)
 class Concept:
-    """One mask on an image."""
+    """Hold one mask on an image."""
 
     class_id: ClassId
     instance: int | None
@@ -39,7 +39,7 @@ class Concept:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """An image of a source of episodes or of semantic segmentation."""
+    """Hold an image of a source of episodes or of semantic segmentation, with its masks."""
 
     image_name: str  # as the source names it
     image: Image
@@ -49,17 +49,17 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class FrameRecord:
-    """A frame of a video."""
+    """Hold a frame of a video."""
 
     video: str
     frame: str  # the stem of its file
     image: Image
-    labels: Integer[np.ndarray, "height width"] | None  # object ids up to 65535, where it has them
+    labels: Integer[np.ndarray, "height width"] | None  # object ids up to 65535; None without a label map
 
 
 @cache
 def features(form: Form):
-    """What TFDS has to know of a record."""
+    """Return the TFDS features of a record; their names are part of the file format."""
     import tensorflow_datasets as tfds
 
     image = tfds.features.Image(shape=(None, None, 3))
@@ -79,7 +79,7 @@ def features(form: Form):
             "image": image,
             "concepts": tfds.features.Sequence(
                 {
-                    "class_id": tfds.features.Text(),  # JSON: a number or a text
+                    "class_id": tfds.features.Text(),  # JSON: a number or a string
                     "instance": np.int64,
                     "mask": tfds.features.Text(),  # COCO run lengths; the size is the image's
                 }
@@ -90,10 +90,10 @@ def features(form: Form):
 
 
 def encode(record: ImageRecord | FrameRecord, read: Iterable[Path]) -> bytes:
-    """A record as TFDS stores it.
+    """Encode a record as TFDS stores it.
 
     Args:
-        read: the files that the source read for it, among them perhaps the image as it is.
+        read: the files that the source read for it; one of them may be the image itself.
 
     Raises:
         DataError: a label map with more than 65535 objects.
@@ -102,7 +102,7 @@ def encode(record: ImageRecord | FrameRecord, read: Iterable[Path]) -> bytes:
     if isinstance(record, FrameRecord):
         labels = np.zeros((1, 1), np.uint16) if record.labels is None else record.labels
         if labels.min() < 0 or labels.max() > np.iinfo(np.uint16).max:
-            raise DataError(f"{record.video}/{record.frame} has object ids beyond 65535: number them anew.")
+            raise DataError(f"{record.video}/{record.frame} has object ids above 65535: renumber them.")
         fields |= {
             "video": record.video,
             "frame": record.frame,
@@ -114,11 +114,11 @@ def encode(record: ImageRecord | FrameRecord, read: Iterable[Path]) -> bytes:
             "picture": record.image_name,
             "concepts": [
                 {
-                    "class_id": json.dumps(one.class_id),
-                    "instance": NO_INSTANCE if one.instance is None else one.instance,
-                    "mask": _run_lengths(one.mask),
+                    "class_id": json.dumps(concept.class_id),
+                    "instance": NO_INSTANCE if concept.instance is None else concept.instance,
+                    "mask": _run_lengths(concept.mask),
                 }
-                for one in record.concepts
+                for concept in record.concepts
             ],
             "ignored": b"" if record.ignored is None else _run_lengths(record.ignored),
         }
@@ -128,19 +128,20 @@ def encode(record: ImageRecord | FrameRecord, read: Iterable[Path]) -> bytes:
 
 
 def decode_image(fields: dict, name: str, concepts: Iterable[int] | None = None) -> ImageRecord:
-    """From what TFDS reads with its images left encoded; `name` is for error messages.
+    """Decode a record that TFDS read with its images left encoded.
 
     Args:
-        concepts: the numbers of those that are wanted; the masks of the others stay empty. None: all.
+        name: the name of the record for error messages.
+        concepts: the numbers of the masks to decode; the others stay empty. None decodes all.
 
     Raises:
-        DataError: it is damaged.
+        DataError: the record is damaged.
     """
     image = decode_rgb(bytes(fields["image"]), name)
     height, width = image.shape[:2]
     empty = np.zeros((height, width), bool)
-    many = fields["concepts"]
-    wanted = range(len(many["mask"])) if concepts is None else set(concepts)
+    columns = fields["concepts"]
+    chosen = range(len(columns["mask"])) if concepts is None else set(concepts)
 
     def mask(counts: bytes) -> Mask:
         try:
@@ -155,10 +156,10 @@ def decode_image(fields: dict, name: str, concepts: Iterable[int] | None = None)
             Concept(
                 json.loads(class_id),
                 None if instance == NO_INSTANCE else int(instance),
-                mask(counts) if i in wanted else empty,
+                mask(counts) if i in chosen else empty,
             )
             for i, (class_id, instance, counts) in enumerate(
-                zip(many["class_id"], many["instance"], many["mask"], strict=True)
+                zip(columns["class_id"], columns["instance"], columns["mask"], strict=True)
             )
         ),
         ignored=mask(fields["ignored"]) if fields["ignored"] else None,
@@ -166,7 +167,11 @@ def decode_image(fields: dict, name: str, concepts: Iterable[int] | None = None)
 
 
 def decode_labels(content: bytes, name: str) -> Integer[np.ndarray, "height width"]:
-    """The label map of a frame: 8 bits where they suffice. Raises DataError where it is damaged."""
+    """Decode the label map of a frame, in 8 bits where they suffice.
+
+    Raises:
+        DataError: the label map is damaged.
+    """
     labels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if labels is None or labels.ndim != 2:
         raise DataError(f"{name} is damaged: build the data set again.")

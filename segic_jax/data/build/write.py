@@ -1,13 +1,13 @@
-"""Any benchmark's data as a TFDS data set in array_record files, without TensorFlow.
+"""Write any benchmark's data as a TFDS data set in array_record files, without TensorFlow.
 
 <out>/<name>/<version>/
     <name>-<split>.array_record-00000-of-00012    ITEMS images or frames each
     dataset_info.json, features.json              for TFDS
-    segic_jax.json.gz                             what TFDS has no place for (info.py); written last
+    segic_jax.json.gz                             what TFDS has no field for (info.py); written last
     manifests/<protocol>_fold<f>_<k>shot.jsonl.gz the episodes, drawn from the original data
-    parts/                                        what is known of finished files, until all are
+    parts/                                        the index of each finished file, until all are finished
 
-A file appears under its name when it is whole, so a build that was killed goes on with the next one.
+A file appears under its name when it is complete, so a build that was killed continues with the next file.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec
-from segic_jax.data.build.info import VERSION, Info, VideoInfo, find_built
+from segic_jax.data.build.info import VERSION, DataSetInfo, VideoInfo, find_built
 from segic_jax.data.build.items import Item, items, records
 from segic_jax.data.build.records import FrameRecord, ImageRecord, encode, features
 from segic_jax.data.image_files import record_reads
@@ -27,12 +27,12 @@ from segic_jax.runtime import progress
 from segic_jax.runtime.atomic_write import atomic_path, atomic_write
 from segic_jax.runtime.prefetch import prefetch_results
 
-ITEMS = 256  # images or frames a file
+ITEMS = 256  # images or frames in a file
 
 
 class _Encoded(NamedTuple):
     examples: list[bytes]
-    index: list  # as Info.records
+    index: list  # as in DataSetInfo.records
     sources: dict[str, str]
 
 
@@ -46,15 +46,15 @@ def build(
     shots: Sequence[int],
     threads: int = 4,
 ) -> Path:
-    """Write the data set and give its folder; what an earlier call finished is kept.
+    """Write the data set and return its folder; files that an earlier call finished are kept.
 
     Args:
-        source: what `benchmark` opens in `root`.
-        read: the files that were read to open it, with their SHA-256 (`files.record_reads`).
-        shots: numbers of references for which episodes are drawn and kept, as far as the benchmark has them.
+        source: the source that `benchmark` opens in `root`.
+        read: the files that were read to open it, with their SHA-256 (`image_files.record_reads`).
+        shots: the numbers of references for which episodes are drawn and stored, if the benchmark has them.
 
     Raises:
-        DataError: a file is missing or damaged, or `out` holds a build of other data. What is done stays.
+        DataError: a file is missing or damaged, or `out` holds a build of other data. Finished files stay.
     """
     folder = out / benchmark.name / VERSION
     if find_built(folder):
@@ -62,40 +62,39 @@ def build(
         return folder
     work = list(items(benchmark.kind, source))
     if not work:
-        raise DataError(f"{root} holds nothing of {benchmark.name}.")
+        raise DataError(f"{root} holds no data of {benchmark.name}.")
     _claim(folder / "parts" / "build.json", benchmark, work)
     base = root.resolve() if root else Path()
 
-    def named(files: Mapping[Path, str]) -> dict[str, str]:
+    def relative(files: Mapping[Path, str]) -> dict[str, str]:
         return {_relative(path, base): digest for path, digest in files.items()}
 
     def encoded(item: Item) -> _Encoded:
         with record_reads() as files:
-            made = records(benchmark.kind, source, item)
-        return _Encoded([encode(one, files) for one in made], [_index(one) for one in made], named(files))
+            content = records(benchmark.kind, source, item)
+        examples = [encode(record, files) for record in content]
+        return _Encoded(examples, [_index(record) for record in content], relative(files))
 
     splits = {split: [item for item in work if item.split == split] for split in {w.split: 0 for w in work}}
     with progress.bar(total=len(work), desc=benchmark.name, unit="image") as bar:
-        for split, of in splits.items():
-            for number, start in enumerate(range(0, len(of), ITEMS)):
-                path, rest = (
-                    folder / _file_name(benchmark.name, split, number, len(of)),
-                    of[start : start + ITEMS],
-                )
+        for split, split_items in splits.items():
+            for number, start in enumerate(range(0, len(split_items), ITEMS)):
+                path = folder / _file_name(benchmark.name, split, number, len(split_items))
+                chunk = split_items[start : start + ITEMS]
                 if not path.exists():
-                    _write_file(path, prefetch_results(encoded, rest, threads=threads, limit=2 * threads))
-                bar.update(len(rest))
-    _finish(benchmark, source, folder, splits, named(read), shots)
+                    _write_file(path, prefetch_results(encoded, chunk, threads=threads, limit=2 * threads))
+                bar.update(len(chunk))
+    _finish(benchmark, source, folder, splits, relative(read), shots)
     return folder
 
 
 def _claim(path: Path, benchmark: BenchmarkSpec, work: Sequence[Item]) -> None:
-    """Refuse to go on with a build of other data."""
-    listed = hashlib.sha256(repr([(item.split, item.what) for item in work]).encode()).hexdigest()
-    identity = {"benchmark": benchmark.name, "items": len(work), "sha256": listed, "items_a_file": ITEMS}
+    """Raise DataError if the folder holds a build of other data."""
+    digest = hashlib.sha256(repr([(item.split, item.content) for item in work]).encode()).hexdigest()
+    identity = {"benchmark": benchmark.name, "items": len(work), "sha256": digest, "items_a_file": ITEMS}
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, json.dumps(identity).encode())
+        atomic_write(path, json.dumps(identity))
     elif path.read_text() != json.dumps(identity):
         raise DataError(
             f"{path.parent.parent} holds a build of other data: delete it, or choose another --out."
@@ -109,12 +108,12 @@ def _write_file(path: Path, content: Iterator[_Encoded]) -> None:
     with atomic_path(path) as part:
         writer = ArrayRecordWriter(str(part), "group_size:1")  # records are read one by one
         try:
-            for one in content:
-                for example in one.examples:
+            for encoded in content:
+                for example in encoded.examples:
                     writer.write(example)
                     size += len(example)
-                index += one.index
-                sources |= one.sources
+                index += encoded.index
+                sources |= encoded.sources
         finally:
             writer.close()
         atomic_write(_part_file(path), json.dumps({"records": index, "sources": sources, "bytes": size}))
@@ -132,20 +131,20 @@ def _finish(
 
     index: dict[str, list] = {}
     split_infos = []
-    for split, of in splits.items():
+    for split, split_items in splits.items():
         paths = [
-            folder / _file_name(benchmark.name, split, number, len(of))
-            for number in range(-(-len(of) // ITEMS))
+            folder / _file_name(benchmark.name, split, number, len(split_items))
+            for number in range(-(-len(split_items) // ITEMS))
         ]
-        known = [json.loads(_part_file(path).read_text()) for path in paths]
-        index[split] = [one for part in known for one in part["records"]]
-        for part in known:
+        parts = [json.loads(_part_file(path).read_text()) for path in paths]
+        index[split] = [record for part in parts for record in part["records"]]
+        for part in parts:
             sources |= part["sources"]
         split_infos.append(
             tfds.core.SplitInfo(
                 name=split,
-                shard_lengths=[len(part["records"]) for part in known],
-                num_bytes=sum(part["bytes"] for part in known),
+                shard_lengths=[len(part["records"]) for part in parts],
+                num_bytes=sum(part["bytes"] for part in parts),
             )
         )
     tfds.folder_dataset.write_metadata(
@@ -153,12 +152,12 @@ def _finish(
         features=features("frame" if benchmark.kind == "video" else "image"),
         split_infos=split_infos,
         version=VERSION,
-        check_data=False,  # it would want TensorFlow
+        check_data=False,  # the check needs TensorFlow
         description=benchmark.title,
         homepage=benchmark.download,
     )
     _write_manifests(benchmark, source, folder / "manifests", shots)
-    info = Info(
+    info = DataSetInfo(
         benchmark=benchmark.name,
         kind=benchmark.kind,
         records=index,
@@ -183,12 +182,12 @@ def _write_manifests(benchmark: BenchmarkSpec, source, folder: Path, shots: Sequ
                 try:
                     manifest = source.manifest(protocol, fold, count)
                 except DataError:
-                    continue  # it has no such episodes
+                    continue  # the benchmark has no such episodes
                 manifest.write(path)
 
 
 def manifest_name(protocol: str, fold: int, shots: int) -> str:
-    """Of the file in manifests/."""
+    """Return the name of a file in manifests/."""
     return f"{protocol}_fold{fold}_{shots}shot.jsonl.gz"
 
 
@@ -197,7 +196,9 @@ def _class_names(benchmark: BenchmarkSpec, source, index: dict[str, list]) -> li
         return None
     if benchmark.kind == "semseg":
         return list(enumerate(source.classes))
-    ids = dict.fromkeys(class_id for of in index.values() for _, views in of for class_id, _ in views)
+    ids = dict.fromkeys(
+        class_id for records in index.values() for _, views in records for class_id, _ in views
+    )
     try:
         return [(class_id, source.class_name(class_id)) for class_id in ids]
     except DataError:
@@ -221,7 +222,7 @@ def _videos(source) -> list[VideoInfo]:
 def _index(record: ImageRecord | FrameRecord) -> list:
     if isinstance(record, FrameRecord):
         return [record.video, record.frame]
-    return [record.image_name, [[one.class_id, one.instance] for one in record.concepts]]
+    return [record.image_name, [[concept.class_id, concept.instance] for concept in record.concepts]]
 
 
 def _relative(path: Path, base: Path) -> str:
@@ -230,7 +231,7 @@ def _relative(path: Path, base: Path) -> str:
 
 
 def _file_name(name: str, split: str, number: int, count: int) -> str:
-    """As TFDS names it."""
+    """Return the name that TFDS gives to a file of a split with `count` items."""
     return f"{name}-{split}.array_record-{number:05}-of-{-(-count // ITEMS):05}"
 
 

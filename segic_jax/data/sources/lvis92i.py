@@ -17,7 +17,7 @@ from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
 from segic_jax.data.image_files import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import as_polygon, union
-from segic_jax.data.pickles import read_pickle
+from segic_jax.data.numpy_pickle import read_pickle
 from segic_jax.data.sampler import choose, draw_others, semcoco_episodes
 from segic_jax.errors import DataError
 

@@ -9,7 +9,7 @@ import pickle
 import numpy as np
 import pytest
 
-from segic_jax.data.pickles import read_npy, read_pickle
+from segic_jax.data.numpy_pickle import read_npy, read_pickle
 from segic_jax.errors import DataError
 
 PLAIN = [

@@ -1,6 +1,6 @@
 """Pack sprites and photographs into `sprites.zip`, the package data of the embedded benchmark.
 
-    python -m segic_jax.data.emoji.pack SPRITES_ZIP PHOTO... --held-out FILE
+    python tools/pack_emoji.py SPRITES_ZIP PHOTO... --held-out FILE
 
 SPRITES_ZIP holds `<class>/<artist>.webp` (RGBA, cropped to the alpha) and `classes.json`; see
 LICENSES.md for the packages that they come from. The classes named in `--held-out`, and whatever looks
@@ -47,7 +47,7 @@ SAME_THING = [
 
 
 def main() -> None:
-    """The command line."""
+    """Pack the files that the command line names."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -59,7 +59,7 @@ def main() -> None:
         args.sprites,
         args.photos,
         set(args.held_out.read_text().split()),
-        Path(__file__).parent / "sprites.zip",
+        Path(__file__).parents[1] / "segic_jax/data/emoji/sprites.zip",
     )
 
 
@@ -98,12 +98,12 @@ def pack(sprites: Path, photos: list[Path], held_out: set[str], out: Path) -> No
 
 
 def write(target: zipfile.ZipFile, name: str, data: bytes) -> None:
-    """A member with a fixed date, so that the same input gives the same file."""
+    """Write a member with a fixed date, so that the same input gives the same file."""
     target.writestr(zipfile.ZipInfo(name, date_time=(2026, 1, 1, 0, 0, 0)), data)
 
 
 def decode(data: bytes) -> np.ndarray:
-    """WebP to BGRA uint8; a sprite without alpha is opaque."""
+    """Decode WebP to BGRA uint8; a sprite without alpha is opaque."""
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise DataError("A sprite cannot be read as an image.")
@@ -113,7 +113,7 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def shrink(image: np.ndarray, side: int) -> np.ndarray:
-    """The longer side becomes `side`."""
+    """Shrink an image so that its longer side has `side` pixels."""
     height, width = image.shape[:2]
     scale = side / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -121,7 +121,7 @@ def shrink(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def find_kin(classes: list[dict], images: dict) -> dict[str, set[str]]:
-    """Classes that share a telling word, stand in SAME_THING, or look alike by any one artist."""
+    """Return for each class those that share a telling word, are in SAME_THING, or look alike."""
     names = [entry["name"] for entry in classes]
     kin: dict[str, set[str]] = {name: set() for name in names}
 
@@ -150,7 +150,7 @@ def find_kin(classes: list[dict], images: dict) -> dict[str, set[str]]:
 
 
 def thumbnail(image: np.ndarray) -> np.ndarray:
-    """[16, 16, 4] in 0..1, centred on a square, over grey."""
+    """Return an image as [16, 16, 4] in 0..1, centred on a grey square."""
     alpha = image[..., 3:].astype(np.float32) / 255
     colour = image[..., :3].astype(np.float32) / 255
     height, width = image.shape[:2]
@@ -163,13 +163,13 @@ def thumbnail(image: np.ndarray) -> np.ndarray:
 
 
 def root_mean_square(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Distance of every row of `a` to every row of `b`."""
+    """Return the distance of every row of `a` to every row of `b`."""
     squared = (a**2).mean(1)[:, None] + (b**2).mean(1)[None] - 2 * a @ b.T / a.shape[1]
     return np.sqrt(np.maximum(squared, 0))
 
 
 def choose_splits(classes: list[dict], kin: dict[str, set[str]]) -> dict[str, str]:
-    """'novel', 'validation' or 'base' for each class, by a hash of its name."""
+    """Assign 'novel', 'validation' or 'base' to each class, by a hash of its name."""
     alone = [c["name"] for c in classes if not kin[c["name"]] and len(c["vendors"]) >= MIN_ARTISTS]
     alone.sort(key=lambda name: hashlib.sha256(name.encode()).hexdigest())
     split = {entry["name"]: "base" for entry in classes}
