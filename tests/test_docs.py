@@ -1,17 +1,23 @@
-"""Links lead somewhere, code runs, and every command line is one that the program takes."""
+"""Check the pages: links resolve, named files exist, commands parse, Python blocks run."""
 
+import argparse
 import contextlib
 import importlib.util
+import os
 import re
+import runpy
 import shlex
 import sys
 import tomllib
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tyro
 
 from segic_jax.commands.parser import COMMANDS, parse
+from segic_jax.runtime import command_line
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -19,32 +25,63 @@ import eval as evaluation
 import finetune
 import train
 
-PAGES = [ROOT / "README.md", ROOT / "configs/README.md", *sorted((ROOT / "docs").glob("*.md"))]
-WRITING = "own_images.md"  # test_own_images.py runs its blocks and looks at the files
+PAGES = [ROOT / "README.md", ROOT / "configs/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+OWN_IMAGES = "own_images.md"  # tests/inference/test_own_images.py runs its blocks and checks their output
+pytestmark = pytest.mark.heavy
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
-def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and text of every block of code."""
+class Parsed(BaseException):
+    """Signal that a script has parsed its arguments; raised instead of starting its work."""
+
+
+@pytest.fixture(autouse=True)
+def in_the_checkout(monkeypatch):
+    """Run in the root of the checkout."""
+    monkeypatch.chdir(ROOT)
+
+
+def code_blocks(page: Path) -> list[tuple[str, str]]:
+    """Return the language and the text of every fenced block."""
     return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text("utf-8"), re.S | re.M)
 
 
-def inline(page: Path) -> list[list[str]]:
-    """The commands with options that stand in the text, between backticks."""
+def inline_commands(page: Path) -> list[list[str]]:
+    """Return the commands with options that stand between backticks in the text."""
     prose = re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.S | re.M)
     commands = [shlex.split(code) for code in re.findall(r"`((?:segic|python)\s[^`]+)`", prose)]
-    return [words for words in commands if any(word.startswith("-") for word in words)]
+    return [command for command in commands if any(word.startswith("-") for word in command)]
 
 
-def words_of(lines: str) -> list[list[str]]:
-    """Continued lines joined, comments cut."""
+def split_commands(lines: str) -> list[list[str]]:
+    """Join continued lines, drop comments, and split each command into words."""
     lines = lines.replace("\\\n", " ").splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    return [command for line in lines if (command := shlex.split(line, comments=True))]
 
 
-def check(words: list[str]) -> None:
-    """Whether the project has this command, and takes these arguments where it can say so without work."""
-    match words:
+def check_script(run: Callable[..., object], arguments: list[str]) -> None:
+    """Start a script or module and stop it once it has parsed its arguments."""
+
+    def stop_after(function):
+        def parse_and_stop(*args, **options):
+            function(*args, **options)
+            raise Parsed
+
+        return parse_and_stop
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["script", *arguments])
+        patch.setattr(os, "environ", os.environ.copy())
+        patch.setattr(command_line, "run_command", lambda work, *_: work())
+        patch.setattr(tyro, "cli", stop_after(tyro.cli))
+        patch.setattr(argparse.ArgumentParser, "parse_args", stop_after(argparse.ArgumentParser.parse_args))
+        with pytest.raises(Parsed):
+            run(run_name="__main__")
+
+
+def check_command(command: list[str]) -> None:
+    """Fail unless the project has this command and it accepts the arguments."""
+    match command:
         case ["segic", *arguments]:
             parse(arguments)
         case ["python", "train.py", *arguments]:
@@ -53,102 +90,116 @@ def check(words: list[str]) -> None:
             tyro.cli(evaluation.Args, args=arguments)
         case ["python", "finetune.py", *arguments]:
             tyro.cli(finetune.Args, args=arguments)
-        case ["python", "-m", module, *_]:
+        case ["python", "-m", "pytest", *_]:
+            pass
+        case ["python", "-m", module]:
             assert importlib.util.find_spec(module), module
-        case ["python", script, *_]:
-            assert Path(script).is_file(), script
+        case ["python", "-m", module, *arguments]:
+            check_script(partial(runpy.run_module, module), arguments)
+        case ["python", script, *arguments]:
+            check_script(partial(runpy.run_path, script), arguments)
         case ["make", target]:
             assert re.search(rf"^{target}:", Path("Makefile").read_text(), re.M), target
         case ["pip", "install", what]:
-            extras = tomllib.loads(Path("pyproject.toml").read_text())["project"]["optional-dependencies"]
-            assert re.fullmatch(
-                r"\.|segic_jax @ git\+https://\S+|segic_jax-[\d.]+-py3-none-any\.whl", what
-            ) or what in {f"segic_jax[{name}]" for name in extras}
-        case ["srun" | "gcloud", *_]:  # a command of ours, started by another one
-            inner = re.search(r"python train\.py .*", " ".join(words)).group()
-            check(shlex.split(inner))
+            assert is_installable(what), what
+        case ["srun" | "gcloud", *_]:  # starts one of our commands
+            inner = re.search(r"(python train\.py|segic train) .*", " ".join(command)).group()
+            check_command(shlex.split(inner))
         case _:
-            pytest.fail(f"{' '.join(words)}: no command that this test knows")
+            pytest.fail(f"{' '.join(command)}: not a known command")
+
+
+def is_installable(what: str) -> bool:
+    """Return whether `pip install` gets the package itself or one of its declared extras."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    forms = r"\.|segic_jax @ git\+https://\S+|segic_jax-[\d.]+-py3-none-any\.whl"
+    return bool(re.fullmatch(forms, what)) or what in {f"segic_jax[{name}]" for name in extras}
 
 
 @pages
-def test_links(page):
+def test_links_and_anchors_resolve(page):
     text = page.read_text("utf-8")
     for link in [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r'src="([^"]+)"', text)]:
         target, _, anchor = link.partition("#")
-        if re.match(r"[a-z]+:", link):
+        if re.match(r"[a-z]+:", link) or page.parent.name == "api":  # the API's pages are generated
             continue
-        there = page.parent / target if target else page
-        assert there.exists(), link
+        path = page.parent / target if target else page
+        assert path.exists(), link
         if anchor:
-            titles = re.findall(r"^#+ (.*)$", there.read_text("utf-8"), re.M)
+            titles = re.findall(r"^#+ (.*)$", path.read_text("utf-8"), re.M)
             assert anchor in {re.sub(r"[^\w -]", "", t.lower()).replace(" ", "-") for t in titles}, link
 
 
 @pages
-def test_files_that_are_named_exist(page):
-    named = r"`((?:segic_jax|tests|tools|configs|docs|examples|benchmarks)/[\w./]*)`"
+def test_named_files_exist(page):
+    named = r"`((?:segic_jax|tests|tools|configs|docs|examples|benchmarks|studies)/[\w./]*)`"
     for name in re.findall(named, page.read_text("utf-8")):
         assert (ROOT / name).exists(), name
 
 
 @pages
-def test_every_block_is_known(page):
-    assert {language for language, _ in blocks(page)} <= {"python", "sh", ""}
+def test_blocks_have_a_known_language(page):
+    assert {language for language, _ in code_blocks(page)} <= {"python", "sh", ""}
 
 
 @pages
-def test_commands(page, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    for language, text in blocks(page):
-        if language == "":  # what a program prints; a command there stands behind a dollar
+def test_commands_in_blocks_parse(page):
+    for language, text in code_blocks(page):
+        if language == "":  # output of a program; a command in it follows a dollar sign
             text = "\n".join(re.findall(r"^\$ (.*)$", text, re.M))
         if language != "python":
-            for words in words_of(text):
-                check(words)
+            for command in split_commands(text):
+                check_command(command)
 
 
 @pages
-def test_commands_in_the_text(page, monkeypatch, capsys):
-    """Whole ones as in the blocks; of one that ends with an option, whether the command has this option."""
-    monkeypatch.chdir(ROOT)
-    for words in inline(page):
-        *command, last = words
-        if words[0] == "segic" and last.startswith("--"):
+def test_commands_in_the_text_parse(page, capsys):
+    for command in inline_commands(page):
+        *start, last = command
+        if command[0] == "segic" and last.startswith("--"):  # names an option: look for it in the help
             with pytest.raises(SystemExit, match=r"^0$"):
-                check([*command, "--help"])
-            assert re.search(rf"{last}\b", capsys.readouterr().out), " ".join(words)
+                check_command([*start, "--help"])
+            assert re.search(rf"{last}\b", capsys.readouterr().out), " ".join(command)
         else:
-            check(words)
+            check_command(command)
 
 
 @pages
-def test_python_runs(page, tmp_path, monkeypatch):
+def test_python_blocks_run(page, tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
-    for number, (language, text) in enumerate(blocks(page)):
+    for number, (language, text) in enumerate(code_blocks(page)):
         if language == "python":
             code = compile(text, f"{page.name}, block {number}", "exec")
-            if page.name != WRITING:
+            if page.name != OWN_IMAGES:
                 exec(code, {})
 
 
 @pytest.mark.parametrize(
-    "line", ["segic predict --target x --out y", "python eval.py --benchmrk x", "python none.py", "curl x"]
+    "line",
+    [
+        "segic predict --target x --out y",
+        "python eval.py --benchmrk x",
+        "python -m studies.kshot --spilt novel",
+        "python -m studies.none",
+        "python none.py",
+        "pip install segic_jax[none]",
+        "curl x",
+    ],
 )
-def test_a_wrong_command_is_noticed(line, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    with pytest.raises((SystemExit, AssertionError, pytest.fail.Exception)), contextlib.redirect_stderr(None):
-        check(shlex.split(line))
+def test_wrong_commands_are_rejected(line):
+    failures = (SystemExit, AssertionError, ImportError, FileNotFoundError, pytest.fail.Exception)
+    with pytest.raises(failures), contextlib.redirect_stderr(None):
+        check_command(shlex.split(line))
 
 
-def test_the_readme_leads_to_every_page():
+def test_the_readme_links_to_every_page():
     text = (ROOT / "README.md").read_text("utf-8")
     names = {page.name for page in (ROOT / "docs").glob("*.md")} - {"index.md"}
     assert [name for name in sorted(names) if f"docs/{name}" not in text] == []
 
 
-def test_commands_are_in_the_docs():
+def test_every_command_is_documented():
     text = (ROOT / "docs/commands.md").read_text("utf-8")
     assert [name for name in COMMANDS if f"segic {name}" not in text] == []
 
@@ -158,5 +209,5 @@ def test_the_notebook_runs_top_to_bottom():
     notebook = nbformat.read(ROOT / "examples/quickstart.ipynb", as_version=4)
     resources = {"metadata": {"path": str(ROOT / "examples")}}
     nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
-    outputs = [one for cell in notebook.cells for one in cell.get("outputs", ())]
-    assert sum("image/png" in one.get("data", {}) for one in outputs) == 2
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 2

@@ -12,6 +12,7 @@ import pytest
 
 import segic_jax
 
+pytestmark = pytest.mark.heavy
 ROOT = Path(__file__).parents[1]
 INSTALLED = all(importlib.util.find_spec(name) for name in ("mkdocs", "material", "mkdocstrings"))
 
