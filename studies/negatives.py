@@ -1,12 +1,12 @@
-"""Do negative examples keep the model off look-alikes? `python -m studies.negatives`.
+"""Measure whether negative examples keep the model off look-alikes: `python -m studies.negatives`.
 
-Each class of the emoji benchmark meets the class whose mean feature is nearest to its own, in scenes with
-both and in scenes with the look-alike alone. The model is shown one example of the class, and then also one
-negative example: the look-alike in another scene.
+Each class of the emoji benchmark is paired with its look-alike, the class whose mean feature is nearest, in
+scenes with both and in scenes with the look-alike alone. The model gets one example of the class, and then
+also one negative example: the look-alike in another scene.
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -26,69 +26,81 @@ from segic_jax.weights.fetch import find
 LEAST_VISIBLE = 100  # pixels of an object that is measured
 
 
-class Measured(NamedTuple):
-    """Means in per cent."""
+class SearchScene(NamedTuple):
+    """Hold a scene in which a class is searched; the look-alike is its last but one object."""
 
-    iou: float  # of the class, where both are there
-    on_alike: float  # share of the look-alike that the mask covers, where both are there
+    class_name: str
+    scene: Scene
+    present: bool  # whether the class is in the scene, as its first object
+
+
+class Scores(NamedTuple):
+    """Hold means in per cent."""
+
+    iou: float  # of the class, where both are present
+    on_alike: float  # share of the look-alike that the mask covers, where both are present
     on_alike_alone: float  # the same where the class is absent
-    found_alone: float  # scenes without the class whose mask covers at least a tenth of the look-alike
+    false_masks: float  # scenes without the class whose mask covers at least a tenth of the look-alike
 
 
-def scenes(source: EmojiSource, alike: dict[str, str], each: int) -> Iterator[tuple[str, Scene, bool]]:
-    """Class, scene and whether the class is there; the look-alike is the last but one object."""
-    concepts = {one.name: one for one in source.bank.classes}
-    for name, near in alike.items():
+def make_scenes(source: EmojiSource, look_alikes: dict[str, str], count: int) -> list[SearchScene]:
+    """Compose `count` scenes with both and `count` with the look-alike alone, for each class."""
+    sprites = {sprite.name: sprite for sprite in source.bank.classes}
+    scenes = []
+    for name, alike in look_alikes.items():
         rng = np.random.default_rng(len(name))
-        third = [other for other in concepts if other not in (name, near)]
-        for number in range(each):
-            objects = [concepts[near], concepts[third[rng.integers(len(third))]]]
-            yield name, scene([concepts[name], *objects], f"both {name}", number), True
-            yield name, scene(objects, f"alone {name}", number), False
+        others = [other for other in sprites if other not in (name, alike)]
+        for number in range(count):
+            objects = [sprites[alike], sprites[others[rng.integers(len(others))]]]
+            both = scene([sprites[name], *objects], f"both {name}", number)
+            scenes.append(SearchScene(name, both, present=True))
+            scenes.append(SearchScene(name, scene(objects, f"alone {name}", number), present=False))
+    return scenes
 
 
-def measure(masks: list[Bool[np.ndarray, "height width"]], shown: list[tuple[str, Scene, bool]]) -> Measured:
-    """`masks` of the class on each of the scenes."""
+def score(masks: Sequence[Bool[np.ndarray, "height width"]], scenes: Sequence[SearchScene]) -> Scores:
+    """Score the predicted masks of the classes on their scenes."""
     iou, both, alone = [], [], []
-    for mask, (_, one, there) in zip(masks, shown, strict=True):
-        count = len(one.names)
-        truth, near = one.labels == (1 if there else count + 1), one.labels == count - 1
-        if near.sum() < LEAST_VISIBLE or (there and truth.sum() < LEAST_VISIBLE):
+    for mask, (_, drawn, present) in zip(masks, scenes, strict=True):
+        count = len(drawn.names)
+        truth, alike = drawn.labels == (1 if present else count + 1), drawn.labels == count - 1
+        if alike.sum() < LEAST_VISIBLE or (present and truth.sum() < LEAST_VISIBLE):
             continue
-        covered = (mask & near).sum() / near.sum()
-        if there:
+        covered = (mask & alike).sum() / alike.sum()
+        if present:
             iou.append((mask & truth).sum() / (mask | truth).sum())
-        (both if there else alone).append(covered)
+        (both if present else alone).append(covered)
     means = (iou, both, alone, np.array(alone) >= 0.1)
-    return Measured(*(100 * float(np.mean(values)) for values in means))
+    return Scores(*(100 * float(np.mean(values)) for values in means))
 
 
-def compare(segmenter: Segmenter, split: Literal["validation", "novel"], each: int) -> dict[str, Measured]:
-    """Without and with the negative example."""
+def compare(segmenter: Segmenter, split: Literal["validation", "novel"], count: int) -> dict[str, Scores]:
+    """Score the masks without and with the negative example."""
     source = EmojiSource(split)
 
-    def example(name: str, number: int, of: str, negative: bool = False) -> Example:
+    def example(name: str, number: int, label: str, negative: bool = False) -> Example:
         view = source.load(View(str(number), name))
-        return Example(view.image, view.mask, name=of, negative=negative)
+        return Example(view.image, view.mask, name=label, negative=negative)
 
-    names = [one.name for one in source.bank.classes]
+    names = [sprite.name for sprite in source.bank.classes]
     features = [segmenter.fit(example(name, 1, name)).concepts[0].visual[0] for name in names]
     unit = np.stack([feature / np.linalg.norm(feature) for feature in features])
     nearest = (unit @ unit.T - 2 * np.eye(len(names))).argmax(1)
-    alike = {name: names[i] for name, i in zip(names, nearest, strict=True)}
-    shown = list(scenes(source, alike, each))
+    look_alikes = {name: names[i] for name, i in zip(names, nearest, strict=True)}
+    scenes = make_scenes(source, look_alikes, count)
     results = {}
-    for label, negatives in (("positive alone", False), ("with one negative", True)):
-        taught = {
+    for label, with_negative in (("positive alone", False), ("with one negative", True)):
+        contexts = {
             name: segmenter.fit(
-                [example(name, 1, name), *([example(near, 1, name, True)] if negatives else [])]
+                [example(name, 1, name), *([example(alike, 1, name, True)] if with_negative else [])]
             )
-            for name, near in alike.items()
+            for name, alike in look_alikes.items()
         }
         masks = [
-            segmenter.predict(one.image, taught[name], keep_absent=True).mask(0) for name, one, _ in shown
+            segmenter.predict(test.scene.image, contexts[test.class_name], keep_absent=True).mask(0)
+            for test in scenes
         ]
-        results[label] = measure(masks, shown)
+        results[label] = score(masks, scenes)
     return results
 
 
@@ -100,17 +112,17 @@ class Args:
     """Model file, or a name of `segic weights list`."""
     split: Literal["validation", "novel"] = "novel"
     """Classes: validation to choose by, novel to report."""
-    each: int = 5
-    """Scenes of each kind and class."""
+    count: int = 5
+    """Scenes of each kind for each class."""
 
 
 def main(args: Args) -> None:
-    """One line without, one with the negative."""
+    """Print a line without and a line with the negative example."""
     segmenter = Segmenter(load_bundle(find(args.weights)))
     print("| examples | IoU of the class | on the look-alike | on it alone | scenes with a false mask |")
     print("| --- | --- | --- | --- | --- |")
-    for label, measured in compare(segmenter, args.split, args.each).items():
-        print(f"| {label} | " + " | ".join(f"{value:.1f}" for value in measured) + " |", flush=True)
+    for label, scores in compare(segmenter, args.split, args.count).items():
+        print(f"| {label} | " + " | ".join(f"{value:.1f}" for value in scores) + " |", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from segic_jax.runtime import command_line
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-import eval as evaluation
 import finetune
 import train
 
@@ -87,7 +86,7 @@ def check_command(command: list[str]) -> None:
         case ["python", "train.py", *arguments]:
             train.parse(arguments)
         case ["python", "eval.py", *arguments]:
-            tyro.cli(evaluation.Args, args=arguments)
+            parse(["eval", *arguments])
         case ["python", "finetune.py", *arguments]:
             tyro.cli(finetune.Args, args=arguments)
         case ["python", "-m", "pytest", *_]:

@@ -19,9 +19,9 @@ import tyro
 from segic_jax.config import load_config
 from segic_jax.data.emoji.source import BENCHMARK, EmojiSource
 from segic_jax.data.emoji.sprites import Split, SpriteBank
-from segic_jax.evaluate.episodes import evaluate
+from segic_jax.evaluate.episodes import EpisodeEvaluation
 from segic_jax.evaluate.protocols import find_protocol
-from segic_jax.evaluate.report import table
+from segic_jax.evaluate.runner import run_evaluation
 from segic_jax.train.run import MODEL, run
 from segic_jax.weights.bundle import load_bundle
 
@@ -59,15 +59,10 @@ def main(args: Args) -> int:
         ):
             with drawn_by(drawing, at_least=2):
                 source = EmojiSource()
-            result = evaluate(
-                bundle,
-                BENCHMARK,
-                source,
-                [source.manifest("original", 0, 1)],
-                protocol=protocol,
-                out=workdir / f"scores_{shown.replace(' ', '_')}",
-            )
-            print(f"Trained {name}, scored on drawings of {shown}:\n{table(result)}", flush=True)
+            manifests = [source.manifest("original", 0, 1)]
+            evaluation = EpisodeEvaluation(bundle, BENCHMARK, source, manifests, protocol=protocol)
+            result = run_evaluation(evaluation, workdir / f"scores_{shown.replace(' ', '_')}")
+            print(f"Trained {name}, scored on drawings of {shown}:\n{evaluation.table(result)}", flush=True)
     return 0
 
 

@@ -1,37 +1,40 @@
-"""`segic episodes`: lists of episodes, made, shown, hashed and compared."""
+"""`segic episodes`: make, show, hash and compare lists of episodes."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+if TYPE_CHECKING:
+    from segic_jax.data.episodes import Episode
 
 
 @dataclass
 class Make:
-    """Write a benchmark's episodes as files that `eval.py --episodes` takes, one a fold."""
+    """Write a benchmark's episodes as files for `segic eval --episodes`, one for each fold."""
 
     benchmark: tyro.conf.Positional[str]
-    """A name of `python eval.py --list`."""
+    """A name of `segic eval --list`."""
     out: Path
     """Folder for the lists."""
     data_root: Path | None = None
-    """The benchmark's data: what is drawn depends on them."""
+    """The folder with the benchmark's data, which the draw depends on."""
     protocol: str | None = None
-    """Whose draw; the benchmark's first by default."""
+    """Whose sampler; the benchmark's first protocol by default."""
     fold: int | None = None
     """One fold; all by default."""
     shots: int = 1
-    """References an episode."""
+    """References for each episode."""
 
     def run(self) -> int:
-        """Write the lists and say their hashes."""
+        """Write the lists and print their hashes."""
         from segic_jax.data.benchmarks import find_benchmark, open_benchmark
         from segic_jax.errors import DataError
 
         benchmark = find_benchmark(self.benchmark)
         if benchmark.kind != "episodes":
-            raise DataError(f"{benchmark.name} has no episodes: it scores whole images or videos.")
+            raise DataError(f"{benchmark.name} has no episodes: its items are whole images or videos.")
         source = open_benchmark(benchmark, self.data_root)
         protocol = self.protocol or benchmark.protocols[0]
         folds = range(benchmark.folds) if self.fold is None else [self.fold]
@@ -47,12 +50,12 @@ class Make:
 
 @dataclass
 class Show:
-    """What a list says of itself, and its first episodes."""
+    """Print the header of a list and its first episodes."""
 
     file: tyro.conf.Positional[Path]
     """A list of episodes."""
     number: int = 10
-    """How many episodes."""
+    """How many episodes to print."""
 
     def run(self) -> int:
         """Print them."""
@@ -67,23 +70,21 @@ class Show:
             f"{manifest.shots} shot(s): {len(manifest.episodes)} episodes "
             f"of {len(manifest.classes)} classes\n{manifest.sha256}"
         )
-        for i, episode in enumerate(manifest.episodes[: self.number]):
+        for number, episode in enumerate(manifest.episodes[: self.number]):
             instances = f"  instances {', '.join(map(str, episode.instances))}" if episode.instances else ""
-            print(
-                f"{i:6}  {episode.class_id}  {episode.target}  <- {', '.join(episode.references)}{instances}"
-            )
+            print(f"{number:6}  {_describe(episode, '  ')}{instances}")
         return 0
 
 
 @dataclass
 class Hash:
-    """SHA-256 of lists: of [[class, target, [references]], ...] as JSON, whatever the file's own bytes."""
+    """Print the SHA-256 of lists, which is that of [[class, target, [references]], ...] as JSON."""
 
     files: tyro.conf.Positional[tuple[Path, ...]]
     """Lists of episodes."""
 
     def run(self) -> int:
-        """Print one line a file."""
+        """Print a line for each file."""
         from segic_jax.data.manifest import read_manifest
         from segic_jax.errors import InputError
 
@@ -96,41 +97,41 @@ class Hash:
 
 @dataclass
 class Diff:
-    """How two lists differ; the exit code is 1 where they do."""
+    """Print how two lists differ; the exit code is 1 where they do."""
 
     first: tyro.conf.Positional[Path]
     """A list of episodes."""
     second: tyro.conf.Positional[Path]
-    """Another one."""
+    """Another list."""
 
     def run(self) -> int:
-        """Compare headers, then episodes by number."""
+        """Compare the headers, then the episodes by number."""
         from segic_jax.data.manifest import read_manifest
 
-        one, two = read_manifest(self.first), read_manifest(self.second)
+        first, second = read_manifest(self.first), read_manifest(self.second)
         lines = [
-            f"{name}: {getattr(one, name)} | {getattr(two, name)}"
+            f"{name}: {getattr(first, name)} | {getattr(second, name)}"
             for name in ("benchmark", "protocol", "fold", "shots", "classes")
-            if getattr(one, name) != getattr(two, name)
+            if getattr(first, name) != getattr(second, name)
         ]
-        if len(one.episodes) != len(two.episodes):
-            lines.append(f"episodes: {len(one.episodes)} | {len(two.episodes)}")
-        pairs = list(enumerate(zip(one.episodes, two.episodes, strict=False)))
-        other = [(i, a, b) for i, (a, b) in pairs if a != b]
-        if other:
-            lines.append(f"{len(other)} of {len(pairs)} episodes differ; the first:")
-            lines += [f"  {i}: {_line(a)} | {_line(b)}" for i, a, b in other[:5]]
-        print("\n".join(lines) if lines else f"The same {len(one.episodes)} episodes.")
+        if len(first.episodes) != len(second.episodes):
+            lines.append(f"episodes: {len(first.episodes)} | {len(second.episodes)}")
+        pairs = list(enumerate(zip(first.episodes, second.episodes, strict=False)))
+        different = [(number, *pair) for number, pair in pairs if pair[0] != pair[1]]
+        if different:
+            lines.append(f"{len(different)} of {len(pairs)} episodes differ; the first:")
+            lines += [f"  {number}: {_describe(a)} | {_describe(b)}" for number, a, b in different[:5]]
+        print("\n".join(lines) if lines else f"The same {len(first.episodes)} episodes.")
         return 1 if lines else 0
 
 
-def _line(episode) -> str:
-    return f"{episode.class_id} {episode.target} <- {', '.join(episode.references)}"
+def _describe(episode: "Episode", space: str = " ") -> str:
+    return f"{episode.class_id}{space}{episode.target}{space}<- {', '.join(episode.references)}"
 
 
 @dataclass
 class Episodes:
-    """Lists of episodes: which target is answered from which references."""
+    """Work with lists of episodes: which target is predicted from which references."""
 
     command: (
         Annotated[Make, tyro.conf.subcommand("make")]
@@ -140,5 +141,5 @@ class Episodes:
     )
 
     def run(self) -> int:
-        """Run the chosen one."""
+        """Run the chosen command."""
         return self.command.run()

@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import tyro
 
 from segic_jax.commands.app import App
+from segic_jax.commands.calibrate import Calibrate
 from segic_jax.commands.data import Data
 from segic_jax.commands.doctor import Doctor
 from segic_jax.commands.emoji import Emoji
 from segic_jax.commands.episodes import Episodes
+from segic_jax.commands.eval import Eval
 from segic_jax.commands.explain import Explain
 from segic_jax.commands.fit import Fit
 from segic_jax.commands.parity import Parity
@@ -31,6 +33,8 @@ COMMANDS: dict[str, type] = {
     "explain": Explain,
     "app": App,
     "doctor": Doctor,
+    "eval": Eval,
+    "calibrate": Calibrate,
     "weights": Weights,
     "convert": Convert,
     "export": Export,

@@ -1,18 +1,16 @@
-"""Is the class there? Calibrate and measure it: `python -m segic_jax.evaluate.calibration`.
+"""Fit what the notes of a model file hold: the calibration of presence and the similarity threshold.
 
-Scenes of two to four emoji; the model is asked for eight classes of which the others are absent. The logistic
-model is fitted on the validation classes and measured on the novel ones; neither were in the training.
+Presence is asked about scenes of two to four emoji: of eight classes, those that are not in the scene are
+absent. The classes were in no training: a calibration is fitted on the validation split and measured on the
+novel one.
 """
 
 import dataclasses
-import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import tyro
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
@@ -20,62 +18,67 @@ from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import Split
 from segic_jax.data.episodes import View
+from segic_jax.data.manifest import EpisodeSource, Manifest
+from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
+from segic_jax.evaluate.episodes import make_tasks
+from segic_jax.evaluate.protocols import similarity_on_image
 from segic_jax.inference.context import Context
+from segic_jax.inference.engine import Engine
 from segic_jax.inference.example import Example
 from segic_jax.inference.presence import EVIDENCE, Calibration
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.runtime.command_line import run_command
-from segic_jax.weights.bundle import load_bundle, read_weights, write_weights
-from segic_jax.weights.fetch import find
+from segic_jax.weights.bundle import Bundle, read_weights, write_weights
 
-ASKED = 8  # classes a scene
-SHOTS = (1, 5)
-LEAST_VISIBLE = 0.005  # of the scene, for an object to count as there
-RECALL = 0.95  # of what is there must count as present
+CLASSES_PER_SCENE = 8  # that presence is asked about
+LEAST_VISIBLE = 0.005  # share of the scene from which on an object counts as present
+RECALL = 0.95  # share of the present classes that the threshold must keep
+THRESHOLDS = np.arange(-0.5, 1.0, 0.01)  # of the similarity map
 
 
-class Asked(NamedTuple):
-    """One row a question: a class on a scene."""
+class PresenceSamples(NamedTuple):
+    """Hold one row for each class that was asked about on a scene."""
 
-    evidence: Float[np.ndarray, "questions evidence"]
-    there: Bool[np.ndarray, " questions"]
+    evidence: Float[np.ndarray, "samples evidence"]
+    present: Bool[np.ndarray, " samples"]
 
 
-def ask(segmenter: Segmenter, split: Split, scenes: int, shots: int) -> Asked:
-    """All questions about `scenes` scenes of a split's classes, from `shots` examples a class."""
+def collect_samples(segmenter: Segmenter, split: Split, scenes: int, shots: int) -> PresenceSamples:
+    """Ask about classes of a split, fitted from `shots` examples each, on `scenes` scenes."""
     source = EmojiSource(split)
     classes = source.bank.classes
-    taught = {one.name: taught_class(segmenter, source, one.name, shots) for one in classes}
-    evidence, there = [], []
+    contexts = {sprite.name: fit_class(segmenter, source, sprite.name, shots) for sprite in classes}
+    evidence, present = [], []
     for number in range(scenes):
         rng = np.random.default_rng([number, shots])
-        asked = [classes[i] for i in rng.choice(len(classes), ASKED, replace=False)]
-        shown = scene(asked[: rng.integers(2, 5)], f"presence {split}", number)
-        context = taught[asked[0].name]
-        for one in asked[1:]:
-            context = context + taught[one.name]
-        result = segmenter.predict(shown.image, context)
-        visible = np.bincount(shown.labels.ravel(), minlength=ASKED + 1)[1:] / shown.labels.size
+        asked = [classes[i] for i in rng.choice(len(classes), CLASSES_PER_SCENE, replace=False)]
+        drawn = scene(asked[: rng.integers(2, 5)], f"presence {split}", number)
+        context = contexts[asked[0].name]
+        for sprite in asked[1:]:
+            context = context + contexts[sprite.name]
+        result = segmenter.predict(drawn.image, context)
+        visible = np.bincount(drawn.labels.ravel(), minlength=CLASSES_PER_SCENE + 1)[1:] / drawn.labels.size
         clear = (visible == 0) | (visible >= LEAST_VISIBLE)
         evidence.append(result.evidence[clear])
-        there.append(visible[clear] > 0)
-    return Asked(np.concatenate(evidence), np.concatenate(there))
+        present.append(visible[clear] > 0)
+    return PresenceSamples(np.concatenate(evidence), np.concatenate(present))
 
 
-def taught_class(segmenter: Segmenter, source: EmojiSource, name: str, shots: int) -> Context:
-    """A Context of one class from its first scenes."""
+def fit_class(segmenter: Segmenter, source: EmojiSource, name: str, shots: int) -> Context:
+    """Return a Context of one class from its first scenes."""
     views = [source.load(View(str(number), name)) for number in range(1, shots + 1)]
     return segmenter.fit([Example(view.image, view.mask, name=name) for view in views])
 
 
-def calibrate(asked: Asked) -> Calibration:
-    """Logistic regression, present and absent weighing the same; RECALL of what is there is present."""
-    mean, spread = asked.evidence.mean(0), asked.evidence.std(0) + 1e-6
-    inputs = np.column_stack([(asked.evidence - mean) / spread, np.ones(len(asked.there))])
-    sign = np.where(asked.there, 1.0, -1.0)
-    weight = np.where(asked.there, 0.5 / asked.there.sum(), 0.5 / (~asked.there).sum())
+def fit_calibration(samples: PresenceSamples) -> Calibration:
+    """Fit a logistic regression that weighs present and absent equally; its threshold keeps RECALL."""
+    mean, spread = samples.evidence.mean(0), samples.evidence.std(0) + 1e-6
+    inputs = np.column_stack([(samples.evidence - mean) / spread, np.ones(len(samples.present))])
+    sign = np.where(samples.present, 1.0, -1.0)
+    weight = np.where(samples.present, 0.5 / samples.present.sum(), 0.5 / (~samples.present).sum())
 
-    def loss(factors):
+    def loss(
+        factors: Float[np.ndarray, " inputs"],
+    ) -> tuple[Float[np.ndarray, ""] | float, Float[np.ndarray, " inputs"]]:
         margin = sign * (inputs @ factors)
         slope = -(inputs * (weight * sign / (1 + np.exp(margin)))[:, None]).sum(0)
         decay = np.append(1e-3 * factors[:-1], 0)
@@ -88,63 +91,55 @@ def calibrate(asked: Asked) -> Calibration:
         float(factors[-1] - weights @ mean),
         least=0.0,
     )
-    least = np.quantile(fitted.presence(asked.evidence[asked.there]), 1 - RECALL)
+    least = np.quantile(fitted.presence(samples.evidence[samples.present]), 1 - RECALL)
     return dataclasses.replace(fitted, least=float(least))
 
 
-def auroc(score: Float[np.ndarray, " n"], there: Bool[np.ndarray, " n"]) -> float:
-    """Probability that something there scores above something absent."""
-    count = int(there.sum())
-    ranks = rankdata(score)[there].sum()
-    return float((ranks - count * (count + 1) / 2) / (count * (len(there) - count)))
+def auroc(score: Float[np.ndarray, " n"], present: Bool[np.ndarray, " n"]) -> float:
+    """Return the probability that a present class scores above an absent one."""
+    count = int(present.sum())
+    ranks = rankdata(score)[present].sum()
+    return float((ranks - count * (count + 1) / 2) / (count * (len(present) - count)))
 
 
-def false_rate(score: Float[np.ndarray, " n"], there: Bool[np.ndarray, " n"]) -> float:
-    """Share of the absent that still count as present where RECALL of what is there does."""
-    return float((score[~there] >= np.quantile(score[there], 1 - RECALL)).mean())
+def false_positive_rate(score: Float[np.ndarray, " n"], present: Bool[np.ndarray, " n"]) -> float:
+    """Return the share of absent classes above the threshold that keeps RECALL of the present ones."""
+    return float((score[~present] >= np.quantile(score[present], 1 - RECALL)).mean())
 
 
-@dataclass
-class Args:
-    """Calibrate on the validation classes, and print what it gives on the novel ones."""
-
-    weights: str = ""
-    """Model file, or a name of `segic weights list`."""
-    scenes: int = 300
-    """Scenes of each split and number of shots."""
-    save: bool = False
-    """Write the calibration into the model file's notes."""
-
-
-def main(args: Args) -> None:
-    """Fit on all numbers of shots together; measure each."""
-    path = find(args.weights)
-    segmenter = Segmenter(load_bundle(path))
-    parts = [ask(segmenter, "validation", args.scenes, shots) for shots in SHOTS]
-    calibration = calibrate(Asked(*map(np.concatenate, zip(*parts, strict=True))))
-    print("| shots | measure | similarity alone | calibrated |\n| --- | --- | --- | --- |")
-    for shots in SHOTS:
-        novel = ask(segmenter, "novel", args.scenes, shots)
-        scores = novel.evidence[:, EVIDENCE.index("similarity")], calibration.presence(novel.evidence)
-        for name, measure in (("AUROC", auroc), ("false masks at 95 % recall", false_rate)):
-            values = " | ".join(f"{measure(score, novel.there):.3f}" for score in scores)
-            print(f"| {shots} | {name} | {values} |", flush=True)
-        kept = calibration.presence(novel.evidence) >= calibration.least
-        print(
-            f"| {shots} | recall, false masks at the saved threshold | | "
-            f"{kept[novel.there].mean():.3f}, {kept[~novel.there].mean():.3f} |"
-        )
-    if args.save:
-        save(path, calibration)
-        print(f"{path}: calibration saved")
-
-
-def save(path: Path, calibration: Calibration) -> None:
-    """Put it into the notes of a model file; its tensors stay as they are."""
+def save_calibration(path: Path, calibration: Calibration) -> None:
+    """Write the calibration into the notes of a model file; its tensors stay as they are."""
     weights = read_weights(path)
     notes = weights.notes | {"presence": dataclasses.asdict(calibration)}
     write_weights(path, dataclasses.replace(weights, notes=notes))
 
 
-if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(tyro.cli(Args))))
+def tune_threshold(bundle: Bundle, source: EpisodeSource, manifest: Manifest) -> tuple[float, float]:
+    """Return the threshold at which the similarity map alone scores best, and that mIoU in per cent.
+
+    Use classes that are not evaluated later, and keep it in `bundle.notes["cosine_threshold"]`: the baseline
+    "cosine" needs it.
+    """
+    rows = {name: row for row, name in enumerate(manifest.classes)}
+
+    def count(prediction: Prediction) -> tuple[int, np.ndarray, np.ndarray]:
+        """Return the class's row, and intersection and union at each threshold."""
+        truth = prediction.target.mask
+        similarity = similarity_on_image(prediction, truth.shape)
+        inside, outside = _count_above(similarity[truth]), _count_above(similarity[~truth])
+        return rows[prediction.task.episode.class_id], inside, truth.sum() + outside
+
+    intersection, union = np.zeros((2, len(rows), len(THRESHOLDS)))
+    tasks = make_tasks(bundle, source, [manifest])
+    engines = {"segic": Engine(bundle)}
+    for row, shared, either in predict_episodes(engines, source, tasks, count, similarity=True):
+        intersection[row] += shared
+        union[row] += either
+    scores = 100 * (intersection / np.maximum(union, 1)).mean(0)
+    best = int(scores.argmax())
+    return round(float(THRESHOLDS[best]), 2), float(scores[best])
+
+
+def _count_above(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " thresholds"]:
+    """Count the values above each threshold."""
+    return len(values) - np.searchsorted(np.sort(values), THRESHOLDS, side="right")

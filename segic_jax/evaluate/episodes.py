@@ -1,141 +1,231 @@
-"""Score a model on episodes: rows go to disk as they come, and all else is made of rows.
+"""Evaluate episodes: segment a class in a target as one or several references show it.
 
-Formulas: `evaluate.metrics`; what is compared at which size: `evaluate.protocols`.
+An episode's way: `make_tasks` -> `episode_stream.predict_episodes` (images to mask logits) ->
+`protocols.prediction_row` (pixel counts) -> `protocols.summarise_rows` (scores).
 """
 
-import time
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-import jax
 import numpy as np
 
-import segic_jax
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.check import require_files
-from segic_jax.data.episodes import View
+from segic_jax.data.episodes import ClassId, Episode
 from segic_jax.data.manifest import EpisodeSource, Manifest, episodes_hash
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate import report
-from segic_jax.evaluate.baselines import wrong_references
-from segic_jax.evaluate.gallery import gallery_item
-from segic_jax.evaluate.infer import Task, judge_all
-from segic_jax.evaluate.protocols import Protocol, find_protocol
-from segic_jax.evaluate.records import Records, environment, in_domain, model_identity, spread
+from segic_jax.evaluate.episode_stream import Prediction, Task, predict_episodes
+from segic_jax.evaluate.metrics import RunningMeanIoU
+from segic_jax.evaluate.protocols import (
+    Protocol,
+    find_protocol,
+    predicted_mask,
+    prediction_row,
+    similarity_on_image,
+    summarise_rows,
+)
 from segic_jax.evaluate.report import GalleryItem
-from segic_jax.evaluate.rows import class_labels, row_of, summary
+from segic_jax.evaluate.runner import host_share, model_identity, spread
 from segic_jax.inference.engine import Engine
-from segic_jax.runtime import progress
-from segic_jax.runtime.distributed import gather_json, is_main_host, raise_on_all_hosts
+from segic_jax.runtime.distributed import gather_json, raise_on_all_hosts
 from segic_jax.weights.bundle import Bundle
 
-
-def evaluate(
-    bundle: Bundle,
-    benchmark: BenchmarkSpec,
-    source: EpisodeSource,
-    manifests: Sequence[Manifest],
-    *,
-    protocol: Protocol,
-    out: Path,
-    batch_size: int = 16,
-    workers: int = 0,
-    limit: int | None = None,
-    class_names: bool = False,
-    baselines: bool = False,
-    random_backbone: Bundle | None = None,
-) -> dict:
-    """Answer all episodes, write `out` (see docs/benchmarks.md) and give the content of its result.json.
-
-    Started again with the same `out`, it goes on after the rows that are there. Several hosts share the work.
-
-    Args:
-        manifests: one a fold.
-        batch_size: episodes between reading and judgement; it changes no result.
-        workers: processes that read images; 0 reads in threads.
-        limit: answer about every len / limit-th episode only.
-        class_names: give the model the class names as text.
-        baselines: also score what `evaluate.baselines` lists.
-        random_backbone: a model trained over a frozen random backbone, one more baseline.
-
-    Raises:
-        ConfigError: `batch_size` or `limit` below 1.
-        DataError: no episodes, an image that cannot be read, or `out` holds another run.
-        BundleError: `class_names` without text features for them.
-    """
-    if batch_size < 1 or workers < 0:
-        raise ConfigError(f"batch_size {batch_size} must be at least 1, workers {workers} at least 0.")
-    begin = time.perf_counter()
-    tasks = make_tasks(bundle, source, manifests, class_names=class_names, wrong=baselines)
-    chosen = spread(tasks, limit)
-    threshold = bundle.notes.get("cosine_threshold") if baselines else None
-    models = {"segic": bundle} | ({"random_backbone": random_backbone} if random_backbone else {})
-    identity = {
-        "benchmark": benchmark.name,
-        "protocol": protocol.to_dict(),
-        "episodes": [manifest.sha256 for manifest in manifests],
-        "model": model_identity(bundle),
-        "class_names": class_names,
-        "baselines": baselines,
-        "random_backbone": model_identity(random_backbone) if random_backbone else None,
-        "version": segic_jax.__version__,
-    }
-    engines = {name: Engine(one) for name, one in models.items()}
-    with Records(out, identity) as records:
-        todo = [task for task in chosen if task.index not in records.done]
-        own = todo[jax.process_index() :: jax.process_count()]
-        with (
-            raise_on_all_hosts(),
-            closing(_Progress(chosen, records.done, len(own), benchmark.name)) as progress,
-        ):
-            require_files(source, [view for task in own for view in _views(task)])
-            for row in judge_all(
-                engines,
-                source,
-                own,
-                lambda answer: row_of(answer, protocol, threshold, baselines),
-                blank=baselines,
-                similarity=threshold is not None,
-                show_references=baselines,
-                in_flight=batch_size,
-                workers=workers,
-            ):
-                records.add(row)
-                progress.add(row)
-        done = records.gathered()
-    rows = [done[task.index] for task in chosen]
-
-    by_index = {task.index: task for task in chosen}
-    result = {
-        "benchmark": benchmark.name,
-        "title": benchmark.title,
-        "protocol": protocol.to_dict(),
-        "shots": manifests[0].shots,
-        "folds": [manifest.fold for manifest in manifests],
-        "class_names_given": class_names,
-        "in_domain": in_domain(bundle, benchmark.domain),
-        "manifest": {
-            "sha256": episodes_hash([e for manifest in manifests for e in manifest.episodes]),
-            "folds": {str(manifest.fold): manifest.sha256 for manifest in manifests},
-        },
-        "episodes": len(rows),
-        "episodes_in_list": len(tasks),
-        "classes": len({(row["fold"], row["class"]) for row in rows}),
-        **summary(rows, manifests, protocol, class_labels(source, rows)),
-        "cosine_threshold": threshold,
-        "notes": _notes(bundle, tasks, baselines, random_backbone),
-        "model": model_identity(bundle) | {"notes": bundle.notes},
-        "environment": environment(),
-        "seconds": round(time.perf_counter() - begin, 1),
-    }
-    if is_main_host():
-        gallery = _gallery(engines["segic"], source, by_index, rows, protocol)
-        report.write(out, result, rows, gallery)
-    return result
+LABELS = {
+    "segic": "SegIC",
+    "copy": "reference's mask copied",
+    "cosine": "similarity map at its threshold",
+    "no_reference": "head without a reference",
+    "wrong_reference": "head with a wrong reference",
+    "random_backbone": "head on a random backbone",
+}
 
 
-def score(
+class EpisodeEvaluation:
+    """Evaluate the episodes of one or several folds; see `runner.Evaluation`."""
+
+    unit = "episode"
+    score_name = "mIoU"
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        benchmark: BenchmarkSpec,
+        source: EpisodeSource,
+        manifests: Sequence[Manifest],
+        *,
+        protocol: Protocol,
+        class_names: bool = False,
+        baselines: bool = False,
+        random_backbone: Bundle | None = None,
+        batch_size: int = 16,
+        workers: int = 0,
+    ):
+        """Number the episodes of all folds.
+
+        Args:
+            manifests: one for each fold.
+            class_names: give the model the class names as text.
+            baselines: also score what a result has to beat; see `LABELS`.
+            random_backbone: a model trained over a frozen random backbone, one more baseline.
+            batch_size: episodes between reading and scoring; it changes no result.
+            workers: processes that read images; 0 reads in threads.
+
+        Raises:
+            ConfigError: `batch_size` below 1 or `workers` below 0.
+            DataError: there are no episodes, or some have no reference.
+            BundleError: `class_names` without text features for them.
+        """
+        if batch_size < 1 or workers < 0:
+            raise ConfigError(f"batch_size {batch_size} must be at least 1, workers {workers} at least 0.")
+        self.bundle, self.benchmark, self.protocol = bundle, benchmark, protocol
+        self._source, self._manifests = source, manifests
+        self._class_names, self._baselines = class_names, baselines
+        self._random_backbone = random_backbone
+        self._batch_size, self._workers = batch_size, workers
+        self._threshold = bundle.notes.get("cosine_threshold") if baselines else None
+        self._tasks = make_tasks(
+            bundle, source, manifests, class_names=class_names, wrong_references=baselines
+        )
+        self._engine = Engine(bundle)
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def identity(self) -> dict:
+        random_backbone = self._random_backbone
+        return {
+            "protocol": self.protocol.to_dict(),
+            "episodes": [manifest.sha256 for manifest in self._manifests],
+            "class_names": self._class_names,
+            "baselines": self._baselines,
+            "random_backbone": model_identity(random_backbone) if random_backbone else None,
+        }
+
+    def settings(self) -> dict:
+        return {
+            "protocol": self.protocol.to_dict(),
+            "shots": self._manifests[0].shots,
+            "folds": [manifest.fold for manifest in self._manifests],
+            "class_names_given": self._class_names,
+        }
+
+    def prepare(self, indices: Sequence[int], out: Path) -> None:
+        """Name a missing file before hours are spent."""
+        require_files(self._source, [view for index in indices for view in self._tasks[index].views])
+
+    def rows(self, indices: Sequence[int], out: Path) -> Iterator[dict]:
+        engines = {"segic": self._engine}
+        if self._random_backbone:
+            engines["random_backbone"] = Engine(self._random_backbone)
+        return predict_episodes(
+            engines,
+            self._source,
+            [self._tasks[index] for index in indices],
+            lambda prediction: prediction_row(
+                prediction, self.protocol, threshold=self._threshold, copy=self._baselines
+            ),
+            no_reference=self._baselines,
+            similarity=self._threshold is not None,
+            references=self._baselines,
+            in_flight=self._batch_size,
+            workers=self._workers,
+        )
+
+    def running_score(self) -> Callable[[dict], float]:
+        running = RunningMeanIoU()
+
+        def score(row: dict) -> float:
+            running.add((row["fold"], row["class"]), row["intersection"], row["union"])
+            return running.value
+
+        return score
+
+    def summarise(self, rows: Sequence[dict]) -> dict:
+        manifests = self._manifests
+        return {
+            "manifest": {
+                "sha256": episodes_hash([e for manifest in manifests for e in manifest.episodes]),
+                "folds": {str(manifest.fold): manifest.sha256 for manifest in manifests},
+            },
+            "episodes": len(rows),
+            "episodes_in_list": len(self._tasks),
+            "classes": len({(row["fold"], row["class"]) for row in rows}),
+            **summarise_rows(rows, manifests, self.protocol, class_labels(self._source, rows)),
+            "cosine_threshold": self._threshold,
+            "notes": self._notes(),
+        }
+
+    def _notes(self) -> list[str]:
+        """Say which baselines are missing, and why."""
+        if not self._baselines:
+            return []
+        notes = []
+        if self._tasks[0].wrong_reference is None:
+            notes.append("There is only one class in a fold, so there is no wrong reference to give.")
+        if self._threshold is None:
+            notes.append(f"{self.bundle.name} names no similarity threshold; that baseline is left out.")
+        if self._random_backbone is None:
+            notes.append("No model over a random backbone was given; that baseline is left out.")
+        return notes
+
+    def files(self, result: dict, rows: Sequence[dict], out: Path) -> Iterator[tuple[str, bytes]]:
+        """Yield per_class.csv, report.html and sheet.png."""
+        gallery = self._gallery(rows)
+        yield "per_class.csv", report.to_csv(["class", "iou"], result["class_iou"].items())
+        if gallery:
+            yield "sheet.png", report.encode_png(report.sheet(gallery))
+        ious = [row["iou"] for row in rows]
+        bars = result["class_iou"].items()
+        yield (
+            "report.html",
+            report.render("episodes.html.j2", result, bars, ious, gallery=gallery, labels=LABELS),
+        )
+
+    def _gallery(self, rows: Sequence[dict]) -> list[GalleryItem]:
+        """Predict the best, median and worst episodes again, to draw them."""
+        selected = report.select_episodes(rows)
+        kinds = {index: kind for kind, indices in selected.items() for index in indices}
+        iou = {row["index"]: row["iou"] for row in rows}
+
+        def item(prediction: Prediction) -> GalleryItem:
+            index = prediction.task.index
+            return gallery_item(prediction, iou[index])._replace(kind=kinds[index])
+
+        tasks = [self._tasks[index] for index in kinds]
+        engines = {"segic": self._engine}
+        return list(predict_episodes(engines, self._source, tasks, item, similarity=True, references=True))
+
+    def table(self, result: dict) -> str:
+        """Return the scores as aligned lines, at most a screen."""
+        protocol, scores = result["protocol"], result["scores"]
+        lines = [
+            f"{result['benchmark']}: {result['episodes']} episodes of {result['classes']} classes, "
+            f"{result['shots']} shot(s), mIoU in per cent",
+            f"  protocol {protocol['name']}: {protocol['truth']}; class names "
+            f"{'given' if result['class_names_given'] else 'not given'}",
+        ]
+        for name, values in {"segic": scores, **result["baselines"]}.items():
+            low, high = values["interval_95"]
+            lines.append(f"  {LABELS[name]:<32}{values['miou']:6.1f}   95 % interval {low:.1f} - {high:.1f}")
+        boundary = "-" if scores["boundary_iou"] is None else f"{scores['boundary_iou']:.1f}"
+        lines += [
+            f"  mean over all classes of a fold {scores['miou_fold_classes']:.1f}, "
+            f"over classes seen {scores['miou_seen_classes']:.1f}",
+            f"  FB-IoU {scores['fb_iou']:.1f}, mean of the episodes' IoU {scores['episode_iou']:.1f}, "
+            f"boundary IoU {boundary}",
+        ]
+        if len(result["fold_scores"]) > 1:
+            folds = (f"{fold}: {values['miou']:.1f}" for fold, values in result["fold_scores"].items())
+            lines.append(f"  folds  {'  '.join(folds)}")
+        ranked = sorted(result["class_iou"].items(), key=lambda item: item[1])
+        if len(ranked) > 3:
+            for label, part in (("best", ranked[:-4:-1]), ("worst", ranked[:3])):
+                lines.append(f"  {label:<6} " + ", ".join(f"{name[:20]} {value:.1f}" for name, value in part))
+        return "\n".join([*lines, *(f"  {note}" for note in result["notes"])])
+
+
+def score_episodes(
     bundle: Bundle,
     source: EpisodeSource,
     manifest: Manifest,
@@ -143,18 +233,20 @@ def score(
     limit: int | None = None,
     batch_size: int = 16,
 ) -> dict:
-    """`scores` of the result alone, without files; the hosts share the work, and all of them must call it."""
+    """Return the `scores` of a result without writing files, such as for validation during training.
+
+    Hosts share the episodes, and all of them must call this.
+    """
     protocol = find_protocol(manifest.protocol)
-    tasks = spread(make_tasks(bundle, source, [manifest]), limit)
-    own = tasks[jax.process_index() :: jax.process_count()]
+    tasks = host_share(spread(make_tasks(bundle, source, [manifest]), limit))
     rows: list[dict] = []
     with raise_on_all_hosts():
-        answers = judge_all(
-            {"segic": Engine(bundle)}, source, own, lambda a: row_of(a, protocol), in_flight=batch_size
+        engines = {"segic": Engine(bundle)}
+        rows += predict_episodes(
+            engines, source, tasks, lambda p: prediction_row(p, protocol), in_flight=batch_size
         )
-        rows += answers
-    rows = sorted((row for part in gather_json(rows) for row in part), key=lambda row: row["index"])
-    return summary(rows, [manifest], protocol, {})["scores"]
+    gathered = [row for part in gather_json(rows) for row in part]
+    return summarise_rows(sorted(gathered, key=lambda row: row["index"]), [manifest], protocol)["scores"]
 
 
 def make_tasks(
@@ -163,92 +255,89 @@ def make_tasks(
     manifests: Sequence[Manifest],
     *,
     class_names: bool = False,
-    wrong: bool = False,
+    wrong_references: bool = False,
 ) -> list[Task]:
-    """All episodes of all folds, numbered."""
+    """Number the episodes of all folds and add what the model is given besides images.
+
+    Args:
+        class_names: give the class's name as text, instead of the empty prompt.
+        wrong_references: add a reference of another class, for that baseline, if all folds have several.
+
+    Raises:
+        DataError: there are no episodes, or some have no reference.
+        BundleError: the model cannot encode a class name.
+    """
+    if not all(episode.references for manifest in manifests for episode in manifest.episodes):
+        raise DataError(f"{source.name} has episodes without a reference; give it at least one shot.")
     tasks: list[Task] = []
     text: dict[str, np.ndarray] = {}
-    for manifest in manifests:
-        if not all(episode.references for episode in manifest.episodes):
-            raise DataError(f"{source.name} has episodes without a reference; give it at least one shot.")
-        order = wrong_references(manifest.episodes) if wrong else None
-        for i, episode in enumerate(manifest.episodes):
+    orders = [other_class_episodes(manifest.episodes) for manifest in manifests]
+    wrong_references = wrong_references and None not in orders
+    for manifest, order in zip(manifests, orders, strict=True):
+        for number, episode in enumerate(manifest.episodes):
             name = source.class_name(episode.class_id) if class_names else ""
             if name not in text:
                 text[name] = bundle.text_feature(name)
-            other = manifest.episodes[order[i]].reference_views[0] if order else None
-            tasks.append(Task(len(tasks), manifest.fold, episode, text[name], other))
+            wrong = None
+            if wrong_references and order is not None:
+                wrong = manifest.episodes[order[number]].reference_views[0]
+            tasks.append(Task(len(tasks), manifest.fold, episode, text[name], wrong))
     if not tasks:
         raise DataError(f"{source.name} has no episodes.")
     return tasks
 
 
-def _views(task: Task) -> list[View]:
-    """Everything that is read for an episode."""
-    episode = task.episode
-    return [episode.target_view, *episode.reference_views, *([task.wrong] if task.wrong else [])]
+def other_class_episodes(episodes: Sequence[Episode]) -> list[int] | None:
+    """Return for each episode the index of one of another class; None if there is only one class.
 
-
-def _notes(bundle: Bundle, tasks: Sequence[Task], baselines: bool, random_backbone: Bundle | None) -> list:
-    if not baselines:
-        return []
-    notes = []
-    if all(task.wrong is None for task in tasks):
-        notes.append("There is only one class, so no wrong reference to show.")
-    if bundle.notes.get("cosine_threshold") is None:
-        notes.append(f"{bundle.name} names no cosine threshold; that baseline is left out.")
-    if random_backbone is None:
-        notes.append("No model over a random backbone was given; that baseline is left out.")
-    return notes
-
-
-def _gallery(
-    engine: Engine, source: EpisodeSource, tasks: Mapping[int, Task], rows: Sequence[dict], protocol: Protocol
-) -> list[GalleryItem]:
-    """The best, median and worst episodes, answered once more to be drawn."""
-    chosen = [(kind, index) for kind, many in report.chosen(rows).items() for index in many]
-    iou = {row["index"]: row["iou"] for row in rows}
-    kinds = iter(kind for kind, _ in chosen)
-
-    answers = judge_all(
-        {"segic": engine},
-        source,
-        [tasks[i] for _, i in chosen],
-        lambda answer: gallery_item(answer, iou[answer.task.index]),
-        similarity=True,
-        show_references=True,
-    )
-    return [one._replace(kind=next(kinds)) for one in answers]
-
-
-class _Progress:
-    """A bar with the running mIoU of all rows so far and the time left."""
-
-    def __init__(self, chosen: Sequence[Task], done: Mapping[int, dict], todo: int, name: str):
-        self._sums: dict = {}
-        kept = [done[task.index] for task in chosen if task.index in done]
-        for row in kept:
-            self._count(row)
-        self._bar = progress.bar(
-            total=len(kept) + todo,
-            initial=len(kept),
-            desc=name,
-            unit="episode",
-            enabled=is_main_host(),
+    It is the first one from half the list further on.
+    """
+    if len({episode.class_id for episode in episodes}) < 2:
+        return None
+    count = len(episodes)
+    return [
+        next(
+            other
+            for step in range(count)
+            if episodes[other := (index + count // 2 + step) % count].class_id != episode.class_id
         )
+        for index, episode in enumerate(episodes)
+    ]
 
-    def _count(self, row: dict) -> None:
-        sums = self._sums.setdefault((row["fold"], row["class"]), [0, 0])
-        sums[0] += row["intersection"]
-        sums[1] += row["union"]
 
-    def add(self, row: dict) -> None:
-        """One more row."""
-        self._count(row)
-        mean = float(np.mean([i / max(u, 1) for i, u in self._sums.values()]))
-        self._bar.set_postfix(mIoU=f"{100 * mean:.1f}", refresh=False)
-        self._bar.update()
+def class_labels(source: EpisodeSource, rows: Sequence[dict]) -> Mapping[tuple[int, ClassId], str]:
+    """Return names of the (fold, class) pairs in `rows`; where two share a name, the class id is added."""
+    labels: dict[tuple[int, ClassId], str] = {}
+    for fold, class_id in dict.fromkeys((row["fold"], row["class"]) for row in rows):
+        try:
+            label = source.class_name(class_id)
+        except DataError:  # the benchmark's files name no classes
+            label = str(class_id)
+        labels[fold, class_id] = f"{label} ({class_id})" if label in labels.values() else label
+    return labels
 
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self._bar.close()
+
+def gallery_item(prediction: Prediction, iou: float | None) -> GalleryItem:
+    """Return a prediction as images of the target's size; `kind` stays empty.
+
+    Args:
+        prediction: made with `similarity` and `references`.
+        iou: 0..1, for its title.
+    """
+    if prediction.reference is None:
+        raise ValueError("The prediction has no reference to draw: ask predict_episodes for it.")
+    task, image_size = prediction.task, prediction.target.mask.shape
+    is_wrong = "wrong_reference" in prediction.logits
+    return GalleryItem(
+        kind="",
+        title=f"{task.episode.class_id}: {task.episode.target}",
+        reference=prediction.reference.image,
+        reference_mask=prediction.reference.mask,
+        target=prediction.target.image,
+        similarity=similarity_on_image(prediction, image_size),
+        prediction=predicted_mask(prediction, "segic", image_size),
+        truth=prediction.target.mask,
+        iou=iou,
+        wrong_prediction=predicted_mask(prediction, "wrong_reference", image_size) if is_wrong else None,
+        wrong_class="" if task.wrong_reference is None else str(task.wrong_reference.class_id),
+    )

@@ -1,157 +1,232 @@
-"""Semantic segmentation with many classes, each shown by a reference; all concepts of an image are decoded.
+"""Evaluate semantic segmentation: every class is a concept, shown by a reference image.
 
 The official `evaluate_semseg` of train.py decodes the classes that the truth has ("present", an oracle) and
-thresholds each by itself ("independent"); here all classes can be decoded ("all"), and the largest logit can
-decide ("argmax", background where none is above 0).
+thresholds each independently; here all classes can be decoded ("all"), and the largest logit can decide
+("argmax", background where none is above 0).
+
+<out>/references.json              the images that show each class, drawn once
 """
 
-import csv
-import io
-import json
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-import jax
 import numpy as np
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 
-import segic_jax
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.data.semantic import SemanticSource, Split
-from segic_jax.errors import ConfigError
-from segic_jax.evaluate.records import (
-    Records,
-    environment,
-    in_domain,
-    list_hash,
-    model_identity,
-    percent,
-    spread,
-)
-from segic_jax.evaluate.report import render
-from segic_jax.evaluate.semantic_bank import REFERENCE_SEED, Bank, make_bank, text_features
-from segic_jax.evaluate.semantic_metrics import Merge, class_sums, image_iou, mean_iou, score, summary
+from segic_jax.errors import BundleError, ConfigError
+from segic_jax.evaluate import metrics, report
+from segic_jax.evaluate.metrics import ClassCounts, RunningMeanIoU
+from segic_jax.evaluate.runner import list_hash, rounded
+from segic_jax.evaluate.semantic_bank import REFERENCE_SEED, ReferenceBank, make_bank
+from segic_jax.evaluate.semantic_scores import Merge, image_iou, score_image
 from segic_jax.inference.engine import Engine
 from segic_jax.models.segic import Prototypes
-from segic_jax.runtime import distributed, progress
-from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.weights.bundle import Bundle
 
 Classes = Literal["present", "all"]
 
 
-def evaluate_semseg(
-    bundle: Bundle,
-    source: SemanticSource,
-    *,
-    benchmark: BenchmarkSpec,
-    classes: Classes,
-    merge: Merge,
-    bank: Split,
-    class_names: bool | None,
-    batch_size: int,
-    limit: int | None,
-    out: Path,
-) -> dict:
-    """Score the validation images, write `out`, and give the content of its result.json.
+class SemanticEvaluation:
+    """Evaluate the validation images of a benchmark; see `runner.Evaluation`."""
 
-    Started again with the same `out`, it goes on after the rows that are there. Several hosts share the work.
+    unit = "image"
+    score_name = "mIoU"
 
-    Args:
-        bank: the split that the references are drawn from (`draw_references` with seed 0). In "val" a
-            class has two, and an image is never its own reference. The official references are images
-            made by Stable Diffusion, which are not distributed.
-        class_names: whether the prompts name the classes; None for yes if the model can encode them.
-        batch_size: images in work at a time; results do not depend on it.
-        limit: only about every len / limit-th image.
+    def __init__(
+        self,
+        bundle: Bundle,
+        benchmark: BenchmarkSpec,
+        source: SemanticSource,
+        *,
+        classes: Classes = "present",
+        merge: Merge = "independent",
+        bank: Split = "train",
+        class_names: bool | None = None,
+        batch_size: int = 16,
+    ):
+        """List the images and encode the prompts.
+
+        Args:
+            classes: which are decoded on an image: those that the truth has, or all.
+            merge: whether each class is thresholded by itself, or the largest logit decides.
+            bank: the split that references are drawn from (`draw_references` with seed 0). In "val" a
+                class has two, and an image is never its own reference. The official references are images
+                made by Stable Diffusion, which are not distributed.
+            class_names: whether the prompts name the classes; None for yes if the model can encode them.
+            batch_size: images in work at a time; results do not depend on it.
+
+        Raises:
+            ConfigError: `batch_size` below 1.
+            DataError: the data are missing.
+            BundleError: `class_names` is True, and the model cannot encode them.
+        """
+        if batch_size < 1:
+            raise ConfigError(f"batch_size {batch_size} must be at least 1.")
+        self.bundle, self.benchmark = bundle, benchmark
+        self._source, self._classes, self._merge, self._split = source, classes, merge, bank
+        self._batch_size = batch_size
+        self._text, self._names_given = encode_class_prompts(bundle, source, class_names)
+        self._images = source.image_names("val")
+        self._engine = Engine(bundle)
+        self._bank: ReferenceBank | None = None
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def identity(self) -> dict:
+        return {
+            "protocol": self._protocol(),
+            "class_names_given": self._names_given,
+            "pictures": list_hash(self._images),
+        }
+
+    def settings(self) -> dict:
+        return {"protocol": self._protocol(), "class_names_given": self._names_given}
+
+    def _protocol(self) -> dict:
+        return {
+            "name": "semseg",
+            "classes": self._classes,
+            "merge": self._merge,
+            "bank": self._split,
+            "prediction": "logits, bilinear to the image's own size, above 0",
+            "source": "SegIC train.py, evaluate_semseg",
+        }
+
+    def prepare(self, indices: Sequence[int], out: Path) -> None:
+        """Encode the references of all classes; every host does."""
+        self._bank = make_bank(self._engine, self._source, self._split, self._text, out)
+
+    @property
+    def _references(self) -> ReferenceBank:
+        assert self._bank is not None, "prepare() comes first"
+        return self._bank
+
+    def rows(self, indices: Sequence[int], out: Path) -> Iterator[dict]:
+        threads = self._batch_size
+        return prefetch_results(self._row, indices, threads=threads, limit=2 * threads - 1)
+
+    def _row(self, index: int) -> dict:
+        """Segment an image and count the pixels of each class."""
+        name = self._images[index]
+        image = self._source.load("val", name)
+        classes = range(len(self._source.classes)) if self._classes == "all" else image.classes
+        decoded, prototypes = self._references.prototypes(classes, name, "val")
+        counts = score_image(image, decoded, class_logits(self._engine, image.image, prototypes), self._merge)
+        return {
+            "index": index,
+            "picture": name,
+            "iou": image_iou(counts),
+            "classes": {str(number): [*pixels] for number, pixels in counts.items()},
+        }
+
+    def running_score(self) -> Callable[[dict], float]:
+        running = RunningMeanIoU()
+
+        def score(row: dict) -> float:
+            for number, (intersection, union, _, truth) in row["classes"].items():
+                running.add(number, intersection, union, truth)
+            return running.value
+
+        return score
+
+    def summarise(self, rows: Sequence[dict]) -> dict:
+        names, bank = self._source.classes, self._references
+        counts, official = class_counts(rows), class_counts(rows, everywhere=True)
+        labels = unique_names(names)
+        class_iou = {labels[number]: 100 * iou for number, iou in metrics.class_iou(counts).items()}
+        interval = metrics.bootstrap_interval((len(rows), partial(metrics.mean_iou, counts)))
+        return {
+            "manifest": {"sha256": list_hash(self._images)},
+            "pictures": len(rows),
+            "pictures_in_list": len(self._images),
+            "classes": len(names),
+            "classes_seen": len(class_iou),
+            "scores": {
+                "miou": round(metrics.mean_iou(counts), 2),
+                "interval_95": [round(end, 2) for end in interval],
+                "miou_official": round(metrics.mean_iou(official), 2),
+            },
+            "class_iou": rounded(class_iou),
+            "bank": bank.describe(labels),
+            "notes": self._notes(bank),
+        }
+
+    def _notes(self, bank: ReferenceBank) -> list[str]:
+        notes = [
+            "miou leaves ignored pixels out; miou_official counts predictions there as wrong, as the "
+            "official code does. Both are means over the classes that the truth has, each from pixels summed "
+            "over all images.",
+            f"One reference for each class, drawn from the {bank.split} split with seed {REFERENCE_SEED}; "
+            "the official references are generated images that are not distributed.",
+        ]
+        if bank.split == "val":
+            notes.append(
+                "An image that is a class's reference is decoded with the class's second one; where there is "
+                "none, the class predicts nothing (the official code decodes zeros)."
+            )
+        if self._classes == "present":
+            notes.append(
+                "Only the classes that the truth has are decoded (oracle presence, as in the official code): "
+                "do not compare with segmenters that choose among all classes."
+            )
+        if self._merge == "independent":
+            notes.append("Each class is thresholded independently: a pixel may belong to several.")
+        if not all(bank.images.values()):
+            notes.append("A class without a reference predicts nothing, and its truth counts.")
+        return notes
+
+    def files(self, result: dict, rows: Sequence[dict], out: Path) -> Iterator[tuple[str, bytes]]:
+        """Yield per_class.csv and report.html."""
+        sums = np.zeros((len(self._source.classes), 4), np.int64)
+        for row in rows:
+            for number, pixels in row["classes"].items():
+                sums[int(number)] += pixels
+        header = ["class", "name", "iou", "intersection", "union", "union_everywhere", "truth"]
+        table = []
+        for number, (name, pixels) in enumerate(zip(self._source.classes, sums.tolist(), strict=True)):
+            intersection, union, _, truth = pixels
+            iou = round(100 * intersection / max(union, 1), 2) if truth else ""
+            table.append([number, name, iou, *pixels])
+        yield "per_class.csv", report.to_csv(header, table)
+        ious = [row["iou"] for row in rows]
+        yield "report.html", report.render("semantic.html.j2", result, result["class_iou"].items(), ious)
+
+    def table(self, result: dict) -> str:
+        protocol, scores = result["protocol"], result["scores"]
+        low, high = scores["interval_95"]
+        lines = [
+            f"{result['benchmark']}: {result['pictures']} images, {result['classes_seen']} of "
+            f"{result['classes']} classes seen, mIoU in per cent",
+            f"  decoded: {protocol['classes']}; merge: {protocol['merge']}; references: {protocol['bank']}; "
+            f"class names {'given' if result['class_names_given'] else 'not given'}",
+            f"  mIoU {scores['miou']:.2f}   95 % interval {low:.1f} - {high:.1f}",
+            f"  as the official code counts ignored pixels {scores['miou_official']:.2f}",
+        ]
+        return "\n".join([*lines, *(f"  {note}" for note in result["notes"])])
+
+
+def encode_class_prompts(
+    bundle: Bundle, source: SemanticSource, class_names: bool | None
+) -> tuple[Float[np.ndarray, "classes text_width"], bool]:
+    """Return text features of the classes' prompts, and whether these name the classes.
 
     Raises:
-        ConfigError: `batch_size` or `limit` below 1.
-        DataError: data are missing or damaged, or `out` holds another run. What is done stays there.
         BundleError: `class_names` is True, and the model cannot encode them.
     """
-    if batch_size < 1:
-        raise ConfigError(f"batch_size {batch_size} must be at least 1.")
-    begin = time.perf_counter()
-    text, named = text_features(bundle, source, class_names)
-    pictures = source.image_names("val")
-    chosen = spread(range(len(pictures)), limit)
-    protocol = {
-        "name": "semseg",
-        "classes": classes,
-        "merge": merge,
-        "bank": bank,
-        "prediction": "logits, bilinear to the image's own size, above 0",
-        "source": "SegIC train.py, evaluate_semseg",
-    }
-    identity = {
-        "benchmark": benchmark.name,
-        "protocol": protocol,
-        "class_names_given": named,
-        "pictures": list_hash(pictures),
-        "model": model_identity(bundle),
-        "version": segic_jax.__version__,
-    }
-    engine = Engine(bundle)
-    with Records(out, identity) as records:
-        with distributed.raise_on_all_hosts():
-            references = make_bank(engine, source, bank, text, out)
-        todo = [i for i in chosen if i not in records.done]
-        mine = todo[jax.process_index() :: jax.process_count()]
-
-        def row(number: int) -> dict:
-            shown = source.load("val", pictures[number])
-            wanted = range(len(source.classes)) if classes == "all" else shown.classes
-            decoded, context = references.context(wanted, pictures[number], "val")
-            counts = score(shown, decoded, class_logits(engine, shown.image, context), merge)
-            return {
-                "index": number,
-                "picture": pictures[number],
-                "iou": image_iou(counts),
-                "classes": {str(c): [*n] for c, n in counts.items()},
-            }
-
-        kept = [records.done[i] for i in chosen if i in records.done]
-        sums = class_sums(kept, len(source.classes)).sum(0)
-        bar = progress.bar(
-            total=len(kept) + len(mine),
-            initial=len(kept),
-            unit="picture",
-            desc=benchmark.name,
-            enabled=distributed.is_main_host(),
-        )
-        with distributed.raise_on_all_hosts(), closing(bar):
-            for done in prefetch_results(row, mine, threads=batch_size, limit=2 * batch_size - 1):
-                records.add(done)
-                sums += class_sums([done], len(source.classes))[0]
-                bar.set_postfix(mIoU=f"{100 * mean_iou(sums[None])[0]:.2f}", refresh=False)
-                bar.update()
-        everything = records.gathered()
-    rows = [everything[i] for i in chosen]
-    result = {
-        "benchmark": benchmark.name,
-        "title": benchmark.title,
-        "protocol": protocol,
-        "class_names_given": named,
-        "in_domain": in_domain(bundle, benchmark.domain),
-        "manifest": {"sha256": identity["pictures"]},
-        "pictures": len(rows),
-        "pictures_in_list": len(pictures),
-        **summary(rows, source.classes),
-        "bank": references.facts(source.classes),
-        "notes": _notes(classes, merge, references),
-        "model": model_identity(bundle) | {"notes": bundle.notes},
-        "environment": environment(),
-        "seconds": round(time.perf_counter() - begin, 1),
-    }
-    if distributed.is_main_host():
-        _write(out, result, rows, source.classes)
-    return result
+    if class_names is not False:
+        try:
+            return bundle.text_features(source.classes), True
+        except BundleError:
+            if class_names:
+                raise
+    return bundle.text_features([""] * len(source.classes)), False
 
 
 def class_logits(
@@ -167,61 +242,20 @@ def class_logits(
         yield logits[:height, :width]
 
 
-def _notes(classes: Classes, merge: Merge, bank: Bank) -> list[str]:
-    notes = [
-        "miou leaves ignored pixels out; miou_official counts predictions there as wrong, as the official "
-        "code does. Both are means over the classes that the truth has, each from pixels summed over all "
-        "pictures.",
-        f"One reference a class, drawn from the {bank.split} split with seed {REFERENCE_SEED}; the official "
-        "references are generated images that are not distributed.",
+def class_counts(rows: Sequence[dict], *, everywhere: bool = False) -> ClassCounts:
+    """Return the pixel counts of rows.
+
+    Args:
+        everywhere: count predictions on ignored pixels as wrong, as the official code does.
+    """
+    entries = [
+        (int(number), intersection, union_everywhere if everywhere else union, truth, item)
+        for item, row in enumerate(rows)
+        for number, (intersection, union, union_everywhere, truth) in row["classes"].items()
     ]
-    if bank.split == "val":
-        notes.append(
-            "An image that is a class's reference is decoded with the class's second one; where there is "
-            "none, the class predicts nothing (the official code decodes zeros)."
-        )
-    if classes == "present":
-        notes.append(
-            "Only the classes that the truth has are decoded (oracle presence, as in the official code): "
-            "not to be compared with segmenters that choose among all classes."
-        )
-    if merge == "independent":
-        notes.append("Each class is thresholded by itself: a pixel may be given to several.")
-    if any(not of for of in bank.pictures.values()):
-        notes.append("A class without a reference predicts nothing, and its truth counts.")
-    return notes
+    return ClassCounts(*np.array(entries, np.int64).reshape(-1, 5).T)
 
 
-def table(result: dict) -> str:
-    """The scores as aligned lines, one screen."""
-    protocol, scores = result["protocol"], result["scores"]
-    low, high = scores["interval_95"]
-    lines = [
-        f"{result['benchmark']}: {result['pictures']} images, {result['classes_seen']} of "
-        f"{result['classes']} classes seen, mIoU in per cent",
-        f"  decoded: {protocol['classes']}; merge: {protocol['merge']}; references: {protocol['bank']}; "
-        f"class names {'given' if result['class_names_given'] else 'not given'}",
-        f"  mIoU {scores['miou']:.2f}   95 % interval {low:.1f} - {high:.1f}",
-        f"  as the official code counts ignored pixels {scores['miou_official']:.2f}",
-    ]
-    return "\n".join([*lines, *(f"  {note}" for note in result["notes"])])
-
-
-def _write(out: Path, result: dict, rows: Sequence[dict], names: Sequence[str]) -> None:
-    """per_class.csv, episodes.jsonl (a line an image), report.html and result.json, each whole."""
-    bars = sorted(result["class_iou"].items(), key=lambda one: -one[1])
-    page = render("semseg.html.j2", result, bars, [row["iou"] for row in rows])
-    atomic_write(out / "per_class.csv", _per_class(class_sums(rows, len(names)).sum(0), names).encode())
-    atomic_write(out / "episodes.jsonl", "".join(json.dumps(row) + "\n" for row in rows).encode())
-    atomic_write(out / "report.html", page.encode())
-    atomic_write(out / "result.json", (json.dumps(result, indent=2) + "\n").encode())
-
-
-def _per_class(sums: Int[np.ndarray, "classes 4"], names: Sequence[str]) -> str:
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["class", "name", "iou", "intersection", "union", "union_everywhere", "truth"])
-    for number, (name, of) in enumerate(zip(names, sums.tolist(), strict=True)):
-        iou = percent(of[0] / max(of[1], 1)) if of[3] else ""
-        table.writerow([number, name, iou, *of])
-    return text.getvalue()
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Add their numbers to names that several classes share."""
+    return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)]

@@ -1,4 +1,4 @@
-"""J and F of the DAVIS protocol: maps of object numbers in, scores of objects, videos and whole sets out.
+"""Compute J and F of the DAVIS protocol from label maps, for objects, videos and whole benchmarks.
 
 J is the IoU of an object's region, F the F-measure of its outline. The conventions are those of the tool
 that the official code calls (train.py:473-510, vos_benchmark/evaluator.py). Frames are read once, in order.
@@ -14,40 +14,40 @@ from jaxtyping import Bool, Integer, UInt8
 
 from segic_jax.errors import InputError
 
-ObjectMap = Integer[np.ndarray, "height width"]  # 0 is background, any other number is an object
+LabelMap = Integer[np.ndarray, "_ _"]  # [height, width]; 0 is background, other numbers are objects
 
-NEAR = 0.008  # outlines agree where they are this close, as a part of the diagonal
+TOLERANCE = 0.008  # outlines agree where they are this close, as a share of the diagonal
 
 
 class ObjectScore(NamedTuple):
-    """One object in one video, 0..1 in each frame from `first` on."""
+    """Hold the scores of one object in one video, 0..1 in each frame from `first` on."""
 
     j_frames: list[float]
     f_frames: list[float]
     first: int  # the frame where truth or prediction has it first; earlier frames do not count
-    in_truth: bool  # in any counted frame; an object that is only predicted has no part in a score_videos
+    in_truth: bool  # in any counted frame; `score_videos` leaves an object out that is only predicted
 
     @property
     def j(self) -> float:
-        """Mean over frames, in per cent."""
+        """The mean over frames, in per cent."""
         return float(np.mean(self.j_frames) * 100)
 
     @property
     def f(self) -> float:
-        """Mean over frames, in per cent."""
+        """The mean over frames, in per cent."""
         return float(np.mean(self.f_frames) * 100)
 
 
 class Video(NamedTuple):
-    """Frames in order, as an array [frames, height, width] or anything that yields them one by one."""
+    """Hold the frames of a video in order: an array [frames, height, width] or any iterable of label maps."""
 
     name: str
-    truth: Iterable[ObjectMap]
-    prediction: Iterable[ObjectMap]
+    truth: Iterable[LabelMap]
+    prediction: Iterable[LabelMap]
 
 
 class ObjectRow(NamedTuple):
-    """A line of a benchmark's table; scores in per cent."""
+    """Hold a line of a benchmark's table; scores in per cent."""
 
     video: str
     object_id: int
@@ -57,17 +57,17 @@ class ObjectRow(NamedTuple):
 
 
 class VideoScores(NamedTuple):
-    """Means over all objects of all videos, in per cent; NaN where there is no object."""
+    """Hold means over all objects of all videos, in per cent; NaN where there is no object."""
 
     jf: float
     j: float
     f: float
     objects: list[ObjectRow]
-    videos: list[str]  # all names, also of those without an object
+    videos: list[str]  # names of all videos, also of those without an object
 
 
-def video_scores(truth: Iterable[ObjectMap], prediction: Iterable[ObjectMap]) -> dict[int, ObjectScore]:
-    """Scores of every object that either side has, by object number in rising order.
+def score_video(truth: Iterable[LabelMap], prediction: Iterable[LabelMap]) -> dict[int, ObjectScore]:
+    """Score every object that truth or prediction has, by object number, ascending.
 
     Raises:
         ValueError: the two have different numbers of frames, or frames of different sizes.
@@ -84,56 +84,58 @@ def video_scores(truth: Iterable[ObjectMap], prediction: Iterable[ObjectMap]) ->
         for new in (present | set(np.unique(predicted).tolist())) - {0} - set(first):
             j[new], f[new], first[new] = [], [], number
         if first:
-            sides = (np.array([frame == one for one in first]) for frame in (true, predicted))
-            scores = frame_scores(*sides)
-            for seen, region, contour in zip(first, *scores, strict=True):
-                j[seen].append(float(region))
-                f[seen].append(float(contour))
-    return {seen: ObjectScore(j[seen], f[seen], first[seen], seen in in_truth) for seen in sorted(first)}
+            masks = (np.array([frame == object_id for object_id in first]) for frame in (true, predicted))
+            scores = frame_scores(*masks)
+            for object_id, region, contour in zip(first, *scores, strict=True):
+                j[object_id].append(float(region))
+                f[object_id].append(float(contour))
+    return {i: ObjectScore(j[i], f[i], first[i], i in in_truth) for i in sorted(first)}
 
 
 def frame_scores(
     truth: Bool[np.ndarray, "objects height width"], prediction: Bool[np.ndarray, "objects height width"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """J and F of each object in one frame, 0..1; both 1 where it is on neither side."""
+    """Return J and F of each object in one frame, 0..1; both are 1 where it is in neither."""
     union = (truth | prediction).sum((1, 2))
     j = np.where(union, (truth & prediction).sum((1, 2)) / np.maximum(union, 1), 1.0)
 
-    outlines, found = outline(truth), outline(prediction)
-    disk = disk_kernel(int(np.ceil(NEAR * np.hypot(*truth.shape[1:]))))
-    total, total_found = outlines.sum((1, 2)), found.sum((1, 2))
-    precision = (found & _dilated(outlines, disk)).sum((1, 2)) / np.maximum(total_found, 1)
-    recall = (outlines & _dilated(found, disk)).sum((1, 2)) / np.maximum(total, 1)
-    # An outline on one side only leaves both at 0, hence F too.
+    true_outline, predicted_outline = outline(truth), outline(prediction)
+    disk = disk_kernel(int(np.ceil(TOLERANCE * np.hypot(*truth.shape[1:]))))
+    true_length, predicted_length = true_outline.sum((1, 2)), predicted_outline.sum((1, 2))
+    precision = (predicted_outline & _dilate(true_outline, disk)).sum((1, 2)) / np.maximum(
+        predicted_length, 1
+    )
+    recall = (true_outline & _dilate(predicted_outline, disk)).sum((1, 2)) / np.maximum(true_length, 1)
+    # Where only one of them has an outline, both are 0, and so is F.
     f = 2 * precision * recall / np.where(precision + recall > 0, precision + recall, 1)
-    return j, np.where((total == 0) & (total_found == 0), 1.0, f)
+    return j, np.where((true_length == 0) & (predicted_length == 0), 1.0, f)
 
 
 def outline(masks: Bool[np.ndarray, "*masks height width"]) -> Bool[np.ndarray, "*masks height width"]:
-    """Pixels unlike the one on the right, below, or right below (utils.py:5-64); the border is no change."""
+    """Mark pixels unlike the one to the right, below or right below (utils.py:5-64); borders do not count."""
     padded = np.pad(masks, [(0, 0)] * (masks.ndim - 2) + [(0, 1), (0, 1)], mode="edge")
     here = padded[..., :-1, :-1]
     return (here != padded[..., :-1, 1:]) | (here != padded[..., 1:, :-1]) | (here != padded[..., 1:, 1:])
 
 
 def disk_kernel(radius: int) -> UInt8[np.ndarray, "size size"]:
-    """1 within `radius` of the centre, borders included."""
+    """Return a square with 1 within `radius` of the centre, inclusive."""
     offset = np.arange(-radius, radius + 1)
     return (offset[:, None] ** 2 + offset**2 <= radius**2).astype(np.uint8)
 
 
-def _dilated(masks: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+def _dilate(masks: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return np.array([cv2.dilate(mask.astype(np.uint8), kernel) > 0 for mask in masks])
 
 
 def score_videos(videos: Iterable[Video], *, skip_ends: bool = True) -> VideoScores:
-    """J&F over a set of videos.
+    """Compute J&F over a set of videos.
 
     Args:
         skip_ends: leave out the first frame, which is given, and the last (DAVIS, semi-supervised).
 
     Raises:
-        ValueError: as `video_scores`, with the video's name before it.
+        ValueError: as `score_video`, with the video's name before it.
     """
     names, rows = [], []
     for name, truth, prediction in videos:
@@ -141,8 +143,8 @@ def score_videos(videos: Iterable[Video], *, skip_ends: bool = True) -> VideoSco
         if skip_ends:
             truth, prediction = _without_ends(truth), _without_ends(prediction)
         try:
-            scores = video_scores(truth, prediction)
-        except InputError:  # of a frame that cannot be read
+            scores = score_video(truth, prediction)
+        except InputError:  # a frame cannot be read
             raise
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
@@ -154,13 +156,13 @@ def score_videos(videos: Iterable[Video], *, skip_ends: bool = True) -> VideoSco
     return VideoScores((j + f) / 2, j, f, rows, names)
 
 
-def _without_ends(frames: Iterable[ObjectMap]) -> Iterator[ObjectMap]:
+def _without_ends(frames: Iterable[LabelMap]) -> Iterator[LabelMap]:
     for frame, _ in pairwise(islice(frames, 1, None)):
         yield frame
 
 
-def to_csv(result: VideoScores) -> str:
-    """The table as the official tool writes it (vos_benchmark/benchmark.py)."""
+def official_csv(result: VideoScores) -> str:
+    """Return the table as the official tool writes it (vos_benchmark/benchmark.py)."""
     width = max(len(name) for name in (*result.videos, "Global score"))
     lines = [f"{'sequence':<{width}},obj,  J&F,    J,    F"]
     lines.append(f"{'Global score':<{width}},   , {result.jf:.1f}, {result.j:.1f}, {result.f:.1f}")

@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from segic_jax.evaluate import metrics, video_metrics
-from segic_jax.evaluate.infer import to_own_size
-from segic_jax.evaluate.metrics import EpisodeCounts
+from segic_jax.evaluate.metrics import ClassCounts
+from segic_jax.evaluate.protocols import to_image_size
 from segic_jax.evaluate.video_metrics import Video
 from segic_jax.parity.goldens import Goldens
 from segic_jax.parity.table import Checker
@@ -27,15 +27,14 @@ def _replay_images(check: Checker) -> None:
     pairs = []
     for i in range(int(check.input("in.n"))):
         logits, label = check.input(f"in.logits.{i}")[0, 0], check.input(f"in.label.{i}")[0, 0]
-        pairs.append((to_own_size(logits, logits.shape, label.shape) > 0, label > 128))
+        pairs.append((to_image_size(logits, logits.shape, label.shape) > 0, label > 128))
     sums = np.array([metrics.intersection_union(*pair) for pair in pairs], np.int64).reshape(-1, 2)
     check.equal("out.intersection", sums[:, 0])
     check.equal("out.union", sums[:, 1])
     check.close("out.mask_iou", [metrics.mask_iou(*pair) for pair in pairs], _float32)
     check.close("out.boundary_iou", [metrics.boundary_iou(*pair) for pair in pairs], _float32)
 
-    pixels = np.array([truth.size for _, truth in pairs], np.int64)
-    counts = EpisodeCounts(check.input("in.class_id"), sums[:, 0], sums[:, 1], pixels)
+    counts = ClassCounts(check.input("in.class_id"), sums[:, 0], sums[:, 1])
     summed = metrics.class_sums(counts)
     check.equal("out.valid_ids", summed.classes)
     check.equal("out.class_intersection", summed.intersection.astype(np.float32))
@@ -49,7 +48,7 @@ def _replay_videos(check: Checker) -> None:
     for v in range(int(check.input("in.jf.n_videos"))):
         video = Video(f"v{v}", check.input(f"in.jf.gt.{v}"), check.input(f"in.jf.pred.{v}"))
         videos.append(video)
-        scores = video_metrics.video_scores(video.truth, video.prediction)
+        scores = video_metrics.score_video(video.truth, video.prediction)
         name = f"out.jf.{v}"
         seen = _ordered_as(check.input(f"{name}.object_ids").tolist(), scores)
         check.equal(f"{name}.object_ids", seen)
@@ -67,7 +66,7 @@ def _replay_videos(check: Checker) -> None:
     result = video_metrics.score_videos(sorted(videos, key=lambda video: video.name))
     for score in ("jf", "j", "f"):
         check.close(f"out.benchmark.{score}", getattr(result, score), _float64)
-    lines = video_metrics.to_csv(result).splitlines(keepends=True)
+    lines = video_metrics.official_csv(result).splitlines(keepends=True)
     official = str(check.input("out.benchmark.csv")).splitlines(keepends=True)
     check.equal("out.benchmark.csv", "".join(_ordered_as(official, lines)))
 

@@ -13,7 +13,7 @@ from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, Config, SourceConfig
 from segic_jax.data.episodes import PairSource
 from segic_jax.data.training_sources import open_mixture
 from segic_jax.errors import ConfigError
-from segic_jax.evaluate.threshold import tune_threshold
+from segic_jax.evaluate.calibration import tune_threshold
 from segic_jax.models.params import as_float32
 from segic_jax.train.loop import Parts
 from segic_jax.train.validate import BenchmarkValidation, open_episodes

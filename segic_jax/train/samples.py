@@ -6,16 +6,13 @@ Out: WORKDIR/samples/step_00001000.png, a line an episode: reference, target, co
 import sys
 from pathlib import Path
 
-import cv2
-
 from segic_jax.data.manifest import EpisodeSource, Manifest
 from segic_jax.errors import DataError
-from segic_jax.evaluate.episodes import make_tasks, spread
-from segic_jax.evaluate.gallery import gallery_item
-from segic_jax.evaluate.infer import Prediction, judge_all
-from segic_jax.evaluate.protocols import find_protocol
-from segic_jax.evaluate.report import GalleryItem, sheet
-from segic_jax.evaluate.rows import row_of
+from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
+from segic_jax.evaluate.episodes import gallery_item, make_tasks
+from segic_jax.evaluate.protocols import find_protocol, prediction_row
+from segic_jax.evaluate.report import GalleryItem, encode_png, sheet
+from segic_jax.evaluate.runner import spread
 from segic_jax.inference.engine import Engine
 from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import Bundle
@@ -33,18 +30,16 @@ def draw_samples(bundle: Bundle, source: EpisodeSource, manifest: Manifest, work
     """
     protocol = find_protocol("original")
 
-    def item(answer: Prediction) -> GalleryItem:
-        return gallery_item(answer, row_of(answer, protocol)["iou"])
+    def item(prediction: Prediction) -> GalleryItem:
+        return gallery_item(prediction, prediction_row(prediction, protocol)["iou"])
 
     try:
         tasks = spread(make_tasks(bundle, source, [manifest]), EPISODES)
         engines = {"segic": Engine(bundle)}
-        answers = judge_all(engines, source, tasks, item, similarity=True, show_references=True)
-        drawn = sheet(list(answers))
+        items = list(predict_episodes(engines, source, tasks, item, similarity=True, references=True))
         folder = workdir / FOLDER
         folder.mkdir(parents=True, exist_ok=True)
-        png = cv2.imencode(".png", cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR))[1].tobytes()
-        atomic_write(folder / f"step_{step:08d}.png", png)
+        atomic_write(folder / f"step_{step:08d}.png", encode_png(sheet(items)))
         for old in sorted(folder.glob("step_*.png"))[1 : 1 - KEPT]:
             old.unlink()
     except (DataError, OSError) as error:

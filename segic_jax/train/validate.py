@@ -10,7 +10,7 @@ from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.manifest import EpisodeSource, Manifest
 from segic_jax.errors import ConfigError
-from segic_jax.evaluate.episodes import score
+from segic_jax.evaluate.episodes import score_episodes
 from segic_jax.models.params import Params
 from segic_jax.train.samples import draw_samples
 from segic_jax.weights.bundle import Bundle
@@ -30,7 +30,7 @@ class BenchmarkValidation:
         """mIoU, FB-IoU and mean IoU of the episodes, in per cent."""
         bundle, found = self._bundle(head), {}
         for i, (source, manifest) in enumerate(self._episodes):
-            values = score(bundle, source, manifest, limit=self._config.train.eval_episodes)
+            values = score_episodes(bundle, source, manifest, limit=self._config.train.eval_episodes)
             prefix = f"{manifest.benchmark}_fold{manifest.fold}/" if i else ""
             found |= {prefix + name: values[name] for name in SCORES}
         return found

@@ -42,7 +42,7 @@ class Told:
     geometric: bool = True  # map and point, and boxes in training
     visual: bool = True  # the feature as a token
     meta: bool = False  # the class's name
-    way: Way = "mean"  # how several shots are used, as in `evaluate.kshot`
+    way: Way = "mean"  # how several shots are used, as in `studies.kshot`
     extension: Extension = ""
 
 

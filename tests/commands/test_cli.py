@@ -13,7 +13,7 @@ from tiny import bundle, command_files, picture
 
 from segic_jax.commands.parser import main
 from segic_jax.errors import ConfigError, DataError
-from segic_jax.evaluate.records import Records
+from segic_jax.evaluate.run_log import RunLog
 from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.torch_names import to_torch
 
@@ -156,10 +156,10 @@ def test_a_damaged_run_is_said(tmp_path, content):
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/00000.jsonl").write_text(f"{content or 7}\n")
     with pytest.raises(DataError, match=r"00000\.jsonl is damaged"):
-        Records(tmp_path, {})
+        RunLog(tmp_path, {})
     (tmp_path / "run.json").write_text(content)
     with pytest.raises(DataError, match=r"run\.json is damaged|another run"):
-        Records(tmp_path, {"benchmark": "x"})
+        RunLog(tmp_path, {"benchmark": "x"})
 
 
 def test_a_folder_of_weights_with_a_damaged_configuration_is_said(tmp_path, capsys):

@@ -1,9 +1,11 @@
+"""Scores against the official code's, and against plain loops."""
+
 import numpy as np
 import pytest
 
 from segic_jax.evaluate import metrics
-from segic_jax.evaluate.infer import to_own_size
-from segic_jax.evaluate.metrics import EpisodeCounts
+from segic_jax.evaluate.metrics import ClassCounts, RunningMeanIoU
+from segic_jax.evaluate.protocols import to_image_size
 
 
 @pytest.fixture(scope="module")
@@ -14,7 +16,7 @@ def pairs(golden):
     for i in range(int(values["in.n"])):
         label = np.asarray(values[f"in.label.{i}"])[0, 0]
         logits = values[f"in.logits.{i}"][0, 0]
-        pairs.append((to_own_size(logits, logits.shape, label.shape) > 0, label > 128))
+        pairs.append((to_image_size(logits, logits.shape, label.shape) > 0, label > 128))
     return pairs
 
 
@@ -30,12 +32,10 @@ def test_each_image(golden, pairs):
 def test_class_accumulated_miou(golden, pairs):
     values = golden("metrics")
     sums = np.array([metrics.intersection_union(*pair) for pair in pairs])
-    counts = EpisodeCounts(
-        values["in.class_id"], sums[:, 0], sums[:, 1], np.array([t.size for _, t in pairs])
-    )
-    sums = metrics.class_sums(counts)
+    counts = ClassCounts(values["in.class_id"], sums[:, 0], sums[:, 1])
+    summed = metrics.class_sums(counts)
     for name in ("intersection", "union"):
-        np.testing.assert_array_equal(getattr(sums, name), values[f"out.class_{name}"])
+        np.testing.assert_array_equal(getattr(summed, name), values[f"out.class_{name}"])
     ious = metrics.class_iou(counts)
     assert list(ious) == values["out.valid_ids"].tolist()
     expected = values["out.class_intersection"] / np.maximum(values["out.class_union"], 1)
@@ -43,57 +43,103 @@ def test_class_accumulated_miou(golden, pairs):
     assert metrics.mean_iou(counts) == pytest.approx(float(values["out.miou"]), rel=1e-6)
 
 
-def some_counts(episodes=300, spread=0.5):
+def random_counts(episodes=300, spread=0.5):
     random = np.random.default_rng(3)
     union = random.integers(50, 100, episodes)
     intersection = (union * random.uniform(0.5 - spread / 2, 0.5 + spread / 2, episodes)).astype(int)
-    return EpisodeCounts(random.integers(0, 6, episodes), intersection, union, np.full(episodes, 400))
+    return ClassCounts(random.integers(0, 6, episodes), intersection, union)
+
+
+def interval(*folds, **options):
+    def score(fold):
+        return lambda repeats: metrics.mean_iou(fold, repeats)
+
+    return metrics.bootstrap_interval(*((len(fold.classes), score(fold)) for fold in folds), **options)
 
 
 def test_fb_iou_is_the_mean_of_both_sides():
     prediction, truth = np.zeros((2, 4, 5), bool)
     prediction[:2], truth[1:3] = True, True
-    counts = EpisodeCounts(np.array([0]), *(np.array([n]) for n in (5, 15, 20)))
+    counts = ClassCounts(*(np.array([n]) for n in (0, 5, 15)))
     assert metrics.intersection_union(prediction, truth) == (5, 15)
     background = metrics.mask_iou(~prediction, ~truth)
-    assert metrics.fb_iou(counts) == pytest.approx(50 * (5 / 15 + background))
+    assert metrics.fb_iou(counts, np.array([20])) == pytest.approx(50 * (5 / 15 + background))
 
 
-def test_interval_holds_the_score_and_shrinks_with_agreement():
-    wide, narrow = some_counts(spread=0.8), some_counts(spread=0.1)
-    low, high = metrics.bootstrap_interval([wide])
+def test_interval_contains_the_score_and_shrinks_with_agreement():
+    wide, narrow = random_counts(spread=0.8), random_counts(spread=0.1)
+    low, high = interval(wide)
     assert low < metrics.mean_iou(wide) < high
-    assert metrics.bootstrap_interval([wide]) == (low, high)  # seeded
-    narrow_low, narrow_high = metrics.bootstrap_interval([narrow])
+    assert interval(wide) == (low, high)  # seeded
+    narrow_low, narrow_high = interval(narrow)
     assert narrow_high - narrow_low < (high - low) / 4
 
 
 def test_interval_equals_a_plain_loop():
-    counts = some_counts(episodes=40)
+    counts = random_counts(episodes=40)
     random = np.random.default_rng(7)
     means = []
     for _ in range(50):
         drawn = random.integers(40, size=40)
-        fields = (counts.classes, counts.intersection, counts.union, counts.pixels)
-        means.append(metrics.mean_iou(EpisodeCounts(*(field[drawn] for field in fields))))
+        fields = (counts.classes, counts.intersection, counts.union)
+        means.append(metrics.mean_iou(ClassCounts(*(field[drawn] for field in fields))))
     expected = np.percentile(means, [2.5, 97.5])
-    np.testing.assert_allclose(metrics.bootstrap_interval([counts], samples=50, seed=7), expected)
+    np.testing.assert_allclose(interval(counts, samples=50, seed=7), expected)
+
+
+def test_interval_of_a_class_that_is_never_true():
+    """It is predicted on every image, and no mean counts it."""
+    images = np.repeat(np.arange(40), 2)
+    classes = np.tile([0, 1], 40)
+    truth = np.tile([4, 0], 40)
+    same = ClassCounts(classes, np.tile([3, 0], 40), np.tile([6, 9], 40), truth, images)
+    assert metrics.bootstrap_interval((40, lambda repeats: metrics.mean_iou(same, repeats))) == (50, 50)
+    better = same.intersection.copy()
+    better[::4] = 5
+    counts = ClassCounts(classes, better, same.union, truth, images)
+    low, high = metrics.bootstrap_interval((40, lambda repeats: metrics.mean_iou(counts, repeats)))
+    assert 50 < low < metrics.mean_iou(counts) < high < 83.4
+
+
+def test_repeats_equal_a_longer_list():
+    """Images with entries of several classes: to draw one twice is to list it twice."""
+    random = np.random.default_rng(0)
+    items, classes = np.repeat(np.arange(6), 3), random.integers(0, 4, 18)
+    union = random.integers(1, 50, 18)
+    counts = ClassCounts(classes, union // 2, union, random.integers(0, 3, 18), items)
+    repeats = np.array([2, 0, 1, 3, 0, 1])
+    index = np.repeat(np.arange(18), repeats[items])
+    listed = ClassCounts(classes[index], counts.intersection[index], union[index], counts.truth[index])
+    assert metrics.class_iou(counts, repeats) == metrics.class_iou(listed)
 
 
 def test_nothing_on_both_sides_counts_as_zero_for_the_class():
-    counts = EpisodeCounts(*(np.array(values) for values in ([0, 1], [0, 10], [0, 10], [30, 30])))
+    counts = ClassCounts(*(np.array(values) for values in ([0, 1], [0, 10], [0, 10])))
     assert metrics.mean_iou(counts) == 50
     assert metrics.episode_iou(counts) == 100
 
 
-def test_folds_are_drawn_each_by_itself():
-    folds = [some_counts(episodes=30), some_counts(episodes=50, spread=0.2)]
-    low, high = metrics.bootstrap_interval(folds)
-    assert low < np.mean([metrics.mean_iou(one) for one in folds]) < high
-    assert high - low < np.subtract(*metrics.bootstrap_interval(folds[:1])[::-1])
+def test_folds_are_resampled_independently():
+    folds = [random_counts(episodes=30), random_counts(episodes=50, spread=0.2)]
+    low, high = interval(*folds)
+    assert low < np.mean([metrics.mean_iou(fold) for fold in folds]) < high
+    assert high - low < np.subtract(*interval(folds[0])[::-1])
 
 
 def test_a_class_without_an_episode_counts_as_zero_in_its_fold():
-    counts = some_counts()
+    counts = random_counts()
     seen = len(np.unique(counts.classes))
     assert metrics.fold_mean_iou(counts, 2 * seen) == pytest.approx(metrics.mean_iou(counts) / 2)
+
+
+def test_the_running_score_ends_at_the_score():
+    random = np.random.default_rng(1)
+    entries = random.integers(0, 20, (50, 4))
+    entries[:, 2] += entries[:, 1]
+    entries[::3, 3] = 0  # predicted, and not true
+    running = RunningMeanIoU()
+    assert running.value == 0
+    for number, entry in enumerate(entries, 1):
+        running.add(*entry.tolist())
+        counts = ClassCounts(*entries[:number].T)
+        assert running.value == pytest.approx(metrics.mean_iou(counts))

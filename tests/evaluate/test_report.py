@@ -1,14 +1,14 @@
-"""The page and the table say what the result holds."""
+"""The page and the table hold what the result says."""
 
 from html.parser import HTMLParser
 
 import cv2
 import numpy as np
-import pytest
-from tiny import picture
+from tiny import DISKS, DiskSource, bundle, picture
 
-from segic_jax.errors import DataError
 from segic_jax.evaluate import report
+from segic_jax.evaluate.episodes import LABELS, EpisodeEvaluation
+from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.report import GalleryItem
 
 SCORES = {
@@ -56,7 +56,11 @@ def gallery():
     for kind in ("best", "median", "worst"):
         image, mask = picture(3, 60, 80)
         maps = (mask.astype(np.float32), mask, ~mask)
-        items.append(GalleryItem(kind, "<t>", image, mask, image, *maps, 0.5, misled=~mask, misled_by="<x>"))
+        items.append(
+            GalleryItem(
+                kind, "<t>", image, mask, image, *maps, 0.5, wrong_prediction=~mask, wrong_class="<x>"
+            )
+        )
     return items
 
 
@@ -87,10 +91,12 @@ class Page(HTMLParser):
         self.words.append(data)
 
 
-def test_the_page_is_whole_and_stands_alone():
-    text = report.page(RESULT, ROWS, gallery())
+def test_the_page_is_complete_and_needs_no_other_file():
+    bars, ious = RESULT["class_iou"].items(), [row["iou"] for row in ROWS]
+    content = report.render("episodes.html.j2", RESULT, bars, ious, gallery=gallery(), labels=LABELS)
+    text = content.decode()
     page = Page(text)
-    said = " ".join(" ".join(page.words).split())
+    shown = " ".join(" ".join(page.words).split())
     for words in (
         "61.50",
         "58.00 to 65.10",
@@ -99,37 +105,40 @@ def test_the_page_is_whole_and_stands_alone():
         "30 of 60 episodes",
         "class <899>",
     ):
-        assert words in said
-    assert "In domain" in said
-    assert "reference's mask copied" in said
+        assert words in shown
+    assert "In domain" in shown
+    assert "reference's mask copied" in shown
     assert page.images == 18
     assert len(text) < 2_000_000
 
 
 def test_the_table_fits_on_a_screen():
-    lines = report.table(RESULT).splitlines()
+    source = DiskSource()
+    evaluation = EpisodeEvaluation(
+        bundle(), DISKS, source, [source.manifest("", 0, 1)], protocol=find_protocol("matcher")
+    )
+    lines = evaluation.table(RESULT).splitlines()
     assert len(lines) <= 24
     assert any("61.5   95 % interval 58.0 - 65.1" in line for line in lines)
     assert any("best" in line and "100.0" not in line and "99.9" in line for line in lines)
 
 
-def test_which_episodes_are_shown():
-    assert report.chosen(ROWS) == {
+def test_which_episodes_are_drawn():
+    assert report.select_episodes(ROWS) == {
         "best": [29, 28, 27, 26],
         "median": [17, 16, 15, 14],
         "worst": [3, 2, 1, 0],
     }
-    assert report.chosen(ROWS[:2]) == {"best": [1, 0], "median": [], "worst": []}
-    assert report.chosen([]) == {"best": [], "median": [], "worst": []}
+    assert report.select_episodes(ROWS[:2]) == {"best": [1, 0], "median": [], "worst": []}
+    assert report.select_episodes([]) == {"best": [], "median": [], "worst": []}
 
 
-def test_files(tmp_path):
-    report.write(tmp_path / "out", RESULT, ROWS, gallery())
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"result.json", "per_class.csv", "episodes.jsonl", "report.html", "sheet.png"}
-    sheet = cv2.imread(str(tmp_path / "out/sheet.png"))
+def test_the_sheet_has_a_row_for_each_episode():
+    sheet = report.sheet(gallery())
     assert sheet.shape == (3 * (report.TILE + report.CAPTION), 6 * (report.TILE + 4), 3)
-    report.write(tmp_path / "none", RESULT, [], [])
-    (tmp_path / "blocked/per_class.csv").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"blocked/per_class\.csv' is a folder"):
-        report.write(tmp_path / "blocked", RESULT, [], [])
+    png = cv2.imdecode(np.frombuffer(report.encode_png(sheet), np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(png, sheet)
+
+
+def test_tables_quote_what_has_a_comma():
+    assert report.to_csv(["class", "iou"], [("a, b", 1.5)]) == b'class,iou\n"a, b",1.5\n'

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from segic_jax.evaluate import video_metrics
-from segic_jax.evaluate.video_metrics import Video, frame_scores, score_videos, to_csv, video_scores
+from segic_jax.evaluate.video_metrics import Video, frame_scores, official_csv, score_video, score_videos
 
 
 @pytest.fixture(scope="module")
@@ -15,7 +15,7 @@ def videos(golden):
 def test_videos_equal_official(golden, videos):
     values = golden("metrics")
     for v, video in enumerate(videos):
-        scores = video_scores(video.truth, video.prediction)
+        scores = score_video(video.truth, video.prediction)
         assert list(scores) == sorted(values[f"out.jf.{v}.object_ids"].tolist())
         assert [i for i in scores if scores[i].in_truth] == sorted(values[f"out.jf.{v}.gt_ids"].tolist())
         for i, score in scores.items():
@@ -32,7 +32,7 @@ def test_benchmark_equals_official(golden, videos):
     result = score_videos(videos)
     for name in ("jf", "j", "f"):
         assert getattr(result, name) == pytest.approx(float(values[f"out.benchmark.{name}"]), rel=1e-12)
-    assert to_csv(result) == str(values["out.benchmark.csv"])
+    assert official_csv(result) == str(values["out.benchmark.csv"])
 
 
 def test_frames_may_come_one_by_one(videos):
@@ -108,7 +108,7 @@ def frames(*columns):
 def test_an_object_counts_from_where_it_is_first_seen():
     truth = frames((7, 0), (7, 200), (7, 200), (7, 0))
     found = frames((7, 0), (7, 0), (7, 200), (7, 0))
-    scores = video_scores(truth, found)
+    scores = score_video(truth, found)
     assert list(scores) == [7, 200]
     assert scores[7] == ([1.0] * 4, [1.0] * 4, 0, True)
     # Missed, found, and rightly gone.
@@ -119,7 +119,7 @@ def test_an_object_counts_from_where_it_is_first_seen():
 
 def test_an_object_only_in_the_prediction_is_not_in_the_table():
     video = Video("a", frames((1, 0), (1, 0), (1, 0)), frames((1, 0), (1, 5), (1, 0)))
-    assert not video_scores(*video[1:])[5].in_truth
+    assert not score_video(*video[1:])[5].in_truth
     assert [row.object_id for row in score_videos([video]).objects] == [1]
 
 
@@ -134,22 +134,22 @@ def test_the_ends_are_left_out():
 
 def test_numbers_above_255_and_mixed_types():
     truth = frames((1, 0)).astype(np.int32) * 1000
-    assert video_scores(truth, truth.astype(np.uint16))[1000].j == 100
-    assert video_scores(truth, frames((0, 1)))[1000].j == 0
+    assert score_video(truth, truth.astype(np.uint16))[1000].j == 100
+    assert score_video(truth, frames((0, 1)))[1000].j == 0
 
 
 def test_empty_videos():
-    assert video_scores([], []) == {}
+    assert score_video([], []) == {}
     empty = frames((0, 0), (0, 0))
-    assert video_scores(empty, empty) == {}
+    assert score_video(empty, empty) == {}
     assert score_videos([]).objects == []
 
 
 def test_frames_that_do_not_match():
     with pytest.raises(ValueError, match="the prediction ends after 1 frames"):
-        video_scores(frames((1, 0), (1, 0)), frames((1, 0)))
+        score_video(frames((1, 0), (1, 0)), frames((1, 0)))
     with pytest.raises(ValueError, match=r"frame 0: truth is \(6, 6\) pixels, prediction \(6, 5\)"):
-        video_scores(frames((1, 0)), frames((1, 0))[:, :, :5])
+        score_video(frames((1, 0)), frames((1, 0))[:, :, :5])
     short = Video("dogs", frames((1, 0), (1, 0), (1, 0)), frames((1, 0), (1, 0)))
     with pytest.raises(ValueError, match="dogs: the prediction ends"):
         score_videos([short])

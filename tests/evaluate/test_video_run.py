@@ -14,8 +14,8 @@ from PIL import Image
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.errors import ConfigError, DataError
-from segic_jax.evaluate import video
-from segic_jax.evaluate.video import evaluate_video, table
+from segic_jax.evaluate.runner import run_evaluation
+from segic_jax.evaluate.video import VideoEvaluation, summarise_videos, write_label_map
 from segic_jax.evaluate.video_metrics import frame_scores
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.tracker import track_annotations
@@ -23,13 +23,18 @@ from segic_jax.inference.tracker import track_annotations
 
 @pytest.fixture(scope="module")
 def bundle():
-    return dataclasses.replace(tiny.bundle(), text={"": np.zeros(4, np.float32), INSTANCE_PROMPT: np.ones(4)})
+    return dataclasses.replace(
+        tiny.bundle(), text={"": np.zeros(4, np.float32), INSTANCE_PROMPT: np.ones(4, np.float32)}
+    )
+
+
+def make(bundle, name, root, semantics="official"):
+    benchmark = find_benchmark(name)
+    return VideoEvaluation(bundle, benchmark, open_benchmark(benchmark, root), semantics=semantics)
 
 
 def run(bundle, name, root, out, *, semantics="official", limit=None):
-    benchmark = find_benchmark(name)
-    source = open_benchmark(benchmark, root)
-    return evaluate_video(bundle, source, benchmark=benchmark, semantics=semantics, limit=limit, out=out)
+    return run_evaluation(make(bundle, name, root, semantics), out, limit=limit)
 
 
 def png(path):
@@ -52,8 +57,8 @@ def test_davis(bundle, tmp_path):
         assert [path.name for path in files] == [f"{t:05}.png" for t in range(5)]
         assert Image.open(files[0]).getpalette()[:12] == PALETTE[:12]
         frames = [(png(truth / name / path.name), png(path)) for path in files[1:-1]]
-        for one in ids:
-            scores = [frame_scores((t == one)[None], (p == one)[None]) for t, p in frames]
+        for number in ids:
+            scores = [frame_scores((t == number)[None], (p == number)[None]) for t, p in frames]
             objects.append(100 * np.mean([[j[0], f[0]] for j, f in scores], axis=0))
     j, f = np.mean(objects, axis=0)
     assert result["scores"]["j"] == pytest.approx(j, abs=0.01)
@@ -64,14 +69,14 @@ def test_davis(bundle, tmp_path):
     lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
     assert [(line["video"], len(line["objects"])) for line in lines] == [("bear", 2), ("cows", 1)]
     page = (out / "report.html").read_text()
-    for words in (f"{result['scores']['jf']:.2f} <small>", ">cows<", result["manifest"]["sha256"]):
-        assert words in page
+    for text in (f"{result['scores']['jf']:.2f} <small>", ">cows<", result["manifest"]["sha256"]):
+        assert text in page
     assert "Global score" in (out / "official.csv").read_text()
     assert json.loads((out / "result.json").read_text()) == result
-    assert "J&F" in table(result)
+    assert "J&F" in make(bundle, "davis17", tmp_path).table(result)
 
 
-def test_a_killed_run_goes_on(bundle, tmp_path):
+def test_a_killed_run_continues(bundle, tmp_path):
     write_davis17(tmp_path / "DAVIS")
     whole = run(bundle, "davis17", tmp_path, tmp_path / "whole")
     first = run(bundle, "davis17", tmp_path, tmp_path / "out", limit=1)
@@ -102,7 +107,7 @@ def test_youtube(bundle, tmp_path):
     write_ytvos18(tmp_path / "ytbvos18")
     result = run(bundle, "ytvos18", tmp_path, tmp_path / "official")
     assert result["scores"] is None
-    assert "submission.zip" in table(result)
+    assert "submission.zip" in make(bundle, "ytvos18", tmp_path).table(result)
     assert "submission.zip" in (tmp_path / "official/report.html").read_text()
     with zipfile.ZipFile(tmp_path / "official/submission.zip") as archive:
         assert sorted(archive.namelist()) == [
@@ -118,7 +123,7 @@ def test_youtube(bundle, tmp_path):
     assert len(official) == len(repaired) == 5
 
 
-def test_the_hold_out_is_scored_here(bundle, tmp_path):
+def test_the_hold_out_is_scored(bundle, tmp_path):
     write_ytvos18(tmp_path / "ytbvos18")
     scores = run(bundle, "ytvos18_holdout", tmp_path, tmp_path / "out", semantics="repaired")["scores"]
     assert scores["objects"] == 4
@@ -126,9 +131,9 @@ def test_the_hold_out_is_scored_here(bundle, tmp_path):
     clip = source.videos()[1]
     frames = [source.frame(clip, t) for t in range(5)]
     maps = {t: source.annotation(clip, t) for t in range(5)}
-    found = list(track_annotations(Engine(bundle), frames, maps, semantics="repaired"))
+    predicted = list(track_annotations(Engine(bundle), frames, maps, semantics="repaired"))
     written = [png(path) for path in sorted((tmp_path / "out/predictions/bb").iterdir())]
-    np.testing.assert_array_equal(found, written)
+    np.testing.assert_array_equal(predicted, written)
 
 
 def cut(path):
@@ -207,6 +212,33 @@ def test_the_largest_id_of_a_palette(bundle, tmp_path):
 
 def test_ids_beyond_a_palette_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"00000\.png: object 300 has no place in a palette"):
-        video._write_map(tmp_path / "00000.png", np.full((2, 3), 300, np.uint16), None)
-    video._write_map(tmp_path / "00000.png", np.full((2, 3), 255, np.uint16), None)
+        write_label_map(tmp_path / "00000.png", np.full((2, 3), 300, np.uint16), None)
+    write_label_map(tmp_path / "00000.png", np.full((2, 3), 255, np.uint16), None)
     assert png(tmp_path / "00000.png").max() == 255
+
+
+def test_the_truth_scores_100(bundle, tmp_path, monkeypatch):
+    def true_maps(engine, frames, annotations, **_):
+        yield from (annotations[number] for number, _ in enumerate(frames))
+
+    monkeypatch.setattr("segic_jax.evaluate.video.track_annotations", true_maps)
+    write_davis17(tmp_path / "DAVIS")
+    scores = run(bundle, "davis17", tmp_path, tmp_path / "out")["scores"]
+    assert scores == {"jf": 100, "j": 100, "f": 100, "interval_95": [100, 100], "objects": 3}
+
+
+def test_the_interval_resamples_videos():
+    random = np.random.default_rng(0)
+    rows = [
+        {"objects": [dict.fromkeys(("jf", "j", "f"), float(value)) for value in random.uniform(0, 100, n)]}
+        for n in (1, 3, 0, 2, 2, 4)
+    ]
+    scores = summarise_videos(rows)
+    objects = [scored["jf"] for row in rows for scored in row["objects"]]
+    assert scores["jf"] == round(np.mean(objects), 2)
+    random = np.random.default_rng(0)
+    means = []
+    for _ in range(1000):
+        drawn = [rows[i]["objects"] for i in random.integers(len(rows), size=len(rows))]
+        means.append(sum(s["jf"] for row in drawn for s in row) / max(sum(map(len, drawn)), 1))
+    assert scores["interval_95"] == [round(end, 2) for end in np.percentile(means, [2.5, 97.5])]

@@ -14,8 +14,7 @@ from tiny import bundle, picture
 
 from segic_jax import Example
 from segic_jax.errors import BundleError, ConfigError, DataError
-from segic_jax.evaluate.calibration import Asked, auroc, calibrate, false_rate
-from segic_jax.inference.presence import EVIDENCE, GAP, MARGIN, apply_negative, decide_presence
+from segic_jax.inference.presence import EVIDENCE, GAP, MARGIN, apply_negative
 from segic_jax.inference.result import merge_coco_files
 from segic_jax.inference.segmenter import Segmenter
 
@@ -107,35 +106,6 @@ def test_an_example_and_its_negative_leave_nothing(segmenter):
     negative = Example(target, mask, name="a", negative=True)
     with_it = segmenter.predict(target, segmenter.fit([example(0, "a"), negative]))
     assert (with_it.small_logits <= without.small_logits + 1e-5).all()
-
-
-def asked(count: int = 4000) -> Asked:
-    random = np.random.default_rng(0)
-    there = random.random(count) < 0.3
-    evidence = random.normal(size=(count, len(EVIDENCE))).astype(np.float32)
-    evidence[:, 2] += 2 * there
-    evidence[:, EVIDENCE.index("area")] = 1
-    return Asked(evidence, there)
-
-
-def test_calibration_finds_what_tells_present_from_absent():
-    """Two normal curves two deviations apart: AUROC = Phi(2 / sqrt 2); even odds in the middle."""
-    questions = asked()
-    calibration = calibrate(questions)
-    presence, present = decide_presence(calibration, questions.evidence)
-    assert auroc(presence, questions.there) == pytest.approx(0.921, abs=0.012)
-    assert present[questions.there].mean() == pytest.approx(0.95, abs=0.002)
-    assert false_rate(presence, questions.there) == pytest.approx(present[~questions.there].mean(), abs=0.002)
-    middle = np.zeros((1, len(EVIDENCE)))
-    middle[0, 2] = 1
-    middle[0, EVIDENCE.index("area")] = 1
-    assert calibration.presence(middle)[0] == pytest.approx(0.5, abs=0.05)
-
-
-def test_auroc_counts_pairs():
-    score, there = np.array([1, 2, 2, 3.0, 0]), np.array([True, True, False, True, False])
-    pairs = [(a > b) + 0.5 * (a == b) for a in score[there] for b in score[~there]]
-    assert auroc(score, there) == pytest.approx(np.mean(pairs))
 
 
 def test_absent_classes_have_no_mask(segmenter):

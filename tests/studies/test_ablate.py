@@ -14,7 +14,7 @@ from segic_jax.config import Config, DataConfig, HeadConfig, OptimConfig, TrainC
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import ConfigError
-from segic_jax.evaluate.episodes import score
+from segic_jax.evaluate.episodes import score_episodes
 from segic_jax.models.segic import (
     GeometricPrompt,
     backbone_template,
@@ -143,7 +143,7 @@ def test_its_answers_are_those_of_the_evaluation(bundle, shelf):
     names = tuple(one.name for one in episode_classes(VALIDATION, SIZE))
     episodes = tuple(episode for episode in manifest.episodes if episode.class_id in names)
     part = dataclasses.replace(manifest, classes=names, episodes=episodes)
-    expected = score(bundle, source, part)["miou"]
+    expected = score_episodes(bundle, source, part)["miou"]
     assert counts.union.shape == (2, SCENES)
     assert compare.estimate(compare.class_scores(counts)).value == pytest.approx(expected, abs=0.02)
 

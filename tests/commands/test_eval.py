@@ -1,7 +1,8 @@
-"""`eval.py` from end to end on a tiny tree of every benchmark, in its official layout."""
+"""`segic eval` from end to end on a tiny tree of every benchmark, in its official layout."""
 
 import dataclasses
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import pytest
 import tiny
 from layouts import WRITE, write_some_coco20i
 
+from segic_jax.commands.eval import Eval
+from segic_jax.commands.parser import parse
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.benchmarks import BENCHMARKS
 from segic_jax.data.manifest import packaged_manifest, read_manifest
 from segic_jax.weights.bundle import save_bundle
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-import eval as program
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,16 @@ def weights(tmp_path_factory):
     return str(path)
 
 
+def command(**options) -> Eval:
+    """The command for options as on the command line."""
+    arguments = ["eval"]
+    for name, value in options.items():
+        arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return parse(arguments)
+
+
 def run(weights, out, **options):
-    program.main(program.Args(weights=weights, out=out, **options))
+    command(weights=weights, out=out, **options).evaluate()
     return json.loads((out / "result.json").read_text())
 
 
@@ -57,10 +66,13 @@ def test_every_benchmark_is_tried():
 @pytest.mark.parametrize("name", WRITE)
 def test_from_end_to_end(weights, tmp_path, name, capsys):
     WRITE[name](tmp_path / "data")
-    fold = 0 if name in ("lvis92i", "pascal_part", "paco_part") else "all"
-    options = {"benchmark": name, "data_root": tmp_path / "data", "fold": fold, "limit": LIMIT.get(name)}
+    options = {"benchmark": name, "data_root": tmp_path / "data"}
+    if name in LIMIT:
+        options["limit"] = LIMIT[name]
+    if name in ("lvis92i", "pascal_part", "paco_part"):
+        options["fold"] = 0
     if name == "coco":
-        options["class_names"] = False
+        options["class_names"] = "False"
     result = run(weights, tmp_path / "out", **options)
     out = capsys.readouterr().out
     assert out.startswith(f"{name}: ")
@@ -81,9 +93,9 @@ def test_from_end_to_end(weights, tmp_path, name, capsys):
     for number in {row["fold"] for row in rows}:
         sums: dict = {}
         for row in (row for row in rows if row["fold"] == number):
-            one = sums.setdefault(row["class"], [0, 0])
-            one[0] += row["intersection"]
-            one[1] += row["union"]
+            pixels = sums.setdefault(row["class"], [0, 0])
+            pixels[0] += row["intersection"]
+            pixels[1] += row["union"]
         means.append(100 * np.mean([i / max(u, 1) for i, u in sums.values()]))
     assert result["scores"]["miou_seen_classes"] == pytest.approx(np.mean(means), abs=0.011)
     assert (name in ("emoji", "folder")) == bool(result["baselines"])
@@ -110,13 +122,14 @@ def test_shipped_episodes_are_what_is_answered(weights, tmp_path):
         ({"benchmark": "nothing"}, "There is no benchmark 'nothing'"),
         ({"benchmark": "folder"}, "--data-root is missing: folder needs a folder with <class>/<n>.jpg"),
         ({"benchmark": "davis17", "data_root": Path("nowhere")}, "nowhere is missing"),
+        ({"random_backbone": "x", "baselines": "False"}, "--random-backbone is a baseline"),
         ({"protocol": "matcher"}, "emoji is drawn for original, not for matcher"),
         ({"protocol": "nonsense"}, "There is no protocol 'nonsense'"),
         ({"fold": 3}, "emoji has folds 0 to 0"),
         ({"shots": 0}, "--shots 0"),
         ({"shots": 12}, "at most 9 shots"),
         ({"limit": 0}, "limit 0"),
-        ({"class_names": True}, "no text feature for"),
+        ({"class_names": "True"}, "no text feature for"),
         ({"episodes": Path("gone.jsonl.gz")}, "gone.jsonl.gz cannot be read"),
     ],
 )
@@ -142,7 +155,7 @@ def test_missing_files_are_named_before_the_first_episode(weights, tmp_path):
     assert run(weights, tmp_path / "out", limit=8, **options)["episodes"] == 8
 
 
-def test_a_model_without_the_instance_prompt_follows_videos(tmp_path):
+def test_a_model_without_the_instance_prompt_tracks_videos(tmp_path):
     WRITE["davis17"](tmp_path / "data")
     save_bundle(tmp_path / "model.safetensors", tiny.bundle())
     options = {"benchmark": "davis17", "data_root": tmp_path / "data"}
@@ -153,13 +166,53 @@ def test_a_model_without_the_instance_prompt_follows_videos(tmp_path):
 
 def test_each_experiment_has_its_folder(weights):
     def name(**options):
-        return program.default_name(program.Args(weights=weights, **options), Path(weights))
+        return command(weights=weights, **options).default_name(Path(weights))
 
     assert name() == name(limit=5, workers=2, batch_size=3)
-    assert len({name(), name(shots=5), name(fold=0), name(protocol="segic"), name(class_names=True)}) == 5
+    assert len({name(), name(shots=5), name(fold=0), name(protocol="segic"), name(class_names="True")}) == 5
 
 
 def test_the_list(capsys):
-    program.main(program.Args(list=True))
+    assert command(list=True).run() == 0
     out = capsys.readouterr().out
-    assert all(f"{name}: " in out and one.download in out for name, one in BENCHMARKS.items())
+    assert all(f"{name}: " in out and spec.download in out for name, spec in BENCHMARKS.items())
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "option", "value"),
+    [
+        ("davis17", "--shots", "1"),
+        ("davis17", "--fold", "0"),
+        ("davis17", "--protocol", "segic"),
+        ("davis17", "--episodes", "list.gz"),
+        ("davis17", "--baselines", "False"),
+        ("davis17", "--random-backbone", "x"),
+        ("davis17", "--workers", "0"),
+        ("davis17", "--classes", "present"),
+        ("davis17", "--class-names", "False"),
+        ("davis17", "--batch-size", "16"),
+        ("ade20k", "--shots", "5"),
+        ("ade20k", "--protocol", "segic"),
+        ("ade20k", "--semantics", "official"),
+        ("emoji", "--semantics", "official"),
+        ("emoji", "--classes", "all"),
+        ("emoji", "--merge", "argmax"),
+        ("emoji", "--bank", "val"),
+    ],
+)
+def test_options_of_another_kind_are_refused(tmp_path, capsys, benchmark, option, value):
+    """Also where the value is the default."""
+    arguments = ["eval", "--benchmark", benchmark, "--data-root", str(tmp_path), option, value]
+    assert parse(arguments).run() == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"{option} is for ")
+    assert f"but {benchmark} is a benchmark of " in line
+
+
+def test_the_script_is_the_command(tmp_path):
+    script = [sys.executable, str(ROOT / "eval.py")]
+    listed = subprocess.run([*script, "--list"], capture_output=True, text=True)
+    assert (listed.returncode, listed.stdout.startswith("emoji: ")) == (0, True)
+    refused = subprocess.run([*script, "--benchmark", "folder"], capture_output=True, text=True)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert refused.stderr.startswith("--data-root is missing")

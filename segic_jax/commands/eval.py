@@ -1,0 +1,242 @@
+"""`segic eval`: score a model on a benchmark."""
+
+import dataclasses
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from segic_jax.config import Hosts
+from segic_jax.errors import ConfigError
+from segic_jax.runtime.command_line import run_command
+
+if TYPE_CHECKING:
+    from segic_jax.data.benchmark_spec import BenchmarkSpec
+    from segic_jax.data.manifest import Manifest
+    from segic_jax.evaluate.runner import Evaluation
+    from segic_jax.weights.bundle import Bundle
+
+
+@dataclass
+class EpisodeOptions:
+    """Apply to benchmarks of episodes only."""
+
+    protocol: str | None = None
+    """Whose convention: matcher, insid3, segic or original; the benchmark's first by default."""
+    fold: int | Literal["all"] | None = None
+    """A number from 0, or all; all by default."""
+    shots: int | None = None
+    """References for each episode; 1 by default."""
+    episodes: Path | None = None
+    """A list of episodes (see `segic episodes`) instead of the benchmark's own."""
+    baselines: bool | None = None
+    """Also score what a result has to beat; by default for emoji and folder."""
+    random_backbone: Path | None = None
+    """Model file over a frozen random backbone, as a further baseline."""
+    workers: int | None = None
+    """Processes that read images; 0, the default, reads in threads."""
+
+
+@dataclass
+class SemanticOptions:
+    """Apply to benchmarks of semantic segmentation only."""
+
+    classes: Literal["present", "all"] | None = None
+    """Decode the classes that the truth has (official, the default), or all."""
+    merge: Literal["independent", "argmax"] | None = None
+    """Threshold each class independently (official, the default), or give a pixel to one class."""
+    bank: Literal["train", "val"] | None = None
+    """The split that references come from; train by default, where there is one."""
+
+
+@dataclass
+class VideoOptions:
+    """Apply to video benchmarks only."""
+
+    semantics: Literal["official", "repaired"] | None = None
+    """Object ids and late objects as in the official code (default), or true ids and all objects."""
+
+
+@dataclass
+class ImageOptions:
+    """Apply to episodes and semantic segmentation, not to videos."""
+
+    class_names: bool | None = None
+    """Give the model the class names as text; by default as the protocol says, where the model can."""
+    batch_size: int | None = None
+    """Episodes or images in work at a time, 16 by default; it changes no result."""
+
+
+KINDS = {"episodes": "episodes", "semseg": "semantic segmentation", "video": "video"}
+
+
+@dataclass
+class Eval:
+    """Score a model on a benchmark.
+
+    `segic eval --list` shows every benchmark and what it needs. Repeat a stopped command and it continues.
+
+      segic eval --benchmark emoji
+      segic eval --benchmark fss1000 --data-root FSS-1000 --weights segic-l --shots 5
+    """
+
+    benchmark: str = "emoji"
+    """A name of --list."""
+    data_root: Path | None = None
+    """The folder with the benchmark's data; --list says what must be in it."""
+    weights: str = ""
+    """Model file, or a name of `segic weights list`; the small model inside the package by default."""
+    out: Path | None = None
+    """Folder for the results; outputs/eval_... by default."""
+    limit: int | None = None
+    """Evaluate only so many episodes, images or videos, spread over the list."""
+    list: bool = False
+    """Show every benchmark and stop."""
+    image_options: ImageOptions = field(default_factory=ImageOptions)
+    episode_options: EpisodeOptions = field(default_factory=EpisodeOptions)
+    semantic_options: SemanticOptions = field(default_factory=SemanticOptions)
+    video_options: VideoOptions = field(default_factory=VideoOptions)
+    hosts: Hosts = field(default_factory=Hosts)
+
+    def run(self) -> int:
+        """Evaluate, print the scores and name the files; Ctrl-C says how to continue."""
+
+        def work() -> None:
+            self.evaluate()
+
+        return run_command(work, stopped="\nStopped; the same command continues from here.")
+
+    def evaluate(self) -> dict | None:
+        """Evaluate and return the content of result.json; None after --list.
+
+        Raises:
+            InputError: an option, the data or the weights cannot be used.
+        """
+        from segic_jax.data.benchmarks import find_benchmark, list_benchmarks, open_benchmark
+        from segic_jax.evaluate.runner import run_evaluation
+        from segic_jax.runtime import distributed
+        from segic_jax.runtime.compile_cache import use_compile_cache
+        from segic_jax.weights.bundle import load_bundle
+        from segic_jax.weights.fetch import find
+
+        if self.list:
+            print(list_benchmarks())
+            return None
+        benchmark = find_benchmark(self.benchmark)
+        self._refuse_other_kinds(benchmark)
+        distributed.initialize(self.hosts)
+        use_compile_cache()
+        with distributed.raise_on_all_hosts():
+            source = open_benchmark(benchmark, self.data_root)
+            path = find(self.weights)
+            evaluation = self._evaluation(load_bundle(path), benchmark, source)
+        out = self.out or Path("outputs") / self.default_name(path)
+        result = run_evaluation(evaluation, out, limit=self.limit)
+        if distributed.is_main_host():
+            print(evaluation.table(result))
+            print(f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}")
+        return result
+
+    def _refuse_other_kinds(self, benchmark: "BenchmarkSpec") -> None:
+        """Refuse options that the benchmark's kind would ignore.
+
+        Raises:
+            ConfigError: one was given.
+        """
+        groups: Sequence[tuple[object, Sequence[str]]] = (
+            (self.image_options, ("episodes", "semseg")),
+            (self.episode_options, ("episodes",)),
+            (self.semantic_options, ("semseg",)),
+            (self.video_options, ("video",)),
+        )
+        for options, kinds in groups:
+            if benchmark.kind in kinds:
+                continue
+            for name, value in vars(options).items():
+                if value is not None:
+                    raise ConfigError(
+                        f"--{name.replace('_', '-')} is for {' and '.join(KINDS[kind] for kind in kinds)}, "
+                        f"but {benchmark.name} is a benchmark of {KINDS[benchmark.kind]}: leave it out."
+                    )
+
+    def _evaluation(self, bundle: "Bundle", benchmark: "BenchmarkSpec", source: Any) -> "Evaluation":
+        """Make the evaluation of the benchmark's kind; options that were not given keep its defaults."""
+        if benchmark.kind == "video":
+            from segic_jax.evaluate.video import VideoEvaluation
+
+            return VideoEvaluation(
+                bundle, benchmark, source, semantics=self.video_options.semantics or "official"
+            )
+        batch_size = 16 if self.image_options.batch_size is None else self.image_options.batch_size
+        if benchmark.kind == "semseg":
+            from segic_jax.evaluate.semantic import SemanticEvaluation
+
+            options = self.semantic_options
+            return SemanticEvaluation(
+                bundle,
+                benchmark,
+                source,
+                classes=options.classes or "present",
+                merge=options.merge or "independent",
+                bank=options.bank or ("val" if benchmark.name == "pc459" else "train"),
+                class_names=self.image_options.class_names,
+                batch_size=batch_size,
+            )
+        from segic_jax.evaluate.episodes import EpisodeEvaluation
+        from segic_jax.evaluate.protocols import find_protocol
+        from segic_jax.weights.bundle import load_bundle
+
+        options = self.episode_options
+        protocol = find_protocol(options.protocol or benchmark.protocols[0])
+        class_names = self.image_options.class_names
+        if class_names is None:
+            class_names = protocol.class_names
+            if class_names and bundle.tower is None and len(bundle.text) < 2:
+                class_names = False
+                print(f"{bundle.name} cannot encode class names; they are not given.", file=sys.stderr)
+        baselines = benchmark.name in ("emoji", "folder") if options.baselines is None else options.baselines
+        random_backbone = options.random_backbone
+        if random_backbone and not baselines:
+            raise ConfigError("--random-backbone is a baseline: give --baselines, too.")
+        return EpisodeEvaluation(
+            bundle,
+            benchmark,
+            source,
+            self._manifests(benchmark, source),
+            protocol=protocol,
+            class_names=class_names,
+            baselines=baselines,
+            random_backbone=load_bundle(random_backbone) if random_backbone else None,
+            batch_size=batch_size,
+            workers=options.workers or 0,
+        )
+
+    def _manifests(self, benchmark: "BenchmarkSpec", source: Any) -> Sequence["Manifest"]:
+        """Return the lists of the folds that were asked for."""
+        from segic_jax.data.manifest import read_manifest
+
+        options = self.episode_options
+        if options.episodes:
+            manifest = read_manifest(options.episodes)
+            if manifest.benchmark != benchmark.name:
+                raise ConfigError(
+                    f"{options.episodes} lists episodes of {manifest.benchmark}, not of {benchmark.name}."
+                )
+            return [manifest]
+        protocol, shots = options.protocol or benchmark.protocols[0], options.shots
+        shots = 1 if shots is None else shots
+        folds = range(benchmark.folds) if options.fold in (None, "all") else [options.fold]
+        benchmark.require_drawn(protocol, folds, shots)
+        return [source.manifest(protocol, fold, shots) for fold in folds]
+
+    def default_name(self, weights: Path) -> str:
+        """Return a folder name for each experiment: whatever changes a row changes the name."""
+        unchanging = ("out", "limit", "list", "weights", "hosts")
+        options = {n: value for n, value in dataclasses.asdict(self).items() if n not in unchanging}
+        del options["image_options"]["batch_size"], options["episode_options"]["workers"]
+        stat = weights.stat()
+        key = json.dumps([options, str(weights.resolve()), stat.st_size, stat.st_mtime_ns], default=str)
+        return f"eval_{self.benchmark}_{hashlib.sha256(key.encode()).hexdigest()[:8]}"

@@ -1,0 +1,274 @@
+"""Predict episodes: tasks in, predictions out, with reading, devices and scoring at work at the same time.
+
+Images come in one stream: for each block of episodes first the references that are new, each once, then the
+targets. The engine always gets the same number of images, on the canvas, so a prediction depends neither on
+the batch size nor on the number of devices, workers or hosts.
+"""
+
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, TypeVar
+
+import absl.flags
+import cv2
+import grain
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from segic_jax.data.episodes import Episode, LabelledImage, View
+from segic_jax.data.manifest import EpisodeSource
+from segic_jax.data.preprocess import CanvasImage, resize_and_pad
+from segic_jax.errors import DataError
+from segic_jax.inference.engine import Decoding, Engine
+from segic_jax.models.segic import Prototypes
+
+BLOCK = 256  # episodes whose references are encoded before their targets
+SCORING_THREADS = 4
+T = TypeVar("T")
+
+
+class Task(NamedTuple):
+    """Describe an episode to predict."""
+
+    index: int  # in the list of all folds
+    fold: int
+    episode: Episode
+    text: Float[np.ndarray, " text_width"]
+    wrong_reference: View | None = None  # of another class, for that baseline; all tasks have one, or none
+
+    @property
+    def references(self) -> tuple[View, ...]:
+        """All references that are encoded, the wrong one last."""
+        wrong = () if self.wrong_reference is None else (self.wrong_reference,)
+        return (*self.episode.reference_views, *wrong)
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Everything that is read."""
+        return (self.episode.target_view, *self.references)
+
+
+class Prediction(NamedTuple):
+    """Hold what models say about the target of a task, on the canvas."""
+
+    task: Task
+    target: LabelledImage  # at its own size
+    reference: LabelledImage | None  # the first one at its own size, if asked for
+    size: tuple[int, int]  # valid (h, w) of the canvas
+    similarity: Float[np.ndarray, "S S"] | None  # cosine to the reference, -1..1, if asked for
+    logits: dict[str, Float[np.ndarray, "S S"]]  # "segic", further models and baselines; inside above 0
+
+
+def predict_episodes(
+    engines: Mapping[str, Engine],
+    source: EpisodeSource,
+    tasks: Sequence[Task],
+    score: Callable[[Prediction], T],
+    *,
+    no_reference: bool = False,
+    similarity: bool = False,
+    references: bool = False,
+    in_flight: int = 16,
+    workers: int = 0,
+) -> Iterator[T]:
+    """Yield `score` of every task's prediction, in order; it runs in threads while the devices work.
+
+    Tasks with a wrong reference are also decoded with that one ("wrong_reference").
+
+    Args:
+        engines: "segic", and further models; their logits have their names.
+        no_reference: also decode with blank prototypes ("no_reference").
+        similarity: give each prediction the similarity map of "segic".
+        references: give each prediction its first reference.
+        in_flight: episodes between reading and scoring, at most (rounded up to a batch).
+        workers: processes that read images; 0 reads in threads.
+
+    Raises:
+        DataError: an image cannot be read; the results before it have been yielded.
+    """
+    models = {name: _PooledReferences(engine) for name, engine in engines.items()}
+    engine = engines["segic"]
+    batches = _plan_batches(tasks, engine.rows, references)
+    items = [item for batch in batches for item in batch]
+    images = _read_ahead(_Read(source, items, engine.config.canvas), workers)
+    with ThreadPoolExecutor(SCORING_THREADS) as pool:
+        waiting: deque[Future[T]] = deque()
+        try:
+            for batch in batches:
+                loaded = [next(images) for _ in batch]
+                if errors := [image.error for image in loaded if image.error]:
+                    while waiting:
+                        yield waiting.popleft().result()
+                    raise DataError(errors[0])
+                batch_tasks = [item.task for item in batch if item.task is not None]
+                if not batch_tasks:
+                    for model in models.values():
+                        model.add([item.view for item in batch], [image.canvas for image in loaded])
+                    continue
+                decodings = _decode(models, batch_tasks, [image.canvas for image in loaded], no_reference)
+                for row, (task, image) in enumerate(zip(batch_tasks, loaded, strict=True)):
+                    waiting.append(pool.submit(_score, score, task, image, row, decodings, similarity))
+                while len(waiting) > max(in_flight, engine.rows):
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:  # an error, or the caller stopped
+            for future in waiting:
+                future.cancel()
+            images.close()
+
+
+class _Item(NamedTuple):
+    """Describe an image to read."""
+
+    view: View
+    task: Task | None = None  # whose target it is; None for a reference
+    reference: View | None = None  # to be read beside the target
+
+
+def _plan_batches(tasks: Sequence[Task], rows: int, references: bool) -> list[list[_Item]]:
+    """Order the images: for each block of tasks its new references, then its targets."""
+    planned: set[View] = set()
+    batches = []
+    for start in range(0, len(tasks), BLOCK):
+        block = tasks[start : start + BLOCK]
+        needed = dict.fromkeys(view for task in block for view in task.references)
+        new = [_Item(view) for view in needed if view not in planned]
+        planned.update(needed)
+        targets = [
+            _Item(task.episode.target_view, task, task.episode.reference_views[0] if references else None)
+            for task in block
+        ]
+        for items in (new, targets):
+            batches += [items[first : first + rows] for first in range(0, len(items), rows)]
+    return batches
+
+
+class _Image(NamedTuple):
+    """Hold an image on its canvas, and what scoring needs of it."""
+
+    canvas: CanvasImage
+    target: LabelledImage | None = None  # at its own size, for targets
+    reference: LabelledImage | None = None
+    error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Read:
+    """Read the image of an item by its number; called in threads or worker processes."""
+
+    source: EpisodeSource
+    items: Sequence[_Item]
+    canvas: int
+
+    def __call__(self, number: int) -> _Image:
+        cv2.setNumThreads(0)
+        view, task, reference = self.items[number]
+        try:
+            image = self.source.load(view)
+            canvas = resize_and_pad(image.image, image.mask[None], self.canvas)
+            beside = self.source.load(reference) if reference else None
+        except DataError as error:  # a worker process would wrap it
+            empty = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0, 0), bool)
+            return _Image(CanvasImage(*empty, (0, 0)), error=str(error))
+        return _Image(canvas, image if task is not None else None, beside)
+
+
+def _read_ahead(read: _Read, workers: int) -> grain.DatasetIterator:
+    dataset = grain.MapDataset.range(len(read.items)).map(read)
+    threads = 1 if workers else 2
+    dataset = dataset.to_iter_dataset(
+        grain.ReadOptions(num_threads=threads, prefetch_buffer_size=8 * threads)
+    )
+    if workers:
+        # grain 0.2.18's workers read an absl flag, which only absl.app.run would have parsed.
+        absl.flags.FLAGS.mark_as_parsed()
+        dataset = dataset.mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=8)
+        )
+    return iter(dataset)
+
+
+class _PooledReferences:
+    """Keep the pooled feature of each reference that an engine has encoded."""
+
+    def __init__(self, engine: Engine):
+        self.engine = engine
+        self._pooled: dict[View, tuple[jax.Array, int]] = {}
+
+    def add(self, views: Sequence[View], images: Sequence[CanvasImage]) -> None:
+        """Encode references, one mask each."""
+        engine = self.engine
+        masks = np.zeros((engine.rows, 1, engine.config.canvas, engine.config.canvas), bool)
+        for row, image in enumerate(images):
+            masks[row] = image.masks
+        pooled = engine.pool(engine.features(images), masks)[:, 0]
+        self._pooled |= {view: (pooled, row) for row, view in enumerate(views)}
+
+    def prototypes(
+        self, references: Sequence[Sequence[View]], text: Float[np.ndarray, "tasks text_width"]
+    ) -> Prototypes:
+        """Return prototypes of one concept a row, padded to the engine's rows."""
+        rows, width = self.engine.rows, self.engine.config.vit.width
+        shots = np.zeros((rows, 1, len(references[0]), width), np.float32)
+        for row, views in enumerate(references):
+            for shot, view in enumerate(views):
+                pooled, place = self._pooled[view]
+                shots[row, 0, shot] = np.asarray(pooled)[place]
+        padded = np.zeros((rows, 1, text.shape[1]), np.float32)
+        padded[: len(text), 0] = text
+        return self.engine.prototypes(shots, padded)
+
+
+def _decode(
+    models: Mapping[str, _PooledReferences],
+    tasks: Sequence[Task],
+    images: Sequence[CanvasImage],
+    no_reference: bool,
+) -> dict[str, Decoding]:
+    """Decode a batch of targets with every model and baseline."""
+    text = np.stack([task.text for task in tasks])
+    references = [task.episode.reference_views for task in tasks]
+    decodings = {}
+    for name, model in models.items():
+        engine = model.engine
+        features, prototypes = engine.features(images), model.prototypes(references, text)
+        decodings[name] = engine.decode(features, prototypes)
+        if name == "segic" and no_reference:
+            decodings["no_reference"] = engine.decode(features, blank(prototypes))
+        wrong = [task.wrong_reference for task in tasks if task.wrong_reference is not None]
+        if name == "segic" and wrong:
+            shots = [[view] * len(references[0]) for view in wrong]
+            decodings["wrong_reference"] = engine.decode(features, model.prototypes(shots, text))
+    return decodings
+
+
+def blank(prototypes: Prototypes) -> Prototypes:
+    """Return zeros in place of references: the similarity map is flat and its peak is (0, 0)."""
+    zeros = {name: np.zeros_like(getattr(prototypes, name)) for name in ("pooled", "visual")}
+    return dataclasses.replace(prototypes, **zeros)
+
+
+def _score(
+    score: Callable[[Prediction], T],
+    task: Task,
+    image: _Image,
+    row: int,
+    decodings: Mapping[str, Decoding],
+    similarity: bool,
+) -> T:
+    """Fetch one row of the results from the device and score it."""
+    assert image.target is not None
+    return score(
+        Prediction(
+            task,
+            image.target,
+            image.reference,
+            image.canvas.size,
+            np.asarray(decodings["segic"].similarity)[row, 0] if similarity else None,
+            {name: np.asarray(decoding.logits)[row, 0] for name, decoding in decodings.items()},
+        )
+    )

@@ -1,0 +1,81 @@
+"""The stream of episodes: static shapes, order, and what a prediction does not depend on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from tiny import DiskSource, bundle
+
+from segic_jax.data.episodes import LabelledImage
+from segic_jax.evaluate.episode_stream import predict_episodes
+from segic_jax.evaluate.episodes import make_tasks
+from segic_jax.inference import engine
+from segic_jax.inference.engine import Engine
+
+
+@pytest.fixture(scope="module")
+def model():
+    return bundle()
+
+
+def predict(model, source=None, manifest=None, score=lambda prediction: prediction, **options):
+    source = source or DiskSource()
+    tasks = make_tasks(model, source, [manifest or source.manifest("", 0, 1)], wrong_references=True)
+    return list(predict_episodes({"segic": Engine(model)}, source, tasks, score, **options))
+
+
+def test_predictions_come_in_the_order_of_tasks(model):
+    predictions = predict(model, in_flight=3)
+    assert [prediction.task.index for prediction in predictions] == list(range(8))
+    for prediction in predictions:
+        assert set(prediction.logits) == {"segic", "wrong_reference"}
+        assert (prediction.similarity, prediction.reference) == (None, None)
+        truth = DiskSource().load(prediction.task.episode.target_view)
+        np.testing.assert_array_equal(prediction.target.mask, truth.mask)
+
+
+def test_similarity_and_references_only_where_asked_for(model):
+    for prediction in predict(model, similarity=True, references=True):
+        reference = DiskSource().load(prediction.task.episode.reference_views[0])
+        np.testing.assert_array_equal(prediction.reference.image, reference.image)
+        assert -1 <= prediction.similarity.min() < prediction.similarity.max() <= 1 + 1e-6
+
+
+def test_without_a_reference_the_reference_does_not_matter(model):
+    manifest = DiskSource().manifest("", 0, 1)
+    logits = []
+    for order in (slice(None), slice(None, None, -1)):
+        pairs = zip(manifest.episodes, manifest.episodes[order], strict=True)
+        episodes = tuple(dataclasses.replace(a, references=b.references) for a, b in pairs)
+        changed = dataclasses.replace(manifest, episodes=episodes)
+        logits.append(predict(model, None, changed, lambda p: p.logits["no_reference"], no_reference=True))
+    np.testing.assert_array_equal(*logits)
+
+
+def test_each_reference_is_encoded_once(model):
+    class CountingSource(DiskSource):
+        def __init__(self):
+            self.loaded = []
+
+        def load(self, view):
+            self.loaded.append(view)
+            return super().load(view)
+
+    source = CountingSource()
+    predict(model, source)
+    assert len(source.loaded) == 8 + 8  # every image is a target and, of eight, a reference
+
+
+def test_one_compilation_for_all_sizes(model):
+    predict(model, no_reference=True)
+    programs = (engine.extract, engine._pool, engine._decode)
+    before = [program._cache_size() for program in programs]
+
+    class CutSource(DiskSource):
+        def load(self, view):
+            image, mask, _ = super().load(view)
+            rows = 30 + int(view.image_name)
+            return LabelledImage(image[:rows, 5:], mask[:rows, 5:])
+
+    predict(model, CutSource(), no_reference=True, in_flight=3)
+    assert [program._cache_size() for program in programs] == before

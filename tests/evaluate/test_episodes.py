@@ -1,0 +1,256 @@
+"""Evaluation of episodes against a plain loop, whatever the protocol, shots, folds and baselines."""
+
+import dataclasses
+import json
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from tiny import DISKS, DiskSource, bundle
+
+from segic_jax.data.episodes import Episode
+from segic_jax.data.preprocess import resize_and_pad
+from segic_jax.errors import ConfigError, DataError
+from segic_jax.evaluate.episodes import EpisodeEvaluation, other_class_episodes, score_episodes
+from segic_jax.evaluate.protocols import find_protocol, resize_nearest
+from segic_jax.evaluate.runner import run_evaluation
+from segic_jax.models import segic
+
+ORIGINAL = find_protocol("original")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return bundle()
+
+
+def evaluation(model, source=None, *, shots=1, manifests=None, protocol=ORIGINAL, **options):
+    source = source or DiskSource()
+    manifests = manifests or [source.manifest("original", 0, shots)]
+    return EpisodeEvaluation(model, DISKS, source, manifests, protocol=protocol, **options)
+
+
+def run(model, out, source=None, *, limit=None, **options):
+    return run_evaluation(evaluation(model, source, **options), out, limit=limit)
+
+
+def lines(out):
+    return [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def done(model, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "out"
+    return run(model, out, baselines=True, random_backbone=bundle(seed=5)), out
+
+
+def test_result(model, done):
+    result, out = done
+    assert json.loads((out / "result.json").read_text()) == result
+    assert (result["episodes"], result["classes"]) == (8, 2)
+    assert set(result["class_iou"]) == {"disk", "ring"}
+    assert result["scores"]["miou"] == pytest.approx(np.mean(list(result["class_iou"].values())), abs=0.01)
+    assert set(result["baselines"]) == {
+        "copy",
+        "cosine",
+        "no_reference",
+        "wrong_reference",
+        "random_backbone",
+    }
+    assert result["manifest"]["folds"] == {"0": DiskSource().manifest("", 0, 1).sha256}
+    assert (result["class_names_given"], result["in_domain"]) == (False, None)
+    assert (out / "per_class.csv").read_text().startswith("class,iou\ndisk,")
+    assert evaluation(model).table(result).count("interval") == 6
+    assert {path.name for path in out.iterdir()} == {
+        "result.json",
+        "per_class.csv",
+        "episodes.jsonl",
+        "report.html",
+        "sheet.png",
+        "run.json",
+        "parts",
+    }
+
+
+def test_scores_of_a_baseline_are_those_of_its_own_evaluation(done, tmp_path):
+    result, _ = done
+    random_backbone = run(bundle(seed=5), tmp_path)["scores"]
+    scores = result["baselines"]["random_backbone"]
+    assert scores == {name: random_backbone[name] for name in scores}
+
+
+segment = jax.jit(segic.segment, static_argnums=0)
+encode = jax.jit(segic.encode, static_argnums=0)
+
+
+def plain_logits(model, episode, source):
+    """One episode through the functions of models/segic.py; several shots are averaged."""
+    canvas = model.config.canvas
+    loaded = [source.load(view) for view in episode.reference_views]
+    target, truth, _ = source.load(episode.target_view)
+    references = [resize_and_pad(view.image, view.mask[None], canvas) for view in loaded]
+    placed, shots = resize_and_pad(target, truth[None], canvas), len(references)
+    batch = segic.ReferenceBatch(
+        images=np.stack([reference.image for reference in references])[None],
+        sizes=np.array([reference.size for reference in references])[None],
+        masks=np.stack([reference.masks[0] for reference in references])[None, None],
+        picture=np.arange(shots)[None, None],
+        valid=np.ones((1, 1, shots), bool),
+        text=np.zeros((1, 1, 4), np.float32),
+    )
+    encoded = encode(model.config, model.backbone, batch)
+    prototypes = segic.Prototypes(
+        encoded.pooled, encoded.pooled[:, :, None], np.ones((1, 1, 1), bool), encoded.text
+    )
+    sizes = np.array([placed.size])
+    logits, _ = segment(model.config, model.backbone, model.head, placed.image[None], sizes, prototypes)
+    h, w = placed.size
+    return cv2.resize(np.asarray(logits)[0, 0, :h, :w], truth.shape[::-1]), truth
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_rows_against_a_plain_loop(model, tmp_path, shots):
+    run(model, tmp_path, shots=shots)
+    for row, episode in zip(lines(tmp_path), DiskSource().manifest("", 0, shots).episodes, strict=True):
+        logits, truth = plain_logits(model, episode, DiskSource())
+        assert (row["target"], row["references"]) == (episode.target, list(episode.references))
+        assert abs(row["intersection"] - ((logits > 0) & truth).sum()) <= 2  # cv2 rounds differently
+        assert abs(row["union"] - ((logits > 0) | truth).sum()) <= 2
+        assert row["pixels"] == truth.size
+        assert row["iou"] == row["intersection"] / row["union"]
+
+
+def test_a_square_protocol(model, tmp_path):
+    """Truth to the nearest pixel, logits bilinear, both on 518 x 518."""
+    result = run(model, tmp_path, protocol=find_protocol("matcher"))
+    for row, episode in zip(lines(tmp_path), DiskSource().manifest("", 0, 1).episodes, strict=True):
+        square = resize_nearest(DiskSource().load(episode.target_view).mask, 518)
+        assert row["pixels"] == 518 * 518
+        assert row["union"] >= square.sum() >= row["intersection"]
+    assert result["protocol"]["size"] == 518
+
+
+class IgnoringSource(DiskSource):
+    """The left third of every image is ignored."""
+
+    def load(self, view):
+        loaded = super().load(view)
+        ignored = np.zeros_like(loaded.mask)
+        ignored[:, : ignored.shape[1] // 3] = True
+        return loaded._replace(ignored=ignored)
+
+
+def test_ignored_pixels_count_nowhere(model, tmp_path):
+    run(model, tmp_path, IgnoringSource())
+    for row, episode in zip(lines(tmp_path), DiskSource().manifest("", 0, 1).episodes, strict=True):
+        logits, truth = plain_logits(model, episode, DiskSource())
+        counted = np.arange(truth.shape[1]) >= truth.shape[1] // 3
+        assert abs(row["intersection"] - ((logits > 0) & truth & counted).sum()) <= 2
+        assert abs(row["union"] - (((logits > 0) | truth) & counted).sum()) <= 2
+        assert row["pixels"] == truth.shape[0] * counted.sum()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_neither_batch_size_nor_workers_change_a_row(done, model, tmp_path, workers):
+    run(model, tmp_path, baselines=True, random_backbone=bundle(seed=5), batch_size=3, workers=workers)
+    assert (tmp_path / "episodes.jsonl").read_bytes() == (done[1] / "episodes.jsonl").read_bytes()
+
+
+class BrokenSource(DiskSource):
+    """One image cannot be read."""
+
+    def load(self, view):
+        if view.class_id == "ring" and view.image_name == "2":
+            raise DataError("ring/2.jpg is cut off; get the whole file again.")
+        return super().load(view)
+
+
+class LateSource(BrokenSource):
+    """The broken image is a target, and no reference."""
+
+    def manifest(self, protocol, fold, shots):
+        manifest = super().manifest(protocol, fold, shots)
+        episodes = tuple(dataclasses.replace(e, references=("0",)) for e in manifest.episodes)
+        return dataclasses.replace(manifest, episodes=episodes)
+
+
+@pytest.mark.parametrize(
+    ("source", "workers", "kept"), [(LateSource(), 0, list(range(6))), (BrokenSource(), 1, [])]
+)
+def test_rows_before_a_broken_image_are_kept(model, tmp_path, source, workers, kept):
+    with pytest.raises(DataError, match=r"ring/2\.jpg is cut off"):
+        run(model, tmp_path, source, workers=workers)
+    part = (tmp_path / "parts/00000.jsonl").read_text().splitlines()
+    assert [json.loads(line)["index"] for line in part] == kept
+
+
+def test_other_baselines_are_another_run(model, tmp_path):
+    run(model, tmp_path, limit=2)
+    for options in ({"baselines": True}, {"random_backbone": model}):
+        with pytest.raises(DataError, match="holds another run"):
+            run(model, tmp_path, **options)
+
+
+def test_several_folds(model, tmp_path):
+    full = DiskSource().manifest("original", 0, 1)
+    folds = [
+        dataclasses.replace(full, fold=i, classes=(c, "never"), episodes=full.episodes[4 * i : 4 * i + 4])
+        for i, c in enumerate(("disk", "ring"))
+    ]
+    result = run(model, tmp_path, manifests=folds, protocol=find_protocol("matcher"))
+    assert [row["fold"] for row in lines(tmp_path)] == [0] * 4 + [1] * 4
+    both = [result["fold_scores"][fold] for fold in "01"]
+    for key in ("miou", "fb_iou", "episode_iou"):
+        assert result["scores"][key] == pytest.approx(np.mean([fold[key] for fold in both]), abs=0.01)
+    for fold in both:  # the class without an episode counts as 0
+        assert fold["miou"] == fold["miou_fold_classes"]
+        assert fold["miou"] == pytest.approx(fold["miou_seen_classes"] / 2, abs=0.01)
+
+
+def test_class_names_reach_the_model(model, tmp_path):
+    with pytest.raises(ValueError, match="no text feature for 'a photo of a ring'"):
+        run(model, tmp_path / "a", class_names=True)
+    text = {**model.text, "a photo of a ring": np.ones(4, np.float32)}
+    run(dataclasses.replace(model, text=text), tmp_path / "b", class_names=True)
+    run(model, tmp_path / "c")
+    assert lines(tmp_path / "b") != lines(tmp_path / "c")
+
+
+def test_wrong_references_are_of_another_class():
+    episodes = [Episode(c, f"{i}", ("x",)) for c in "aaaab" for i in range(3)]
+    for episode, other in zip(episodes, other_class_episodes(episodes), strict=True):
+        assert episodes[other].class_id != episode.class_id
+    assert other_class_episodes(episodes[:6]) is None
+
+
+def test_missing_baselines_are_noted(model, tmp_path):
+    manifest = DiskSource().manifest("original", 0, 1)
+    one_class = dataclasses.replace(manifest, episodes=manifest.episodes[:4])
+    without_threshold = evaluation(
+        dataclasses.replace(model, notes={}), manifests=[one_class], baselines=True
+    )
+    result = run_evaluation(without_threshold, tmp_path)
+    assert set(result["baselines"]) == {"copy", "no_reference"}
+    assert len(result["notes"]) == 3
+    assert "only one class" in without_threshold.table(result)
+
+
+def test_bad_settings_are_refused(model, tmp_path):
+    manifest = DiskSource().manifest("original", 0, 1)
+    for episodes, message in (((), "no episodes"), ((Episode("disk", "0", ()),), "at least one shot")):
+        with pytest.raises(DataError, match=message):
+            run(model, tmp_path, manifests=[dataclasses.replace(manifest, episodes=episodes)])
+    for options, message in (
+        ({"batch_size": 0}, "batch_size 0"),
+        ({"workers": -1}, "workers -1"),
+        ({"limit": 0}, "limit 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            run(model, tmp_path, **options)
+
+
+def test_scores_without_files(model, tmp_path):
+    source = DiskSource()
+    scores = score_episodes(model, source, source.manifest("original", 0, 1), limit=4)
+    assert scores == run(model, tmp_path, limit=4)["scores"]
