@@ -34,7 +34,7 @@ from segic_jax.weights.bundle import Bundle
 LABELS = {
     "segic": "SegIC",
     "copy": "reference's mask copied",
-    "cosine": "similarity map at its threshold",
+    "cosine": "similarity map, thresholded",
     "no_reference": "head without a reference",
     "wrong_reference": "head with a wrong reference",
     "random_backbone": "head on a random backbone",
@@ -207,7 +207,7 @@ class EpisodeEvaluation:
         ]
         for name, values in {"segic": scores, **result["baselines"]}.items():
             low, high = values["interval_95"]
-            lines.append(f"  {LABELS[name]:<32}{values['miou']:6.1f}   95 % interval {low:.1f} - {high:.1f}")
+            lines.append(f"  {LABELS[name]:<28}{values['miou']:6.1f}   95 % interval {low:.1f} - {high:.1f}")
         boundary = "-" if scores["boundary_iou"] is None else f"{scores['boundary_iou']:.1f}"
         lines += [
             f"  mean over all classes of a fold {scores['miou_fold_classes']:.1f}, "
