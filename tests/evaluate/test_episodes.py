@@ -95,7 +95,7 @@ def plain_logits(model, episode, source):
         images=np.stack([reference.image for reference in references])[None],
         sizes=np.array([reference.size for reference in references])[None],
         masks=np.stack([reference.masks[0] for reference in references])[None, None],
-        picture=np.arange(shots)[None, None],
+        image_index=np.arange(shots)[None, None],
         valid=np.ones((1, 1, shots), bool),
         text=np.zeros((1, 1, 4), np.float32),
     )
