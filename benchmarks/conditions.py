@@ -6,7 +6,7 @@ import sys
 
 import jax
 
-from segic_jax.commands.doctor_checks import processor
+from segic_jax.commands.doctor import processor
 from segic_jax.errors import ConfigError
 
 

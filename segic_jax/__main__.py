@@ -1,4 +1,4 @@
-"""`segic` and `python -m segic_jax`. Little is imported before Ctrl-C is heard; the rest takes a second."""
+"""Run `segic` and `python -m segic_jax`; Ctrl-C is handled before the slow imports begin."""
 
 import sys
 
@@ -11,9 +11,9 @@ def main() -> None:
 
 
 def _run() -> int | None:
-    from segic_jax.commands.parser import parse
+    from segic_jax.commands.parser import run
 
-    return parse(sys.argv[1:]).run()
+    return run(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -1,64 +1,68 @@
-"""`segic explain`: why a mask is where it is."""
+"""Define `segic explain`: show why a mask is where it is."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
 
-from segic_jax.commands.references import WithMasks
-from segic_jax.commands.targets import (
-    Refused,
-    make_folder,
-    named_targets,
-    require_apart,
-    require_no_file,
+from segic_jax.commands.arguments import (
+    MaskArguments,
+    SkippedInputs,
+    bar,
+    name_targets,
+    require_distinct,
+    require_folder_path,
 )
-from segic_jax.runtime import progress
+from segic_jax.errors import InputError
 
 
 @dataclass(kw_only=True)
-class Explain(WithMasks):
-    """Draw which part of a reference each part of a mask looks like, and where the target looks alike at all.
+class Explain(MaskArguments):
+    """Draw which part of a reference each part of a mask matches, and the similarity map of the target.
 
       segic explain --ref cat.jpg cat.png street.jpg --out why/
       segic explain --context pets.segic photos/ --out why/
 
-    Writes NAME.png for each target, a row a class: the references, the target with its mask and numbered
-    matches, and the cosine similarity of every place to the references' mean feature. The exit code is 2
-    if a target could not be read.
+    Writes NAME.png for each target, with one row for each class: the references, the target with its mask and
+    numbered matches, and the cosine similarity of every place to the prototype of the references. The exit
+    code is 2 if a target cannot be read.
     """
 
     targets: tyro.conf.Positional[tuple[Path, ...]]
-    """Images; a folder stands for all images in it."""
+    """Images, or folders of images."""
     out: Path
-    """Folder for the images; made if need be."""
+    """The output folder, which is created if necessary."""
     matches: int = 12
-    """How many to draw for a class, spread over its mask."""
+    """The number of matches to draw for a class, spread over its mask."""
 
     def run(self) -> int:
-        """Draw every target that can be read; 0, or 2 if one could not."""
-        from segic_jax.commands.explanation import draw
+        """Draw every target; return 2 if one cannot be read."""
         from segic_jax.errors import DataError
         from segic_jax.inference.example import as_image
-        from segic_jax.runtime.atomic_write import atomic_write
+        from segic_jax.inference.explain_figure import draw_explanation
+        from segic_jax.runtime import progress
+        from segic_jax.runtime.atomic_write import atomic_write, make_folder
 
         cut = self.cut
         if self.matches < 1:
-            raise DataError(f"--matches {self.matches} must be at least 1.")
-        targets = named_targets(self.targets)
-        require_no_file(self.out)
-        require_apart((self.out / f"{name}.png" for name in targets), [*targets.values(), *self.pictures()])
-        segmenter, context = self.ready()
-        refused = Refused()
-        for name, path in progress.bar(targets.items(), total=len(targets), unit="image", leave=False):
+            raise InputError(f"--matches {self.matches} must be at least 1.")
+        targets = name_targets(self.targets)
+        require_folder_path(self.out)
+        figures = (self.out / f"{name}.png" for name in targets)
+        require_distinct(figures, [*targets.values(), *self.example_files])
+        segmenter, context = self.load()
+        skipped = SkippedInputs()
+        for name, path in bar(targets.items(), total=len(targets), unit="image"):
             try:
                 image = as_image(path)
             except DataError as error:
-                refused(path, error)
+                skipped(path, error)
                 continue
             result = segmenter.predict(image, context, keep_absent=self.keep_absent).threshold(cut)
-            explained = segmenter.explain(image, context, matches=segmenter.config.grid**2)
+            explanations = segmenter.explain(image, context, matches=segmenter.config.grid**2)
             make_folder(self.out)
-            atomic_write(self.out / f"{name}.png", draw(context, result, explained, self.matches))
+            atomic_write(
+                self.out / f"{name}.png", draw_explanation(context, result, explanations, self.matches)
+            )
             progress.write_line(self.out / f"{name}.png")
-        return 2 if refused.said else 0
+        return 2 if skipped.messages else 0

@@ -1,86 +1,85 @@
-"""The `segic` command."""
+"""Parse the command line of `segic`; each command lives in a module of its own."""
 
 import functools
+import importlib
+import inspect
 import operator
 import sys
 from collections.abc import Sequence
-from inspect import getdoc
 from typing import Annotated, Any
 
 import tyro
 
-from segic_jax.commands.app import App
-from segic_jax.commands.calibrate import Calibrate
-from segic_jax.commands.data import Data
-from segic_jax.commands.doctor import Doctor
-from segic_jax.commands.emoji import Emoji
-from segic_jax.commands.episodes import Episodes
-from segic_jax.commands.eval import Eval
-from segic_jax.commands.explain import Explain
-from segic_jax.commands.fit import Fit
-from segic_jax.commands.parity import Parity
-from segic_jax.commands.predict import Predict
-from segic_jax.commands.runs import Runs
-from segic_jax.commands.video import Video
-from segic_jax.commands.weights import Convert, Export, Weights
 from segic_jax.errors import InputError
 from segic_jax.runtime.command_line import run_command
 
-COMMANDS: dict[str, type] = {
-    "predict": Predict,
-    "fit": Fit,
-    "video": Video,
-    "explain": Explain,
-    "app": App,
-    "doctor": Doctor,
-    "eval": Eval,
-    "calibrate": Calibrate,
-    "weights": Weights,
-    "convert": Convert,
-    "export": Export,
-    "data": Data,
-    "episodes": Episodes,
-    "emoji": Emoji,
-    "runs": Runs,
-    "parity": Parity,
+# Each command's module in segic_jax.commands, and its class.
+COMMANDS = {
+    "predict": "predict.Predict",
+    "fit": "fit.Fit",
+    "video": "video.Video",
+    "explain": "explain.Explain",
+    "app": "app.App",
+    "doctor": "doctor.Doctor",
+    "eval": "eval.Eval",
+    "calibrate": "calibrate.Calibrate",
+    "weights": "weights.Weights",
+    "convert": "weights.Convert",
+    "export": "weights.Export",
+    "data": "data.Data",
+    "episodes": "episodes.Episodes",
+    "emoji": "emoji.Emoji",
+    "runs": "runs.Runs",
+    "parity": "parity.Parity",
 }
+DESCRIPTION = """Segment in other images what a reference image with a mask shows.
+
+  segic predict --ref cat.jpg cat.png photos/ --out found/
+  segic COMMAND --help
+  segic --version"""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit with its code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    sys.exit(run_command(lambda: parse(arguments).run()))
+    sys.exit(run_command(lambda: run(arguments)))
+
+
+def run(arguments: Sequence[str]) -> int | None:
+    """Run the command that the arguments ask for, and return its exit code."""
+    if list(arguments) == ["--version"]:
+        from segic_jax import __version__
+
+        print(f"segic_jax {__version__}")
+        return 0
+    return parse(arguments).run()
 
 
 def parse(arguments: Sequence[str]) -> Any:
-    """The command that the arguments ask for; wrong ones print why and exit with 2.
+    """Return the command that the arguments describe; invalid ones print an error and exit with 2.
 
     Raises:
-        InputError: a NUL byte, which no file name can have.
+        InputError: an argument contains a NUL byte, which no file name can have.
     """
     if any("\0" in argument for argument in arguments):
-        raise InputError("An argument holds a NUL byte: leave it out.")
-    # The list of commands shows a line of each, a command's own help all of it.
-    described = [
-        Annotated[
-            command,
-            tyro.conf.subcommand(name, description=_help(command, whole=name in arguments[:1])),
-        ]
-        for name, command in COMMANDS.items()
-    ]
-    return tyro.cli(
-        functools.reduce(operator.or_, described),
-        prog="segic",
-        description=(
-            "Show one image with a mask, and find the same thing in other images.\n\n"
-            "  segic predict --ref cat.jpg cat.png photos/ --out found/\n"
-            "  segic predict --help"
-        ),
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff),
+        raise InputError("An argument contains a NUL byte: leave it out.")
+    name, *rest = arguments or [""]
+    settings = {
+        "config": (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+    }
+    if name in COMMANDS:  # only this command's module is imported
+        command = _command(name)
+        return tyro.cli(
+            command, prog=f"segic {name}", description=inspect.getdoc(command), args=rest, **settings
+        )
+    commands = (
+        Annotated[command, tyro.conf.subcommand(name, description=(command.__doc__ or "").partition("\n")[0])]
+        for name, command in ((name, _command(name)) for name in COMMANDS)
     )
+    union = functools.reduce(operator.or_, commands)
+    return tyro.cli(union, prog="segic", description=DESCRIPTION, args=arguments, **settings)
 
 
-def _help(command: type, *, whole: bool) -> str:
-    text = getdoc(command) or ""
-    return text if whole else text.partition("\n")[0]
+def _command(name: str) -> type:
+    module, _, cls = COMMANDS[name].partition(".")
+    return getattr(importlib.import_module(f"segic_jax.commands.{module}"), cls)

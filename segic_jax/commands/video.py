@@ -1,4 +1,4 @@
-"""`segic video`: follow objects through a clip."""
+"""Define `segic video`: track objects through a video."""
 
 import hashlib
 import itertools
@@ -10,149 +10,163 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from segic_jax.commands.references import WithMasks
-from segic_jax.commands.targets import Refused, require_apart
+from segic_jax.commands.arguments import MaskArguments, SkippedInputs, bar, require_distinct
 from segic_jax.errors import InputError
 from segic_jax.runtime import progress
 
 if TYPE_CHECKING:
-    from segic_jax.commands.record import Record
+    import numpy as np
+
+    from segic_jax.inference.context import Context
+    from segic_jax.inference.segmenter import Segmenter
+    from segic_jax.inference.video_log import VideoLog
 
 
 @dataclass(kw_only=True)
-class Video(WithMasks):
-    """Follow objects through a clip, from masks of its first frame or from references elsewhere.
+class Video(MaskArguments):
+    """Track objects through a video, given masks of its first frame or references from elsewhere.
 
       segic video clip.mp4 --mask first_frame.png --out clip_masks.mp4
       segic video clip.mp4 --ref cat.jpg cat.png --name cat --out clip_masks.mp4 --out labels/
       segic video clip.mp4 --ref cat.jpg cat.png --negative fox.jpg fox.png --out clip_masks.mp4
       segic video frames/ --context pets.segic --out labels/
 
-    The clip is a video that OpenCV reads or a folder of images, by name. Give --out once or twice: a video
-    (.mp4 for players, .webm for browsers) shows the masks on the frames, without sound; a folder gets a
-    palette PNG a frame, 0 or the object's number. Beside the first --out lies NAME.jsonl: a line for each
-    object on each frame, with "present", scores, area, box and mask.
+    The input is a video that OpenCV can read, or a folder of images, which are ordered by name. Give --out
+    once or twice: a video (.mp4 for players, .webm for browsers) shows the masks on the frames, without
+    sound; a folder contains a palette PNG of each frame, with 0 or the number of the object. NAME.jsonl
+    beside the first --out has a line for each object on each frame, with "present", scores, area, box and
+    mask.
 
-    Frames are read and written one after another, so a clip may have any length. A stopped run goes on when
-    the command is repeated; a finished one is not done again.
-    """
+    Frames are read and written one at a time, so a video may have any length. Repeat the command to continue
+    a stopped run; a finished one is not run again."""
 
-    clip: tyro.conf.Positional[Path]
+    video: tyro.conf.Positional[Path]
     """A video, or a folder of frames."""
     out: tyro.conf.UseAppendAction[tuple[Path, ...]]
-    """A video or a folder to write; again for both."""
+    """A video or a folder to write."""
     mask: Path | None = None
-    """Mask of the first frame, instead of --ref and --context: of one object, or a palette or grey image
-    whose values are the objects' numbers."""
+    """A mask of the first frame, instead of --ref and --context: of a single object, or a palette or grey
+    image whose values are the numbers of the objects."""
     fps: float = 25.0
-    """Frames a second of a video that is made from a folder."""
+    """Frames a second, for a folder of frames."""
 
     def run(self) -> int:
-        """Follow to the end; 0, or 2 if a frame could not be read."""
-        import numpy as np
-
-        from segic_jax.commands.record import Judged, Record, Seen, seen_of
-        from segic_jax.commands.resume import run_of, with_files
-        from segic_jax.commands.video_files import COLOURS, Videos, objects_of, open_clip
-        from segic_jax.inference.example import Example
+        """Track to the end; return 2 if a frame cannot be read."""
+        from segic_jax.inference.output_folder import file_run_id, run_id
         from segic_jax.inference.tracker import track_context
+        from segic_jax.inference.video_io import MAX_OBJECTS, VideoOutputs, open_video
+        from segic_jax.inference.video_log import FrameRecord, ObjectRecord, VideoLog, frame_record
 
         if not self.out:
             raise InputError("Give at least one --out: a video such as masks.mp4, or a folder.")
         if not 0 < self.fps <= 1000:
             raise InputError(f"--fps {self.fps:g} must be above 0 and at most 1000.")
         if self.mask is not None and (self.ref or self.context):
-            raise InputError("Give --mask of the first frame, or references; not both.")
-        cut, refused = self.cut, Refused()
-        clip = open_clip(self.clip, self.fps, refused)
-        frames, first = clip.frames(), None
+            raise InputError("Give either --mask of the first frame, or references, not both.")
+        cut, skipped = self.cut, SkippedInputs()
+        video = open_video(self.video, self.fps, skipped)
+        frames, labels = video.frames, None
         if self.mask is None:
-            segmenter, context = self.ready()
-            numbers = dict(enumerate(context.names, 1))
+            segmenter, context = self.load()
+            objects = dict(enumerate(context.names, 1))
         else:
-            require_apart(self.out, [self.mask.parent])  # it may have a frame's name
-            first, opening = objects_of(self.mask), next(frames, None)
-            if opening is None:
+            require_distinct(self.out, [self.mask.parent])  # where the mask may have a frame's name
+            if (first := next(frames, None)) is None:
                 return 2
-            if opening.shape[:2] != first.shape:
-                (height, width), (rows, columns) = opening.shape[:2], first.shape
-                raise InputError(
-                    f"{self.mask} is {columns} x {rows} pixels, the first frame {width} x {height}: "
-                    "make them the same size."
-                )
-            frames = itertools.chain([opening], frames)
-            numbers = {number: str(number) for number in np.unique(first).tolist() if number}
-            segmenter = self.model()
-            context = segmenter.fit(
-                [Example(opening, first == number, name=name) for number, name in numbers.items()]
-            )
-            if negatives := self.examples():
-                context = segmenter.fit(negatives, context)
-        if len(numbers) > COLOURS:
-            raise InputError(f"There are {len(numbers)} classes; a palette numbers at most {COLOURS}.")
+            frames = itertools.chain([first], frames)
+            segmenter, context, labels = self._fit_first_frame(first)
+            objects = {int(name): name for name in context.names}
+        if len(objects) > MAX_OBJECTS:
+            raise InputError(f"There are {len(objects)} classes; a palette numbers at most {MAX_OBJECTS}.")
         settings = {
             "threshold": self.threshold,
             "keep_absent": self.keep_absent,
             "fps": self.fps,
-            "first": None if first is None else hashlib.sha256(first.tobytes()).hexdigest(),
+            "first": None if labels is None else hashlib.sha256(labels.tobytes()).hexdigest(),
         }
-        run = with_files(run_of(segmenter, context, **settings), *clip.files)
-        videos = Videos(self.out, clip, numbers)
-        record = Record(self.out[0], run, numbers)
-        if record.finished:
-            for _ in record.before():
+        run = file_run_id(run_id(segmenter, context, **settings), *video.files)
+        outputs = VideoOutputs(self.out, video, objects)
+        log = VideoLog(self.out[0], run, objects)
+        if log.finished:
+            for _ in log.replay():
                 pass
-            if videos.there(record.count):
-                _say(record, self.out, "were done before")
+            if outputs.complete(log.count):
+                _print_summary(log, self.out, "were done before")
                 return 0
-            record = Record(self.out[0], run, numbers)
+            log = VideoLog(self.out[0], run, objects)
         try:
-            with videos:
-                for seen in record.before():  # the videos are drawn again, without the model
-                    videos.add(next(frames), seen)
-                if first is not None and not record.count:
-                    seen = Seen(first, [Judged(True, 1.0, 1.0)] * len(numbers))
-                    videos.add(next(frames), seen)
-                    record.add(seen, clip.name(0), None)
-                if not record.finished:
+            with outputs:
+                for record in log.replay():  # the videos are drawn again, without the model
+                    outputs.add(next(frames), record)
+                if labels is not None and not log.count:
+                    record = FrameRecord(labels, [ObjectRecord(True, 1.0, 1.0)] * len(objects))
+                    outputs.add(next(frames), record)
+                    log.add(record, video.frame_name(0), None)
+                if not log.finished:
                     results = track_context(
-                        segmenter, context, frames, record.latest, keep_absent=self.keep_absent
+                        segmenter, context, frames, log.state, keep_absent=self.keep_absent
                     )
-                    for result, latest in progress.bar(
-                        results, total=clip.count, unit="frame", initial=record.count, leave=False
-                    ):
-                        seen = seen_of(result.threshold(cut), numbers)
-                        videos.add(result.image, seen)
-                        record.add(seen, clip.name(record.count), latest)
+                    for result, state in bar(results, total=video.count, unit="frame", initial=log.count):
+                        record = frame_record(result.threshold(cut), objects)
+                        outputs.add(result.image, record)
+                        log.add(record, video.frame_name(log.count), state)
         except BaseException:
-            if record.count:
-                done = f"{record.count} of {clip.count}" if clip.count else f"{record.count}"
+            if log.count:
+                count = f"{log.count} of {video.count}" if video.count else f"{log.count}"
                 progress.write_line(
-                    f"{done} frames are done: the same command goes on from there.", sys.stderr
+                    f"{count} frames are done: repeat the command to continue from there.", sys.stderr
                 )
             raise
-        record.finish()
-        _say(record, self.out)
-        return 2 if refused.said else 0
+        log.finish()
+        _print_summary(log, self.out, "are done")
+        return 2 if skipped.messages else 0
+
+    def _fit_first_frame(self, frame: "np.ndarray") -> "tuple[Segmenter, Context, np.ndarray]":
+        """Make a context of the objects of --mask on the first frame; their numbers are the names.
+
+        Returns:
+            The model, the context, and the label map of the mask.
+
+        Raises:
+            InputError: the mask has another size than the frame, or a file cannot be used.
+        """
+        import numpy as np
+
+        from segic_jax.inference.example import Example
+        from segic_jax.inference.video_io import read_object_labels
+
+        assert self.mask is not None
+        labels = read_object_labels(self.mask)
+        if frame.shape[:2] != labels.shape:
+            (height, width), (rows, columns) = frame.shape[:2], labels.shape
+            raise InputError(
+                f"{self.mask} is {columns} x {rows} pixels, the first frame {width} x {height}: "
+                "make them the same size."
+            )
+        segmenter = self.load_model()
+        numbers = [number for number in np.unique(labels).tolist() if number]
+        context = segmenter.fit([Example(frame, labels == number, name=str(number)) for number in numbers])
+        if self.examples:  # negatives
+            context = segmenter.fit(self.examples, context)
+        return segmenter, context, labels
 
 
-def _say(record: "Record", outs: Sequence[Path], what: str = "are done") -> None:
-    """How many frames there are, and who is not on which."""
-    progress.write_line(
-        f"{record.count} frames {what}: {', '.join(str(out) for out in (*outs, record.path))}"
-    )
-    for name, absent in record.absent.items():
+def _print_summary(log: "VideoLog", outputs: Sequence[Path], state: str) -> None:
+    """Print how many frames there are, and on which of them each object is absent."""
+    files = ", ".join(str(path) for path in (*outputs, log.path))
+    progress.write_line(f"{log.count} frames {state}: {files}")
+    for name, absent in log.absent.items():
         if absent:
-            progress.write_line(f"{name}: absent on {len(absent)} frames, {_ranges(absent)}")
+            progress.write_line(f"{name}: absent on {len(absent)} frames, {_format_ranges(absent)}")
 
 
-def _ranges(numbers: Sequence[int], most: int = 8) -> str:
-    """0-3, 7, 9-12."""
-    runs: list[list[int]] = []
+def _format_ranges(numbers: Sequence[int], limit: int = 8) -> str:
+    """Format increasing numbers as 0-3, 7, 9-12."""
+    ranges: list[list[int]] = []
     for number in numbers:
-        if runs and number == runs[-1][1] + 1:
-            runs[-1][1] = number
+        if ranges and number == ranges[-1][1] + 1:
+            ranges[-1][1] = number
         else:
-            runs.append([number, number])
-    text = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs[:most])
-    return text + (f" and {len(runs) - most} more stretches" if len(runs) > most else "")
+            ranges.append([number, number])
+    text = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges[:limit])
+    return text + (f" and {len(ranges) - limit} more ranges" if len(ranges) > limit else "")

@@ -119,7 +119,7 @@ def source_of(picture: ImageLike | Mask) -> str | None:
     return str(picture) if isinstance(picture, (str, Path)) else None
 
 
-def listed(targets: Targets) -> Iterable[ImageLike]:
+def list_images(targets: Targets) -> Iterable[ImageLike]:
     """One image, a folder's images by name, or whatever the iterable gives.
 
     Raises:

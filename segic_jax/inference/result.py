@@ -21,7 +21,7 @@ from segic_jax.data.preprocess import Taps, bilinear_taps, resample
 from segic_jax.errors import DataError
 from segic_jax.inference.overlay import Colour, draw_masks, line_width, outline_reach, shrink
 from segic_jax.inference.png import palette_png, rgb_png
-from segic_jax.runtime.atomic_write import atomic_write, require_path
+from segic_jax.runtime.atomic_write import atomic_write, make_folder, require_path
 
 STRIP = 1 << 22  # pixels that are processed at a time
 MIN_REGION = 0.02  # of the mask: a smaller connected region is no instance of its own
@@ -232,7 +232,7 @@ class Result:
             The files, each of which appears when it is complete; the annotations are written last.
 
         Raises:
-            DataError: the folder cannot be made, or the disk refuses.
+            DataError: a folder cannot be created, or a file cannot be written.
         """
         folder = require_path(folder, DataError)
         name = name or (Path(self.source).stem if self.source else "image")
@@ -243,10 +243,7 @@ class Result:
             Path(folder, "annotations", f"{name}.json"): (json.dumps(coco) + "\n").encode,
         }
         for file, content in files.items():
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise DataError(f"{file.parent} cannot be made ({error.strerror}).") from error
+            make_folder(file.parent)
             atomic_write(file, content())
         return list(files)
 

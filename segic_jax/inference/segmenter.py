@@ -33,7 +33,7 @@ from segic_jax.inference.example import (
     ImageLike,
     Targets,
     as_image,
-    listed,
+    list_images,
     require_iterable,
     source_of,
 )
@@ -189,7 +189,7 @@ class Segmenter:
             DataError: as `predict`, or a folder has no images.
         """
         self._require_usable(context)
-        started = self._start_many(iter(listed(targets)), context, keep_absent, on_error)
+        started = self._start_many(iter(list_images(targets)), context, keep_absent, on_error)
         return prefetch_results(lambda finish: finish(), started, threads=THREADS, limit=2 * self.engine.rows)
 
     def explain(self, target: ImageLike, context: Context, *, matches: int = 24) -> list[Explanation]:

@@ -28,6 +28,19 @@ def require_path(path: Path | str, error: Callable[[str], InputError] = DataErro
     return Path(path)
 
 
+def make_folder(path: Path, error: Callable[[str], InputError] = DataError) -> None:
+    """Create a folder and its parents, if they do not exist.
+
+    Raises:
+        error: the folder cannot be created.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        message = problem.strerror or problem
+        raise error(f"The folder {path} cannot be created ({message}): give another path.") from problem
+
+
 def part_path(path: Path, *, keep_suffix: bool = False) -> Path:
     """Return the name under which `path` is written until it is complete.
 

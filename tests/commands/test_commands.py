@@ -11,9 +11,9 @@ from PIL import Image
 from pycocotools import mask as coco
 from tiny import CONFIG, command_files, picture
 
-from segic_jax.commands import doctor_checks
+from segic_jax.commands import doctor
+from segic_jax.commands.arguments import name_targets
 from segic_jax.commands.parser import main
-from segic_jax.commands.targets import named_targets
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.inference.tracker import track_annotations
@@ -149,9 +149,9 @@ def test_the_threshold_is_a_probability(segic, tmp_path):
         (("--ref", "ref.png", "mask.png:7", "targets"), "no pixel of the label 7"),
         ((*REF,), "at least one target"),
         (("targets",), "Say what to look for"),
-        (("targets", "--name", "x"), "there is none"),
+        (("targets", "--name", "x"), "no --ref is given"),
         (("targets", *REF, "--name", "x", "--name", "y"), "1 --ref and 2 --name"),
-        (("targets", "--negative", "ref.png", "mask.png"), "--negative needs"),
+        (("targets", "--negative", "ref.png", "mask.png"), "--negative also needs"),
         (("targets", *REF, "--threshold", "1"), "between 0 and 1"),
         (("targets", "--context", "mask.png"), "not a saved context"),
         (("x" * 5000, *REF), "xxx... cannot be used (File name too long)"),
@@ -198,9 +198,9 @@ def test_names_of_any_bytes(segic, files, tmp_path, capsys):
 
 def test_names_of_results(tmp_path):
     one, two, other = Path("x/a.jpg"), Path("x/a.png"), Path("y/A.jpg")
-    assert list(named_targets([one, one, Path("y/../x/a.jpg")])) == ["a"]
-    assert list(named_targets([one, two])) == ["a.jpg", "a.png"]
-    assert list(named_targets([one, other, Path("b.jpg")])) == ["x_a.jpg", "y_A.jpg", "b"]
+    assert list(name_targets([one, one, Path("y/../x/a.jpg")])) == ["a"]
+    assert list(name_targets([one, two])) == ["a.jpg", "a.png"]
+    assert list(name_targets([one, other, Path("b.jpg")])) == ["x_a.jpg", "y_A.jpg", "b"]
 
 
 @pytest.fixture(scope="module")
@@ -272,9 +272,9 @@ def test_video_of_a_folder_from_a_reference(segic, files, clip, tmp_path, capsys
 
 
 def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
-    from segic_jax.commands.video_files import Videos
+    from segic_jax.inference.video_io import VideoOutputs
 
-    add, looked = Videos.add, []
+    add, looked = VideoOutputs.add, []
     arguments = ("clip.avi", "--mask", "first.png", *WEIGHTS, "--out")
     outs = (tmp_path / "o.avi", "--out", tmp_path / "labels")
     judge = Segmenter.judge
@@ -282,15 +282,15 @@ def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
     assert segic("video", *arguments, tmp_path / "whole.avi") == 0
     assert len(looked) == 5  # the first frame is given
 
-    def stopped(self, *given):
+    def stopped(self, *arguments):
         if self._count == 3:
             raise KeyboardInterrupt
-        add(self, *given)
+        add(self, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Videos, "add", stopped)
+        patch.setattr(VideoOutputs, "add", stopped)
         assert segic("video", *arguments, *outs) == 130
-    assert "3 of 6 frames are done: the same command goes on" in capsys.readouterr().err
+    assert "3 of 6 frames are done: repeat the command" in capsys.readouterr().err
     assert not (tmp_path / "o.avi").exists()
     with (tmp_path / "o.jsonl.part").open("a") as part:  # killed while it wrote
         part.write('{"frame": 3, "cla')
@@ -330,9 +330,9 @@ def test_a_full_disk_is_said_of_a_video(segic, clip, tmp_path, capsys, monkeypat
     """OpenCV goes on writing, and nothing arrives."""
     rooms = iter([10**6, 10**6, 100])
     usage = type("Usage", (), {"free": property(lambda _: next(rooms))})
-    monkeypatch.setattr("segic_jax.commands.films.shutil.disk_usage", lambda _: usage())
+    monkeypatch.setattr("segic_jax.inference.video_io.shutil.disk_usage", lambda _: usage())
     assert segic("video", "clip.avi", "--mask", "first.png", "--out", tmp_path / "o.avi", *WEIGHTS) == 2
-    assert "no room" in capsys.readouterr().err
+    assert "the disk is full" in capsys.readouterr().err
     assert not (tmp_path / "o.avi").exists()
 
 
@@ -341,11 +341,11 @@ def test_a_full_disk_is_said_of_a_video(segic, clip, tmp_path, capsys, monkeypat
     [
         (("none.mp4", *REF), "no such video"),
         (("mask.png:", *REF), "no such video"),
-        (("tiny.safetensors", *REF), "no video that can be read"),
+        (("tiny.safetensors", *REF), "cannot be read as a video"),
         (("clip.avi",), "Say what to look for"),
         (("clip.avi", *REF, "--mask", "first.png"), "not both"),
-        (("clip.avi", *REF, "--out", "x.gif"), "a video ends in .mp4"),
-        (("clip.avi", *REF, "--out", "clip.avi"), "the clip itself"),
+        (("clip.avi", *REF, "--out", "x.gif"), "the suffix of a video must be one of .mp4"),
+        (("clip.avi", *REF, "--out", "clip.avi"), "the input itself"),
         (("clip.avi", "--mask", "targets/b.png"), "targets/b.png is 70 x 52 pixels"),
         (("clip.avi", *REF, "--threshold", "2"), "between 0 and 1"),
         (("clip.avi", *REF, "--fps", "0"), "--fps 0 must be above 0"),
@@ -370,7 +370,7 @@ def test_explain(segic, tmp_path, capsys):
 
 
 def test_the_doctor_never_fails(monkeypatch, segic, capsys):
-    monkeypatch.setattr(doctor_checks, "_product_rate", lambda side: 1e9)
+    monkeypatch.setattr(doctor, "_product_rate", lambda side: 1e9)
     assert segic("doctor") == 0
     assert "cannot be found out" not in capsys.readouterr().out
 
@@ -389,7 +389,7 @@ def test_the_doctor_never_fails(monkeypatch, segic, capsys):
         "advice",
     )
     for name in sections:
-        monkeypatch.setattr(doctor_checks, name if name == "processor" else f"_{name}", broken)
+        monkeypatch.setattr(doctor, name if name == "processor" else f"_{name}", broken)
     assert segic("doctor") == 0
     assert capsys.readouterr().out.count("cannot be found out: RuntimeError: no way\n") == len(sections)
 
@@ -400,7 +400,7 @@ def test_the_doctors_flops_are_those_of_the_products():
 
     shapes = backbone_template(CONFIG.vit).shapes
     weights = sum(np.prod(s.shape) for name, s in shapes.items() if "blocks" in name and len(s.shape) == 2)
-    assert doctor_checks._flops(CONFIG) > 2 * CONFIG.grid**2 * weights
+    assert doctor._flops(CONFIG) > 2 * CONFIG.grid**2 * weights
 
 
 def test_help_teaches(segic, capsys):

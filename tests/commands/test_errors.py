@@ -16,15 +16,15 @@ from PIL import Image
 from tiny import blob_result, bundle, command_files, picture
 
 from segic_jax import Example
+from segic_jax.commands.arguments import SkippedInputs
 from segic_jax.commands.parser import main
-from segic_jax.commands.targets import Refused
-from segic_jax.commands.video_files import Videos, open_clip
 from segic_jax.data.image_files import read_labels
 from segic_jax.errors import BundleError, DataError
 from segic_jax.inference import result
-from segic_jax.inference.example import as_image, listed
+from segic_jax.inference.example import as_image, list_images
 from segic_jax.inference.matching import PATCHES
 from segic_jax.inference.segmenter import Segmenter
+from segic_jax.inference.video_io import VideoOutputs, open_video
 from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import load_bundle, save_bundle
 
@@ -89,7 +89,7 @@ def test_devices_are_not_read():
 )
 def test_what_is_no_image(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.png cannot be read as an image; use PNG, JPEG"):
+    with pytest.raises(DataError, match=r"a\.png is not an image that can be read; use PNG, JPEG"):
         as_image(tmp_path / "a.png")
 
 
@@ -142,7 +142,7 @@ def test_a_image_is_no_polygon_and_a_number_no_list():
     with pytest.raises(DataError, match="1200000000 numbers"):
         Example(IMAGE, polygon=np.broadcast_to(np.uint8(0), (20_000, 20_000, 3))).object_on(IMAGE)
     with pytest.raises(DataError, match="a list of images, not int"):
-        listed(5)
+        list_images(5)
 
 
 @pytest.mark.parametrize(
@@ -229,16 +229,16 @@ def test_a_video_that_did_not_arrive(tmp_path, ending):
     Image.fromarray(IMAGE).save(tmp_path / "1.png")
     out, drawn = tmp_path / f"o{ending}", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    videos = Videos([out], open_clip(tmp_path, 25, Refused()), {1: "a"})
+    videos = VideoOutputs([out], open_video(tmp_path, 25, SkippedInputs()), {1: "a"})
     for _ in range(9):
         videos._write(out, drawn)
         videos._count += 1
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
     try:
-        videos._videos[out].release()
+        videos._writers[out].release()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with pytest.raises(DataError, match=rf"o{ending} cannot be written to: \d+ of its 9 frames arrived"):
+    with pytest.raises(DataError, match=rf"o{ending} cannot be written to: only \d+ of its 9 frames"):
         videos.__exit__(None)
     assert os.listdir(tmp_path) == ["1.png"]
 

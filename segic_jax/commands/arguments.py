@@ -1,0 +1,203 @@
+"""Define the arguments that several commands share: references, masks, targets and the paths of results."""
+
+import math
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from segic_jax.errors import InputError
+from segic_jax.runtime import progress
+
+if TYPE_CHECKING:
+    from segic_jax.errors import DataError
+    from segic_jax.inference.context import Context
+    from segic_jax.inference.example import Example, ImageLike
+    from segic_jax.inference.segmenter import Segmenter
+
+_PAIR = tyro.conf.arg(metavar="IMAGE MASK")
+_BOX = re.compile(r"[-\d.]*(,[-\d.]*)+")
+_LABEL = re.compile(r"(.+):(\d+)")
+
+
+@dataclass(kw_only=True)
+class ReferenceArguments:
+    """Take references from the command line or from saved contexts, and the weights of the model."""
+
+    ref: Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, str], ...]], _PAIR] = ()
+    """A reference image and the object on it: a mask of the same size (PNG, white or opaque where the object
+    is), one label of a mask with several (MASK:3), or a box in pixels (X0,Y0,X1,Y1)."""
+    name: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """The name of the class: given once for all --ref, or once for each in the same order. References with
+    the same name are shots of one class."""
+    negative: Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, str], ...]], _PAIR] = ()
+    """An image and a mask of something that looks similar but is not wanted."""
+    context: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
+    """A file written by `segic fit`, instead of --ref or in addition to it."""
+    class_names: bool = False
+    """Also give the model the class names as text, if it has a text tower."""
+    weights: str = ""
+    """A model file, or a name from `segic weights list`. The default is the small model in the package."""
+
+    @cached_property
+    def examples(self) -> "list[Example]":
+        """Return the examples that --ref, --name and --negative describe.
+
+        Raises:
+            InputError: the number of names is not that of the references, one or none.
+        """
+        if len(self.name) > 1 and len(self.name) != len(self.ref):
+            raise InputError(
+                f"There are {len(self.ref)} --ref and {len(self.name)} --name: give one name for all, "
+                "or one for each in the same order."
+            )
+        if self.name and not self.ref:
+            raise InputError("--name names a --ref IMAGE MASK, but no --ref is given.")
+        names = self.name if len(self.name) == len(self.ref) else (self.name or ("object",)) * len(self.ref)
+        positives = zip(self.ref, names, strict=True)
+        return [_parse_example(image, mask, name) for (image, mask), name in positives] + [
+            _parse_example(image, mask, None) for image, mask in self.negative
+        ]
+
+    @property
+    def example_files(self) -> list[Path]:
+        """Return the files that the examples are read from."""
+        files = [file for example in self.examples for file in (example.image, example.mask)]
+        return [Path(file) for file in files if isinstance(file, (str, Path))]
+
+    def load_model(self) -> "Segmenter":
+        """Load the model that --weights names.
+
+        Raises:
+            InputError: it cannot be used.
+        """
+        from segic_jax.inference.segmenter import Segmenter
+        from segic_jax.runtime.compile_cache import use_compile_cache
+
+        use_compile_cache()
+        return Segmenter.load(self.weights)
+
+    def load(self) -> "tuple[Segmenter, Context]":
+        """Load the model and make the context of all references.
+
+        Raises:
+            InputError: the arguments contradict each other, or a file cannot be used.
+        """
+        if self.negative and not self.ref and not self.context:
+            raise InputError("--negative also needs a --ref IMAGE MASK or a --context FILE.")
+        if not self.examples and not self.context:
+            raise InputError("Say what to look for: --ref IMAGE MASK, or --context FILE from `segic fit`.")
+        segmenter = self.load_model()
+        saved = [segmenter.load_context(path) for path in self.context]
+        context = sum(saved[1:], saved[0]) if saved else None
+        if self.examples:
+            context = segmenter.fit(self.examples, context, class_names=self.class_names)
+        return segmenter, context
+
+
+@dataclass(kw_only=True)
+class MaskArguments(ReferenceArguments):
+    """Add the arguments that decide which pixels belong to a mask."""
+
+    threshold: float = 0.5
+    """The probability above which a pixel belongs to a mask."""
+    keep_absent: bool = False
+    """Also write masks of classes that seem to be absent."""
+
+    @property
+    def cut(self) -> float:
+        """Return the logit of the threshold.
+
+        Raises:
+            InputError: it is no probability.
+        """
+        if not 0 < self.threshold < 1:
+            raise InputError(
+                f"--threshold {self.threshold:g} is a probability: give a number between 0 and 1."
+            )
+        return math.log(self.threshold / (1 - self.threshold))
+
+
+def _parse_example(image: Path, mask: str, name: str | None) -> "Example":
+    """Make an Example of IMAGE and MASK, MASK:LABEL or a box; it is negative if it has no name."""
+    from segic_jax.inference.example import Example
+
+    negative = name is None
+    if not Path(mask).exists():
+        if _BOX.fullmatch(mask):
+            try:
+                box = [float(value) for value in mask.split(",")]
+            except ValueError as error:
+                raise InputError(f"{mask}: a box is four numbers in pixels, X0,Y0,X1,Y1.") from error
+            return Example(image, box=box, name=name, negative=negative)
+        if label := _LABEL.fullmatch(mask):
+            return Example(image, label[1], label=int(label[2]), name=name, negative=negative)
+    return Example(image, mask, name=name, negative=negative)
+
+
+def name_targets(targets: Sequence[Path]) -> dict[str, Path]:
+    """Return the target files by the names of their results, without repetitions.
+
+    A folder stands for its images in the order of their names. A result is named after its file without the
+    suffix; where several files share that name, with the suffix; where they still do, with as many parent
+    folders in front as it takes (a_1.jpg and b_1.jpg).
+
+    Raises:
+        InputError: there is no target, or a folder has no images.
+    """
+    from segic_jax.inference.example import list_images
+
+    if not targets:
+        raise InputError("Give at least one target: an image, or a folder of images.")
+    paths = dict.fromkeys(Path(path) for target in targets for path in list_images(target))
+    first = {Path(os.path.abspath(path)): path for path in reversed(paths)}
+    files = [path for path in paths if first[Path(os.path.abspath(path))] == path]
+    names = [path.stem for path in files]
+    for depth in range(1, 100):
+        folded = [name.lower() for name in names]  # some file systems ignore the case
+        count = Counter(folded)
+        clashing = [i for i, name in enumerate(folded) if count[name] > 1]
+        if not clashing:
+            break
+        for i in clashing:
+            names[i] = "_".join(Path(os.path.abspath(files[i])).parts[-depth:]).replace(os.sep, "")
+    return dict(zip(names, files, strict=True))
+
+
+class SkippedInputs:
+    """Report files that cannot be read, and keep the messages."""
+
+    def __init__(self):
+        self.messages: dict[str, str] = {}  # by file
+
+    def __call__(self, file: "ImageLike", error: "DataError") -> None:
+        self.messages[str(file)] = str(error)
+        progress.write_line(error, sys.stderr)
+
+
+def bar(items: Iterable, *, total: int | None, unit: str, initial: int = 0) -> Iterable:
+    """Show a progress bar on a terminal only; elsewhere the lines that a command prints show its progress."""
+    return progress.bar(
+        items, enabled=sys.stderr.isatty(), total=total, unit=unit, initial=initial, leave=False
+    )
+
+
+def require_folder_path(path: Path) -> None:
+    """Raise InputError, before long work, if a file is in the place of a folder to be made."""
+    if next(existing for existing in (path, *path.absolute().parents) if existing.exists()).is_file():
+        raise InputError(f"{path} is a file, or below one: give --out a folder.")
+
+
+def require_distinct(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise InputError, before long work, if a result would overwrite one of its inputs."""
+    originals = {os.path.realpath(path) for path in inputs}
+    for path in outputs:
+        if os.path.realpath(path) in originals:
+            raise InputError(f"{path} is an input and would be overwritten: give another --out.")

@@ -1,0 +1,145 @@
+"""Write the results of many targets into a folder; a stopped run continues when it is repeated."""
+
+import hashlib
+import json
+from collections import deque
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from segic_jax.data.image_files import read_image
+from segic_jax.inference.contact_sheet import MAX_CARDS, THUMBNAIL, Card, make_card, render_page
+from segic_jax.inference.context import Context
+from segic_jax.inference.result import Result, merge_coco_files
+from segic_jax.inference.segmenter import Segmenter
+from segic_jax.runtime import progress
+from segic_jax.runtime.atomic_write import atomic_write
+
+WRITERS = 2  # threads that write results while the next targets are segmented
+
+
+def run_id(segmenter: Segmenter, context: Context, **settings) -> str:
+    """Return a hash of everything results depend on besides the targets: weights, references and settings."""
+    digest = hashlib.sha256(segmenter.fingerprint.encode())
+    digest.update(json.dumps([segmenter.bundle.notes, settings], sort_keys=True).encode())
+    for name in sorted(segmenter.bundle.head):
+        digest.update(segmenter.bundle.head[name].tobytes())
+    for concept in (*context.concepts, *context.negatives):
+        digest.update(json.dumps([concept.name, concept.against]).encode())
+        for array in (concept.visual, concept.text, concept.patches, concept.kind):
+            digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def file_run_id(run: str, *files: Path) -> str:
+    """Return the hash of a run on these files as they are now: their names, sizes and times."""
+    stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(json.dumps([run, stamps]).encode()).hexdigest()[:16]
+
+
+class OutputFolder:
+    """Hold the folder of `segic predict`, as a context manager that writes the summaries at its end.
+
+    Every file is complete, also after a stop, and the summaries contain what was done until then.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        context: Context,
+        targets: Mapping[str, Path],
+        skipped: Mapping[str, str],
+        notes: Mapping[str, str],
+        run: str,
+    ):
+        """Describe a run.
+
+        Args:
+            targets: all target files, by the names of their results.
+            skipped: messages about targets that cannot be read; they may be added later.
+            notes: lines of the contact sheet's footer.
+            run: the run's `run_id`.
+        """
+        self._path, self._context, self._targets = path, context, targets
+        self._skipped, self._notes, self._run = skipped, notes, run
+        self._coco: dict[str, dict] = {}  # by name of the result
+        self._cards: dict[str, Card] = {}  # of the results that this run made
+        self._pool = ThreadPoolExecutor(WRITERS)
+        self._writing: deque[Future[str]] = deque()
+
+    def __enter__(self) -> "OutputFolder":
+        return self
+
+    def __exit__(self, exception: type[BaseException] | None, *_) -> None:
+        try:
+            with self._pool:  # which waits for what is being written
+                while self._writing:
+                    written = self._writing.popleft()
+                    if exception is None or written.exception() is None:
+                        progress.write_line(written.result())
+        finally:
+            if self._coco:
+                self._write_summaries()
+
+    def _write_summaries(self) -> None:
+        names = [name for name in self._targets if name in self._coco]
+        coco = merge_coco_files([self._coco[name] for name in names])
+        cards = [self._cards.get(name) or self._read_card(name) for name in names[:MAX_CARDS]]
+        html = render_page(
+            self._context, cards, list(self._coco.values()), [*self._skipped.values()], self._notes
+        )
+        atomic_write(self._path / "annotations.json", json.dumps(coco) + "\n")
+        # A file name may hold bytes that are no text.
+        atomic_write(self._path / "index.html", html.encode(errors="replace"))
+        count = len(names)
+        progress.write_line(f"{count} image{'' if count == 1 else 's'}: {self._path / 'index.html'}")
+
+    def remaining(self) -> dict[str, Path]:
+        """Return the targets that an equal run has not finished yet, and say how many it has."""
+        for name in self._targets:
+            if (coco := self._finished_coco(name)) is not None:
+                self._coco[name] = coco
+        if self._coco:
+            progress.write_line(f"{len(self._coco)} of {len(self._targets)} were done before.")
+        return {name: path for name, path in self._targets.items() if name not in self._coco}
+
+    def add(self, name: str, result: Result) -> None:
+        """Start to write one target's files, and print what was found in those that are written.
+
+        Raises:
+            DataError: the files of this or an earlier target cannot be written.
+        """
+        self._writing.append(self._pool.submit(self._write, name, result))
+        while len(self._writing) > WRITERS or (self._writing and self._writing[0].done()):
+            progress.write_line(self._writing.popleft().result())
+
+    def _write(self, name: str, result: Result) -> str:
+        result.save(self._path, name, {"run": file_run_id(self._run, self._targets[name])})
+        coco = result.coco_file()
+        self._cards[name] = make_card(name, coco, result.overlay(THUMBNAIL))
+        self._coco[name] = coco
+        return f"{result.source}: {_describe(result)}"
+
+    def _finished_coco(self, name: str) -> dict | None:
+        """Return the annotations of a target if an equal run has written all of its files."""
+        images = (self._path / kind / f"{name}.png" for kind in ("overlays", "labels"))
+        try:
+            coco = json.loads((self._path / "annotations" / f"{name}.json").read_text("utf-8"))
+            same = coco["info"]["run"] == file_run_id(self._run, self._targets[name])
+        except (OSError, ValueError, KeyError, TypeError):  # missing, or written by something else
+            return None
+        return coco if same and all(image.is_file() for image in images) else None
+
+    def _read_card(self, name: str) -> Card:
+
+        return make_card(name, self._coco[name], read_image(self._path / "overlays" / f"{name}.png"))
+
+
+def _describe(result: Result) -> str:
+    height, width = result.image.shape[:2]
+    return ", ".join(
+        f"{name} {presence:.2f} ({100 * area / (height * width):.1f} % of the image)"
+        if area
+        else f"{name} absent ({presence:.2f})"
+        for name, presence, area in zip(result.names, result.presence, result.areas, strict=True)
+    )
