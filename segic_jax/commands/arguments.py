@@ -1,13 +1,14 @@
 """Define the arguments that several commands share: references, masks, targets and the paths of results."""
 
 import math
+import operator
 import os
 import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -96,8 +97,8 @@ class ReferenceArguments:
             raise InputError("Say what to look for: --ref IMAGE MASK, or --context FILE from `segic fit`.")
         segmenter = self.load_model()
         saved = [segmenter.load_context(path) for path in self.context]
-        context = sum(saved[1:], saved[0]) if saved else None
-        if self.examples:
+        context = reduce(operator.add, saved) if saved else None
+        if context is None or self.examples:
             context = segmenter.fit(self.examples, context, class_names=self.class_names)
         return segmenter, context
 

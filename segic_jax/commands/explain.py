@@ -58,7 +58,7 @@ class Explain(MaskArguments):
             except DataError as error:
                 skipped(path, error)
                 continue
-            result = segmenter.predict(image, context, keep_absent=self.keep_absent).threshold(cut)
+            result = segmenter.predict(image, context, cut=cut, keep_absent=self.keep_absent)
             explanations = segmenter.explain(image, context, matches=segmenter.config.grid**2)
             make_folder(self.out)
             atomic_write(

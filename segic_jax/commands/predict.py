@@ -65,8 +65,12 @@ class Predict(MaskArguments):
             remaining = folder.remaining()
             names = {str(path): name for name, path in remaining.items()}
             results = segmenter.predict_many(
-                list(remaining.values()), context, keep_absent=self.keep_absent, on_error=skipped
+                list(remaining.values()),
+                context,
+                cut=cut,
+                keep_absent=self.keep_absent,
+                on_error=skipped,
             )
             for result in bar(results, total=len(remaining), unit="image"):
-                folder.add(names[result.source], result.threshold(cut))
+                folder.add(names[result.source], result)
         return 2 if skipped.messages else 0

@@ -104,10 +104,10 @@ class Video(MaskArguments):
                     log.add(record, video.frame_name(0), None)
                 if not log.finished:
                     results = track_context(
-                        segmenter, context, frames, log.state, keep_absent=self.keep_absent
+                        segmenter, context, frames, log.state, cut=cut, keep_absent=self.keep_absent
                     )
                     for result, state in bar(results, total=video.count, unit="frame", initial=log.count):
-                        record = frame_record(result.threshold(cut), objects)
+                        record = frame_record(result, objects)
                         outputs.add(result.image, record)
                         log.add(record, video.frame_name(log.count), state)
         except BaseException:

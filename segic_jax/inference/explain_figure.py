@@ -50,7 +50,8 @@ def draw_explanation(
     ratio = result.image.shape[0] / result.image.shape[1]
     height = min(max(3.6 * ratio, 2.0), 7.0) + 0.55
     figure = Figure(figsize=(12, 0.35 + height * len(rows)), dpi=110, layout="constrained")
-    for part, row in zip(np.atleast_1d(figure.subfigures(len(rows), 1)), rows, strict=True):
+    parts = figure.subfigures(len(rows), 1, squeeze=False)
+    for part, row in zip(parts[:, 0], rows, strict=True):
         _draw_row(part, context, result, row)
     file = io.BytesIO()
     figure.savefig(file, format="png", facecolor="white")

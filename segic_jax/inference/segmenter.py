@@ -150,13 +150,16 @@ class Segmenter:
         self._require_model(context, str(path))
         return context
 
-    def predict(self, target: ImageLike, context: Context, *, keep_absent: bool = False) -> Result:
+    def predict(
+        self, target: ImageLike, context: Context, *, cut: float = 0.0, keep_absent: bool = False
+    ) -> Result:
         """Segment one image.
 
         Args:
             target: a path, a uint8 RGB array [height, width, 3] or a PIL image, of any size up to 178
                 million pixels.
             context: made by `fit` or `load_context`, with at least one class.
+            cut: logit above which a pixel belongs to a mask; 0 is a probability of 0.5.
             keep_absent: also give a mask to classes that seem to be absent.
 
         Returns:
@@ -166,13 +169,14 @@ class Segmenter:
             DataError: the image cannot be read, or the Context belongs to another model or has no class.
         """
         self._require_usable(context)
-        return self._start([self._read_target(target)], context, keep_absent, 1)[0]()
+        return self._start([self._read_target(target)], context, cut, keep_absent, 1)[0]()
 
     def predict_many(
         self,
         targets: Targets,
         context: Context,
         *,
+        cut: float = 0.0,
         keep_absent: bool = False,
         on_error: Callable[[ImageLike, DataError], None] | None = None,
     ) -> Iterator[Result]:
@@ -189,7 +193,7 @@ class Segmenter:
             DataError: as `predict`, or a folder has no images.
         """
         self._require_usable(context)
-        started = self._start_many(iter(list_images(targets)), context, keep_absent, on_error)
+        started = self._start_many(iter(list_images(targets)), context, cut, keep_absent, on_error)
         return prefetch_results(lambda finish: finish(), started, threads=THREADS, limit=2 * self.engine.rows)
 
     def explain(self, target: ImageLike, context: Context, *, matches: int = 24) -> list[Explanation]:
@@ -242,6 +246,7 @@ class Segmenter:
         context: Context,
         *,
         logits: Float[Array, "slots side side"],
+        cut: float = 0.0,
         keep_absent: bool = False,
     ) -> Callable[[], Result]:
         """Start what `predict` does, for an image that is encoded already and masks that come from elsewhere.
@@ -256,7 +261,7 @@ class Segmenter:
         self._require_usable(context)
         matches = self.engine.match_concepts(features, self._slots_of(context))
         target = _Target(image, None, placed)
-        return lambda: self._result(matches, 0, target, context, keep_absent, logits)
+        return lambda: self._result(matches, 0, target, context, cut, keep_absent, logits)
 
     def _read_target(self, target: ImageLike) -> "_Target":
         image = as_image(target)
@@ -267,7 +272,7 @@ class Segmenter:
         return load_reference(examples, self.config.canvas)
 
     def _start(
-        self, targets: Sequence["_Target"], context: Context, keep_absent: bool, rows: int
+        self, targets: Sequence["_Target"], context: Context, cut: float, keep_absent: bool, rows: int
     ) -> list[Callable[[], Result]]:
         """Start the device; each function waits for it and gives the result of one target."""
         if not targets:
@@ -275,7 +280,7 @@ class Segmenter:
         features = self.engine.features([target.placed for target in targets], rows)
         matches = self.engine.match_concepts(features, self._slots_of(context))
         return [
-            lambda row=row, target=target: self._result(matches, row, target, context, keep_absent)
+            lambda row=row, target=target: self._result(matches, row, target, context, cut, keep_absent)
             for row, target in enumerate(targets)
         ]
 
@@ -283,6 +288,7 @@ class Segmenter:
         self,
         targets: Iterable[ImageLike],
         context: Context,
+        cut: float,
         keep_absent: bool,
         on_error: Callable[[ImageLike, DataError], None] | None,
     ) -> Iterator[Callable[[], Result]]:
@@ -297,14 +303,14 @@ class Segmenter:
                     batch.append(future.result())
                 except DataError as error:
                     if on_error is None:
-                        yield from self._start(batch, context, keep_absent, rows)
+                        yield from self._start(batch, context, cut, keep_absent, rows)
                         yield lambda error=error: _raise(error)
                         return
                     on_error(target, error)
                 if len(batch) == rows:
-                    yield from self._start(batch, context, keep_absent, rows)
+                    yield from self._start(batch, context, cut, keep_absent, rows)
                     batch = []
-            yield from self._start(batch, context, keep_absent, rows)
+            yield from self._start(batch, context, cut, keep_absent, rows)
 
     def _result(
         self,
@@ -312,6 +318,7 @@ class Segmenter:
         row: int,
         target: "_Target",
         context: Context,
+        cut: float,
         keep_absent: bool,
         logits: Float[Array, "slots side side"] | None = None,
     ) -> Result:
@@ -342,6 +349,7 @@ class Segmenter:
             canvas=self.config.canvas,
             placed=target.placed.size,
             colours=class_colours(classes),
+            cut=cut,
             keep_absent=keep_absent,
         )
         result.areas  # noqa: B018 - measure it here, in the caller's thread

@@ -164,6 +164,7 @@ def track_context(
     frames: Iterable[Frame],
     state: TrackerState | None = None,
     *,
+    cut: float = 0.0,
     keep_absent: bool = False,
 ) -> Iterator[tuple[Result, TrackerState]]:
     """Yield the result of each frame, and the state to go on with after it.
@@ -173,6 +174,7 @@ def track_context(
     Args:
         context: its classes are the objects.
         state: of the frame before the first one of `frames`; None at the start of a video.
+        cut: logit above which a pixel belongs to a mask.
         keep_absent: also give a mask to classes that seem to be absent.
 
     Raises:
@@ -194,6 +196,7 @@ def track_context(
                 prediction.features,
                 context,
                 logits=prediction.tracking.small_logits,
+                cut=cut,
                 keep_absent=keep_absent,
             )
             yield lambda prediction=prediction, result=result: (result(), prediction.state())

@@ -170,7 +170,7 @@ def test_bad_input_is_one_sentence(segic, files, tmp_path, capsys, arguments, se
     assert not (tmp_path / "out").exists()
 
 
-def test_originals_are_never_written_over(segic, files, tmp_path, capsys):
+def test_inputs_are_never_overwritten(segic, files, tmp_path, capsys):
     before = {path: path.read_bytes() for path in files.rglob("*.*") if path.is_file()}
     for arguments in (
         ("explain", *REF, "targets", "--out", "targets"),
@@ -277,8 +277,8 @@ def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
     add, looked = VideoOutputs.add, []
     arguments = ("clip.avi", "--mask", "first.png", *WEIGHTS, "--out")
     outs = (tmp_path / "o.avi", "--out", tmp_path / "labels")
-    judge = Segmenter.judge
-    monkeypatch.setattr(Segmenter, "judge", lambda *a, **more: looked.append(1) or judge(*a, **more))
+    start = Segmenter.start_result
+    monkeypatch.setattr(Segmenter, "start_result", lambda *a, **more: looked.append(1) or start(*a, **more))
     assert segic("video", *arguments, tmp_path / "whole.avi") == 0
     assert len(looked) == 5  # the first frame is given
 
