@@ -42,7 +42,13 @@ def test_pages_load_nothing_from_other_machines(site):
     assert remote == set()
 
 
+def test_images_exist(site):
+    for page in site.glob("*.html"):
+        for source in re.findall(r'<img\b[^>]*\bsrc="([^"]+)"', page.read_text("utf-8")):
+            assert (page.parent / source).is_file(), f"{page.name}: {source}"
+
+
 def test_the_search_index_covers_pages_and_api(site):
     index = json.loads((site / "search/search_index.json").read_text("utf-8"))
     locations = {entry["location"].partition("#")[0] for entry in index["docs"]}
-    assert {"own_images/", "benchmarks/", "api/", "api/models/vit/"} <= locations
+    assert {"own_images.html", "benchmarks.html", "api/index.html", "api/models/vit.html"} <= locations
