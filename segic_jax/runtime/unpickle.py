@@ -92,8 +92,7 @@ def unpickle(data: bytes | memoryview, allowed: AllowList, start: int = 0) -> tu
 
     Raises:
         RefusedFile: the pickle is damaged or asks for anything else. Nothing in it was run. The message is
-        the end of
-            a sentence that begins with the file's name.
+            the end of a sentence that begins with the file's name.
     """
     machine = _Machine(data, allowed, start)
     try:
