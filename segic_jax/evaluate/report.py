@@ -45,7 +45,7 @@ class GalleryItem(NamedTuple):
             ("target", self.target),
             (f"similarity map, up to {self.similarity.max():.2f}", heat_map(self.similarity)),
             ("prediction" + iou, spotlight(self.target, self.prediction, RED)),
-            ("truth", spotlight(self.target, self.truth, GREEN)),
+            ("ground truth", spotlight(self.target, self.truth, GREEN)),
         ]
         if self.wrong_prediction is not None:
             wrong = spotlight(self.target, self.wrong_prediction, RED)
