@@ -57,7 +57,7 @@ class Template:
             _name(path): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in self._leaves
         }
 
-    def bind(self, params: Mapping[str, jax.Array]) -> Any:
+    def bind(self, params: Mapping[str, jax.Array | np.ndarray]) -> Any:
         """The module around `params`; use it inside a jitted function."""
         check(params, self.shapes)
         return nnx.merge(
@@ -83,7 +83,7 @@ def _name(path: tuple) -> str:
     return "/".join(map(str, path))
 
 
-def count(params: Mapping[str, jax.Array | jax.ShapeDtypeStruct]) -> int:
+def count(params: Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]) -> int:
     """How many numbers there are."""
     return sum(int(np.prod(value.shape)) for value in params.values())
 

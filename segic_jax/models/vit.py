@@ -21,10 +21,10 @@ _normal = nnx.initializers.truncated_normal(0.02)
 class ViTFeatures(NamedTuple):
     """Tokens after the last norm, and everything before it (class, registers, patches)."""
 
-    patches: Float[Array, "batch rows columns width"]
-    class_token: Float[Array, "batch width"]
-    registers: Float[Array, "batch registers width"]
-    before_norm: Float[Array, "batch tokens width"]
+    patches: Float[Array, "batch rows columns channels"]
+    class_token: Float[Array, "batch channels"]
+    registers: Float[Array, "batch registers channels"]
+    before_norm: Float[Array, "batch tokens channels"]
 
 
 class DinoVisionTransformer(nnx.Module):
@@ -59,7 +59,7 @@ class DinoVisionTransformer(nnx.Module):
             before_norm=x,
         )
 
-    def embedded(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch tokens width"]:
+    def embedded(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch tokens channels"]:
         """Class token, registers and patches, with their positions, before the first block."""
         x = self.patch_embed(images)
         batch, rows, columns, width = x.shape
@@ -72,7 +72,7 @@ class DinoVisionTransformer(nnx.Module):
             x = jnp.concatenate([x[:, :1], tokens, x[:, 1:]], axis=1)
         return x
 
-    def interpolated_pos_embed(self, rows: int, columns: int) -> Float[Array, "1 tokens width"]:
+    def interpolated_pos_embed(self, rows: int, columns: int) -> Float[Array, "1 tokens channels"]:
         """The stored square grid resampled to [rows, columns], class position first."""
         side = self.config.pos_grid
         if (rows, columns) == (side, side):
@@ -111,7 +111,7 @@ class Block(nnx.Module):
         self.mlp = (SwiGLU if config.ffn == "swiglu" else FeedForward)(config, rngs=rngs)
         self.ls2 = LayerScale(config.width)
 
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+    def __call__(self, x: Float[Array, "batch tokens channels"]) -> Float[Array, "batch tokens channels"]:
         x = x + self.ls1(self.attn(self.norm1(x)))
         return x + self.ls2(self.mlp(self.norm2(x)))
 
@@ -124,7 +124,7 @@ class SelfAttention(nnx.Module):
         self.qkv = Linear(config.width, 3 * config.width, kernel_init=_normal, rngs=rngs)
         self.proj = Linear(config.width, config.width, kernel_init=_normal, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "batch tokens width"]) -> Float[Array, "batch tokens width"]:
+    def __call__(self, x: Float[Array, "batch tokens channels"]) -> Float[Array, "batch tokens channels"]:
         qkv = self.qkv(x).reshape(*x.shape[:-1], 3, self.heads, -1)
         out = attention(*(qkv[..., i, :, :] for i in range(3)))
         return self.proj(out.reshape(x.shape))
@@ -137,7 +137,7 @@ class FeedForward(nnx.Module):
         self.fc1 = Linear(config.width, config.ffn_hidden, kernel_init=_normal, rngs=rngs)
         self.fc2 = Linear(config.ffn_hidden, config.width, kernel_init=_normal, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
         return self.fc2(gelu(self.fc1(x)))
 
 
@@ -148,7 +148,7 @@ class SwiGLU(nnx.Module):
         self.w12 = Linear(config.width, 2 * config.ffn_hidden, kernel_init=_normal, rngs=rngs)
         self.w3 = Linear(config.ffn_hidden, config.width, kernel_init=_normal, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
         gate, value = jnp.split(self.w12(x), 2, axis=-1)
         return self.w3(jax.nn.silu(gate) * value)
 
@@ -159,5 +159,5 @@ class LayerScale(nnx.Module):
     def __init__(self, width: int):
         self.gamma = nnx.Param(jnp.ones(width))
 
-    def __call__(self, x: Float[Array, "*batch width"]) -> Float[Array, "*batch width"]:
+    def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
         return x * self.gamma[...]

@@ -89,10 +89,10 @@ class Weights:
     """What a file holds; any part may be absent. Arrays are numpy's, under our names, as they are stored."""
 
     vit: ViTConfig | None = None
-    backbone: Tensors | None = None
+    backbone: Tensors | Params | None = None
     tower: TextTower | None = None
     model: ModelConfig | None = None  # of the head; the backbone's configuration is part of it
-    head: Tensors | None = None
+    head: Tensors | Params | None = None
     text: TextTable = field(default_factory=dict)
     notes: dict = field(default_factory=dict)
     path: Path | None = None

@@ -10,8 +10,9 @@ import io
 import math
 import zipfile
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -63,7 +64,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         return _read_checkpoint(io.BytesIO(content), np.frombuffer(content, np.uint8))
 
 
-def _read_checkpoint(file: BinaryIO, data: np.ndarray) -> dict[str, np.ndarray]:
+def _read_checkpoint(file: BufferedIOBase, data: np.ndarray) -> dict[str, np.ndarray]:
     """Read a checkpoint; `file` and `data` hold the same bytes."""
     head = data[:1024].tobytes()
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
@@ -211,14 +212,14 @@ def _array(name: str, tensor: Tensor, checkpoint: _Zip | _Legacy) -> np.ndarray:
     return array
 
 
-def _open_zip(file: BinaryIO) -> zipfile.ZipFile:
+def _open_zip(file: BufferedIOBase) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(file)
     except zipfile.BadZipFile as error:
         raise RefusedFile(f"is a zip that is cut off or damaged; {_AGAIN}") from error
 
 
-def _gunzip(file: BinaryIO, max_size: int) -> bytes:
+def _gunzip(file: BufferedIOBase, max_size: int) -> bytes:
     parts, size = [], 0
     with gzip.GzipFile(fileobj=file) as unpacked:
         while part := unpacked.read(1 << 24):
