@@ -1,20 +1,31 @@
-"""Write the results of many targets into a folder; a stopped run continues when it is repeated."""
+"""Write the results of many targets into a folder with a contact sheet; a stopped run can be continued."""
 
+import base64
 import hashlib
 import json
-from collections import deque
-from collections.abc import Mapping
+import os
+from collections import Counter, deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import quote
+
+import cv2
+import jinja2
+import numpy as np
+from jaxtyping import UInt8
 
 from segic_jax.data.image_files import read_image
-from segic_jax.inference.contact_sheet import MAX_CARDS, THUMBNAIL, Card, make_card, render_page
 from segic_jax.inference.context import Context
+from segic_jax.inference.overlay import class_colours, shrink
 from segic_jax.inference.result import Result, merge_coco_files
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.runtime import progress
 from segic_jax.runtime.atomic_write import atomic_write
 
+THUMBNAIL = 480  # longer side in pixels on the contact sheet: sharp at twice the size of its card
+MAX_CARDS = 1000  # images on the contact sheet: a few dozen megabytes
 WRITERS = 2  # threads that write results while the next targets are segmented
 
 
@@ -35,6 +46,26 @@ def file_run_id(run: str, *files: Path) -> str:
     """Return the hash of a run on these files as they are now: their names, sizes and times."""
     stamps = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return hashlib.sha256(json.dumps([run, stamps]).encode()).hexdigest()[:16]
+
+
+class CardClass(NamedTuple):
+    """Hold the line of a card about one class."""
+
+    name: str
+    colour: str  # CSS
+    present: bool
+    presence: float  # 0..1
+
+
+class Card(NamedTuple):
+    """Hold what the page shows of one target."""
+
+    name: str  # of its results
+    source: str
+    thumbnail: str  # data URI
+    width: int
+    height: int
+    classes: list[CardClass]
 
 
 class OutputFolder:
@@ -143,3 +174,68 @@ def _describe(result: Result) -> str:
         else f"{name} absent ({presence:.2f})"
         for name, presence, area in zip(result.names, result.presence, result.areas, strict=True)
     )
+
+
+def make_card(name: str, coco: dict, overlay: UInt8[np.ndarray, "height width 3"]) -> Card:
+    """Make the card of a target from its `Result.coco_file` and its overlay."""
+    small = shrink(overlay, THUMBNAIL)
+    image = coco["images"][0]
+    found = {annotation["category_name"] for annotation in coco["annotations"]}
+    colours = _css_colours(len(image["presence"]))
+    classes = [
+        CardClass(category, colour, category in found, presence)
+        for (category, presence), colour in zip(image["presence"].items(), colours, strict=True)
+    ]
+    return Card(name, image["file_name"], _jpeg_uri(small), small.shape[1], small.shape[0], classes)
+
+
+def render_page(
+    context: Context,
+    cards: Sequence[Card],
+    coco_files: Sequence[dict],
+    skipped: Sequence[str],
+    notes: Mapping[str, str],
+) -> str:
+    """Return the contact sheet: one HTML page with thumbnails that needs no other file.
+
+    Args:
+        cards: of the first targets, in order.
+        coco_files: of all targets.
+        skipped: a message for each target that cannot be read.
+        notes: lines of the footer.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("segic_jax.inference"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["urlencode"] = lambda name: quote(os.fsencode(name))  # names may hold any bytes
+    count = Counter(annotation["category_name"] for coco in coco_files for annotation in coco["annotations"])
+    totals = [
+        {"name": name, "colour": colour, "count": count[name]}
+        for name, colour in zip(context.names, _css_colours(len(context.names)), strict=True)
+    ]
+    references = [
+        {"source": reference.source, "preview": _data_uri(reference.preview)}
+        for reference in context.references
+    ]
+    return environment.get_template("contact_sheet.html.j2").render(
+        totals=totals,
+        references=references,
+        cards=cards,
+        hidden=len(coco_files) - len(cards),
+        total=len(coco_files),
+        skipped=skipped,
+        notes=notes,
+    )
+
+
+def _css_colours(count: int) -> list[str]:
+    return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(count)]
+
+
+def _jpeg_uri(image: np.ndarray) -> str:
+    jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])[1]
+    return _data_uri(jpeg.tobytes())
+
+
+def _data_uri(jpeg: bytes) -> str:
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()

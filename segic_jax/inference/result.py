@@ -19,8 +19,15 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8, UInt16
 from segic_jax.data import masks
 from segic_jax.data.preprocess import Taps, bilinear_taps, resample
 from segic_jax.errors import DataError
-from segic_jax.inference.overlay import Colour, draw_masks, line_width, outline_reach, shrink
-from segic_jax.inference.png import palette_png, rgb_png
+from segic_jax.inference.overlay import (
+    Colour,
+    draw_masks,
+    line_width,
+    outline_reach,
+    palette_png,
+    rgb_png,
+    shrink,
+)
 from segic_jax.runtime.atomic_write import atomic_write, make_folder, require_path
 
 STRIP = 1 << 22  # pixels that are processed at a time

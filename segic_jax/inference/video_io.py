@@ -16,8 +16,7 @@ from jaxtyping import Integer, UInt8
 from segic_jax.data.image_files import ENDINGS, open_image, read_image, read_labels
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.example import as_mask
-from segic_jax.inference.overlay import class_colours, draw_masks
-from segic_jax.inference.png import palette_png
+from segic_jax.inference.overlay import class_colours, draw_masks, palette_png
 from segic_jax.inference.video_log import FrameRecord
 from segic_jax.runtime.atomic_write import atomic_write, make_folder, part_path
 

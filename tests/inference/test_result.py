@@ -9,8 +9,7 @@ import pytest
 from tiny import blob_result
 
 from segic_jax.inference import result as results
-from segic_jax.inference.overlay import draw_masks
-from segic_jax.inference.png import rgb_png
+from segic_jax.inference.overlay import draw_masks, rgb_png
 
 
 def test_strips_change_nothing(monkeypatch):
