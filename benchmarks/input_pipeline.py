@@ -61,7 +61,7 @@ PARTS: list[tuple[ModuleType, str, Callable[[tuple], str]]] = [
     (coco_arrays, "decode", lambda args: "drawing polygons"),
     (augment, "_resized", lambda args: f"resampling {'images' if args[0].ndim == 3 else 'masks'}"),
     (augment, "_round_into", lambda args: "rounding images to 8 bits"),
-    (augment, "jitter_colour", lambda args: "changing colours"),
+    (augment, "apply_colour_jitter", lambda args: "changing colours"),
     (pipeline, "view_mask", lambda args: "views of masks"),
     (pipeline, "large_scale_jitter", lambda args: "putting them on the canvas"),
 ]

@@ -1,4 +1,4 @@
-"""What is to be known about a benchmark before its data are read; each file of `sources/` has one or more."""
+"""Describe a benchmark before its data are read; each file of `sources/` defines one or more."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,33 +12,33 @@ Kind = Literal["episodes", "video", "semseg"]
 
 @dataclass(frozen=True)
 class CheckLine:
-    """One line of `segic data check`."""
+    """Hold one line of the report of `segic data check`."""
 
     what: str  # "images in val2014"
     found: int | str
-    needed: int | str | None = None  # None where any number will do
-    problem: str = ""  # one sentence with the mend; also set where found is not what is needed
+    needed: int | str | None = None  # None for any number
+    problem: str = ""  # one sentence with the fix, if there is one to give
 
 
 @dataclass(frozen=True)
 class BenchmarkSpec:
-    """A benchmark of the field."""
+    """Describe a benchmark: what it is, what its folder must hold, and how to open and check it."""
 
     name: str  # as --benchmark takes it
-    title: str  # one line: what it is, whose
+    title: str  # one line
     kind: Kind
     protocols: tuple[str, ...]  # the first is the default
-    layout: str  # what --data-root must hold, a path or two a line
-    download: str  # where it is got
-    domain: str  # the data set whose images and classes it shares, for the in-domain flag: "coco"
-    open: Callable[[Path | None], Any]  # the source of a --data-root; None where none is needed
-    check: Callable[[Path], list[CheckLine]]  # counts and names, without reading the images
+    layout: str  # what --data-root must hold, line by line
+    download: str  # where to get it
+    domain: str  # the data set that its images and classes come from, for the in-domain flag: "coco"
+    open: Callable[[Path | None], Any]  # makes the source of a --data-root
+    check: Callable[[Path], list[CheckLine]]  # checks counts and names without reading the images
     folds: int = 1
     needs_root: bool = True
-    shots: tuple[int, ...] = ()  # the numbers of shots it is drawn for; empty for any
+    shots: tuple[int, ...] = ()  # the numbers of shots that it is drawn for; empty for any
 
     def require_drawn(self, protocol: str, folds: Iterable[int], shots: int) -> None:
-        """Raise DataError for episodes that it has none of."""
+        """Raise DataError for a protocol, fold or number of shots that the benchmark does not have."""
         if protocol not in self.protocols:
             raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, not for {protocol}.")
         for fold in folds:
@@ -47,5 +47,5 @@ class BenchmarkSpec:
                     f"--fold {fold}: {self.name} has folds 0 to {self.folds - 1}; give one of them."
                 )
         if shots < 1 or (self.shots and shots not in self.shots):
-            known = ", ".join(map(str, self.shots)) or "1 or more"
-            raise DataError(f"--shots {shots}: {self.name} is drawn for {known}.")
+            allowed = ", ".join(map(str, self.shots)) or "1 or more"
+            raise DataError(f"--shots {shots}: {self.name} is drawn for {allowed}.")

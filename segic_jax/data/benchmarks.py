@@ -1,4 +1,4 @@
-"""Every benchmark by name, and how its data are opened."""
+"""List every benchmark by name and open its data."""
 
 from pathlib import Path
 
@@ -52,39 +52,41 @@ MODULES = (
     ytvos18,
 )
 BENCHMARKS: dict[str, BenchmarkSpec] = {
-    one.name: one for one in (*(module.BENCHMARK for module in MODULES), ytvos18.HOLDOUT)
+    spec.name: spec for spec in (*(module.BENCHMARK for module in MODULES), ytvos18.HOLDOUT)
 }
 
 
 def find_benchmark(name: str) -> BenchmarkSpec:
-    """Raises DataError for a name that is none."""
+    """Return the benchmark of a name. Raises DataError for an unknown name."""
     if name not in BENCHMARKS:
         raise DataError(f"There is no benchmark {name!r}: choose one of {', '.join(BENCHMARKS)}.")
     return BENCHMARKS[name]
 
 
 def open_benchmark(benchmark: BenchmarkSpec, root: Path | None):
-    """The benchmark's source over the data in `root`, in the official layout or as `data.build` wrote them.
+    """Open the data in `root`, in the official layout or as `segic data build` wrote them.
 
     Raises:
-        DataError: nothing there, or something of it is missing; the message says where to get it.
+        DataError: data are missing; the message says which and where to get them.
     """
     if root is not None and find_built(root):
         source = open_built(root)
         if source.name != benchmark.name:
-            raise DataError(f"{root} holds {source.name}, not {benchmark.name}: give the folder of that one.")
+            raise DataError(
+                f"{root} holds {source.name}, not {benchmark.name}: give the folder of {benchmark.name}."
+            )
         return source
     if benchmark.needs_root and (root is None or not root.exists()):
         place = "--data-root is missing" if root is None else f"{root} is missing"
         layout = "; ".join(benchmark.layout.splitlines())
         raise DataError(
-            f"{place}: {benchmark.name} needs a folder with {layout} (to be had from {benchmark.download})."
+            f"{place}: {benchmark.name} needs a folder with {layout} (from {benchmark.download})."
         )
     return benchmark.open(root)
 
 
 def list_benchmarks() -> str:
-    """Every benchmark: what it is, its protocols, what must lie in --data-root and where to get it."""
+    """Describe every benchmark: protocols, the layout of --data-root, and where to get the data."""
     lines = []
     for benchmark in BENCHMARKS.values():
         folds = f", {benchmark.folds} folds" if benchmark.folds > 1 else ""

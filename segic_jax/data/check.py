@@ -1,9 +1,9 @@
-"""Is a benchmark on disk what it must be? Counts and names first, then every image is read."""
+"""Check that a benchmark on disk is complete: counts and names first, then every image."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,20 +15,20 @@ from segic_jax.errors import DataError
 from segic_jax.runtime import progress
 from segic_jax.runtime.prefetch import prefetch_results
 
-SHOWN = 10  # problems of each kind that are listed
+LISTED = 10  # problems of each kind
 THREADS = 4
 
 
 @dataclass
-class Report:
-    """What was found."""
+class CheckReport:
+    """Collect the lines of a check and print them as a table."""
 
     lines: list[CheckLine] = field(default_factory=list)
 
     @property
     def problems(self) -> int:
-        """Lines with something wrong."""
-        return sum(bool(_trouble(line)) for line in self.lines)
+        """Return the number of lines with a problem."""
+        return sum(bool(_problem(line)) for line in self.lines)
 
     def __str__(self) -> str:
         rows = [("what", "found", "needed", ""), *(_row(line) for line in self.lines)]
@@ -39,7 +39,7 @@ class Report:
         )
 
 
-def _trouble(line: CheckLine) -> str:
+def _problem(line: CheckLine) -> str:
     if line.problem:
         return line.problem
     return "" if line.needed is None or line.found == line.needed else "not what the benchmark has"
@@ -47,26 +47,26 @@ def _trouble(line: CheckLine) -> str:
 
 def _row(line: CheckLine) -> tuple[str, str, str, str]:
     needed = "any" if line.needed is None else str(line.needed)
-    return line.what, str(line.found), needed, _trouble(line) or "ok"
+    return line.what, str(line.found), needed, _problem(line) or "ok"
 
 
-def check_benchmark(benchmark: BenchmarkSpec, root: Path | None, *, quick: bool = False) -> Report:
-    """Everything that can be said of the data in `root`; it goes on after a bad file.
+def check_benchmark(benchmark: BenchmarkSpec, root: Path | None, *, quick: bool = False) -> CheckReport:
+    """Check the data in `root`; a bad file is reported and the check continues.
 
     Args:
-        quick: counts and names only; do not read the images.
+        quick: check counts and names only, without reading the images.
 
     Raises:
-        DataError: nothing is there at all, or so little that the benchmark cannot be opened.
+        DataError: the benchmark cannot be opened.
     """
     source = open_benchmark(benchmark, root)
-    # What `data.build` wrote is read whole below; it has not the benchmark's own layout.
+    # A data set of `segic data build` has another layout; it is read completely below.
     official = root is not None and find_built(root) is None
-    report = Report(list(benchmark.check(root)) if root and official else [])
+    report = CheckReport(list(benchmark.check(root)) if root and official else [])
     if root:
         report.lines.append(_odd_names(root))
     if benchmark.kind == "episodes":
-        report.lines += _own_references(benchmark, source)
+        report.lines += _episode_lines(benchmark, source)
     if not quick:
         report.lines += {"episodes": _views, "semseg": _semantic, "video": _clips}[benchmark.kind](source)
     return report
@@ -74,33 +74,35 @@ def check_benchmark(benchmark: BenchmarkSpec, root: Path | None, *, quick: bool 
 
 @runtime_checkable
 class OnDisk(Protocol):
-    """A source that says which files it reads."""
+    """Name the files that a source reads."""
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The files that `load` reads for a view; they may be missing."""
+        """Return the files that `load` reads for a view; they may be missing."""
         ...
 
 
 def require_files(source: object, views: Iterable[View]) -> None:
-    """Before hours are spent: are the files of all these views there? Sources not on disk always pass.
+    """Raise DataError if a file of one of these views is missing; sources that are not on disk pass.
 
     Raises:
-        DataError: naming the first one that is missing.
+        DataError: naming the first missing file.
     """
     if isinstance(source, OnDisk):
         for path in dict.fromkeys(path for view in views for path in source.paths(view)):
             if not path.is_file():
-                raise DataError(f"{path} is missing, and an episode needs it: get it, or list others.")
+                raise DataError(
+                    f"{path} is missing, and an episode needs it: get it, or list other episodes."
+                )
 
 
 def _odd_names(root: Path) -> CheckLine:
-    """Carriage returns of lists with CRLF line ends, blanks at the ends."""
+    """Find names with carriage returns, from lists with CRLF line ends, or with spaces at their ends."""
     odd = sorted(str(path) for path in root.rglob("*") if path.name != path.name.strip())
-    problem = f"{odd[0]!r}: rename it without blanks or carriage returns at its ends." if odd else ""
-    return CheckLine("names with blanks or carriage returns", len(odd), 0, problem)
+    problem = f"{odd[0]!r}: rename it without spaces or carriage returns at its ends." if odd else ""
+    return CheckLine("names with spaces or carriage returns at their ends", len(odd), 0, problem)
 
 
-def _own_references(benchmark: BenchmarkSpec, source) -> list[CheckLine]:
+def _episode_lines(benchmark: BenchmarkSpec, source) -> list[CheckLine]:
     lines = []
     for protocol in benchmark.protocols:
         count, total = 0, 0
@@ -108,9 +110,9 @@ def _own_references(benchmark: BenchmarkSpec, source) -> list[CheckLine]:
             for fold in range(benchmark.folds):
                 episodes = source.manifest(protocol, fold, 1).episodes
                 total += len(episodes)
-                count += sum(one.target_view in one.reference_views for one in episodes)
+                count += sum(episode.target_view in episode.reference_views for episode in episodes)
         except DataError as error:
-            # A further protocol may need files that the benchmark does without: its own check names them.
+            # Another protocol may need files that the first does not: its own check names them.
             problem = str(error) if protocol == benchmark.protocols[0] else ""
             lines.append(CheckLine(f"episodes of {protocol}", "none", problem=problem))
             continue
@@ -126,11 +128,11 @@ def _views(source) -> list[CheckLine]:
     except DataError as error:
         return [CheckLine("images with masks, read", "none", problem=str(error))]
 
-    def look(view):
-        shown = source.load(view)
-        return "" if shown.mask.any() else f"{view.image_name} shows nothing of class {view.class_id}."
+    def check(view):
+        empty = not source.load(view).mask.any()
+        return f"{view.image_name} shows nothing of class {view.class_id}." if empty else ""
 
-    return _looked("images with masks", views, look)
+    return _check_all("images with masks", views, check)
 
 
 def _semantic(source) -> list[CheckLine]:
@@ -139,49 +141,51 @@ def _semantic(source) -> list[CheckLine]:
         try:
             image_names = source.image_names(split)
         except DataError:
-            continue  # the benchmark's own check names it, where it must have this split
+            continue  # the benchmark's own check names a split that is missing
 
-        def look(image_name, split=split):
+        def check(image_name, split=split):
             source.load(split, image_name)
             return ""
 
-        lines += _looked(f"images of {split}", image_names, look)
+        lines += _check_all(f"images of {split}", image_names, check)
     return lines
 
 
 def _clips(source) -> list[CheckLine]:
     frames = [(clip, number) for clip in source.videos() for number in range(len(clip.frames))]
 
-    def look(one):
-        clip, number = one
+    def check(item):
+        clip, number = item
         frame = source.frame(clip, number)
         if number in clip.annotations:
             labels = source.annotation(clip, number)
             if labels.shape != frame.shape[:2]:
-                return f"{clip.annotations[number]} is of another size than its frame."
+                return f"{clip.annotations[number]} has another size than its frame."
         return ""
 
-    def first(clip):
+    def check_first(clip):
         labels = source.annotation(clip, min(clip.annotations))
         return "" if np.any(labels) else f"{clip.name}: its first label map is empty."
 
-    return [*_looked("frames", frames, look), *_looked("first label maps", source.videos(), first)]
+    return [
+        *_check_all("frames", frames, check),
+        *_check_all("first label maps", source.videos(), check_first),
+    ]
 
 
-def _looked(what: str, items: list, look) -> list[CheckLine]:
-    """One line for all, and one for each of the first problems."""
+def _check_all(what: str, items: list, check: Callable[[Any], str]) -> list[CheckLine]:
+    """Return one line for all items, and one for each of the first problems."""
 
-    def tried(item) -> str:
+    def find_problem(item) -> str:
         try:
-            return look(item)
+            return check(item)
         except DataError as error:
             return str(error)
 
-    found: list[str] = []
-    problems = prefetch_results(tried, items, threads=THREADS, limit=16 * THREADS)
-    found += filter(None, progress.bar(problems, total=len(items), desc=what, unit=""))
-    lines = [CheckLine(f"{what}, read", len(items) - len(found), len(items))]
-    lines += [CheckLine("  problem", i + 1, None, problem) for i, problem in enumerate(found[:SHOWN])]
-    if len(found) > SHOWN:
-        lines.append(CheckLine("  further problems", len(found) - SHOWN, 0))
+    results = prefetch_results(find_problem, items, threads=THREADS, limit=16 * THREADS)
+    problems = list(filter(None, progress.bar(results, total=len(items), desc=what, unit="")))
+    lines = [CheckLine(f"{what}, read", len(items) - len(problems), len(items))]
+    lines += [CheckLine("  problem", i + 1, None, problem) for i, problem in enumerate(problems[:LISTED])]
+    if len(problems) > LISTED:
+        lines.append(CheckLine("  further problems", len(problems) - LISTED, 0))
     return lines

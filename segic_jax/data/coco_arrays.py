@@ -1,8 +1,7 @@
-"""The objects of large COCO-like annotation files (COCO, LVIS, PACO, Objects365), read by many processes.
+"""Read large annotation files in COCO's format (COCO, LVIS, PACO, Objects365) from many processes.
 
-The JSON is read once and written as arrays to the cache; these are mapped into memory, so that all processes
-of a machine share one copy, and what is pickled is a path.
-"""
+The JSON is read once and written as arrays to the cache. The arrays are mapped into memory, so that all
+processes of a machine share one copy, and only their path is pickled."""
 
 import json
 from collections.abc import Collection, Iterable
@@ -14,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from segic_jax.data.disk_cache import cached, file_version
+from segic_jax.data.disk_cache import cached_folder, file_version
 from segic_jax.data.masks import as_polygon, decode
 from segic_jax.errors import DataError
 
@@ -23,11 +22,11 @@ CATEGORIES = "categories.json"
 POLYGONS, COUNTS, TEXT, BOX = range(4)  # kinds of masks
 
 
-class Annotations:
-    """Images are numbered by rising id; of each the objects come in the file's order."""
+class CocoArrays:
+    """Give the masks of each image; images are numbered by ascending id, objects are in the file's order."""
 
     def __init__(self, path: Path, *, boxes: bool = False):
-        """Read the file, or what an earlier call made of it.
+        """Read the file, or the arrays that an earlier call made of it.
 
         Args:
             boxes: take each object's box as its mask.
@@ -37,7 +36,7 @@ class Annotations:
         """
         self.path = path
         version = [FORMAT, boxes, *file_version(path)]
-        self._folder = cached("annotations", version, lambda folder: _write(folder, path, boxes))
+        self._folder = cached_folder("annotations", version, lambda folder: _write(folder, path, boxes))
         stored = json.loads((self._folder / CATEGORIES).read_text("utf-8"))
         self.categories: dict[int, str] = dict(map(tuple, stored))
 
@@ -45,31 +44,31 @@ class Annotations:
         return {name: self.__dict__[name] for name in ("path", "_folder", "categories")}
 
     def images_with_objects(self, without: Collection[int] = ()) -> Int[np.ndarray, " images"]:
-        """Numbers of those with an object of a category that is not in `without`."""
-        wanted = np.append(0, np.cumsum(~np.isin(self._arrays["category"], list(without))))
-        ends = wanted[self._arrays["first"]]
+        """Return the numbers of the images with an object of a category that is not in `without`."""
+        counts = np.append(0, np.cumsum(~np.isin(self._arrays["category"], list(without))))
+        ends = counts[self._arrays["first"]]
         return np.flatnonzero(ends[1:] > ends[:-1]).astype(np.int32)
 
     def file_name(self, image: int) -> str:
-        """As the JSON has it; LVIS, which has none, names folder and file at the end of an address."""
+        """Return an image's file name; for LVIS, which has none, folder and file at the end of its URL."""
         return bytes(self._arrays["name"][image]).decode("utf-8")
 
     def masks(self, image: int, without: Collection[int] = ()) -> Bool[np.ndarray, "objects height width"]:
-        """One mask for each object whose category is not in `without`; they may overlap.
+        """Return a mask for each object whose category is not in `without`; masks may overlap.
 
         Raises:
             DataError: a segmentation that makes no mask.
         """
         arrays = self._arrays
         height, width = arrays["size"][image].tolist()
-        wanted = [
+        numbers = [
             number
             for number in range(*arrays["first"][image : image + 2].tolist())
             if int(arrays["category"][number]) not in without
         ]
-        masks = np.zeros((len(wanted), height, width), bool)
+        masks = np.zeros((len(numbers), height, width), bool)
         try:
-            for number, mask in zip(wanted, masks, strict=True):
+            for number, mask in zip(numbers, masks, strict=True):
                 mask[:] = decode(self._segmentation(number, height, width), height, width)
         except ValueError as error:
             name = self.file_name(image)
@@ -90,12 +89,12 @@ class Annotations:
         if kind in (COUNTS, TEXT):
             counts = parts[0] if kind == TEXT else np.frombuffer(parts[0], np.int64).tolist()
             return {"size": [height, width], "counts": counts}
-        numbers = [np.frombuffer(part) for part in parts]
-        return numbers if kind == POLYGONS else [_corners(*numbers[0])]
+        polygons = [np.frombuffer(part) for part in parts]
+        return polygons if kind == POLYGONS else [_corners(*polygons[0])]
 
 
 class _Object(NamedTuple):
-    """One annotation, with its numbers packed."""
+    """Hold an annotation with its numbers packed."""
 
     image: int
     category: int
@@ -107,13 +106,13 @@ class _Object(NamedTuple):
 def _write(folder: Path, path: Path, boxes: bool) -> None:
     content = _read(path, boxes)
     try:
-        images = {int(one["id"]): one for one in content["images"]}
+        images = {int(image["id"]): image for image in content["images"]}
         order = sorted(images)
         sizes = np.array([(images[i]["height"], images[i]["width"]) for i in order], np.int32).reshape(-1, 2)
         names = np.array([_file_name(images[i]).encode() for i in order], bytes)
-        categories = sorted((int(one["id"]), str(one["name"])) for one in content["categories"])
+        categories = sorted((int(item["id"]), str(item["name"])) for item in content["categories"])
         objects: list[_Object] = content["annotations"]
-        if not all(isinstance(one, _Object) for one in objects):
+        if not all(isinstance(item, _Object) for item in objects):
             raise KeyError("image_id, category_id and " + ("bbox" if boxes else "segmentation"))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(
@@ -122,29 +121,29 @@ def _write(folder: Path, path: Path, boxes: bool) -> None:
     if not objects:
         raise DataError(f"{path} has no annotation: get the file again.")
     place = {image: number for number, image in enumerate(order)}
-    known = {number for number, _ in categories}
-    for one in objects:
-        if one.image not in place or one.category not in known:
+    category_ids = {number for number, _ in categories}
+    for item in objects:
+        if item.image not in place or item.category not in category_ids:
             raise DataError(
-                f"{path} has an annotation of image {one.image} and class {one.category}, which it does not "
-                "list: get the file again."
+                f"{path} has an annotation of image {item.image} and class {item.category}, which it does "
+                "not list: get the file again."
             )
-        if one.size is not None and list(one.size) != sizes[place[one.image]].tolist():
-            raise DataError(f"{path}, image {one.image}: a mask has another size; get the file again.")
-    objects.sort(key=lambda one: place[one.image])
-    of = np.array([place[one.image] for one in objects], np.int64)
-    parts = (part for one in objects for part in one.parts)
+        if item.size is not None and list(item.size) != sizes[place[item.image]].tolist():
+            raise DataError(f"{path}, image {item.image}: a mask has another size; get the file again.")
+    objects.sort(key=lambda item: place[item.image])
+    places = np.array([place[item.image] for item in objects], np.int64)
+    parts = (part for item in objects for part in item.parts)
     arrays = {
         "name": names,
         "size": sizes,
-        "first": np.searchsorted(of, np.arange(len(order) + 1)),
-        "category": np.array([one.category for one in objects], np.int32),
-        "kind": np.array([one.kind for one in objects], np.int8),
-        "part": _ends(len(one.parts) for one in objects),
-        "start": _ends(len(part) for one in objects for part in one.parts),
+        "first": np.searchsorted(places, np.arange(len(order) + 1)),
+        "category": np.array([item.category for item in objects], np.int32),
+        "kind": np.array([item.kind for item in objects], np.int8),
+        "part": _ends(len(item.parts) for item in objects),
+        "start": _ends(len(part) for item in objects for part in item.parts),
         "content": np.frombuffer(
             b"".join(chain(parts, [b" "])), np.uint8
-        ),  # not empty, or it were not mapped
+        ),  # an empty array could not be mapped
     }
     for name, array in arrays.items():
         np.save(folder / f"{name}.npy", array)
@@ -152,18 +151,18 @@ def _write(folder: Path, path: Path, boxes: bool) -> None:
 
 
 def _read(path: Path, boxes: bool) -> dict:
-    """The JSON, each annotation packed as soon as it is read: as numbers of Python LVIS's fill 10 GB."""
+    """Read the JSON and pack each annotation at once: as Python numbers those of LVIS fill 10 GB."""
 
-    def pack(one: dict) -> Any:
-        if "image_id" in one and "category_id" in one and ("bbox" if boxes else "segmentation") in one:
-            kind, parts, size = _packed_box(one["bbox"]) if boxes else _packed(one["segmentation"])
-            return _Object(int(one["image_id"]), int(one["category_id"]), kind, parts, size)
-        return one
+    def pack(item: dict) -> Any:
+        if "image_id" in item and "category_id" in item and ("bbox" if boxes else "segmentation") in item:
+            kind, parts, size = _packed_box(item["bbox"]) if boxes else _packed(item["segmentation"])
+            return _Object(int(item["image_id"]), int(item["category_id"]), kind, parts, size)
+        return item
 
     try:
         content = json.loads(path.read_bytes(), object_hook=pack)
     except (OSError, ValueError, TypeError, KeyError, OverflowError) as error:
-        raise DataError(f"{path} is damaged or no JSON ({error}): get the file again.") from error
+        raise DataError(f"{path} is damaged or not JSON ({error}): get the file again.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} is not in COCO's format: it needs images, annotations and categories.")
     return content

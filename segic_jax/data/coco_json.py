@@ -1,6 +1,6 @@
-"""COCO's annotation files: which classes lie on which images, and their masks.
+"""Read COCO's annotation files: which classes are on which images, and their masks.
 
-Read once with the standard library; annotations are kept by image, polygons as arrays.
+A file is read once with the standard library; annotations are kept by image, polygons as arrays.
 """
 
 import json
@@ -15,36 +15,37 @@ from segic_jax.errors import DataError
 
 
 class CocoJson:
-    """An `instances_*.json`, or a file of the same form."""
+    """Hold the content of an `instances_*.json`, or of a file of the same form."""
 
     def __init__(self, path: Path | str):
-        """Raises DataError when the file is missing, no JSON, or without the three lists of COCO's format."""
+        """Read the file. Raises DataError if it is missing, not JSON, or lacks the three lists of COCO's
+        format."""
         self.path = Path(path)
         try:
             content = json.loads(self.path.read_bytes())
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing: get COCO's annotations.") from error
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} is damaged or no JSON: get the file again.") from error
+            raise DataError(f"{path} is damaged or not JSON: get the file again.") from error
         self.images: dict[int, str] = {}  # image id -> file name
         self.sizes: dict[int, tuple[int, int]] = {}  # image id -> (height, width)
         self._annotations: dict[int, list[tuple[int, object]]] = {}  # image id -> class and segmentation
         self._images: dict[int, set[int]] = {}
         try:
-            named = {int(one["id"]): str(one["name"]) for one in content["categories"]}
-            self.categories = dict(sorted(named.items()))
+            names = {int(category["id"]): str(category["name"]) for category in content["categories"]}
+            self.categories = dict(sorted(names.items()))
             for image in content["images"]:
                 self.images[image["id"]] = _file_name(image)
                 self.sizes[image["id"]] = int(image["height"]), int(image["width"])
-            for one in content["annotations"]:
-                image, class_id = one["image_id"], int(one["category_id"])
+            for annotation in content["annotations"]:
+                image, class_id = annotation["image_id"], int(annotation["category_id"])
                 if image not in self.images or class_id not in self.categories:
                     raise DataError(
                         f"{path} has an annotation of image {image} and class {class_id}, which it does not "
                         "list: get the file again."
                     )
-                segmentation = one["segmentation"]
-                if isinstance(segmentation, list):  # as numbers of Python they fill gigabytes
+                segmentation = annotation["segmentation"]
+                if isinstance(segmentation, list):  # as Python numbers they would fill gigabytes
                     segmentation = [as_polygon(points) for points in segmentation]
                 self._annotations.setdefault(image, []).append((class_id, segmentation))
                 self._images.setdefault(class_id, set()).add(image)
@@ -56,42 +57,42 @@ class CocoJson:
             ) from error
 
     def image_ids(self, category_id: int) -> Sequence[int]:
-        """Ids of the images with this class, sorted."""
+        """Return the ids of the images with this class, sorted."""
         return sorted(self._images.get(category_id, ()))
 
     def classes_of_images(self) -> dict[int, set[int]]:
-        """Image id -> its classes, for images with annotations."""
-        return {image: {class_id for class_id, _ in many} for image, many in self._annotations.items()}
+        """Return the classes of each image with annotations, by image id."""
+        return {image: {class_id for class_id, _ in pairs} for image, pairs in self._annotations.items()}
 
     def mask(self, image_id: int, category_id: int) -> Bool[np.ndarray, "height width"]:
-        """All objects of a class together, crowds included.
+        """Return the union of all objects of a class, crowds included.
 
         Raises:
             DataError: a segmentation that makes no mask.
         """
         try:
-            return union(self._of(image_id, category_id), *self.sizes[image_id])
+            return union(self._segmentations(image_id, category_id), *self.sizes[image_id])
         except ValueError as error:
             raise DataError(f"{self.path}, image {image_id}: {error}; get the file again.") from error
 
     def instances(
         self, image_id: int, category_id: int | None = None
     ) -> Bool[np.ndarray, "objects height width"]:
-        """One mask an annotation, in the file's order; of all classes where none is given."""
+        """Return a mask for each annotation, in the file's order; of all classes if none is given."""
         size = self.sizes[image_id]
         try:
-            masks = [decode(one, *size) for one in self._of(image_id, category_id)]
+            masks = [decode(item, *size) for item in self._segmentations(image_id, category_id)]
         except ValueError as error:
             raise DataError(f"{self.path}, image {image_id}: {error}; get the file again.") from error
         return np.stack(masks) if masks else np.zeros((0, *size), bool)
 
-    def _of(self, image_id: int, category_id: int | None) -> list:
-        of = self._annotations.get(image_id, ())
-        return [one for class_id, one in of if category_id in (None, class_id)]
+    def _segmentations(self, image_id: int, category_id: int | None) -> list:
+        pairs = self._annotations.get(image_id, ())
+        return [segmentation for class_id, segmentation in pairs if category_id in (None, class_id)]
 
 
 def _file_name(image: dict) -> str:
-    """COCO's `file_name`; LVIS has only an address, whose last two parts are folder and file."""
+    """Return COCO's `file_name`; LVIS has only a URL, whose last two parts are folder and file."""
     if "file_name" in image:
         return str(image["file_name"])
     return "/".join(str(image["coco_url"]).split("/")[-2:])

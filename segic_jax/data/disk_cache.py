@@ -1,6 +1,6 @@
-"""Folders of arrays made once from large files, in the user's cache.
+"""Keep folders of arrays that are made once from large files in the user's cache folder.
 
-A folder is made under another name and moved into place whole: several processes may make the same one.
+A folder appears when it is complete, and several processes may make the same one at once.
 """
 
 import hashlib
@@ -13,14 +13,15 @@ from segic_jax.errors import DataError
 from segic_jax.runtime.atomic_write import atomic_folder
 
 
-def cached(kind: str, version: list, make: Callable[[Path], None]) -> Path:
-    """The folder `kind`-<hash of version> of the cache; `make` fills it where it is not there yet.
+def cached_folder(kind: str, version: list, fill: Callable[[Path], None]) -> Path:
+    """Return the folder `kind`-<hash of version> of the cache; `fill` writes its files if it does not exist
+    yet.
 
     Args:
-        version: everything that the content depends on, as JSON takes it: of a file its path, size and time.
+        version: everything that the content depends on, as JSON values, such as `file_version` of a file.
 
     Raises:
-        DataError: the cache cannot be written; and whatever `make` raises.
+        DataError: the cache folder cannot be written to. Exceptions of `fill` pass through.
     """
     name = f"{kind}-{hashlib.sha256(json.dumps(version).encode()).hexdigest()[:16]}"
     folder = cache_folder() / "data" / name
@@ -28,17 +29,17 @@ def cached(kind: str, version: list, make: Callable[[Path], None]) -> Path:
         return folder
     try:
         with atomic_folder(folder, shared=True) as part:
-            make(part)
+            fill(part)
     except OSError as error:
         raise DataError(
-            f"{folder.parent} cannot be written to ({error.strerror}): make room, or name another folder in "
-            "SEGIC_CACHE."
+            f"{folder.parent} cannot be written to ({error.strerror}): free some space, or set SEGIC_CACHE "
+            "to another folder."
         ) from error
     return folder
 
 
 def file_version(path: Path) -> list:
-    """For `cached`. Raises DataError where there is no such file."""
+    """Return path, size and time of a file, for `cached_folder`. Raises DataError if the file is missing."""
     try:
         stat = path.stat()
     except OSError as error:

@@ -1,11 +1,10 @@
-"""Lists of episodes as files: JSON lines, gzipped; the first line says what the list is.
+"""Read and write lists of episodes: gzipped JSON lines, of which the first describes the list.
 
     {"format": "segic_jax episodes", "version": 1, "benchmark": "coco20i", "protocol": "matcher", ...}
     [72, "val2014/COCO_val2014_000000507081.jpg", ["val2014/COCO_val2014_000000486122.jpg"]]
 
-A line is [class, target, [references]], and where a benchmark has instances, their numbers as a fourth
-entry: the target's, then each reference's.
-"""
+A line is [class, target, [references]]. If the benchmark has instances, a fourth entry holds their numbers:
+that of the target, then those of the references."""
 
 import gzip
 import hashlib
@@ -26,22 +25,23 @@ FORMAT, VERSION = "segic_jax episodes", 1
 
 @dataclass(frozen=True)
 class Manifest:
-    """The episodes of one fold of a benchmark, in order."""
+    """Hold the episodes of one fold of a benchmark, in order."""
 
     benchmark: str
-    protocol: str  # whose draw it is
+    protocol: str  # the protocol that draws them
     fold: int
     shots: int
-    classes: tuple[ClassId, ...]  # all of the fold, also those without an episode
+    classes: tuple[ClassId, ...]  # all classes of the fold, also those without an episode
     episodes: tuple[Episode, ...]
 
     @property
     def sha256(self) -> str:
-        """Of the lines as one JSON list; it names the episodes in papers and results."""
+        """Return the hash of the episodes, which identifies them in papers and results."""
         return episodes_hash(self.episodes)
 
     def write(self, path: Path | str) -> None:
-        """The same manifest always gives the same bytes. Raises DataError where the disk refuses."""
+        """Write the list; the same manifest always gives the same bytes. Raises DataError if the disk
+        refuses."""
         header = {
             "format": FORMAT,
             "version": VERSION,
@@ -59,15 +59,15 @@ class Manifest:
 
 @runtime_checkable
 class EpisodeSource(Protocol):
-    """Evaluation data. Instances are pickled into worker processes: keep open files and large caches out."""
+    """Give evaluation episodes; sources are pickled into worker processes: keep open files and caches out."""
 
     @property
     def name(self) -> str:
-        """Of the benchmark, for reports."""
+        """Return the benchmark's name, for reports."""
         ...
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """The episodes of one fold.
+        """Return the episodes of one fold.
 
         Raises:
             DataError: the benchmark has no such protocol, fold or number of shots.
@@ -75,15 +75,15 @@ class EpisodeSource(Protocol):
         ...
 
     def class_name(self, class_id: ClassId) -> str:
-        """In words, as a text prompt takes it.
+        """Return the name of a class for a text prompt.
 
         Raises:
-            DataError: an unknown class, or a benchmark whose files name none.
+            DataError: an unknown class, or a benchmark whose files name no classes.
         """
         ...
 
     def views(self) -> Iterator[View]:
-        """Everything that `load` takes, the views of one image next to each other, in a fixed order."""
+        """Yield every view in a fixed order, the views of one image next to each other."""
         ...
 
     def load(self, view: View) -> LabelledImage:
@@ -96,15 +96,15 @@ class EpisodeSource(Protocol):
 
 
 def episodes_hash(episodes: Sequence[Episode]) -> str:
-    """SHA-256 of `[[class, target, [references]], ...]` as Python's json.dumps writes it."""
+    """Return the SHA-256 of `[[class, target, [references]], ...]` as Python's json.dumps writes it."""
     return hashlib.sha256(json.dumps([_row(episode) for episode in episodes]).encode()).hexdigest()
 
 
 def read_manifest(path: Path | str) -> Manifest:
-    """A file that `Manifest.write` wrote, gzipped or not.
+    """Read a file that `Manifest.write` wrote, gzipped or not.
 
     Raises:
-        DataError: missing, damaged, of another format, or changed since it was written.
+        DataError: the file is missing, damaged, of another format, or changed since it was written.
     """
     try:
         return parse_manifest(Path(path).read_bytes(), str(path))
@@ -113,15 +113,15 @@ def read_manifest(path: Path | str) -> Manifest:
 
 
 def packaged_manifest(benchmark: str, protocol: str, fold: int, shots: int) -> Manifest | None:
-    """The list inside this package, if there is one; INSID3 has Matcher's."""
-    own = {"insid3": "matcher"}.get(protocol, protocol)
-    name = f"{benchmark}_{own}_fold{fold}_{shots}shot.jsonl.gz"
+    """Return the list in this package, or None; INSID3 uses Matcher's."""
+    drawn_by = {"insid3": "matcher"}.get(protocol, protocol)
+    name = f"{benchmark}_{drawn_by}_fold{fold}_{shots}shot.jsonl.gz"
     file = resources.files("segic_jax.data").joinpath("manifests", name)
     return replace(parse_manifest(file.read_bytes(), name), protocol=protocol) if file.is_file() else None
 
 
 def parse_manifest(content: bytes, name: str) -> Manifest:
-    """The same from bytes; `name` is for error messages."""
+    """Parse the content of a list; `name` is for error messages. Raises DataError as `read_manifest`."""
     try:
         text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
         header, *rows = (json.loads(line) for line in text.splitlines())
@@ -138,15 +138,15 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
         )
         expected = header.get("sha256", manifest.sha256)
         if type(manifest.fold) is not int or any(len(e.references) != manifest.shots for e in episodes):
-            raise ValueError("the first line says something else")
+            raise ValueError("the first line does not fit the list")
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
-        raise DataError(f"{name} is no list of episodes: make one with `segic episodes make`.") from error
+        raise DataError(f"{name} is not a list of episodes: make one with `segic episodes make`.") from error
     if manifest.sha256 != expected:
         raise DataError(
-            f"{name} does not have the episodes that its first line promises: get it again, or take sha256 "
-            "out of that line if you changed it yourself."
+            f"{name} does not have the episodes that its first line describes: get it again, or remove "
+            "sha256 from that line if you changed the list yourself."
         )
     return manifest
 
@@ -160,7 +160,7 @@ def _episode(class_id, target, references, instances=()) -> Episode:
         or any(type(number) is not int for number in instances)
         or len(instances) not in (0, len(texts))
     ):
-        raise ValueError("no [class, target, [references], [instances]]")
+        raise ValueError("not [class, target, [references], [instances]]")
     return Episode(class_id, target, tuple(references), tuple(instances))
 
 

@@ -1,7 +1,7 @@
-"""COCO segmentations -> masks, by pycocotools.
+"""Decode COCO segmentations to masks and encode masks, with pycocotools.
 
 A segmentation is a list of polygons [x, y, x, y, ...] in pixels, or run lengths down the columns: {"size":
-[height, width], "counts": a list of numbers, or COCO's text of them as str or bytes}.
+[height, width], "counts": a list of numbers, or COCO's compressed form of them as str or bytes}.
 """
 
 import re
@@ -15,12 +15,12 @@ _COUNTS = re.compile(rb"[0-o]*[0-O]")  # the last digit of a number has no conti
 
 
 def decode(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    """The union of its polygons, or its run lengths, as the official loaders rasterise them.
+    """Decode polygons, as their union, or run lengths, as the official loaders rasterise them.
 
-    No polygons give an empty mask. A mask that is an array already is returned as one.
+    An empty list gives an empty mask. An array is taken as the mask itself.
 
     Raises:
-        ValueError: it is none of these, its own size is another, or its numbers make no sense.
+        ValueError: the segmentation is of another kind or size, or its numbers are invalid.
     """
     if isinstance(segmentation, np.ndarray) and segmentation.ndim == 2:
         _require_size(segmentation.shape, height, width)
@@ -54,7 +54,7 @@ def encode(mask: Bool[np.ndarray, "height width"]) -> dict:
 
 
 def union(segmentations: list, height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    """Of several segmentations. Raises ValueError as `decode` does."""
+    """Return the union of several segmentations. Raises ValueError as `decode` does."""
     mask = np.zeros((height, width), bool)
     for segmentation in segmentations:
         mask |= decode(segmentation, height, width)
@@ -62,7 +62,7 @@ def union(segmentations: list, height: int, width: int) -> Bool[np.ndarray, "hei
 
 
 def as_polygon(points: Any) -> np.ndarray:
-    """float64 [2 * n] from a flat list of numbers. Raises ValueError where it is none."""
+    """Return a flat list of numbers as float64 [2 * n]. Raises ValueError for anything else."""
     if not isinstance(points, np.ndarray) and not (
         isinstance(points, list) and set(map(type, points)) <= {int, float, np.float64, np.float32}
     ):
@@ -79,18 +79,18 @@ def as_polygon(points: Any) -> np.ndarray:
 def _polygons(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
     from pycocotools import mask as coco
 
-    # The library follows each edge pixel by pixel: far points would take memory without end.
+    # The library follows each edge pixel by pixel: distant points would need unlimited memory.
     reach = 2 * max(height, width)
-    # Four numbers at first are a box to it, which it takes in another form only.
-    few = polygons[0].size < 6 or any(points.size < 4 for points in polygons)
-    if few or any(np.abs(points).max() > reach for points in polygons):
+    # The library takes a first polygon of four numbers for a box, which has another form.
+    too_few = polygons[0].size < 6 or any(points.size < 4 for points in polygons)
+    if too_few or any(np.abs(points).max() > reach for points in polygons):
         raise ValueError("a polygon of too few points, or far outside its image")
     try:
         return coco.decode(
             coco.merge(coco.frPyObjects([points.tolist() for points in polygons], height, width))
         ).astype(bool)
     except Exception as error:  # the library raises nearly anything, also a bare Exception
-        raise ValueError(f"polygons that make no mask ({error})") from error
+        raise ValueError(f"polygons that are not a mask ({error})") from error
 
 
 def _run_lengths(segmentation: dict, height: int, width: int) -> np.ndarray:
@@ -104,12 +104,12 @@ def _run_lengths(segmentation: dict, height: int, width: int) -> np.ndarray:
             counts = coco.frPyObjects(numbers, height, width)["counts"]
         counts = counts.encode("ascii") if isinstance(counts, str) else bytes(counts)
         if not _COUNTS.fullmatch(counts):
-            raise ValueError("characters that are no run lengths")
+            raise ValueError("characters that are not run lengths")
         mask = coco.decode({"size": [height, width], "counts": counts}).astype(bool)
     except Exception as error:
-        raise ValueError(f"run lengths that make no mask ({error})") from error
-    # The library refuses too many pixels, but leaves missing ones as the memory was: too few are known by
-    # their fitting into one pixel less.
+        raise ValueError(f"run lengths that are not a mask ({error})") from error
+    # The library refuses too many pixels, but leaves missing ones uninitialised. Too few are detected by
+    # decoding into one pixel less.
     try:
         coco.decode({"size": [1, height * width - 1], "counts": counts})
     except ValueError:

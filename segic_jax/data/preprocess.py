@@ -1,9 +1,8 @@
-"""Images of any size -> a square canvas, as the official `Resize` and, frame by frame with the masks of the
-first one, `ResizeVOS` do it (utils/dataloader.py:145-185).
+"""Resize images of any size onto a square canvas, as the official `Resize` and `ResizeVOS` do.
 
-Bilinear without antialias, the longer side fills the canvas, padding right and below. Everything is
-computed in float32; a canvas stores the image rounded to uint8 and the masks as value > 0.5.
-"""
+The resize is bilinear without antialiasing, the longer side fills the canvas, and padding lies right and
+below. Everything is computed in float32; a canvas stores the image rounded to uint8 and the masks as value >
+0.5. Source: utils/dataloader.py:145-185."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
 
-PADDING = 128  # grey level beside the image; masks are padded with False
+PADDING = 128  # grey level of the padding; masks are padded with False
 
 
 class CanvasImage(NamedTuple):
-    """An image on its canvas."""
+    """Hold an image and its masks on a canvas."""
 
     image: UInt8[np.ndarray, "canvas canvas 3"]
     masks: Bool[np.ndarray, "concepts canvas canvas"]
@@ -24,18 +23,18 @@ class CanvasImage(NamedTuple):
 
 
 class Taps(NamedTuple):
-    """Along one axis: output i is low + fraction * (high - low) at the input's indices."""
+    """Describe a resize along one axis: output i is low + fraction * (high - low) at the input's indices."""
 
     low: np.ndarray
     high: np.ndarray
     fraction: np.ndarray
 
     def cropped(self, start: int, length: int) -> "Taps":
-        """Only the outputs [start, start + length)."""
+        """Return the taps of the outputs [start, start + length) only."""
         return Taps(*(values[start : start + length] for values in self))
 
     def interleaved(self, channels: int) -> "Taps":
-        """For an axis that holds all channels of each pixel side by side."""
+        """Return the taps for an axis that holds all channels of each pixel side by side."""
         channel = np.arange(channels)
         return Taps(
             (self.low[:, None] * channels + channel).ravel(),
@@ -45,10 +44,10 @@ class Taps(NamedTuple):
 
 
 def bilinear_taps(size_in: int, size_out: int, step: float) -> Taps:
-    """Bilinear, align_corners False: the coordinate is clamped at 0 below, its index above.
+    """Return bilinear taps with align_corners False: coordinates are clamped at 0, indices at the end.
 
-    torch rounds the step and the coordinate to float32 once each; doing the same gives its images to 1e-4.
-    On the CPU, where the official code resizes, it copies an axis that keeps its size, whatever the step.
+    torch rounds the step and the coordinate to float32 once each; doing the same matches its images to 1e-4.
+    On the CPU, where the official code resizes, torch copies an axis that keeps its size, whatever the step.
     """
     step = 1.0 if size_in == size_out else float(np.float32(step))
     source = (np.arange(size_out) + 0.5) * step - 0.5
@@ -60,7 +59,7 @@ def bilinear_taps(size_in: int, size_out: int, step: float) -> Taps:
 def resize(
     planes: Shaped[np.ndarray, "*planes height width"], size: Sequence[int]
 ) -> Float32[np.ndarray, "*planes rows columns"]:
-    """Bilinear to exactly `size` (h, w), step in / out (torch's `interpolate` given a size)."""
+    """Resize bilinearly to exactly `size` (h, w), as torch's `interpolate` does given a size."""
     height, width = planes.shape[-2:]
     rows, columns = size
     return resample(
@@ -69,11 +68,10 @@ def resize(
 
 
 def fitted_taps(height: int, width: int, canvas: int) -> tuple[Taps, Taps]:
-    """Rows and columns of the official resize.
+    """Return the taps of the rows and columns of the official resize.
 
-    Sizes are the floor of side * scale, and the step is 1 / scale rather than in / out, so that some
-    sizes (83 at 112, 612 at 896) lose a pixel to rounding.
-    """
+    The output sizes are the floor of side * scale and the step is 1 / scale rather than in / out, so that
+    some sizes (83 at 112, 612 at 896) lose a pixel to rounding."""
     scale = canvas / max(height, width)
     rows, columns = (max(math.floor(side * scale), 1) for side in (height, width))
     return bilinear_taps(height, rows, 1 / scale), bilinear_taps(width, columns, 1 / scale)
@@ -82,14 +80,14 @@ def fitted_taps(height: int, width: int, canvas: int) -> tuple[Taps, Taps]:
 def resample(
     planes: Shaped[np.ndarray, "*planes height width"], rows: Taps, columns: Taps
 ) -> Float32[np.ndarray, "*planes rows columns"]:
-    """Interpolate the last two axes."""
+    """Interpolate the last two axes bilinearly."""
     return _blend(_blend(planes, rows, axis=-2), columns, axis=-1)
 
 
 def resample_image(
     image: Shaped[np.ndarray, "height width channels"], rows: Taps, columns: Taps
 ) -> Float32[np.ndarray, "rows columns channels"]:
-    """The same with channels last."""
+    """Interpolate an image with channels last bilinearly."""
     height, width, channels = image.shape
     flat = resample(image.reshape(height, width * channels), rows, columns.interleaved(channels))
     return flat.reshape(len(flat), -1, channels)
@@ -107,9 +105,9 @@ def _blend(x: np.ndarray, taps: Taps, axis: int) -> np.ndarray:
 def resize_and_pad(
     image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
 ) -> CanvasImage:
-    """The official `Resize`: the longer side becomes `canvas`, the image lies top left, beside it padding.
+    """Resize the longer side to `canvas` and pad right and below, as the official `Resize` does.
 
-    Bilinear, without antialiasing; masks are cut above 0.5, so that a tiny one may come out empty.
+    The resize is bilinear without antialiasing. Masks are thresholded above 0.5: a tiny one may become empty.
     """
     height, width = image.shape[:2]
     if max(height, width) == canvas:
@@ -124,7 +122,7 @@ def place(
     columns: Taps,
     canvas: int,
 ) -> CanvasImage:
-    """Resample, round the image, threshold the masks (strictly above 0.5, segic.py:429), pad."""
+    """Resample, round the image, threshold the masks (strictly above 0.5, segic.py:429), and pad."""
     resized = np.rint(resample_image(image, rows, columns)).astype(np.uint8)
     return pad(resized, resample(masks, rows, columns) > 0.5, canvas)
 
@@ -132,7 +130,7 @@ def place(
 def pad(
     image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
 ) -> CanvasImage:
-    """Copy an image that fits onto the canvas, top left."""
+    """Copy an image that fits to the top left corner of a canvas."""
     height, width = image.shape[:2]
     on_canvas = np.full((canvas, canvas, 3), PADDING, np.uint8)
     on_canvas[:height, :width] = image

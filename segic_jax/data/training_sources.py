@@ -1,6 +1,6 @@
-"""Sources of training pairs by name, opened as the configuration says.
+"""Open the sources of training pairs that a configuration names.
 
-Roots are the folders of the official code's data/ (the module of each source shows what must lie in them).
+Roots are the folders of the official code's data/; the module of each source shows their layout.
 """
 
 from collections.abc import Callable, Sequence
@@ -9,13 +9,11 @@ from pathlib import Path
 from segic_jax.config import SourceConfig
 from segic_jax.data.build.info import find_built
 from segic_jax.data.build.read import BuiltSemanticSource, BuiltSource, open_built
-from segic_jax.data.class_index import present_classes
 from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiPairs, EmojiScenePairs
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.data.episodes import PairSource
-from segic_jax.data.instances import InstancePairs
-from segic_jax.data.mixture import Mixture
-from segic_jax.data.pairs import ClassPairs, ImagePairs
+from segic_jax.data.pairs import ClassPairs, ImagePairs, InstancePairs, Mixture
+from segic_jax.data.semantic import index_classes
 from segic_jax.data.sources import ade20k, coco20i
 from segic_jax.data.sources.coco_instances import COCO, LVIS, OBJECTS365, PACO, CocoInstances, Layout
 from segic_jax.data.sources.folder import open_folder
@@ -27,35 +25,35 @@ Opener = Callable[[SourceConfig, int], PairSource]  # the second argument is the
 
 
 def open_mixture(configs: Sequence[SourceConfig], canvas: int) -> PairSource:
-    """All sources, mixed by their weights; one alone is returned as it is.
+    """Open all sources and mix them by their weights; a single source is returned as it is.
 
     Args:
-        canvas: side of the scenes that a source composes.
+        canvas: side of the scenes that a source composes, in pixels.
 
     Raises:
-        ConfigError: an unknown source, or a setting that it does not have.
-        DataError: its data are missing or damaged.
+        ConfigError: an unknown source, or a setting that the source does not have.
+        DataError: the data of a source are missing or damaged.
     """
     sources = [open_pairs(config, canvas) for config in configs]
     return sources[0] if len(sources) == 1 else Mixture(sources, [config.weight for config in configs])
 
 
 def open_pairs(config: SourceConfig, canvas: int) -> PairSource:
-    """One source. Raises as `open_mixture`."""
+    """Open one source. Raises as `open_mixture` does."""
     if config.name not in SOURCES:
         raise ConfigError(f"There is no source {config.name!r}: choose among {', '.join(SOURCES)}.")
     if config.without_fold is not None:
         if config.name not in WITH_FOLDS:
             raise ConfigError(
                 f"The source {config.name} cannot leave out a fold of COCO-20i: only "
-                f"{' and '.join(WITH_FOLDS)} can; take without_fold away."
+                f"{' and '.join(WITH_FOLDS)} can; remove without_fold."
             )
         if config.without_fold not in range(coco20i.FOLDS):
             raise ConfigError(f"{config.name}: without_fold is 0 to {coco20i.FOLDS - 1}.")
     if config.name not in PACKAGED and not Path(config.root or "?").is_dir():
         raise DataError(
-            f"The source {config.name} needs a folder with its data, and {config.root or 'none'} is there: "
-            "give the root of this source."
+            f"The source {config.name} needs the folder of its data, and its root is "
+            f"{config.root or 'not set'}: set it to an existing folder."
         )
     return SOURCES[config.name](config, canvas)
 
@@ -88,8 +86,8 @@ def _fss1000(config: SourceConfig, canvas: int) -> PairSource:
 
 
 def _coco_semantic(config: SourceConfig, canvas: int) -> PairSource:
-    left_out = () if config.without_fold is None else coco20i.fold_classes(config.without_fold)
-    classes = [number for number in range(coco20i.CLASSES) if number not in left_out]
+    excluded = () if config.without_fold is None else coco20i.fold_classes(config.without_fold)
+    classes = [number for number in range(coco20i.CLASSES) if number not in excluded]
     return ClassPairs(coco20i.Coco20iSource(config.root, split="trn"), classes, exhaustive=True)
 
 
@@ -100,7 +98,7 @@ def _ade20k_semantic(config: SourceConfig, canvas: int) -> PairSource:
             raise DataError(f"{config.root} holds {source.name}: give ade20k's folder.")
         return _built_semantic(source)
     source = ade20k.open_source(Path(config.root))
-    return ImagePairs(source, "train", present_classes(source, "train"))
+    return ImagePairs(source, "train", index_classes(source, "train"))
 
 
 def _built_semantic(source: BuiltSemanticSource) -> PairSource:
@@ -112,12 +110,12 @@ def _built_semantic(source: BuiltSemanticSource) -> PairSource:
 
 
 def _instances(layout: Layout) -> Opener:
-    def open_it(config: SourceConfig, canvas: int) -> PairSource:
+    def open_instances(config: SourceConfig, canvas: int) -> PairSource:
         fold = () if config.without_fold is None else coco20i.fold_classes(config.without_fold)
         names = [coco20i.class_names()[number] for number in fold]
         return InstancePairs(CocoInstances(config.root, layout, names))
 
-    return open_it
+    return open_instances
 
 
 def _lip(config: SourceConfig, canvas: int) -> PairSource:

@@ -1,4 +1,4 @@
-"""What the video benchmarks deliver: clips of frames with label maps of some or all of them."""
+"""Define what the video benchmarks deliver: clips of frames, with label maps of some or all of them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,72 +9,72 @@ from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from segic_jax.data.image_files import read_labels, read_rgb, require_size
-from segic_jax.data.mask_files import files
+from segic_jax.data.layout import list_files
 from segic_jax.errors import DataError
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One video."""
+    """Hold the files of one video."""
 
     name: str
     frames: tuple[Path, ...]  # in order
-    annotations: Mapping[int, Path]  # by frame number from 0: label maps, 0 is background
-    required: frozenset[int]  # frames that a benchmark's server wants; all where it does not say
-    scored: bool  # whether the annotations are of all frames, so that they can be compared
+    annotations: Mapping[int, Path]  # label maps by frame number from 0; 0 is background
+    required: frozenset[int]  # frames that a benchmark's server requires; all if it does not say
+    scored: bool  # whether all frames have label maps, so that predictions can be scored
 
 
 class VideoSource:
-    """A fixed list of clips."""
+    """Give the clips of a benchmark, their frames and label maps."""
 
     def __init__(self, name: str, clips: Iterable[Clip]):
         self.name = name
         self._clips = list(clips)
 
     def videos(self) -> list[Clip]:
-        """All clips, sorted by name."""
+        """Return all clips, sorted by name."""
         return self._clips
 
     def frame(self, clip: Clip, number: int) -> UInt8[np.ndarray, "height width 3"]:
-        """RGB. Raises DataError when the file is missing or damaged."""
+        """Read a frame as RGB. Raises DataError if the file is missing or damaged."""
         return read_rgb(clip.frames[number])
 
     def annotation(self, clip: Clip, number: int) -> Integer[np.ndarray, "height width"]:
-        """Object ids. Raises DataError when the file is missing or damaged."""
+        """Read the object ids of a frame. Raises DataError if the file is missing or damaged."""
         return read_labels(clip.annotations[number])
 
     def palette(self, clip: Clip) -> list[int] | None:
-        """The colours of the first label map, RGB of each id, flat; None where it has none."""
+        """Return the palette of the first label map, RGB of each id, flat; None if it has none."""
         return Image.open(clip.annotations[min(clip.annotations)]).getpalette()
 
 
 def make_clip(name: str, frames: Path, annotations: Path, required: frozenset[str] | None = None) -> Clip:
-    """A clip from a folder of .jpg frames and one of .png label maps of the same stems.
+    """Make a clip of a folder of .jpg frames and a folder of .png label maps with the same stems.
 
     Args:
-        required: stems of the frames that a server wants; None for all.
+        required: stems of the frames that a server requires; None for all.
 
     Raises:
         DataError: a folder is missing or empty, or a label map has no frame.
     """
-    frame_paths = tuple(frames / name for name in files(frames, ".jpg", "the benchmark's archive"))
+    frame_paths = tuple(frames / name for name in list_files(frames, ".jpg", "the benchmark's archive"))
     numbers = {path.stem: number for number, path in enumerate(frame_paths)}
     maps = {}
-    for label_map in files(annotations, ".png", "the benchmark's archive"):
+    for label_map in list_files(annotations, ".png", "the benchmark's archive"):
         path = annotations / label_map
         if path.stem not in numbers:
             raise DataError(f"{path} has no frame {frames / path.stem}.jpg: unpack the benchmark again.")
         maps[numbers[path.stem]] = path
-    wanted = frozenset(range(len(frame_paths)))
+    required_numbers = frozenset(range(len(frame_paths)))
     if required is not None:
         unknown = sorted(required - numbers.keys())
         if unknown:
             raise DataError(f"{frames / unknown[0]}.jpg is missing: meta.json lists it; unpack it again.")
-        wanted = frozenset(numbers[stem] for stem in required)
-    return Clip(name, frame_paths, maps, wanted, len(maps) == len(frame_paths))
+        required_numbers = frozenset(numbers[stem] for stem in required)
+    return Clip(name, frame_paths, maps, required_numbers, len(maps) == len(frame_paths))
 
 
 def check_sizes(source: VideoSource, clip: Clip) -> None:
-    """Raise DataError where a label map has another size than its frame."""
+    """Raise DataError if a label map has another size than its frame."""
     for number, path in clip.annotations.items():
         require_size(source.frame(clip, number), source.annotation(clip, number), clip.frames[number], path)

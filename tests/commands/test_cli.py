@@ -189,4 +189,4 @@ def test_damaged_logs_and_lists_are_said(tmp_path, capsys):
         assert main_code("runs", "plot", tmp_path, "--out", tmp_path / "p.png") == 2
         assert "metrics.jsonl is damaged: line 1" in capsys.readouterr().err
         assert main_code("episodes", "show", tmp_path / "metrics.jsonl") == 2
-        assert "is no list of episodes" in capsys.readouterr().err
+        assert "is not a list of episodes" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from segic_jax.data.augment import (
+    draw_colour_jitter,
     draw_view,
     flip,
     jitter_windows,
@@ -14,7 +15,6 @@ from segic_jax.data.augment import (
     view_image,
     view_mask,
 )
-from segic_jax.data.colour import draw_colour
 from segic_jax.data.preprocess import resample, resample_image
 
 
@@ -196,14 +196,14 @@ def test_views_equal_the_documented_formulas(share):
 
 def test_colours_are_drawn_in_their_ranges_and_in_any_order():
     rng = np.random.default_rng(0)
-    drawn = [draw_colour(rng, (0.4, 0.4, 0.2, 0.1)) for _ in range(2000)]
+    drawn = [draw_colour_jitter(rng, (0.4, 0.4, 0.2, 0.1)) for _ in range(2000)]
     assert {sum(10**i * one for i, one in enumerate(colour.order)) for colour in drawn} == {
         sum(10**i * one for i, one in enumerate(order)) for order in itertools.permutations(range(4))
     }
     factors = np.array([colour.factors for colour in drawn])
     np.testing.assert_allclose(factors.min(0), [0.6, 0.6, 0.8, -0.1], atol=2e-3)
     np.testing.assert_allclose(factors.max(0), [1.4, 1.4, 1.2, 0.1], atol=2e-3)
-    assert draw_colour(rng, (2.0, 0, 0, 0)).factors[1:] == (1.0, 1.0, 0.0)
+    assert draw_colour_jitter(rng, (2.0, 0, 0, 0)).factors[1:] == (1.0, 1.0, 0.0)
 
 
 def test_image_and_mask_of_a_view_move_together():

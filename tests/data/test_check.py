@@ -36,7 +36,8 @@ def test_all_is_well(folder, capsys):
     assert segic("check", "folder", "--data-root", folder) == 0
     out = capsys.readouterr().out
     assert "No problems found." in out
-    assert "images with masks, read                         6       6  ok" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert ["images", "with", "masks,", "read", "6", "6", "ok"] in lines
 
 
 def test_every_problem_is_named(folder, capsys):
@@ -85,7 +86,7 @@ def test_video(tmp_path, capsys):
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "2017/Annotations/480p/cows/00002.png")
     assert segic("check", "davis17", "--data-root", tmp_path) == 1
     out = capsys.readouterr().out
-    assert "cows/00002.png is of another size" in out
+    assert "cows/00002.png has another size" in out
     assert "not what the benchmark has" in out  # 2 videos of 30
 
 
@@ -102,7 +103,7 @@ def test_a_list_of_videos_that_is_no_text(tmp_path, capsys):
     write_davis17(tmp_path)
     (tmp_path / "2017/ImageSets/2017/val.txt").write_bytes(b"\xff\xfe\0")
     assert segic("check", "davis17", "--data-root", tmp_path) == 2
-    assert "val.txt is missing or no text" in capsys.readouterr().err
+    assert "val.txt is missing or not text" in capsys.readouterr().err
     (tmp_path / "2017/ImageSets/2017/val.txt").write_text("bear\nunicorn\n")
     assert segic("check", "davis17", "--data-root", tmp_path) == 2
     assert "val.txt lists unicorn, but" in capsys.readouterr().err

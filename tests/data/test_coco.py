@@ -183,7 +183,7 @@ def test_a_bad_json_is_named(coco, changes, message):
         CocoSource(coco)
     assert str(path) in str(caught.value)
     path.write_text(path.read_text()[:50])
-    with pytest.raises(DataError, match="damaged or no JSON"):
+    with pytest.raises(DataError, match="damaged or not JSON"):
         CocoSource(coco)
     path.unlink()
     with pytest.raises(DataError, match="is missing"):

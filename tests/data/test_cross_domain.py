@@ -281,7 +281,7 @@ def test_isaid_without_its_lists(tmp_path):
     path.write_text("P1_0__6\n")
     with pytest.raises(DataError, match=r"splits/val/fold1\.txt lists one image of ground track field"):
         opened(root, "isaid").manifest("insid3", 1, 1)
-    for content, message in ((b"\xff\xfe\x00", "missing or no text"), (b"\r\n", "empty")):
+    for content, message in ((b"\xff\xfe\x00", "missing or not text"), (b"\r\n", "empty")):
         path.write_bytes(content)
         with pytest.raises(DataError, match=rf"fold1\.txt is {message}"):
             opened(root, "isaid")

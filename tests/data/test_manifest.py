@@ -74,9 +74,9 @@ def test_files_come_back_the_same(tmp_path):
         ),
         (lambda lines: lines[:-1], "does not have the episodes"),
         (lambda lines: [lines[0].replace('"version": 1', '"version": 2'), *lines[1:]], "of version 2"),
-        (lambda lines: ["[]", *lines], "no list of episodes"),
-        (lambda lines: [lines[0], "{"], "no list of episodes"),
-        (lambda lines: [], "no list of episodes"),
+        (lambda lines: ["[]", *lines], "not a list of episodes"),
+        (lambda lines: [lines[0], "{"], "not a list of episodes"),
+        (lambda lines: [], "not a list of episodes"),
     ],
 )
 def test_a_changed_file_is_refused(tmp_path, change, message):
@@ -97,7 +97,7 @@ def written(path, *rows, **header):
 def test_a_list_written_by_hand_needs_no_hash(tmp_path):
     rows = (["head", "a.jpg", ["b.jpg", "b.jpg"], [3, 0, 1]], ["tail", "é.jpg", ["a.jpg", "b.jpg"]])
     assert read_manifest(written(tmp_path / "mine", *rows)) == PARTS
-    with pytest.raises(DataError, match="take sha256 out of that line"):
+    with pytest.raises(DataError, match="remove sha256 from that line"):
         read_manifest(written(tmp_path / "mine", *rows, sha256="0"))
 
 
@@ -118,7 +118,7 @@ def test_a_list_written_by_hand_needs_no_hash(tmp_path):
     ],
 )
 def test_a_row_that_is_no_episode_is_refused(tmp_path, row):
-    with pytest.raises(DataError, match="mine is no list of episodes"):
+    with pytest.raises(DataError, match="mine is not a list of episodes"):
         read_manifest(written(tmp_path / "mine", row, shots=1))
 
 
@@ -126,14 +126,14 @@ def test_a_row_that_is_no_episode_is_refused(tmp_path, row):
 def test_a_first_line_that_says_something_else_is_refused(tmp_path, header):
     row = ["head", "a.jpg", ["b.jpg"]]
     assert read_manifest(written(tmp_path / "mine", row, shots=1)).episodes
-    with pytest.raises(DataError, match="mine is no list of episodes"):
+    with pytest.raises(DataError, match="mine is not a list of episodes"):
         read_manifest(written(tmp_path / "mine", row, **header))
 
 
 def test_a_damaged_file_is_refused(tmp_path):
     PARTS.write(tmp_path / "a")
     (tmp_path / "a").write_bytes((tmp_path / "a").read_bytes()[:-20])
-    for name, message in (("a", "no list of episodes"), ("gone", "cannot be read")):
+    for name, message in (("a", "not a list of episodes"), ("gone", "cannot be read")):
         with pytest.raises(DataError, match=message):
             read_manifest(tmp_path / name)
 

@@ -262,7 +262,7 @@ class Damaged(Noise):
 
 
 def test_unreadable_images_are_counted_and_replaced(capfd, monkeypatch):
-    monkeypatch.setattr(pipeline, "_SAID", set())
+    monkeypatch.setattr(pipeline, "_REPORTED", set())
     first, second = batches(2, source=Damaged(), global_batch=64)
     assert (first["unreadable"] > 0).mean() == pytest.approx(0.5, abs=0.2)
     assert first["unreadable"].max() > 1
@@ -276,7 +276,7 @@ def test_unreadable_images_are_counted_and_replaced(capfd, monkeypatch):
 
 
 def test_too_many_unreadable_pairs_for_one_row_stop():
-    with pytest.raises(DataError, match=r"20 pairs after one another .* because: image \d is damaged"):
+    with pytest.raises(DataError, match=r"20 pairs in a row .* the last one: image \d is damaged"):
         batches(1, source=Damaged(share=1.0))
 
 

@@ -27,14 +27,13 @@ from layouts_training import (
 from segic_jax.commands.data import Build
 from segic_jax.config import SourceConfig
 from segic_jax.data import coco_arrays, disk_cache
-from segic_jax.data.class_index import present_classes
-from segic_jax.data.coco_arrays import Annotations
+from segic_jax.data.coco_arrays import CocoArrays
 from segic_jax.data.emoji import source as emoji
 from segic_jax.data.emoji.compose import compose
 from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiScenePairs
 from segic_jax.data.episodes import PairSource
-from segic_jax.data.mixture import Mixture
-from segic_jax.data.pairs import ImagePairs
+from segic_jax.data.pairs import ImagePairs, Mixture
+from segic_jax.data.semantic import index_classes
 from segic_jax.data.sources import ade20k, coco20i
 from segic_jax.data.sources.coco_instances import COCO, CocoInstances
 from segic_jax.data.training_sources import SOURCES, open_mixture, open_pairs
@@ -182,17 +181,17 @@ def test_ade20k_mask_is_the_class(root):
 
 def test_the_class_index_is_read_once_and_again_when_the_listing_changes(root, monkeypatch):
     source = ade20k.open_source(root)
-    first = present_classes(source, "train")
+    first = index_classes(source, "train")
     assert first == {
         image_name: source.present("train", image_name) for image_name in source.image_names("train")
     }
     monkeypatch.setattr(type(source), "present", None)
-    assert present_classes(source, "train") == first
+    assert index_classes(source, "train") == first
     monkeypatch.undo()
     folder = source.folders["train"].labels
     labels = np.full((30, 30), 7, np.uint8)
     cv2.imwrite(str(folder / "ADE_train_9.png"), labels)
-    assert present_classes(source, "train") == first | {"ADE_train_9": (6,)}
+    assert index_classes(source, "train") == first | {"ADE_train_9": (6,)}
 
 
 def test_a_built_data_set_trains_like_its_files(root, tmp_path, capsys):
@@ -214,9 +213,9 @@ def test_a_built_data_set_trains_like_its_files(root, tmp_path, capsys):
 
 def test_annotations_are_read_once_and_pickled_as_a_path(root, monkeypatch):
     path = root / "coco/annotations/instances_train2017.json"
-    Annotations(path)
+    CocoArrays(path)
     monkeypatch.setattr(coco_arrays, "_read", None)
-    again = Annotations(path)
+    again = CocoArrays(path)
     again.masks(0)
     assert len(pickle.dumps(again)) < 3000  # mostly names of the classes
     assert again.images_with_objects().tolist() == [0, 1, 3]
@@ -225,13 +224,13 @@ def test_annotations_are_read_once_and_pickled_as_a_path(root, monkeypatch):
     content = coco_train_json()
     content["annotations"] = content["annotations"][:1]
     path.write_text(json.dumps(content))
-    assert Annotations(path).images_with_objects().tolist() == [3]
+    assert CocoArrays(path).images_with_objects().tolist() == [3]
 
 
 def test_a_cache_that_cannot_be_written_is_named(root, monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("SEGIC_CACHE", str(tmp_path / "file"))
-    with pytest.raises(DataError, match="name another folder in SEGIC_CACHE"):
+    with pytest.raises(DataError, match="set SEGIC_CACHE to another folder"):
         open_one("coco_instances", root)
 
 
@@ -239,11 +238,11 @@ def test_two_makers_of_one_cache_entry(tmp_path):
     """The slower one takes what the faster one has put there, and leaves nothing behind."""
 
     def slow(folder):
-        fast = disk_cache.cached("kind", [1], lambda inner: (inner / "who").write_text("fast"))
+        fast = disk_cache.cached_folder("kind", [1], lambda inner: (inner / "who").write_text("fast"))
         (folder / "who").write_text("slow")
         assert fast.is_dir()
 
-    folder = disk_cache.cached("kind", [1], slow)
+    folder = disk_cache.cached_folder("kind", [1], slow)
     assert (folder / "who").read_text() == "fast"
     assert os.listdir(folder.parent) == [folder.name]
 
@@ -298,7 +297,7 @@ def test_missing_data_and_wrong_settings_are_named(tmp_path, root):
         open_one("lvis_instances", root, without_fold=0)
     with pytest.raises(ConfigError, match="without_fold is 0 to 3"):
         open_one("coco_semantic", root, without_fold=4)
-    with pytest.raises(DataError, match=r"lip_instances needs a folder .* none is there"):
+    with pytest.raises(DataError, match=r"lip_instances needs the folder of its data, and its root is not set"):
         open_pairs(SourceConfig("lip_instances"), 64)
     with pytest.raises(DataError, match="nowhere is there"):
         open_pairs(SourceConfig("coco_semantic", str(tmp_path / "nowhere")), 64)

@@ -17,7 +17,7 @@ from tiny_training import CONFIG, Squares, parts, run, with_train
 from segic_jax.config import INSTANCE_PROMPT, class_prompt
 from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiPairs
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.data.mixture import Mixture
+from segic_jax.data.pairs import Mixture
 from segic_jax.errors import CheckpointError, DataError, TrainingError
 from segic_jax.runtime.distributed import StopRequest
 from segic_jax.runtime.metric_writer import read_metrics

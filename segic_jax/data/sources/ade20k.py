@@ -10,7 +10,8 @@ the names). Names are the first words of the challenge's objectInfo150.txt.
 from pathlib import Path
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
+from segic_jax.data.layout import find_folder
+from segic_jax.data.semantic import Folders, LabelMaps, class_names
 
 DOWNLOAD = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.zip"
 

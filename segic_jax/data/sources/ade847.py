@@ -12,7 +12,8 @@ segmenters use (FC-CLIP, ade20k_847_with_prompt_eng.txt); several classes share 
 from pathlib import Path
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
+from segic_jax.data.layout import find_folder
+from segic_jax.data.semantic import Folders, LabelMaps, class_names
 
 DOWNLOAD = (
     "https://groups.csail.mit.edu/vision/datasets/ADE20K/ (release 2021_17_01), then Mask2Former's "

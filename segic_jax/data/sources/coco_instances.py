@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.coco_arrays import Annotations
+from segic_jax.data.coco_arrays import CocoArrays
 from segic_jax.data.episodes import AnnotatedImage
 from segic_jax.data.image_files import read_rgb, require_size
 from segic_jax.errors import DataError
@@ -68,7 +68,7 @@ class CocoInstances:
         if not path.is_file():
             raise DataError(f"{path} is missing: get it from {layout.download}.")
         self._layout = layout
-        self._annotations = Annotations(path, boxes=layout.boxes)
+        self._annotations = CocoArrays(path, boxes=layout.boxes)
         names = {name: number for number, name in self._annotations.categories.items()}
         if unknown := sorted(set(without) - set(names)):
             raise DataError(

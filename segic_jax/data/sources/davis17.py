@@ -8,7 +8,7 @@
 from pathlib import Path
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.mask_files import read_words
+from segic_jax.data.layout import read_words
 from segic_jax.data.video import VideoSource, make_clip
 from segic_jax.errors import DataError
 

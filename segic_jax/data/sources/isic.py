@@ -9,7 +9,8 @@ from pathlib import Path
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import View
-from segic_jax.data.mask_files import MaskFileSource, files, find_root
+from segic_jax.data.layout import find_root, list_files
+from segic_jax.data.mask_files import MaskFileSource
 from segic_jax.errors import DataError
 
 INPUT, TRUTH = "ISIC2018_Task1-2_Training_Input", "ISIC2018_Task1_Training_GroundTruth"
@@ -23,7 +24,9 @@ def open_source(root: Path | str) -> MaskFileSource:
     """`root` is ISIC/ or its parent. Raises DataError where a folder is missing or empty."""
     root = find_root(root, "ISIC", INPUT, DOWNLOAD)
     image_names = {
-        number: [f"{number + 1}/{name}" for name in files(root / INPUT / str(number + 1), ".jpg", DOWNLOAD)]
+        number: [
+            f"{number + 1}/{name}" for name in list_files(root / INPUT / str(number + 1), ".jpg", DOWNLOAD)
+        ]
         for number in range(3)
     }
     return MaskFileSource(

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import View
-from segic_jax.data.mask_files import MaskFileSource, files, find_root
+from segic_jax.data.layout import find_root, list_files
+from segic_jax.data.mask_files import MaskFileSource
 from segic_jax.errors import DataError
 
 DOWNLOAD = "Kaggle, nikhilpandey360/chest-xray-masks-and-labels"
@@ -19,7 +20,7 @@ def open_source(root: Path | str) -> MaskFileSource:
     """`root` is LungSegmentation/ or its parent. Raises DataError where a folder is missing or empty."""
     root = find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD)
     # Sorted by mask, which is not the order of the images.
-    image_names = [_image(name) for name in files(root / "masks", ".png", DOWNLOAD)]
+    image_names = [_image(name) for name in list_files(root / "masks", ".png", DOWNLOAD)]
     return MaskFileSource(
         name="lung",
         protocols=("insid3", "original"),
@@ -45,7 +46,7 @@ def check(root: Path) -> list[CheckLine]:
     try:
         source = open_source(root)
         found = len(
-            files(find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD) / "CXR_png", ".png", DOWNLOAD)
+            list_files(find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD) / "CXR_png", ".png", DOWNLOAD)
         )
     except DataError as error:
         return [CheckLine("chest X-rays", "missing", problem=str(error))]

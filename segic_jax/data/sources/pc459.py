@@ -12,7 +12,8 @@ words of the list that open-vocabulary segmenters use (FC-CLIP, pascal_ctx_459_w
 from pathlib import Path
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.semantic import Folders, LabelMaps, class_names, find_folder
+from segic_jax.data.layout import find_folder
+from segic_jax.data.semantic import Folders, LabelMaps, class_names
 
 DOWNLOAD = (
     "https://cs.stanford.edu/~roozbeh/pascal-context/ and VOC2010's images, then CAT-Seg's "

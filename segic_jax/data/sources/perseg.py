@@ -11,8 +11,9 @@ from pathlib import Path
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import Episode, View
+from segic_jax.data.layout import find_root, list_files
 from segic_jax.data.manifest import Manifest
-from segic_jax.data.mask_files import MaskFileSource, files, find_root
+from segic_jax.data.mask_files import MaskFileSource
 from segic_jax.errors import DataError
 
 DOWNLOAD = "https://github.com/ZrrSkywalker/Personalize-SAM (PerSeg)"
@@ -47,7 +48,7 @@ def open_source(root: Path | str) -> PersegSource:
     return PersegSource(
         name="perseg",
         protocols=("original",),
-        image_names={one: files(root / "Images" / one, ".jpg", DOWNLOAD) for one in objects},
+        image_names={one: list_files(root / "Images" / one, ".jpg", DOWNLOAD) for one in objects},
         names={one: one.replace("_", " ") for one in objects},
         paths=partial(_paths, root),
         threshold=1,

@@ -11,7 +11,8 @@ from pathlib import Path
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import View
 from segic_jax.data.image_files import ENDINGS, read_grey
-from segic_jax.data.mask_files import MaskFileSource, files, find_root
+from segic_jax.data.layout import find_root, list_files
+from segic_jax.data.mask_files import MaskFileSource
 from segic_jax.errors import DataError
 
 DOWNLOAD = "Kaggle, heyoujue/suim-merged (both splits; INSID3 docs/data.md)"
@@ -37,7 +38,7 @@ def open_source(root: Path | str) -> MaskFileSource:
     endings, image_names = {}, {}
     with ThreadPoolExecutor(4) as pool:
         for folder in NAMES:
-            masks = files(root / "masks" / folder, "", DOWNLOAD)
+            masks = list_files(root / "masks" / folder, "", DOWNLOAD)
             masks = [mask for mask in masks if Path(mask).suffix.lower() in ENDINGS]
             seen = pool.map(_shows_something, [root / "masks" / folder / mask for mask in masks])
             kept = [mask for mask, shows in zip(masks, seen, strict=True) if shows]
@@ -67,7 +68,7 @@ def check(root: Path) -> list[CheckLine]:
     """Images that show something of each class."""
     try:
         source = open_source(root)
-        image_names = files(find_root(root, "SUIM", "images", DOWNLOAD) / "images", ".jpg", DOWNLOAD)
+        image_names = list_files(find_root(root, "SUIM", "images", DOWNLOAD) / "images", ".jpg", DOWNLOAD)
     except DataError as error:
         return [CheckLine("SUIM", "missing", problem=str(error))]
     return [
