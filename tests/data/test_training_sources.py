@@ -301,7 +301,7 @@ def test_missing_data_and_wrong_settings_are_named(tmp_path, root):
         DataError, match=r"lip_instances needs the folder of its data, and its root is not set"
     ):
         open_pairs(SourceConfig("lip_instances"), 64)
-    with pytest.raises(DataError, match="its root is .*nowhere"):
+    with pytest.raises(DataError, match=r"its root is .*nowhere"):
         open_pairs(SourceConfig("coco_semantic", str(tmp_path / "nowhere")), 64)
     (tmp_path / "empty").mkdir()
     for name in (*OFFICIAL, *FURTHER):
