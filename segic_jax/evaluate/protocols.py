@@ -37,7 +37,7 @@ class Protocol:
         """Return the entry of a result."""
         return asdict(self) | {
             "truth": "own size" if self.size is None else f"nearest to {self.size} x {self.size}",
-            "prediction": "logits, bilinear to the truth's size, above 0",
+            "prediction": "logits, resized bilinearly to the ground truth, above 0",
         }
 
 

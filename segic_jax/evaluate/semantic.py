@@ -95,7 +95,7 @@ class SemanticEvaluation:
             "classes": self._classes,
             "merge": self._merge,
             "bank": self._split,
-            "prediction": "logits, bilinear to the image's own size, above 0",
+            "prediction": "logits, resized bilinearly to the image, above 0",
             "source": "SegIC train.py, evaluate_semseg",
         }
 

@@ -1,8 +1,8 @@
-"""Draw the steps from an example to a mask, as docs/steps.jpg shows them: a row for each target.
+"""Draw docs/steps.jpg, the steps from a reference to a mask, with one row for each target.
 
-    python tools/steps_picture.py examples/targets/3.jpg examples/targets/1.jpg --out docs/steps.jpg
+    python tools/draw_steps.py examples/targets/3.jpg examples/targets/1.jpg --out docs/steps.jpg
 
-The example is examples/reference.jpg with its mask, the model the small one inside the package.
+The reference is examples/reference.jpg with its mask, the model the bundled one.
 """
 
 import argparse
@@ -20,24 +20,24 @@ from segic_jax.inference.overlay import Colour, draw_mask, heat_map
 from segic_jax.runtime.atomic_write import atomic_write
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
-LARGER = 1.5  # the examples are small; masks are drawn on the enlarged image, so that their outline is fine
-SIZE = 2.6, 2.9  # of one image and its title, in inches
+SCALE = 1.5  # the images are small; masks are drawn on the enlarged image, for a fine outline
+PANEL_SIZE = 2.6, 2.9  # width and height of an image with its title, in inches
 
 
 def draw(targets: Sequence[Path]) -> bytes:
-    """A JPEG; from left to right: example, cosine map, its highest point on the target, mask."""
-    picture, mask = as_image(EXAMPLES / "reference.jpg"), as_mask(EXAMPLES / "reference_mask.png")
+    """Return a JPEG with reference, similarity map, its peak on the target, and mask from left to right."""
+    reference, mask = as_image(EXAMPLES / "reference.jpg"), as_mask(EXAMPLES / "reference_mask.png")
     segmenter = Segmenter.load()
-    context = segmenter.fit(Example(picture, mask, name="metro"))
-    figure = Figure((4 * SIZE[0], len(targets) * SIZE[1]), dpi=110, layout="constrained")
+    context = segmenter.fit(Example(reference, mask, name="metro"))
+    figure = Figure((4 * PANEL_SIZE[0], len(targets) * PANEL_SIZE[1]), dpi=110, layout="constrained")
     for row, target in zip(figure.subplots(len(targets), 4, squeeze=False), targets, strict=True):
         result = segmenter.predict(target, context, keep_absent=True)
-        similar = segmenter.explain(target, context)[0].heat
-        y, x = np.unravel_index(np.argmax(similar), similar.shape)
+        similarity = segmenter.explain(target, context)[0].heat
+        y, x = np.unravel_index(np.argmax(similarity), similarity.shape)
         panels = (
-            ("the example and its mask", _masked(picture, mask, result.colours[0])),
-            (f"cosine to it, up to {similar.max():.2f}", heat_map(_enlarged(similar))),
-            ("the highest point", _enlarged(result.image)),
+            ("reference and mask", _masked(reference, mask, result.colours[0])),
+            (f"similarity map, up to {similarity.max():.2f}", heat_map(_enlarged(similarity))),
+            ("peak", _enlarged(result.image)),
             (
                 f"mask, presence {100 * result.presence[0]:.0f} %",
                 _masked(result.image, result.mask(0), result.colours[0]),
@@ -48,15 +48,15 @@ def draw(targets: Sequence[Path]) -> bytes:
             axis.set_title(title, fontsize=12, loc="left")
             axis.axis("off")
         for axis in row[1:3]:  # on the map, and on the target
-            axis.plot(LARGER * x, LARGER * y, "o", ms=16, mfc="none", mec="black", mew=5)
-            axis.plot(LARGER * x, LARGER * y, "o", ms=16, mfc="none", mec="white", mew=2.5)
+            axis.plot(SCALE * x, SCALE * y, "o", ms=16, mfc="none", mec="black", mew=5)
+            axis.plot(SCALE * x, SCALE * y, "o", ms=16, mfc="none", mec="white", mew=2.5)
     file = io.BytesIO()
     figure.savefig(file, format="jpeg", facecolor="white", pil_kwargs={"quality": 65})
     return file.getvalue()
 
 
 def _enlarged(pixels: np.ndarray) -> np.ndarray:
-    return cv2.resize(pixels, None, fx=LARGER, fy=LARGER, interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(pixels, None, fx=SCALE, fy=SCALE, interpolation=cv2.INTER_CUBIC)
 
 
 def _masked(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
@@ -66,8 +66,8 @@ def _masked(image: np.ndarray, mask: np.ndarray, colour: Colour) -> np.ndarray:
 def main() -> None:
     """Parse the arguments and write the image."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("targets", type=Path, nargs="+", help="the images to search")
-    parser.add_argument("--out", type=Path, required=True, help="the JPEG")
+    parser.add_argument("targets", type=Path, nargs="+", help="target images")
+    parser.add_argument("--out", type=Path, required=True, help="the JPEG file to write")
     args = parser.parse_args()
     atomic_write(args.out, draw(args.targets))
 
