@@ -27,8 +27,8 @@ from segic_jax.errors import DataError
 
 MOST_NUMBERS = 1_000_000  # of a polygon
 
-ImageLike = str | Path | UInt8[np.ndarray, "height width 3"] | Image.Image
-Mask = str | Path | Bool[np.ndarray, "height width"] | Integer[np.ndarray, "height width"] | Image.Image
+ImageLike = str | Path | UInt8[np.ndarray, "_ _ 3"] | Image.Image
+Mask = str | Path | Bool[np.ndarray, "_ _"] | Integer[np.ndarray, "_ _"] | Image.Image
 
 Targets = ImageLike | Iterable[ImageLike]  # one, a folder, a list, an iterator
 

@@ -6,6 +6,7 @@ Pure functions; `engine` compiles them. They follow the official `forward_vos` (
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from segic_jax.config import ModelConfig
@@ -32,7 +33,9 @@ class DecodedFrame(NamedTuple):
     logits: Float[Array, "objects S S"]
 
 
-def first_memory(features: Float[Array, "1 g g channels"], masks: Bool[Array, "objects S S"]) -> ObjectMemory:
+def first_memory(
+    features: Float[Array, "1 g g channels"], masks: Bool[Array | np.ndarray, "objects S S"]
+) -> ObjectMemory:
     """Return the memory after the frame of the given masks; an empty mask gives a zero feature."""
     first = pool(features, masks)
     objects = len(masks)
@@ -44,7 +47,7 @@ def decode_frame(
     head: Params,
     features: Float[Array, "1 g g channels"],
     memory: ObjectMemory,
-    text: Float[Array, " text_width"],
+    text: Float[Array | np.ndarray, " text_width"],
     concepts_at_once: int | None = None,
 ) -> tuple[DecodedFrame, ObjectMemory]:
     """Decode all objects of a frame at once, and remember their predicted masks (segic.py:862-966).

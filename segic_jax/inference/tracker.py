@@ -13,7 +13,7 @@ from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8, UInt16
+from jaxtyping import Array, Bool, Float, Integer, UInt8, UInt16
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT
 from segic_jax.data.preprocess import CanvasImage, resize, resize_and_pad
@@ -28,7 +28,7 @@ from segic_jax.weights.bundle import Bundle
 
 SLOTS = 8  # objects of the compiled step; doubled when a video has more
 Semantics = Literal["official", "repaired"]
-Frame = UInt8[np.ndarray, "height width 3"]  # RGB
+Frame = UInt8[np.ndarray, "_ _ 3"]  # RGB
 TrackerState = tuple[Float[np.ndarray, "slots channels"], Bool[np.ndarray, " slots"]]
 Output = TypeVar("Output")
 
@@ -132,7 +132,7 @@ class Tracker:
 def track_annotations(
     engine: Engine,
     frames: Iterable[Frame],
-    annotations: Mapping[int, Integer[np.ndarray, "height width"]],
+    annotations: Mapping[int, Integer[np.ndarray, "_ _"]],
     *,
     semantics: Semantics = "official",
     prompt: str = INSTANCE_PROMPT,
@@ -218,7 +218,7 @@ def padded_objects(objects: int) -> int:
 
 
 def index_map(
-    logits: Float[np.ndarray, "objects S S"] | Bool[np.ndarray, "objects S S"],
+    logits: Float[Array | np.ndarray, "objects S S"] | Bool[np.ndarray, "objects S S"],
     canvas_size: tuple[int, int],
     size: tuple[int, ...],
 ) -> UInt16[np.ndarray, "height width"]:

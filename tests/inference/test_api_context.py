@@ -66,7 +66,8 @@ def test_one_class_more_changes_no_other_mask(segmenter):
     np.testing.assert_allclose(among.small_logits[0], alone.small_logits[0], atol=1e-4)
 
 
-def test_the_same_names_of_examples_everywhere(segmenter):
+@pytest.mark.usefixtures("unchecked_types")
+def test_examples_that_fit_refuses(segmenter):
     with pytest.raises(DataError, match="negative example of 'x', which has no positive one"):
         segmenter.fit([example(0, "a"), example(1, "x", negative=True)])
     with pytest.raises(DataError, match="at least one positive"):

@@ -1,5 +1,8 @@
+"""The Segmenter: fit, predict and predict_many; nothing is read, encoded or compiled twice."""
+
 import subprocess
 import sys
+import time
 
 import cv2
 import numpy as np
@@ -10,7 +13,9 @@ from segic_jax import Example
 from segic_jax.data.image_files import read_image
 from segic_jax.data.preprocess import resize
 from segic_jax.errors import DataError
+from segic_jax.inference import engine
 from segic_jax.inference.example import as_mask
+from segic_jax.inference.matching import PATCHES
 from segic_jax.inference.segmenter import Segmenter
 
 
@@ -181,3 +186,83 @@ def test_files_that_are_no_images(tmp_path):
         (tmp_path / "a.png").write_bytes(content)
         with pytest.raises(DataError, match=r"a\.png .*use PNG, JPEG, WebP, TIFF or BMP"):
             read_image(tmp_path / "a.png")
+
+
+def classes(count: int) -> list[Example]:
+    return [Example(*picture(i, 40 + i, 64), name=str(i)) for i in range(count)]
+
+
+def counted(monkeypatch, name: str) -> list:
+    """Count the calls of a program of the engine."""
+    calls, program = [], getattr(engine, name)
+    monkeypatch.setattr(engine, name, lambda *inputs: calls.append(1) or program(*inputs))
+    return calls
+
+
+def test_a_context_is_encoded_once_for_many_targets(segmenter, monkeypatch):
+    context = segmenter.fit(classes(3))
+    encoded, referred = counted(monkeypatch, "extract"), counted(monkeypatch, "_pool_reference")
+    results = list(segmenter.predict_many((picture(i, 40, 50)[0] for i in range(100)), context))
+    assert (len(results), len(encoded), len(referred)) == (100, 100, 0)
+
+
+def test_examples_on_one_image_are_encoded_once(segmenter, monkeypatch):
+    image, mask = picture(0, 70, 60)
+    encoded = counted(monkeypatch, "extract")
+    context = segmenter.fit(
+        [Example(image, mask, name="a"), Example(image, ~mask, name="b"), Example(image, box=(0, 0, 9, 9))]
+    )
+    assert len(encoded) == 1
+    assert len(context.references) == 1
+
+
+def test_300_references(segmenter):
+    examples = [Example(*picture(i, 30, 40), name=f"class {i % 3}") for i in range(300)]
+    context = segmenter.fit(examples)
+    assert context.shots == {"class 0": 100, "class 1": 100, "class 2": 100}
+    assert segmenter.predict(picture(3, 60, 60)[0], context).masks.shape == (3, 60, 60)
+    assert all(len(concept.patches) <= 2 * PATCHES for concept in context.concepts)  # no more for more shots
+
+
+def test_many_targets_give_what_one_by_one_gives(segmenter, monkeypatch):
+    """In order, also in padded batches as on an accelerator, and with a target that cannot be read."""
+    context = segmenter.fit(classes(3))
+    targets = [picture(i, 30 + 7 * i, 64)[0] for i in range(11)]
+    alone = [segmenter.predict(target, context) for target in targets]
+    failed = []
+    for rows in (1, engine.ACCELERATOR_ROWS):
+        monkeypatch.setattr(segmenter.engine, "rows", rows)
+        mixed = [*targets[:4], "gone.jpg", *targets[4:]]
+        results = segmenter.predict_many(mixed, context, on_error=lambda target, _: failed.append(target))
+        for result, expected in zip(results, alone, strict=True):
+            assert result.image is expected.image
+            np.testing.assert_allclose(result.small_logits, expected.small_logits, atol=1e-4)
+            np.testing.assert_allclose(result.presence, expected.presence, atol=1e-5)
+    assert failed == ["gone.jpg"] * 2
+
+
+def test_reading_and_finishing_overlap(segmenter, monkeypatch):
+    """Twelve images of which each takes 50 ms to read take less than twelve times that."""
+    context = segmenter.fit(classes(1))
+    placed = segmenter._read_target
+
+    def slowly(target):
+        time.sleep(0.05)
+        return placed(target)
+
+    segmenter.predict(picture(0, 50, 50)[0], context)
+    monkeypatch.setattr(segmenter, "_read_target", slowly)
+    begin = time.perf_counter()
+    list(segmenter.predict_many([picture(0, 50, 50)[0]] * 12, context))
+    assert time.perf_counter() - begin < 0.8 * 12 * 0.05
+
+
+def test_the_rest_is_left_when_nobody_wants_it(segmenter, monkeypatch):
+    context = segmenter.fit(classes(1))
+    read = []
+    placed = segmenter._read_target
+    monkeypatch.setattr(segmenter, "_read_target", lambda target: read.append(1) or placed(target))
+    results = segmenter.predict_many((picture(0, 40, 40)[0] for _ in range(1000)), context)
+    next(results)
+    results.close()
+    assert len(read) < 20

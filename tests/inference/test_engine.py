@@ -1,0 +1,175 @@
+"""The engine: the one place that runs a model, compiled once, whatever the batch, concepts and devices."""
+
+import ast
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from tiny import CONFIG, DiskSource, bundle, picture
+
+from segic_jax import Example
+from segic_jax.data.preprocess import resize_and_pad
+from segic_jax.evaluate.calibration import tune_threshold
+from segic_jax.inference import engine
+from segic_jax.inference.engine import Engine, chunk_sizes, padded_concepts
+from segic_jax.inference.segmenter import Segmenter
+from segic_jax.inference.tracker import track_annotations
+from segic_jax.models import segic
+
+PACKAGE = Path(segic.__file__).parents[1]
+# The rooms that use a model for inference; training and the parity report run the networks themselves.
+ROOMS = ("inference", "evaluate", "app", "commands")
+DOCTOR = "commands/doctor_checks.py"  # times a matrix product, and counts operations without running any
+PURE = ("inference/engine.py", "inference/memory.py", "inference/matching.py")  # what the engine compiles
+COMPILED = []
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, _, **more: COMPILED.append(event) if event.endswith("backend_compile_duration") else None
+)
+
+
+@pytest.fixture(scope="module")
+def runner():
+    return Engine(bundle())
+
+
+def placed(seed: int, height: int = 50, width: int = 64):
+    image, mask = picture(seed, height, width)
+    return resize_and_pad(image, mask[None], CONFIG.canvas)
+
+
+def prototypes(rows: int, concepts: int, valid: int | None = None) -> segic.Prototypes:
+    random = np.random.default_rng(concepts)
+    visual = random.normal(size=(rows, concepts, 1, CONFIG.vit.width)).astype(np.float32)
+    text = random.normal(size=(rows, concepts, CONFIG.text_width)).astype(np.float32)
+    flags = np.broadcast_to(np.arange(concepts)[:, None] < (valid or concepts), (rows, concepts, 1))
+    return segic.Prototypes(pooled=visual[:, :, 0], visual=visual, visual_valid=flags, text=text)
+
+
+def uses(path: Path) -> set[str]:
+    """What a module compiles (`jit`), and the functions that it takes from models/segic.py."""
+    tree, names = ast.parse(path.read_text("utf-8")), set()
+    aliases = {
+        alias.asname or alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "segic_jax.models"
+        for alias in node.names
+        if alias.name == "segic"
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("jit", "pmap"):
+            names.add(node.attr)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
+            names.add(node.attr)
+        if isinstance(node, ast.ImportFrom) and node.module == "segic_jax.models.segic":
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module == "jax":
+            names |= {alias.name for alias in node.names} & {"jit", "pmap"}
+    return names - {"Prototypes"}
+
+
+def test_no_other_module_runs_a_model():
+    paths = [path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
+    found = {str(path.relative_to(PACKAGE)): names for path in paths if (names := uses(path))}
+    assert set(found) - set(PURE) == {DOCTOR}
+    assert {"jit", "extract", "decode_stages"} <= found["inference/engine.py"]  # the check can see
+    assert "jit" not in found["inference/memory.py"] | found["inference/matching.py"]
+
+
+def predict(model):
+    segmenter = Segmenter(model)
+    segmenter.predict(picture(1, 40, 50)[0], segmenter.fit(Example(*picture(0, 50, 50))))
+
+
+def evaluate(model):
+    source = DiskSource()
+    tune_threshold(model, source, source.manifest("", 0, 1))
+
+
+def track(model):
+    image, mask = picture(0, 40, 50)
+    list(track_annotations(Engine(model), [image, image], {0: mask.astype(np.int32)}, prompt=""))
+
+
+@pytest.mark.parametrize("use", [predict, evaluate, track])
+def test_every_use_goes_through_the_engine(use, monkeypatch):
+    created, encoded = [], []
+    place, extract = jax.device_put, engine.extract
+    monkeypatch.setattr(engine, "extract", lambda *inputs: encoded.append(1) or extract(*inputs))
+    monkeypatch.setattr(jax, "device_put", lambda x, *more: created.append(x) or place(x, *more))
+    model = bundle()
+    use(model)
+    assert encoded
+    weights = [x for x in created if isinstance(x, tuple) and x[0] is model.backbone]
+    assert len(weights) == 1  # placed once
+
+
+def test_image_sizes_concepts_and_shots_compile_nothing_new():
+    segmenter = Segmenter(bundle())
+    examples = [Example(*picture(i, 40 + i, 64), name=str(i)) for i in range(20)]
+    for count in (1, 4, 16):
+        segmenter.predict(picture(0, 50, 60)[0], segmenter.fit(examples[:count]))
+    before = len(COMPILED)
+    assert before > 0  # the listener hears something
+    more = [Example(*picture(30 + i, 50, 50 + i), name="0", negative=i % 2 > 0) for i in range(5)]
+    for i in range(50):
+        context = segmenter.fit([*examples[: 1 + i % 20], *more[: i % 6]])
+        segmenter.predict(picture(i, 30 + 3 * i, 150 - 2 * i)[0], context)
+    assert len(COMPILED) == before
+
+
+def test_concepts_that_read_each_other_compile_a_few_programs(runner):
+    images = runner.features([placed(0)], 1)
+
+    def decode(counts):
+        for count in counts:
+            slots = padded_concepts(count)
+            logits = list(runner.decode_each(images, prototypes(1, slots, count), count))
+            assert len(logits) == count
+        return engine._decode._cache_size()
+
+    before = decode((1, 4, 5, 8, 16, 17, 20, 32))
+    assert decode(range(2, 32, 5)) == before
+
+
+def test_chunks_hold_all_concepts():
+    for concepts in range(1, 200):
+        sizes = chunk_sizes(concepts)
+        assert set(sizes) <= {1, 4, 16}
+        assert sum(sizes[:-1]) < concepts <= sum(sizes) <= concepts + 3
+        assert sum(sizes) <= padded_concepts(concepts)
+
+
+def test_a_few_concepts_at_a_time_change_nothing(runner, monkeypatch):
+    """A CPU decodes as many concepts together as its cache holds."""
+    images = runner.features([placed(0)], 1)
+    expected = np.asarray(runner.decode(images, prototypes(1, 7)).logits)
+    for at_once in (1, 3, None):
+        monkeypatch.setattr(runner, "_at_once", at_once)
+        logits = np.asarray(runner.decode(images, prototypes(1, 7)).logits)
+        np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_rows_of_a_batch_do_not_touch_each_other(runner):
+    """An accelerator takes eight images at a time; the rows beyond them are padding."""
+    both = runner.features([placed(0), placed(1, 64, 30)], engine.ACCELERATOR_ROWS)
+    assert both.features.shape[0] == engine.ACCELERATOR_ROWS
+    decoded = runner.decode(both, prototypes(engine.ACCELERATOR_ROWS, 2))
+    for row, image in enumerate((placed(0), placed(1, 64, 30))):
+        alone = runner.features([image], 1)
+        np.testing.assert_allclose(both.features[row], alone.features[0], atol=1e-4)
+        every = prototypes(engine.ACCELERATOR_ROWS, 2)
+        one = jax.tree.map(lambda x, row=row: x[row : row + 1], every)
+        expected = runner.decode(alone, one)
+        scale = np.abs(expected.logits).max()
+        np.testing.assert_allclose(decoded.logits[row], expected.logits[0], atol=1e-4 * scale)
+        np.testing.assert_allclose(decoded.similarity[row], expected.similarity[0], atol=1e-5)
+
+
+def test_features_stay_on_the_device_of_their_image(runner):
+    assert runner.rows == 1  # on a CPU
+    images = runner.features([placed(0)])
+    assert images.features.devices() == {runner.devices[0]}
+    pooled = runner.pool(images, placed(0).masks[None])
+    assert pooled.shape == (1, 1, CONFIG.vit.width)
+    assert not np.asarray(runner.pool(images, np.zeros((1, 1, 64, 64), bool))).any()
