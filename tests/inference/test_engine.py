@@ -20,7 +20,7 @@ from segic_jax.models import segic
 PACKAGE = Path(segic.__file__).parents[1]
 # The rooms that use a model for inference; training and the parity report run the networks themselves.
 ROOMS = ("inference", "evaluate", "app", "commands")
-DOCTOR = "commands/doctor_checks.py"  # times a matrix product, and counts operations without running any
+DOCTOR = "commands/doctor.py"  # times a matrix product, and counts operations without running any
 PURE = ("inference/engine.py", "inference/memory.py", "inference/matching.py")  # what the engine compiles
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(

@@ -1,20 +1,16 @@
-"""The Segmenter: fit, predict and predict_many; nothing is read, encoded or compiled twice."""
+"""The Segmenter: fit, predict and predict_many; nothing is read or encoded twice."""
 
 import subprocess
 import sys
 import time
 
-import cv2
 import numpy as np
 import pytest
 from tiny import bundle, picture
 
 from segic_jax import Example
-from segic_jax.data.image_files import read_image
-from segic_jax.data.preprocess import resize
-from segic_jax.errors import DataError
+from segic_jax.errors import BundleError, DataError
 from segic_jax.inference import engine
-from segic_jax.inference.example import as_mask
 from segic_jax.inference.matching import PATCHES
 from segic_jax.inference.segmenter import Segmenter
 
@@ -22,6 +18,10 @@ from segic_jax.inference.segmenter import Segmenter
 @pytest.fixture(scope="module")
 def segmenter():
     return Segmenter(bundle())
+
+
+def example(seed: int, name: str | None, **more) -> Example:
+    return Example(*picture(seed, 60 + seed, 70), name=name, **more)
 
 
 def test_importing_the_package_does_not_import_jax():
@@ -47,28 +47,6 @@ def test_results_have_the_targets_size(segmenter, size):
     assert result.areas.tolist() == [inside.size]
 
 
-def test_logits_are_those_of_the_evaluation(segmenter):
-    """Small map -> canvas -> crop -> own size, in strips, equals the two steps on whole maps."""
-    context = segmenter.fit([Example(*picture(0, 70, 60)), Example(*picture(3, 60, 60), name="other")])
-    result = segmenter.predict(picture(1, 131, 90)[0], context)
-    h, w = result.placed
-    whole = resize(resize(result.small_logits, (64, 64))[:, :h, :w], (131, 90))
-    np.testing.assert_allclose(result.logits(), whole, atol=1e-4)
-
-
-def test_nothing_found_scores_zero():
-    model = bundle()
-    names = [name for name in model.head if name.startswith("mask_decoder/output_hypernetworks_mlps")]
-    model.head.update({name: np.zeros_like(model.head[name]) for name in names})  # all logits are 0
-    segmenter = Segmenter(model)
-    result = segmenter.predict(picture(1, 50, 80)[0], segmenter.fit(Example(*picture(0, 70, 60))))
-    assert not result.masks.any()
-    assert not result.label_map.any()
-    assert result.scores.tolist() == [0]
-    assert result.boxes == [None]
-    assert result.presence.tolist() == [0]
-
-
 def test_several_classes_and_shots(segmenter):
     shown = [("disk", picture(0, 70, 60)), ("ring", picture(1, 64, 64)), ("disk", picture(2, 50, 90))]
     context = segmenter.fit([Example(*pixels, name=name) for name, pixels in shown])
@@ -84,108 +62,30 @@ def test_several_classes_and_shots(segmenter):
     assert np.array_equal(result.label_map[both], 1 + result.logits().argmax(0)[both])
 
 
-def test_a_context_is_saved_and_loaded(segmenter, tmp_path):
-    examples = [Example(*picture(0, 70, 60), name="disk"), Example(*picture(1, 64, 64), name="ring")]
-    context = segmenter.fit(examples)
-    context.save(tmp_path / "c.segic")
-    loaded = segmenter.load_context(tmp_path / "c.segic")
-    assert loaded.names == context.names
-    assert loaded.references == context.references
-    for one, other in zip(loaded.concepts, context.concepts, strict=True):
-        for key in ("visual", "text", "patches", "kind", "place"):
-            np.testing.assert_array_equal(getattr(one, key), getattr(other, key))
-    with pytest.raises(DataError, match="another model"):
-        Segmenter(bundle(seed=3)).load_context(tmp_path / "c.segic")
-    with pytest.raises(DataError, match="another model"):
-        Segmenter(bundle(seed=3)).predict(picture(0, 70, 60)[0], context)
-    with pytest.raises(DataError, match="no such file"):
-        segmenter.load_context(tmp_path / "d.segic")
-    (tmp_path / "d.segic").write_bytes(b"nonsense")
-    with pytest.raises(DataError, match="not a saved context"):
-        segmenter.load_context(tmp_path / "d.segic")
+def test_one_class_more_changes_no_other_mask(segmenter):
+    target = picture(9, 50, 80)[0]
+    alone = segmenter.predict(target, segmenter.fit(example(0, "a")))
+    among = segmenter.predict(target, segmenter.fit([example(i, "abcdef"[i]) for i in range(6)]))
+    np.testing.assert_allclose(among.small_logits[0], alone.small_logits[0], atol=1e-4)
 
 
-def test_references_that_cannot_be_used(segmenter):
-    image, mask = picture(0, 70, 60)
-    for shown, sentence in [
-        ({}, "exactly one of mask"),
-        ({"mask": np.zeros_like(mask)}, "empty"),
-        ({"mask": mask[1:]}, "60 x 69 pixels, its image 60 x 70"),
-        ({"mask": mask.astype(float)}, "whole numbers"),
-        ({"mask": mask, "box": (0, 0, 1, 1)}, "exactly one"),
-    ]:
-        with pytest.raises(DataError, match=sentence):
-            segmenter.fit(Example(image, **shown))
-    with pytest.raises(DataError, match="at least one"):
-        segmenter.fit([])
-    with pytest.raises(DataError, match="uint8"):
-        segmenter.fit(Example(image / 255, mask))
+@pytest.mark.usefixtures("unchecked_types")
+def test_examples_that_fit_refuses(segmenter):
+    with pytest.raises(DataError, match="negative example of 'x', which has no positive one"):
+        segmenter.fit([example(0, "a"), example(1, "x", negative=True)])
+    with pytest.raises(DataError, match="at least one positive"):
+        segmenter.fit([example(0, "a", negative=True)])
+    with pytest.raises(DataError, match="fit takes examples"):
+        segmenter.fit(["cat.jpg"])
+    context = segmenter.fit([example(0, "a"), example(1, "b"), example(2, None, negative=True)])
+    assert [one.against for one in context.negatives] == [("a", "b")]
 
 
-def test_mask_files(tmp_path):
-    _, mask = picture(0, 40, 30)
-    file, white = tmp_path / "mask.png", mask.astype(np.uint8) * 255
-
-    def read(pixels, path=file):
-        cv2.imwrite(str(path), pixels)
-        return as_mask(path)
-
-    blue = np.dstack([white, 0 * white, 0 * white])
-    opaque = np.full((40, 30, 1), 255, np.uint8)
-    for pixels in (
-        white,
-        blue,
-        np.dstack([blue, opaque]),
-        np.dstack([255 - blue, white]),
-        white.astype(np.uint16) * 257,
-    ):
-        assert np.array_equal(read(pixels), mask)
-    assert np.mean(read(white, tmp_path / "mask.webp") == mask) > 0.99
-
-
-def palette_png(indices: np.ndarray) -> bytes:
-    """A PNG of colour type 3 whose colours are all dark."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    height, width = indices.shape
-    rows = b"".join(b"\0" + row.tobytes() for row in indices)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
-        + chunk(b"PLTE", bytes([9, 9, 9, 0, 0, 60, 50, 0, 0]))
-        + chunk(b"IDAT", zlib.compress(rows))
-        + chunk(b"IEND", b"")
-    )
-
-
-def test_palette_masks_go_by_index(tmp_path):
-    indices = np.random.default_rng(0).integers(0, 2, (20, 31), dtype=np.uint8)
-    (tmp_path / "mask.png").write_bytes(palette_png(indices))
-    assert np.array_equal(as_mask(tmp_path / "mask.png"), indices > 0)
-
-
-@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
-def test_files_that_are_cut_off(tmp_path, ending):
-    path = tmp_path / f"picture.{ending}"
-    image = picture(0, 80, 90)[0]
-    cv2.imwrite(str(path), image)
-    assert read_image(path).shape == image.shape
-    path.write_bytes(path.read_bytes()[:-700])
-    with pytest.raises(DataError, match=rf"picture\.{ending} is cut off"):
-        read_image(path)
-
-
-def test_files_that_are_no_images(tmp_path):
-    with pytest.raises(DataError, match=r"a\.png: there is no such file"):
-        read_image(tmp_path / "a.png")
-    for content in (b"", b"text"):
-        (tmp_path / "a.png").write_bytes(content)
-        with pytest.raises(DataError, match=r"a\.png .*use PNG, JPEG, WebP, TIFF or BMP"):
-            read_image(tmp_path / "a.png")
+def test_class_names_as_text(segmenter):
+    context = segmenter.fit(example(0, "disk"), class_names=True)
+    assert context.concepts[0].text.tolist() == [1] * 4
+    with pytest.raises(BundleError, match="no text feature for 'a photo of a ring'"):
+        segmenter.fit(example(0, "ring"), class_names=True)
 
 
 def classes(count: int) -> list[Example]:

@@ -254,3 +254,66 @@ def test_an_object_smaller_than_a_pixel_of_the_canvas_teaches_something(segmente
     _, x, y = concept.place[concept.kind == 0][0]
     assert abs(x - 700) < 1200 / 8
     assert abs(y - 450) < 1200 / 8
+
+
+def test_references_that_cannot_be_used(segmenter):
+    image, mask = picture(0, 70, 60)
+    for shown, sentence in [
+        ({}, "exactly one of mask"),
+        ({"mask": np.zeros_like(mask)}, "empty"),
+        ({"mask": mask[1:]}, "60 x 69 pixels, its image 60 x 70"),
+        ({"mask": mask.astype(float)}, "whole numbers"),
+        ({"mask": mask, "box": (0, 0, 1, 1)}, "exactly one"),
+    ]:
+        with pytest.raises(DataError, match=sentence):
+            segmenter.fit(Example(image, **shown))
+    with pytest.raises(DataError, match="at least one"):
+        segmenter.fit([])
+    with pytest.raises(DataError, match="uint8"):
+        segmenter.fit(Example(image / 255, mask))
+
+
+def test_mask_files(tmp_path):
+    _, mask = picture(0, 40, 30)
+    file, white = tmp_path / "mask.png", mask.astype(np.uint8) * 255
+
+    def read(pixels, path=file):
+        cv2.imwrite(str(path), pixels)
+        return as_mask(path)
+
+    blue = np.dstack([white, 0 * white, 0 * white])
+    opaque = np.full((40, 30, 1), 255, np.uint8)
+    for pixels in (
+        white,
+        blue,
+        np.dstack([blue, opaque]),
+        np.dstack([255 - blue, white]),
+        white.astype(np.uint16) * 257,
+    ):
+        assert np.array_equal(read(pixels), mask)
+    assert np.mean(read(white, tmp_path / "mask.webp") == mask) > 0.99
+
+
+def palette_png(indices: np.ndarray) -> bytes:
+    """A PNG of colour type 3 whose colours are all dark."""
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = indices.shape
+    rows = b"".join(b"\0" + row.tobytes() for row in indices)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
+        + chunk(b"PLTE", bytes([9, 9, 9, 0, 0, 60, 50, 0, 0]))
+        + chunk(b"IDAT", zlib.compress(rows))
+        + chunk(b"IEND", b"")
+    )
+
+
+def test_palette_masks_go_by_index(tmp_path):
+    indices = np.random.default_rng(0).integers(0, 2, (20, 31), dtype=np.uint8)
+    (tmp_path / "mask.png").write_bytes(palette_png(indices))
+    assert np.array_equal(as_mask(tmp_path / "mask.png"), indices > 0)

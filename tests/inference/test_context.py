@@ -1,0 +1,143 @@
+"""Contexts: merged, reduced, extended, saved and read back."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny import bundle, picture
+
+from segic_jax import Example
+from segic_jax.errors import DataError
+from segic_jax.inference.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter(bundle())
+
+
+def example(seed: int, name: str | None, **more) -> Example:
+    return Example(*picture(seed, 60 + seed, 70), name=name, **more)
+
+
+def test_contexts_are_added_and_dropped(segmenter):
+    """Joining is fitting together, and a dropped class leaves no trace."""
+    one = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
+    two = segmenter.fit([example(3, "c"), example(4, "a")])
+    both = one + two
+    assert both.names == ("a", "b", "c")
+    assert both.shots == {"a": 2, "b": 1, "c": 1}
+    assert len(both.references) == 5
+    together = segmenter.fit(
+        [example(0, "a"), example(1, "b"), example(2, "b", negative=True), example(3, "c"), example(4, "a")]
+    )
+    target = picture(9, 50, 80)[0]
+    for added, fitted in (
+        (both, together),
+        (both.drop("c", "b"), segmenter.fit([example(0, "a"), example(4, "a")])),
+        (both.drop("a"), together.drop("a")),
+    ):
+        assert added.names == fitted.names
+        assert len(added.references) == len(fitted.references)
+        results = [segmenter.predict(target, context) for context in (added, fitted)]
+        np.testing.assert_allclose(results[0].small_logits, results[1].small_logits, atol=1e-4)
+        np.testing.assert_allclose(results[0].presence, results[1].presence, atol=1e-4)
+    assert both.drop("b").negatives == ()
+    with pytest.raises(DataError, match=r"no class 'd' in the context; it has a, b, c"):
+        both.drop("d")
+    with pytest.raises(DataError, match="no class"):
+        segmenter.predict(target, both.drop("a", "b", "c"))
+    with pytest.raises(DataError, match="different models"):
+        one + Segmenter(bundle(seed=3)).fit(example(0, "a"))
+
+
+def test_fitting_onto_a_context_goes_on(segmenter):
+    """A negative may speak against a class of the context."""
+    first = segmenter.fit([example(0, "a"), example(1, "b")])
+    more = segmenter.fit(
+        [example(2, "c"), example(3, "a", negative=True), example(4, None, negative=True)], first
+    )
+    assert more.names == ("a", "b", "c")
+    assert [one.against for one in more.negatives] == [("a",), ("a", "b", "c")]
+    assert [int(one.place[0, 0]) for one in more.negatives] == [3, 4]
+    only = segmenter.fit(example(3, "a", negative=True), first)
+    assert only.names == ("a", "b")
+    with pytest.raises(DataError, match="'x', which has no positive one"):
+        segmenter.fit(example(3, "x", negative=True), first)
+
+
+def test_a_context_is_saved_and_loaded(segmenter, tmp_path):
+    examples = [Example(*picture(0, 70, 60), name="disk"), Example(*picture(1, 64, 64), name="ring")]
+    context = segmenter.fit(examples)
+    context.save(tmp_path / "c.segic")
+    loaded = segmenter.load_context(tmp_path / "c.segic")
+    assert loaded.names == context.names
+    assert loaded.references == context.references
+    for one, other in zip(loaded.concepts, context.concepts, strict=True):
+        for key in ("visual", "text", "patches", "kind", "place"):
+            np.testing.assert_array_equal(getattr(one, key), getattr(other, key))
+    with pytest.raises(DataError, match="another model"):
+        Segmenter(bundle(seed=3)).load_context(tmp_path / "c.segic")
+    with pytest.raises(DataError, match="another model"):
+        Segmenter(bundle(seed=3)).predict(picture(0, 70, 60)[0], context)
+    with pytest.raises(DataError, match="no such file"):
+        segmenter.load_context(tmp_path / "d.segic")
+    (tmp_path / "d.segic").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match="not a saved context"):
+        segmenter.load_context(tmp_path / "d.segic")
+
+
+def full(*_):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(("stop", "error"), [(full, DataError), (interrupted, KeyboardInterrupt)])
+def test_nothing_is_left_half_written(segmenter, tmp_path, monkeypatch, stop, error):
+    """A full disk and Ctrl-C: the older file stays, and no other appears."""
+    context = segmenter.fit(example(0, "a"))
+    context.save(tmp_path / "c.segic")
+
+    def files():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = files()
+    for method in ("write_bytes", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, stop)
+            for name in ("c.segic", "new"):
+                with pytest.raises(error):
+                    context.save(tmp_path / name)
+    assert files() == before
+    with pytest.raises(DataError, match="cannot be written to"):
+        context.save(tmp_path / "no folder" / "c.segic")
+    context.drop("a").save(tmp_path / "nothing")
+    with pytest.raises(DataError, match="nothing has no class"):
+        segmenter.load_context(tmp_path / "nothing")
+
+
+def test_damaged_contexts_are_refused(segmenter, tmp_path):
+    """Whatever byte is changed or missing: an error, or a context that still predicts."""
+    context = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
+    context.save(tmp_path / "whole")
+    whole = (tmp_path / "whole").read_bytes()
+    random = np.random.default_rng(0)
+    target, messages = picture(9, 30, 30)[0], []
+    for number in range(60):
+        damaged = bytearray(whole)
+        if number % 3 == 0:
+            damaged = damaged[: random.integers(len(whole))]
+        else:
+            at = random.integers(len(whole))
+            damaged[at : at + 4] = random.integers(0, 256, 4, np.uint8).tobytes()
+        (tmp_path / "damaged").write_bytes(damaged)
+        try:
+            segmenter.predict(target, segmenter.load_context(tmp_path / "damaged"))
+        except DataError as error:
+            messages.append(str(error))
+    assert len(messages) > 20
+    assert all("is damaged" in sentence for sentence in messages)

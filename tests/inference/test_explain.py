@@ -1,0 +1,46 @@
+"""Explanations point at the patches that match."""
+
+import numpy as np
+import pytest
+from tiny import bundle, picture
+
+from segic_jax import Example
+from segic_jax.inference.segmenter import Segmenter
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    return Segmenter(bundle())
+
+
+def example(seed: int, name: str | None, **more) -> Example:
+    return Example(*picture(seed, 60 + seed, 70), name=name, **more)
+
+
+def test_explanations_point_at_pixels_of_both_images(segmenter):
+    context = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
+    target = picture(9, 50, 80)[0]
+    explained = segmenter.explain(target, context, matches=5)
+    assert [one.name for one in explained] == ["a", "b"]
+    for row, one in enumerate(explained):
+        assert one.heat.shape == (50, 80)
+        assert np.abs(one.heat).max() <= 1 + 1e-5
+        strengths = [match.similarity for match in one.matches]
+        assert len(strengths) == 5
+        assert strengths == sorted(strengths, reverse=True)
+        for match in one.matches:
+            assert match.reference == row
+            height, width = context.references[row].size
+            assert 0 <= match.point[0] < width
+            assert 0 <= match.point[1] < height
+            assert 0 <= match.target[0] <= 80
+            assert 0 <= match.target[1] <= 50
+
+
+def test_a_reference_explains_itself(segmenter):
+    """On the reference itself, the strongest matches are of a patch with itself."""
+    image, mask = picture(0, 64, 64)
+    context = segmenter.fit(Example(image, mask))
+    for match in segmenter.explain(image, context)[0].matches[:5]:
+        assert match.similarity == pytest.approx(1, abs=2e-3)
+        assert np.abs(np.subtract(match.target, match.point)).max() <= 1
