@@ -11,7 +11,7 @@ from jaxtyping import UInt8
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.inference.context import Concept, Reference, subsample
 from segic_jax.inference.engine import Engine, ImageFeatures
-from segic_jax.inference.example import Example, as_image, source_of
+from segic_jax.inference.example import Example, as_image, source_path
 from segic_jax.inference.matching import INSIDE, OUTSIDE, PATCHES
 
 PREVIEW = 160  # longer side of the preview of a reference, in pixels
@@ -28,7 +28,7 @@ def group_by_image(examples: Sequence[Example]) -> list[list[Example]]:
     """Group the examples that lie on one image, so that each image is read and encoded once."""
     groups: dict[str | int, list[Example]] = {}
     for example in examples:
-        groups.setdefault(source_of(example.image) or id(example.image), []).append(example)
+        groups.setdefault(source_path(example.image) or id(example.image), []).append(example)
     return list(groups.values())
 
 
@@ -36,10 +36,10 @@ def load_reference(examples: Sequence[Example], canvas: int) -> LoadedReference:
     """Read the image of `examples`, which share it, and their masks.
 
     Raises:
-        DataError: as `Example.object_on`, or the image cannot be read.
+        DataError: as `Example.object_mask`, or the image cannot be read.
     """
     image = as_image(examples[0].image)
-    masks = np.stack([example.object_on(image) for example in examples])
+    masks = np.stack([example.object_mask(image) for example in examples])
     placed = resize_and_pad(image, masks, canvas)
     for on_canvas, mask in zip(placed.masks, masks, strict=True):
         if not on_canvas.any():  # lost in shrinking: the pixel at its middle stands for it
@@ -47,7 +47,7 @@ def load_reference(examples: Sequence[Example], canvas: int) -> LoadedReference:
             y, x = (int(at * n / side) for at, n, side in zip(middle, placed.size, mask.shape, strict=True))
             on_canvas[y, x] = True
     height, width = image.shape[:2]
-    reference = Reference(source_of(examples[0].image) or "", (height, width), _preview(image))
+    reference = Reference(source_path(examples[0].image) or "", (height, width), _preview(image))
     return LoadedReference(reference, placed)
 
 

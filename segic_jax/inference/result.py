@@ -334,7 +334,7 @@ class Result:
         """
         down, across, to_image = self._taps
         part = to_image.cropped(start, stop - start)
-        first, last = part.low[0], part.high[-1] + 1
+        first, last = int(part.low[0]), int(part.high[-1]) + 1
         on_canvas = resample(self.small_logits[concept], down.cropped(first, last - first), across)
         fraction = part.fraction[:, None]
         narrow = on_canvas[part.low - first] * (1 - fraction) + on_canvas[part.high - first] * fraction

@@ -35,7 +35,7 @@ from segic_jax.inference.example import (
     as_image,
     list_images,
     require_iterable,
-    source_of,
+    source_path,
 )
 from segic_jax.inference.explain import Explanation, explain_class
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, patches_on_image
@@ -102,7 +102,7 @@ class Segmenter:
             class_names: also give the model the names as text, where it has a text tower.
 
         Raises:
-            DataError: a class has no positive example, or an example cannot be used (`Example.object_on`).
+            DataError: a class has no positive example, or an example cannot be used (`Example.object_mask`).
             BundleError: `class_names`, and the model cannot encode them.
         """
         single = isinstance(examples, Example)
@@ -266,7 +266,7 @@ class Segmenter:
     def _read_target(self, target: ImageLike) -> "_Target":
         image = as_image(target)
         no_masks = np.zeros((0, *image.shape[:2]), bool)
-        return _Target(image, source_of(target), resize_and_pad(image, no_masks, self.config.canvas))
+        return _Target(image, source_path(target), resize_and_pad(image, no_masks, self.config.canvas))
 
     def _load_reference(self, examples: Sequence[Example]) -> LoadedReference:
         return load_reference(examples, self.config.canvas)

@@ -156,7 +156,7 @@ def test_the_threshold_is_a_probability(segic, tmp_path):
         (("targets", "--context", "mask.png"), "not a saved context"),
         (("x" * 5000, *REF), "xxx... cannot be used (File name too long)"),
         (("targets", *REF, "--out", "ref.png"), "is a file"),
-        (("empty", *REF), "holds no image"),
+        (("empty", *REF), "has no images"),
     ],
 )
 def test_bad_input_is_one_sentence(segic, files, tmp_path, capsys, arguments, sentence):

@@ -119,7 +119,7 @@ def test_labels_of_fractions(tmp_path):
 
 
 @pytest.mark.parametrize("wrong", [None, 5, 1.5, {}, np.zeros(3), np.uint8(3)])
-def test_wrong_types_are_said(segmenter, tmp_path, wrong):
+def test_wrong_types_are_said(segmenter, tmp_path, unchecked_types, wrong):
     context = segmenter.fit(Example(IMAGE, MASK, name="a"))
     found = segmenter.predict(IMAGE, context)
     calls = [
@@ -138,9 +138,9 @@ def test_wrong_types_are_said(segmenter, tmp_path, wrong):
             call()
 
 
-def test_a_image_is_no_polygon_and_a_number_no_list():
+def test_an_image_is_no_polygon_and_a_number_no_list(unchecked_types):
     with pytest.raises(DataError, match="1200000000 numbers"):
-        Example(IMAGE, polygon=np.broadcast_to(np.uint8(0), (20_000, 20_000, 3))).object_on(IMAGE)
+        Example(IMAGE, polygon=np.broadcast_to(np.uint8(0), (20_000, 20_000, 3))).object_mask(IMAGE)
     with pytest.raises(DataError, match="a list of images, not int"):
         list_images(5)
 
@@ -229,7 +229,7 @@ def test_a_video_that_did_not_arrive(tmp_path, ending):
     Image.fromarray(IMAGE).save(tmp_path / "1.png")
     out, drawn = tmp_path / f"o{ending}", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    videos = VideoOutputs([out], open_video(tmp_path, 25, SkippedInputs()), {1: "a"})
+    videos = VideoOutputs([out], open_video(tmp_path, 25.0, SkippedInputs()), {1: "a"})
     for _ in range(9):
         videos._write(out, drawn)
         videos._count += 1

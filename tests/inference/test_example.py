@@ -50,13 +50,13 @@ def test_one_object_in_every_form(tmp_path):
         {"rle": {"size": [70, 60], "counts": counts}},
     ]
     for form in forms:
-        assert np.array_equal(Example(IMAGE, **form).object_on(IMAGE), MASK), form
+        assert np.array_equal(Example(IMAGE, **form).object_mask(IMAGE), MASK), form
     for polygon in (outline, outline.tolist(), [outline.ravel().tolist()], [outline.tolist()]):
-        drawn = Example(IMAGE, polygon=polygon).object_on(IMAGE)
+        drawn = Example(IMAGE, polygon=polygon).object_mask(IMAGE)
         assert (drawn & MASK).sum() / (drawn | MASK).sum() > 0.9
     boxed = np.zeros_like(MASK)
     boxed[5:20, 10:31] = True
-    assert np.array_equal(Example(IMAGE, box=(10, 5, 30.5, 20)).object_on(IMAGE), boxed)
+    assert np.array_equal(Example(IMAGE, box=(10, 5, 30.5, 20)).object_mask(IMAGE), boxed)
 
 
 def test_images_of_every_kind(tmp_path):
@@ -114,7 +114,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_images_that_cannot_be_used(tmp_path):
+def test_images_that_cannot_be_used(tmp_path, unchecked_types):
     (tmp_path / "huge.png").write_bytes(huge_png())
     with pytest.raises(DataError, match=r"huge\.png has .*million pixels.*shrink"):
         as_image(tmp_path / "huge.png")
@@ -142,7 +142,7 @@ def test_images_that_cannot_be_used(tmp_path):
             as_image(array)
 
 
-def test_damage_is_said_once(tmp_path, capfd):
+def test_damage_is_said_once(tmp_path, capfd, unchecked_types):
     """One wrong bit in a PNG; images that Pillow cannot read; odd arrays. libpng stays silent."""
     Image.fromarray(IMAGE).save(tmp_path / "whole.png")
     content = bytearray((tmp_path / "whole.png").read_bytes())
@@ -175,7 +175,7 @@ def test_masks_with_soft_edges_are_no_labels(tmp_path):
         assert (read & expected).sum() / (read | expected).sum() > 0.98
 
 
-def test_masks_that_cannot_be_used(tmp_path):
+def test_masks_that_cannot_be_used(tmp_path, unchecked_types):
     Image.fromarray(LABELS).save(tmp_path / "labels.png")
     palette = Image.fromarray(LABELS, "P")
     palette.putpalette([0, 0, 0] * 3 + [200, 10, 10] * 4 + [9, 90, 200])
@@ -200,12 +200,12 @@ def test_masks_that_cannot_be_used(tmp_path):
         (tmp_path / "gone.png", "no such file"),
     ]:
         with pytest.raises(DataError, match=sentence):
-            Example(IMAGE, mask).object_on(IMAGE)
+            Example(IMAGE, mask).object_mask(IMAGE)
     for labels in (MASK, LABELS):
         with pytest.raises(DataError, match="no pixel of the label 1180591620717411303424"):
-            Example(IMAGE, labels, label=2**70).object_on(IMAGE)
+            Example(IMAGE, labels, label=2**70).object_mask(IMAGE)
     with pytest.raises(DataError, match="no pixel of the label 5; it has 0, 3, 7"):
-        Example(IMAGE, LABELS, label=5).object_on(IMAGE)
+        Example(IMAGE, LABELS, label=5).object_mask(IMAGE)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_masks_that_cannot_be_used(tmp_path):
         ({"box": "abcd"}, "x0, y0, x1, y1"),
         ({"polygon": [[1, 1], [2, 2]]}, "three points"),
         ({"polygon": []}, "no points"),
-        ({"polygon": {"points": [[1, 1], [9, 1], [9, 9]]}}, "no list of points"),
+        ({"polygon": {"points": [[1, 1], [9, 1], [9, 9]]}}, "not a list of points"),
         ({"polygon": [[0, 0], [1e9, 0], [0, 9]]}, "far outside"),
         ({"polygon": [["a", 0], [1, 0], [0, 9]]}, "polygon cannot be used"),
         ({"rle": {"size": [7, 6], "counts": "abc"}}, "rle cannot be used"),
@@ -231,9 +231,9 @@ def test_masks_that_cannot_be_used(tmp_path):
         ({"rle": 3}, "rle cannot be used"),
     ],
 )
-def test_objects_that_make_no_sense(form, sentence):
+def test_objects_that_make_no_sense(unchecked_types, form, sentence):
     with pytest.raises(DataError, match=sentence):
-        Example(IMAGE, **form).object_on(IMAGE)
+        Example(IMAGE, **form).object_mask(IMAGE)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 400), (5000, 3)])

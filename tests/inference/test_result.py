@@ -72,13 +72,13 @@ def test_each_class_is_resampled_once(tmp_path, monkeypatch):
     result.coco_file()
     result.overlay(100)
     assert result.masks.any((1, 2)).all()
-    assert result.threshold(0) is result
+    assert result.threshold(0.0) is result
     assert resampled.max() == 1
 
 
 def test_measures_are_those_of_the_logits():
     """A mask, its measures and the label map follow from the logits, whatever the threshold."""
-    for cut in (-0.1, 0, 0.125):
+    for cut in (-0.1, 0.0, 0.125):
         result = blob_result(97, 120).threshold(cut)
         logits = result.logits()
         np.testing.assert_array_equal(result.masks, logits > cut)
@@ -125,8 +125,8 @@ def test_thresholds_boxes_areas_and_instances(segmenter):
     assert objects[0].sum() >= objects[1].sum() > 0
     assert np.array_equal(objects[0] | objects[1], result.masks[0])
     assert len(result.threshold(2.5).instances(0)) == 1
-    assert result.threshold(9).boxes == [None, None]
-    assert result.threshold(9).instances(0) == []
+    assert result.threshold(9.0).boxes == [None, None]
+    assert result.threshold(9.0).instances(0) == []
 
 
 def test_results_in_files(segmenter, tmp_path):
