@@ -63,7 +63,11 @@ def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike
         name = f"mid.{way}.loss_point_coords"
         check.equal(name, np.clip(check.input(name), 0, 1))
 
-    loss = jax.jit(jax.value_and_grad(partial(losses.train_loss, config), has_aux=True))
+    @jax.jit
+    @partial(jax.value_and_grad, has_aux=True)
+    def loss(head, target_features, reference_features, batch, table, coords):
+        passes = forward.train_forward(config, head, target_features, reference_features, batch, table)
+        return losses.train_loss(passes, batch, coords)
 
     def run(features):
         return loss(head, *jnp.split(features, 2), batch, table, coords)

@@ -44,6 +44,7 @@ class TrainPass(NamedTuple):
     """Hold the inputs and the decoding of one of the two passes."""
 
     prototypes: Prototypes
+    pooled: Float[Array, "batch concepts channels"]  # of the context masks; zeros where a mask is empty
     context_masks: Bool[Array, "batch concepts S S"]  # the predicted ones in the reversed pass
     boxes: Float[Array, "batch concepts 4"]  # of the true masks; read where `use_box`
     decoded: DecoderStages
@@ -108,12 +109,13 @@ def train_forward(
         decode_pass = jax.checkpoint(decode_pass)
 
     def run_pass(index: int, features, context_features, context_masks, masks, prompt) -> TrainPass:
-        pooled = pool(context_features[:, None], context_masks)[:, :, None]
+        pooled = pool(context_features[:, None], context_masks)
+        each = pooled[:, :, None]
         prompts = jnp.repeat(prompt[:, None], masks.shape[1], axis=1)
         valid, use_box = batch["valid"], batch["use_box"][:, index]
         if negatives is not None:
             negative = negatives.valid[:, index]
-            pooled = jnp.where(negative[..., None, None], negatives.features[:, index][:, :, None], pooled)
+            each = jnp.where(negative[..., None, None], negatives.features[:, index][:, :, None], each)
             prompts = jnp.where(negative, negatives.prompts[:, index], prompts)
             valid, use_box = valid | negative, use_box & ~negative.any(-1)
         shots = ShotBatch(context_features[:, None], context_masks[:, :, None], text_table[prompts], valid)
@@ -122,12 +124,12 @@ def train_forward(
             head,
             features,
             shots,
-            pooled,
+            each,
             boxes=boxes,
             use_box=use_box,
             use_cross=batch["use_cross"][:, index],
         )
-        return TrainPass(prototypes, context_masks, boxes, stages)
+        return TrainPass(prototypes, pooled, context_masks, boxes, stages)
 
     forward = run_pass(
         0,

@@ -4,7 +4,7 @@ Cross-entropy and dice of PointRend / Mask2Former (utils/loss_mask.py:6-221 of t
 Labels are read only at the points, logits are never enlarged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -12,19 +12,18 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from segic_jax.config import ModelConfig
-from segic_jax.models.params import Params
-from segic_jax.train.forward import NegativeBatch, TrainPass, train_forward
+from segic_jax.models.segic import AnyArray
+from segic_jax.train.forward import NegativeBatch, TrainPass
 
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PointDraws:
-    """Uniform numbers in 0..1 from which the loss points of both passes are made."""
+    """Hold the uniform numbers in 0..1 from which the loss points of both passes are made."""
 
-    oversampled: Float[Array, "batch passes concepts candidates 2"]  # the most uncertain are kept
-    uniform: Float[Array, "batch passes concepts rest 2"]  # all kept
-    num_uncertain: int = field(metadata={"static": True})  # how many of the candidates are kept
+    oversampled: Float[Array, "batch passes concepts candidates 2"]  # only the most uncertain are used
+    uniform: Float[Array, "batch passes concepts rest 2"]  # all used
+    num_uncertain: int = field(metadata={"static": True})  # how many candidates are used
 
 
 def draw_points(
@@ -36,7 +35,7 @@ def draw_points(
     oversample: float = 3.0,
     importance: float = 0.75,
 ) -> PointDraws:
-    """The random numbers of some rows of a batch, for the forward and the reversed pass.
+    """Draw the random numbers of some rows of a batch, for the forward and the reversed pass.
 
     Args:
         key: made from (seed, step).
@@ -59,12 +58,12 @@ def draw_points(
 
 
 def sample_points(
-    logits: Float[Array, "*batch h w"],
-    uniform_oversampled: Float[Array, "*batch candidates 2"],
-    uniform_random: Float[Array, "*batch rest 2"],
+    logits: Float[AnyArray, "*batch h w"],
+    uniform_oversampled: Float[AnyArray, "*batch candidates 2"],
+    uniform_random: Float[AnyArray, "*batch rest 2"],
     num_uncertain: int,
 ) -> Float[Array, "*batch points 2"]:
-    """The `num_uncertain` candidates with the smallest |logit|, then the random points (x, y in 0..1)."""
+    """Return the `num_uncertain` candidates of smallest |logit|, then the random points (x, y in 0..1)."""
     at_candidates = point_sample(jax.lax.stop_gradient(logits), uniform_oversampled)
     _, chosen = jax.lax.top_k(-jnp.abs(at_candidates), num_uncertain)
     uncertain = jnp.take_along_axis(uniform_oversampled, chosen[..., None], axis=-2)
@@ -72,13 +71,13 @@ def sample_points(
 
 
 def mask_losses(
-    logits: Float[Array, "batch concepts h w"],
-    targets: Float[Array, "batch concepts S S"] | Bool[Array, "batch concepts S S"],
-    coords: Float[Array, "batch concepts points 2"],
-    weights: Float[Array, "batch concepts"] | Bool[Array, "batch concepts"],
+    logits: Float[AnyArray, "batch concepts h w"],
+    targets: Float[AnyArray, "batch concepts S S"] | Bool[AnyArray, "batch concepts S S"],
+    coords: Float[AnyArray, "batch concepts points 2"],
+    weights: Float[AnyArray, "batch concepts"] | Bool[AnyArray, "batch concepts"],
     total: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(cross-entropy, dice), each the weighted mean over the masks; 0 without any.
+    """Return (cross-entropy, dice), each the weighted mean over the masks; 0 without any mask.
 
     The official dice with weights divides twice and does not weight the masks (utils/loss_mask.py:111-113);
     this is the mean that its cross-entropy takes.
@@ -96,24 +95,24 @@ def mask_losses(
 
 
 def weighted_mean(
-    values: Float[Array, "batch concepts"], weights: Array, total: Float[Array, ""] | None = None
+    values: Float[Array, "batch concepts"], weights: AnyArray, total: Float[Array, ""] | None = None
 ) -> Float[Array, ""]:
-    """Sum of weight times value over `total`; values of weight 0 may be anything."""
+    """Divide the sum of weight times value by `total`; values of weight 0 may be anything."""
     total = jnp.sum(weights) if total is None else total
-    # Not the sum where it is 0; weights of a batch with some are at least a negative prompt's.
+    # The total of a batch without any mask is 0, and so is the mean.
     return jnp.sum(jnp.where(weights > 0, values * weights, 0)) / jnp.where(total > 0, total, 1)
 
 
 def point_sample(
-    maps: Float[Array, "*batch h w"] | Bool[Array, "*batch h w"],
-    coords: Float[Array, "*batch points 2"],
+    maps: Float[AnyArray, "*batch h w"] | Bool[AnyArray, "*batch h w"],
+    coords: Float[AnyArray, "*batch points 2"],
 ) -> Float[Array, "*batch points"]:
-    """torch's grid_sample (align_corners False, zeros outside) at (x, y) in 0..1 of the image."""
+    """Sample as torch's grid_sample (align_corners False, zeros outside) at (x, y) in 0..1 of the image."""
     *batch, height, width = maps.shape
     padded = jnp.pad(maps, [(0, 0)] * len(batch) + [(1, 1), (1, 1)])
     padded = padded.reshape(*batch, (height + 2) * (width + 2))
-    column, x = _cell(coords[..., 0], width)
-    row, y = _cell(coords[..., 1], height)
+    column, x = _locate(coords[..., 0], width)
+    row, y = _locate(coords[..., 1], height)
     corner = row * (width + 2) + column
 
     def value(offset):
@@ -125,84 +124,58 @@ def point_sample(
     return (1 - y) * above + y * below
 
 
-def _cell(coordinate: Array, size: int) -> tuple[Int[Array, "..."], Float[Array, "..."]]:
-    """Index into the padded row, and how far the point is on the way to the next index."""
+def _locate(coordinate: Array, size: int) -> tuple[Int[Array, "..."], Float[Array, "..."]]:
+    """Return the index into the padded row, and the fraction of the way to the next index."""
     pixel = jnp.clip(coordinate * size - 0.5, -1, size)
     low = jnp.clip(jnp.floor(pixel), -1, size - 1)
     return low.astype(jnp.int32) + 1, pixel - low
 
 
 class Totals(NamedTuple):
-    """What the sums over the global batch are divided by, in each of the two passes."""
+    """Hold what the sums over the global batch are divided by, in each of the two passes."""
 
     weights: Float[Array, " passes"]  # of the masks
-    masks: Float[Array, " passes"]  # how many
+    masks: Float[Array, " passes"]  # their number
 
 
 def mask_weights(
-    valid: Bool[Array, "batch concepts"], negatives: NegativeBatch | None, negative_weight: float
+    valid: Bool[AnyArray, "batch concepts"], negatives: NegativeBatch | None, negative_weight: float
 ) -> Float[Array, "batch passes concepts"]:
-    """1 for a concept, `negative_weight` for a negative prompt, 0 for an empty slot."""
+    """Return 1 for a concept, `negative_weight` for a negative prompt, 0 for an empty slot."""
     weights = jnp.broadcast_to(valid[:, None], (len(valid), 2, valid.shape[1])).astype(jnp.float32)
     return weights if negatives is None else jnp.where(negatives.valid, negative_weight, weights)
 
 
 def batch_totals(weights: Float[Array, "batch passes concepts"]) -> Totals:
-    """From the weights of the whole batch."""
+    """Sum up the weights of a global batch."""
     return Totals(weights.sum((0, 2)), (weights > 0).sum((0, 2)).astype(jnp.float32))
 
 
 def train_loss(
-    config: ModelConfig,
-    head: Params,
-    target_features: Float[Array, "batch g g channels"],
-    reference_features: Float[Array, "batch g g channels"],
-    batch: dict[str, Array],
-    text_table: Float[Array, "prompts text_width"],
-    points: PointDraws | Float[Array, "passes batch concepts points 2"],
+    passes: Sequence[TrainPass],
+    batch: Mapping[str, AnyArray],
+    points: PointDraws | Float[AnyArray, "passes batch concepts points 2"],
     *,
     negatives: NegativeBatch | None = None,
     negative_weight: float = 0.1,
     totals: Totals | None = None,
-    remat: bool = False,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The training loss of one batch and its parts.
+    """Return the loss of the forward pass, or of it and the reversed one, and its parts.
 
-    The mean of the forward and the reversed pass; each is cross-entropy + dice (segic.py:458-476), and with
-    negative prompts the score loss (segic.py:763-782): whether a prompt is none, from the predicted IoU.
+    The mean over the passes; each is cross-entropy + dice (segic.py:458-476), and with negative prompts the
+    score loss (segic.py:763-782): from the predicted IoU, whether a prompt is a negative one.
 
     Args:
-        head: all parameters of the head; differentiate with respect to the trainable ones.
-        target_features, reference_features: from `models.segic.extract`.
-        batch: see `train.forward.train_forward`.
+        passes, batch: see `train.forward.train_forward`.
         points: `draw_points(key, ...)`, or the loss points themselves (x, y in 0..1).
-        totals: those of the global batch where `batch` is a part of it; then the parts' losses add up.
-        remat: see `train.forward.train_forward`.
+        totals: those of the global batch where `batch` is a part of it; then the losses of the parts add up.
     """
-    passes = train_forward(
-        config, head, target_features, reference_features, batch, text_table, negatives, remat=remat
-    )
-    return passes_loss(
-        passes, batch, points, negatives=negatives, negative_weight=negative_weight, totals=totals
-    )
-
-
-def passes_loss(
-    passes: Sequence[TrainPass],
-    batch: dict[str, Array],
-    points: PointDraws | Float[Array, "passes batch concepts points 2"],
-    *,
-    negatives: NegativeBatch | None = None,
-    negative_weight: float = 0.1,
-    totals: Totals | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """`train_loss` of passes that are there already: the forward one, or it and the reversed one."""
     parts = {}
     weights = mask_weights(batch["valid"], negatives, negative_weight)
     totals = batch_totals(weights) if totals is None else totals
     targets = batch["target_masks"], batch["reference_masks"]
-    for index, (suffix, one) in enumerate(zip(("", "_reverse"), passes, strict=False)):
-        logits, weight = one.decoded.logits, weights[:, index]
+    for index, (suffix, train_pass) in enumerate(zip(("", "_reverse"), passes, strict=False)):
+        logits, weight = train_pass.decoded.logits, weights[:, index]
         if isinstance(points, PointDraws):
             coords = sample_points(
                 logits, points.oversampled[:, index], points.uniform[:, index], points.num_uncertain
@@ -213,7 +186,7 @@ def passes_loss(
             logits, targets[index], coords, weight, totals.weights[index]
         )
         if negatives is not None:
-            score = one.decoded.iou
+            score = train_pass.decoded.iou
             wrong = jnp.where(negatives.valid[:, index], jax.nn.softplus(score), jax.nn.softplus(-score))
             parts["loss_score" + suffix] = weighted_mean(wrong, weight > 0, totals.masks[index])
     return jnp.stack(list(parts.values())).sum() / len(passes), parts

@@ -1,10 +1,11 @@
-"""One training step: frozen features of both images, the loss of the head, AdamW.
+"""One training step: features of both images from the frozen backbone, the loss of the head, AdamW.
 
-State is {"step", "params", "opt_state", "queue"}: params are the trainable part of the head, whose frozen
+The state is {"step", "params", "opt_state", "queue"}: params are the trainable part of the head, whose fixed
 rest is an argument; the queue is that of negative prompts, empty without them. The loss is a sum over the
-global batch, so neither the number of devices nor that of the parts it is computed in matters.
+global batch, so neither the number of devices nor the number of parts it is computed in changes it.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -13,11 +14,11 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from segic_jax.config import Config
-from segic_jax.models.correspondence import pool
+from segic_jax.config import Config, ModelConfig
 from segic_jax.models.params import Params
 from segic_jax.models.segic import extract
 from segic_jax.runtime.distributed import replicated
+from segic_jax.train.forward import Decode, decode_shots, train_forward
 from segic_jax.train.losses import batch_totals, draw_points, mask_weights, train_loss
 from segic_jax.train.negatives import choose, empty_queue, push
 
@@ -29,7 +30,7 @@ Metrics = dict[str, Float[Array, ""]]
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Frozen:
-    """What a step reads and never changes."""
+    """Hold what a step reads and never changes."""
 
     backbone: Params
     untrained: Params  # the parameters of the head that no gradient reaches
@@ -39,7 +40,7 @@ class Frozen:
 def init_state(
     config: Config, optimizer: optax.GradientTransformation, params: Params, prompts: int, mesh: Mesh
 ) -> State:
-    """The state before the first step, on every device; `params` are there already.
+    """Return the state before the first step, on every device, where `params` already are.
 
     Args:
         prompts: rows of the text table.
@@ -57,46 +58,70 @@ def init_state(
     return jax.jit(fresh, out_shardings=replicated(mesh))(params) | {"params": params}
 
 
-def make_train_step(
-    config: Config, optimizer: optax.GradientTransformation, mesh: Mesh
-) -> jax.stages.Wrapped:
-    """(state, frozen, batch) -> (state, metrics), to be compiled; it consumes the state it is given.
+def with_features(config: ModelConfig, frozen: Frozen, batch: Batch) -> Batch:
+    """Add the features of both images, and unpack the masks to one number per pixel."""
+    # Side by side, not one after the other: rows stay on the device they are on.
+    images = jnp.stack([batch["target_image"], batch["reference_image"]], axis=1)
+    sizes = jnp.stack([batch["target_size"], batch["reference_size"]], axis=1)
+    features = extract(config, frozen.backbone, images.reshape(-1, *images.shape[2:]), sizes.reshape(-1, 2))
+    features = features.reshape(len(images), 2, *features.shape[1:])
+    masks = {
+        name: jnp.unpackbits(batch[name], axis=-1, count=config.canvas).astype(bool)
+        for name in ("target_masks", "reference_masks")
+    }
+    return batch | masks | {"target_features": features[:, 0], "reference_features": features[:, 1]}
 
-    Metrics: `loss`, its parts, `grad_norm` over all trainable parameters, and `unreadable`, how many pairs
-    of the batch stand in for some that could not be read.
+
+def make_train_step(
+    config: Config,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    prepare: Callable[[ModelConfig, Frozen, Batch], Batch] = with_features,
+    decode: Decode = decode_shots,
+    reversal: bool = True,
+) -> jax.stages.Wrapped:
+    """Return the jitted step: (state, frozen, batch) -> (state, metrics). It consumes the state.
+
+    Metrics are `loss`, its parts, `grad_norm` over all trainable parameters, and `unreadable`: how many pairs
+    of the batch replace some that could not be read.
+
+    Args:
+        prepare: makes what `train.forward.train_forward` reads from (part of) a batch of the pipeline.
+        decode, reversal: see `train.forward.train_forward`.
     """
     settings = config.train
 
     def gradients_of(params: Params, frozen: Frozen, part: dict, key: jax.Array, totals):
-        """Of one part of the batch: what it adds to the loss, its parts and the gradient; its features."""
-        batch, rows = _unpacked(part["batch"], config.model.canvas), part["rows"]
-        # Side by side, not one after the other: rows stay on the device they are on.
-        images = jnp.stack([batch["target_image"], batch["reference_image"]], axis=1)
-        sizes = jnp.stack([batch["target_size"], batch["reference_size"]], axis=1)
-        features = extract(
-            config.model, frozen.backbone, images.reshape(-1, *images.shape[2:]), sizes.reshape(-1, 2)
-        )
-        features = features.reshape(len(rows), 2, *features.shape[1:])
+        """Return what a part of the batch adds to metrics and gradient, and its features for the queue."""
+        batch, rows = prepare(config.model, frozen, part["batch"]), part["rows"]
         points = draw_points(key, rows, batch["valid"].shape[1], num_points=settings.num_points)
 
         def loss(params: Params):
-            return train_loss(
+            passes = train_forward(
                 config.model,
                 {**params, **frozen.untrained},
-                features[:, 0],
-                features[:, 1],
+                batch["target_features"],
+                batch["reference_features"],
                 batch,
                 frozen.text_table,
+                part["negatives"],
+                decode=decode,
+                reversal=reversal,
+                remat=settings.remat,
+            )
+            value, parts = train_loss(
+                passes,
+                batch,
                 points,
                 negatives=part["negatives"],
                 negative_weight=settings.negative_weight,
                 totals=totals,
-                remat=settings.remat,
             )
+            return value, (parts, passes[0].pooled[:, 0])  # the first concept is never a negative prompt
 
-        (value, parts), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        shown = pool(features[:, 1:], batch["reference_masks"][:, :1])[:, 0]  # the first concept's feature
-        return ({"loss": value, **parts}, gradients), shown
+        (value, (parts, pooled)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+        return ({"loss": value, **parts}, gradients), pooled
 
     def train_step(state: State, frozen: Frozen, batch: Batch) -> tuple[State, Metrics]:
         rows = jnp.arange(settings.batch_size)
@@ -107,34 +132,34 @@ def make_train_step(
             candidates = batch["negative_rows"]
             negatives = choose(queue, negatives_key, rows, candidates, batch["valid"].shape[1])
         totals = batch_totals(mask_weights(batch["valid"], negatives, settings.negative_weight))
-        whole = {"batch": batch, "rows": rows, "negatives": negatives}
+        inputs = {"batch": batch, "rows": rows, "negatives": negatives}
 
-        def one_part(part):
+        def run_part(part):
             return gradients_of(state["params"], frozen, part, points_key, totals)
 
         if settings.accumulate == 1:
-            (metrics, gradients), shown = one_part(whole)
+            (metrics, gradients), pooled = run_part(inputs)
         else:
             # Every accumulate-th row, so that each device computes on its own rows.
-            split = jax.tree.map(lambda x: _strided(x, settings.accumulate), whole)
+            parts = jax.tree.map(lambda x: _strided(x, settings.accumulate), inputs)
             zeros = jax.tree.map(
                 lambda x: jnp.zeros(x.shape, x.dtype),
-                jax.eval_shape(one_part, jax.tree.map(lambda x: x[0], split))[0],
+                jax.eval_shape(run_part, jax.tree.map(lambda x: x[0], parts))[0],
             )
 
             def add(sums, part):
-                found, shown = one_part(part)
-                return jax.tree.map(jnp.add, sums, found), shown
+                terms, pooled = run_part(part)
+                return jax.tree.map(jnp.add, sums, terms), pooled
 
-            (metrics, gradients), shown = jax.lax.scan(add, zeros, split)
-            shown = jnp.moveaxis(shown, 0, 1).reshape(settings.batch_size, -1)
+            (metrics, gradients), pooled = jax.lax.scan(add, zeros, parts)
+            pooled = jnp.moveaxis(pooled, 0, 1).reshape(settings.batch_size, -1)
 
         updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
         state = {
             "step": state["step"] + 1,
             "params": optax.apply_updates(state["params"], updates),
             "opt_state": opt_state,
-            "queue": push(queue, batch["class_row"], shown) if queue else queue,
+            "queue": push(queue, batch["class_row"], pooled) if queue else queue,
         }
         metrics |= {"grad_norm": optax.tree.norm(gradients), "unreadable": batch["unreadable"].sum()}
         return state, metrics
@@ -142,15 +167,6 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0, out_shardings=replicated(mesh))
 
 
-def _unpacked(batch: Batch, canvas: int) -> Batch:
-    """With masks of one number a pixel."""
-    masks = {
-        name: jnp.unpackbits(batch[name], axis=-1, count=canvas).astype(bool)
-        for name in ("target_masks", "reference_masks")
-    }
-    return batch | masks
-
-
 def _strided(x: Array, parts: int) -> Array:
-    """[rows, ...] -> [parts, rows / parts, ...]."""
+    """Split [rows, ...] into [parts, rows / parts, ...]."""
     return jnp.moveaxis(x.reshape(len(x) // parts, parts, *x.shape[1:]), 1, 0)

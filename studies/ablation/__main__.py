@@ -10,7 +10,7 @@ from segic_jax.config import load_config
 from segic_jax.errors import TrainingError
 from segic_jax.runtime.command_line import run_command
 from segic_jax.runtime.compile_cache import use_compile_cache
-from studies.ablation.run import FULL, QUICK, ablate
+from studies.ablation.run import FULL, QUICK, run_ablation
 
 
 @dataclass
@@ -35,7 +35,7 @@ def main(args: Args) -> int:
     use_compile_cache()
     budget = QUICK if args.quick else FULL
     try:
-        ablate(load_config(args.config), args.out, only=args.only, budget=budget)
+        run_ablation(load_config(args.config), args.out, only=args.only, budget=budget)
     except TrainingError as error:
         print(error, file=sys.stderr)
         return 1

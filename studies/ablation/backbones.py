@@ -28,12 +28,12 @@ from segic_jax.train.pretrain import matching_loss
 from segic_jax.weights.write import write_safetensors
 
 SCENES = 16  # of a step
-THINGS = 14  # classes or drawings that they share
+IDENTITIES = 14  # classes or drawings that they share
 MOST = 5  # objects of a scene, at least two
 BACKGROUND = 0.35  # weight of a background patch, where an object's has 1
 RATE, WARMUP, DECAY = 1e-3, 50, 0.05
 
-Alike = Literal["drawings", "classes"]
+Positives = Literal["drawings", "classes"]
 
 
 def random_backbone(model: ModelConfig, seed: int) -> Params:
@@ -41,42 +41,42 @@ def random_backbone(model: ModelConfig, seed: int) -> Params:
     return backbone_template(model.vit).init(seed)
 
 
-def short_backbone(alike: Alike, model: ModelConfig, steps: int, seed: int, file: Path) -> Params:
+def short_backbone(positives: Positives, model: ModelConfig, steps: int, seed: int, file: Path) -> Params:
     """Learned in `steps` steps, or read from `file` where it was kept."""
     if not file.exists():
-        params = _trained(alike, model, steps, seed)
+        params = _trained(positives, model, steps, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(file, jax.device_get(params), {})
     return {name: jnp.asarray(value) for name, value in load_file(file).items()}
 
 
 def scene_group(
-    rng: np.random.Generator, bank: SpriteBank, alike: Alike, canvas: int
+    rng: np.random.Generator, bank: SpriteBank, positives: Positives, canvas: int
 ) -> dict[str, np.ndarray]:
-    """Scenes that share some things.
+    """Scenes that share some identities.
 
     Returns:
-        images uint8 [scenes, S, S, 3]; labels uint8 [scenes, S, S], i + 1 for object i; things int32
-        [scenes, MOST], which of the shared things each object is, -1 where there is none.
+        images uint8 [scenes, S, S, 3]; labels uint8 [scenes, S, S], i + 1 for object i; identities int32
+        [scenes, MOST], which of the shared identities each object is, -1 where there is none.
     """
-    chosen = [bank.classes[i] for i in rng.choice(len(bank.classes), THINGS, replace=False)]
+    chosen = [bank.classes[i] for i in rng.choice(len(bank.classes), IDENTITIES, replace=False)]
     drawn_by = [str(rng.choice(one.artists)) for one in chosen]
     images, labels = [], []
-    things = np.full((SCENES, MOST), -1, np.int32)
+    identities = np.full((SCENES, MOST), -1, np.int32)
     for scene in range(SCENES):
-        present = rng.choice(THINGS, int(rng.integers(2, MOST + 1)), replace=False)
-        things[scene, : len(present)] = present
+        present = rng.choice(IDENTITIES, int(rng.integers(2, MOST + 1)), replace=False)
+        identities[scene, : len(present)] = present
         artists = [
-            drawn_by[i] if alike == "drawings" else str(rng.choice(chosen[i].artists)) for i in present
+            drawn_by[i] if positives == "drawings" else str(rng.choice(chosen[i].artists)) for i in present
         ]
         objects = [(chosen[i].name, artist) for i, artist in zip(present, artists, strict=True)]
         image, label = compose(rng, objects, canvas, TRAINING_STYLE)
         images.append(image)
         labels.append(label)
-    return {"images": np.stack(images), "labels": np.stack(labels), "things": things}
+    return {"images": np.stack(images), "labels": np.stack(labels), "identities": identities}
 
 
-def _trained(alike: Alike, model: ModelConfig, steps: int, seed: int) -> Params:
+def _trained(positives: Positives, model: ModelConfig, steps: int, seed: int) -> Params:
     bank = SpriteBank.load("base")
     params = backbone_template(model.vit).init(seed)
     trained = params, {"match_scale": jnp.asarray(16.0), "match_level": jnp.asarray(0.4)}
@@ -95,10 +95,10 @@ def _trained(alike: Alike, model: ModelConfig, steps: int, seed: int) -> Params:
     opt_state = optimizer.init(trained)
 
     def group(number: int):
-        return scene_group(np.random.default_rng([seed, number]), bank, alike, model.canvas)
+        return scene_group(np.random.default_rng([seed, number]), bank, positives, model.canvas)
 
     groups = prefetch_results(group, range(steps), limit=4)
-    bar = progress.bar(groups, total=steps, desc=f"backbone: {alike}", leave=False)
+    bar = progress.bar(groups, total=steps, desc=f"backbone: {positives}", leave=False)
     for number, scenes in enumerate(bar):
         trained, opt_state, value = step(trained, opt_state, scenes)
         if number % 20 == 19:
@@ -106,7 +106,9 @@ def _trained(alike: Alike, model: ModelConfig, steps: int, seed: int) -> Params:
     return trained[0]
 
 
-def _loss(model: ModelConfig, backbone: Params, extra: Params, images: Array, labels: Array, things: Array):
+def _loss(
+    model: ModelConfig, backbone: Params, extra: Params, images: Array, labels: Array, identities: Array
+):
     scenes, side = images.shape[:2]
     grid, patch = model.grid, model.vit.patch_size
     pixels = normalise_pixels(images, jnp.full((scenes, 2), side))
@@ -116,4 +118,4 @@ def _loss(model: ModelConfig, backbone: Params, extra: Params, images: Array, la
         one_hot.reshape(scenes, grid, patch, grid, patch, -1).mean((2, 4)).reshape(scenes, grid * grid, -1)
     )
     weight = jnp.where(share[..., 0] > 0.5, BACKGROUND, 1.0)
-    return matching_loss(tokens, l2_normalise(tokens, 1e-6), share, things, weight / weight.sum(), extra)
+    return matching_loss(tokens, l2_normalise(tokens, 1e-6), share, identities, weight / weight.sum(), extra)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from studies.ablation.answers import Counts
+from studies.ablation.evaluation import PixelCounts
 
 SAMPLES = 10_000
 
@@ -18,7 +18,7 @@ class Estimate(NamedTuple):
     high: float
 
 
-def class_scores(counts: Counts) -> Float[np.ndarray, " classes"]:
+def class_scores(counts: PixelCounts) -> Float[np.ndarray, " classes"]:
     """IoU of the summed pixels of each class, in per cent, as `evaluate.metrics.class_iou`."""
     return 100 * counts.intersection.sum(1) / np.maximum(counts.union.sum(1), 1)
 
@@ -30,6 +30,6 @@ def estimate(scores: Float[np.ndarray, " classes"], *, samples: int = SAMPLES, s
     return Estimate(float(scores.mean()), float(low), float(high))
 
 
-def difference(counts: Counts, default: Counts) -> Estimate:
+def difference(counts: PixelCounts, default: PixelCounts) -> Estimate:
     """How much better than the default, class by class: the same classes are drawn for both."""
     return estimate(class_scores(counts) - class_scores(default))

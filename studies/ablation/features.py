@@ -20,8 +20,8 @@ from studies.ablation.scenes import Scenes, Size, scenes_of
 BATCH = 16  # scenes of one call of the backbone
 
 
-class Kind(NamedTuple):
-    """What a backbone is shown, and which."""
+class BackboneInput(NamedTuple):
+    """Name a backbone and what it is given."""
 
     backbone: str = "supervised"
     canvas: int = 0  # 0: the configuration's
@@ -29,8 +29,8 @@ class Kind(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """Scenes and their features by name; what is not there is made."""
+class FeatureStore:
+    """Provide scenes and their features by name; make and keep those that are missing."""
 
     folder: Path
     model: ModelConfig
@@ -38,35 +38,35 @@ class Shelf:
     size: Size
     seed: int
 
-    def config(self, kind: Kind) -> ModelConfig:
-        """The model whose head reads these features."""
-        return dataclasses.replace(self.model, canvas=kind.canvas or self.model.canvas)
+    def config(self, view: BackboneInput) -> ModelConfig:
+        """Return the configuration of the model whose head reads these features."""
+        return dataclasses.replace(self.model, canvas=view.canvas or self.model.canvas)
 
     def scenes(self, part: str) -> Scenes:
-        """See `ablate.scenes`."""
+        """Return a part of the scenes; see `studies.ablation.scenes`."""
         return scenes_of(part, self.size, self.folder, self.seed)
 
-    def features(self, part: str, kind: Kind) -> Float[np.ndarray, "scenes g g channels"]:
-        """Of every scene of a part: float16, on disk."""
-        config = self.config(kind)
-        file = self.folder / f"{part}_{self._name(kind)}.npy"
+    def features(self, part: str, view: BackboneInput) -> Float[np.ndarray, "scenes g g channels"]:
+        """Return the features of every scene of a part: float16, mapped from disk."""
+        config = self.config(view)
+        file = self.folder / f"{part}_{self._name(view)}.npy"
         if not file.exists():
-            self._extract(part, kind, config, file)
+            self._extract(part, view, config, file)
         return np.load(file, mmap_mode="r")
 
-    def forget(self, kind: Kind) -> None:
-        """Take the features of a kind off the disk."""
-        for file in self.folder.glob(f"*_{self._name(kind)}.npy"):
+    def delete(self, view: BackboneInput) -> None:
+        """Delete the features of a backbone and input from the disk."""
+        for file in self.folder.glob(f"*_{self._name(view)}.npy"):
             file.unlink()
 
-    def _name(self, kind: Kind) -> str:
-        return f"{kind.backbone}_{self.config(kind).canvas}{'_fine' if kind.fine else ''}"
+    def _name(self, view: BackboneInput) -> str:
+        return f"{view.backbone}_{self.config(view).canvas}{'_fine' if view.fine else ''}"
 
-    def _extract(self, part: str, kind: Kind, config: ModelConfig, file: Path) -> None:
+    def _extract(self, part: str, view: BackboneInput, config: ModelConfig, file: Path) -> None:
         images = self.scenes(part).images
-        backbone = self.backbones[kind.backbone]()
+        backbone = self.backbones[view.backbone]()
         shape = (len(images), config.grid, config.grid, config.vit.width)
-        if kind.fine:
+        if view.fine:
             config = dataclasses.replace(config, canvas=2 * config.canvas)
         nothing = np.zeros((0, *images.shape[1:3]), bool)
         sizes = np.full((BATCH, 2), config.canvas, np.int32)
@@ -79,7 +79,7 @@ class Shelf:
                 chosen = np.arange(first, first + BATCH) % len(images)
                 pictures = [resize_and_pad(images[i], nothing, config.canvas).image for i in chosen]
                 found = engine.extract(config, backbone, np.stack(pictures), sizes)
-                if kind.fine:
+                if view.fine:
                     found = found.reshape(BATCH, shape[1], 2, shape[2], 2, -1).mean((2, 4))
                 rows[chosen] = np.asarray(found, np.float16)
             rows.flush()

@@ -52,8 +52,8 @@ class Pairs:
 
         Returns:
             target, reference: numbers of the scenes [size], and is_instance: whether they are views;
-            target_which, reference_which: labels of the concepts there [size, slots], 0 for none; and the
-            fields of `data.pipeline.training_batches` but for images and masks.
+            target_concept_labels, reference_concept_labels: labels of the concepts in them [size, slots], 0 for
+            none; and the fields of `data.pipeline.training_batches` but for images and masks.
         """
         return _stacked([self._pair(rng) for _ in range(size)])
 
@@ -84,8 +84,8 @@ class Pairs:
             "target": np.array(scenes[0], np.int32),
             "reference": np.array(scenes[1], np.int32),
             "is_instance": np.array(instance, bool),
-            "target_which": which[0],
-            "reference_which": which[1],
+            "target_concept_labels": which[0],
+            "reference_concept_labels": which[1],
             "valid": which[0] > 0,
             "target_prompt": prompts[0],
             "reference_prompt": prompts[1],

@@ -6,20 +6,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segic_jax.runtime.atomic_write import atomic_write
-from studies.ablation.answers import Counts
 from studies.ablation.compare import Estimate, class_scores, difference, estimate
-from studies.ablation.rows import DEFAULT, EXTENSIONS, Row
+from studies.ablation.evaluation import PixelCounts
 from studies.ablation.scenes import DRAWINGS, NOVEL, SEEN, VALIDATION
+from studies.ablation.variants import DEFAULT, EXTENSIONS, Variant
 
 COLUMNS = {VALIDATION: "unseen classes", SEEN: "trained classes", DRAWINGS: "one drawing of two"}
 
 TICKS = (-40, -16, -4, -2, 0, 2, 4, 16)  # of the plot, points
 LINEAR = 4  # up to so many its axis is linear, beyond it logarithmic
 
-Results = Mapping[str, Mapping[str, Counts]]  # by row and list of episodes
+Results = Mapping[str, Mapping[str, PixelCounts]]  # by row and list of episodes
 
 
-def table_of(rows: Sequence[Row], results: Results) -> list[dict]:
+def make_table(rows: Sequence[Variant], results: Results) -> list[dict]:
     """A dictionary a row that is done: name, group, title, and for each list `miou` and `difference`.
 
     Both are (value, low, high); the default's own difference is None.
@@ -48,7 +48,7 @@ def winner(table: Sequence[Mapping]) -> str | None:
     return max(better, key=better.__getitem__) if better else None
 
 
-def write(out: Path, table: Sequence[Mapping], missing: Sequence[Row], settings: Mapping) -> None:
+def write(out: Path, table: Sequence[Mapping], missing: Sequence[Variant], settings: Mapping) -> None:
     """`table.json`, `table.md` and `plot.png` in `out`."""
     content = {
         "settings": settings,
@@ -61,7 +61,7 @@ def write(out: Path, table: Sequence[Mapping], missing: Sequence[Row], settings:
     atomic_write(out / "plot.png", _plot(table))
 
 
-def markdown(table: Sequence[Mapping], missing: Sequence[Row]) -> str:
+def markdown(table: Sequence[Mapping], missing: Sequence[Variant]) -> str:
     """mIoU in per cent and the difference to the default, with intervals; bold where that has no 0."""
     columns = [column for part in COLUMNS for column in (COLUMNS[part], "difference")]
     lines = ["| | | " + " | ".join(columns) + " |", "| --- " * (2 + len(columns)) + "|"]

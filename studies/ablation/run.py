@@ -26,12 +26,12 @@ from segic_jax.weights.convert import read_frozen
 from segic_jax.weights.fetch import find
 from segic_jax.weights.write import write_safetensors
 from studies.ablation import report
-from studies.ablation.answers import Counts, answered
 from studies.ablation.backbones import random_backbone, short_backbone
-from studies.ablation.features import Kind, Shelf
-from studies.ablation.heads import train_head
-from studies.ablation.rows import DEFAULT, Row, chosen, rows_of
+from studies.ablation.evaluation import PixelCounts, evaluate
+from studies.ablation.features import BackboneInput, FeatureStore
 from studies.ablation.scenes import NOVEL, Size
+from studies.ablation.training import train_head
+from studies.ablation.variants import DEFAULT, Variant, choose_variants, make_variants
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ FULL = Budget()
 QUICK = Budget(steps=4, backbone_steps=2, size=Size(training=64, views=16, classes=3))
 
 
-def ablate(config: Config, out: Path, *, only: str = "", budget: Budget = FULL) -> list[dict]:
-    """Run what is not done yet, and return the table (`report.table_of`).
+def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = FULL) -> list[dict]:
+    """Run what is not done yet, and return the table (`report.make_table`).
 
     Args:
         only: a group or a row; with the default, which all are compared with.
@@ -60,33 +60,33 @@ def ablate(config: Config, out: Path, *, only: str = "", budget: Budget = FULL) 
     """
     if not config.backbone:
         raise ConfigError("The configuration names no backbone: give the file of its weights by --backbone.")
-    every = rows_of(config.model.canvas, config.model.vit.patch_size)
-    rows = chosen(every, only)
+    every = make_variants(config.model.canvas, config.model.vit.patch_size)
+    rows = choose_variants(every, only)
     if budget.steps:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=budget.steps))
     supervised = as_float32(read_frozen(find(config.backbone), config.model.vit).backbone)
     settings = _settings(config, budget, supervised)
     _claim(out, settings)
     _require_room(out, config, budget.size)
-    shelf = _shelf(config, out, budget, supervised)
+    store = _feature_store(config, out, budget, supervised)
 
-    def results() -> dict[str, dict[str, Counts]]:
+    def results() -> dict[str, dict[str, PixelCounts]]:
         return {row.name: found for row in every if (found := _read(out, row.name))}
 
-    def reported(missing: list[Row]) -> list[dict]:
-        table = report.table_of(every, results())
+    def reported(missing: list[Variant]) -> list[dict]:
+        table = report.make_table(every, results())
         report.write(out, table, missing, settings)
         return table
 
     begin, ran = time.monotonic(), 0
     todo = [row for row in rows if row.name not in results()]
     for number, row in enumerate(todo):
-        found, loss = _run(row, config, shelf, out)
+        found, loss = _run(row, config, store, out)
         _keep(out, row.name, found, loss)
         ran += not row.head_of
         left = sum(not one.head_of for one in todo[number + 1 :])
         minutes = (time.monotonic() - begin) / 60
-        score = report.table_of([row], results())[0]["scores"][report.VALIDATION]["miou"]
+        score = report.make_table([row], results())[0]["scores"][report.VALIDATION]["miou"]
         print(
             f"{row.group}, {row.title}: {score.value:.1f} [{score.low:.1f}, {score.high:.1f}]   "
             f"{minutes:.0f} min, {left} heads left: about {minutes / max(ran, 1) * left:.0f} min",
@@ -94,8 +94,8 @@ def ablate(config: Config, out: Path, *, only: str = "", budget: Budget = FULL) 
         )
         done = results()
         reported([one for one in every if one.name not in done])
-        if row.kind != Kind() and not any(one.kind == row.kind for one in todo[number + 1 :]):
-            shelf.forget(row.kind)
+        if row.input != BackboneInput() and not any(one.input == row.input for one in todo[number + 1 :]):
+            store.delete(row.input)
     done = results()
     missing = [one for one in every if one.name not in done]
     table = reported(missing)
@@ -103,35 +103,42 @@ def ablate(config: Config, out: Path, *, only: str = "", budget: Budget = FULL) 
         # The novel classes are asked at the very end, and only for what was chosen without them.
         for row in every:
             if row.name in (DEFAULT, report.winner(table)) and NOVEL not in done[row.name]:
-                novel = answered(NOVEL, row, _head(out, row.name), shelf)
+                novel = evaluate(NOVEL, row, _head(out, row.name), store)
                 _keep(out, row.name, done[row.name] | {NOVEL: novel}, None)
         table = reported([])
     return table
 
 
-def _run(row: Row, config: Config, shelf: Shelf, out: Path) -> tuple[dict[str, Counts], float | None]:
+def _run(
+    row: Variant, config: Config, store: FeatureStore, out: Path
+) -> tuple[dict[str, PixelCounts], float | None]:
     """Train the row's head, or take the other row's, and answer the lists of episodes."""
     loss = None
     if row.head_of:
         head = _head(out, row.head_of)
     else:
-        head, loss = train_head(row, config, shelf)
+        head, loss = train_head(row, config, store)
         file = _head_file(out, row.name)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(file, head, {})
-    return {part: answered(part, row, head, shelf) for part in report.COLUMNS}, loss
+    return {part: evaluate(part, row, head, store) for part in report.COLUMNS}, loss
 
 
-def _shelf(config: Config, out: Path, budget: Budget, supervised: Params) -> Shelf:
+def _feature_store(config: Config, out: Path, budget: Budget, supervised: Params) -> FeatureStore:
     model, seed = config.model, config.train.seed
     short = {
-        alike: partial(
-            short_backbone, alike, model, budget.backbone_steps, seed, out / f"backbones/{alike}.safetensors"
+        positives: partial(
+            short_backbone,
+            positives,
+            model,
+            budget.backbone_steps,
+            seed,
+            out / f"backbones/{positives}.safetensors",
         )
-        for alike in ("drawings", "classes")
+        for positives in ("drawings", "classes")
     }
     others = {"supervised": lambda: supervised, "random": partial(random_backbone, model, seed)}
-    return Shelf(out / "bank", model, others | short, budget.size, seed)
+    return FeatureStore(out / "bank", model, others | short, budget.size, seed)
 
 
 def _settings(config: Config, budget: Budget, backbone: Params) -> dict:
@@ -174,7 +181,7 @@ def _head(out: Path, name: str) -> dict[str, np.ndarray]:
     return load_file(_head_file(out, name))
 
 
-def _keep(out: Path, name: str, found: dict[str, Counts], loss: float | None) -> None:
+def _keep(out: Path, name: str, found: dict[str, PixelCounts], loss: float | None) -> None:
     counts = {
         part: {key: value.tolist() for key, value in one._asdict().items()} for part, one in found.items()
     }
@@ -183,9 +190,12 @@ def _keep(out: Path, name: str, found: dict[str, Counts], loss: float | None) ->
     atomic_write(file, json.dumps({"name": name, "loss": loss, "counts": counts}).encode())
 
 
-def _read(out: Path, name: str) -> dict[str, Counts] | None:
+def _read(out: Path, name: str) -> dict[str, PixelCounts] | None:
     file = out / f"rows/{name}.json"
     if not file.exists():
         return None
     counts = json.loads(file.read_text("utf-8"))["counts"]
-    return {part: Counts(*(np.array(one[key]) for key in Counts._fields)) for part, one in counts.items()}
+    return {
+        part: PixelCounts(*(np.array(one[key]) for key in PixelCounts._fields))
+        for part, one in counts.items()
+    }

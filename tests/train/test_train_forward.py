@@ -14,6 +14,12 @@ from segic_jax.weights.torch_names import from_torch, split_segic, to_torch
 TINY = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
 
 
+def loss_of(config, head, target, reference, batch, table, points, negatives=None, remat=False, **weights):
+    """The loss and its parts, from features."""
+    passes = forward.train_forward(config, head, target, reference, batch, table, negatives, remat=remat)
+    return losses.train_loss(passes, batch, points, negatives=negatives, **weights)
+
+
 def slots(rows, counts, largest):
     """[masks of all images, ...] -> [images, largest, ...], zeros in unused slots."""
     out = np.zeros((len(counts), largest, *rows.shape[1:]), rows.dtype)
@@ -54,7 +60,7 @@ def test_logits_of_both_passes(step):
 def test_losses_and_every_gradient(step, golden_gradients):
     g, head, inputs, coords = step
 
-    loss = partial(losses.train_loss, TINY)
+    loss = partial(loss_of, TINY)
     (total, parts), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(head, *inputs, coords)
     assert abs(total - g["out.loss"]) <= 1e-6
     for name, part in parts.items():
@@ -101,7 +107,7 @@ def small():
     @jax.jit
     def loss_and_gradients(features, batch, points):
         def loss(head):
-            return losses.train_loss(config, head, features[0], features[1], batch, table, points)[0]
+            return loss_of(config, head, features[0], features[1], batch, table, points)[0]
 
         return jax.value_and_grad(loss)(head)
 
@@ -174,7 +180,7 @@ def test_negative_prompts_change_what_they_should(small):
     }
 
     def parts(negatives, weight, totals=None):
-        return losses.train_loss(
+        return loss_of(
             config, head, *features, batch, table, points,
             negatives=negatives, negative_weight=weight, totals=totals,
         )[1]  # fmt: skip
@@ -198,7 +204,7 @@ def test_remat_changes_no_gradient(small):
     @partial(jax.jit, static_argnums=0)
     def gradients(remat):
         def loss(head):
-            return losses.train_loss(run.config, head, *features, batch, run.table, points, remat=remat)[0]
+            return loss_of(run.config, head, *features, batch, run.table, points, remat=remat)[0]
 
         return jax.grad(loss)(run.head)
 

@@ -27,20 +27,20 @@ from segic_jax.train.forward import NegativeBatch, ShotBatch
 from segic_jax.weights.bundle import Bundle, save_bundle
 from studies.ablation import __main__ as command
 from studies.ablation import backbones, compare, report, run
-from studies.ablation.answers import Counts, answered
-from studies.ablation.features import Kind, Shelf
+from studies.ablation.evaluation import PixelCounts, evaluate
+from studies.ablation.features import BackboneInput, FeatureStore
 from studies.ablation.pairs import Pairs
-from studies.ablation.rows import DEFAULT, Row, chosen, rows_of
-from studies.ablation.scenes import SCENES, TRAINING, VALIDATION, VIEWS, Size, episode_classes
-from studies.ablation.told import (
+from studies.ablation.prompting import (
     PROTOTYPES,
-    Told,
-    decode_told,
-    mutual,
-    pooled,
-    prototypes,
+    Prompting,
+    cluster_prototypes,
+    decode_prompted,
+    mutual_matches,
+    pool_shots,
     several_points,
 )
+from studies.ablation.scenes import SCENES, TRAINING, VALIDATION, VIEWS, Size, episode_classes
+from studies.ablation.variants import DEFAULT, Variant, choose_variants, make_variants
 
 MODEL = dataclasses.replace(
     tiny.CONFIG,
@@ -86,8 +86,10 @@ def config(bundle, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def shelf(bundle, tmp_path_factory):
-    return Shelf(tmp_path_factory.mktemp("bank"), MODEL, {"supervised": lambda: bundle.backbone}, SIZE, 0)
+def store(bundle, tmp_path_factory):
+    return FeatureStore(
+        tmp_path_factory.mktemp("bank"), MODEL, {"supervised": lambda: bundle.backbone}, SIZE, 0
+    )
 
 
 @pytest.fixture(scope="module")
@@ -126,8 +128,8 @@ def test_without_changes_it_is_the_training_of_segic(bundle, batch):
     features = batch["target_features"], batch["reference_features"]
     given = MODEL, head, *features, batch, table, negatives
     expected = jax.jit(forward.train_forward, static_argnums=0)(*given)
-    told = partial(forward.train_forward, decode=partial(decode_told, Told()))
-    got = jax.jit(told, static_argnums=0)(*given)
+    prompted = partial(forward.train_forward, decode=partial(decode_prompted, Prompting()))
+    got = jax.jit(prompted, static_argnums=0)(*given)
     for one, other in zip(expected, got, strict=True):
         np.testing.assert_allclose(one.decoded.logits, other.decoded.logits, atol=1e-5)
         np.testing.assert_array_equal(one.context_masks, other.context_masks)
@@ -135,9 +137,9 @@ def test_without_changes_it_is_the_training_of_segic(bundle, batch):
     assert len(alone) == 1
 
 
-def test_its_answers_are_those_of_the_evaluation(bundle, shelf):
+def test_its_answers_are_those_of_the_evaluation(bundle, store):
     """Up to the half precision of the kept features."""
-    counts = answered(VALIDATION, Row(DEFAULT, "", ""), bundle.head, shelf)
+    counts = evaluate(VALIDATION, Variant(DEFAULT, "", ""), bundle.head, store)
     source = EmojiSource("validation")
     manifest = source.manifest("original", 0, 1)
     names = tuple(one.name for one in episode_classes(VALIDATION, SIZE))
@@ -148,7 +150,7 @@ def test_its_answers_are_those_of_the_evaluation(bundle, shelf):
     assert compare.estimate(compare.class_scores(counts)).value == pytest.approx(expected, abs=0.02)
 
 
-def decoded(bundle: Bundle, told: Told, seed: int, text: float = 0.0):
+def decoded(bundle: Bundle, prompting: Prompting, seed: int, text: float = 0.0):
     """One fixed target with references that differ by `seed`."""
     grid, width = MODEL.grid, MODEL.vit.width
     target = np.random.default_rng(9).normal(size=(1, grid, grid, width)).astype(np.float32)
@@ -156,22 +158,24 @@ def decoded(bundle: Bundle, told: Told, seed: int, text: float = 0.0):
     masks = np.zeros((1, 1, 1, 32, 32), bool)
     masks[..., 5:25, 5:25] = True
     shots = ShotBatch(features, masks, np.full((1, 1, 4), text, np.float32), np.ones((1, 1), bool))
-    return told_program(told, bundle.head, target, shots)
+    return program(prompting, bundle.head, target, shots)
 
 
 @partial(jax.jit, static_argnums=0)
-def told_program(told: Told, head, target, shots: ShotBatch):
+def program(prompting: Prompting, head, target, shots: ShotBatch):
     """Logits, map and which tokens are read."""
-    return decode_told(told, MODEL, head, target, shots, pooled(shots))[1]
+    return decode_prompted(
+        prompting, MODEL, head, target, shots, pool_shots(shots), boxes=None, use_box=None, use_cross=True
+    )[1]
 
 
 def test_a_withheld_instruction_says_nothing(bundle):
-    nothing = Told(geometric=False, visual=False)
+    nothing = Prompting(geometric=False, visual=False)
     np.testing.assert_array_equal(decoded(bundle, nothing, 1).logits, decoded(bundle, nothing, 2).logits)
     assert (
         np.abs(decoded(bundle, nothing, 1).logits - decoded(bundle, nothing, 1, text=1.0).logits).max() > 1e-3
     )
-    visual, geometric = Told(geometric=False), Told(visual=False)
+    visual, geometric = Prompting(geometric=False), Prompting(visual=False)
     assert not decoded(bundle, visual, 1).map.any()
     assert np.abs(decoded(bundle, visual, 1).logits - decoded(bundle, visual, 2).logits).max() > 1e-3
     assert decoded(bundle, geometric, 1).tokens_valid.sum() == 1  # the empty sentence's
@@ -195,7 +199,7 @@ def test_mutual_choice():
     inside = np.array([[True, False], [False, False]])
     shots = one_reference(np.array([[axes[0], axes[1]], [axes[1], axes[0] + 2 * axes[1]]]), inside)
     target = np.array([[axes[0], axes[1]], [0.5 * axes[0] + axes[1], -axes[0]]])
-    found = mutual(jnp.asarray(target, jnp.float32)[None], shots, pooled(shots).mean(2))
+    found = mutual_matches(jnp.asarray(target, jnp.float32)[None], shots, pool_shots(shots).mean(2))
     # The third cell's cosine is above 0, but a background cell of the reference is more like it.
     np.testing.assert_array_equal(found[0, 0], [[1, 0], [0, 0]])
 
@@ -203,7 +207,7 @@ def test_mutual_choice():
 def test_prototypes_are_the_parts_of_an_object():
     axes = np.eye(4)
     cells = axes[np.array([[0, 0, 1, 3], [0, 1, 1, 3], [2, 2, 2, 3], [3, 3, 3, 3]])]
-    found = prototypes(one_reference(cells, cells[..., 3] == 0))[0, 0]
+    found = cluster_prototypes(one_reference(cells, cells[..., 3] == 0))[0, 0]
     assert found.shape == (PROTOTYPES, 4)
     np.testing.assert_allclose(sorted(map(tuple, np.asarray(found))), axes[[2, 1, 0]], atol=1e-6)
 
@@ -219,8 +223,8 @@ def test_several_points_lie_on_different_hills():
     np.testing.assert_allclose(near, [[3, 2], [13, 12], [2, 14]], atol=1)
 
 
-def test_pairs_show_one_class_in_two_scenes(shelf):
-    scenes, views = shelf.scenes(TRAINING), shelf.scenes(VIEWS)
+def test_pairs_show_one_class_in_two_scenes(store):
+    scenes, views = store.scenes(TRAINING), store.scenes(VIEWS)
     pairs = Pairs(scenes, views, 497, 2, DataConfig(), text_keep=1.0, negative=1.0)
     assert len(pairs.by_class) > 0
     batch = pairs.batch(np.random.default_rng(0), 40)
@@ -236,21 +240,24 @@ def test_pairs_show_one_class_in_two_scenes(shelf):
         else:
             classes = [
                 scenes.objects[scene, batch[side][row][0] - 1, 0]
-                for side, scene in (("target_which", target), ("reference_which", reference))
+                for side, scene in (
+                    ("target_concept_labels", target),
+                    ("reference_concept_labels", reference),
+                )
             ]
             assert classes[0] == classes[1] == batch["class_row"][row] - 2
             shown = scenes.objects[[target, reference], :, 0]
             assert not np.isin(batch["negative_rows"][row] - 2, shown[shown >= 0]).any()
 
 
-def test_features_of_another_kind(shelf):
+def test_features_of_another_kind(store):
     """The same images, larger: the pooled features lie on the usual grid, and leave nothing behind."""
-    fine = Kind(fine=True)
-    usual, pooled_ones = shelf.features(VALIDATION, Kind()), shelf.features(VALIDATION, fine)
+    fine = BackboneInput(fine=True)
+    usual, pooled_ones = store.features(VALIDATION, BackboneInput()), store.features(VALIDATION, fine)
     assert usual.shape == pooled_ones.shape == (2 * SCENES, 4, 4, MODEL.vit.width)
     assert not np.array_equal(usual, pooled_ones)
-    shelf.forget(fine)
-    left = [file.name for file in shelf.folder.glob("*_supervised_*")]
+    store.delete(fine)
+    left = [file.name for file in store.folder.glob("*_supervised_*")]
     assert left
     assert not any("fine" in name for name in left)
 
@@ -264,21 +271,21 @@ def test_the_self_supervised_backbone_is_told_drawings_and_no_classes(monkeypatc
 
     monkeypatch.setattr(backbones, "compose", composed)
     bank = SpriteBank.load("base")
-    for alike, one_artist in (("drawings", True), ("classes", False)):
+    for positives, one_artist in (("drawings", True), ("classes", False)):
         drawn.clear()
-        things = backbones.scene_group(np.random.default_rng(0), bank, alike, 8)["things"]
+        identities = backbones.scene_group(np.random.default_rng(0), bank, positives, 8)["identities"]
         shown = {
             (int(thing), *which)
-            for row, objects in zip(things, drawn, strict=True)
+            for row, objects in zip(identities, drawn, strict=True)
             for thing, which in zip(row, objects, strict=False)
         }
         assert (len(shown) == len({thing for thing, _, _ in shown})) == one_artist
-        assert len({name for _, name, _ in shown}) == backbones.THINGS
+        assert len({name for _, name, _ in shown}) == backbones.IDENTITIES
 
 
-def counts(scores: list[int]) -> Counts:
+def counts(scores: list[int]) -> PixelCounts:
     """Classes of one episode of 100 pixels with these scores."""
-    return Counts(np.array(scores)[:, None], np.full((len(scores), 1), 100))
+    return PixelCounts(np.array(scores)[:, None], np.full((len(scores), 1), 100))
 
 
 def test_the_bootstrap_draws_the_same_classes_for_both():
@@ -297,25 +304,25 @@ def test_the_bootstrap_draws_the_same_classes_for_both():
 
 
 def test_a_winner_is_above_zero_on_validation_classes():
-    rows = (Row(DEFAULT, "default", ""), Row("a", "extensions", ""), Row("b", "extensions", ""))
+    rows = (Variant(DEFAULT, "default", ""), Variant("a", "extensions", ""), Variant("b", "extensions", ""))
     results = {
         DEFAULT: {VALIDATION: counts([10, 20, 30])},
         "a": {VALIDATION: counts([60, 60, 20])},  # better on average, not surely
         "b": {VALIDATION: counts([11, 22, 33])},
     }
-    assert report.winner(report.table_of(rows, results)) == "b"
+    assert report.winner(report.make_table(rows, results)) == "b"
     del results["b"]
-    assert report.winner(report.table_of(rows, results)) is None
+    assert report.winner(report.make_table(rows, results)) is None
 
 
 def test_rows_and_their_choice():
-    rows = rows_of(128, 8)
-    assert {row.kind.canvas for row in rows} == {0, 96, 160}
+    rows = make_variants(128, 8)
+    assert {row.input.canvas for row in rows} == {0, 96, 160}
     assert len({row.name for row in rows}) == len(rows)
-    assert [row.name for row in chosen(rows, "text")] == [DEFAULT, "all", "unnamed"]
-    assert chosen(rows, "") == list(rows)
+    assert [row.name for row in choose_variants(rows, "text")] == [DEFAULT, "all", "unnamed"]
+    assert choose_variants(rows, "") == list(rows)
     with pytest.raises(ConfigError, match="no group or row 'nonsense': choose among augmentation"):
-        chosen(rows, "nonsense")
+        choose_variants(rows, "nonsense")
 
 
 def test_a_run_goes_on_where_it_was_killed(config, tmp_path, monkeypatch, capsys):
@@ -330,8 +337,8 @@ def test_a_run_goes_on_where_it_was_killed(config, tmp_path, monkeypatch, capsys
 
     monkeypatch.setattr(run, "train_head", watched)
     with pytest.raises(KeyboardInterrupt):
-        run.ablate(config, out, only="seed", budget=BUDGET)
-    table = run.ablate(config, out, only="seed", budget=BUDGET)
+        run.run_ablation(config, out, only="seed", budget=BUDGET)
+    table = run.run_ablation(config, out, only="seed", budget=BUDGET)
     assert trained == [DEFAULT, "seed", "seed"]
     assert [row["name"] for row in table] == [DEFAULT, "seed"]
     assert "Not run yet: shots_2_mean" in (out / "table.md").read_text()
@@ -340,12 +347,12 @@ def test_a_run_goes_on_where_it_was_killed(config, tmp_path, monkeypatch, capsys
 
     # What is there is not done again; what is done anew comes out the same.
     (out / "rows/seed.json").unlink()
-    assert run.ablate(config, out, only="seed", budget=BUDGET) == table
+    assert run.run_ablation(config, out, only="seed", budget=BUDGET) == table
     assert trained[3:] == ["seed"]
 
     other = dataclasses.replace(config, optim=OptimConfig(learning_rate=2e-3))
     with pytest.raises(ConfigError, match=r"other settings \(optim\): give another folder"):
-        run.ablate(other, out, only="seed", budget=BUDGET)
+        run.run_ablation(other, out, only="seed", budget=BUDGET)
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys):

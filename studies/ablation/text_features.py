@@ -1,7 +1,8 @@
-"""A stand-in for CLIP's text tower, which the embedded model does not have: words as fixed random directions.
+"""Text features for a model without text tower: every word is a fixed random direction.
 
-Names that share a word are alike, and nothing else is known: the name of a class that was never trained on
-tells a head nothing, and that of a base class can be learned by heart.
+They stand in for CLIP's, which the embedded model does not have. Names that share a word are similar, and
+nothing else is known: the name of a class that was never trained on tells a head nothing, and that of a base
+class can be learned by heart.
 """
 
 import zlib
@@ -13,10 +14,10 @@ from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT
 
 
 def text_feature(prompt: str, width: int) -> Float[np.ndarray, " width"]:
-    """Of length 1; zeros for the empty prompt."""
+    """Return a feature of length 1; zeros for the empty prompt."""
     if prompt == EMPTY_PROMPT:
         return np.zeros(width, np.float32)
-    # The words that all class prompts share say nothing.
+    # Skip the words that all class prompts share: "a photo of a".
     words = [prompt] if prompt == INSTANCE_PROMPT else prompt.lower().replace("-", " ").split()[4:]
     rows = [np.random.default_rng(zlib.crc32(word.encode())).normal(size=width) for word in words]
     total = np.sum(rows, axis=0)
