@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import tyro
 
-from segic_jax.config import Config, load_config
+from segic_jax.config import Config
 from segic_jax.runtime.metric_writer import read_metrics
 from segic_jax.train import loop
 from segic_jax.train.build import build
+from segic_jax.train.experiment import load_config
 
 
 @dataclass

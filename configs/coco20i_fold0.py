@@ -1,6 +1,6 @@
 """Strict COCO-20i, fold 0: its 20 classes are in no training pair.
 
-python train.py --config configs/coco20i_fold0.py --workdir runs/coco20i_fold0
+segic train --config coco20i_fold0 --workdir runs/coco20i_fold0
 """
 
 from segic_jax.config import Config

@@ -1,6 +1,6 @@
 """Strict COCO-20i, fold 1: its 20 classes are in no training pair.
 
-python train.py --config configs/coco20i_fold1.py --workdir runs/coco20i_fold1
+segic train --config coco20i_fold1 --workdir runs/coco20i_fold1
 """
 
 from segic_jax.config import Config

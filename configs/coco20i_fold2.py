@@ -1,6 +1,6 @@
 """Strict COCO-20i, fold 2: its 20 classes are in no training pair.
 
-python train.py --config configs/coco20i_fold2.py --workdir runs/coco20i_fold2
+segic train --config coco20i_fold2 --workdir runs/coco20i_fold2
 """
 
 from segic_jax.config import Config

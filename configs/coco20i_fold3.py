@@ -1,6 +1,6 @@
 """Strict COCO-20i, fold 3: its 20 classes are in no training pair.
 
-python train.py --config configs/coco20i_fold3.py --workdir runs/coco20i_fold3
+segic train --config coco20i_fold3 --workdir runs/coco20i_fold3
 """
 
 from segic_jax.config import Config

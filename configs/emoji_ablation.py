@@ -1,19 +1,18 @@
 """The heads that the ablations compare, all over the shipped model's backbone: many short trainings.
 
-python -m studies.ablation --config configs/emoji_ablation.py --out outputs/ablation
+python -m studies.ablation --config emoji_ablation --out outputs/ablation
 """
 
 import dataclasses
-import runpy
-from pathlib import Path
 
 from segic_jax.config import Config, OptimConfig, TrainConfig
+from segic_jax.train.experiment import load_config
 from segic_jax.weights.bundle import SHIPPED
 
 
 def get_config() -> Config:
     """`emoji_tiny`'s model and data over the backbone that it made, and the budget of one row."""
-    config = runpy.run_path(str(Path(__file__).with_name("emoji_tiny.py")))["get_config"]()
+    config = load_config("emoji_tiny")
     return dataclasses.replace(
         config,
         backbone=str(SHIPPED),

@@ -1,22 +1,21 @@
 """A short training of the head on two mixed sources, semantic pairs and instances, with negative prompts.
 
-    python train.py --config configs/emoji_mixed.py --workdir outputs/emoji_mixed
+    segic train --config emoji_mixed --workdir outputs/emoji_mixed
 
 The frozen backbone is the shipped model's. It is for trying the whole of the training in minutes on two CPU
 cores (tools/kill_and_resume.py does), not for a good model.
 """
 
 import dataclasses
-import runpy
-from pathlib import Path
 
 from segic_jax.config import Config, DataConfig, OptimConfig, SourceConfig, TrainConfig
+from segic_jax.train.experiment import load_config
 from segic_jax.weights.bundle import SHIPPED
 
 
 def get_config() -> Config:
     """`emoji_tiny`'s model, from the backbone that it made."""
-    config = runpy.run_path(str(Path(__file__).with_name("emoji_tiny.py")))["get_config"]()
+    config = load_config("emoji_tiny")
     return dataclasses.replace(
         config,
         backbone=str(SHIPPED),

@@ -1,20 +1,19 @@
 """A baseline: the head of `emoji_tiny.py` over the same backbone, frozen as it was drawn at random.
 
-    python train.py --config configs/emoji_random_backbone.py --workdir outputs/emoji_random_backbone
+    segic train --config emoji_random_backbone --workdir outputs/emoji_random_backbone
 
 Shorter than the real training: 300 steps instead of 2000.
 """
 
 import dataclasses
-import runpy
-from pathlib import Path
 
 from segic_jax.config import Config, PretrainConfig
+from segic_jax.train.experiment import load_config
 
 
 def get_config() -> Config:
     """`emoji_tiny` without its pretraining."""
-    config = runpy.run_path(str(Path(__file__).with_name("emoji_tiny.py")))["get_config"]()
+    config = load_config("emoji_tiny")
     return dataclasses.replace(
         config,
         pretrain=PretrainConfig(steps=0),

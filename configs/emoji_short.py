@@ -1,13 +1,12 @@
 """`emoji_tiny` with a fifth of its steps: for trying changes. Three seeds are in docs/training.md.
 
-python train.py --config configs/emoji_short.py --workdir outputs/emoji_short
+segic train --config emoji_short --workdir outputs/emoji_short
 """
 
 import dataclasses
-import runpy
-from pathlib import Path
 
 from segic_jax.config import Config, PretrainConfig, SourceConfig
+from segic_jax.train.experiment import load_config
 
 
 def get_config() -> Config:
@@ -16,7 +15,7 @@ def get_config() -> Config:
     Box prompts in half of the passes, as officially: without them the loss stays where it began for 300 of
     the 700 steps (docs/training.md).
     """
-    config = runpy.run_path(str(Path(__file__).with_name("emoji_tiny.py")))["get_config"]()
+    config = load_config("emoji_tiny")
     return dataclasses.replace(
         config,
         sources=(SourceConfig("emoji"),),

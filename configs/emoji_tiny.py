@@ -1,6 +1,6 @@
 """The shipped model: a small backbone pretrained on emoji, frozen, and a SegIC head on top.
 
-    python train.py --config configs/emoji_tiny.py --workdir outputs/emoji_tiny
+    segic train --config emoji_tiny --workdir outputs/emoji_tiny
 
 Both stages see base classes only. It took two hours on two busy CPU cores (docs/emoji_tiny/).
 """

@@ -1,7 +1,7 @@
 """SegIC on DINOv2-g/14 (1.14 B frozen parameters), the largest of the paper: the official recipe.
 
     segic convert dinov2_vitg14_pretrain.pth clip-vit-large-patch14/ --out dinov2_vitg14_clip.safetensors
-    python train.py --config configs/segic_dinov2_g.py --workdir runs/dinov2_g
+    segic train --config segic_dinov2_g --workdir runs/dinov2_g
 
 COCO and ADE20k semantic, COCO and LVIS instances lie below data/ (docs/training.md).
 """

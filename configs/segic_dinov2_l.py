@@ -1,7 +1,7 @@
 """SegIC on DINOv2-L/14 (304 M frozen parameters), the size of the public weights: the official recipe.
 
     segic convert dinov2_vitl14_pretrain.pth clip-vit-large-patch14/ --out dinov2_vitl14_clip.safetensors
-    python train.py --config configs/segic_dinov2_l.py --workdir runs/dinov2_l
+    segic train --config segic_dinov2_l --workdir runs/dinov2_l
 
 COCO and ADE20k semantic, COCO and LVIS instances lie below data/ (docs/training.md).
 """

@@ -1,6 +1,6 @@
 """SegIC on DINOv2-L/14 with negative prompts: the paper's recipe, which the official script leaves out.
 
-python train.py --config configs/segic_dinov2_l_negatives.py --workdir runs/dinov2_l_negatives
+segic train --config segic_dinov2_l_negatives --workdir runs/dinov2_l_negatives
 """
 
 import dataclasses

@@ -7,13 +7,11 @@ override any field (`--optim.learning-rate 3e-4`).
 import dataclasses
 import math
 import os
-import runpy
-import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from segic_jax.errors import ConfigError, InputError
+from segic_jax.errors import ConfigError
 
 
 def _require(condition: bool, message: str) -> None:
@@ -334,36 +332,6 @@ class Hosts:
     """How many processes there are."""
     host_id: int | None = None
     """Which of them this is, from 0."""
-
-
-def load_config(path: str | os.PathLike) -> Config:
-    """The experiment of a Python file with `get_config() -> Config`; the file is run.
-
-    Raises:
-        ConfigError: there is no such file, it cannot be run, it has no `get_config`, or that returns
-            something else.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path}: there is no such configuration file; the project's are in configs/.")
-    try:
-        get_config = runpy.run_path(str(path)).get("get_config")
-        if not callable(get_config):
-            raise ConfigError(f"{path} has no function get_config(); see configs/README.md.")
-        config = get_config()
-    except InputError:
-        raise
-    except (Exception, SystemExit) as error:  # it is a program: anything may go wrong in it
-        here = [one.lineno for one in traceback.extract_tb(error.__traceback__) if one.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else (here or [None])[-1]
-        where = f", line {line}" if line else ""
-        raise ConfigError(
-            f"{path}{where} cannot be run ({type(error).__name__}: {' '.join(str(error).split())[:200]}): "
-            "mend it; see configs/README.md."
-        ) from error
-    if not isinstance(config, Config):
-        raise ConfigError(f"get_config() of {path} returned {type(config).__name__}; it must be a Config.")
-    return config
 
 
 def to_dict(config) -> dict:

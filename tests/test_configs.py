@@ -15,13 +15,13 @@ from segic_jax.config import (
     PretrainConfig,
     TrainConfig,
     ViTConfig,
-    load_config,
     model_config_from_dict,
     to_dict,
 )
 from segic_jax.errors import ConfigError
 from segic_jax.models.params import count
 from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.train.experiment import load_config
 from segic_jax.train.optim import trainable_names
 
 ROOT = Path(__file__).parents[1]

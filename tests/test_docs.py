@@ -21,8 +21,6 @@ from segic_jax.runtime import command_line
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
-import finetune
-import train
 
 PAGES = [ROOT / "README.md", ROOT / "configs/README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 OWN_IMAGES = "own_images.md"  # tests/inference/test_own_images.py runs its blocks and checks their output
@@ -84,11 +82,11 @@ def check_command(command: list[str]) -> None:
         case ["segic", *arguments]:
             parse(arguments)
         case ["python", "train.py", *arguments]:
-            train.parse(arguments)
+            parse(["train", *arguments])
         case ["python", "eval.py", *arguments]:
             parse(["eval", *arguments])
         case ["python", "finetune.py", *arguments]:
-            tyro.cli(finetune.Args, args=arguments)
+            parse(["finetune", *arguments])
         case ["python", "-m", "pytest", *_]:
             pass
         case ["python", "-m", module]:

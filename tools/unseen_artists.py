@@ -16,12 +16,12 @@ from pathlib import Path
 
 import tyro
 
-from segic_jax.config import load_config
 from segic_jax.data.emoji.source import BENCHMARK, EmojiSource
 from segic_jax.data.emoji.sprites import Split, SpriteBank
 from segic_jax.evaluate.episodes import EpisodeEvaluation
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.runner import run_evaluation
+from segic_jax.train.experiment import load_config
 from segic_jax.train.run import MODEL, run
 from segic_jax.weights.bundle import load_bundle
 

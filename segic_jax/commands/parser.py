@@ -21,6 +21,8 @@ COMMANDS = {
     "explain": "explain.Explain",
     "app": "app.App",
     "doctor": "doctor.Doctor",
+    "train": "train.Train",
+    "finetune": "finetune.Finetune",
     "eval": "eval.Eval",
     "calibrate": "calibrate.Calibrate",
     "weights": "weights.Weights",
@@ -69,6 +71,8 @@ def parse(arguments: Sequence[str]) -> Any:
     }
     if name in COMMANDS:  # only this command's module is imported
         command = _command(name)
+        if hasattr(command, "parse"):  # its options depend on an argument: the configuration of a training
+            return command.parse(rest)
         return tyro.cli(
             command, prog=f"segic {name}", description=inspect.getdoc(command), args=rest, **settings
         )

@@ -52,8 +52,8 @@ class Pairs:
 
         Returns:
             target, reference: numbers of the scenes [size], and is_instance: whether they are views;
-            target_concept_labels, reference_concept_labels: labels of the concepts in them [size, slots], 0 for
-            none; and the fields of `data.pipeline.training_batches` but for images and masks.
+            target_concept_labels, reference_concept_labels: labels of the concepts in them [size, slots], 0
+            for none; and the fields of `data.pipeline.training_batches` but for images and masks.
         """
         return _stacked([self._pair(rng) for _ in range(size)])
 

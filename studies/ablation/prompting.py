@@ -1,8 +1,8 @@
 """What the decoder is given of a concept: SegIC's prompts, each given or withheld, and extensions.
 
-The model stays as it is. Prompts are withheld by what the Prototypes hold: a zero feature makes the similarity
-map flat and its peak (0, 0), a visual token that is not valid is not read, the empty text prompt says nothing.
-An extension exchanges the map, the points or the tokens. SegIC itself is `Prompting()`.
+The model stays as it is. Prompts are withheld by what the Prototypes hold: a zero feature makes the
+similarity map flat and its peak (0, 0), a visual token that is not valid is not read, the empty text prompt
+says nothing. An extension exchanges the map, the points or the tokens. SegIC itself is `Prompting()`.
 """
 
 from dataclasses import dataclass

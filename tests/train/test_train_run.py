@@ -14,19 +14,19 @@ import tiny_text
 from layouts import WRITE
 from layouts_training import source_configs, write_training
 
-from segic_jax.config import INSTANCE_PROMPT, Config, DataConfig, SourceConfig, ValidationConfig, load_config
+from segic_jax.commands.finetune import Finetune
+from segic_jax.config import INSTANCE_PROMPT, Config, DataConfig, SourceConfig, ValidationConfig
 from segic_jax.data.training_sources import open_mixture
 from segic_jax.errors import ConfigError
 from segic_jax.models.params import as_float32
 from segic_jax.runtime.metric_writer import read_metrics
 from segic_jax.train import build as building
+from segic_jax.train.experiment import load_config
 from segic_jax.train.recipe import OFFICIAL_SOURCES
 from segic_jax.train.run import MODEL, run
 from segic_jax.weights.bundle import Weights, load_bundle, save_bundle, write_weights
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
-import finetune
 
 CANVAS = 64
 
@@ -64,7 +64,7 @@ def data(tmp_path, monkeypatch):
 
 def test_the_whole_recipe_runs(data, tmp_path, monkeypatch):
     """All four sources, class names through the text tower, negative prompts, boxes, jitter and views."""
-    config = shrunk(load_config(ROOT / "configs/segic_dinov2_l_negatives.py"), data)
+    config = shrunk(load_config("segic_dinov2_l_negatives"), data)
     assert [one.name for one in config.sources] == [one.name for one in OFFICIAL_SOURCES]
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, negative=1.0))
     monkeypatch.setattr(building, "BenchmarkValidation", None)  # there is none to be made
@@ -79,7 +79,7 @@ def test_the_whole_recipe_runs(data, tmp_path, monkeypatch):
 
 
 def test_a_strict_fold_names_no_novel_class(data):
-    fold = load_config(ROOT / "configs/coco20i_fold1.py")
+    fold = load_config("coco20i_fold1")
     source = open_mixture(shrunk(fold, data).sources, CANVAS)
     everything = open_mixture(source_configs(data, ("coco_semantic",)), CANVAS)
     novel = set(everything.class_names) - set(source.class_names)
@@ -141,7 +141,7 @@ def test_what_is_wrong_is_one_sentence_and_exit_code_2(tmp_path, capsys, changes
 def test_fine_tuning_starts_from_the_model_and_ends_with_a_better_one(tmp_path):
     WRITE["folder"](tmp_path / "mine")
     save_bundle(tmp_path / "start.safetensors", tiny.bundle(), half=False)
-    command = [sys.executable, ROOT / "finetune.py", "--data", tmp_path / "mine"]
+    command = [sys.executable, "-m", "segic_jax", "finetune", "--data", tmp_path / "mine"]
     command += ["--weights", tmp_path / "start.safetensors", "--workdir", tmp_path / "out"]
     command += ["--validation", tmp_path / "mine", "--steps", "30", "--batch-size", "4"]
     command += ["--learning-rate", "1e-3"]
@@ -158,10 +158,10 @@ def test_fine_tuning_starts_from_the_model_and_ends_with_a_better_one(tmp_path):
 
 def test_fine_tuning_without_data_is_one_sentence(tmp_path, capsys):
     save_bundle(tmp_path / "start.safetensors", tiny.bundle())
-    args = finetune.Args(
+    finetune = Finetune(
         data=tmp_path / "gone", workdir=tmp_path / "out", weights=str(tmp_path / "start.safetensors")
     )
-    assert finetune.main(args) == 2
+    assert finetune.run() == 2
     assert "gone" in capsys.readouterr().err
 
 

@@ -1,0 +1,68 @@
+"""Find and load experiments: Python files with `get_config() -> Config`, by name or by path."""
+
+import os
+import runpy
+import traceback
+from pathlib import Path
+
+from segic_jax.config import Config
+from segic_jax.errors import ConfigError, InputError
+
+# In an installed package the project's experiments lie inside it, in a checkout beside it.
+_PACKAGE = Path(__file__).parents[1]
+CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+
+
+def config_names() -> list[str]:
+    """Return the names of the project's experiments."""
+    return sorted({path.stem for folder in CONFIG_FOLDERS for path in folder.glob("*.py")})
+
+
+def find_config(name: str | os.PathLike) -> Path:
+    """Return the file of an experiment.
+
+    Args:
+        name: a path, or a name of `config_names`.
+
+    Raises:
+        ConfigError: there is neither such a file nor such a name.
+    """
+    places = [Path(name), *(folder / f"{name}.py" for folder in CONFIG_FOLDERS)]
+    for place in places:
+        if place.is_file():
+            return place
+    raise ConfigError(
+        f"{name}: there is no such configuration file; give a path, or a name: {', '.join(config_names())}."
+    )
+
+
+def load_config(name: str | os.PathLike) -> Config:
+    """Run the file of an experiment and return its configuration.
+
+    Args:
+        name: a path, or a name of `config_names`.
+
+    Raises:
+        ConfigError: there is no such file, it cannot be run, it has no `get_config`, or that returns
+            something else.
+    """
+    path = find_config(name)
+    try:
+        get_config = runpy.run_path(str(path)).get("get_config")
+        if not callable(get_config):
+            raise ConfigError(f"{path} has no function get_config(); see configs/README.md.")
+        config = get_config()
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:  # it is a program: anything may go wrong in it
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else (lines or [None])[-1]
+        where = f", line {line}" if line else ""
+        raise ConfigError(
+            f"{path}{where} cannot be run ({type(error).__name__}: {' '.join(str(error).split())[:200]}): "
+            "fix it; see configs/README.md."
+        ) from error
+    if not isinstance(config, Config):
+        raise ConfigError(f"get_config() of {path} returned {type(config).__name__}; it must be a Config.")
+    return config
