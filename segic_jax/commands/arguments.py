@@ -45,7 +45,7 @@ class ReferenceArguments:
     class_names: bool = False
     """Also give the model the class names as text, if it has a text tower."""
     weights: str = ""
-    """A model file, or a name from `segic weights list`. The default is the small model in the package."""
+    """A model file, or a name from `segic weights list`. The default is the bundled model."""
 
     @cached_property
     def examples(self) -> "list[Example]":

@@ -15,7 +15,7 @@ class Calibrate:
     """
 
     weights: str = ""
-    """Model file, or a name of `segic weights list`; the small model inside the package by default."""
+    """A model file, or a name from `segic weights list`; by default the bundled model."""
     scenes: int = 300
     """Scenes of each split and number of examples."""
     save: bool = False

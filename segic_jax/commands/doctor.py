@@ -173,7 +173,7 @@ def _speed() -> list[str]:
 
     rate = _product_rate(1536 if jax.default_backend() == "cpu" else 8192)
     models = {
-        "the shipped model": load_bundle().config,
+        "the bundled model": load_bundle().config,
         "SegIC on DINOv2-B": ModelConfig(vit=ViTConfig.dinov2("b")),
         "SegIC on DINOv2-L": ModelConfig(vit=ViTConfig.dinov2("l")),
     }

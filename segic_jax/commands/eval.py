@@ -25,17 +25,17 @@ class EpisodeOptions:
     """Apply to benchmarks of episodes only."""
 
     protocol: str | None = None
-    """Whose convention: matcher, insid3, segic or original; the benchmark's first by default."""
+    """The protocol: matcher, insid3, segic or original; by default the benchmark's first."""
     fold: int | Literal["all"] | None = None
-    """A number from 0, or all; all by default."""
+    """A fold number from 0, or all, the default."""
     shots: int | None = None
     """References for each episode; 1 by default."""
     episodes: Path | None = None
-    """A list of episodes (see `segic episodes`) instead of the benchmark's own."""
+    """An episode list (see `segic episodes`) instead of the benchmark's own."""
     baselines: bool | None = None
-    """Also score what a result has to beat; by default for emoji and folder."""
+    """Also evaluate the baselines; by default for emoji and folder."""
     random_backbone: Path | None = None
-    """Model file over a frozen random backbone, as a further baseline."""
+    """A model with a frozen random backbone, evaluated as another baseline."""
     workers: int | None = None
     """Processes that read images; 0, the default, reads in threads."""
 
@@ -45,11 +45,11 @@ class SemanticOptions:
     """Apply to benchmarks of semantic segmentation only."""
 
     classes: Literal["present", "all"] | None = None
-    """Decode the classes that the truth has (official, the default), or all."""
+    """Decode the classes in the ground truth (official, the default), or all."""
     merge: Literal["independent", "argmax"] | None = None
-    """Threshold each class independently (official, the default), or give a pixel to one class."""
+    """Threshold each class independently (official, the default), or assign each pixel to one class."""
     bank: Literal["train", "val"] | None = None
-    """The split that references come from; train by default, where there is one."""
+    """The split that references are drawn from; train by default, if there is one."""
 
 
 @dataclass
@@ -65,9 +65,9 @@ class ImageOptions:
     """Apply to episodes and semantic segmentation, not to videos."""
 
     class_names: bool | None = None
-    """Give the model the class names as text; by default as the protocol says, where the model can."""
+    """Give the class names to the text tower; by default as the protocol specifies, if there is one."""
     batch_size: int | None = None
-    """Episodes or images in work at a time, 16 by default; it changes no result."""
+    """Episodes or images processed at a time, 16 by default; does not affect the results."""
 
 
 KINDS = {"episodes": "episodes", "semseg": "semantic segmentation", "video": "video"}
@@ -84,15 +84,15 @@ class Eval:
     """
 
     benchmark: str = "emoji"
-    """A name of --list."""
+    """A name from --list."""
     data_root: Path | None = None
-    """The folder with the benchmark's data; --list says what must be in it."""
+    """The folder with the benchmark's data; --list describes its layout."""
     weights: str = ""
-    """Model file, or a name of `segic weights list`; the small model inside the package by default."""
+    """A model file, or a name from `segic weights list`; by default the bundled model."""
     out: Path | None = None
-    """Folder for the results; outputs/eval_... by default."""
+    """The output folder; by default outputs/eval_..."""
     limit: int | None = None
-    """Evaluate only so many episodes, images or videos, spread over the list."""
+    """Evaluate only this number of episodes, images or videos, spread evenly over the list."""
     list: bool = False
     """Show every benchmark and stop."""
     image_options: ImageOptions = field(default_factory=ImageOptions)

@@ -276,7 +276,7 @@ def test_isaid_without_its_lists(tmp_path):
     root = written(tmp_path, "isaid")
     path = root / "splits/val/fold1.txt"
     path.write_text("P1_0__3\n")
-    with pytest.raises(DataError, match=r"fold1\.txt: 'P1_0__3' is no name__class of this fold"):
+    with pytest.raises(DataError, match=r"fold1\.txt: 'P1_0__3' is not a name__class of this fold"):
         opened(root, "isaid")
     path.write_text("P1_0__6\n")
     with pytest.raises(DataError, match=r"splits/val/fold1\.txt lists one image of ground track field"):

@@ -197,7 +197,7 @@ def test_what_is_missing_or_damaged_is_said(tmp_path):
         source.load(behind)
     path = folder / "coco/val2017/000000000001.jpg"
     good = path.read_bytes()
-    for content, why in ((b"x", "damaged or no image"), (None, "no such file")):
+    for content, why in ((b"x", "damaged or not an image"), (None, "no such file")):
         path.unlink() if content is None else path.write_bytes(content)
         with pytest.raises(DataError, match=rf"000000000001\.jpg.*{why}"):
             source.manifest("matcher", 0, 1)

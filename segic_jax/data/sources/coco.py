@@ -67,7 +67,7 @@ class CocoSource:
     def load(self, view: View) -> LabelledImage:
         """The image, and all objects of the class."""
         if view.image_name not in self._ids:
-            raise DataError(f"{self.coco.path} has no image {view.image_name}: list the episodes anew.")
+            raise DataError(f"{self.coco.path} has no image {view.image_name}: list the episodes again.")
         self.class_name(view.class_id)
         (path,) = self.paths(view)
         image = read_rgb(path)

@@ -115,7 +115,7 @@ class IsaidSource:
         for line in read_words(path, DOWNLOAD):
             name, _, number = line.partition("__")
             if not number.isdecimal() or not EACH * fold < int(number) <= EACH * (fold + 1):
-                raise DataError(f"{path}: {line!r} is no name__class of this fold; get it from {DOWNLOAD}.")
+                raise DataError(f"{path}: {line!r} is not a name__class of this fold; see {DOWNLOAD}.")
             lines.append((name, int(number) - 1))
         return lines
 

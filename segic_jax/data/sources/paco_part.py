@@ -243,7 +243,7 @@ def _size(path: Path) -> tuple[int, int]:
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file.") from error
     except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} is damaged or no image: get the file again.") from error
+        raise DataError(f"{path} is damaged or not an image: get the file again.") from error
 
 
 def check(root: Path) -> list[CheckLine]:

@@ -234,7 +234,7 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}).") from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is cut off or no JSON: get {DOWNLOAD}.") from error
+        raise DataError(f"{path} is cut off or not JSON: get {DOWNLOAD}.") from error
 
 
 def check(root: Path) -> list[CheckLine]:

@@ -37,7 +37,7 @@ def open_validation(root: Path | str) -> VideoSource:
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}): get it from {DOWNLOAD}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path} is no list of videos and objects: get it again ({DOWNLOAD}).") from error
+        raise DataError(f"{path} is not a list of videos and objects: get it again ({DOWNLOAD}).") from error
     return VideoSource(
         "ytvos18",
         [
