@@ -14,14 +14,16 @@ from segic_jax.models.resize import bilinear_weights
 ROUNDING = 5e-7  # of a cosine in float32: eight units in the last place of 1
 
 
-def grid_cells(masks: Float[Array, "*batch S S"] | Bool[Array, "*batch S S"], grid: int) -> Array:
+def grid_cells(
+    masks: Float[Array | np.ndarray, "*batch S S"] | Bool[Array | np.ndarray, "*batch S S"], grid: int
+) -> Array:
     """Masks with values 0..1 as 0/1 floats [..., grid, grid]: bilinear, then strictly over 0.5."""
     return (_resize(masks.astype(jnp.float32), grid) > 0.5).astype(jnp.float32)
 
 
 def pool(
-    features: Float[Array, "*batch_f g g channels"],
-    masks: Float[Array, "*batch_m S S"] | Bool[Array, "*batch_m S S"],
+    features: Float[Array | np.ndarray, "*batch_f g g channels"],
+    masks: Float[Array | np.ndarray, "*batch_m S S"] | Bool[Array | np.ndarray, "*batch_m S S"],
 ) -> Float[Array, "*batch channels"]:
     """Mean of the features inside each mask (values 0..1); leading dimensions broadcast.
 

@@ -1,11 +1,12 @@
 """The optimizer: AdamW on the trainable parameters, with a learning rate that depends on the step only."""
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from segic_jax.config import OptimConfig
-from segic_jax.models.params import Params
 
 # Never reached by a gradient (`out.params_without_grad` of the official code): every concept has a mask
 # prompt, and the Fourier matrix is a constant.
@@ -13,7 +14,7 @@ UNTRAINED = ("prompt_encoder/no_mask_embed/", "prompt_encoder/pe_layer/")
 SCORE = "mask_decoder/iou_prediction_head/"  # only the score loss of negative prompts reads the predicted IoU
 
 
-def trainable_names(head: Params, *, score: bool = False) -> list[str]:
+def trainable_names(head: Iterable[str], *, score: bool = False) -> list[str]:
     """Names of the parameters that the loss reaches; only these are updated and decayed.
 
     Args:

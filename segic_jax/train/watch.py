@@ -92,7 +92,7 @@ class Watch:
     def steps(
         self,
         step: int,
-        metrics: Sequence[Mapping[str, np.ndarray]],
+        metrics: Sequence[Mapping[str, np.ndarray | np.floating]],
         *,
         learning_rate: float,
         unreadable: int,

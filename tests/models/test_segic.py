@@ -82,7 +82,7 @@ def test_three_classes_from_three_images(golden, weights):
     # `custom_eval` of train.py: mean confidence of all pixels, and the masks at the image's own size.
     score = np.mean(jax.nn.sigmoid(np.abs(masks)), axis=(1, 2))
     np.testing.assert_allclose(score, g["out.mask_score"], atol=1e-4)
-    full = bilinear(masks[..., None], tuple(g["in.full_hw"]))[..., 0]
+    full = bilinear(masks[..., None], tuple(g["in.full_hw"].tolist()))[..., 0]
     np.testing.assert_array_equal(full > 0, g["out.full_masks"][:, 0] > 0)
 
 
