@@ -33,13 +33,14 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 LONG = (
     "test_parity_other_sizes",
     "test_training_hosts",
-    "test_run",
+    "test_evaluation_hosts",
+    "test_episodes",
     "test_train_loop",
     "test_train_run",
-    "test_run_hosts",
+    "test_eval",
+    "test_semantic",
     "test_compiled_stages",
     "test_train_forward",
-    "test_api_measures",
 )
 
 

@@ -12,11 +12,12 @@ import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 
 import jax
 import numpy as np
-from jaxtyping import Integer
+from jaxtyping import Integer, UInt8
 from PIL import Image
 
 from segic_jax.config import INSTANCE_PROMPT
@@ -104,12 +105,18 @@ class VideoEvaluation:
     def _write_predictions(self, engine: Engine, clip: Clip, folder: Path) -> list[ObjectRow]:
         """Write a label map for each frame, and score them while they are written."""
         palette = self._source.palette(clip)
-        annotations = _Annotations(self._source, clip)
-        frames = _read_ahead(lambda number: self._source.frame(clip, number), len(clip.frames))
+        # The tracker and the scores read the same label maps, the scores a little later.
+        read_labels = lru_cache(2 * FRAMES_AHEAD)(partial(self._source.annotation, clip))
+        annotations = _Annotations(self._source, clip, read_labels)
+
+        def frames() -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+            for number, frame in enumerate(_read_ahead(partial(self._source.frame, clip), len(clip.frames))):
+                annotations.current = (number, frame)
+                yield frame
 
         def predict() -> Iterator[Integer[np.ndarray, "height width"]]:
             maps = track_annotations(
-                engine, frames, annotations, semantics=self._semantics, prompt=self._prompt
+                engine, frames(), annotations, semantics=self._semantics, prompt=self._prompt
             )
             for path, labels in zip(clip.frames, maps, strict=True):
                 write_label_map(folder / f"{path.stem}.png", labels, palette)
@@ -118,7 +125,7 @@ class VideoEvaluation:
         if not clip.scored:
             deque(predict(), maxlen=0)
             return []
-        truth = _read_ahead(lambda number: self._source.annotation(clip, number), len(clip.frames))
+        truth = _read_ahead(read_labels, len(clip.frames))
         try:
             return score_videos([Video(clip.name, truth, predict())]).objects
         except InputError:
@@ -217,13 +224,17 @@ def summarise_videos(rows: Sequence[dict]) -> dict:
 class _Annotations(dict):
     """Map frame numbers to label maps, which are read when asked for and must have their frame's size."""
 
-    def __init__(self, source: VideoSource, clip: Clip):
+    def __init__(self, source: VideoSource, clip: Clip, read_labels: Callable[[int], np.ndarray]):
         super().__init__(clip.annotations)
-        self._source, self._clip = source, clip
+        self._source, self._clip, self._read_labels = source, clip, read_labels
+        self.current: tuple[int, np.ndarray] | None = None  # number and image of the frame that was read last
 
     def __getitem__(self, number: int) -> Integer[np.ndarray, "height width"]:
-        labels = self._source.annotation(self._clip, number)
-        frame = self._source.frame(self._clip, number)
+        labels = self._read_labels(number)
+        if self.current is not None and self.current[0] == number:
+            frame = self.current[1]
+        else:  # the official semantics take the first annotation for the first frame
+            frame = self._source.frame(self._clip, number)
         require_size(frame, labels, self._clip.frames[number], self._clip.annotations[number])
         return labels
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
-from jaxtyping import Array, Bool, Float, Integer, UInt8, UInt16
+from jaxtyping import Array, Bool, Float, UInt8, UInt16
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT
 from segic_jax.data.preprocess import CanvasImage, resize, resize_and_pad
@@ -132,7 +132,7 @@ class Tracker:
 def track_annotations(
     engine: Engine,
     frames: Iterable[Frame],
-    annotations: Mapping[int, Integer[np.ndarray, "_ _"]],
+    annotations: Mapping,
     *,
     semantics: Semantics = "official",
     prompt: str = INSTANCE_PROMPT,
@@ -140,7 +140,8 @@ def track_annotations(
     """Yield the index maps of all frames, in order.
 
     Args:
-        annotations: index maps by frame number from 0; 0 is background. Each is read when its frame comes.
+        annotations: index maps [height, width] by frame number from 0; 0 is background. Each is read when
+            its frame comes, and not before, so that the mapping may read files.
         semantics: "official" (segic.py:804-990, utils/vos_dataset.py): the objects are the values of the
             first annotation but the least one, which is an object where there is no background; they belong
             to the first frame, whichever frame the annotation is of; they are numbered 1, 2, ...; later

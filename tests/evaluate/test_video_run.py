@@ -13,6 +13,7 @@ from PIL import Image
 
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.benchmarks import find_benchmark, open_benchmark
+from segic_jax.data.video import VideoSource
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate.runner import run_evaluation
 from segic_jax.evaluate.video import VideoEvaluation, summarise_videos, write_label_map
@@ -242,3 +243,24 @@ def test_the_interval_resamples_videos():
         drawn = [rows[i]["objects"] for i in random.integers(len(rows), size=len(rows))]
         means.append(sum(s["jf"] for row in drawn for s in row) / max(sum(map(len, drawn)), 1))
     assert scores["interval_95"] == [round(end, 2) for end in np.percentile(means, [2.5, 97.5])]
+
+
+@pytest.mark.parametrize("semantics", ["official", "repaired"])
+def test_no_file_is_decoded_twice(bundle, tmp_path, monkeypatch, semantics):
+    reads = []
+    for name in ("frame", "annotation"):
+        read = getattr(VideoSource, name)
+
+        def counted(self, clip, number, read=read, name=name):
+            reads.append((name, clip.name, number))
+            return read(self, clip, number)
+
+        monkeypatch.setattr(VideoSource, name, counted)
+    write_davis17(tmp_path / "DAVIS")
+    run(bundle, "davis17", tmp_path, tmp_path / "out", semantics=semantics)
+    assert sorted(reads) == sorted(
+        (name, clip, number)
+        for name in ("frame", "annotation")
+        for clip in ("bear", "cows")
+        for number in range(5)
+    )
