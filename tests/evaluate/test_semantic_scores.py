@@ -54,7 +54,7 @@ def test_a_class_that_is_not_decoded_counts_as_missed():
 def test_scores_equal_loops_over_pixels(merge):
     random = np.random.default_rng(2)
     for _ in range(30):
-        height, width = random.integers(1, 12, 2)
+        height, width = random.integers(1, 12, 2).tolist()
         labels = random.integers(-1, 5, (height, width))  # -1 is ignored
         classes = np.unique(labels[labels >= 0])
         image = SemanticImage(
