@@ -256,6 +256,7 @@ def test_an_object_smaller_than_a_pixel_of_the_canvas_teaches_something(segmente
     assert abs(y - 450) < 1200 / 8
 
 
+@pytest.mark.usefixtures("unchecked_types")
 def test_references_that_cannot_be_used(segmenter):
     image, mask = picture(0, 70, 60)
     for shown, sentence in [

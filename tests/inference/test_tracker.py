@@ -2,6 +2,7 @@ import dataclasses
 
 import cv2
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
@@ -76,7 +77,7 @@ def test_one_frame_at_a_time_equals_all_frames_at_once(bundle, runner, clip):
     placed = [resize_and_pad(frame, masks[0], 64) for frame in frames]
     sizes = np.array([p.size for p in placed])
     features = engine.extract(bundle.config, bundle.backbone, np.stack([p.image for p in placed]), sizes)
-    objects = memory.first_memory(features[:1], placed[0].masks)
+    objects = memory.first_memory(features[:1], jnp.asarray(placed[0].masks))
     expected = []
     for t in range(1, len(frames)):
         frame, objects = decode(
@@ -149,7 +150,7 @@ def test_an_empty_object_gives_no_nan(bundle, clip):
     frames, masks = clip
     placed = resize_and_pad(frames[0], np.stack([masks[0, 0], np.zeros((HEIGHT, WIDTH), bool)]), 64)
     features = engine.extract(bundle.config, bundle.backbone, placed.image[None], np.array([placed.size]))
-    objects = memory.first_memory(features, placed.masks)
+    objects = memory.first_memory(features, jnp.asarray(placed.masks))
     for _ in range(2):
         frame, objects = decode(bundle.config, bundle.head, features, objects, bundle.text[INSTANCE_PROMPT])
     for value in jax.tree.leaves((frame, objects)):
