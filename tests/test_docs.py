@@ -81,12 +81,8 @@ def check_command(command: list[str]) -> None:
     match command:
         case ["segic", *arguments]:
             parse(arguments)
-        case ["python", "train.py", *arguments]:
-            parse(["train", *arguments])
-        case ["python", "eval.py", *arguments]:
-            parse(["eval", *arguments])
-        case ["python", "finetune.py", *arguments]:
-            parse(["finetune", *arguments])
+        case ["python", ("train.py" | "eval.py" | "finetune.py") as script, *arguments]:
+            parse([script.removesuffix(".py"), *arguments])
         case ["python", "-m", "pytest", *_]:
             pass
         case ["python", "-m", module]:
