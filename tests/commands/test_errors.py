@@ -3,28 +3,21 @@
 import errno
 import os
 import re
-import resource
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import blob_result, bundle, command_files, picture
+from tiny import blob_result, bundle, picture
 
 from segic_jax import Example
-from segic_jax.commands.arguments import SkippedInputs
-from segic_jax.commands.parser import main
 from segic_jax.data.image_files import read_labels
 from segic_jax.errors import BundleError, DataError
 from segic_jax.inference import result
 from segic_jax.inference.example import as_image, list_images
 from segic_jax.inference.matching import PATCHES
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.inference.video_io import VideoOutputs, open_video
 from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import load_bundle, save_bundle
 
@@ -221,70 +214,3 @@ def test_the_disk_refuses(tmp_path, monkeypatch, code, sentence):
     monkeypatch.setattr(Path, "read_bytes", lambda _: b"".join(refused()))
     with pytest.raises(DataError, match=rf"large\.png cannot be read \({sentence}"):
         as_image(older)
-
-
-@pytest.mark.parametrize("ending", [".avi", ".mp4", ".webm"])
-def test_a_video_that_did_not_arrive(tmp_path, ending):
-    """The disk takes two kilobytes and no more; OpenCV does not say so."""
-    Image.fromarray(IMAGE).save(tmp_path / "1.png")
-    out, drawn = tmp_path / f"o{ending}", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    videos = VideoOutputs([out], open_video(tmp_path, 25.0, SkippedInputs()), {1: "a"})
-    for _ in range(9):
-        videos._write(out, drawn)
-        videos._count += 1
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
-    try:
-        videos._writers[out].release()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    with pytest.raises(DataError, match=rf"o{ending} cannot be written to: only \d+ of its 9 frames"):
-        videos.__exit__(None)
-    assert os.listdir(tmp_path) == ["1.png"]
-
-
-def test_a_mask_of_negative_numbers_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(command_files(tmp_path))
-    labels = np.where(MASK, -3, 0).astype(np.int32)
-    labels[:5] = 2
-    Image.fromarray(labels).save("first.tif")
-    with pytest.raises(SystemExit) as stopped:
-        main(["video", "targets", "--mask", "first.tif", "--out", "o", "--weights", "tiny.safetensors"])
-    assert stopped.value.code == 2
-    assert "first.tif numbers an object -3" in capsys.readouterr().err
-
-
-def test_ctrl_c_during_the_imports(monkeypatch, capsys):
-    from segic_jax.__main__ import main as command
-
-    class Stopping:
-        def find_spec(self, *_):
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.delitem(sys.modules, "segic_jax.commands.parser")
-    monkeypatch.setattr(sys, "meta_path", [Stopping()])
-    with pytest.raises(SystemExit) as stopped:
-        command()
-    assert stopped.value.code == 130
-    assert capsys.readouterr().err == "Stopped.\n"
-
-
-def test_little_is_imported_before_ctrl_c_is_heard():
-    code = "import sys, segic_jax.__main__; print({'tyro', 'numpy', 'jax', 'cv2'} & sys.modules.keys())"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
-    code = "import sys, train, eval, finetune; print({'numpy', 'jax', 'cv2'} & sys.modules.keys())"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert ran.stdout == "set()\n", ran.stderr
-
-
-def test_nobody_reads_the_output():
-    lines = "[print('x' * 999) for _ in range(9999)] and None"
-    code = (
-        "import sys; from segic_jax.runtime.command_line import run_command;"
-        f"sys.exit(run_command(lambda: {lines}))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    process.stdout.read(10)
-    process.stdout.close()
-    assert process.stderr.read() == b""
-    assert process.wait() == 0

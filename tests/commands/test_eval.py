@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import tiny
@@ -216,3 +217,33 @@ def test_the_script_is_the_command(tmp_path):
     refused = subprocess.run([*script, "--benchmark", "folder"], capture_output=True, text=True)
     assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
     assert refused.stderr.startswith("--data-root is missing")
+
+
+def run_eval(*arguments):
+    command = [sys.executable, str(ROOT / "eval.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_eval_of_a_folder(files, tmp_path):
+    for name in ("disk", "ring"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            image, mask = tiny.picture(i + 2 * (name == "ring"), 60, 50)
+            cv2.imwrite(str(tmp_path / name / f"{i + 1}.jpg"), image)
+            cv2.imwrite(str(tmp_path / name / f"{i + 1}.png"), mask.astype(np.uint8) * 255)
+    out = tmp_path.with_name("out")
+    arguments = ("--benchmark", "folder", "--data-root", tmp_path, "--out", out)
+    done = run_eval(*arguments, "--weights", files / "tiny.safetensors", "--batch-size", "4")
+    assert done.returncode == 0, done.stderr
+    assert "4 episodes of 2 classes" in done.stdout
+    result = json.loads((out / "result.json").read_text())
+    assert result["model"]["sha256"]
+    assert set(result["baselines"]) == {"copy", "cosine", "no_reference", "wrong_reference"}
+    assert (out / "sheet.png").exists()
+
+
+def test_eval_says_what_is_missing(files):
+    weights = ("--weights", files / "tiny.safetensors")
+    done = run_eval("--benchmark", "folder", *weights)
+    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+    assert "--data-root" in done.stderr

@@ -135,3 +135,22 @@ def test_a_table_of_damaged_runs_or_none(tmp_path):
         listing(tmp_path)
     (tmp_path / FILE).write_text("what\n{}\n{}\n")
     assert "damaged" in listing(tmp_path)
+
+
+def test_unbounded_numbers_in_a_log_are_left_out(segic, tmp_path, capsys):
+    lines = ("9" * 400, "-Infinity", "NaN", "1e308", "2.5")
+    text = "".join(f'{{"step": {i}, "loss": {value}}}\n' for i, value in enumerate(lines))
+    (tmp_path / "metrics.jsonl").write_text(text)
+    assert segic("runs", "list", tmp_path) == 0
+    assert "2.5000" in capsys.readouterr().out
+    assert segic("runs", "plot", tmp_path, "--out", tmp_path / "p.png") == 0
+
+
+def test_damaged_logs_and_lists_are_said(segic, tmp_path, capsys):
+    """Nested too deep for JSON, and a number of too many digits."""
+    for content in ("[" * 100_000, '{"step": ' + "9" * 5000 + "}"):
+        (tmp_path / "metrics.jsonl").write_text(f'{content}\n{{"step": 1, "loss": 2}}\n')
+        assert segic("runs", "plot", tmp_path, "--out", tmp_path / "p.png") == 2
+        assert "metrics.jsonl is damaged: line 1" in capsys.readouterr().err
+        assert segic("episodes", "show", tmp_path / "metrics.jsonl") == 2
+        assert "is not a list of episodes" in capsys.readouterr().err

@@ -24,7 +24,7 @@ from segic_jax.data.build.items import items, records
 from segic_jax.data.build.read import open_built
 from segic_jax.data.pairs import ClassPairs
 from segic_jax.data.sources import coco20i
-from segic_jax.errors import DataError
+from segic_jax.errors import ConfigError, DataError
 from segic_jax.weights.bundle import save_bundle
 
 ROOT = Path(__file__).parents[2]
@@ -208,3 +208,12 @@ def test_damaged_data_sets_are_one_sentence(tmp_path):
         info.write_bytes(bad)
         with pytest.raises(DataError, match=f"{NAME} is damaged"):
             open_built(folder)
+
+
+def test_numbers_that_make_no_data_set_are_said(tmp_path):
+    from segic_jax.commands.data import Build
+
+    for wrong in ({"threads": 0}, {"shots": (0,)}, {"shots": ()}):
+        with pytest.raises(ConfigError, match="must be at least 1"):
+            Build("emoji", tmp_path, **wrong).run()
+    assert not list(tmp_path.iterdir())

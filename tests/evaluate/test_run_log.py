@@ -88,3 +88,15 @@ def test_damaged_rows_are_named(tmp_path):
     (tmp_path / "parts/00000.jsonl").write_text('{"index": 1}\nnonsense\n')
     with pytest.raises(DataError, match=r"00000\.jsonl is damaged: delete it"):
         RunLog(tmp_path, IDENTITY)
+
+
+@pytest.mark.parametrize("content", ["", "5", "[]", "[" * 100_000, "{}"])
+def test_a_damaged_run_is_said(tmp_path, content):
+    (tmp_path / "run.json").write_text("{}")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/00000.jsonl").write_text(f"{content or 7}\n")
+    with pytest.raises(DataError, match=r"00000\.jsonl is damaged"):
+        RunLog(tmp_path, {})
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(DataError, match=r"run\.json is damaged|another run"):
+        RunLog(tmp_path, {"benchmark": "x"})

@@ -1,0 +1,40 @@
+"""`segic doctor` reports whatever works, and what does not."""
+
+import numpy as np
+from tiny import CONFIG
+
+from segic_jax.commands import doctor
+
+
+def test_the_doctor_never_fails(monkeypatch, segic, capsys):
+    monkeypatch.setattr(doctor, "_product_rate", lambda side: 1e9)
+    assert segic("doctor") == 0
+    assert "cannot be found out" not in capsys.readouterr().out
+
+    def broken(*_):
+        raise RuntimeError("no\nway")
+
+    sections = (
+        "versions",
+        "processor",
+        "memory",
+        "devices",
+        "weights",
+        "programs",
+        "disk",
+        "speed",
+        "advice",
+    )
+    for name in sections:
+        monkeypatch.setattr(doctor, name if name == "processor" else f"_{name}", broken)
+    assert segic("doctor") == 0
+    assert capsys.readouterr().out.count("cannot be found out: RuntimeError: no way\n") == len(sections)
+
+
+def test_the_doctors_flops_are_those_of_the_products():
+    """A linear layer of the backbone does 2 * patches * weights operations."""
+    from segic_jax.models.segic import backbone_template
+
+    shapes = backbone_template(CONFIG.vit).shapes
+    weights = sum(np.prod(s.shape) for name, s in shapes.items() if "blocks" in name and len(s.shape) == 2)
+    assert doctor._flops(CONFIG) > 2 * CONFIG.grid**2 * weights

@@ -1,0 +1,15 @@
+"""`segic explain` in this process, with a model that has learned nothing."""
+
+import cv2
+
+WEIGHTS = ("--weights", "tiny.safetensors")
+REF = ("--ref", "ref.png", "mask.png")
+
+
+def test_explain(segic, tmp_path, capsys):
+    shown = (*REF, "--ref", "ref.png", "0,0,20,20", "--name", "disk", "--name", "corner")
+    assert segic("explain", *shown, "targets/a.jpg", "gone.jpg", "--out", tmp_path, *WEIGHTS) == 2
+    assert "gone.jpg" in capsys.readouterr().err
+    drawn = cv2.imread(str(tmp_path / "a.png"))
+    assert drawn.shape[1] == 1320
+    assert drawn.std() > 10

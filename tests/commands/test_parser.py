@@ -1,0 +1,96 @@
+"""The command line as a whole: help, version, mistakes and interruptions."""
+
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from segic_jax.commands.parser import COMMANDS
+from segic_jax.runtime.command_line import run_command
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_mistyped_arguments_exit_with_2(segic):
+    assert segic("predict", "--reff", "x") == 2
+    assert segic("emoji", "import") == 2
+
+
+def test_help_is_fast_and_complete(segic, capsys):
+    assert segic("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"• {name} " in text for name in COMMANDS)
+    code = (
+        "import sys, segic_jax.commands.parser as p\n"
+        "[p._command(name) for name in p.COMMANDS]\n"
+        "print({'numpy', 'jax', 'cv2', 'flax'} & sys.modules.keys())"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_the_version(segic, capsys):
+    assert segic("--version") == 0
+    assert re.fullmatch(r"segic_jax \d+\.\d+\S*\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("name", ["predict", "fit", "video", "explain"])
+def test_help_has_examples(segic, capsys, name):
+    assert segic(name, "--help") == 0
+    assert f"  segic {name} " in capsys.readouterr().out
+
+
+def test_ctrl_c_during_the_imports(monkeypatch, capsys):
+    from segic_jax.__main__ import main as command
+
+    class Stopping:
+        def find_spec(self, *_):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.delitem(sys.modules, "segic_jax.commands.parser")
+    monkeypatch.setattr(sys, "meta_path", [Stopping()])
+    with pytest.raises(SystemExit) as stopped:
+        command()
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "Stopped.\n"
+
+
+def test_little_is_imported_before_ctrl_c_is_heard():
+    code = "import sys, segic_jax.__main__; print({'tyro', 'numpy', 'jax', 'cv2'} & sys.modules.keys())"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+    code = "import sys, train, eval, finetune; print({'numpy', 'jax', 'cv2'} & sys.modules.keys())"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout == "set()\n", ran.stderr
+
+
+def test_nobody_reads_the_output():
+    lines = "[print('x' * 999) for _ in range(9999)] and None"
+    code = (
+        "import sys; from segic_jax.runtime.command_line import run_command;"
+        f"sys.exit(run_command(lambda: {lines}))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 0
+
+
+def test_however_a_command_ends_it_is_a_code_and_a_sentence(capsys):
+    def interrupted_import():
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise ImportError("while initializing the extension")
+
+    def without_room():
+        raise OSError(28, "No space left on device", "out/a.png")
+
+    assert run_command(interrupted_import) == 130
+    assert capsys.readouterr().err == "Stopped.\n"
+    assert run_command(without_room) == 2
+    assert capsys.readouterr().err.startswith("out/a.png cannot be used (No space left on device)")
+    with pytest.raises(ImportError):  # a defect, not wrong input
+        run_command(lambda: (_ for _ in ()).throw(ImportError("no module")))

@@ -1,0 +1,169 @@
+"""`segic predict` and `segic fit` in this process, with a model that has learned nothing."""
+
+import json
+import os
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from segic_jax.inference.segmenter import Segmenter
+
+WEIGHTS = ("--weights", "tiny.safetensors")
+REF = ("--ref", "ref.png", "mask.png")
+
+
+def test_predict_a_folder(segic, tmp_path, capsys):
+    out = tmp_path / "out"
+    code = segic("predict", *REF, "--name", "disk", "targets", "--keep-absent", "--out", out, *WEIGHTS)
+    assert code == 0
+    written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    pictures = {f"{kind}/{name}.png" for kind in ("overlays", "labels") for name in "ab"}
+    assert written == {
+        "index.html",
+        "annotations.json",
+        "annotations/a.json",
+        "annotations/b.json",
+        *pictures,
+    }
+    labels = Image.open(out / "labels/b.png")
+    assert (labels.mode, labels.size) == ("P", (70, 52))
+    coco = json.loads((out / "annotations.json").read_text())
+    assert [one["file_name"] for one in coco["images"]] == ["targets/a.jpg", "targets/b.png"]
+    assert coco["categories"] == [{"id": 1, "name": "disk"}]
+    area = {one["image_id"]: one["area"] for one in coco["annotations"]}
+    assert area.get(2, 0) == (np.asarray(labels) == 1).sum()
+    page = (out / "index.html").read_text()
+    assert page.count('<article class="card">') == 2
+    assert "disk in 2 images" in page
+    assert "http" not in page
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_bad_target_does_not_stop_the_others(segic, files, tmp_path, capsys):
+    (files / "cut.jpg").write_bytes((files / "targets/a.jpg").read_bytes()[:-300])
+    targets = ("gone.jpg", "cut.jpg", "targets/b.png")
+    assert segic("predict", *REF, *targets, "--out", tmp_path / "out", *WEIGHTS) == 2
+    said = capsys.readouterr()
+    assert "gone.jpg" in said.err
+    assert "cut.jpg is cut off" in said.err
+    assert len(said.err.splitlines()) == 2
+    assert "targets/b.png: object" in said.out
+    assert "cut.jpg is cut off" in (tmp_path / "out/index.html").read_text()
+
+
+def test_a_stopped_run_is_whole_and_goes_on(segic, tmp_path, capsys, monkeypatch):
+    many, asked = Segmenter.predict_many, []
+    out = tmp_path / "out"
+
+    def stopped(*arguments, **more):
+        yield next(many(*arguments, **more))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Segmenter, "predict_many", stopped)
+        assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS) == 130
+    assert len(json.loads((out / "annotations.json").read_text())["images"]) == 1
+    assert '<article class="card">' in (out / "index.html").read_text()
+    assert capsys.readouterr().err == "Stopped.\n"
+
+    def counted(self, targets, *arguments, **more):
+        asked.append([path.name for path in targets])
+        return many(self, targets, *arguments, **more)
+
+    monkeypatch.setattr(Segmenter, "predict_many", counted)
+    assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS) == 0
+    assert "1 of 2 were done before" in capsys.readouterr().out
+    assert segic("predict", *REF, "targets", "--out", tmp_path / "fresh", *WEIGHTS) == 0
+    for file in ("annotations.json", "labels/a.png", "overlays/b.png"):
+        assert (out / file).read_bytes() == (tmp_path / "fresh" / file).read_bytes()
+    assert (out / "index.html").read_text().count('<article class="card">') == 2
+    # What is missing, and what another command made, is done again.
+    (out / "labels/b.png").unlink()
+    assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS) == 0
+    assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS, "--threshold", "0.4") == 0
+    assert asked == [["b.png"], ["a.jpg", "b.png"], ["b.png"], ["a.jpg", "b.png"]]
+
+
+def test_a_saved_context_gives_the_same(segic, tmp_path, capsys):
+    box = ("--ref", "ref.png", "5,5,40,30", "--name", "disk", "--name", "box")
+    assert segic("fit", *REF, *box, "--out", tmp_path / "new/c.segic", *WEIGHTS) == 0
+    assert "disk (1 example), box (1 example)" in capsys.readouterr().out
+    for name, shown in (("one", (*REF, *box)), ("two", ("--context", tmp_path / "new/c.segic"))):
+        assert segic("predict", *shown, "targets/a.jpg", "--out", tmp_path / name, *WEIGHTS) == 0
+    one, two = ((tmp_path / name / "annotations.json").read_text() for name in ("one", "two"))
+    assert one == two
+    dropped = ("--context", tmp_path / "new/c.segic", "--drop", "disk", "--out", tmp_path / "d.segic")
+    assert segic("fit", *dropped, *WEIGHTS) == 0
+    assert "box (1 example)" in capsys.readouterr().out.splitlines()[-1]
+    assert segic("predict", "--context", tmp_path / "d.segic", "targets", "--out", tmp_path / "x") == 2
+    assert "another model" in capsys.readouterr().err
+
+
+def test_the_threshold_is_a_probability(segic, tmp_path):
+    pixels = {}
+    for threshold in ("0.2", "0.8"):
+        shown = (*REF, "--threshold", threshold, "--keep-absent")
+        assert segic("predict", *shown, "targets/a.jpg", "--out", tmp_path, *WEIGHTS) == 0
+        pixels[threshold] = (np.asarray(Image.open(tmp_path / "labels/a.png")) > 0).sum()
+    assert pixels["0.2"] > pixels["0.8"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--ref", "ref.png", "targets/a.jpg", "targets"), "70 x 51 pixels"),
+        (("--ref", "ref.png", "black.png", "targets"), "black.png is empty"),
+        (("--ref", "ref.png", "none.png", "targets"), "none.png"),
+        (("--ref", "none.png", "mask.png", "targets"), "none.png"),
+        (("--ref", "ref.png", "1,2,3,400", "targets"), "must have x0 < x1"),
+        (("--ref", "ref.png", "1..2,2,3,4", "targets"), "four numbers"),
+        (("--ref", "ref.png", "mask.png:7", "targets"), "no pixel of the label 7"),
+        ((*REF,), "at least one target"),
+        (("targets",), "Say what to look for"),
+        (("targets", "--name", "x"), "no --ref is given"),
+        (("targets", *REF, "--name", "x", "--name", "y"), "1 --ref and 2 --name"),
+        (("targets", "--negative", "ref.png", "mask.png"), "--negative also needs"),
+        (("targets", *REF, "--threshold", "1"), "between 0 and 1"),
+        (("targets", "--context", "mask.png"), "not a saved context"),
+        (("x" * 5000, *REF), "xxx... cannot be used (File name too long)"),
+        (("targets", *REF, "--out", "ref.png"), "is a file"),
+        (("empty", *REF), "has no images"),
+    ],
+)
+def test_bad_input_is_one_sentence(segic, files, tmp_path, capsys, arguments, sentence):
+    cv2.imwrite(str(files / "black.png"), np.zeros((50, 70), np.uint8))
+    (files / "empty").mkdir(exist_ok=True)
+    out = () if "--out" in arguments else ("--out", tmp_path / "out")
+    assert segic("predict", *arguments, *out, *WEIGHTS) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert len(said.err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_inputs_are_never_overwritten(segic, files, tmp_path, capsys):
+    before = {path: path.read_bytes() for path in files.rglob("*.*") if path.is_file()}
+    for arguments in (
+        ("explain", *REF, "targets", "--out", "targets"),
+        ("explain", *REF, "ref.png", "--out", "."),
+        ("fit", *REF, "--out", "mask.png"),
+        ("convert", "tiny.safetensors", "--out", "tiny.safetensors"),
+        ("export", "tiny.safetensors", "--out", "ref.png"),
+    ):
+        assert segic(*arguments, *(WEIGHTS if arguments[1] == "--ref" else ())) == 2
+        assert "give another --out" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_names_of_any_bytes(segic, files, tmp_path, capsys):
+    names = [b"a b.png", b"-x.png", b"%s.png", b"a\nb.png", "猫.png".encode(), b"\xff\xfe.png", b"<b>&.png"]
+    (files / "odd").mkdir()
+    for name in names:
+        (files / "odd" / os.fsdecode(name)).write_bytes((files / "ref.png").read_bytes())
+    assert segic("predict", *REF, "--name", os.fsdecode(b"\xff"), "odd", "--out", tmp_path, *WEIGHTS) == 0
+    assert sorted(os.listdir(os.fsencode(tmp_path / "labels"))) == sorted(names)
+    assert "overlays/%FF%FE.png" in (tmp_path / "index.html").read_text()
+    assert segic("predict", *REF, "a\0b", "--out", tmp_path, *WEIGHTS) == 2
+    assert "NUL" in capsys.readouterr().err

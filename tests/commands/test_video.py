@@ -1,0 +1,213 @@
+"""`segic video` in this process, with a model that has learned nothing."""
+
+import json
+import os
+import resource
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+from tiny import command_files, picture
+
+from segic_jax.commands.arguments import SkippedInputs
+from segic_jax.commands.parser import main
+from segic_jax.errors import DataError
+from segic_jax.inference.engine import Engine
+from segic_jax.inference.segmenter import Segmenter
+from segic_jax.inference.tracker import track_annotations
+from segic_jax.inference.video_io import VideoOutputs, open_video
+
+WEIGHTS = ("--weights", "tiny.safetensors")
+REF = ("--ref", "ref.png", "mask.png")
+IMAGE, MASK = picture(0, 50, 70)
+
+
+@pytest.fixture(scope="module")
+def clip(files):
+    """Six frames as a video and as a folder, and the first one's mask with two objects, 3 and 5."""
+    (files / "frames").mkdir()
+    video = cv2.VideoWriter(str(files / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (70, 50))
+    for i in range(6):
+        frame = np.roll(picture(0, 50, 70)[0], 2 * i, 1)
+        video.write(frame)
+        cv2.imwrite(str(files / f"frames/{i + 7}.png"), frame)
+    video.release()
+    labels = np.zeros((50, 70), np.uint8)
+    labels[10:40, 20:35], labels[5:20, 50:60] = 5, 3
+    cv2.imwrite(str(files / "first.png"), labels)
+    return labels
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def frames_in(video):
+    video = cv2.VideoCapture(str(video))
+    return sum(video.read()[0] for _ in range(10))
+
+
+def test_video_from_the_first_mask(segic, clip, tmp_path, capsys):
+    outs = ("--out", tmp_path / "o.mp4", "--out", tmp_path / "labels")
+    assert segic("video", "clip.avi", "--mask", "first.png", *outs, *WEIGHTS) == 0
+    assert capsys.readouterr().out.startswith("6 frames are done: ")
+    assert sorted(os.listdir(tmp_path)) == ["labels", "o.jsonl", "o.mp4"]
+    assert sorted(os.listdir(tmp_path / "labels")) == [f"{i:06}.png" for i in range(6)]
+    maps = [np.asarray(Image.open(tmp_path / f"labels/{i:06}.png")) for i in range(6)]
+    np.testing.assert_array_equal(maps[0], clip)
+    assert set(np.unique(maps)) <= {0, 3, 5}
+    assert cv2.VideoCapture(str(tmp_path / "o.mp4")).get(cv2.CAP_PROP_FPS) == 10
+    assert frames_in(tmp_path / "o.mp4") == 6
+    rows = lines(tmp_path / "o.jsonl")
+    assert [(row["frame"], row["class"]) for row in rows] == [(i, name) for i in range(6) for name in "35"]
+    for row in rows:
+        mask = maps[row["frame"]] == row["number"]
+        assert row["area"] == mask.sum()
+        assert row["present"] == mask.any()
+        np.testing.assert_array_equal(coco.decode(row["segmentation"]), mask)
+        if row["present"]:
+            y, x = np.nonzero(mask)
+            assert row["box"] == [x.min(), y.min(), x.max() + 1, y.max() + 1]
+
+    # The tracker is that of the benchmarks; there a frame's mask is cut on the canvas.
+    video = cv2.VideoCapture(str(Path("clip.avi")))
+    read = [video.read()[1][..., ::-1] for _ in range(6)]
+    bundle = Segmenter.load("tiny.safetensors").bundle
+    expected = list(track_annotations(Engine(bundle), read, {0: clip}, semantics="repaired", prompt=""))
+    assert np.mean(np.array(expected) == np.array(maps)) > 0.99
+
+
+def test_video_of_a_folder_from_a_reference(segic, files, clip, tmp_path, capsys):
+    bad = files / "frames" / "9.png"
+    content = bad.read_bytes()
+    bad.write_bytes(content[:-50])
+    code = segic("video", "frames", *REF, "--out", tmp_path / "labels", *WEIGHTS)
+    bad.write_bytes(content)
+    assert code == 2
+    assert "9.png is cut off" in capsys.readouterr().err
+    names = ["7", "8", "10", "11", "12"]
+    assert sorted(os.listdir(tmp_path / "labels")) == sorted(f"{name}.png" for name in names)
+    assert [row["name"] for row in lines(tmp_path / "labels.jsonl")] == names
+
+
+def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
+    from segic_jax.inference.video_io import VideoOutputs
+
+    add, looked = VideoOutputs.add, []
+    arguments = ("clip.avi", "--mask", "first.png", *WEIGHTS, "--out")
+    outs = (tmp_path / "o.avi", "--out", tmp_path / "labels")
+    start = Segmenter.start_result
+    monkeypatch.setattr(Segmenter, "start_result", lambda *a, **more: looked.append(1) or start(*a, **more))
+    assert segic("video", *arguments, tmp_path / "whole.avi") == 0
+    assert len(looked) == 5  # the first frame is given
+
+    def stopped(self, *arguments):
+        if self._count == 3:
+            raise KeyboardInterrupt
+        add(self, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoOutputs, "add", stopped)
+        assert segic("video", *arguments, *outs) == 130
+    assert "3 of 6 frames are done: repeat the command" in capsys.readouterr().err
+    assert not (tmp_path / "o.avi").exists()
+    with (tmp_path / "o.jsonl.part").open("a") as part:  # killed while it wrote
+        part.write('{"frame": 3, "cla')
+    looked.clear()
+    assert segic("video", *arguments, *outs) == 0
+    assert 3 <= len(looked) <= 4
+    assert (tmp_path / "o.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert (tmp_path / "o.avi").read_bytes() == (tmp_path / "whole.avi").read_bytes()
+    assert sorted(os.listdir(tmp_path)) == ["labels", "o.avi", "o.jsonl", "whole.avi", "whole.jsonl"]
+    # Finished: nothing is done again, and a video that is missing is drawn without the model.
+    looked.clear()
+    assert segic("video", *arguments, *outs) == 0
+    assert "6 frames were done before" in capsys.readouterr().out
+    (tmp_path / "o.avi").unlink()
+    assert segic("video", *arguments, *outs) == 0
+    assert frames_in(tmp_path / "o.avi") == 6
+    assert looked == []
+
+
+def test_absence_and_negatives_in_videos(segic, clip, tmp_path, capsys, monkeypatch):
+    def areas(name, *more):
+        assert segic("video", "clip.avi", *REF, *more, "--out", tmp_path / name, *WEIGHTS) == 0
+        return [row["area"] for row in lines(tmp_path / f"{name}.jsonl")]
+
+    shown = areas("shown")
+    assert "absent" not in capsys.readouterr().out
+    with monkeypatch.context() as patch:  # what is a negative at all is taken away
+        patch.setattr("segic_jax.inference.presence.MARGIN", -100)
+        assert sum(areas("denied", "--negative", "ref.png", "mask.png")) < sum(shown)
+    capsys.readouterr()
+    assert sum(areas("none", "--threshold", "0.999999")) == 0
+    assert "object: absent on 6 frames, 0-5" in capsys.readouterr().out
+    assert not any(row["present"] for row in lines(tmp_path / "none.jsonl"))
+
+
+def test_a_full_disk_is_said_of_a_video(segic, clip, tmp_path, capsys, monkeypatch):
+    """OpenCV goes on writing, and nothing arrives."""
+    rooms = iter([10**6, 10**6, 100])
+    usage = type("Usage", (), {"free": property(lambda _: next(rooms))})
+    monkeypatch.setattr("segic_jax.inference.video_io.shutil.disk_usage", lambda _: usage())
+    assert segic("video", "clip.avi", "--mask", "first.png", "--out", tmp_path / "o.avi", *WEIGHTS) == 2
+    assert "the disk is full" in capsys.readouterr().err
+    assert not (tmp_path / "o.avi").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("none.mp4", *REF), "no such video"),
+        (("mask.png:", *REF), "no such video"),
+        (("tiny.safetensors", *REF), "cannot be read as a video"),
+        (("clip.avi",), "Say what to look for"),
+        (("clip.avi", *REF, "--mask", "first.png"), "not both"),
+        (("clip.avi", *REF, "--out", "x.gif"), "the suffix of a video must be one of .mp4"),
+        (("clip.avi", *REF, "--out", "clip.avi"), "the input itself"),
+        (("clip.avi", "--mask", "targets/b.png"), "targets/b.png is 70 x 52 pixels"),
+        (("clip.avi", *REF, "--threshold", "2"), "between 0 and 1"),
+        (("clip.avi", *REF, "--fps", "0"), "--fps 0 must be above 0"),
+    ],
+)
+def test_bad_videos_are_one_sentence(segic, clip, tmp_path, capsys, arguments, sentence):
+    out = () if "--out" in arguments else ("--out", tmp_path / "out.mp4")
+    assert segic("video", *arguments, *out, *WEIGHTS) == 2
+    said = capsys.readouterr()
+    assert sentence in said.err
+    assert len(said.err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ending", [".avi", ".mp4", ".webm"])
+def test_a_video_that_did_not_arrive(tmp_path, ending):
+    """The disk takes two kilobytes and no more; OpenCV does not say so."""
+    Image.fromarray(IMAGE).save(tmp_path / "1.png")
+    out, drawn = tmp_path / f"o{ending}", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    videos = VideoOutputs([out], open_video(tmp_path, 25.0, SkippedInputs()), {1: "a"})
+    for _ in range(9):
+        videos._write(out, drawn)
+        videos._count += 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
+    try:
+        videos._writers[out].release()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with pytest.raises(DataError, match=rf"o{ending} cannot be written to: only \d+ of its 9 frames"):
+        videos.__exit__(None)
+    assert os.listdir(tmp_path) == ["1.png"]
+
+
+def test_a_mask_of_negative_numbers_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(command_files(tmp_path))
+    labels = np.where(MASK, -3, 0).astype(np.int32)
+    labels[:5] = 2
+    Image.fromarray(labels).save("first.tif")
+    with pytest.raises(SystemExit) as stopped:
+        main(["video", "targets", "--mask", "first.tif", "--out", "o", "--weights", "tiny.safetensors"])
+    assert stopped.value.code == 2
+    assert "first.tif numbers an object -3" in capsys.readouterr().err

@@ -1,0 +1,64 @@
+"""`segic convert`, `segic export` and `segic weights`."""
+
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from tiny import bundle
+
+from segic_jax.weights.torch_names import to_torch
+
+SHIPPED = Path(__file__).parents[2] / "segic_jax/weights/emoji_tiny.safetensors"
+
+
+def as_numpy(params):
+    return {name: np.asarray(value) for name, value in params.items()}
+
+
+def test_official_weights_in_and_out(segic, files, tmp_path, capsys):
+    """A head and a backbone on their own, joined with a text tower, and the head back out."""
+    head, backbone = tmp_path / "segic.safetensors", tmp_path / "dinov2.safetensors"
+    save_file(to_torch(as_numpy(bundle().head)), head)
+    save_file(to_torch(as_numpy(bundle().backbone)), backbone)
+    assert segic("convert", backbone, "--num-heads", "2", "--out", tmp_path / "part.safetensors") == 0
+    assert "not a whole model yet" in capsys.readouterr().out
+    assert segic("convert", head, backbone, "--out", tmp_path / "x.safetensors") == 2
+    assert "--num-heads" in capsys.readouterr().err
+    assert segic("export", files / "tiny.safetensors", "--out", tmp_path / "out.safetensors") == 0
+    exported = load_file(tmp_path / "out.safetensors")
+    assert exported.keys() == load_file(head).keys()
+    assert (
+        segic(
+            "predict",
+            "--weights",
+            tmp_path / "part.safetensors",
+            "--ref",
+            files / "ref.png",
+            files / "mask.png",
+            files / "targets",
+            "--out",
+            tmp_path / "out",
+        )
+        == 2
+    )
+    assert "segic convert" in capsys.readouterr().err
+
+
+def test_weights_commands(segic, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("SEGIC_CACHE", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert segic("weights", "list") == 0
+    assert "menglc/SEGIC" in capsys.readouterr().out
+    assert segic("weights", "fetch", "dinov3") == 2
+    assert "known are dinov2-s" in capsys.readouterr().err
+    assert segic("parity", "report", tmp_path, "--out", tmp_path / "x.html") == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_folder_of_weights_with_a_damaged_configuration_is_said(segic, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/model.safetensors").write_bytes(SHIPPED.read_bytes())
+    for content in ("[" * 100_000, "[]", "{"):
+        (tmp_path / "in/config.json").write_text(content)
+        assert segic("convert", tmp_path / "in", "--out", tmp_path / "o.safetensors") == 2
+        assert "config.json" in capsys.readouterr().err
