@@ -1,0 +1,42 @@
+"""`segic calibrate` measures, and saves only if asked to."""
+
+import dataclasses
+
+import pytest
+import tiny
+
+from segic_jax.commands.parser import parse
+from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.errors import ConfigError
+from segic_jax.inference.presence import read_calibration
+from segic_jax.weights.bundle import load_bundle, save_bundle
+
+
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A tiny model, and few classes to measure it on."""
+    load = SpriteBank.load
+    monkeypatch.setattr(
+        SpriteBank, "load", lambda split: dataclasses.replace(load(split), classes=load(split).classes[:8])
+    )
+    save_bundle(tmp_path / "tiny.safetensors", tiny.bundle())
+    return tmp_path / "tiny.safetensors"
+
+
+def test_the_calibration_is_printed_and_saved(weights, capsys):
+    arguments = ["calibrate", "--weights", str(weights), "--scenes", "3"]
+    assert parse(arguments).run() == 0
+    table = capsys.readouterr().out
+    measures = [line.split(" | ")[1] for line in table.splitlines()[2:]]
+    assert (
+        measures == ["AUROC", "false masks at 95 % recall", "recall, false masks at the saved threshold"] * 2
+    )
+    assert read_calibration(load_bundle(weights).notes) is None
+    assert parse([*arguments, "--save"]).run() == 0
+    assert capsys.readouterr().out == f"{table}{weights}: calibration saved\n"
+    assert 0 <= read_calibration(load_bundle(weights).notes).least < 1
+
+
+def test_no_scenes_are_refused(weights):
+    with pytest.raises(ConfigError, match="--scenes 0 must be at least 1"):
+        parse(["calibrate", "--weights", str(weights), "--scenes", "0"]).run()
