@@ -1,5 +1,7 @@
 """Define every exception class of the package; all but TrainingError mean wrong input."""
 
+from collections.abc import Sequence
+
 
 class InputError(ValueError):
     """Report wrong input in one sentence that names it and the fix."""
@@ -23,6 +25,14 @@ class ParamsError(InputError):
 
 class FormatError(ParamsError):
     """Report tensors that are not weights of a known format or architecture."""
+
+
+class MissingTensors(FormatError):
+    """Report that tensors whose shapes give the sizes of a model are missing."""
+
+    def __init__(self, message: str, names: Sequence[str]):
+        super().__init__(message)
+        self.names = tuple(names)  # official ones
 
 
 class SourceError(ParamsError):

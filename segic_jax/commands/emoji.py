@@ -1,4 +1,4 @@
-"""`segic emoji`: the embedded benchmark as files."""
+"""`segic emoji`: export the embedded benchmark as files."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +9,17 @@ import tyro
 
 @dataclass
 class Emoji:
-    """The benchmark inside the package, as a folder of images and masks: CLASS/N.jpg and CLASS/N.png."""
+    """Export the benchmark in the package as a folder of images and masks: CLASS/N.jpg and CLASS/N.png."""
 
     action: tyro.conf.Positional[Literal["export"]]
-    """What to do."""
+    """The action."""
     out: Path
-    """Folder for the images; new or empty."""
+    """A new or empty folder for the images."""
     split: Literal["novel", "validation", "base"] = "novel"
-    """Which classes; the benchmark is scored on the novel ones."""
+    """The classes to export; the benchmark scores the novel ones."""
 
     def run(self) -> int:
-        """Write the split's images."""
+        """Write the images of the split and print their number."""
         from segic_jax.data.emoji.source import EmojiSource
         from segic_jax.data.sources import folder
 

@@ -1,4 +1,4 @@
-"""`segic convert`, `segic export`, `segic weights`: official weights in and out."""
+"""`segic convert`, `segic export`, `segic weights`: import and export official weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,44 +9,46 @@ import tyro
 
 @dataclass
 class Convert:
-    """Read official weights into one file of this project.
+    """Convert official weights to one file of this project.
 
-    What a source is shows in its names and shapes: DINOv2 as Meta, Hugging Face or timm ship it, CLIP's text
-    tower with its tokenizer.json, a SegIC checkpoint, a file of this project. All three parts together make
-    a whole model; fewer make a file that a later conversion can join. Nothing in a .pth is executed.
-    """
+    Sources are recognised by the names and shapes of their tensors: DINOv2 as Meta, Hugging Face or timm ship
+    it, CLIP's text tower with its tokenizer.json, a SegIC checkpoint, or a file of this project. Backbone,
+    text tower and head together make a complete model; fewer parts make a file that a later conversion can
+    join. Nothing in a .pth file is executed."""
 
     source: tyro.conf.Positional[tuple[Path, ...]]
-    """.pth, .bin or .safetensors files, or folders as the Hugging Face hub lays them out."""
+    """.pth, .bin or .safetensors files, or folders in the layout of the Hugging Face hub."""
     out: Path
     """The .safetensors file to write."""
     canvas: int | None = None
-    """Side of the square input in pixels, which no official checkpoint tells; the published models' 896 by
-    default, or what a head of this project was trained at."""
+    """Side of the square input in pixels, which official checkpoints do not store; by default the side stored
+    with a head of this project, else 896, that of the published models."""
     num_heads: int | None = None
-    """Attention heads of a backbone of unpublished size, whose file does not tell it."""
-    half: bool = False
-    """Store float16: half the size, and rounded."""
+    """Attention heads of a backbone of unpublished size, whose file does not store their number."""
+    float16: bool = False
+    """Store float16, which halves the file and rounds the weights."""
 
     def run(self) -> int:
-        """Convert and say what was found."""
+        """Convert and print what was read."""
         from segic_jax.weights.convert import convert
 
-        print(convert(self.source, self.out, canvas=self.canvas, num_heads=self.num_heads, half=self.half))
+        print(
+            convert(self.source, self.out, canvas=self.canvas, num_heads=self.num_heads, float16=self.float16)
+        )
         return 0
 
 
 @dataclass
 class Export:
-    """Write a model's trained head under the official SegIC names, for `load_state_dict` in PyTorch."""
+    """Export a model's trained head under the official SegIC names, for `load_state_dict` in PyTorch."""
 
     model: tyro.conf.Positional[str]
-    """Model file, or a name of `segic weights list`."""
+    """A model file, or a name of `segic weights list`."""
     out: Path
     """The .safetensors file to write."""
 
     def run(self) -> int:
-        """Export and say how to load it."""
+        """Export and print how to load the file."""
         from segic_jax.weights.convert import export_head
         from segic_jax.weights.fetch import find
 
@@ -60,25 +62,25 @@ class Export:
 
 @dataclass
 class List:
-    """Every known file: what it is, size, licence, where it comes from, whether it is here."""
+    """List the weights that can be fetched: size, licence, source, and whether they are fetched."""
 
     def run(self) -> int:
         """Print the table."""
-        from segic_jax.weights.fetch import table
+        from segic_jax.weights.fetch import catalog_table
 
-        print(table())
+        print(catalog_table())
         return 0
 
 
 @dataclass
 class Fetch:
-    """Download, verify and convert; the result lies in the cache folder (SEGIC_CACHE)."""
+    """Download, verify and convert weights into the cache folder (SEGIC_CACHE)."""
 
     name: tyro.conf.Positional[str]
     """A name of `segic weights list`."""
 
     def run(self) -> int:
-        """Fetch and say where it is."""
+        """Fetch and print the path of the file."""
         from segic_jax.weights.fetch import fetch
 
         print(fetch(self.name))
@@ -87,10 +89,10 @@ class Fetch:
 
 @dataclass
 class Weights:
-    """Known weights: list them, or fetch one."""
+    """List the weights that can be fetched, or fetch one of them."""
 
     action: Annotated[List, tyro.conf.subcommand("list")] | Annotated[Fetch, tyro.conf.subcommand("fetch")]
 
     def run(self) -> int:
-        """The chosen action."""
+        """Run the chosen action."""
         return self.action.run()

@@ -15,7 +15,7 @@ from segic_jax.data.episodes import PairSource
 from segic_jax.data.pairs import ClassPairs, ImagePairs, InstancePairs, Mixture
 from segic_jax.data.semantic import index_classes
 from segic_jax.data.sources import ade20k, coco20i
-from segic_jax.data.sources.coco_instances import COCO, LVIS, OBJECTS365, PACO, CocoInstances, Layout
+from segic_jax.data.sources.coco_instances import COCO, LVIS, OBJECTS365, PACO, CocoInstances, InstanceLayout
 from segic_jax.data.sources.folder import open_folder
 from segic_jax.data.sources.fss1000 import Fss1000Source
 from segic_jax.data.sources.lip import LipInstances
@@ -109,7 +109,7 @@ def _built_semantic(source: BuiltSemanticSource) -> PairSource:
     )
 
 
-def _instances(layout: Layout) -> Opener:
+def _instances(layout: InstanceLayout) -> Opener:
     def open_instances(config: SourceConfig, canvas: int) -> PairSource:
         fold = () if config.without_fold is None else coco20i.fold_classes(config.without_fold)
         names = [coco20i.class_names()[number] for number in fold]

@@ -1,8 +1,8 @@
-"""Weights in one safetensors file: a whole model, or some of its parts.
+"""Read and write model files: a complete model, or some of its parts, in one safetensors file.
 
 Tensors are named `backbone/...`, `head/...`, `text/...` (CLIP's text tower), `tokenizer` (the bytes of its
-tokenizer.json) and `text_table` (features of known prompts). The metadata holds, as JSON, the configuration
-of what is there, the prompts of the table's rows and notes about the training.
+tokenizer.json) and `text_table` (features of prompts). The metadata holds, as JSON, the
+configuration of each part, the prompts of the table's rows and notes about the training.
 """
 
 import json
@@ -27,51 +27,52 @@ from segic_jax.errors import BundleError, TextError
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params, as_float32, check
 from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.weights.safetensors_file import write_safetensors
 from segic_jax.weights.text import TextTower, encode_prompts
 from segic_jax.weights.torch_names import Tensors
-from segic_jax.weights.write import write_safetensors
 
 FORMAT = "segic_jax model 1"
-_METADATA = ("config", "vit", "text", "prompts", "notes")  # JSON, each where its part is there
+_METADATA = ("config", "vit", "text", "prompts", "notes")  # JSON, each if the file has its part
 SHIPPED = Path(__file__).parent / "emoji_tiny.safetensors"
 
-TextTable = dict[str, Float[np.ndarray, " text_width"]]  # by prompt; the empty one stands for no name given
+# By prompt; the empty prompt stands for a class without a name.
+TextTable = dict[str, Float[np.ndarray, " text_width"]]
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """Everything that inference needs."""
+    """Hold everything that inference needs."""
 
     config: ModelConfig
     backbone: Params
     head: Params
-    text: TextTable  # the empty prompt is always there
+    text: TextTable  # always holds the empty prompt
     notes: dict = field(default_factory=dict)  # JSON: how it was trained, `cosine_threshold`, ...
     path: Path | None = None  # the file it came from
     tower: TextTower | None = None  # for prompts that `text` lacks
 
     @property
     def name(self) -> str:
-        """The file's name, for reports."""
+        """Return the file's name, for reports."""
         return self.path.name if self.path else "unsaved"
 
     def text_feature(self, class_name: str = "") -> Float[np.ndarray, " text_width"]:
-        """Feature of `a photo of a NAME`, or of the empty prompt (segic.py:302-313).
+        """Return the feature of `a photo of a NAME`, or of the empty prompt (segic.py:302-313).
 
         Raises:
-            BundleError: neither the table nor a text tower gives it.
+            BundleError: neither the table nor a text tower has it.
         """
         return self.text_features([class_name])[0]
 
     def text_features(self, class_names: Sequence[str]) -> Float[np.ndarray, "names text_width"]:
-        """`text_feature` of each name."""
+        """Return the `text_feature` of each name."""
         return self.prompt_features([class_prompt(name) for name in class_names])
 
     def prompt_features(self, prompts: Sequence[str]) -> Float[np.ndarray, "prompts text_width"]:
-        """Features of whole sentences; what the text tower has to compute is kept in `text`.
+        """Return the features of complete prompts; computed ones are stored in `text`.
 
         Raises:
-            BundleError: neither the table nor a text tower gives one of them.
+            BundleError: neither the table nor a text tower has one of them.
         """
         unknown = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self.text]
         if unknown and self.tower is None:
@@ -86,23 +87,23 @@ class Bundle:
 
 @dataclass(frozen=True)
 class Weights:
-    """What a file holds; any part may be absent. Arrays are numpy's, under our names, as they are stored."""
+    """Hold the content of a file, of which any part may be absent, as stored numpy arrays under our names."""
 
     vit: ViTConfig | None = None
     backbone: Tensors | Params | None = None
     tower: TextTower | None = None
-    model: ModelConfig | None = None  # of the head; the backbone's configuration is part of it
+    model: ModelConfig | None = None  # of the head, including the configuration of its backbone
     head: Tensors | Params | None = None
     text: TextTable = field(default_factory=dict)
     notes: dict = field(default_factory=dict)
     path: Path | None = None
 
 
-def write_weights(path: Path | str, weights: Weights, *, half: bool = False) -> None:
-    """Write what `weights` has, one tensor after another; the file appears when it is whole.
+def write_weights(path: Path | str, weights: Weights, *, float16: bool = False) -> None:
+    """Write the parts of `weights`; the file appears when it is complete.
 
     Args:
-        half: float16 for everything; otherwise each tensor keeps its type.
+        float16: store all tensors as float16; otherwise each tensor keeps its type.
 
     Raises:
         BundleError: a part does not fit its configuration or the other parts, or a value is not finite or
@@ -126,19 +127,21 @@ def write_weights(path: Path | str, weights: Weights, *, half: bool = False) -> 
         prompts = sorted(weights.text)
         tensors["text_table"] = np.stack([weights.text[prompt] for prompt in prompts])
         metadata["prompts"] = json.dumps(prompts)
-    most = float(np.finfo(np.float16).max)
-    for name, value in tensors.items() if half else ():
-        if float(np.abs(value).max(initial=0)) > most:
-            raise BundleError(f"{path}: {name} holds values above {most:.0f}; write it with half=False.")
-    write_safetensors(path, tensors, metadata, half=half)
+    largest = float(np.finfo(np.float16).max)
+    for name, value in tensors.items() if float16 else ():
+        if float(np.abs(value).max(initial=0)) > largest:
+            raise BundleError(
+                f"{path}: {name} holds values above {largest:.0f}; write it with float16=False."
+            )
+    write_safetensors(path, tensors, metadata, float16=float16)
 
 
 def read_weights(path: Path | str) -> Weights:
-    """Read a file of `write_weights`, whatever parts it has.
+    """Read a file that `write_weights` wrote, with any of the parts.
 
     Raises:
-        BundleError: missing, damaged, of another kind, not fitting its own configuration, or with a number
-            that is not finite.
+        BundleError: the file is missing, damaged, of another kind, does not fit its configuration, or holds a
+            number that is not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -152,12 +155,12 @@ def read_weights(path: Path | str) -> Weights:
     except (SafetensorError, OSError, AttributeError) as error:  # the last for types that NumPy lacks
         if path.suffix != ".safetensors":
             raise BundleError(_foreign(path)) from error
-        raise BundleError(f"{path} is damaged or no safetensors file ({error}); get it again.") from error
+        raise BundleError(f"{path} is damaged or not a safetensors file ({error}); get it again.") from error
     try:
         backbone, head, text = (_part(tensors, prefix) for prefix in ("backbone/", "head/", "text/"))
         values = {name: json.loads(value) for name, value in metadata.items() if name in _METADATA}
         if not isinstance(values["notes"], dict):
-            raise TypeError("its notes are no object")
+            raise TypeError("its notes are not an object")
         vit, tower, table = None, None, {}
         if backbone:
             vit = ViTConfig(**(values["config"]["vit"] if head else values["vit"]))
@@ -185,8 +188,8 @@ def read_weights(path: Path | str) -> Weights:
     return weights
 
 
-def save_bundle(path: Path | str, bundle: Bundle, *, half: bool = True) -> None:
-    """Write `bundle`, in float16 (half the size) or in float32.
+def save_bundle(path: Path | str, bundle: Bundle, *, float16: bool = True) -> None:
+    """Write a complete model, in float16 (half the size) or in float32.
 
     Raises:
         BundleError, WriteError: as `write_weights`, or the empty prompt is missing.
@@ -202,11 +205,11 @@ def save_bundle(path: Path | str, bundle: Bundle, *, half: bool = True) -> None:
         text=bundle.text,
         notes=bundle.notes,
     )
-    write_weights(path, weights, half=half)
+    write_weights(path, weights, float16=float16)
 
 
 def load_bundle(path: Path | str = SHIPPED) -> Bundle:
-    """Read a whole model; the parameters of backbone and head come back as float32.
+    """Read a complete model; the parameters of backbone and head come back as float32.
 
     Raises:
         BundleError: as `read_weights`, or a part is missing.
@@ -214,17 +217,17 @@ def load_bundle(path: Path | str = SHIPPED) -> Bundle:
     weights = read_weights(path)
     missing = [
         (name, source)
-        for name, source, there in (
+        for name, source, present in (
             ("backbone", "BACKBONE", weights.backbone),
             ("text tower", "CLIP", weights.tower or EMPTY_PROMPT in weights.text),
             ("head", "HEAD", weights.head),
         )
-        if not there
+        if not present
     ]
     if missing:
         names, sources = zip(*missing, strict=True)
         raise BundleError(
-            f"{path} is not a whole model, it has no {' and no '.join(names)}; join the parts: "
+            f"{path} is not a complete model, it has no {' and no '.join(names)}; join the parts: "
             f"segic convert {path} {' '.join(sources)} --out MODEL.safetensors"
         )
     if EMPTY_PROMPT not in weights.text:
@@ -242,7 +245,7 @@ def load_bundle(path: Path | str = SHIPPED) -> Bundle:
 
 def _foreign(path: Path) -> str:
     return (
-        f"{path} is no model of this project (format '{FORMAT}'); official weights become one by "
+        f"{path} is not a model of this project (format '{FORMAT}'); official weights become one by "
         f"segic convert {path} --out MODEL.safetensors"
     )
 
@@ -255,13 +258,13 @@ def _encoded(tower: TextTower, prompts: list[str], what: str) -> TextTable:
 
 
 def _part(tensors: Tensors, prefix: str) -> Tensors:
-    """Take what begins with `prefix` out of `tensors`."""
+    """Move the tensors whose names begin with `prefix` out of `tensors`."""
     names = [name for name in tensors if name.startswith(prefix)]
     return {name.removeprefix(prefix): tensors.pop(name) for name in names}
 
 
 def _check(weights: Weights, what: str) -> None:
-    """Each part against its own configuration, its numbers, then the parts against each other."""
+    """Compare each part with its configuration, check its numbers, and compare the parts with each other."""
     try:
         if weights.backbone is not None:
             check(weights.backbone, backbone_template(weights.vit).shapes, "backbone parameters")
@@ -269,7 +272,7 @@ def _check(weights: Weights, what: str) -> None:
             check(weights.tower.params, text_template(weights.tower.config).shapes, "text tower's parameters")
         if weights.head is not None:
             check(weights.head, head_template(weights.model).shapes, "head parameters")
-    except (TypeError, ValueError, ArithmeticError) as error:  # a configuration that makes no module, too
+    except (TypeError, ValueError, ArithmeticError) as error:  # also a configuration that makes no module
         raise BundleError(f"{what}: {error}") from error
     for prefix, tensors in (
         ("backbone/", weights.backbone),
@@ -280,11 +283,11 @@ def _check(weights: Weights, what: str) -> None:
         for name, value in (tensors or {}).items():
             if not np.isfinite(value).all():
                 raise BundleError(
-                    f"{what}: {prefix}{name} holds NaN or infinite values; take an earlier checkpoint, or "
+                    f"{what}: {prefix}{name} holds NaN or infinite values; use an earlier checkpoint, or "
                     "get the file again."
                 )
     if weights.backbone is not None and weights.model is not None and weights.vit != weights.model.vit:
-        raise BundleError(f"{what}: the head was made for another backbone than the one it is joined with.")
+        raise BundleError(f"{what}: the head belongs to another backbone than the one it is joined with.")
     widths = {np.shape(feature) for feature in weights.text.values()}
     if weights.tower is not None:
         widths.add((weights.tower.config.width,))
@@ -292,5 +295,5 @@ def _check(weights: Weights, what: str) -> None:
         widths.add((weights.model.text_width,))
     if len(widths) > 1:
         raise BundleError(
-            f"{what}: text features must all have text_width numbers; there are {sorted(widths)}."
+            f"{what}: all text features must have text_width numbers; their widths are {sorted(widths)}."
         )

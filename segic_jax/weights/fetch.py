@@ -1,8 +1,7 @@
-"""Known weights: a list of them, their download, and where the converted files lie.
+"""Download the weights of the catalogue, and find model files by path or name.
 
-`fetch` downloads through huggingface_hub (its own cache, resume, HF_ENDPOINT and HF_HUB_OFFLINE apply),
-checks the hashes, converts, and keeps CACHE/NAME.safetensors. `find` turns what a user wrote into a file.
-"""
+`fetch` downloads through huggingface_hub (with its cache, resume, HF_ENDPOINT and HF_HUB_OFFLINE), checks the
+hashes, converts, and stores CACHE/NAME.safetensors."""
 
 import errno
 import hashlib
@@ -17,25 +16,25 @@ from safetensors import SafetensorError, safe_open
 from segic_jax.config import cache_folder
 from segic_jax.errors import FetchError
 from segic_jax.runtime.atomic_write import atomic_path, require_path
-from segic_jax.weights.known import KNOWN, KnownFile, KnownWeights
+from segic_jax.weights.catalog import CATALOG, CatalogEntry, CatalogFile
 
 
-class Row(NamedTuple):
-    """What `segic weights list` says about known weights."""
+class CatalogRow(NamedTuple):
+    """Hold a row of `segic weights list`."""
 
     name: str
     what: str
-    size: int  # bytes to download, about
+    size: int  # approximate bytes to download
     licence: str
     source: str
-    path: Path | None  # of the converted file, if it is here
+    path: Path | None  # of the converted file, if it is in the cache
 
 
-def listed(*, cache: Path | None = None) -> list[Row]:
-    """All known weights."""
+def list_catalog(*, cache: Path | None = None) -> list[CatalogRow]:
+    """Return a row for each entry of the catalogue."""
     folder = cache or cache_folder()
     return [
-        Row(
+        CatalogRow(
             weights.name,
             weights.what,
             weights.size,
@@ -43,27 +42,28 @@ def listed(*, cache: Path | None = None) -> list[Row]:
             weights.source,
             stored if (stored := _stored(weights, folder)).is_file() else None,
         )
-        for weights in KNOWN.values()
+        for weights in CATALOG.values()
     ]
 
 
-def table() -> str:
-    """`listed` as text, one line each."""
-    lines = [("name", "what", "download", "licence", "here", "source")]
+def catalog_table() -> str:
+    """Return `list_catalog` as text, one line for each entry."""
+    lines = [("name", "what", "download", "licence", "fetched", "source")]
     lines += [
         (row.name, row.what, f"{_bytes(row.size):>7}", row.licence, "yes" if row.path else "no", row.source)
-        for row in listed()
+        for row in list_catalog()
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(line.rstrip() for line in [*text, "", f"Converted files lie in {cache_folder()}."])
+    text += ["", f"Converted files are stored in {cache_folder()}."]
+    return "\n".join(line.rstrip() for line in text)
 
 
 def find(name_or_path: str | Path) -> Path:
-    """The file to read: an existing path, else known weights in the cache; "" is the shipped model.
+    """Return the model file for a path or a name of the catalogue; "" is the model in the package.
 
     Raises:
-        FetchError: it is neither; the message has the command that gets it.
+        FetchError: there is no such file; the message gives the command that fetches it.
     """
     if not str(name_or_path):
         from segic_jax.weights.bundle import SHIPPED
@@ -72,43 +72,43 @@ def find(name_or_path: str | Path) -> Path:
     path = require_path(name_or_path, FetchError).expanduser()
     if path.exists():
         return path
-    if (weights := KNOWN.get(str(name_or_path))) is None:
+    if (weights := CATALOG.get(str(name_or_path))) is None:
         raise FetchError(
-            f"{name_or_path}: there is no such file, and no known weights have that name "
-            "(`segic weights list` shows them)."
+            f"{name_or_path}: there is no such file, and no weights of that name in the catalogue "
+            "(`segic weights list` shows it)."
         )
     stored = _stored(weights, cache_folder())
     if not stored.is_file():
         raise FetchError(
-            f"{weights.name} is not here yet: `segic weights fetch {weights.name}` downloads "
+            f"{weights.name} is not fetched yet: `segic weights fetch {weights.name}` downloads "
             f"{_bytes(weights.size)}. {_by_hand(weights, stored)}"
         )
     return stored
 
 
 def fetch(name: str, *, cache: Path | None = None) -> Path:
-    """Download known weights, check and convert them; returns at once if that was done before.
+    """Download, check and convert weights; return at once if they are in the cache.
 
     Args:
-        name: a name of `listed`. Weights that are joined of others use those that the cache holds, and
-            download the rest.
+        name: a name of `list_catalog`. Of weights that are joined from others, those in the
+            cache are used and the rest is downloaded.
         cache: folder of the converted files, `cache_folder()` if None.
 
     Raises:
-        FetchError: unknown name, no network, refused, wrong hash, disk full; with what to do about it.
-        InputError: the downloaded file is not what it should be.
+        FetchError: unknown name, no network, refused, wrong hash, or disk full; the message gives the fix.
+        InputError: the downloaded file cannot be converted.
     """
-    if name not in KNOWN:
-        raise FetchError(f"{name}: no known weights have that name; known are {', '.join(KNOWN)}.")
-    weights = KNOWN[name]
+    if name not in CATALOG:
+        raise FetchError(f"{name}: there are no weights of that name; choose one of {', '.join(CATALOG)}.")
+    weights = CATALOG[name]
     folder = Path(cache) if cache else cache_folder()
     stored = _stored(weights, folder)
     if _parameters(stored) is not None:
         return stored
     sources = [
         source
-        for part in (KNOWN[other] for other in weights.parts or (name,))
-        for source in _sources(part, _stored(part, folder))
+        for entry in (CATALOG[part] for part in weights.parts or (name,))
+        for source in _sources(entry, _stored(entry, folder))
     ]
 
     from segic_jax.weights.convert import convert
@@ -117,23 +117,23 @@ def fetch(name: str, *, cache: Path | None = None) -> Path:
         room = _bytes(weights.parameters * 4)
         return FetchError(f"{message[:-1]}; free {room} there, or set SEGIC_CACHE to another folder.")
 
-    with atomic_path(stored, no_room, keep_suffix=True) as fresh:
+    with atomic_path(stored, no_room, keep_suffix=True) as part:
         folder.mkdir(parents=True, exist_ok=True)
-        convert(sources, fresh)
-        if (parameters := _parameters(fresh)) != weights.parameters:
+        convert(sources, part)
+        if (parameters := _parameters(part)) != weights.parameters:
             raise FetchError(
                 f"{name}: {weights.source} has {parameters:,} parameters instead of {weights.parameters:,}; "
-                "these are other weights than those known under this name."
+                "these are other weights than those of the catalogue."
             )
     return stored
 
 
-def _stored(weights: KnownWeights, folder: Path) -> Path:
+def _stored(weights: CatalogEntry, folder: Path) -> Path:
     return folder / f"{weights.name}.safetensors"
 
 
-def _sources(weights: KnownWeights, stored: Path) -> list[Path]:
-    """What `convert` reads: the converted file if it is there, else the download."""
+def _sources(weights: CatalogEntry, stored: Path) -> list[Path]:
+    """Return the files that `convert` reads: the converted file if it exists, else the download."""
     if _parameters(stored) is not None:
         return [stored]
     downloads = [_download(weights, file, stored) for file in weights.files]
@@ -141,10 +141,10 @@ def _sources(weights: KnownWeights, stored: Path) -> list[Path]:
 
 
 def _parameters(path: Path) -> int | None:
-    """How many parameters a converted file holds; None if it is missing or damaged. Reads the header only.
+    """Read the number of parameters of a converted file from its header; None if it is missing or damaged.
 
     Raises:
-        FetchError: it is sound, but not of this project, so somebody else put it there.
+        FetchError: the file is sound but not of this project.
     """
     try:
         with safe_open(path, framework="numpy") as file:
@@ -157,13 +157,13 @@ def _parameters(path: Path) -> int | None:
         return None
     if not parameters:
         raise FetchError(
-            f"{path} is no converted file: move it away, and run `segic convert FILE --out {path}` on it."
+            f"{path} is not a converted file: move it away, and run `segic convert FILE --out {path}` on it."
         )
     return parameters
 
 
-def _download(weights: KnownWeights, file: KnownFile, stored: Path) -> Path:
-    """The file in the hub's cache, checked."""
+def _download(weights: CatalogEntry, file: CatalogFile, stored: Path) -> Path:
+    """Download a file to the hub's cache and verify it."""
     try:
         import huggingface_hub
     except ImportError as error:
@@ -172,7 +172,7 @@ def _download(weights: KnownWeights, file: KnownFile, stored: Path) -> Path:
         ) from error
     try:
         path = Path(huggingface_hub.hf_hub_download(weights.repository, file.name))
-    except Exception as error:  # its network library, and so the errors, change between its versions
+    except Exception as error:  # its network library, and with it the exceptions, differ between versions
         raise FetchError(
             f"{weights.name}: {file.name} of {weights.source} could not be downloaded: "
             f"{_reason(error)}. {_by_hand(weights, stored)}"
@@ -188,19 +188,19 @@ def _reason(error: BaseException) -> str:
     causes = list(_causes(error))
     statuses = {getattr(getattr(cause, "response", None), "status_code", None) for cause in causes}
     if any(getattr(cause, "errno", None) == errno.ENOSPC for cause in causes):
-        return f"the disk of {constants.HF_HUB_CACHE} is full (HF_HOME moves it)"
+        return f"the disk of {constants.HF_HUB_CACHE} is full (set HF_HOME to another folder)"
     if statuses & {401, 403}:
-        return "the repository is private, gone, or wants a login (`hf auth login`)"
+        return "the repository is private, deleted, or needs a login (`hf auth login`)"
     if 404 in statuses:
-        return "the hub does not have it any more"
+        return "the hub no longer has it"
     if busy := [status for status in statuses if status and status >= 500]:
         return f"the hub answers {busy[0]}; try again later"
     if constants.HF_HUB_OFFLINE:
-        return "HF_HUB_OFFLINE forbids the network, and the hub's cache does not hold it"
+        return "HF_HUB_OFFLINE is set, and the hub's cache does not hold it"
     if isinstance(error, LocalEntryNotFoundError):
         return f"no answer from {constants.ENDPOINT}"
     text = str(error).strip().partition("\n")[0][:200]
-    return f"{type(error).__name__}: {text}; the same command goes on where it stopped"
+    return f"{type(error).__name__}: {text}; to resume, repeat the command"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -209,33 +209,32 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__
 
 
-def _verify(weights: KnownWeights, file: KnownFile, path: Path) -> None:
-    """Compare with the published SHA-256, else with the hash that the hub announced.
+def _verify(weights: CatalogEntry, file: CatalogFile, path: Path) -> None:
+    """Compare a file with the published SHA-256, else with the hash that the hub announced.
 
-    The hub's cache names a blob after it: SHA-256 of large files, git's SHA-1 of small ones. Where the
-    file system has no links there is no such name, and only a published SHA-256 is checked.
-    """
+    The hub's cache names a blob by its hash: SHA-256 for large files, git's SHA-1 for small ones. On file
+    systems without links there is no such name, and only a published SHA-256 is checked."""
     blob = path.resolve()
     expected = file.sha256 or blob.name
     if re.fullmatch(r"[0-9a-f]{64}", expected):
         with blob.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
+            actual = hashlib.file_digest(content, "sha256").hexdigest()
     elif re.fullmatch(r"[0-9a-f]{40}", expected):
         content = blob.read_bytes()
-        found = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+        actual = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
     else:
         return
-    if found != expected:
+    if actual != expected:
         path.unlink()
         blob.unlink(missing_ok=True)
         raise FetchError(
-            f"{weights.name}: {file.name} of {weights.source} has the hash {found} instead of {expected}; "
+            f"{weights.name}: {file.name} of {weights.source} has the hash {actual} instead of {expected}; "
             "it was deleted. Fetch it again; if it differs again, it is not the published file."
         )
 
 
-def _by_hand(weights: KnownWeights, stored: Path) -> str:
-    """How to do without the download."""
+def _by_hand(weights: CatalogEntry, stored: Path) -> str:
+    """Return how to get the weights without this download."""
     if weights.parts:
         return f"Its parts are {', '.join(weights.parts)}."
     *names, last = (file.name for file in weights.files)
@@ -245,7 +244,7 @@ def _by_hand(weights: KnownWeights, stored: Path) -> str:
     if weights.mirror:
         bring += f", or {weights.mirror}"
         source = "FOLDER_OR_FILE"
-    return f"By hand: bring {bring}, and run `segic convert {source} --out {stored}`."
+    return f"By hand: download {bring}, and run `segic convert {source} --out {stored}`."
 
 
 def _bytes(size: int) -> str:

@@ -1,8 +1,8 @@
-"""What a dictionary of tensors is, by its names and shapes, and the same tensors under official names.
+"""Recognise weights by the names and shapes of their tensors, and give them their official names.
 
 Official names are those of DINOv2's hub files, of CLIP's text tower below "text_model.", and of SegIC.
-Read: DINOv2 as Meta, Hugging Face (transformers/models/dinov2*/modeling_*.py) and timm
-(timm/models/vision_transformer.py, `_convert_dinov2`) ship it, CLIP as Hugging Face ships it, SegIC.
+Recognised are DINOv2 as Meta, Hugging Face (transformers/models/dinov2*/modeling_*.py) and timm
+(timm/models/vision_transformer.py, `_convert_dinov2`) ship it, CLIP as Hugging Face ships it, and SegIC.
 """
 
 import re
@@ -21,32 +21,32 @@ Shapes = dict[str, Shape]
 
 
 class Part(NamedTuple):
-    """A part of a model, as a source holds it."""
+    """Hold a part of a model as a source stores it."""
 
     kind: Literal["backbone", "text", "head"]
     tensors: Tensors  # under official names
     origin: str  # e.g. "DINOv2 as Hugging Face ships it"
-    what: str  # how messages call the source
+    what: str  # name of the source in messages
     in_file: Callable[[Shapes], Shapes]  # official names and shapes -> those of the file
-    found: Tensors  # what `tensors` was made of, under the file's names
-    left_out: tuple[str, ...] = ()  # names in the file that no forward pass here reads
+    file_tensors: Tensors  # the tensors of the file, under its names
+    left_out: tuple[str, ...] = ()  # names in the file that no forward pass reads
     config: Mapping[str, Any] | None = None  # the part's section of Hugging Face's config.json
-    made_as: Any = None  # the configuration that a file of this project stores
+    stored_config: Any = None  # the configuration that a file of this project stores
 
     @property
     def hugging_face(self) -> bool:
-        """Whether it is a backbone whose module resamples positions in Hugging Face's way."""
+        """Return whether this is a backbone that resamples positions as Hugging Face's module does."""
         return self.kind == "backbone" and self.origin == HUGGING_FACE
 
     def parameters(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Tensors:
-        """Parameters with the names and shapes of a `params.Template`; views, in the file's dtype.
+        """Return the parameters of a `params.Template` as views in the file's dtype.
 
         Raises:
-            ParamsError: naming every missing, unknown or misshapen tensor as the file calls it.
+            ParamsError: naming every missing, unknown or misshapen tensor by its name in the file.
         """
         expected = self.in_file({name: spec.shape for name, spec in torch_shapes(shapes).items()})
         structs = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in expected.items()}
-        check(self.found, structs, f"tensors of {self.what} ({self.origin})")
+        check(self.file_tensors, structs, f"tensors of {self.what} ({self.origin})")
         return from_torch(self.tensors, shapes, what=f"tensors of {self.what}")
 
 
@@ -60,14 +60,14 @@ SEGIC = "SegIC as its authors ship it"
 def recognise(
     tensors: Mapping[str, np.ndarray], *, config: Mapping[str, Any] | None, what: str
 ) -> list[Part]:
-    """The parts that `tensors` hold.
+    """Return the parts that `tensors` hold.
 
     Args:
         config: Hugging Face's config.json, if there is one beside the weights.
-        what: how messages call the source, e.g. its path.
+        what: name of the source in messages, such as its path.
 
     Raises:
-        FormatError: it is none of the known formats, or an architecture of another kind.
+        FormatError: the format or the architecture is not supported.
     """
     if any(name.startswith(_ONLY_SEGIC) for name in tensors):
         return _segic(tensors, what)
@@ -81,14 +81,15 @@ def recognise(
                 return [read(tensors, prefix, config, what)]
     first = ", ".join(list(tensors)[:4]) or "none"
     raise FormatError(
-        f"{what} holds no weights that are known here: DINOv2 (from Meta, Hugging Face or timm), CLIP's text "
+        f"{what} holds no supported weights: DINOv2 (from Meta, Hugging Face or timm), CLIP's text "
         f"tower (from Hugging Face), SegIC, or a file of this project. Its first tensors are: {first}."
     )
 
 
-_ONLY_SEGIC = ("inst_proj.", "prompt_proj.", "inst_type_embed.", "encoder.dinov2.")  # SAM has the rest, too
+# SAM has the other names as well.
+_ONLY_SEGIC = ("inst_proj.", "prompt_proj.", "inst_type_embed.", "encoder.dinov2.")
 
-# Left out by name, besides UNUSED: other parts of a complete CLIP, and heads on top of a backbone.
+# Left out as UNUSED is: other parts of a complete CLIP, and heads on top of a backbone.
 _BESIDE = (
     "vision_model.",
     "visual_projection.",
@@ -101,41 +102,42 @@ _BESIDE = (
 
 
 def _segic(tensors: Mapping[str, np.ndarray], what: str) -> list[Part]:
-    """SEGIC.state_dict(), complete or the trained part (model/segic.py:381-395)."""
+    """Read SEGIC.state_dict(), complete or the trained part (model/segic.py:381-395)."""
     split = split_segic(tensors)
-    # The head comes first: it tells that the other two are SegIC's own.
+    # The head comes first: it shows that the other two are SegIC's.
     prefixes = {"head": "", "backbone": "encoder.dinov2.", "text": "encoder.text_model.text_model."}
     parts = []
     for kind, prefix in prefixes.items():
         if held := getattr(split, kind):
-            found = {prefix + name: tensor for name, tensor in held.items() if name not in UNUSED}
+            file_tensors = {prefix + name: tensor for name, tensor in held.items() if name not in UNUSED}
             unused = tuple(prefix + name for name in held if name in UNUSED)
             kept = {name: tensor for name, tensor in held.items() if name not in UNUSED}
-            parts.append(Part(kind, kept, SEGIC, what, _Prefixed(prefix), found, unused))
+            parts.append(Part(kind, kept, SEGIC, what, _Prefixed(prefix), file_tensors, unused))
     constants = tuple(name for name in ("pixel_mean", "pixel_std") if name in tensors)
     return [parts[0]._replace(left_out=parts[0].left_out + constants), *parts[1:]]
 
 
 def _clip(tensors: Mapping[str, np.ndarray], prefix: str, config: Mapping | None, what: str) -> Part:
-    """CLIPModel, CLIPTextModel (from transformers 5.6 without the prefix), CLIPTextModelWithProjection."""
+    """Read CLIPModel, CLIPTextModel (since transformers 5.6 without the prefix),
+    CLIPTextModelWithProjection."""
     config = (config or {}).get("text_config", config)
     _require(config, {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}, what)
-    found, left_out = _kept(tensors, prefix)
-    kept = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return Part("text", kept, CLIP, what, _Prefixed(prefix), found, left_out, config)
+    file_tensors, left_out = _kept(tensors, prefix)
+    kept = {name.removeprefix(prefix): tensor for name, tensor in file_tensors.items()}
+    return Part("text", kept, CLIP, what, _Prefixed(prefix), file_tensors, left_out, config)
 
 
 def _hugging_face(tensors: Mapping[str, np.ndarray], prefix: str, config: Mapping | None, what: str) -> Part:
-    """Dinov2Model, Dinov2WithRegistersModel, alone or inside a model with a head."""
+    """Read Dinov2Model and Dinov2WithRegistersModel, alone or inside a model with a head."""
     _require(config, {"hidden_act": "gelu", "layer_norm_eps": 1e-6}, what)
-    found, left_out = _kept(tensors, prefix)
+    file_tensors, left_out = _kept(tensors, prefix)
     kept: Tensors = {}
-    for name, tensor in found.items():
+    for name, tensor in file_tensors.items():
         kept[_renamed(name.removeprefix(prefix), _HUGGING_FACE_NAMES)] = tensor
     for name in [name for name in kept if ".attn.q." in name]:
         trio = [name.replace(".q.", f".{letter}.") for letter in "qkv"]
         shapes = {kept[part].shape if part in kept else () for part in trio}
-        if len(shapes) == 1 and () not in shapes:  # else they stay apart, and are reported
+        if len(shapes) == 1 and () not in shapes:  # else they stay separate and are reported
             kept[name.replace(".q.", ".qkv.")] = np.concatenate([kept.pop(part) for part in trio])
 
     def in_file(shapes: Shapes) -> Shapes:
@@ -150,10 +152,10 @@ def _hugging_face(tensors: Mapping[str, np.ndarray], prefix: str, config: Mappin
             prefix + _renamed(name, _HUGGING_FACE_NAMES, back=True): shape for name, shape in back.items()
         }
 
-    return Part("backbone", kept, HUGGING_FACE, what, in_file, found, left_out, config)
+    return Part("backbone", kept, HUGGING_FACE, what, in_file, file_tensors, left_out, config)
 
 
-# (theirs, official); a name is compared with a dot before it.
+# (Hugging Face's, official); a name is compared with a dot before it.
 _HUGGING_FACE_NAMES = (
     (".embeddings.cls_token", ".cls_token"),
     (".embeddings.register_tokens", ".register_tokens"),
@@ -173,13 +175,12 @@ _HUGGING_FACE_NAMES = (
 
 
 def _meta_or_timm(tensors: Mapping[str, np.ndarray], prefix: str, config: Mapping | None, what: str) -> Part:
-    """DINOv2's own names, with blocks in chunks or not; timm's, which differ where its modules do.
+    """Read DINOv2 under its own names, with or without chunks of blocks, or under timm's.
 
-    timm keeps register tokens as `reg_token`, packs SwiGLU into fc1 and fc2, and, with registers, has the
-    class position inside `cls_token` already: here that position is zero.
-    """
-    found, left_out = _kept(tensors, prefix)
-    kept = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    timm stores register tokens as `reg_token`, packs SwiGLU into fc1 and fc2, and, with registers, adds the
+    class position to `cls_token`: that position is zero here."""
+    file_tensors, left_out = _kept(tensors, prefix)
+    kept = {name.removeprefix(prefix): tensor for name, tensor in file_tensors.items()}
     chunks = {}  # block -> "chunk.block"
     for name in list(kept):
         if chunked := re.match(r"blocks\.(\d+\.(\d+))\.", name):
@@ -206,11 +207,11 @@ def _meta_or_timm(tensors: Mapping[str, np.ndarray], prefix: str, config: Mappin
         return back
 
     origin = TIMM if pairs else META
-    return Part("backbone", kept, origin, what, in_file, found, left_out)
+    return Part("backbone", kept, origin, what, in_file, file_tensors, left_out)
 
 
 def _packed(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether the feed-forward is a SwiGLU under the names of an MLP: fc1 gives twice what fc2 takes."""
+    """Return whether the feed-forward is a SwiGLU under an MLP's names: fc1 gives twice what fc2 takes."""
     into, out = (tensors.get(f"blocks.0.mlp.{layer}.weight", np.empty(0)) for layer in ("fc1", "fc2"))
     return into.ndim == out.ndim == 2 and into.shape[0] == 2 * out.shape[1]
 
@@ -220,7 +221,7 @@ def _square(number: int) -> bool:
 
 
 class _Prefixed(NamedTuple):
-    """The way back to a file that puts a prefix before the official names."""
+    """Map official names to those of a file that puts a prefix before them."""
 
     prefix: str
 
@@ -229,7 +230,7 @@ class _Prefixed(NamedTuple):
 
 
 def _kept(tensors: Mapping[str, np.ndarray], prefix: str) -> tuple[Tensors, tuple[str, ...]]:
-    """Tensors that a part must account for, and the names of those that are left out."""
+    """Return the tensors that a part must account for, and the names of those that are left out."""
     unused = {prefix + name for name in (*UNUSED, "embeddings.mask_token")}
     left_out = tuple(name for name in tensors if name in unused or name.startswith(_BESIDE))
     return {name: tensor for name, tensor in tensors.items() if name not in left_out}, left_out
@@ -243,7 +244,7 @@ def _renamed(name: str, pairs: Iterable[tuple[str, str]], *, back: bool = False)
 
 
 def _require(config: Mapping | None, settings: Mapping[str, Any], what: str) -> None:
-    """Settings that shapes do not show and that are fixed here."""
+    """Raise FormatError if config.json differs in settings that no shape shows and that are fixed here."""
     for name, value in settings.items():
         if config and config.get(name, value) != value:
             raise FormatError(

@@ -1,47 +1,41 @@
-"""Configurations from the shapes of tensors under official names.
+"""Derive configurations from the shapes of tensors under official names.
 
-Everything but the number of attention heads shows in the shapes; published models have 64 channels a
-head, and SAM's decoder has 8 heads.
-"""
+Shapes give everything but the number of attention heads: published models have 64 channels for each head, and
+SAM's decoder has 8 heads."""
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from segic_jax.config import HeadConfig, ModelConfig, TextConfig, ViTConfig
-from segic_jax.errors import ConfigError, FormatError
+from segic_jax.errors import ConfigError, FormatError, MissingTensors
 from segic_jax.weights.formats import Shape
 
 Tensors = Mapping[str, np.ndarray]
-_CHANNELS = 64  # of a head, in every published DINOv2 and CLIP
-
-
-class Lacking(FormatError):
-    """Tensors that tell a size are missing."""
-
-    def __init__(self, message: str, names: Sequence[str]):
-        super().__init__(message)
-        self.names = tuple(names)  # official ones
+_CHANNELS = 64  # of an attention head, in every published DINOv2 and CLIP
 
 
 def vit_config(tensors: Tensors, *, num_heads: int | None = None) -> ViTConfig:
-    """The backbone whose tensors have DINOv2's hub names, with Meta's way to resample positions.
+    """Return the backbone of tensors under DINOv2's hub names, with Meta's method of resampling positions.
 
-    Meta's way (dinov2/hub/backbones.py): without registers offset 0.1 and no antialiasing, with them
-    offset 0 and antialiasing. `num_heads` None: 64 channels a head.
+    Meta's method (dinov2/hub/backbones.py): without registers an offset of 0.1 and no antialiasing, with
+    registers an offset of 0 and antialiasing.
+
+    Args:
+        num_heads: attention heads; None: 64 channels for each head.
 
     Raises:
-        FormatError: a tensor that tells a size is missing, a size that nothing here has, or unknown heads.
+        FormatError: a tensor that gives a size is missing, a size is not supported, or the heads are unknown.
     """
     patch, positions = _shapes(tensors, "the backbone", "patch_embed.proj.weight", "pos_embed")
     width = patch[0]
     side = math.isqrt(max(positions[1] - 1, 0))
     if side**2 + 1 != positions[1]:
         raise FormatError(
-            f"pos_embed {positions} is no class position and a square grid of patches: "
-            "backbones for other images than square ones are not supported."
+            f"pos_embed {positions} is not a class position and a square grid of patches: "
+            "backbones for images that are not square are not supported."
         )
     registers = 0
     if "register_tokens" in tensors:
@@ -62,7 +56,7 @@ def vit_config(tensors: Tensors, *, num_heads: int | None = None) -> ViTConfig:
     if config.ffn_hidden != hidden:
         raise FormatError(
             f"The backbone's feed-forward has {hidden} hidden channels, which no mlp_ratio gives: "
-            "a SwiGLU's are a multiple of 8."
+            "those of a SwiGLU must be a multiple of 8."
         )
     return config
 
@@ -73,11 +67,11 @@ def text_config(
     num_heads: int | None = None,
     eos_id: int | None = None,
 ) -> TextConfig:
-    """The text tower whose tensors have CLIP's names below "text_model.".
+    """Return the text tower of tensors under CLIP's names below "text_model.".
 
     Args:
-        num_heads: None: 64 channels a head.
-        eos_id: of the end-of-text token; None: the last of the vocabulary, as CLIP has it.
+        num_heads: attention heads; None: 64 channels for each head.
+        eos_id: id of the end-of-text token; None: the last one of the vocabulary, as in CLIP.
 
     Raises:
         FormatError: as `vit_config`.
@@ -102,10 +96,10 @@ def text_config(
 
 
 def model_config(head: Tensors, vit: ViTConfig, canvas: int) -> ModelConfig:
-    """The model of a head under SegIC's names on the backbone `vit`.
+    """Return the model of a head under SegIC's names on the backbone `vit`.
 
     Raises:
-        FormatError: a tensor that tells a size is missing, or the head was trained on another backbone.
+        FormatError: a tensor that gives a size is missing, or the head was trained on another backbone.
     """
     decoder, first = "mask_decoder.", "mask_decoder.transformer.layers.0."
     neck, text, mlp, cross, tokens, iou, mask_in, mask_out = _shapes(
@@ -143,11 +137,11 @@ def model_config(head: Tensors, vit: ViTConfig, canvas: int) -> ModelConfig:
         )
         return ModelConfig(vit=vit, head=sizes, text_width=text[-1], canvas=canvas)
     except ConfigError as error:
-        raise FormatError(f"The head's shapes make no model of this project: {error}") from error
+        raise FormatError(f"The shapes of the head do not fit a model of this project: {error}") from error
 
 
 def backbone_of_head(head: Tensors) -> ViTConfig:
-    """What a head alone tells of its backbone: the published one of that width, else only width and patch."""
+    """Return the published backbone that fits a head, or one that only has its width and patch size."""
     neck, mask = _shapes(head, "the head", "neck.0.weight", "prompt_encoder.mask_downscaling.0.weight")
     published = {config.width: config for config in map(ViTConfig.dinov2, ("s", "b", "l", "g"))}
     config = published.get(neck[1])
@@ -157,26 +151,26 @@ def backbone_of_head(head: Tensors) -> ViTConfig:
 
 
 def _feed_forward(tensors: Tensors, width: int) -> tuple[str, int, float]:
-    """Kind, hidden width, and an mlp_ratio that gives it."""
+    """Return the kind of the feed-forward, its hidden width, and an mlp_ratio that gives this width."""
     if any(".mlp.w3." in name or ".mlp.w12." in name for name in tensors):
         ffn, (out,) = "swiglu", _shapes(tensors, "the backbone", "blocks.0.mlp.w3.weight")
         hidden = out[-1]
-        wanted = 1.5 * hidden / width
+        exact = 1.5 * hidden / width
     else:
         ffn, (into,) = "mlp", _shapes(tensors, "the backbone", "blocks.0.mlp.fc1.weight")
         hidden = into[0]
-        wanted = hidden / width
-    for ratio in (4.0, wanted, wanted + 0.5 / width):  # the last one if `wanted * width` rounds below
+        exact = hidden / width
+    for ratio in (4.0, exact, exact + 0.5 / width):  # the last one if `exact * width` rounds down
         if ViTConfig(width=width, num_heads=1, ffn=ffn, mlp_ratio=ratio).ffn_hidden == hidden:
             return ffn, hidden, ratio
-    return ffn, hidden, wanted
+    return ffn, hidden, exact
 
 
 def _heads(width: int, num_heads: int | None, what: str) -> int:
     if num_heads is None:
         if width % _CHANNELS:
             raise FormatError(
-                f"The number of attention heads of {what} (width {width}) cannot be seen in its file: "
+                f"The number of attention heads of {what} (width {width}) does not show in its file: "
                 "give it as --num-heads."
             )
         return width // _CHANNELS
@@ -186,14 +180,16 @@ def _heads(width: int, num_heads: int | None, what: str) -> int:
 
 
 def _count(tensors: Tensors, pattern: str) -> int:
-    """One more than the largest index that `pattern` finds."""
+    """Return one more than the largest index that `pattern` matches."""
     return 1 + max((int(found[1]) for name in tensors if (found := re.match(pattern, name))), default=0)
 
 
 def _shapes(tensors: Tensors, what: str, *names: str) -> list[Shape]:
     missing = [name for name in names if name not in tensors]
     if missing:
-        raise Lacking(f"{what.capitalize()} lacks {', '.join(missing)}, which tell its sizes.", missing)
+        raise MissingTensors(
+            f"{what.capitalize()} lacks {', '.join(missing)}, which give its sizes.", missing
+        )
     shapes = [tuple(tensors[name].shape) for name in names]
     for name, shape in zip(names, shapes, strict=True):
         dimensions = 3 if name in ("pos_embed", "register_tokens") else 4 if name in _KERNELS else 2

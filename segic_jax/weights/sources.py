@@ -1,8 +1,7 @@
-"""Weight files and folders on disk -> tensors by name, with what lies beside them.
+"""Read weight files and folders as tensors by name, with the configuration and tokenizer beside them.
 
-A folder is read as the Hugging Face hub lays it out: config.json, model.safetensors or pytorch_model.bin,
-whole or in shards, tokenizer.json. Tensors are views of the mapped file: nothing is copied here.
-"""
+A folder has the layout of the Hugging Face hub: config.json, model.safetensors or pytorch_model.bin, in one
+file or in shards, and tokenizer.json. Tensors are views of the mapped file: nothing is copied here."""
 
 import hashlib
 import json
@@ -40,7 +39,7 @@ _DTYPES = {
 
 
 class WeightSource(NamedTuple):
-    """One thing that the user gave."""
+    """Hold one source that the user gave."""
 
     path: Path
     files: tuple[Path, ...]  # that were read
@@ -51,7 +50,8 @@ class WeightSource(NamedTuple):
 
     @property
     def hashes(self) -> dict[str, str]:
-        """SHA-256 of each file that was read, by its name, with that of the folder if one was given."""
+        """Return the SHA-256 of each file that was read, by its name, after that of the folder if one was
+        given."""
         folder = f"{self.path.name}/" if self.path.is_dir() else ""
         return {folder + path.name: _sha256(path) for path in self.files}
 
@@ -60,7 +60,7 @@ def read_source(path: Path) -> WeightSource:
     """Read a .safetensors, .pth, .pt or .bin file, a folder with one, or a tokenizer.json.
 
     Raises:
-        SourceError, PthError: missing, of another kind, or damaged.
+        SourceError, PthError: the source is missing, of another kind, or damaged.
     """
     if path.is_dir():
         return _read_folder(path)
@@ -72,10 +72,10 @@ def read_source(path: Path) -> WeightSource:
 
 
 def read_safetensors(path: Path | str) -> Tensors:
-    """The tensors of a .safetensors file, as views of the mapped file.
+    """Return the tensors of a .safetensors file, as views of the mapped file.
 
     Raises:
-        SourceError: it is not readable as safetensors, or holds a dtype that no weights here have.
+        SourceError: the file cannot be read as safetensors, or holds an unsupported dtype.
     """
     return _map_safetensors(Path(path))[0]
 
@@ -154,7 +154,7 @@ def _map_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
 
 def _tokenizer(path: Path) -> bytes:
     if "model" not in _json(path):
-        raise SourceError(f"{path} is no tokenizer.json of the `tokenizers` library: it has no 'model'.")
+        raise SourceError(f"{path} is not a tokenizer.json of the `tokenizers` library: it has no 'model'.")
     return path.read_bytes()
 
 
@@ -164,7 +164,7 @@ def _json(path: Path) -> dict:
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{path} is not readable as JSON: {error}; get it again.") from error
     if not isinstance(values, dict):
-        raise SourceError(f"{path} is no JSON object; get it again.")
+        raise SourceError(f"{path} is not a JSON object; get it again.")
     return values
 
 

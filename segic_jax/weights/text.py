@@ -1,4 +1,4 @@
-"""Prompts -> the features that SegIC reads, through CLIP's own tokenizer and text tower.
+"""Encode prompts to the features that SegIC reads, with CLIP's tokenizer and text tower.
 
 The official code does this in model/backbone/custom_dino.py:41-54 with transformers; here the same
 tokenizer.json goes through the `tokenizers` library and the tower is models/clip_text.py.
@@ -24,7 +24,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 @dataclass(frozen=True)
 class TextTower:
-    """What turns any prompt into its feature."""
+    """Hold the text tower and the tokenizer that encode any prompt."""
 
     config: TextConfig
     params: Tensors  # our names and layout
@@ -32,17 +32,17 @@ class TextTower:
 
 
 class Tokenizer:
-    """CLIP's tokenizer: what transformers gives with padding="max_length" and truncation=True."""
+    """Tokenize as transformers' CLIP tokenizer does with padding="max_length" and truncation=True."""
 
     def __init__(self, tokenizer_json: bytes, max_length: int = 77):
-        """`tokenizer_json` is the file that Hugging Face ships beside the weights.
+        """Read the tokenizer.json that Hugging Face ships beside the weights.
 
         Raises:
-            TextError: it is no tokenizer.json, or not one of CLIP's kind.
+            TextError: it is not a tokenizer.json, or not CLIP's.
         """
         try:
             self._tokenizer = tokenizers.Tokenizer.from_buffer(tokenizer_json)
-        except Exception as error:  # the library raises nothing narrower
+        except Exception as error:  # the library has no narrower exception
             raise TextError(
                 f"The tokenizer.json is broken ({error}); get it again from openai/clip-vit-large-patch14."
             ) from error
@@ -54,26 +54,26 @@ class Tokenizer:
                 f"The tokenizer.json is not CLIP's: it does not put {START} and {END} around a prompt; "
                 "use the one of openai/clip-vit-large-patch14."
             )
-        # Padding is the end token as well, and a cut prompt still closes with it.
+        # Padding is the end token as well, and a truncated prompt still ends with it.
         self._tokenizer.enable_truncation(max_length)
         self._tokenizer.enable_padding(pad_id=self.end_id, pad_token=END, length=max_length)
 
     def __call__(
         self, prompts: Sequence[str]
     ) -> tuple[Int[np.ndarray, "n length"], Bool[np.ndarray, "n length"]]:
-        """Token ids (int32), and a mask that is False on padding. Prompts beyond the length are cut."""
+        """Return token ids (int32) and a mask that is False on padding; long prompts are truncated."""
         encoded = self._tokenizer.encode_batch(list(prompts))
-        ids = np.array([one.ids for one in encoded], np.int32)
-        return ids, np.array([one.attention_mask for one in encoded], bool)
+        ids = np.array([encoding.ids for encoding in encoded], np.int32)
+        return ids, np.array([encoding.attention_mask for encoding in encoded], bool)
 
 
 def encode_prompts(
     tower: TextTower, prompts: Iterable[str], batch: int = 64
 ) -> dict[str, Float[np.ndarray, " width"]]:
-    """The pooled float32 feature of each prompt, `batch` of them at a time.
+    """Return the pooled float32 feature of each prompt, computed `batch` prompts at a time.
 
     Raises:
-        TextError: the tokenizer is broken or does not go with the tower.
+        TextError: the tokenizer is damaged or does not belong to the tower.
     """
     config, prompts = tower.config, list(dict.fromkeys(prompts))
     tokenizer = Tokenizer(tower.tokenizer, config.max_length)
@@ -86,7 +86,7 @@ def encode_prompts(
         return {}
     ids, attention_mask = tokenizer(prompts)
     params, features = as_float32(tower.params), []
-    # A power of two: few programs are compiled, and one prompt does not cost as much as many.
+    # A power of two: few programs are compiled, and few prompts are computed quickly.
     rows = min(batch, 1 << (len(prompts) - 1).bit_length())
     for start in range(0, len(prompts), rows):
         chosen = np.minimum(np.arange(start, start + rows), len(prompts) - 1)
@@ -98,5 +98,5 @@ def encode_prompts(
 def _pooled(
     config: TextConfig, params: Params, ids: Int[Array, "n length"], attention_mask: Bool[Array, "n length"]
 ) -> Float[Array, "n width"]:
-    with jax.default_matmul_precision("highest"):  # accelerators round products otherwise
+    with jax.default_matmul_precision("highest"):  # accelerators would round products
         return text_template(config).bind(params)(ids, attention_mask).pooled

@@ -1,8 +1,7 @@
-"""Tensors under their official (torch) names <-> our flat parameters.
+"""Map tensors under their official (torch) names to our flat parameters and back.
 
-Our modules carry the torch attribute names, so one rule fits every part: the path is the same, and the
-leaf of the destination says how the tensor is laid out. Nothing is skipped silently, either way.
-"""
+Our modules carry the torch attribute names, so one rule fits every part: the path is the same, and the leaf
+of the destination gives the layout of the tensor. Nothing is skipped silently in either direction."""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
@@ -31,13 +30,13 @@ def from_torch(
     unused: Collection[str] = UNUSED,
     what: str = "weights",
 ) -> Tensors:
-    """Parameters with the names and shapes of a `params.Template`.
+    """Return the parameters of a `params.Template`.
 
     Args:
         tensors: by official name, e.g. "blocks.0.attn.qkv.weight".
         shapes: by our name, e.g. "blocks/0/attn/qkv/kernel".
-        unused: official names that may be there and are left out.
-        what: how messages call `tensors`, e.g. the file.
+        unused: official names that may be present and are left out.
+        what: name of `tensors` in messages, such as the file.
 
     Raises:
         ParamsError: naming every missing, unknown or misshapen tensor.
@@ -54,7 +53,7 @@ def from_torch(
 
 
 def to_torch(params: Mapping[str, np.ndarray], prefix: str = "") -> Tensors:
-    """The inverse of `from_torch`; `prefix` goes before every name. Both give views, copying nothing."""
+    """Return tensors under official names after `prefix`, the inverse of `from_torch`; both return views."""
     return {
         prefix + torch_name(name): _swap_layout(name, np.asarray(value), _TO_TORCH)
         for name, value in params.items()
@@ -62,7 +61,7 @@ def to_torch(params: Mapping[str, np.ndarray], prefix: str = "") -> Tensors:
 
 
 def torch_shapes(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.ShapeDtypeStruct]:
-    """The official names and shapes of a `params.Template`."""
+    """Return the official names and shapes of a `params.Template`."""
 
     def swapped(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         return tuple(shape[axis] for axis in _TO_TORCH[len(shape)]) if name.endswith("/kernel") else shape
@@ -74,13 +73,13 @@ def torch_shapes(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> dict[str, jax.Sh
 
 
 def torch_name(name: str) -> str:
-    """ "neck/1/scale" -> "neck.1.weight"."""
+    """Return the official name of a parameter: "neck.1.weight" for "neck/1/scale"."""
     *path, leaf = name.split("/")
     return ".".join([*path, "weight" if leaf in _WEIGHT_LEAVES else leaf])
 
 
-# torch keeps [out, in] for Linear, [out, in, height, width] for Conv2d, [in, out, height, width] for
-# ConvTranspose2d; the last two become [height, width, in, out] and UpConv's [2, 2, out, in] alike.
+# torch stores [out, in] for Linear, [out, in, height, width] for Conv2d, [in, out, height, width] for
+# ConvTranspose2d; both of the latter become [height, width, in, out] and UpConv's [2, 2, out, in].
 _TO_OURS = {2: (1, 0), 4: (2, 3, 1, 0)}
 _TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
 
@@ -94,10 +93,10 @@ def _swap_layout(name: str, array: np.ndarray, axes: dict[int, tuple[int, ...]])
 
 
 class Parts(NamedTuple):
-    """The parts of an official SegIC state dict, under the official names of each part alone."""
+    """Hold the parts of an official SegIC state dict, each under its own official names."""
 
     backbone: Tensors  # as a DINOv2 hub file
-    text: Tensors  # as CLIPTextModel below "text_model."; both are empty in a file of the trained part
+    text: Tensors  # as CLIPTextModel below "text_model."; both are empty in a file of the trained part only
     head: Tensors
 
 
@@ -115,7 +114,7 @@ def split_segic(tensors: Mapping[str, np.ndarray]) -> Parts:
 
 
 def clip_text_tensors(tensors: Mapping[str, np.ndarray]) -> Tensors:
-    """The text tower of a CLIPModel or CLIPTextModel state dict, without its "text_model." prefix."""
+    """Return the text tower of a CLIPModel or CLIPTextModel state dict, without its "text_model." prefix."""
     return {
         name.removeprefix("text_model."): tensor
         for name, tensor in tensors.items()

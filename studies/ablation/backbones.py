@@ -25,7 +25,7 @@ from segic_jax.runtime import progress
 from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.train.mixed_precision import half_products
 from segic_jax.train.pretrain import matching_loss
-from segic_jax.weights.write import write_safetensors
+from segic_jax.weights.safetensors_file import write_safetensors
 
 SCENES = 16  # of a step
 IDENTITIES = 14  # classes or drawings that they share

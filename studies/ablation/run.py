@@ -24,7 +24,7 @@ from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.train.checkpoint import fingerprint
 from segic_jax.weights.convert import read_frozen
 from segic_jax.weights.fetch import find
-from segic_jax.weights.write import write_safetensors
+from segic_jax.weights.safetensors_file import write_safetensors
 from studies.ablation import report
 from studies.ablation.backbones import random_backbone, short_backbone
 from studies.ablation.evaluation import PixelCounts, evaluate

@@ -179,7 +179,7 @@ def test_weights_that_are_not_finite(tmp_path, monkeypatch, value):
     model.head["neck/0/kernel"] = model.head["neck/0/kernel"].at[0].set(value)
     with monkeypatch.context() as patch:
         patch.setattr("segic_jax.weights.bundle._check", lambda *_: None)
-        save_bundle(tmp_path / "m.safetensors", model, half=False)
+        save_bundle(tmp_path / "m.safetensors", model, float16=False)
     with pytest.raises(BundleError, match=r"m\.safetensors: head/neck/0/kernel holds NaN or infinite"):
         load_bundle(tmp_path / "m.safetensors")
 

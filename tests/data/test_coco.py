@@ -237,5 +237,5 @@ def test_an_unknown_class_is_named(coco):
 
 def test_annotations_without_an_episode_are_named(coco):
     (coco / "annotations/instances_val2017.json").write_text(json.dumps(coco_json(annotations=[])))
-    with pytest.raises(DataError, match=r"instances_val2017\.json has no class that two images show"):
+    with pytest.raises(DataError, match=r"instances_val2017\.json has no class on two images"):
         CocoSource(coco).manifest("segic", 0, 1)

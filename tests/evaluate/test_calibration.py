@@ -77,7 +77,7 @@ def test_samples_are_of_absent_classes_too(few_classes):
 
 def test_a_calibration_is_kept_in_the_model_file(tmp_path):
     path = tmp_path / "model.safetensors"
-    save_bundle(path, bundle(), half=False)
+    save_bundle(path, bundle(), float16=False)
     before = load_bundle(path)
     random = np.random.default_rng(0)
     evidence = random.random((99, len(EVIDENCE))).astype(np.float32)

@@ -140,7 +140,7 @@ def test_what_is_wrong_is_one_sentence_and_exit_code_2(tmp_path, capsys, changes
 
 def test_fine_tuning_starts_from_the_model_and_ends_with_a_better_one(tmp_path):
     WRITE["folder"](tmp_path / "mine")
-    save_bundle(tmp_path / "start.safetensors", tiny.bundle(), half=False)
+    save_bundle(tmp_path / "start.safetensors", tiny.bundle(), float16=False)
     command = [sys.executable, "-m", "segic_jax", "finetune", "--data", tmp_path / "mine"]
     command += ["--weights", tmp_path / "start.safetensors", "--workdir", tmp_path / "out"]
     command += ["--validation", tmp_path / "mine", "--steps", "30", "--batch-size", "4"]

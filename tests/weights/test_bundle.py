@@ -40,10 +40,10 @@ def equal(before, after):
         np.testing.assert_array_equal(before[name], after[name], err_msg=name)
 
 
-@pytest.mark.parametrize(("half", "tolerance"), [(False, 0), (True, 1e-3)])
-def test_what_is_saved_comes_back(tmp_path, half, tolerance):
+@pytest.mark.parametrize(("float16", "tolerance"), [(False, 0), (True, 1e-3)])
+def test_what_is_saved_comes_back(tmp_path, float16, tolerance):
     saved = bundle()
-    save_bundle(tmp_path / "m.safetensors", saved, half=half)
+    save_bundle(tmp_path / "m.safetensors", saved, float16=float16)
     loaded = load_bundle(tmp_path / "m.safetensors")
     assert loaded.config == saved.config
     assert loaded.notes == saved.notes
@@ -82,14 +82,14 @@ def test_text_features_of_the_tower_are_remembered(monkeypatch):
     assert len(asked) == 1
 
 
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize("float16", [False, True])
 @pytest.mark.parametrize(
     "names", [("backbone",), ("head",), ("tower",), ("tower", "text"), ("backbone", "tower", "head", "text")]
 )
-def test_any_parts_in_one_file(tmp_path, names, half):
+def test_any_parts_in_one_file(tmp_path, names, float16):
     fields = {name: value for part in names for name, value in parts()[part].items()}
     path = tmp_path / "w.safetensors"
-    write_weights(path, Weights(**fields, notes={"a": [1, "é"]}), half=half)
+    write_weights(path, Weights(**fields, notes={"a": [1, "é"]}), float16=float16)
     found = read_weights(path)
     assert found.notes == {"a": [1, "é"]}
     assert found.path == path
@@ -100,7 +100,9 @@ def test_any_parts_in_one_file(tmp_path, names, half):
             assert getattr(found, name) is None
             continue
         stored = {key: np.asarray(value) for key, value in fields[name].items()}
-        equal({key: x.astype(np.float16) if half else x for key, x in stored.items()}, getattr(found, name))
+        equal(
+            {key: x.astype(np.float16) if float16 else x for key, x in stored.items()}, getattr(found, name)
+        )
     equal(fields.get("text", {}), found.text)
     if "tower" in fields:
         assert found.tower.config == fields["tower"].config
@@ -108,7 +110,7 @@ def test_any_parts_in_one_file(tmp_path, names, half):
         np.testing.assert_allclose(
             encode_prompts(found.tower, ["a cat"])["a cat"],
             encode_prompts(fields["tower"], ["a cat"])["a cat"],
-            atol=1e-2 if half else 0,
+            atol=1e-2 if float16 else 0,
         )
     else:
         assert found.tower is None
@@ -140,7 +142,7 @@ def test_a_tower_gives_the_empty_prompt(tmp_path):
     write_weights(tmp_path / "w.safetensors", Weights(**fields))
     model = load_bundle(tmp_path / "w.safetensors")
     np.testing.assert_allclose(model.text_feature(), encode_prompts(tower(), [""])[""], atol=1e-6)
-    save_bundle(tmp_path / "again.safetensors", model, half=False)
+    save_bundle(tmp_path / "again.safetensors", model, float16=False)
     equal(load_bundle(tmp_path / "again.safetensors").text, model.text)
 
 
@@ -159,12 +161,12 @@ def test_parts_that_do_not_go_together(tmp_path):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("half", [False, True])
-def test_values_that_are_not_finite_are_refused(tmp_path, value, half):
+@pytest.mark.parametrize("float16", [False, True])
+def test_values_that_are_not_finite_are_refused(tmp_path, value, float16):
     model = bundle()
     model.head["neck/0/kernel"] = model.head["neck/0/kernel"].at[0].set(value)
     with pytest.raises(BundleError, match="head/neck/0/kernel holds NaN or infinite"):
-        save_bundle(tmp_path / "m.safetensors", model, half=half)
+        save_bundle(tmp_path / "m.safetensors", model, float16=float16)
     assert not list(tmp_path.iterdir())
 
 
@@ -197,7 +199,7 @@ def test_a_broken_tokenizer_names_the_file(tmp_path):
 def test_values_beyond_float16_are_refused(tmp_path):
     model = bundle()
     model.head["neck/0/kernel"] = model.head["neck/0/kernel"] + 1e6
-    with pytest.raises(BundleError, match=r"head/neck/0/kernel.*half=False"):
+    with pytest.raises(BundleError, match=r"head/neck/0/kernel.*float16=False"):
         save_bundle(tmp_path / "m.safetensors", model)
 
 
@@ -315,5 +317,5 @@ def test_missing_and_damaged_files(tmp_path):
 def test_official_weights_are_to_be_converted(tmp_path):
     """What a newcomer tries first: the downloaded file itself."""
     (tmp_path / "segic.pth").write_bytes(b"\x80\x02}q\x00.")
-    with pytest.raises(BundleError, match=r"no model of this project.*segic convert .*segic\.pth"):
+    with pytest.raises(BundleError, match=r"not a model of this project.*segic convert .*segic\.pth"):
         load_bundle(tmp_path / "segic.pth")

@@ -20,10 +20,10 @@ from segic_jax.models import segic
 from segic_jax.models.clip_text import text_template
 from segic_jax.weights.bundle import load_bundle, read_weights
 from segic_jax.weights.convert import convert, export_head, read_frozen
+from segic_jax.weights.safetensors_file import write_safetensors
 from segic_jax.weights.sources import read_safetensors
 from segic_jax.weights.text import TextTower, encode_prompts
 from segic_jax.weights.torch_names import from_torch, torch_shapes
-from segic_jax.weights.write import write_safetensors
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_a_whole_model(files):
     assert {"mask_token", "logit_scale"} < set(report.left_out)
     digest = hashlib.sha256((files / "segic.safetensors").read_bytes()).hexdigest()
     assert report.hashes["segic.safetensors"] == digest
-    assert "a whole model" in str(report)
+    assert "a complete model" in str(report)
 
     bundle = load_bundle(files / "out.safetensors")
     assert bundle.config == official.MODEL
@@ -221,7 +221,7 @@ def test_float64_is_taken_where_it_is_exact(files):
 
 
 def test_half_stores_float16(files):
-    convert([files / "dinov2.safetensors"], files / "out.safetensors", half=True)
+    convert([files / "dinov2.safetensors"], files / "out.safetensors", float16=True)
     assert {tensor.dtype for tensor in load_file(files / "out.safetensors").values()} == {
         np.dtype(np.float16)
     }
@@ -336,11 +336,11 @@ def text_file(files):
         (lambda files: [files / "dinov2.safetensors"] * 2, "both hold a backbone"),
         (lambda files: [files / "nothing.pth"], r"nothing\.pth: there is no such"),
         (lambda files: [files / "clip" / "tokenizer.json"], "no weights"),
-        (wide_text, r"width 64, but the head of .*wide\.safetensors was trained on one of width 65"),
+        (wide_text, r"width 64, but the head of .*wide\.safetensors was trained with width 65"),
         (shallow, r"config\.json says num_hidden_layers 3, the tensors say 2"),
         (damaged, r"bad\.safetensors is not a readable"),
         (empty_folder, r"bad holds none of model\.safetensors"),
-        (no_tokenizer, r"bad\.json is no tokenizer\.json"),
+        (no_tokenizer, r"bad\.json is not a tokenizer\.json"),
         (text_file, r"bad\.txt: weights are"),
     ],
 )

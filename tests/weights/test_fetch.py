@@ -21,22 +21,22 @@ from safetensors.numpy import load_file, save, save_file
 from segic_jax.config import cache_folder
 from segic_jax.errors import FetchError, InputError
 from segic_jax.weights import fetch as module
-from segic_jax.weights.fetch import fetch, find, listed, table
-from segic_jax.weights.known import KNOWN, KnownFile, KnownWeights
+from segic_jax.weights.catalog import CATALOG, CatalogEntry, CatalogFile
+from segic_jax.weights.fetch import catalog_table, fetch, find, list_catalog
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
 
 REPOSITORY = "somebody/tiny"
 TENSORS = {"weight": np.arange(500_000, dtype=np.float32)}
 CONFIG = b'{"model_type": "tiny"}'
-TINY = KnownWeights(
+TINY = CatalogEntry(
     name="tiny",
     what="test weights",
     licence="MIT",
     parameters=500_000,
     size=2_000_000,
     repository=REPOSITORY,
-    files=(KnownFile("model.safetensors"), KnownFile("config.json")),
+    files=(CatalogFile("model.safetensors"), CatalogFile("config.json")),
 )
 
 
@@ -120,7 +120,7 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between its attempts
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("SEGIC_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setitem(KNOWN, "tiny", TINY)
+    monkeypatch.setitem(CATALOG, "tiny", TINY)
     yield hub
     hub.close()
 
@@ -159,8 +159,8 @@ def test_download_is_checked_converted_and_kept(hub, convert, tmp_path):
     asked = len(hub.requests)
     assert fetch("tiny") == path
     assert len(hub.requests) == asked
-    assert {row.name: row.path for row in listed()}["tiny"] == path
-    assert [line.split()[-2] for line in table().splitlines() if line.startswith("tiny ")] == ["yes"]
+    assert {row.name: row.path for row in list_catalog()}["tiny"] == path
+    assert [line.split()[-2] for line in catalog_table().splitlines() if line.startswith("tiny ")] == ["yes"]
 
 
 def test_broken_download_goes_on_where_it_stopped(hub, convert):
@@ -192,15 +192,15 @@ def find_or_none(name):
 
 def test_published_hash_counts_more_than_the_hub_s(hub, convert, monkeypatch, tmp_path):
     found = hashlib.sha256(hub.files["model.safetensors"]).hexdigest()
-    files = (KnownFile("model.safetensors", "0" * 64), TINY.files[1])
-    monkeypatch.setitem(KNOWN, "tiny", replace(TINY, files=files))
+    files = (CatalogFile("model.safetensors", "0" * 64), TINY.files[1])
+    monkeypatch.setitem(CATALOG, "tiny", replace(TINY, files=files))
     with pytest.raises(FetchError, match=f"has the hash {found} instead of {'0' * 64}; it was deleted"):
         fetch("tiny")
     assert not blobs(tmp_path)
 
 
 def test_other_weights_under_the_name_are_refused(hub, convert, monkeypatch, tmp_path):
-    monkeypatch.setitem(KNOWN, "tiny", replace(TINY, parameters=7))
+    monkeypatch.setitem(CATALOG, "tiny", replace(TINY, parameters=7))
     with pytest.raises(FetchError, match="500,000 parameters instead of 7"):
         fetch("tiny")
     assert not list((tmp_path / "cache").iterdir())
@@ -209,10 +209,10 @@ def test_other_weights_under_the_name_are_refused(hub, convert, monkeypatch, tmp
 @pytest.mark.parametrize(
     ("status", "code", "reason"),
     [
-        (401, "RepoNotFound", "private, gone, or wants a login"),
-        (403, "GatedRepo", "private, gone, or wants a login"),
-        (403, "", "private, gone, or wants a login"),
-        (404, "EntryNotFound", "does not have it any more"),
+        (401, "RepoNotFound", "private, deleted, or needs a login"),
+        (403, "GatedRepo", "private, deleted, or needs a login"),
+        (403, "", "private, deleted, or needs a login"),
+        (404, "EntryNotFound", "no longer has it"),
         (503, "", "the hub answers 503"),
     ],
 )
@@ -220,7 +220,7 @@ def test_refusals_say_what_to_do(hub, convert, tmp_path, status, code, reason):
     hub.status, hub.code = status, code
     with pytest.raises(FetchError, match=reason) as caught:
         fetch("tiny")
-    assert "bring model.safetensors and config.json from https://huggingface.co/somebody/tiny" in str(
+    assert "download model.safetensors and config.json from https://huggingface.co/somebody/tiny" in str(
         caught.value
     )
     assert f"`segic convert FOLDER --out {tmp_path / 'cache/tiny.safetensors'}`" in str(caught.value)
@@ -243,16 +243,16 @@ def test_foreign_file_in_the_cache_is_left_alone(hub, convert, tmp_path):
     path = tmp_path / "cache/tiny.safetensors"
     path.parent.mkdir()
     path.write_bytes(hub.files["model.safetensors"])
-    with pytest.raises(FetchError, match="is no converted file: move it away"):
+    with pytest.raises(FetchError, match="is not a converted file: move it away"):
         fetch("tiny")
     assert path.read_bytes() == hub.files["model.safetensors"]
 
 
 def test_joined_weights_take_what_the_cache_holds(hub, convert, monkeypatch, tmp_path):
     other = replace(TINY, name="other", repository="somebody/nothing")
-    monkeypatch.setitem(KNOWN, "other", other)
-    both = KnownWeights("both", "", "", 500_003, 0, parts=("other", "tiny"))
-    monkeypatch.setitem(KNOWN, "both", both)
+    monkeypatch.setitem(CATALOG, "other", other)
+    both = CatalogEntry("both", "", "", 500_003, 0, parts=("other", "tiny"))
+    monkeypatch.setitem(CATALOG, "both", both)
     mine = tmp_path / "cache/other.safetensors"
     mine.parent.mkdir()
     save_file({"head/mine": np.zeros(3, np.float32)}, mine)
@@ -282,9 +282,9 @@ from safetensors.numpy import load_file, save_file
 from types import SimpleNamespace
 from segic_jax.weights import fetch
 from segic_jax.errors import FetchError
-from segic_jax.weights.known import KNOWN, KnownFile, KnownWeights
-files = KnownFile("model.safetensors"), KnownFile("config.json")
-KNOWN["tiny"] = KnownWeights("tiny", "", "", 500_000, 0, "somebody/tiny", files)
+from segic_jax.weights.catalog import CATALOG, CatalogFile, CatalogEntry
+files = CatalogFile("model.safetensors"), CatalogFile("config.json")
+CATALOG["tiny"] = CatalogEntry("tiny", "", "", 500_000, 0, "somebody/tiny", files)
 def convert(sources, out):
     save_file({"backbone/weight": load_file(sources[0])["weight"]}, out)
 sys.modules["segic_jax.weights.convert"] = SimpleNamespace(convert=convert)
@@ -308,8 +308,8 @@ def test_environment_of_the_hub_is_honoured(hub, tmp_path):
 
     refused = run("first", HF_HUB_OFFLINE="1")
     assert refused.startswith("FetchError")
-    assert "HF_HUB_OFFLINE forbids the network" in refused
-    assert "bring model.safetensors and config.json from https://huggingface.co/somebody/tiny" in refused
+    assert "HF_HUB_OFFLINE is set" in refused
+    assert "download model.safetensors and config.json from https://huggingface.co/somebody/tiny" in refused
     assert not hub.requests
     assert run("first", HF_HUB_OFFLINE="0") == str(tmp_path / "first/tiny.safetensors")
     asked = len(hub.requests)
@@ -334,7 +334,9 @@ def test_find(monkeypatch, tmp_path):
     file = tmp_path / "mine.safetensors"
     file.touch()
     assert find(file) == file
-    with pytest.raises(FetchError, match="there is no such file, and no known weights have that name"):
+    with pytest.raises(
+        FetchError, match="there is no such file, and no weights of that name in the catalogue"
+    ):
         find("dinov2-xl")
     with pytest.raises(
         FetchError, match=r"dinov2_vitl14_pretrain.pth, and run `segic convert FOLDER_OR_FILE"
@@ -342,7 +344,7 @@ def test_find(monkeypatch, tmp_path):
         find("dinov2-l")
     with pytest.raises(FetchError, match="Its parts are segic-l-80k, dinov2-l, clip-l14-text"):
         find("segic-l")
-    with pytest.raises(FetchError, match="known are dinov2-s,"):
+    with pytest.raises(FetchError, match="choose one of dinov2-s,"):
         fetch("dinov2-xl")
 
 
@@ -360,7 +362,7 @@ def test_the_real_converter(hub, monkeypatch, tmp_path):
         "model.safetensors": save(official.hugging_face(tensors)),
         "config.json": b'{"num_attention_heads": 4}',
     }
-    monkeypatch.setitem(KNOWN, "tiny", replace(TINY, parameters=count(shapes)))
+    monkeypatch.setitem(CATALOG, "tiny", replace(TINY, parameters=count(shapes)))
     weights = read_weights(fetch("tiny"))
     assert weights.vit == replace(config, pos_offset=0.0)  # Hugging Face's way
     for name, value in from_torch(tensors, shapes).items():
@@ -386,25 +388,25 @@ def test_parameter_counts_are_those_of_the_models():
         for registers in (False, True):
             config = ViTConfig.dinov2(size, registers=registers)
             name = f"dinov2-{size}" + ("-reg" if registers else "")
-            assert KNOWN[name].parameters == numbers(backbone_template, config), name
+            assert CATALOG[name].parameters == numbers(backbone_template, config), name
     head = count(head_template(ModelConfig(vit=ViTConfig.dinov2("l"))).shapes)
-    assert KNOWN["segic-l-80k"].parameters == KNOWN["segic-l-160k"].parameters == head
-    assert KNOWN["clip-l14-text"].parameters == numbers(text_template, TextConfig())
-    whole = KNOWN["segic-l"]
-    assert whole.parameters == sum(KNOWN[part].parameters for part in whole.parts)
+    assert CATALOG["segic-l-80k"].parameters == CATALOG["segic-l-160k"].parameters == head
+    assert CATALOG["clip-l14-text"].parameters == numbers(text_template, TextConfig())
+    whole = CATALOG["segic-l"]
+    assert whole.parameters == sum(CATALOG[part].parameters for part in whole.parts)
 
 
 def test_the_page_names_every_known_file():
     page = (Path(module.__file__).parents[2] / "docs/weights.md").read_text("utf-8")
-    for weights in KNOWN.values():
+    for weights in CATALOG.values():
         facts = [weights.name, weights.repository, weights.mirror.rpartition("/")[2], weights.mirror_sha256]
         facts += [text for file in weights.files for text in (file.name, file.sha256)]
         assert [fact for fact in facts if fact not in page] == []
 
 
-@pytest.mark.parametrize("weights", KNOWN.values(), ids=KNOWN)
+@pytest.mark.parametrize("weights", CATALOG.values(), ids=CATALOG)
 def test_known_weights_are_well_formed(weights):
     for sha256 in (weights.mirror_sha256, *(file.sha256 for file in weights.files)):
         assert not sha256 or (len(sha256) == 64 and int(sha256, 16))
     assert bool(weights.parts) != bool(weights.repository and weights.files)
-    assert all(part in KNOWN for part in weights.parts)
+    assert all(part in CATALOG for part in weights.parts)

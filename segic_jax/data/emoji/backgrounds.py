@@ -1,4 +1,4 @@
-"""Backgrounds: flat, gradient, stripes, checks, smooth noise and photographs; RGB uint8."""
+"""Draw backgrounds: flat, gradient, stripes, checks, smooth noise and photographs."""
 
 import cv2
 import numpy as np
@@ -7,7 +7,7 @@ from segic_jax.data.emoji.sprites import photographs
 
 
 def background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """One background [size, size, 3] with a little grain."""
+    """Draw a background, RGB uint8 [size, size, 3], of a random kind and with some grain."""
     kind = rng.choice(6, p=[0.12, 0.16, 0.12, 0.12, 0.2, 0.28])
     image = (_flat, _gradient, _stripes, _checks, _noise, _photograph)[kind](rng, size)
     if rng.random() < 0.5:
@@ -25,7 +25,7 @@ def _flat(rng, size):
 
 
 def _ramp(rng, size):
-    """A coordinate in a random direction, [size, size, 1], -0.5..0.5 along the axis."""
+    """Return a coordinate along a random direction, [size, size, 1], -0.5..0.5 along an axis."""
     angle = rng.uniform(0, 2 * np.pi)
     axis = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     return (np.cos(angle) * axis[None, :] + np.sin(angle) * axis[:, None])[..., None].astype(np.float32)
@@ -53,9 +53,9 @@ def _checks(rng, size):
 
 def _noise(rng, size):
     weight = np.zeros((size, size), np.float32)
-    for cells in (3, 6, 12, 24)[: rng.integers(1, 5)]:
-        coarse = rng.uniform(0, 1, (cells, cells)).astype(np.float32)
-        weight += cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC) / cells
+    for side in (3, 6, 12, 24)[: rng.integers(1, 5)]:
+        coarse = rng.uniform(0, 1, (side, side)).astype(np.float32)
+        weight += cv2.resize(coarse, (size, size), interpolation=cv2.INTER_CUBIC) / side
     low, high = weight.min(), weight.max()
     return _blend(rng, ((weight - low) / (high - low + 1e-6))[..., None])
 

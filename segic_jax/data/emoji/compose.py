@@ -1,4 +1,4 @@
-"""Compose scenes: sprites on a background, with exact masks of what stays visible."""
+"""Compose scenes of sprites on a background, with exact masks of their visible pixels."""
 
 from dataclasses import dataclass
 
@@ -14,17 +14,17 @@ ATTEMPTS = 8
 
 @dataclass(frozen=True)
 class SceneStyle:
-    """How much scenes vary. Fractions are of the scene's side."""
+    """Say how much scenes vary; sizes are fractions of the scene's side."""
 
     smallest: float = 0.28
     largest: float = 0.58
-    rotation: float = 35.0  # degrees either way
-    stretch: float = 0.0  # log of the largest change of aspect
+    rotation: float = 35.0  # degrees in either direction
+    stretch: float = 0.0  # log of the largest change of the aspect ratio
     shear: float = 0.0
     hue: float = 0.35  # radians about the grey axis
-    colour: float = 0.25  # of contrast, brightness and saturation
+    colour: float = 0.25  # change of contrast, brightness and saturation
     redraw: float = 0.0  # probability that an object gets an outline, loses its colours, or is blurred
-    camera: float = 0.0  # probability of each of JPEG, blur and exposure over the whole image
+    camera: float = 0.0  # probability of each of JPEG, blur and exposure of the image
 
 
 BENCHMARK_STYLE = SceneStyle()
@@ -44,11 +44,11 @@ TRAINING_STYLE = SceneStyle(
 def compose(
     rng: np.random.Generator, objects: list[tuple[str, str]], size: int, style: SceneStyle
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw `objects`, given as (class, artist), the first at a random depth among the others.
+    """Compose a scene of `objects`, given as (class, artist), pasted in random order.
 
     Returns:
         The image, RGB uint8 [size, size, 3], and the label map, uint8 [size, size]: 0 background,
-        i + 1 where object i is the visible one. At least MIN_VISIBLE of the first object stays visible.
+        i + 1 where object i is visible. At least MIN_VISIBLE of the first object stays visible.
     """
     attempt = 1
     while True:
@@ -66,7 +66,7 @@ def compose(
 
 
 def _spread(rng, count: int) -> np.ndarray:
-    """Centres [count, 2] in 0..1: each the candidate, of three, that is farthest from those before it."""
+    """Draw centres [count, 2] in 0..1: each is the candidate, of three, farthest from the previous ones."""
     centres = rng.uniform(0, 1, (count, 3, 2))
     chosen = centres[:, 0]
     for i in range(1, count):
@@ -76,7 +76,7 @@ def _spread(rng, count: int) -> np.ndarray:
 
 
 def _paste(rng, scene, labels, which, label, centre, style) -> int:
-    """Paste one object in place; returns how many pixels it has inside and outside the image."""
+    """Paste one object and return how many pixels it has inside and outside the image."""
     size = scene.shape[0]
     matrix, source = _placed(rng, which, size, centre, style)
     source = _recoloured(rng, source, style)
@@ -96,10 +96,10 @@ def _paste(rng, scene, labels, which, label, centre, style) -> int:
 
 
 def _placed(rng, which, size, centre, style) -> tuple[np.ndarray, np.ndarray]:
-    """The affine map from sprite to scene pixels, and the sprite at a fitting resolution."""
-    full, half = sprite(*which)
+    """Draw the affine map from sprite to scene pixels, and choose the resolution of the sprite."""
+    full, reduced = sprite(*which)
     longest = rng.uniform(style.smallest, style.largest) * size
-    source = half if longest < 0.6 * max(full.shape) else full
+    source = reduced if longest < 0.6 * max(full.shape) else full
     height, width = source.shape[:2]
     scale = longest / max(height, width)
     stretch = np.exp(rng.uniform(-style.stretch, style.stretch) / 2)
@@ -110,13 +110,13 @@ def _placed(rng, which, size, centre, style) -> tuple[np.ndarray, np.ndarray]:
         [[1, rng.uniform(-style.shear, style.shear)], [0, 1]]
     )
     linear = linear @ np.diag([mirror * scale * stretch, scale / stretch])
-    margin = 0.3 * longest  # most of the object stays inside
+    margin = 0.3 * longest  # most of the object stays inside the scene
     offset = margin + centre * (size - 2 * margin) - linear @ np.array([width / 2, height / 2])
     return np.column_stack([linear, offset]), source
 
 
 def _recoloured(rng, source, style) -> np.ndarray:
-    """Hue, saturation, contrast, brightness; and sometimes an outline, grey or blur."""
+    """Change hue, saturation, contrast and brightness, and sometimes add an outline, grey or blur."""
     grey = np.full((3, 3), 1 / 3)
     angle = rng.uniform(-style.hue, style.hue)
     axis = np.array([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]) / np.sqrt(3)
@@ -129,7 +129,7 @@ def _recoloured(rng, source, style) -> np.ndarray:
     colours = (saturation * np.eye(3) + (1 - saturation) * grey) @ colours
     contrast = 1 + rng.uniform(-style.colour, style.colour)
     brightness = rng.uniform(-style.colour, style.colour) * 128
-    # On premultiplied colours a constant becomes a multiple of alpha.
+    # For premultiplied colours a constant becomes a multiple of alpha.
     matrix = np.zeros((4, 4))
     matrix[:3, :3] = contrast * colours
     matrix[:3, 3] = ((1 - contrast) * 128 + brightness) / 255
@@ -144,7 +144,7 @@ def _recoloured(rng, source, style) -> np.ndarray:
 
 
 def _outlined(rng, source) -> np.ndarray:
-    """A dark or light line around the object."""
+    """Draw a dark or light line around the object."""
     width = int(rng.integers(1, 1 + max(2, max(source.shape) // 24)))
     source = cv2.copyMakeBorder(source, width, width, width, width, cv2.BORDER_CONSTANT)
     grown = cv2.dilate(source[..., 3], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * width + 1,) * 2))
@@ -157,7 +157,7 @@ def _outlined(rng, source) -> np.ndarray:
 
 
 def _photographed(rng, scene, style) -> np.ndarray:
-    """Exposure, blur and JPEG over the whole image."""
+    """Change exposure, blur and compress the image, each with a probability."""
     if rng.random() < style.camera:
         scene = scene * rng.uniform(0.6, 1.3) + rng.uniform(-25, 25)
     if rng.random() < style.camera:

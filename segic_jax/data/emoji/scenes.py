@@ -1,4 +1,4 @@
-"""Scenes of several known objects, for what one object an image cannot show: presence and negatives."""
+"""Compose scenes of several objects with their labels, to measure presence and negatives."""
 
 import zlib
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from segic_jax.data.emoji.sprites import SpriteClass
 
 
 class Scene(NamedTuple):
-    """An image and what is on it."""
+    """Hold an image and the objects on it."""
 
     image: UInt8[np.ndarray, "side side 3"]
-    labels: UInt8[np.ndarray, "side side"]  # 0, or 1 + the place in `names` of the visible object
+    labels: UInt8[np.ndarray, "side side"]  # 0 for background, i + 1 where object i of `names` is visible
     names: tuple[str, ...]
 
 
 def scene(objects: Sequence[SpriteClass], key: str, number: int) -> Scene:
-    """One of each of the classes, by any of its artists; the same for the same arguments."""
+    """Compose an object of each class, by random artists; equal arguments give equal scenes."""
     rng = np.random.default_rng([zlib.crc32(key.encode()), number])
-    drawn = [(one.name, one.artists[rng.integers(len(one.artists))]) for one in objects]
+    drawn = [(item.name, item.artists[rng.integers(len(item.artists))]) for item in objects]
     image, labels = compose(rng, drawn, SCENE_SIDE, BENCHMARK_STYLE)
-    return Scene(image, labels, tuple(one.name for one in objects))
+    return Scene(image, labels, tuple(item.name for item in objects))

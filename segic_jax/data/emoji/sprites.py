@@ -1,4 +1,4 @@
-"""The packaged sprites: one object class drawn by several artists, with alpha."""
+"""Read the packaged sprites: object classes, each drawn by several artists, with alpha."""
 
 import functools
 import json
@@ -12,7 +12,7 @@ import numpy as np
 
 ARCHIVE = Path(__file__).parent / "sprites.zip"
 Split = Literal["base", "validation", "novel"]
-# Artists of one family redraw each other's images; a reference comes from another family if it can.
+# Artists of one family redraw each other's images; a reference comes from another family if possible.
 FAMILY = {
     "noto": "google",
     "noto-v1": "google-v1",
@@ -24,28 +24,28 @@ FAMILY = {
 
 @dataclass(frozen=True)
 class SpriteClass:
-    """A class: its folder name, its name in words, and who drew it."""
+    """Name a class: its folder, its label for prompts, and its artists."""
 
     name: str
     label: str
     artists: tuple[str, ...]
 
     def other_family(self, artist: str) -> list[str]:
-        """Artists whose drawing is unlike that of `artist`; at least one."""
+        """Return the artists whose drawing differs from that of `artist`; at least one."""
         others = [a for a in self.artists if FAMILY.get(a, a) != FAMILY.get(artist, artist)]
         return others or [a for a in self.artists if a != artist] or [artist]
 
 
 @dataclass(frozen=True)
 class SpriteBank:
-    """All classes of one split, with their images read on first use."""
+    """Hold all classes of one split; their images are read on first use."""
 
     split: Split
     classes: list[SpriteClass] = field(default_factory=list)
 
     @classmethod
     def load(cls, split: Split) -> "SpriteBank":
-        """The classes of a split, in a fixed order."""
+        """Return the classes of a split, in a fixed order."""
         with zipfile.ZipFile(ARCHIVE) as archive:
             index = json.loads(archive.read("classes.json"))
         return cls(
@@ -60,18 +60,18 @@ class SpriteBank:
 
 @functools.cache
 def sprite(name: str, artist: str) -> tuple[np.ndarray, np.ndarray]:
-    """Premultiplied RGBA uint8 [height, width, 4], longest side 96, and the same at half the size."""
+    """Return a sprite, premultiplied RGBA uint8 with a longer side of 96 pixels, and one of half the size."""
     rgba = cv2.cvtColor(_decoded(f"{name}/{artist}.webp"), cv2.COLOR_BGRA2RGBA)
     alpha = rgba[..., 3:].astype(np.float32) / 255
     rgba[..., :3] = np.rint(rgba[..., :3] * alpha)
     height, width = rgba.shape[:2]
-    half = cv2.resize(rgba, (max(1, width // 2), max(1, height // 2)), interpolation=cv2.INTER_AREA)
-    return rgba, half
+    reduced = cv2.resize(rgba, (max(1, width // 2), max(1, height // 2)), interpolation=cv2.INTER_AREA)
+    return rgba, reduced
 
 
 @functools.cache
 def photographs() -> list[np.ndarray]:
-    """The background photographs, RGB uint8 [height, width, 3]."""
+    """Return the background photographs, RGB uint8 [height, width, 3]."""
     names = sorted(name for name in _archive().namelist() if name.startswith("photos/"))
     return [cv2.cvtColor(_decoded(name), cv2.COLOR_BGR2RGB) for name in names]
 

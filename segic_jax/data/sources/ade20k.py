@@ -1,7 +1,8 @@
-"""ADE20K's 150 classes, as the MIT scene parsing challenge gives them.
+"""Read ADE20K with the 150 classes of the MIT scene parsing challenge.
 
-ade20k/images/{training,validation}/<id>.jpg           the folder may have the archive's name as well
-ade20k/annotations/{training,validation}/<id>.png     8 bits: 0 is none and ignored, 1 is class 0, ..., 150
+ade20k/images/{training,validation}/<id>.jpg           the folder may have the archive's name
+ade20k/annotations/{training,validation}/<id>.png     8 bits: 0 is no class and ignored, 1 is class 0, ...,
+150
 
 The official code numbers the classes 1..150 too and leaves 0 out (utils/fss.py, `SemADE`, with "none" before
 the names). Names are the first words of the challenge's objectInfo150.txt.
@@ -17,7 +18,7 @@ DOWNLOAD = "http://data.csail.mit.edu/places/ADEchallenge/ADEChallengeData2016.z
 
 
 def open_source(root: Path | None) -> LabelMaps:
-    """Raises DataError where there is no ade20k/annotations below `root`."""
+    """Open ADE20K. Raises DataError if there is no ade20k/annotations below `root`."""
     root = Path(root or ".")
     inner = "ADEChallengeData2016" if (root / "ADEChallengeData2016").is_dir() else "ade20k"
     folder = find_folder(root, inner, "annotations")
@@ -36,7 +37,7 @@ def open_source(root: Path | None) -> LabelMaps:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Both splits."""
+    """Check both splits."""
     return open_source(root).check({"train": 20210, "val": 2000})
 
 
@@ -47,7 +48,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("semseg",),
     layout=(
         "ade20k/images/{training,validation}/*.jpg\n"
-        "ade20k/annotations/{training,validation}/*.png   0 is none, 1..150"
+        "ade20k/annotations/{training,validation}/*.png   0 is no class, 1..150"
     ),
     download=DOWNLOAD,
     domain="ade20k",

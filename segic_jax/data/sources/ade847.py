@@ -1,11 +1,11 @@
-"""A-847: all frequent classes of ADE20K's release 2021_17_01, as Mask2Former's script prepares it.
+"""Read A-847: all frequent classes of ADE20K's release 2021_17_01, as Mask2Former's script prepares it.
 
 ADE20K_2021_17_01/images_detectron2/{training,validation}/<id>.jpg
 ADE20K_2021_17_01/annotations_detectron2/{training,validation}/<id>.tif   16 bits: 0..846; 65535 is ignored
 
 The files count from 0. The official code reads them as if they counted from 1 (utils/fss.py, `SemADE` with
-zero_start False): it leaves out class 0, "wall", and gives every other class the name of the one before it.
-Here the numbers mean what the files say. Names are the first words of the list that open-vocabulary
+zero_start False): it leaves out class 0, "wall", and gives every other class the name of the previous one.
+Here the numbers have the meaning of the files. Names are the first words of the list that open-vocabulary
 segmenters use (FC-CLIP, ade20k_847_with_prompt_eng.txt); several classes share one.
 """
 
@@ -22,7 +22,7 @@ DOWNLOAD = (
 
 
 def open_source(root: Path | None) -> LabelMaps:
-    """Raises DataError where there is no ADE20K_2021_17_01/annotations_detectron2 below `root`."""
+    """Open A-847. Raises DataError if there is no ADE20K_2021_17_01/annotations_detectron2 below `root`."""
     folder = find_folder(Path(root or "."), "openseg_data/ADE20K_2021_17_01", "annotations_detectron2")
     images, labels = folder / "images_detectron2", folder / "annotations_detectron2"
     return LabelMaps(
@@ -40,7 +40,7 @@ def open_source(root: Path | None) -> LabelMaps:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Both splits."""
+    """Check both splits."""
     return open_source(root).check({"train": 25574, "val": 2000})
 
 
@@ -51,7 +51,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("semseg",),
     layout=(
         "ADE20K_2021_17_01/images_detectron2/{training,validation}/*.jpg\n"
-        "ADE20K_2021_17_01/annotations_detectron2/{training,validation}/*.tif   0..846, 65535 is none"
+        "ADE20K_2021_17_01/annotations_detectron2/{training,validation}/*.tif   0..846, 65535 is no class"
     ),
     download=DOWNLOAD,
     domain="ade20k",

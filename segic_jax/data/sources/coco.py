@@ -1,4 +1,4 @@
-"""COCO val2017 as a semantic benchmark: the command in official SegIC's README.
+"""Read COCO val2017 as a semantic benchmark, as the command in official SegIC's README does.
 
 <root>/val2017/*.jpg
 <root>/annotations/instances_val2017.json
@@ -22,12 +22,13 @@ DOWNLOAD = "https://cocodataset.org/#download (2017 val images and train/val ann
 
 
 class CocoSource:
-    """Class ids are COCO's (1 to 90, with gaps); the mask of a class is the union of its objects."""
+    """Give COCO's episodes; class ids are COCO's (1 to 90, with gaps), masks the union of a class's
+    objects."""
 
     name = "coco"
 
     def __init__(self, root: Path | str):
-        """`root` is coco/ or its parent.
+        """Open coco/ or its parent.
 
         Raises:
             DataError: the images' folder or the annotations are missing or damaged.
@@ -40,32 +41,33 @@ class CocoSource:
         self._ids = {name: image for image, name in self.coco.images.items()}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Raises DataError for another protocol than SegIC's, another fold than 0, or several shots."""
+        """Draw the episodes. Raises DataError for other protocols than SegIC's, other folds than 0, or
+        several shots."""
         if protocol not in BENCHMARK.protocols or fold != 0 or shots != 1:
             raise DataError(f"{self.name} is drawn for {' and '.join(BENCHMARK.protocols)}, fold 0, 1 shot.")
         episodes = semcoco_episodes(self.coco, fold=None, leak=protocol == "segic-leak")
         if not episodes:
-            raise DataError(f"{self.coco.path} has no class that two images show: get it from {DOWNLOAD}.")
+            raise DataError(f"{self.coco.path} has no class on two images: get it from {DOWNLOAD}.")
         return Manifest(self.name, protocol, fold, shots, tuple(self.coco.categories), tuple(episodes))
 
     def class_name(self, class_id: ClassId) -> str:
-        """As COCO has it."""
+        """Return COCO's name of a class."""
         if class_id not in self.coco.categories:
             raise DataError(f"{self.name} has no class {class_id!r}: its file numbers them from 1 to 90.")
         return self.coco.categories[int(class_id)]
 
     def views(self) -> Iterator[View]:
-        """Every class of every image."""
+        """Yield every class of every image."""
         for image, classes in sorted(self.coco.classes_of_images().items()):
             for class_id in sorted(classes):
                 yield View(self.coco.images[image], class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The image."""
+        """Return the path of the image."""
         return (self.root / "val2017" / view.image_name,)
 
     def load(self, view: View) -> LabelledImage:
-        """The image, and all objects of the class."""
+        """Read the image and the mask of all objects of the class."""
         if view.image_name not in self._ids:
             raise DataError(f"{self.coco.path} has no image {view.image_name}: list the episodes again.")
         self.class_name(view.class_id)
@@ -77,7 +79,7 @@ class CocoSource:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Classes, annotated images, and which of them are there."""
+    """Count classes, annotated images, and images on disk."""
     try:
         source = CocoSource(root)
     except DataError as error:

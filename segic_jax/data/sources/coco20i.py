@@ -1,10 +1,10 @@
-"""COCO-20i (Nguyen and Todorovic, ICCV 2019) as Matcher lays it out: 80 classes in four folds.
+"""Read COCO-20i (Nguyen and Todorovic, ICCV 2019) in Matcher's layout: 80 classes in four folds.
 
 <root>/{train2014,val2014}/COCO_<split>_XXXXXXXXXXXX.jpg
 <root>/annotations/{train2014,val2014}/<same name>.png    value = class + 1, 0 is background
 
-Which images a class has is fixed by the published lists, which are part of this package; fold f tests the
-classes f, f + 4, ...
+The published lists, which are part of this package, fix the images of each class; fold f tests the classes
+f, f + 4, ...
 """
 
 import gzip
@@ -30,12 +30,12 @@ DOWNLOAD = (
 
 
 class Coco20iSource:
-    """Images of val2014, or those of train2014 for training; class ids are 0 to 79."""
+    """Give the episodes and images of val2014, or the images of train2014; class ids are 0 to 79."""
 
     name = "coco20i"
 
     def __init__(self, root: Path | str, *, split: Literal["trn", "val"] = "val"):
-        """`root` is COCO2014/ or its parent.
+        """Open COCO2014/ or its parent.
 
         Raises:
             DataError: the split's folder of images or of label maps is missing.
@@ -49,10 +49,10 @@ class Coco20iSource:
                 raise DataError(f"{folder} is missing: get it from {DOWNLOAD}.")
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """1000 episodes of a fold; for 1 and 5 shots they are shipped with the package.
+        """Return the 1000 episodes of a fold; for 1 and 5 shots they are part of the package.
 
         Raises:
-            DataError: no such protocol or fold, or no shots.
+            DataError: unknown protocol or fold, or no shots.
         """
         if protocol not in SEEDS or fold not in range(FOLDS) or shots < 1:
             raise DataError(
@@ -61,13 +61,13 @@ class Coco20iSource:
         return packaged_manifest(self.name, protocol, fold, shots) or draw(protocol, fold, shots)
 
     def class_name(self, class_id: ClassId) -> str:
-        """As COCO has it."""
+        """Return COCO's name of a class."""
         if class_id not in range(CLASSES):
             raise DataError(f"{self.name} has the classes 0 to {CLASSES - 1}, not {class_id!r}.")
         return class_names()[int(class_id)]
 
     def views(self) -> Iterator[View]:
-        """Every class of every image of the lists, image by image."""
+        """Yield every class of every listed image, image by image."""
         classes: dict[str, list[int]] = {}
         for class_id, image_names in enumerate(class_images(self._split)):
             for image_name in image_names:
@@ -77,11 +77,11 @@ class Coco20iSource:
                 yield View(image_name, class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The image and its label map."""
+        """Return the paths of the image and its label map."""
         return self.root / view.image_name, (self.root / "annotations" / view.image_name).with_suffix(".png")
 
     def load(self, view: View) -> LabelledImage:
-        """The image, and where its label map has the class."""
+        """Read the image and the mask of the class."""
         self.class_name(view.class_id)
         image_path, label_path = self.paths(view)
         image, labels = read_rgb(image_path), read_labels(label_path)
@@ -91,36 +91,36 @@ class Coco20iSource:
 
 @cache
 def class_names() -> tuple[str, ...]:
-    """The 80 classes in COCO's order."""
+    """Return the 80 classes in COCO's order."""
     file = resources.files("segic_jax.data").joinpath("splits/coco_classes.txt")
     return tuple(file.read_text("utf-8").splitlines())
 
 
 @cache
 def class_images(split: Literal["trn", "val"]) -> list[list[str]]:
-    """For each class its images in the published order, such as val2014/COCO_val2014_000000000042.jpg."""
+    """Return the images of each class in the published order, as val2014/COCO_val2014_000000000042.jpg."""
     file = resources.files("segic_jax.data").joinpath(f"splits/coco20i_{split}.json.gz")
     folders = {"t": "train2014", "v": "val2014"}
     return [
-        [f"{folders[one[0]]}/COCO_{folders[one[0]]}_{int(one[1:]):012}.jpg" for one in image_names]
+        [f"{folders[name[0]]}/COCO_{folders[name[0]]}_{int(name[1:]):012}.jpg" for name in image_names]
         for image_names in json.loads(gzip.decompress(file.read_bytes()))
     ]
 
 
 def fold_classes(fold: int) -> tuple[int, ...]:
-    """The 20 classes that a fold tests."""
+    """Return the 20 classes that a fold tests."""
     return tuple(range(fold, CLASSES, FOLDS))
 
 
 def draw(protocol: str, fold: int, shots: int) -> Manifest:
-    """The field's episodes, drawn anew."""
+    """Draw the published episodes again."""
     classes, image_names = fold_classes(fold), class_images("val")
     episodes = coco20i_episodes({c: image_names[c] for c in classes}, SEEDS[protocol], shots)
     return Manifest("coco20i", protocol, fold, shots, classes, tuple(episodes))
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Images and label maps of the lists."""
+    """Check the images and label maps of the lists."""
     try:
         source = Coco20iSource(root)
     except DataError as error:

@@ -1,7 +1,7 @@
-"""Your own images with a COCO JSON: the other layout of `folder`.
+"""Read your own images with a COCO JSON, the second layout of `folder`.
 
-An image's `file_name` is relative to the JSON's folder, or to `images/` beside it; where that folder is
-`annotations/`, to the folder above or its `images/`. Every image of a class is a target once; its
+An image's `file_name` is relative to the JSON's folder, or to `images/` beside it; if that folder is
+`annotations/`, to its parent or the parent's `images/`. Every image of a class is a target once; its
 references are the next ones of its class, sorted by file name, wrapping.
 """
 
@@ -16,12 +16,12 @@ from segic_jax.errors import DataError
 
 
 class CocoFolderSource:
-    """Class ids are the category ids; the mask of a class is the union of its objects."""
+    """Give the episodes of a COCO JSON; class ids are category ids, masks the union of a class's objects."""
 
     name = "folder"
 
     def __init__(self, path: Path):
-        """Raises DataError when the JSON is missing, damaged, without annotations or lists a file twice."""
+        """Read the JSON. Raises DataError if it is missing, damaged, empty, or lists a file twice."""
         self.coco = CocoJson(path)
         self._ids = {name: image for image, name in self.coco.images.items()}
         for image, name in self.coco.images.items():
@@ -35,14 +35,14 @@ class CocoFolderSource:
             raise DataError(f"{path} has no annotation: add some, or give another file.")
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Raises DataError for what `folder` is not drawn for, or a class of too few images."""
+        """Return the episodes. Raises DataError for unknown settings, or a class of too few images."""
         require_original(protocol, fold, shots)
         episodes = []
         for class_id, image_names in self.image_names.items():
             if 0 < len(image_names) <= shots:
                 raise DataError(
                     f"{self.coco.path}: {self.coco.categories[class_id]} is on {len(image_names)} image(s); "
-                    f"a target and {shots} reference(s) take {shots + 1}."
+                    f"a target and {shots} reference(s) need {shots + 1}."
                 )
             for i, target in enumerate(image_names):
                 references = (image_names[(i + step) % len(image_names)] for step in range(1, shots + 1))
@@ -51,28 +51,28 @@ class CocoFolderSource:
         return Manifest(self.name, protocol, fold, shots, classes, tuple(episodes))
 
     def class_name(self, class_id: ClassId) -> str:
-        """As the JSON has it."""
+        """Return the name of a category."""
         if class_id not in self.coco.categories:
             raise DataError(f"{self.coco.path} has no category {class_id!r}.")
         return self.coco.categories[int(class_id)]
 
     def views(self) -> Iterator[View]:
-        """Every class of every image."""
+        """Yield every class of every image."""
         for image, classes in sorted(self.coco.classes_of_images().items()):
             for class_id in sorted(classes):
                 yield View(self.coco.images[image], class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The image."""
+        """Return the path of the image."""
         folder = self.coco.path.parent
         folders = [folder, folder / "images"]
         if folder.name == "annotations":
             folders += [folder.parent, folder.parent / "images"]
-        places = [one / view.image_name for one in folders if one.is_dir()]
+        places = [place / view.image_name for place in folders if place.is_dir()]
         return (next((path for path in places if path.is_file()), places[-1]),)
 
     def load(self, view: View) -> LabelledImage:
-        """The image, and all objects of the class."""
+        """Read the image and the mask of all objects of the class."""
         if view.image_name not in self._ids:
             raise DataError(f"{self.coco.path} has no image {view.image_name}.")
         self.class_name(view.class_id)
@@ -83,20 +83,20 @@ class CocoFolderSource:
 
 
 def require_original(protocol: str, fold: int, shots: int) -> None:
-    """Raise DataError for another protocol, a fold or no shots."""
+    """Raise DataError for another protocol or fold, or no shots."""
     if protocol != "original" or fold != 0 or shots < 1:
         raise DataError("folder is drawn for the protocol original, fold 0, 1 shot or more.")
 
 
 def find_json(root: Path) -> Path | None:
-    """The JSON that `root` is, or that lies in it as the only one; None where it is laid out by folders.
+    """Return `root` if it is a JSON, or the only JSON in it; None if there is none.
 
     Raises:
-        DataError: several.
+        DataError: there are several.
     """
     if root.is_file():
         return root
-    found = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")])
-    if len(found) > 1:
-        raise DataError(f"{root} holds {found[0].name} and {found[1].name}: give one of them as --data-root.")
-    return found[0] if found else None
+    paths = sorted([*root.glob("*.json"), *root.glob("annotations/*.json")])
+    if len(paths) > 1:
+        raise DataError(f"{root} holds {paths[0].name} and {paths[1].name}: give one of them as --data-root.")
+    return paths[0] if paths else None

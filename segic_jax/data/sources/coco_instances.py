@@ -1,11 +1,11 @@
-"""Training images with instances, from the COCO-like files that the official `InstCOCO` reads.
+"""Read training images with instances from the COCO-like files that the official `InstCOCO` reads.
 
 coco/train2017/*.jpg               coco/annotations/instances_train2017.json
 lvis/{train2017,val2017}/*.jpg     lvis/lvis_v1_train.json    folder and file at the end of coco_url
 paco/...                           paco/annotations/paco_lvis_v1_train.json    file_name below paco/
 objects365/train/...               objects365/objects365_train.json    boxes as masks
 
-Every annotation is an instance, crowds too; a part of an object in PACO is one.
+Every annotation is an instance, also crowds and PACO's parts of objects.
 """
 
 from collections.abc import Collection
@@ -21,45 +21,47 @@ from segic_jax.errors import DataError
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where a data set lies below its own folder."""
+class InstanceLayout:
+    """Name the files of a data set below its own folder."""
 
-    folder: str  # its own, which may be left out of the root
+    folder: str  # its own folder, which may be left out of the root
     annotations: str
     image_folder: str  # what file names are relative to
     download: str
     boxes: bool = False
 
 
-COCO = Layout(
+COCO = InstanceLayout(
     "coco",
     "annotations/instances_train2017.json",
     "train2017",
     "https://cocodataset.org/#download (2017 train images and train/val annotations)",
 )
-LVIS = Layout(
+LVIS = InstanceLayout(
     "lvis",
     "lvis_v1_train.json",
     ".",
     "https://www.lvisdataset.org/dataset (its images are COCO's train2017 and val2017)",
 )
-PACO = Layout(
+PACO = InstanceLayout(
     "paco",
     "annotations/paco_lvis_v1_train.json",
     ".",
     "https://github.com/facebookresearch/paco (its images are COCO's train2017 and val2017)",
 )
-OBJECTS365 = Layout("objects365", "objects365_train.json", "train", "https://www.objects365.org", boxes=True)
+OBJECTS365 = InstanceLayout(
+    "objects365", "objects365_train.json", "train", "https://www.objects365.org", boxes=True
+)
 
 
 class CocoInstances:
-    """Images with at least one object, by rising id."""
+    """Give the images with at least one object, by ascending id."""
 
-    def __init__(self, root: Path | str, layout: Layout, without: Collection[str] = ()):
-        """`without` names classes whose objects are left out.
+    def __init__(self, root: Path | str, layout: InstanceLayout, without: Collection[str] = ()):
+        """Open a data set; `without` names classes whose objects are left out.
 
         Raises:
-            DataError: the annotations are missing or damaged, or have no class of a name in `without`.
+            DataError: the annotations are missing or damaged, or lack a class of `without`.
         """
         root = Path(root)
         inner = root / layout.folder
@@ -83,7 +85,7 @@ class CocoInstances:
         return len(self._numbers)
 
     def load(self, number: int) -> AnnotatedImage:
-        """The image and a mask for each annotation. Raises DataError where one of them is damaged."""
+        """Read an image and a mask for each annotation. Raises DataError if one of them is damaged."""
         place = int(self._numbers[number])
         path = self.root / self._layout.image_folder / self._annotations.file_name(place)
         image, masks = read_rgb(path), self._annotations.masks(place, self._without)

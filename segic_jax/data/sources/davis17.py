@@ -1,4 +1,4 @@
-"""DAVIS 2017, semi-supervised (Pont-Tuset et al., 2017): 30 validation videos at 480p.
+"""Read DAVIS 2017, semi-supervised (Pont-Tuset et al., 2017): 30 validation videos at 480p.
 
 <root>/JPEGImages/480p/<video>/00000.jpg
 <root>/Annotations/480p/<video>/00000.png     palette PNG, the index is the object
@@ -16,7 +16,7 @@ DOWNLOAD = "https://davischallenge.org/davis2017/code.html (TrainVal, 480p)"
 
 
 def open_source(root: Path | str) -> VideoSource:
-    """`root` is the folder above, DAVIS/ (with 2017/ in it), or its parent.
+    """Open the folder above, DAVIS/ (with 2017/ in it), or its parent.
 
     Raises:
         DataError: the list or a video of it is missing.
@@ -40,7 +40,7 @@ def open_source(root: Path | str) -> VideoSource:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Videos and frames."""
+    """Count videos, frames and label maps."""
     try:
         clips = open_source(root).videos()
     except DataError as error:

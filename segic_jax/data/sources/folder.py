@@ -1,4 +1,4 @@
-"""A folder of classes in FSS-1000's layout -> episodes; and the way back.
+"""Read a folder of classes in FSS-1000's layout as episodes, and write such a folder.
 
 <root>/<class>/<n>.jpg    an image (.jpg or .jpeg)
 <root>/<class>/<n>.png    its mask: 128 and above is the object
@@ -21,7 +21,7 @@ IMAGE_ENDINGS = (".jpg", ".jpeg")
 
 
 class FolderSource:
-    """Every image is a target once; its references are the next numbers of its class, wrapping.
+    """Take every image as a target once; its references are the next numbers of its class, wrapping.
 
     Classes are sorted by name, images by number.
     """
@@ -29,7 +29,7 @@ class FolderSource:
     name = "folder"
 
     def __init__(self, root: str | Path, classes: Sequence[str] | None = None):
-        """`classes` restricts the source to these folders; by default it takes all.
+        """Open a folder; `classes` restricts the source to these subfolders.
 
         Raises:
             DataError: a folder is missing, an image has no mask, or there is no image at all.
@@ -46,14 +46,14 @@ class FolderSource:
         self.image_names = {name: _images(self.root / name) for name in sorted(classes)}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Raises DataError for what `folder` is not drawn for, or a class of too few images."""
+        """Return the episodes. Raises DataError for unknown settings, or a class of too few images."""
         require_original(protocol, fold, shots)
         episodes = []
         for class_name, image_names in self.image_names.items():
             if len(image_names) <= shots:
                 raise DataError(
                     f"{self.root / class_name} holds too few images ({len(image_names)}): a target and "
-                    f"{shots} reference(s) take {shots + 1}."
+                    f"{shots} reference(s) need {shots + 1}."
                 )
             for i, target in enumerate(image_names):
                 references = (image_names[(i + step) % len(image_names)] for step in range(1, shots + 1))
@@ -61,22 +61,22 @@ class FolderSource:
         return Manifest(self.name, protocol, fold, shots, tuple(self.image_names), tuple(episodes))
 
     def class_name(self, class_id: ClassId) -> str:
-        """The folder's name with spaces for underscores."""
+        """Return the folder's name with spaces for underscores."""
         return str(class_id).replace("_", " ")
 
     def views(self) -> Iterator[View]:
-        """All images, class by class."""
+        """Yield all images, class by class."""
         for class_name, image_names in self.image_names.items():
             for image_name in image_names:
                 yield View(image_name, class_name)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The image and its mask."""
+        """Return the paths of the image and its mask."""
         path = self.root / str(view.class_id) / view.image_name
         return path, path.with_suffix(".png")
 
     def load(self, view: View) -> LabelledImage:
-        """The RGB image and the mask of one image."""
+        """Read an image and its mask."""
         image_path, mask_path = self.paths(view)
         image, mask = read_rgb(image_path), read_grey(mask_path)
         require_size(image, mask, image_path, mask_path)
@@ -88,10 +88,13 @@ class FolderSource:
 def export(source: EpisodeSource, protocol: str, out_dir: str | Path) -> int:
     """Write all images of a source's episodes in this layout, numbered in the order of its targets.
 
-    Images are JPEG (quality 95), masks are PNG. Returns the number of images.
+    Images are JPEG (quality 95), masks PNG.
+
+    Returns:
+        The number of images.
 
     Raises:
-        DataError: `out_dir` already holds something.
+        DataError: `out_dir` is not empty.
     """
     out_dir = Path(out_dir)
     if out_dir.exists() and any(out_dir.iterdir()):
@@ -106,15 +109,15 @@ def export(source: EpisodeSource, protocol: str, out_dir: str | Path) -> int:
         folder = out_dir / str(class_id)
         folder.mkdir(parents=True)
         for number, view in enumerate(members, start=1):
-            shown = source.load(view)
+            loaded = source.load(view)
             quality = [cv2.IMWRITE_JPEG_QUALITY, 95]
-            _write(folder / f"{number}.jpg", cv2.cvtColor(shown.image, cv2.COLOR_RGB2BGR), quality)
-            _write(folder / f"{number}.png", shown.mask.astype(np.uint8) * 255, [])
+            _write(folder / f"{number}.jpg", cv2.cvtColor(loaded.image, cv2.COLOR_RGB2BGR), quality)
+            _write(folder / f"{number}.png", loaded.mask.astype(np.uint8) * 255, [])
     return sum(map(len, views.values()))
 
 
 def _images(folder: Path) -> list[str]:
-    """File names, sorted by number (names that are no numbers follow, by name)."""
+    """Return file names sorted by number, followed by other names."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: every class needs a folder of its name.")
     files = [path for path in folder.iterdir() if not path.name.startswith(".")]
@@ -137,13 +140,13 @@ def _write(path: Path, array: np.ndarray, options: list[int]) -> None:
 
 
 def open_folder(root: Path | str) -> FolderSource | CocoFolderSource:
-    """A folder of classes, or a COCO JSON or the folder that holds it."""
+    """Open a folder of classes, or a COCO JSON or the folder that holds it."""
     path = find_json(Path(root))
     return FolderSource(root) if path is None else CocoFolderSource(path)
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Any number of classes and images will do."""
+    """Count classes and images."""
     image_names = open_folder(root).image_names
     return [CheckLine("classes", len(image_names)), CheckLine("images", sum(map(len, image_names.values())))]
 
@@ -157,7 +160,7 @@ BENCHMARK = BenchmarkSpec(
         "<class>/<n>.jpg\n<class>/<n>.png   the mask: 128 and above is the object\n"
         "or one COCO .json with its images beside it or in images/"
     ),
-    download="Yours.",
+    download="your own images",
     domain="folder",
     open=open_folder,
     check=check,

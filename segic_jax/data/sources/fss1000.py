@@ -1,6 +1,6 @@
-"""FSS-1000 (Li et al., CVPR 2020): 1000 classes of 10 images, with the field's fixed test episodes.
+"""Read FSS-1000 (Li et al., CVPR 2020): 1000 classes of 10 images, with the published test episodes.
 
-Folder layout: `<root>/<class>/<1..10>.jpg + .png`, or the same under `<root>/data/`. The lists of classes are
+The layout is `<root>/<class>/<1..10>.jpg + .png`, or the same under `<root>/data/`. The lists of classes are
 part of this package; splits/ is not read.
 """
 
@@ -19,29 +19,29 @@ DOWNLOAD = "https://github.com/HKUSTCV/FSS-1000"
 
 
 class Fss1000Source(FolderSource):
-    """One split; its episodes are the field's."""
+    """Give the published episodes and the images of one split."""
 
     name = "fss1000"
 
     def __init__(self, root: str | Path, *, split: Split = "test"):
-        """`root` is FSS-1000/ or its parent; some classes may be missing, where no episode needs them.
+        """Open FSS-1000/ or its parent; classes that no episode needs may be missing.
 
         Raises:
-            DataError: no class of the split is there.
+            DataError: every class of the split is missing.
         """
         root = Path(root)
         inner = ("FSS-1000/data", "FSS-1000", "data", "")
-        self.root = next(root / one for one in inner if (root / one).is_dir() or not one)
+        self.root = next(root / name for name in inner if (root / name).is_dir() or not name)
         names = class_names(split)
         if not any((self.root / name).is_dir() for name in names):
             raise DataError(f"{self.root / names[0]} is missing: unpack FSS-1000 there ({DOWNLOAD}).")
         self.image_names = {name: [f"{number}.jpg" for number in range(1, 11)] for name in names}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """All 2400 images as targets; for 1 and 5 shots the list is shipped with the package.
+        """Return all 2400 images as targets; for 1 and 5 shots the list is part of the package.
 
         Raises:
-            DataError: no such protocol or fold, or no shots.
+            DataError: unknown protocol or fold, or no shots.
         """
         if protocol not in SEEDS or fold != 0 or shots < 1:
             raise DataError(f"{self.name} is drawn for {', '.join(SEEDS)}, fold 0, 1 shot or more.")
@@ -49,27 +49,27 @@ class Fss1000Source(FolderSource):
 
 
 def class_names(split: Split) -> list[str]:
-    """The 520 training, 240 validation or 240 test classes, sorted."""
+    """Return the 520 training, 240 validation or 240 test classes, sorted."""
     text = resources.files("segic_jax.data").joinpath(f"splits/fss_{split}.txt").read_text("utf-8")
     return sorted(text.split())
 
 
 def draw(protocol: str, shots: int) -> Manifest:
-    """The field's episodes on the test classes, drawn anew."""
+    """Draw the published episodes of the test classes again."""
     classes = class_names("test")
     episodes = fss_episodes(classes, SEEDS[protocol], shots)
     return Manifest("fss1000", protocol, 0, shots, tuple(classes), tuple(episodes))
 
 
 def check(root: Path) -> list[CheckLine]:
-    """The test split: classes, images and masks."""
+    """Check the classes, images and masks of the test split."""
     try:
         source = Fss1000Source(root)
     except DataError as error:
         return [CheckLine("FSS-1000", "missing", problem=str(error))]
-    there = sum((source.root / name).is_dir() for name in source.image_names)
+    found = sum((source.root / name).is_dir() for name in source.image_names)
     paths = [source.paths(view) for view in source.views()]
-    lines = [CheckLine("test classes", there, len(source.image_names))]
+    lines = [CheckLine("test classes", found, len(source.image_names))]
     for what, files in zip(("images", "masks"), zip(*paths, strict=True), strict=True):
         gone = [path for path in files if not path.is_file()]
         problem = f"{gone[0]} is missing: get it from {DOWNLOAD}." if gone else ""

@@ -1,4 +1,4 @@
-"""ISIC 2018 skin lesions, task 1, as INSID3 scores them (datasets/isic.py): three kinds of lesion.
+"""Read ISIC 2018 skin lesions, task 1, as INSID3 scores them (datasets/isic.py): three kinds of lesion.
 
 <root>/ISIC2018_Task1-2_Training_Input/{1,2,3}/<id>.jpg      sorted by DR-Adapter's ISIC_Split.py
 <root>/ISIC2018_Task1_Training_GroundTruth/<id>_segmentation.png
@@ -21,7 +21,7 @@ COUNTS = (208, 1867, 519)
 
 
 def open_source(root: Path | str) -> MaskFileSource:
-    """`root` is ISIC/ or its parent. Raises DataError where a folder is missing or empty."""
+    """Open ISIC/ or its parent. Raises DataError if a folder is missing or empty."""
     root = find_root(root, "ISIC", INPUT, DOWNLOAD)
     image_names = {
         number: [
@@ -33,7 +33,7 @@ def open_source(root: Path | str) -> MaskFileSource:
         name="isic",
         protocols=("insid3", "original"),
         image_names=image_names,
-        names=dict.fromkeys(range(3), "skin lesion"),  # the files do not say which kind is which
+        names=dict.fromkeys(range(3), "skin lesion"),  # the files do not name the kinds
         paths=partial(_paths, root),
         episodes=600,
     )
@@ -44,7 +44,7 @@ def _paths(root: Path, view: View) -> tuple[Path, Path]:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Images of each kind."""
+    """Count the images of each kind."""
     try:
         source = open_source(root)
     except DataError as error:

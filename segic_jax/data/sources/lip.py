@@ -1,4 +1,4 @@
-"""LIP (Gong et al., CVPR 2017), people with the parts of their body and clothes as instances.
+"""Read LIP (Gong et al., CVPR 2017): people, with body parts and clothes as instances.
 
 lip/train_images/<id>.jpg
 lip/TrainVal_parsing_annotations/train_segmentations/<id>.png     0 is background, 1..19 are parts
@@ -16,10 +16,10 @@ DOWNLOAD = "https://sysu-hcp.net/lip/ (single person: images and parsing annotat
 
 
 class LipInstances:
-    """Images by name."""
+    """Give the images, sorted by name."""
 
     def __init__(self, root: Path | str):
-        """`root` is lip/ or its parent.
+        """Open lip/ or its parent.
 
         Raises:
             DataError: there are no images, or the label maps are missing.
@@ -37,7 +37,7 @@ class LipInstances:
         return len(self._images)
 
     def load(self, number: int) -> AnnotatedImage:
-        """The image and a mask for each part. Raises DataError where one of them is missing or damaged."""
+        """Read an image and a mask for each part. Raises DataError if one of them is missing or damaged."""
         path = self.root / "train_images" / self._images[number]
         label_path = (self._labels / path.name).with_suffix(".png")
         image, labels = read_rgb(path), read_labels(label_path)

@@ -1,4 +1,4 @@
-"""Chest X-rays (Shenzhen and Montgomery sets) as INSID3 scores them (datasets/lung.py): the lungs.
+"""Read chest X-rays (Shenzhen and Montgomery sets) as INSID3 scores them (datasets/lung.py): the lungs.
 
 <root>/CXR_png/<name>.png    800 images
 <root>/masks/<name>_mask.png, and <name>.png for those of Montgomery (MCUCXR...)    704 masks
@@ -17,7 +17,7 @@ DOWNLOAD = "Kaggle, nikhilpandey360/chest-xray-masks-and-labels"
 
 
 def open_source(root: Path | str) -> MaskFileSource:
-    """`root` is LungSegmentation/ or its parent. Raises DataError where a folder is missing or empty."""
+    """Open LungSegmentation/ or its parent. Raises DataError if a folder is missing or empty."""
     root = find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD)
     # Sorted by mask, which is not the order of the images.
     image_names = [_image(name) for name in list_files(root / "masks", ".png", DOWNLOAD)]
@@ -42,7 +42,7 @@ def _paths(root: Path, view: View) -> tuple[Path, Path]:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Images and masks."""
+    """Count images and masks."""
     try:
         source = open_source(root)
         found = len(

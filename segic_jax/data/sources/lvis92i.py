@@ -1,7 +1,7 @@
-"""LVIS-92i (Matcher, Liu et al., ICLR 2024): 920 classes of LVIS in ten folds, drawn as Matcher draws them.
+"""Read LVIS-92i (Matcher, Liu et al., ICLR 2024): 920 classes of LVIS in ten folds, drawn as Matcher does.
 
 <root>/lvis_val.pkl                     {class: {image: {"annotations": [{"segmentation": ...}, ...]}}}
-<root>/coco/{train2017,val2017}/*.jpg   LVIS's validation images are of both
+<root>/coco/{train2017,val2017}/*.jpg   LVIS's validation images come from both
 <root>/lvis_v1_val.json                 for class names and official SegIC's protocols; or in ../lvis/
 """
 
@@ -22,19 +22,19 @@ from segic_jax.data.sampler import choose, draw_others, semcoco_episodes
 from segic_jax.errors import DataError
 
 FOLDS, EPISODES = 10, 2300
-CLASSES = 920  # of more than one validation image
+CLASSES = 920  # with more than one validation image
 DOWNLOAD = "lvis.zip of github.com/aim-uofa/Matcher (datasets/README.md)"
 
 Annotations = dict[int, dict[str, list]]  # class -> image -> segmentations
 
 
 class Lvis92iSource:
-    """The mask of a class is the union of its objects; class ids are LVIS's."""
+    """Give the episodes and images; class ids are LVIS's, masks the union of a class's objects."""
 
     name = "lvis92i"
 
     def __init__(self, root: Path | str):
-        """`root` is LVIS/ or its parent.
+        """Open LVIS/ or its parent.
 
         Raises:
             DataError: lvis_val.pkl or coco/ is missing or damaged.
@@ -52,14 +52,14 @@ class Lvis92iSource:
         self._segic: dict[str, list[Manifest]] = {}  # of all folds, by protocol
 
     def __getstate__(self) -> dict:
-        # A worker reads its own, if it needs them.
+        # A worker reads the annotations again, if it needs them.
         return self.__dict__ | {"_annotations": None, "_segic": {}}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """2300 episodes of a fold.
+        """Return the 2300 episodes of a fold.
 
         Raises:
-            DataError: no such protocol or fold, or too few classes or images.
+            DataError: unknown protocol or fold, or too few classes or images.
         """
         if protocol not in BENCHMARK.protocols:
             raise DataError(f"{self.name} has no protocol {protocol!r}: {', '.join(BENCHMARK.protocols)}.")
@@ -77,7 +77,7 @@ class Lvis92iSource:
         )
 
     def class_name(self, class_id: ClassId) -> str:
-        """As LVIS has it, underscores and all: official SegIC gives it so to its text encoder."""
+        """Return LVIS's name with its underscores, as official SegIC gives it to the text encoder."""
         if not self._names:
             self._names = self._json().categories
         if class_id not in self._names:
@@ -85,7 +85,7 @@ class Lvis92iSource:
         return self._names[int(class_id)]
 
     def views(self) -> Iterator[View]:
-        """Every class in every image that has it, image by image."""
+        """Yield every class of every image, image by image."""
         classes: dict[str, list[int]] = {}
         for class_id, image_names in self.image_names.items():
             for image_name in image_names:
@@ -95,11 +95,11 @@ class Lvis92iSource:
                 yield View(image_name, class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The image."""
+        """Return the path of the image."""
         return (self.root / "coco" / view.image_name,)
 
     def load(self, view: View) -> LabelledImage:
-        """The whole image; of several objects, all of them make the mask."""
+        """Read the image and the union of the masks of all objects of the class."""
         if self._annotations is None:
             self._annotations = self._read()
         by_image = self._annotations.get(view.class_id) if isinstance(view.class_id, int) else None
@@ -119,20 +119,20 @@ class Lvis92iSource:
             ) from error
 
     def _classes(self, fold: int, shots: int) -> tuple[int, ...]:
-        """Classes with more images than shots, dealt out; those that do not go round are left out."""
+        """Deal the classes with more images than shots to the folds; the remainder is left out."""
         enough = [class_id for class_id, image_names in self.image_names.items() if len(image_names) > shots]
         classes = enough[fold::FOLDS][: len(enough) // FOLDS]
         if not classes:
             raise DataError(
                 f"{self.root / 'lvis_val.pkl'} has {len(enough)} classes of more than {shots} images: "
-                f"{FOLDS} folds take as many."
+                f"{FOLDS} folds need at least as many."
             )
         return tuple(classes)
 
     def _matcher_episodes(self, classes: tuple[int, ...], shots: int) -> Iterator[Episode]:
-        """As Matcher (data/lvis.py:35-41, 110-149) and INSID3 (datasets/lvis.py:35-103) draw with seed 0.
+        """Draw as Matcher (data/lvis.py:35-41, 110-149) and INSID3 (datasets/lvis.py:35-103) do with seed 0.
 
-        The classes come in turn; a reference may come twice. No image takes part in the draw.
+        The classes are taken in turn; references may repeat. No image is read.
         """
         rng = np.random.RandomState(0)
         for number in range(EPISODES):
@@ -142,7 +142,7 @@ class Lvis92iSource:
             yield Episode(class_id, target, draw_others(rng, image_names, target, shots))
 
     def _segic_manifests(self, protocol: str) -> list[Manifest]:
-        """Of all folds at once: the file takes long to read and much memory to keep."""
+        """Draw all folds at once: the file takes long to read and much memory to keep."""
         coco = self._json()
         self._names = coco.categories
         classes = sorted(class_id for class_id in coco.categories if len(coco.image_ids(class_id)) > 1)
@@ -155,7 +155,7 @@ class Lvis92iSource:
         return manifests
 
     def json_path(self) -> Path | None:
-        """Where lvis_v1_val.json lies, if anywhere."""
+        """Return the path of lvis_v1_val.json, or None."""
         places = (folder / "lvis_v1_val.json" for folder in (self.root, self.root.parent / "lvis"))
         return next((path for path in places if path.is_file()), None)
 
@@ -178,7 +178,7 @@ class Lvis92iSource:
                 for (
                     image_name,
                     entry,
-                ) in image_names.items():  # in place: as numbers of Python they fill gigabytes
+                ) in image_names.items():  # in place: as Python numbers they would fill gigabytes
                     image_names[image_name] = [_packed(one["segmentation"]) for one in entry["annotations"]]
             return {int(class_id): image_names for class_id, image_names in content.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -186,12 +186,12 @@ class Lvis92iSource:
 
 
 def _packed(segmentation: Any) -> Any:
-    """Polygons as arrays."""
+    """Turn polygons into arrays."""
     return list(map(as_polygon, segmentation)) if isinstance(segmentation, list) else segmentation
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Classes, and which images of the pickle are there."""
+    """Count the classes, and the images of the pickle on disk."""
     try:
         source = Lvis92iSource(root)
     except DataError as error:

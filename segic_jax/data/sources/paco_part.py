@@ -1,4 +1,5 @@
-"""PACO-Part as Matcher (Liu et al., ICLR 2024) cut it: parts of objects, each seen in a crop to its object.
+"""Read PACO-Part as Matcher (Liu et al., ICLR 2024) prepared it: parts of objects, each image cropped to an
+object.
 
 <root>/paco/paco_part_train.pkl        only the order of its 448 classes is used
 <root>/paco/paco_part_val.pkl          {"cid2img": {class: [{image id: path}]}, "img2anno": {image id: [...]}}
@@ -25,13 +26,13 @@ from segic_jax.data.sampler import choose
 from segic_jax.errors import DataError
 
 FOLDS, EPISODES = 4, 2500
-CLASSES, DRAWN = 448, 303  # of the training list; of all folds for 1 shot
+CLASSES, DRAWN = 448, 303  # of the training list; and those of all folds for 1 shot
 PATIENCE = 10_000  # episodes with an empty crop in a row before giving up
 DOWNLOAD = "paco.zip of github.com/aim-uofa/Matcher (datasets/README.md)"
 
 
 class PartObject(NamedTuple):
-    """One object of an image with one kind of its parts."""
+    """Hold one object of an image with one kind of its parts."""
 
     rows: slice
     columns: slice
@@ -42,12 +43,12 @@ Annotations = dict[str, dict[int, dict[int, PartObject]]]  # image -> class -> i
 
 
 class PacoPartSource:
-    """Crops of one object with the union of the masks of one kind of its parts."""
+    """Give crops of one object with the union of the masks of one kind of its parts."""
 
     name = "paco_part"
 
     def __init__(self, root: Path | str):
-        """`root` is PACO-Part/ or its parent.
+        """Open PACO-Part/ or its parent.
 
         Raises:
             DataError: a pickle or coco/ is missing or damaged.
@@ -76,10 +77,10 @@ class PacoPartSource:
         return self.__dict__ | {"_annotations": None}  # a worker reads its own, if it needs them
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """2500 episodes of a fold.
+        """Return the 2500 episodes of a fold.
 
         Raises:
-            DataError: no such protocol or fold, too few classes, or an image is missing.
+            DataError: unknown protocol or fold, too few classes, or an image is missing.
         """
         if protocol not in BENCHMARK.protocols:
             raise DataError(f"{self.name} has no protocol {protocol!r}: {', '.join(BENCHMARK.protocols)}.")
@@ -91,16 +92,16 @@ class PacoPartSource:
         return Manifest(self.name, protocol, fold, shots, classes, tuple(self._episodes(classes, shots)))
 
     def fold_classes(self, fold: int, shots: int) -> tuple[int, ...]:
-        """Classes of the training list dealt out to the folds, those with more images than shots."""
+        """Deal the classes of the training list to the folds; return those with more images than shots."""
         dealt = self.train_classes[fold::FOLDS][: len(self.train_classes) // FOLDS]
         return tuple(class_id for class_id in dealt if len(self.image_names.get(class_id, ())) > shots)
 
     def class_name(self, class_id: ClassId) -> str:
-        """Raises DataError: the files number the classes, but name none."""
+        """Raise DataError: the files number the classes and do not name them."""
         raise DataError(f"{self._val} names no classes: run {self.name} without class names.")
 
     def views(self) -> Iterator[View]:
-        """Every kind of part of every object whose box holds something, object by object."""
+        """Yield every kind of part of every object with a non-empty box, object by object."""
         classes: dict[str, list[int]] = {}
         for class_id, image_names in self.image_names.items():
             for image_name in image_names:
@@ -110,7 +111,7 @@ class PacoPartSource:
             try:
                 size = _size(self.root / "coco" / image_name)
             except DataError:
-                size = None  # `load` says so
+                size = None  # `load` reports it
             for class_id in classes[image_name]:
                 for instance, one in self._objects(image_name, class_id).items():
                     if size is None or not _is_empty(one, size):
@@ -120,11 +121,11 @@ class PacoPartSource:
                     yield View(image_name, class_id, instance)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The image."""
+        """Return the path of the image."""
         return (self.root / "coco" / view.image_name,)
 
     def load(self, view: View) -> LabelledImage:
-        """The crop of the image to the object's box, and the parts in it."""
+        """Read the image cropped to the object's box, and the mask of the parts in it."""
         one = self._objects(view.image_name, view.class_id).get(view.instance)
         if one is None:
             raise DataError(
@@ -138,7 +139,7 @@ class PacoPartSource:
             raise DataError(
                 f"{self._val}, class {view.class_id} in {view.image_name}: {error}; get it again."
             ) from error
-        window = one.rows, one.columns  # what lies beyond the image falls away, as it does officially
+        window = one.rows, one.columns  # the box is clipped to the image, as in the official code
         if not mask[window].size:
             raise DataError(
                 f"{self._val}: the box of object {view.instance} holds nothing of {view.image_name}."
@@ -146,12 +147,12 @@ class PacoPartSource:
         return LabelledImage(np.ascontiguousarray(image[window]), mask[window])
 
     def _episodes(self, classes: Sequence[int], shots: int) -> Iterator[Episode]:
-        """As INSID3 (datasets/paco_part.py:34-53, 119-185) and Matcher (data/paco_part.py) draw with seed 0.
+        """Draw as INSID3 (datasets/paco_part.py:34-53, 119-185) and Matcher (data/paco_part.py) do with seed
+        0.
 
-        A class, an image, one of its objects; references likewise, which may come twice. Where a crop is
-        empty the whole episode is drawn again. That depends on the boxes and on the image's size, so of
-        each image drawn the header is read, and nothing else.
-        """
+        An episode is a class, an image and one of its objects, and references, which may repeat. If a crop is
+        empty, the episode is drawn again. That depends on the boxes and on the image's size, so the header of
+        each drawn image is read."""
         rng = np.random.RandomState(0)
         sizes: dict[str, tuple[int, int]] = {}
 
@@ -194,7 +195,7 @@ class PacoPartSource:
         return by_class.get(class_id, {}) if isinstance(class_id, int) else {}
 
     def _read(self) -> Annotations:
-        """The validation pickle: fills `images` too."""
+        """Read the validation pickle and fill `image_names`."""
         content = read_pickle(self._val)
         try:
             ids: dict[str, Any] = {}  # image -> image id
@@ -206,7 +207,7 @@ class PacoPartSource:
                     if ids.setdefault(name, image_id) != image_id:
                         raise ValueError(f"two ids for {name}")
                 self.image_names[int(class_id)] = list(dict.fromkeys(names))
-            # Image by image out of the pickle: twice in memory they would be gigabytes.
+            # Taken out of the pickle image by image: two copies in memory would be gigabytes.
             return {name: _by_class(content["img2anno"].pop(image_id, [])) for name, image_id in ids.items()}
         except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(
@@ -215,28 +216,28 @@ class PacoPartSource:
 
 
 def _by_class(annotations: list[dict[str, Any]]) -> dict[int, dict[int, PartObject]]:
-    """Class -> instance -> its object, in the order of the file; the first box counts."""
-    found: dict[int, dict[int, PartObject]] = {}
-    for one in annotations:
-        instances = found.setdefault(int(one["category_id"]), {})
-        instance = int(one["obj_ann_id"])
+    """Return objects by class and instance, in the order of the file; the first box counts."""
+    by_class: dict[int, dict[int, PartObject]] = {}
+    for annotation in annotations:
+        instances = by_class.setdefault(int(annotation["category_id"]), {})
+        instance = int(annotation["obj_ann_id"])
         if instance not in instances:
-            x, y, width, height = one["obj_bbox"]
+            x, y, width, height = annotation["obj_bbox"]
             rows, columns = slice(int(y), int(y + height)), slice(int(x), int(x + width))
             instances[instance] = PartObject(rows, columns, [])
-        segmentation = one["segmentation"]
+        segmentation = annotation["segmentation"]
         packed = list(map(as_polygon, segmentation)) if isinstance(segmentation, list) else segmentation
         instances[instance].segmentations.append(packed)
-    return found
+    return by_class
 
 
 def _is_empty(one: PartObject, size: tuple[int, int]) -> bool:
-    """Whether its box holds nothing of an image of this height and width."""
+    """Return whether the box holds nothing of an image of this height and width."""
     return any(not range(side)[window] for window, side in zip((one.rows, one.columns), size, strict=True))
 
 
 def _size(path: Path) -> tuple[int, int]:
-    """Height and width as the header says."""
+    """Read height and width from the header of an image."""
     try:
         with Image.open(path) as image:
             return image.height, image.width
@@ -247,7 +248,7 @@ def _size(path: Path) -> tuple[int, int]:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Classes, and which images of the validation lists are there."""
+    """Count the classes, and the images of the validation lists on disk."""
     try:
         source = PacoPartSource(root)
     except DataError as error:

@@ -1,4 +1,5 @@
-"""PASCAL-Part as Matcher (Liu et al., ICLR 2024) cut it: parts of objects, each seen in a crop to its object.
+"""Read PASCAL-Part as Matcher (Liu et al., ICLR 2024) prepared it: parts of objects, in images cropped to an
+object.
 
 <root>/VOCdevkit/VOC2010/
     all_obj_part_to_image.json     {fold: {"object": {object: {"part": {part: {split: [id]}}}}}}
@@ -32,7 +33,7 @@ DOWNLOAD = "pascal.zip of github.com/aim-uofa/Matcher (datasets/README.md), VOC2
 
 
 class PartObject(NamedTuple):
-    """One object of an image."""
+    """Hold one object of an image."""
 
     name: str
     box: tuple[int, int, int, int]  # left, top, right, bottom; the last two are outside
@@ -40,12 +41,12 @@ class PartObject(NamedTuple):
 
 
 class PascalPartSource:
-    """Crops of one object with the union of the masks of one of its parts."""
+    """Give crops of one object with the union of the masks of one of its parts."""
 
     name = "pascal_part"
 
     def __init__(self, root: Path | str):
-        """`root` is Pascal-Part/, its parent, its VOCdevkit/ or VOCdevkit/VOC2010/.
+        """Open Pascal-Part/, its parent, its VOCdevkit/ or VOCdevkit/VOC2010/.
 
         Raises:
             DataError: the index or a folder is missing or damaged.
@@ -106,7 +107,7 @@ class PascalPartSource:
         return f"{part.lower().replace('_', ' ')} of {article} {SPOKEN.get(name, name)}"
 
     def views(self) -> Iterator[View]:
-        """The parts of every object of the validation images, object by object."""
+        """Yield the parts of every object of the validation images, object by object."""
         classes: dict[str, list[str]] = {}
         for class_id, image_names in self.image_names.items():
             for image_name in image_names:
@@ -121,11 +122,11 @@ class PascalPartSource:
                         yield View(image_name, class_id, number)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The image and its annotations."""
+        """Return the paths of the image and its annotations."""
         return self.root / "JPEGImages" / f"{view.image_name}.jpg", self._annotation(view.image_name)
 
     def load(self, view: View) -> LabelledImage:
-        """The crop of the image to the object's box, and the part in it."""
+        """Read the image cropped to the object's box, and the mask of the part in it."""
         name, _, part = str(view.class_id).partition("+")
         image_path, path = self.paths(view)
         objects = [one for one in self._objects(view.image_name) if one.name == name]
@@ -141,16 +142,16 @@ class PascalPartSource:
         except ValueError as error:
             raise DataError(f"{path}, {part!r} of {name!r} {number}: {error}; get it again.") from error
         left, top, right, bottom = one.box
-        window = np.s_[top:bottom, left:right]  # what lies beyond the image falls away, as it does officially
+        window = np.s_[top:bottom, left:right]  # the box is clipped to the image, as in the official code
         if not mask[window].size:
             raise DataError(f"{path}: the box {one.box} of {name!r} {number} holds nothing of {image_path}.")
         return LabelledImage(np.ascontiguousarray(image[window]), mask[window])
 
     def _episodes(self, fold: int, shots: int) -> Iterator[Episode]:
-        """As INSID3 (datasets/pascal_part.py:71-141) and Matcher (data/pascal_part.py) draw with seed 0.
+        """Draw as INSID3 (datasets/pascal_part.py:71-141) and Matcher (data/pascal_part.py) do with seed 0.
 
-        The classes come in turn. A draw is an image, then one of its objects of the class's name; one
-        without the part is drawn again. It depends on the annotations only, not on the images.
+        The classes are taken in turn. A draw is an image, then one of its objects of the class's name; an
+        object without the part is drawn again. The draw depends on the annotations only, not on the images.
         """
         rng = np.random.RandomState(0)
         usable: dict[tuple[str, str], list[bool]] = {}  # for each object: whether it has the part
@@ -205,13 +206,13 @@ def _object(entry: dict[str, Any]) -> PartObject:
 
 
 def _has(one: PartObject, part: str) -> bool:
-    """A part whose mask has any size; also one that covers no pixel."""
+    """Return whether an object has the part, with a mask of any size, even one that covers no pixel."""
     masks = one.parts.get(part)
     return bool(masks) and bool(np.prod(masks[0]["size"]))
 
 
 def _is_inside(one: PartObject, part: str) -> bool:
-    """Whether the box holds something of the image, whose size the masks have."""
+    """Return whether the box holds something of the image, whose size is that of the masks."""
     left, top, right, bottom = one.box
     height, width = one.parts[part][0]["size"]
     return bool(range(height)[top:bottom] and range(width)[left:right])
@@ -219,7 +220,7 @@ def _is_inside(one: PartObject, part: str) -> bool:
 
 def _find(root: Path) -> Path:
     inner = ("Pascal-Part/VOCdevkit/VOC2010", "VOCdevkit/VOC2010", "VOC2010", "")
-    places = [root / one for one in inner if (root / one).is_dir()] or [root]
+    places = [root / name for name in inner if (root / name).is_dir()] or [root]
     for place in places:
         if (place / "all_obj_part_to_image.json").is_file():
             return place
@@ -238,7 +239,7 @@ def _read_json(path: Path) -> Any:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Classes, and which images and annotations of the validation lists are there."""
+    """Count the classes, and the images and annotations of the validation lists on disk."""
     try:
         source = PascalPartSource(root)
     except DataError as error:

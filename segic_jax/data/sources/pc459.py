@@ -1,9 +1,9 @@
-"""PC-459: all classes of PASCAL Context, as CAT-Seg's script prepares its validation images.
+"""Read PC-459: all classes of PASCAL Context, as CAT-Seg's script prepares its validation images.
 
 VOCdevkit/VOC2010/JPEGImages/<id>.jpg
 VOCdevkit/VOC2010/annotations_detectron2/pc459_val/<id>.tif     16 bits: 0..458; 65535 is ignored
 
-The files count from 0 (the script takes 1 away from PASCAL Context's LabelMap), and so does the official code
+The files count from 0 (the script subtracts 1 from PASCAL Context's LabelMap), and so does the official code
 (utils/fss.py, `SemADE` with zero_start True). The script makes the validation split only, so references come
 from it (--bank val); a folder pc459_train beside pc459_val is read as the training split. Names are the first
 words of the list that open-vocabulary segmenters use (FC-CLIP, pascal_ctx_459_with_prompt_eng.txt).
@@ -22,7 +22,7 @@ DOWNLOAD = (
 
 
 def open_source(root: Path | None) -> LabelMaps:
-    """Raises DataError where there is no VOCdevkit/VOC2010/annotations_detectron2 below `root`."""
+    """Open PC-459. Raises DataError if there is no VOCdevkit/VOC2010/annotations_detectron2 below `root`."""
     folder = find_folder(Path(root or "."), "openseg_data/VOCdevkit/VOC2010", "annotations_detectron2")
     images, labels = folder / "JPEGImages", folder / "annotations_detectron2"
     return LabelMaps(
@@ -40,7 +40,7 @@ def open_source(root: Path | None) -> LabelMaps:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """The validation split, as CAT-Seg's pascalcontext_val.txt lists it."""
+    """Check the validation split, as CAT-Seg's pascalcontext_val.txt lists it."""
     return open_source(root).check({"val": 5104})
 
 
@@ -51,7 +51,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("semseg",),
     layout=(
         "VOCdevkit/VOC2010/JPEGImages/*.jpg\n"
-        "VOCdevkit/VOC2010/annotations_detectron2/pc459_val/*.tif   0..458, 65535 is none"
+        "VOCdevkit/VOC2010/annotations_detectron2/pc459_val/*.tif   0..458, 65535 is no class"
     ),
     download=DOWNLOAD,
     domain="pascal",

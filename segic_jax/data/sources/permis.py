@@ -1,4 +1,5 @@
-"""PerMIS, the same object again in a video (Samuel et al., 2024), as INSID3 scores it (datasets/permis.py).
+"""Read PerMIS, an object found again in a video (Samuel et al., 2024), as INSID3 scores it
+(datasets/permis.py).
 
 <root>/<video>/{0,1,2}.jpg
 <root>/<video>/masks.npz.npy    an object array of three {track: mask}; the first track of each frame counts
@@ -23,12 +24,12 @@ DOWNLOAD = "https://github.com/dvirsamuel/PDM (built from BURST and TAO)"
 
 
 class PermisSource:
-    """One class; an image is <video>/<frame>.jpg."""
+    """Give the episodes of one class; an image is <video>/<frame>.jpg."""
 
     name = "permis"
 
     def __init__(self, root: Path | str):
-        """`root` is PerMIRS/ or its parent. Raises DataError where there is no video."""
+        """Open PerMIRS/ or its parent. Raises DataError if there is no video."""
         root = Path(root)
         self.root = root / "PerMIRS" if (root / "PerMIRS").is_dir() else root
         self.videos = sorted(path.parent.name for path in self.root.glob("*/masks.npz.npy"))
@@ -36,7 +37,7 @@ class PermisSource:
             raise DataError(f"{self.root} holds no <video>/masks.npz.npy: get it from {DOWNLOAD}.")
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Two episodes a video. Raises DataError for several shots: there is one reference."""
+        """Return two episodes for each video. Raises DataError for several shots: there is one reference."""
         if protocol not in BENCHMARK.protocols or fold != 0 or shots != 1:
             raise DataError(f"{self.name} is drawn for {', '.join(BENCHMARK.protocols)}, fold 0, 1 shot.")
         episodes = tuple(
@@ -47,22 +48,22 @@ class PermisSource:
         return Manifest(self.name, protocol, fold, shots, (0,), episodes)
 
     def class_name(self, class_id: ClassId) -> str:
-        """Raises DataError: its objects have no names."""
+        """Raise DataError: the objects have no names."""
         raise DataError(f"{self.name} names no classes: leave the class names out.")
 
     def views(self) -> Iterator[View]:
-        """All frames."""
+        """Yield all frames."""
         for video in self.videos:
             for frame in range(3):
                 yield View(f"{video}/{frame}.jpg", 0)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The frame and the masks of its video."""
+        """Return the paths of the frame and of its video's masks."""
         path = self.root / view.image_name
         return path, path.parent / "masks.npz.npy"
 
     def load(self, view: View) -> LabelledImage:
-        """A frame and its object."""
+        """Read a frame and the mask of its object."""
         if view.class_id != 0:
             raise DataError(f"{self.name} has the class 0, not {view.class_id!r}.")
         image_path, mask_path = self.paths(view)
@@ -82,19 +83,19 @@ class PermisSource:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Videos with three frames."""
+    """Count videos, and those with three frames."""
     try:
         source = PermisSource(root)
     except DataError as error:
         return [CheckLine("PerMIS", "missing", problem=str(error))]
-    whole = [
+    complete = [
         video
         for video in source.videos
         if all((source.root / video / f"{i}.jpg").is_file() for i in range(3))
     ]
     return [
         CheckLine("videos", len(source.videos), 216),
-        CheckLine("with three frames", len(whole), len(source.videos)),
+        CheckLine("with three frames", len(complete), len(source.videos)),
     ]
 
 

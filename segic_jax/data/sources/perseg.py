@@ -1,7 +1,7 @@
-"""PerSeg (Zhang et al., PerSAM, ICLR 2024): 40 objects, each in several images.
+"""Read PerSeg (Zhang et al., PerSAM, ICLR 2024): 40 objects, each in several images.
 
 <root>/Images/<object>/NN.jpg
-<root>/Annotations/<object>/NN.png    coloured; what is not black is the object
+<root>/Annotations/<object>/NN.png    coloured; the object is whatever is not black
 
 Image 00 is the reference of all others of its object.
 """
@@ -20,22 +20,22 @@ DOWNLOAD = "https://github.com/ZrrSkywalker/Personalize-SAM (PerSeg)"
 
 
 class PersegSource(MaskFileSource):
-    """Class ids are the names of the folders."""
+    """Give the episodes; class ids are the names of the folders."""
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Raises DataError for several shots: there is one reference."""
+        """Return the episodes. Raises DataError for several shots: there is one reference."""
         if protocol not in self.protocols or fold != 0 or shots != 1:
             raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, fold 0, 1 shot.")
         episodes = []
         for class_id, image_names in self.image_names.items():
             if "00.jpg" not in image_names:
                 raise DataError(f"Images/{class_id}/00.jpg is missing: get it from {DOWNLOAD}.")
-            episodes += [Episode(class_id, one, ("00.jpg",)) for one in image_names if one != "00.jpg"]
+            episodes += [Episode(class_id, name, ("00.jpg",)) for name in image_names if name != "00.jpg"]
         return Manifest(self.name, protocol, fold, shots, tuple(self.image_names), tuple(episodes))
 
 
 def open_source(root: Path | str) -> PersegSource:
-    """`root` is the folder above (data/ of PerSAM) or its parent.
+    """Open the folder above (data/ of PerSAM) or its parent.
 
     Raises:
         DataError: a folder is missing or empty.
@@ -48,8 +48,8 @@ def open_source(root: Path | str) -> PersegSource:
     return PersegSource(
         name="perseg",
         protocols=("original",),
-        image_names={one: list_files(root / "Images" / one, ".jpg", DOWNLOAD) for one in objects},
-        names={one: one.replace("_", " ") for one in objects},
+        image_names={name: list_files(root / "Images" / name, ".jpg", DOWNLOAD) for name in objects},
+        names={name: name.replace("_", " ") for name in objects},
         paths=partial(_paths, root),
         threshold=1,
     )
@@ -62,7 +62,7 @@ def _paths(root: Path, view: View) -> tuple[Path, Path]:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Objects and images."""
+    """Count objects and images."""
     try:
         source = open_source(root)
     except DataError as error:
@@ -73,7 +73,7 @@ def check(root: Path) -> list[CheckLine]:
 
 BENCHMARK = BenchmarkSpec(
     name="perseg",
-    title="PerSeg: 40 objects, shown once (PerSAM)",
+    title="PerSeg: 40 objects, one reference image each (PerSAM)",
     kind="episodes",
     protocols=("original",),
     layout="Images/<object>/{00,01,...}.jpg\nAnnotations/<object>/{00,01,...}.png",

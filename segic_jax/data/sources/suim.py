@@ -1,7 +1,8 @@
-"""SUIM, under water (Islam et al., IROS 2020), as INSID3 scores it (datasets/suim.py): seven classes.
+"""Read SUIM, underwater images (Islam et al., IROS 2020), as INSID3 scores it (datasets/suim.py): seven
+classes.
 
 <root>/images/<id>.jpg
-<root>/masks/{FV,HD,PF,RI,RO,SR,WR}/<id>.*    128 and above is the class; empty ones are left out
+<root>/masks/{FV,HD,PF,RI,RO,SR,WR}/<id>.*    128 and above is the class; empty masks are left out
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ NAMES = {
 
 
 def open_source(root: Path | str) -> MaskFileSource:
-    """`root` is SUIM/ or its parent; all masks are read, to leave out the empty ones.
+    """Open SUIM/ or its parent; all masks are read, to leave out the empty ones.
 
     Raises:
         DataError: a folder is missing or empty, or a mask cannot be read.
@@ -40,8 +41,8 @@ def open_source(root: Path | str) -> MaskFileSource:
         for folder in NAMES:
             masks = list_files(root / "masks" / folder, "", DOWNLOAD)
             masks = [mask for mask in masks if Path(mask).suffix.lower() in ENDINGS]
-            seen = pool.map(_shows_something, [root / "masks" / folder / mask for mask in masks])
-            kept = [mask for mask, shows in zip(masks, seen, strict=True) if shows]
+            non_empty = pool.map(_is_non_empty, [root / "masks" / folder / mask for mask in masks])
+            kept = [mask for mask, keep in zip(masks, non_empty, strict=True) if keep]
             image_names[folder] = [f"{mask.split('.')[0]}.jpg" for mask in kept]
             endings |= {(folder, mask.split(".")[0]): mask for mask in kept}
     return MaskFileSource(
@@ -53,7 +54,7 @@ def open_source(root: Path | str) -> MaskFileSource:
     )
 
 
-def _shows_something(path: Path) -> bool:
+def _is_non_empty(path: Path) -> bool:
     return bool((read_grey(path) >= 128).any())
 
 
@@ -65,7 +66,7 @@ def _paths(root: Path, masks: dict[tuple[str, str], str], view: View) -> tuple[P
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Images that show something of each class."""
+    """Count the images of each class."""
     try:
         source = open_source(root)
         image_names = list_files(find_root(root, "SUIM", "images", DOWNLOAD) / "images", ".jpg", DOWNLOAD)
@@ -79,7 +80,7 @@ def check(root: Path) -> list[CheckLine]:
 
 BENCHMARK = BenchmarkSpec(
     name="suim",
-    title="SUIM, seven classes under water, an episode for each mask (INSID3)",
+    title="SUIM, seven classes of underwater images, an episode for each mask (INSID3)",
     kind="episodes",
     protocols=("insid3", "original"),
     layout="SUIM/images/*.jpg\nSUIM/masks/{FV,HD,PF,RI,RO,SR,WR}/*",

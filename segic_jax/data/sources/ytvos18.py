@@ -1,11 +1,10 @@
-"""YouTube-VOS 2018 (Xu et al., ECCV 2018): the validation set, and a hold-out that can be scored here.
+"""Read YouTube-VOS 2018 (Xu et al., ECCV 2018): the validation set, and a hold-out that can be scored here.
 
 <root>/val/{JPEGImages,Annotations}/<video>/*.{jpg,png}, <root>/val/meta.json    (valid/ in the download)
 <root>/train/{JPEGImages,Annotations}/<video>/*.{jpg,png}
 
-The validation set has label maps only where objects first appear; its scores come from the challenge's
-server, which may not answer. The hold-out is 50 videos of the training set, whose label maps are complete.
-"""
+The validation set has label maps only of frames on which objects first appear; the challenge's server, which
+may not answer, scores it. The hold-out is 50 videos of the training set, whose label maps are complete."""
 
 import json
 from pathlib import Path
@@ -21,7 +20,7 @@ HELD_OUT = 50  # videos, drawn with seed 0 from the sorted names
 
 
 def open_validation(root: Path | str) -> VideoSource:
-    """`root` is ytbvos18/, its parent or its val/.
+    """Open the validation set in ytbvos18/, its parent or its val/.
 
     Raises:
         DataError: meta.json, a video or a frame that it lists is missing.
@@ -31,7 +30,7 @@ def open_validation(root: Path | str) -> VideoSource:
     try:
         videos = json.loads(path.read_bytes())["videos"]
         required = {
-            name: frozenset(stem for one in video["objects"].values() for stem in one["frames"])
+            name: frozenset(stem for item in video["objects"].values() for stem in item["frames"])
             for name, video in videos.items()
         }
     except OSError as error:
@@ -48,7 +47,7 @@ def open_validation(root: Path | str) -> VideoSource:
 
 
 def open_held_out(root: Path | str) -> VideoSource:
-    """`root` is ytbvos18/ or its parent. Raises DataError when the training set is missing."""
+    """Open the hold-out in ytbvos18/ or its parent. Raises DataError if the training set is missing."""
     folder = _split(Path(root), "train")
     names = sorted(path.name for path in (folder / "JPEGImages").glob("[!.]*") if path.is_dir())
     if not names:
@@ -74,12 +73,12 @@ def _split(root: Path, *names: str) -> Path:
 
 
 def check_validation(root: Path) -> list[CheckLine]:
-    """Videos."""
+    """Count the videos of the validation set."""
     return _check(open_validation, root, 474)
 
 
 def check_held_out(root: Path) -> list[CheckLine]:
-    """Videos, and whether all their frames have label maps."""
+    """Count the videos of the hold-out, and those with all label maps."""
     return _check(open_held_out, root, HELD_OUT)
 
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 from segic_jax.errors import WriteError
-from segic_jax.weights.write import write_safetensors
+from segic_jax.weights.safetensors_file import write_safetensors
 
 RNG = np.random.default_rng(0)
 BASE = RNG.normal(size=(6, 8)).astype(np.float32)
@@ -59,7 +59,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
 
 
 def test_half_is_for_floating_point_alone(tmp_path):
-    write_safetensors(tmp_path / "t", TENSORS, {}, half=True)
+    write_safetensors(tmp_path / "t", TENSORS, {}, float16=True)
     loaded = load_file(tmp_path / "t")
     assert loaded["plain"].dtype == loaded["bfloat16"].dtype == loaded["héad/0"].dtype == np.float16
     np.testing.assert_array_equal(loaded["transposed"], BASE.T.astype(np.float16))
@@ -108,7 +108,7 @@ def test_a_full_disk(tmp_path):
     """The limit on the size of a file stands in for it."""
     script = (
         "import numpy as np, resource, signal, sys\n"
-        "from segic_jax.weights.write import WriteError, write_safetensors\n"
+        "from segic_jax.weights.safetensors_file import WriteError, write_safetensors\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))\n"
         "try:\n"

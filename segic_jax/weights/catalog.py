@@ -1,8 +1,7 @@
-"""The published weights that this project knows: what they are, where they lie, what they weigh.
+"""List the published weights that `segic weights fetch` can download.
 
-Sizes and parameter counts are those of the files; a SHA-256 stands here only where a public page states it
-(docs/weights.md names the pages). Everything else is checked against what the hub says when it is fetched.
-"""
+Sizes and parameter counts are those of the files. A SHA-256 is listed only if a public page states it
+(docs/weights.md names the pages); other files are compared with the hash that the hub announces."""
 
 from dataclasses import dataclass
 
@@ -11,31 +10,31 @@ META = "https://dl.fbaipublicfiles.com/dinov2"
 
 
 @dataclass(frozen=True)
-class KnownFile:
-    """One file of a repository."""
+class CatalogFile:
+    """Name one file of a repository."""
 
     name: str
-    sha256: str = ""  # "" where no public page states it
+    sha256: str = ""  # "" if no public page states it
 
 
 @dataclass(frozen=True)
-class KnownWeights:
-    """One row of `segic weights list`; its converted file is CACHE/NAME.safetensors."""
+class CatalogEntry:
+    """Describe one row of `segic weights list`; its converted file is CACHE/NAME.safetensors."""
 
     name: str
     what: str
     licence: str
-    parameters: int  # of the part that this project stores
-    size: int  # bytes to download, about
+    parameters: int  # of the parts that this project stores
+    size: int  # approximate bytes to download
     repository: str = ""  # on the Hugging Face hub
-    files: tuple[KnownFile, ...] = ()  # the weights first; the others must lie beside them
-    parts: tuple[str, ...] = ()  # known weights that are joined; then there is no repository
-    mirror: str = ""  # another place with the same weights, in another format
+    files: tuple[CatalogFile, ...] = ()  # the weights first, then files that must be beside them
+    parts: tuple[str, ...] = ()  # other entries that are joined, instead of a repository
+    mirror: str = ""  # another URL of the same weights, in another format
     mirror_sha256: str = ""
 
     @property
     def source(self) -> str:
-        """Where it comes from, for people."""
+        """Return where the weights come from, for users."""
         return f"{HUB}/{self.repository}" if self.repository else " + ".join(self.parts)
 
 
@@ -47,9 +46,9 @@ def _dinov2(
     hub_sha256: str = "",
     mirror_sha256: str,
     registers: bool = False,
-) -> KnownWeights:
+) -> CatalogEntry:
     arch = f"dinov2_vit{size}14"
-    return KnownWeights(
+    return CatalogEntry(
         name=f"dinov2-{size}-reg" if registers else f"dinov2-{size}",
         what=f"DINOv2 ViT-{size if size == 'g' else size.upper()}/14"
         + (" with registers" if registers else ""),
@@ -57,7 +56,7 @@ def _dinov2(
         parameters=parameters,
         size=parameters * 4,
         repository=f"facebook/dinov2-{'with-registers-' if registers else ''}{hub_size}",
-        files=(KnownFile("model.safetensors", hub_sha256), KnownFile("config.json")),
+        files=(CatalogFile("model.safetensors", hub_sha256), CatalogFile("config.json")),
         mirror=f"{META}/{arch}/{arch}_{'reg4_' if registers else ''}pretrain.pth",
         mirror_sha256=mirror_sha256,
     )
@@ -66,7 +65,7 @@ def _dinov2(
 _SEGIC_LICENCE = "not stated (code: MIT)"
 _SEGIC_HEAD = 5_377_764  # parameters, with the Fourier matrix
 
-KNOWN: dict[str, KnownWeights] = {
+CATALOG: dict[str, CatalogEntry] = {
     weights.name: weights
     for weights in (
         _dinov2(
@@ -125,7 +124,7 @@ KNOWN: dict[str, KnownWeights] = {
             mirror_sha256="746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
             registers=True,
         ),
-        KnownWeights(
+        CatalogEntry(
             name="clip-l14-text",
             what="CLIP ViT-L/14, text tower and tokenizer",
             licence="MIT",
@@ -133,14 +132,14 @@ KNOWN: dict[str, KnownWeights] = {
             size=1_710_000_000,  # the file holds the image tower too
             repository="openai/clip-vit-large-patch14",
             files=(
-                KnownFile(
+                CatalogFile(
                     "model.safetensors", "a2bf730a0c7debf160f7a6b50b3aaf3703e7e88ac73de7a314903141db026dcb"
                 ),
-                KnownFile("tokenizer.json"),
-                KnownFile("config.json"),
+                CatalogFile("tokenizer.json"),
+                CatalogFile("config.json"),
             ),
         ),
-        KnownWeights(
+        CatalogEntry(
             name="segic-l-80k",
             what="SegIC head for DINOv2-L, 80k*12 epochs",
             licence=_SEGIC_LICENCE,
@@ -148,22 +147,22 @@ KNOWN: dict[str, KnownWeights] = {
             size=21_561_327,
             repository="menglc/SEGIC",
             files=(
-                KnownFile(
+                CatalogFile(
                     "segic_dinov2_l_80kx12e.pth",
                     "20327719ce9924520f770e812d6c4897ea02708c8276b7d8802de76659eb517b",
                 ),
             ),
         ),
-        KnownWeights(
+        CatalogEntry(
             name="segic-l-160k",
             what="SegIC head for DINOv2-L, 160k*12 epochs",
             licence=_SEGIC_LICENCE,
             parameters=_SEGIC_HEAD,
             size=21_600_000,
             repository="menglc/SEGIC",
-            files=(KnownFile("segic_dinov2_l_160kx12e.pth"),),
+            files=(CatalogFile("segic_dinov2_l_160kx12e.pth"),),
         ),
-        KnownWeights(
+        CatalogEntry(
             name="segic-l",
             what="whole SegIC-L: the 80k head, its backbone and text tower",
             licence="those of its parts",

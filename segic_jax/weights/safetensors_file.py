@@ -1,8 +1,7 @@
-"""Named arrays -> a .safetensors file, one array at a time.
+"""Write named arrays to a .safetensors file, one array at a time.
 
-The official writer wants all bytes in memory at once; this one copies a single array and no more, and the
-file appears under its name only once it is complete.
-"""
+The official writer needs all bytes in memory at once; this one copies one array at a time, and the file
+appears under its name only once it is complete."""
 
 import json
 import os
@@ -41,19 +40,19 @@ def write_safetensors(
     tensors: Mapping[str, np.ndarray | jax.Array],
     metadata: Mapping[str, str],
     *,
-    half: bool = False,
+    float16: bool = False,
 ) -> None:
     """Write a file; it appears under its name once it is complete.
 
-    The same input gives the same bytes. Views of any strides and byte order may be given.
+    The same input gives the same bytes. Arrays may have any strides and byte order.
 
     Args:
-        half: store floating-point tensors as float16.
+        float16: store floating-point tensors as float16.
 
     Raises:
-        WriteError: the disk refuses, or a tensor has a type that the format does not know.
+        WriteError: the disk refuses, or a tensor has a type that the format does not support.
     """
-    dtypes = {name: _stored_dtype(name, value.dtype, half) for name, value in tensors.items()}
+    dtypes = {name: _stored_dtype(name, value.dtype, float16) for name, value in tensors.items()}
     # The format allows no gaps: with the widest types first every tensor is aligned.
     order = sorted(tensors, key=lambda name: (-dtypes[name].itemsize, name))
     with atomic_path(path, WriteError) as part, part.open("wb") as file:
@@ -65,10 +64,10 @@ def write_safetensors(
         os.fsync(file.fileno())
 
 
-def _stored_dtype(name: str, dtype: np.dtype, half: bool) -> np.dtype:
-    """Little-endian, and float16 where asked for."""
+def _stored_dtype(name: str, dtype: np.dtype, float16: bool) -> np.dtype:
+    """Return the little-endian dtype in which a tensor is stored."""
     # NumPy does not count bfloat16 among its floating-point types.
-    if half and (np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16):
+    if float16 and (np.issubdtype(dtype, np.floating) or dtype == ml_dtypes.bfloat16):
         return np.dtype(np.float16)
     dtype = np.dtype(dtype).newbyteorder("<")
     if dtype not in _STORED_AS:
@@ -77,7 +76,8 @@ def _stored_dtype(name: str, dtype: np.dtype, half: bool) -> np.dtype:
 
 
 def _header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """Eight bytes of length, then JSON padded with spaces so that the data start at a multiple of 8."""
+    """Return eight bytes of length, then JSON padded with spaces so that the data start at a multiple of
+    8."""
     entries: dict[str, dict] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
     for name, (dtype, shape) in tensors.items():
