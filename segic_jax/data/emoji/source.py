@@ -1,4 +1,4 @@
-"""The embedded benchmark as training pairs and as a fixed list of episodes."""
+"""Give the embedded emoji benchmark as training pairs and as a fixed list of episodes."""
 
 import zlib
 from collections.abc import Iterator, Sequence
@@ -16,15 +16,15 @@ from segic_jax.errors import DataError
 
 SCENE_SIDE = 192  # pixels of a benchmark scene
 SCENES = 10  # of each class in the benchmark
-SAME_CLASS = 0.3  # probability that an instance looks like an earlier one of its scene
-SHARED = (0.25, 0.25, 0.5)  # probabilities of one, two and three classes in both scenes of a pair
+SAME_CLASS = 0.3  # probability that an instance repeats an earlier one of its scene
+SHARED = (0.25, 0.25, 0.5)  # probabilities that both scenes of a pair share one, two and three classes
 OBJECTS = 4  # of such a scene, at most
-LEAST_VISIBLE = 0.006  # of a scene's pixels, else an object is no concept of its pair
+MIN_VISIBLE_SHARE = 0.006  # of a scene's pixels; an object with fewer is not a concept of its pair
 
 
 @dataclass(frozen=True)
 class EmojiPairs:
-    """Endless training pairs: one class in two scenes, by two artists, among distractors."""
+    """Draw pairs of scenes with one class, by two artists, among distractors, without end."""
 
     bank: SpriteBank
     canvas: int
@@ -37,33 +37,33 @@ class EmojiPairs:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The labels of the drawings."""
+        """Return the labels of the drawings, each once."""
         return tuple(dict.fromkeys(concept.label for concept in self.bank.classes))
 
     def pair(self, rng: np.random.Generator) -> Pair:
-        """Target and reference scenes of one class."""
+        """Draw the target and reference scenes of one class."""
         concept = self.bank.classes[rng.integers(len(self.bank.classes))]
         artists = two_artists(rng, concept)
-        shown = {concept.name}
-        target, reference = (self._scene(rng, concept, artist, shown) for artist in artists)
-        labels = {one.label for one in self.bank.classes if one.name in shown}
+        present = {concept.name}
+        target, reference = (self._scene(rng, concept, artist, present) for artist in artists)
+        labels = {item.label for item in self.bank.classes if item.name in present}
         absent = tuple(label for label in self.class_names if label not in labels)
         return Pair(target=target, reference=reference, name=concept.label, absent=absent)
 
     def _scene(
-        self, rng: np.random.Generator, concept: SpriteClass, artist: str, shown: set[str]
+        self, rng: np.random.Generator, concept: SpriteClass, artist: str, present: set[str]
     ) -> AnnotatedImage:
         others = distractors(rng, self.bank, [concept], int(rng.integers(1, self.distractors + 1)))
-        shown.update(name for name, _ in others)
+        present.update(name for name, _ in others)
         image, labels = compose(rng, [(concept.name, artist), *others], self.canvas, TRAINING_STYLE)
         return AnnotatedImage(image=image, masks=(labels == 1)[None])
 
 
 @dataclass(frozen=True)
 class EmojiScenePairs:
-    """Endless pairs of scenes that share one to three classes, each a concept drawn by two artists.
+    """Draw pairs of scenes that share one to three classes, each a concept by two artists, without end.
 
-    What is to be found in an image then depends on the reference alone. The concepts have no names.
+    The concepts of a target then depend on the reference alone, and have no names.
     """
 
     bank: SpriteBank
@@ -76,31 +76,31 @@ class EmojiScenePairs:
         return len(self.bank.classes)
 
     def pair(self, rng: np.random.Generator) -> Pair:
-        """Two scenes; a class that is hidden in one of them is no concept."""
+        """Draw two scenes; a class that is hidden in one of them is not a concept."""
         shared = 1 + int(rng.choice(len(SHARED), p=SHARED))
         drawn = rng.choice(len(self.bank.classes), shared, replace=False)
         concepts = [self.bank.classes[number] for number in drawn]
         artists = [two_artists(rng, concept) for concept in concepts]
         scenes = []
         for side in range(2):
-            objects = [(concept.name, of[side]) for concept, of in zip(concepts, artists, strict=True)]
+            objects = [(concept.name, pair[side]) for concept, pair in zip(concepts, artists, strict=True)]
             count = int(rng.integers(1, OBJECTS - shared + 1))
             objects += distractors(rng, self.bank, concepts, count)
             image, labels = compose(rng, objects, self.canvas, TRAINING_STYLE)
             scenes.append((image, labels == np.arange(1, shared + 1)[:, None, None]))
-        seen = np.all([masks.mean((1, 2)) >= LEAST_VISIBLE for _, masks in scenes], axis=0)
-        seen[0] = True  # `compose` sees to it
-        target, reference = (AnnotatedImage(image, masks[seen]) for image, masks in scenes)
+        visible = np.all([masks.mean((1, 2)) >= MIN_VISIBLE_SHARE for _, masks in scenes], axis=0)
+        visible[0] = True  # ensured by `compose`
+        target, reference = (AnnotatedImage(image, masks[visible]) for image, masks in scenes)
         return Pair(target=target, reference=reference, name="")
 
 
 @dataclass(frozen=True)
 class EmojiInstancePairs:
-    """Endless scenes of several objects, each of them an instance; some are of one class."""
+    """Draw scenes of several objects, each of them an instance, some of one class, without end."""
 
     bank: SpriteBank
     canvas: int
-    objects: tuple[int, int] = (2, 5)  # at least and at most
+    objects: tuple[int, int] = (2, 5)  # smallest and largest number
 
     has_instances = True
     class_names = ()
@@ -109,7 +109,7 @@ class EmojiInstancePairs:
         return len(self.bank.classes)
 
     def pair(self, rng: np.random.Generator) -> Pair:
-        """One scene as target and as reference."""
+        """Draw one scene as target and as reference."""
         count = int(rng.integers(self.objects[0], self.objects[1] + 1))
         chosen: list[tuple[str, str]] = []
         for _ in range(count):
@@ -124,11 +124,10 @@ class EmojiInstancePairs:
 
 
 class EmojiSource:
-    """A fixed benchmark on the classes of one split: SCENES scenes a class, each a target once.
+    """Give a fixed benchmark of the classes of one split: SCENES scenes of each class, each a target once.
 
-    The reference of a target is the next scene of its class. A scene is drawn when it is asked for,
-    from a generator keyed by its name.
-    """
+    The reference of a target is the next scene of its class. A scene is composed when it is loaded, from a
+    generator keyed by its name."""
 
     name = "emoji"
 
@@ -137,7 +136,7 @@ class EmojiSource:
         self._concepts = {concept.name: concept for concept in self.bank.classes}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Raises DataError when there are not enough scenes for `shots`."""
+        """Return the episodes. Raises DataError if there are too few scenes for `shots`."""
         if shots >= SCENES:
             raise DataError(f"A class has {SCENES} scenes: at most {SCENES - 1} shots, not {shots}.")
         episodes = tuple(
@@ -152,17 +151,17 @@ class EmojiSource:
         return Manifest(self.name, protocol, fold, shots, tuple(self._concepts), episodes)
 
     def class_name(self, class_id: ClassId) -> str:
-        """The label of the drawing."""
+        """Return the label of the drawing."""
         return self._concepts[str(class_id)].label
 
     def views(self) -> Iterator[View]:
-        """All scenes, class by class."""
+        """Yield all scenes, class by class."""
         for name in self._concepts:
             for number in range(1, SCENES + 1):
                 yield View(str(number), name)
 
     def load(self, view: View) -> LabelledImage:
-        """RGB uint8 [192, 192, 3] and mask bool [192, 192]."""
+        """Compose a scene of 192 x 192 pixels and the mask of its class."""
         name, number = str(view.class_id), int(view.image_name)
         concept = self._concepts[name]
         rng = np.random.default_rng([zlib.crc32(name.encode()), number])
@@ -187,7 +186,7 @@ BENCHMARK = BenchmarkSpec(
     protocols=("original",),
     layout="part of the package",
     download="the package",
-    domain="emoji novel",  # no training has these classes: `emoji` stands for the base ones
+    domain="emoji novel",  # no training uses these classes: `emoji` stands for the base ones
     open=_open,
     check=_check,
     needs_root=False,
@@ -195,7 +194,7 @@ BENCHMARK = BenchmarkSpec(
 
 
 def two_artists(rng: np.random.Generator, concept: SpriteClass) -> tuple[str, str]:
-    """Two artists, of different families where the class has them."""
+    """Draw two artists, of different families if the class has them."""
     first = concept.artists[rng.integers(len(concept.artists))]
     others = concept.other_family(first)
     return first, others[rng.integers(len(others))]
@@ -204,7 +203,7 @@ def two_artists(rng: np.random.Generator, concept: SpriteClass) -> tuple[str, st
 def distractors(
     rng: np.random.Generator, bank: SpriteBank, concepts: Sequence[SpriteClass], count: int
 ) -> list[tuple[str, str]]:
-    """`count` objects of other classes, as (class, artist)."""
+    """Draw `count` objects of other classes, as (class, artist)."""
     picked: list[tuple[str, str]] = []
     names = {concept.name for concept in concepts}
     while len(picked) < count:

@@ -1,7 +1,7 @@
-"""iSAID-5i, from above (Yao et al., TGRS 2021), as INSID3 scores it (datasets/isaid.py): 15 classes.
+"""Read iSAID-5i, aerial images (Yao et al., TGRS 2021), as INSID3 scores it (datasets/isaid.py): 15 classes.
 
 <root>/val/images/<name>.png
-<root>/val/semantic_png/<name>_instance_color_RGB.png    class + 1; 255 counts nowhere
+<root>/val/semantic_png/<name>_instance_color_RGB.png    class + 1; 255 is ignored
 <root>/splits/val/fold{0,1,2}.txt                        lines name__class, the class from 1
 
 Every line is a target once; its references are other lines of its class.
@@ -44,21 +44,21 @@ NAMES = (
 
 
 class IsaidSource:
-    """Class ids are 0 to 14; fold f has the classes 5 f to 5 f + 4."""
+    """Give the episodes and patches; class ids are 0 to 14, fold f has the classes 5 f to 5 f + 4."""
 
     name = "isaid"
 
     def __init__(self, root: Path | str):
-        """`root` is iSAID/ or its parent.
+        """Open iSAID/ or its parent.
 
         Raises:
-            DataError: a folder or a split file is missing, or a line of it is no name__class.
+            DataError: a folder or a split file is missing, or a line of it is not name__class.
         """
         self.root = find_root(root, "iSAID", "val/images", DOWNLOAD)
         self.lines = [self._lines(fold) for fold in range(FOLDS)]
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Every line of a fold. Raises DataError where a class has only one image."""
+        """Take every line of a fold as a target. Raises DataError if a class has only one image."""
         if protocol not in BENCHMARK.protocols or fold not in range(FOLDS) or shots < 1:
             raise DataError(
                 f"{self.name} is drawn for {', '.join(BENCHMARK.protocols)}, folds 0 to {FOLDS - 1}, "
@@ -68,10 +68,10 @@ class IsaidSource:
         image_names: dict[int, list[str]] = {}
         for image_name, class_id in lines:
             image_names.setdefault(class_id, []).append(image_name)
-        for class_id, of in image_names.items():
-            if len(set(of)) < 2:
+        for class_id, names in image_names.items():
+            if len(set(names)) < 2:
                 raise DataError(
-                    f"{self._list(fold)} lists one image of {NAMES[class_id]}; an episode takes two: "
+                    f"{self._list(fold)} lists one image of {NAMES[class_id]}; an episode needs two: "
                     f"get it again from {DOWNLOAD}."
                 )
         rng = np.random.RandomState(0)
@@ -83,23 +83,23 @@ class IsaidSource:
         return Manifest(self.name, protocol, fold, shots, classes, tuple(episodes))
 
     def class_name(self, class_id: ClassId) -> str:
-        """In words."""
+        """Return the name of a class."""
         if class_id not in range(len(NAMES)):
             raise DataError(f"{self.name} has the classes 0 to {len(NAMES) - 1}, not {class_id!r}.")
         return NAMES[int(class_id)]
 
     def views(self) -> Iterator[View]:
-        """Every class of every patch that is listed, patch by patch."""
+        """Yield every class of every listed patch, patch by patch."""
         for image_name, class_id in sorted({line for lines in self.lines for line in lines}):
             yield View(image_name, class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
-        """The patch and its label map."""
+        """Return the paths of the patch and its label map."""
         label = f"{view.image_name}_instance_color_RGB.png"
         return self.root / "val/images" / f"{view.image_name}.png", self.root / "val/semantic_png" / label
 
     def load(self, view: View) -> LabelledImage:
-        """The patch, its class, and the pixels that count nowhere."""
+        """Read the patch, the mask of the class, and the ignored pixels."""
         self.class_name(view.class_id)
         image_path, label_path = self.paths(view)
         image, labels = read_rgb(image_path), read_labels(label_path)
@@ -121,7 +121,7 @@ class IsaidSource:
 
 
 def check(root: Path) -> list[CheckLine]:
-    """Patches of the lists, and which of them are there."""
+    """Count the patches of the lists and on disk."""
     try:
         source = IsaidSource(root)
     except DataError as error:
@@ -140,7 +140,7 @@ def check(root: Path) -> list[CheckLine]:
 
 BENCHMARK = BenchmarkSpec(
     name="isaid",
-    title="iSAID-5i, 15 classes from above in three folds (INSID3)",
+    title="iSAID-5i, 15 classes of aerial images in three folds (INSID3)",
     kind="episodes",
     protocols=("insid3", "original"),
     layout=(
