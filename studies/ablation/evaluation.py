@@ -61,7 +61,7 @@ def evaluate(part: str, variant: Variant, head: Params, store: FeatureStore) -> 
 def _count(
     config: ModelConfig, prompting: Prompting, head: Params, target: Array, shots: ShotBatch, truth: Array
 ) -> Int[Array, "2 episodes"]:
-    shots = replace(shots, masks=grid_cells(shots.masks, config.canvas) > 0)  # as `data.canvas` does
+    shots = replace(shots, masks=grid_cells(shots.masks, config.canvas) > 0)  # as `data.preprocess` does
     _, stages = decode_prompted(
         prompting, config, head, target, shots, pool_shots(shots), boxes=None, use_box=None, use_cross=True
     )

@@ -21,7 +21,7 @@ def test_official_weights_in_and_out(segic, files, tmp_path, capsys):
     save_file(to_torch(as_numpy(bundle().head)), head)
     save_file(to_torch(as_numpy(bundle().backbone)), backbone)
     assert segic("convert", backbone, "--num-heads", "2", "--out", tmp_path / "part.safetensors") == 0
-    assert "not a whole model yet" in capsys.readouterr().out
+    assert "not a complete model yet" in capsys.readouterr().out
     assert segic("convert", head, backbone, "--out", tmp_path / "x.safetensors") == 2
     assert "--num-heads" in capsys.readouterr().err
     assert segic("export", files / "tiny.safetensors", "--out", tmp_path / "out.safetensors") == 0
