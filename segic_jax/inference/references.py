@@ -1,6 +1,8 @@
-"""Turn a reference image and the objects on it into the concepts of a Context."""
+"""Make a Context of examples: read each reference image once, encode it, and keep a few numbers an object."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import cv2
@@ -9,10 +11,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
-from segic_jax.inference.context import Concept, Reference, subsample
+from segic_jax.errors import DataError
+from segic_jax.inference.context import Concept, Context, Reference, merge_concepts, subsample
 from segic_jax.inference.engine import Engine, ImageFeatures
-from segic_jax.inference.example import Example, as_image, source_path
+from segic_jax.inference.example import Example, as_image, require_iterable, source_path
 from segic_jax.inference.matching import INSIDE, OUTSIDE, PATCHES
+from segic_jax.runtime.prefetch import prefetch_results
 
 PREVIEW = 160  # longer side of the preview of a reference, in pixels
 
@@ -22,6 +26,59 @@ class LoadedReference(NamedTuple):
 
     reference: Reference
     placed: CanvasImage
+
+
+def fit_examples(
+    engine: Engine,
+    model: str,
+    examples: Example | Iterable[Example],
+    onto: Context | None,
+    *,
+    class_names: bool,
+) -> Context:
+    """Make a Context of examples alone; see `Segmenter.fit`.
+
+    Args:
+        model: fingerprint of the model.
+        onto: a Context whose classes negatives may belong to.
+
+    Raises:
+        DataError, BundleError: as `Segmenter.fit`.
+    """
+    single = isinstance(examples, Example)
+    examples = [examples] if single else list(require_iterable(examples, "fit takes examples"))
+    if not all(isinstance(example, Example) for example in examples):
+        raise DataError("fit takes examples: fit([Example(image, mask, name=...), ...]).")
+    names = tuple(dict.fromkeys(e.name for e in examples if not e.negative))
+    all_names = tuple(dict.fromkeys((*(onto.names if onto else ()), *names)))
+    if not all_names:
+        raise DataError("fit needs at least one positive example.")
+    for example in examples:
+        if example.name is not None and example.name not in all_names:
+            raise DataError(
+                f"{example.source}: a negative example of '{example.name}', which has no positive one."
+            )
+    bundle = engine.bundle
+    text = bundle.text_features(names if class_names else [""] * len(names)) if names else []
+    positives: dict[str | None, list[Concept]] = {name: [] for name in names}
+    negatives, references = [], []
+    groups = group_by_image(examples)
+    load = partial(load_reference, canvas=engine.config.canvas)
+    for group, loaded in zip(groups, prefetch_results(load, groups, threads=2, limit=4), strict=True):
+        features = engine.features([loaded.placed], 1)
+        for row, example in enumerate(group):
+            concept = encode_example(engine, features, loaded, row, len(references))
+            if example.negative:
+                against = all_names if example.name is None else (example.name,)
+                negatives.append(replace(concept, text=bundle.text_feature(), against=against))
+            else:
+                positives[example.name].append(concept)
+        references.append(loaded.reference)
+    concepts = tuple(
+        merge_concepts([replace(part, name=name, text=feature) for part in positives[name]])
+        for name, feature in zip(names, text, strict=True)
+    )
+    return Context(model, concepts, tuple(negatives), tuple(references))
 
 
 def group_by_image(examples: Sequence[Example]) -> list[list[Example]]:

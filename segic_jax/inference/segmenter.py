@@ -13,7 +13,6 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -26,7 +25,7 @@ from jaxtyping import Array, Float, UInt8
 from segic_jax.config import to_dict
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
-from segic_jax.inference.context import Concept, Context, concept_slots, merge_concepts, read_context
+from segic_jax.inference.context import Context, concept_slots, read_context
 from segic_jax.inference.engine import Engine, ImageFeatures
 from segic_jax.inference.example import (
     Example,
@@ -34,14 +33,13 @@ from segic_jax.inference.example import (
     Targets,
     as_image,
     list_images,
-    require_iterable,
     source_path,
 )
 from segic_jax.inference.explain import Explanation, explain_class
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, patches_on_image
 from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.presence import apply_negatives, decide_presence, read_calibration
-from segic_jax.inference.references import LoadedReference, encode_example, group_by_image, load_reference
+from segic_jax.inference.references import fit_examples
 from segic_jax.inference.result import Result
 from segic_jax.runtime.prefetch import prefetch, prefetch_results
 from segic_jax.weights.bundle import Bundle, load_bundle
@@ -105,39 +103,7 @@ class Segmenter:
             DataError: a class has no positive example, or an example cannot be used (`Example.object_mask`).
             BundleError: `class_names`, and the model cannot encode them.
         """
-        single = isinstance(examples, Example)
-        examples = [examples] if single else list(require_iterable(examples, "fit takes examples"))
-        if not all(isinstance(example, Example) for example in examples):
-            raise DataError("fit takes examples: fit([Example(image, mask, name=...), ...]).")
-        names = tuple(dict.fromkeys(e.name for e in examples if not e.negative))
-        all_names = tuple(dict.fromkeys((*(onto.names if onto else ()), *names)))
-        if not all_names:
-            raise DataError("fit needs at least one positive example.")
-        for example in examples:
-            if example.name is not None and example.name not in all_names:
-                raise DataError(
-                    f"{example.source}: a negative example of '{example.name}', which has no positive one."
-                )
-        text = self.bundle.text_features(names if class_names else [""] * len(names)) if names else []
-        positives: dict[str | None, list[Concept]] = {name: [] for name in names}
-        negatives, references = [], []
-        groups = group_by_image(examples)
-        loading = prefetch_results(self._load_reference, groups, threads=2, limit=4)
-        for group, loaded in zip(groups, loading, strict=True):
-            features = self.engine.features([loaded.placed], 1)
-            for row, example in enumerate(group):
-                concept = encode_example(self.engine, features, loaded, row, len(references))
-                if example.negative:
-                    against = all_names if example.name is None else (example.name,)
-                    negatives.append(replace(concept, text=self.bundle.text_feature(), against=against))
-                else:
-                    positives[example.name].append(concept)
-            references.append(loaded.reference)
-        concepts = tuple(
-            merge_concepts([replace(part, name=name, text=feature) for part in positives[name]])
-            for name, feature in zip(names, text, strict=True)
-        )
-        context = Context(self.fingerprint, concepts, tuple(negatives), tuple(references))
+        context = fit_examples(self.engine, self.fingerprint, examples, onto, class_names=class_names)
         return context if onto is None else onto + context
 
     def load_context(self, path: Path | str) -> Context:
@@ -267,9 +233,6 @@ class Segmenter:
         image = as_image(target)
         no_masks = np.zeros((0, *image.shape[:2]), bool)
         return _Target(image, source_path(target), resize_and_pad(image, no_masks, self.config.canvas))
-
-    def _load_reference(self, examples: Sequence[Example]) -> LoadedReference:
-        return load_reference(examples, self.config.canvas)
 
     def _start(
         self, targets: Sequence["_Target"], context: Context, cut: float, keep_absent: bool, rows: int
