@@ -31,7 +31,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 # With `--no-loadscope-reorder` workers take the files in this order, so that none has a long one left at the
 # end. Longest first.
 LONG = (
-    "test_parity_other_sizes",
+    "test_goldens_other_sizes",
     "test_training_hosts",
     "test_evaluation_hosts",
     "test_episodes",

@@ -1,7 +1,7 @@
-"""A folder of `tools/dump_torch.py` -> the same stages computed here, one after the other as in real use.
+"""Read a dump of `tools/dump_torch.py`, and compute the same stages, one after the other as in real use.
 
-The canvas is computed from the images; everything behind it starts from torch's canvas and runs on
-what the production code computed before, so an error that one stage makes shows in all after it.
+The canvas is computed from the images. Everything after it starts from torch's canvas and reads our own
+stages, so that an error of one stage shows in all stages after it.
 """
 
 import hashlib
@@ -22,6 +22,7 @@ from jaxtyping import Array, Float
 from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.data.preprocess import PADDING, fitted_taps, resample
 from segic_jax.errors import DumpError
+from segic_jax.inference.engine import extract
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params, as_float32
 from segic_jax.models.segic import (
@@ -30,12 +31,11 @@ from segic_jax.models.segic import (
     backbone_template,
     decode_stages,
     encode_features,
-    extract,
     head_template,
     normalise_pixels,
     upsample,
 )
-from segic_jax.parity.table import FEATURES, IMAGES, channels_first, channels_last, max_abs_error
+from segic_jax.parity.checker import FEATURES, IMAGES, channels_first, channels_last, max_abs_error
 from segic_jax.weights.shapes import model_config, text_config, vit_config
 from segic_jax.weights.sources import read_safetensors
 from segic_jax.weights.torch_names import from_torch, split_segic
@@ -48,7 +48,7 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Dump:
-    """What all pairs of a dump share."""
+    """Hold what all pairs of a dump share."""
 
     folder: Path
     manifest: dict
@@ -61,12 +61,12 @@ class Dump:
 
 @dataclass(frozen=True)
 class Stage:
-    """One array of one pair, here and in torch."""
+    """Compare one array of one pair with torch's."""
 
-    name: str  # for people, e.g. "block 3"
+    name: str  # on the page, e.g. "block 3"
     array: str  # in the pair's file
-    max_abs_error: float  # NaN: another shape, or a NaN on one side
-    largest: float  # largest absolute value in torch
+    max_abs_error: float  # NaN if the shapes differ, or one side alone has a NaN
+    largest: float  # absolute value in torch
     tolerance: float
 
     @property
@@ -76,19 +76,19 @@ class Stage:
 
     @property
     def passed(self) -> bool:
-        """Within the tolerance; it is meant for float32."""
+        """Whether the error is within the tolerance, which is meant for float32."""
         return self.max_abs_error <= self.tolerance
 
 
 class Replay(NamedTuple):
-    """One pair in one precision."""
+    """Hold the stages of one pair in one precision."""
 
     stages: list[Stage]
     logits: Float[np.ndarray, "concepts height width"]  # on the canvas without its padding
 
 
-class _Facts(NamedTuple):
-    """What the weights do not tell about the model."""
+class _ModelFacts(NamedTuple):
+    """Hold what the weights do not tell about the model."""
 
     canvas: int
     backbone_heads: int
@@ -100,7 +100,7 @@ class _Facts(NamedTuple):
 
 
 def read_dump(folder: Path) -> Dump:
-    """The manifest and the weights.
+    """Read the manifest and the weights.
 
     Raises:
         DumpError, ParamsError: a file is missing, damaged or does not fit the others.
@@ -124,25 +124,25 @@ def read_dump(folder: Path) -> Dump:
     )
 
 
-def _read_manifest(folder: Path) -> tuple[dict, _Facts]:
+def _read_manifest(folder: Path) -> tuple[dict, _ModelFacts]:
     path = folder / "manifest.json"
     if not path.is_file():
         raise DumpError(
-            f"{folder} is no finished dump: it has no manifest.json; run tools/dump_torch.py first."
+            f"{folder} is not a complete dump: it has no manifest.json; run tools/dump_torch.py first."
         )
     try:
         manifest = json.loads(path.read_text("utf-8"))
         if manifest["format"] != FORMAT:
             raise DumpError(f"{path} has format {manifest['format']}; this version reads format {FORMAT}.")
         model = manifest["model"]
-        facts = _Facts(
-            *(int(model[name]) for name in _Facts._fields[:5]),
+        facts = _ModelFacts(
+            *(int(model[name]) for name in _ModelFacts._fields[:5]),
             pos_offset=float(model["pos_offset"]),
             pos_antialias=bool(model["pos_antialias"]),
         )
         files = {"weights.safetensors", *manifest["files"], *(pair["file"] for pair in manifest["pairs"])}
         if not manifest["pairs"] or any(Path(name).name != name for name in files):
-            raise ValueError("no pairs, or a file outside of the folder")
+            raise ValueError("no pairs, or a file outside the folder")
     except DumpError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -155,7 +155,7 @@ def _read_manifest(folder: Path) -> tuple[dict, _Facts]:
 
 
 def read_pair(dump: Dump, index: int) -> dict[str, np.ndarray]:
-    """All arrays of one pair.
+    """Read all arrays of one pair.
 
     Raises:
         DumpError: the file is missing or damaged, or lacks an array.
@@ -166,8 +166,8 @@ def read_pair(dump: Dump, index: int) -> dict[str, np.ndarray]:
             arrays = {name: stored[name] for name in stored.files}
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise DumpError(f"{path} is damaged ({error}); run tools/dump_torch.py again.") from error
-    wanted = [*_INPUTS, *(stage.array for stage in _stages(dump.config))]
-    missing = [name for name in wanted if name not in arrays]
+    required = [*_INPUTS, *(stage.array for stage in _stages(dump.config))]
+    missing = [name for name in required if name not in arrays]
     if missing:
         raise DumpError(f"{path} lacks {', '.join(missing)}; run tools/dump_torch.py again.")
     side = dump.config.canvas
@@ -179,17 +179,17 @@ def read_pair(dump: Dump, index: int) -> dict[str, np.ndarray]:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replay(dump: Dump, pair: Arrays, dtype) -> Replay:
-    """Every stage of one pair.
+    """Compute and compare every stage of one pair.
 
     Args:
-        pair: of `read_pair`.
-        dtype: of the frozen encoders' weights and activations; the head runs in float32.
+        pair: the result of `read_pair`.
+        dtype: the precision of the frozen encoders; the head runs in float32.
     """
     with jax.default_matmul_precision("highest"):
         computed = dict(_compute(dump, pair, dtype))
@@ -210,48 +210,48 @@ _INPUTS = (
 )
 
 
-class _Planned(NamedTuple):
+class _StageSpec(NamedTuple):
     name: str
     array: str
     tolerance: float = FEATURES
-    # Weights trained for real make values of several hundred in the blocks, where float32 itself is
-    # coarser than 1e-4: from 1 upwards the tolerance is a fraction of the stage's largest value.
+    # Trained weights give values of several hundred in the blocks, where float32 itself is coarser than 1e-4:
+    # above 1, the tolerance is relative to the stage's largest value.
     scaled: bool = True
 
 
-def _stages(config: ModelConfig) -> list[_Planned]:
-    """In the order of the flow."""
+def _stages(config: ModelConfig) -> list[_StageSpec]:
+    """Return the stages in the order of computation."""
     return [
-        _Planned("canvas, target", "in.image", IMAGES, False),
-        _Planned("canvas, reference", "in.image_dual", IMAGES, False),
-        _Planned("canvas, mask", "in.label_dual", IMAGES, False),
-        _Planned("encoder input", "mid.encoder_in"),
-        _Planned("patch embedding", "mid.patch_embed"),
-        _Planned("position embedding", "mid.pos_embed"),
-        *(_Planned(f"block {i}", f"mid.block.{i}") for i in range(config.vit.depth)),
-        _Planned("patch tokens", "mid.patch_tokens"),
-        _Planned("features", "mid.image_embeddings"),
-        _Planned("text feature", "mid.text_features"),
-        _Planned("text token", "mid.prompt_proj_out"),
-        _Planned("pooled reference feature", "mid.inst_feat"),
-        _Planned("visual token", "mid.inst_proj_out"),
-        _Planned("neck", "mid.neck_out"),
-        _Planned("similarity", "mid.sim"),
-        _Planned("mask prompt", "mid.mask_input"),
-        _Planned("point", "mid.point_coords", 0.0, False),
-        _Planned("point label", "mid.point_labels", 0.0, False),
-        _Planned("tokens", "mid.text_tokens"),
-        _Planned("sparse prompts", "mid.sparse"),
-        _Planned("dense prompt", "mid.dense"),
-        _Planned("position code", "mid.image_pe"),
-        _Planned("low-resolution logits", "mid.low_res_masks"),
-        _Planned("predicted IoU", "mid.iou_pred"),
-        _Planned("mask logits", "out.masks"),
+        _StageSpec("canvas, target", "in.image", IMAGES, False),
+        _StageSpec("canvas, reference", "in.image_dual", IMAGES, False),
+        _StageSpec("canvas, mask", "in.label_dual", IMAGES, False),
+        _StageSpec("encoder input", "mid.encoder_in"),
+        _StageSpec("patch embedding", "mid.patch_embed"),
+        _StageSpec("position embedding", "mid.pos_embed"),
+        *(_StageSpec(f"block {i}", f"mid.block.{i}") for i in range(config.vit.depth)),
+        _StageSpec("patch tokens", "mid.patch_tokens"),
+        _StageSpec("features", "mid.image_embeddings"),
+        _StageSpec("text feature", "mid.text_features"),
+        _StageSpec("text token", "mid.prompt_proj_out"),
+        _StageSpec("pooled reference feature", "mid.inst_feat"),
+        _StageSpec("visual token", "mid.inst_proj_out"),
+        _StageSpec("neck", "mid.neck_out"),
+        _StageSpec("similarity", "mid.sim"),
+        _StageSpec("mask prompt", "mid.mask_input"),
+        _StageSpec("point", "mid.point_coords", 0.0, False),
+        _StageSpec("point label", "mid.point_labels", 0.0, False),
+        _StageSpec("tokens", "mid.text_tokens"),
+        _StageSpec("sparse prompts", "mid.sparse"),
+        _StageSpec("dense prompt", "mid.dense"),
+        _StageSpec("position code", "mid.image_pe"),
+        _StageSpec("low-resolution logits", "mid.low_res_masks"),
+        _StageSpec("predicted IoU", "mid.iou_pred"),
+        _StageSpec("mask logits", "out.masks"),
     ]
 
 
 def _compute(dump: Dump, pair: Arrays, dtype) -> Iterator[tuple[str, Array | np.ndarray]]:
-    """(name in the pair's file, our array in its layout)."""
+    """Yield (name in the pair's file, our array in its layout)."""
     config, side = dump.config, dump.config.canvas
     for end in ("", "_dual"):
         yield f"in.image{end}", _on_canvas(pair[f"in.orig_image{end}"], side, PADDING)[None]
@@ -261,9 +261,9 @@ def _compute(dump: Dump, pair: Arrays, dtype) -> Iterator[tuple[str, Array | np.
     images = np.concatenate([channels_last(pair["in.image"]), channels_last(pair["in.image_dual"])])
     sizes = np.concatenate([pair["in.ori_size"], pair["in.ori_size_dual"]]).astype(np.int32)
     steps, features = [], []
-    for image, size in zip(images, sizes, strict=True):  # one by one: large canvases need the memory
+    for image, size in zip(images, sizes, strict=True):  # one by one, since large canvases need the memory
         steps.append(_backbone_steps(config.vit, backbone, image[None], size[None], pair["mid.block_tokens"]))
-        features.append(_extract(config, backbone, image[None], size[None]))
+        features.append(extract(config, backbone, image[None], size[None]))
     for name in steps[0]:
         both = jnp.concatenate([step[name] for step in steps])
         yield name, both[:1] if name == "mid.pos_embed" else both
@@ -291,7 +291,7 @@ def _compute(dump: Dump, pair: Arrays, dtype) -> Iterator[tuple[str, Array | np.
 
 
 def _on_canvas(planes: np.ndarray, side: int, padding: int) -> np.ndarray:
-    """Put planes [n, height, width] on the canvas in floats, without the rounding of data/preprocess.py."""
+    """Place planes [n, height, width] on the canvas as floats, without the rounding of data/preprocess.py."""
     count, height, width = planes.shape
     resized = resample(planes, *fitted_taps(height, width, side))
     canvas = np.full((count, side, side), padding, np.float32)
@@ -299,12 +299,9 @@ def _on_canvas(planes: np.ndarray, side: int, padding: int) -> np.ndarray:
     return canvas
 
 
-_extract = jax.jit(extract, static_argnums=0)
-
-
 @partial(jax.jit, static_argnums=0)
-def _backbone_steps(config: ViTConfig, backbone: Params, images: Array, sizes: Array, kept: Array) -> dict:
-    """What `DinoVisionTransformer` computes on the way; `kept` tokens of each block."""
+def _backbone_steps(config: ViTConfig, backbone: Params, images: Array, sizes: Array, tokens: Array) -> dict:
+    """Return the stages of `DinoVisionTransformer`; of each block, only the `tokens` that the dump holds."""
     module = backbone_template(config).bind(backbone)
     pixels = normalise_pixels(images, sizes)
     patches = module.patch_embed(pixels.astype(backbone["norm/scale"].dtype))
@@ -321,7 +318,7 @@ def _backbone_steps(config: ViTConfig, backbone: Params, images: Array, sizes: A
         x = jnp.concatenate([x[:, :1], module.register_tokens[...], x[:, 1:]], axis=1)
     for index, block in enumerate(module.blocks):
         x = block(x)
-        steps[f"mid.block.{index}"] = x[:, kept]
+        steps[f"mid.block.{index}"] = x[:, tokens]
     steps["mid.patch_tokens"] = module.norm(x)[:, 1 + config.num_registers :]
     return {name: array.astype(jnp.float32) for name, array in steps.items()}
 
@@ -340,7 +337,7 @@ def _decode(
     text: Array,
     references: ReferenceBatch,
 ) -> dict[str, Array]:
-    """Every stage after the frozen encoders, in torch's layout."""
+    """Return every stage after the frozen encoders, in torch's layout."""
     context: Prototypes = encode_features(reference, references)
     decoded = decode_stages(config, head, target, context)
     module = head_template(config).bind(head)

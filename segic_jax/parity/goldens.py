@@ -1,203 +1,152 @@
-"""A folder of goldens: arrays and weights by name, and configurations that fit them.
+"""Replay a folder of goldens, arrays that the official code computed, through this project."""
 
-Sizes come from the shapes of the weights. What shapes do not tell, the numbers of heads, is found by trying
-the divisors of the width on a stored array.
-"""
-
-import gzip
-import zlib
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import replace
-from functools import cache
-from itertools import product
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
-from segic_jax.config import ModelConfig, TextConfig, ViTConfig
-from segic_jax.errors import GoldensError
-from segic_jax.models.clip_text import text_template
-from segic_jax.models.params import Params, as_float32
-from segic_jax.models.segic import backbone_template, head_template, normalise_pixels
-from segic_jax.parity.table import channels_last
-from segic_jax.weights.pth import read_pth
-from segic_jax.weights.shapes import model_config, text_config, vit_config
-from segic_jax.weights.torch_names import Tensors, clip_text_tensors, from_torch, split_segic
-
-_good_guess = 1e-5  # mean error that only the right number of heads has; it has about 1e-6
-
-# Where the number of heads shows: images on the canvas, their sizes and features; prompts and features.
-_IMAGES = (
-    ("in.image", "in.ori_size", "mid.image_embeddings"),
-    ("in.ref_image", "in.ref_ori_size", "mid.ref_image_embeddings"),
-    ("mid.images", "mid.ori_size", "mid.image_embeddings"),
+from segic_jax.errors import GoldensError, InputError
+from segic_jax.parity.checker import Checker, MissingArray, Row, format_rows
+from segic_jax.parity.golden_files import Goldens
+from segic_jax.parity.replays.inference import replay_inference, replay_semseg
+from segic_jax.parity.replays.modules import (
+    replay_backbone,
+    replay_checkpoint,
+    replay_prompt_decoder,
+    replay_text,
 )
-_PROMPTS = tuple(
-    (f"mid.{which}input_ids", f"mid.{which}attention_mask", f"mid.{which}text_features")
-    for which in ("", "tgt_", "ref_")
-)
+from segic_jax.parity.replays.preprocess_and_metrics import replay_metrics, replay_preprocess
+from segic_jax.parity.replays.training import replay_losses, replay_optim, replay_training
+from segic_jax.parity.replays.video import replay_vos
+from segic_jax.runtime.atomic_write import atomic_write
+
+CHECKPOINT = "segic_official"  # has no .npz, and no other file needs it: it is checked if it is present
+# A replay reads one file of the format, and hands a Checker what this project computes from its inputs. The
+# last argument is the precision of the frozen encoders.
+REPLAYS: dict[str, Callable[[Goldens, Checker, jax.typing.DTypeLike], None]] = {
+    "backbone_mlp": replay_backbone,
+    "backbone_reg": replay_backbone,
+    "backbone_swiglu": replay_backbone,
+    "backbone_swiglu_reg": replay_backbone,
+    "text": replay_text,
+    "prompt_decoder": replay_prompt_decoder,
+    "segic_infer_semantic": replay_inference,
+    "segic_infer_instances": replay_inference,
+    "segic_infer_empty_reference": replay_inference,
+    "segic_train_ragged": replay_training,
+    "loss_masks": replay_losses,
+    "segic_vos": replay_vos,
+    "segic_semseg": replay_semseg,
+    "preprocess": replay_preprocess,
+    "metrics": replay_metrics,
+    "optim": replay_optim,
+    CHECKPOINT: replay_checkpoint,
+}
 
 
-class Segic(NamedTuple):
-    """The weights of every `segic_*` file."""
+@dataclass
+class Outcome:
+    """Collect what the replays of some files found."""
 
-    config: ModelConfig
-    text_config: TextConfig
-    backbone: Params
-    text: Params
-    head: Params
+    rows: list[Row] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)  # arrays that are not in the format
+    notes: list[str] = field(default_factory=list)  # remarks that the reader of the rows needs
+    problems: list[str] = field(default_factory=list)  # one sentence for each file that cannot be replayed
+
+    @property
+    def passed(self) -> bool:
+        """Whether every array of the format is present and within its tolerance."""
+        return bool(self.rows) and not self.problems and all(row.passed for row in self.rows)
 
 
-class Goldens:
-    """Reads every file once."""
+def replay_goldens(
+    folder: Path, only: Sequence[str] = (), report: Path | None = None, dtype: str = "float32"
+) -> int:
+    """Replay the files of a folder, and print a table with a row for each array.
 
-    def __init__(self, folder: Path):
-        """Raises GoldensError if there is no such folder, or no .npz file in it."""
-        self.folder = Path(folder)
-        self.names = sorted(path.stem for path in self.folder.glob("*.npz"))
-        if not self.names:
-            raise GoldensError(f"{folder} is no folder with goldens: it holds no .npz file.")
-        # Kept for the life of this object; `cache` on the methods would outlive it.
-        self.arrays = cache(self._arrays)
-        self.weights = cache(self._weights)
-        self.segic = cache(self._segic)
-        self._heads: dict[int, int] = {}  # by width, the last ones found: tried first
+    Args:
+        folder: .npz and .safetensors files in the format of the README among them.
+        only: the files to replay, without suffix; all files of the format if empty.
+        report: a JSON file to write the rows to.
+        dtype: the precision of the frozen encoders.
 
-    def _arrays(self, name: str) -> dict[str, np.ndarray]:
-        """The arrays of NAME.npz."""
-        path = self.folder / f"{name}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                return {key: file[key] for key in file.files}
-        except Exception as error:  # odd bytes make zipfile, zlib and numpy raise nearly anything
-            raise GoldensError(f"{path} is missing or damaged: {error}") from error
+    Returns:
+        An exit code: 0 if every array of the format is present and within its tolerance, 1 if not, 2 if a
+        file cannot be read.
 
-    def _weights(self, name: str) -> Tensors:
-        """The tensors of NAME.safetensors, NAME.safetensors.gz or NAME.pth.gz."""
-        path = next((path for path in self._weight_files(name) if path.is_file()), None)
-        if path is None:
-            raise GoldensError(f"{self.folder} has no weights {name}.safetensors or .safetensors.gz.")
-        if path.name.endswith(".pth.gz"):
-            return read_pth(path)
-        try:
-            data = path.read_bytes()
-            return load(gzip.decompress(data) if path.suffix == ".gz" else data)
-        except (OSError, EOFError, zlib.error, SafetensorError) as error:
-            raise GoldensError(f"{path} is damaged: {error}") from error
+    Raises:
+        GoldensError: the folder has no goldens, or `only` has an unknown name.
+    """
+    unknown = [name for name in only if name not in REPLAYS]
+    if unknown:
+        raise GoldensError(f"--only {' '.join(unknown)}: the files of the format are {', '.join(REPLAYS)}.")
+    jax.config.update("jax_default_matmul_precision", "highest")  # accelerators round by default
+    goldens, outcome = Goldens(folder), Outcome()
+    for name in only or REPLAYS:
+        start = time.perf_counter()
+        _replay(name, goldens, outcome, dtype, requested=name in only)
+        print(f"{name}: {time.perf_counter() - start:.1f} s", file=sys.stderr)
+    print(format_rows(outcome.rows))
+    failed = sum(not row.passed for row in outcome.rows)
+    print(f"{len(outcome.rows)} arrays, {len(outcome.rows) - failed} passed, {failed} failed")
+    if outcome.unknown:
+        print(f"not in the format, and not read: {', '.join(outcome.unknown)}")
+    if dtype != "float32":
+        print(f"The frozen encoders ran in {dtype}; the tolerances are those of float32.")
+    for note in outcome.notes:
+        print(note)
+    for problem in outcome.problems:
+        print(problem, file=sys.stderr)
+    if report:
+        rows = [row.to_json() for row in outcome.rows]
+        content = {"passed": outcome.passed, "rows": rows, "notes": outcome.notes}
+        atomic_write(report, json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return 2 if outcome.problems else 0 if outcome.passed else 1
 
-    def has_weights(self, name: str) -> bool:
-        """Whether `weights(name)` finds a file."""
-        return any(path.is_file() for path in self._weight_files(name))
 
-    def _weight_files(self, name: str) -> list[Path]:
-        return [self.folder / f"{name}{end}" for end in (".safetensors", ".safetensors.gz", ".pth.gz")]
+def _replay(name: str, goldens: Goldens, outcome: Outcome, dtype: str, requested: bool) -> None:
+    """Add the rows of one file to `outcome`.
 
-    def vit_config(self, variant: str) -> ViTConfig:
-        """The backbone of backbone_VARIANT."""
-        arrays, tensors = self.arrays(f"backbone_{variant}"), self.weights(f"backbone_{variant}")
-        config = replace(
-            vit_config(tensors, num_heads=1),
-            num_registers=int(arrays["in.num_register_tokens"]),
-            pos_offset=float(arrays["in.offset"]),
-            pos_antialias=bool(arrays["in.antialias"]),
+    A file that is missing fails, unless it is the optional checkpoint. If it was requested by name, its
+    absence is a problem as well.
+    """
+    check = Checker(name, {})
+    if not requested:
+        if name == CHECKPOINT and not goldens.has_weights(name):
+            return
+        if name != CHECKPOINT and name not in goldens.names:
+            check.fail("the whole file")
+            outcome.rows += check.rows
+            return
+    try:
+        if name != CHECKPOINT:
+            check = Checker(name, goldens.arrays(name))
+        REPLAYS[name](goldens, check, dtype)
+        outcome.unknown += [f"{name} {array}" for array in check.unread]
+    except MissingArray:
+        _fail_unread(check)
+    except InputError as error:
+        outcome.problems.append(f"{name}: {error}")
+        _fail_unread(check)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        # Arrays of a wrong shape make numpy and JAX raise various errors.
+        first_line = str(error).partition("\n")[0]
+        outcome.problems.append(
+            f"{goldens.folder / name}.npz does not have the format's shapes: {first_line}"
         )
-        for number in range(int(arrays["in.n_inputs"])):
-            pixels, expected = f"in.image.{number}", f"out.x_norm_patchtokens.{number}"
-            if pixels in arrays and expected in arrays:
-                return self._with_vit_heads(config, tensors, channels_last(arrays[pixels]), arrays[expected])
-        return config
-
-    def text_config(self) -> TextConfig:
-        """The tower of text.safetensors."""
-        arrays, tensors = self.arrays("text"), clip_text_tensors(self.weights("text"))
-        ids, mask = arrays["in.input_ids"], arrays["in.attention_mask"]
-        for field, name in (("pooled", "out.pooler_output"), ("tokens", "out.last_hidden_state")):
-            if name in arrays:
-                return self._with_text_heads(tensors, ids, mask, field, arrays[name])
-        return text_config(tensors, num_heads=1, eos_id=int(ids.max()))
-
-    def _segic(self, canvas: int) -> Segic:
-        """Configuration and weights of the `segic_*` files and of prompt_decoder, at their canvas."""
-        parts = split_segic(self.weights("segic"))
-        vit = vit_config(parts.backbone, num_heads=1)
-        pictures = self._first(*_IMAGES)
-        if pictures:
-            images, sizes, features = pictures  # the features of the references may follow
-            pixels = normalise_pixels(channels_last(images), np.resize(sizes, (len(images), 2)))
-            expected = channels_last(features[: len(images)])
-            vit = self._with_vit_heads(vit, parts.backbone, pixels, expected)
-        text = text_config(parts.text, num_heads=1)
-        prompts = self._first(*_PROMPTS)
-        if prompts:
-            ids, attended, features = prompts
-            text = self._with_text_heads(parts.text, ids, attended, "pooled", features)
-        config = model_config(parts.head, vit, canvas)
-        return Segic(
-            config,
-            text,
-            as_float32(from_torch(parts.backbone, backbone_template(vit).shapes)),
-            as_float32(from_torch(parts.text, text_template(text).shapes)),
-            as_float32(from_torch(parts.head, head_template(config).shapes)),
-        )
-
-    def _first(self, *choices: tuple[str, str, str]) -> tuple[np.ndarray, ...]:
-        """The arrays of the first choice that some `segic_*` file has."""
-        for file, names in product(self.names, choices):
-            with suppress(GoldensError):  # the file's own replay reports it
-                arrays = self.arrays(file) if file.startswith("segic_") else {}
-                if all(name in arrays for name in names):
-                    return tuple(arrays[name] for name in names)
-        return ()
-
-    def _with_vit_heads(
-        self, config: ViTConfig, tensors: Tensors, pixels: np.ndarray, expected: np.ndarray
-    ) -> ViTConfig:
-        """`pixels` [n, h, w, 3] normalised; `expected` patch tokens, in any shape that orders them so."""
-
-        def error(heads: int) -> float:
-            module = backbone_template(replace(config, num_heads=heads))
-            run = jax.jit(lambda params, pixels: module.bind(params)(pixels).patches)
-            patches = run(from_torch(tensors, module.shapes), pixels)
-            return _mean_error(np.reshape(patches, expected.shape), expected)
-
-        return replace(config, num_heads=self._find_heads(config.width, error))
-
-    def _with_text_heads(
-        self, tensors: Tensors, ids: np.ndarray, mask: np.ndarray, field: str, expected: np.ndarray
-    ) -> TextConfig:
-        """`expected`: that field of TextFeatures."""
-        # The end-of-text token has the highest id of all: CLIP once looked for it by argmax.
-        config = text_config(tensors, num_heads=1, eos_id=int(ids.max()))
-
-        def error(heads: int) -> float:
-            module = text_template(replace(config, num_heads=heads))
-            run = jax.jit(lambda params, *prompts: getattr(module.bind(params)(*prompts), field))
-            params = from_torch(tensors, module.shapes)
-            return _mean_error(run(params, ids.astype(np.int32), mask.astype(bool)), expected)
-
-        return replace(config, num_heads=self._find_heads(config.width, error))
-
-    def _find_heads(self, width: int, error: Callable[[int], float]) -> int:
-        """The divisor of `width` with the least error; the search ends at a good one."""
-        candidates = sorted(
-            (heads for heads in range(1, width + 1) if width % heads == 0),
-            # What was right for another file, then the published models' 64 channels a head, then few heads.
-            key=lambda heads: (heads != self._heads.get(width), heads * 64 != width, heads),
-        )
-        errors = {}
-        for heads in candidates:
-            errors[heads] = error(heads)
-            if errors[heads] < _good_guess:
-                break
-        self._heads[width] = min(errors, key=errors.__getitem__)
-        return self._heads[width]
+        _fail_unread(check)
+    outcome.rows += check.rows
+    outcome.notes += [f"{name}: {note}" for note in check.notes]
 
 
-def _mean_error(actual, expected: np.ndarray) -> float:
-    """A mean, so that one wrong number in the stored array does not mislead the search."""
-    return float(np.nanmean(np.abs(np.asarray(actual) - expected)))
+def _fail_unread(check: Checker) -> None:
+    """Add failed rows for the arrays that the replay did not reach."""
+    for array in check.unread:
+        if not array.startswith("in."):
+            check.fail(array)
+    if all(row.passed for row in check.rows):
+        check.fail("the whole file")

@@ -1,4 +1,4 @@
-"""A dump of the official code -> one HTML page and one JSON file that say how far this project is from it."""
+"""Write the parity report: an HTML page and a JSON file that compare this project with a dump of torch."""
 
 import json
 import platform
@@ -17,45 +17,45 @@ import segic_jax
 from segic_jax.errors import DumpError
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.evaluate.report import GREEN, RED
-from segic_jax.inference.overlay import draw_mask
+from segic_jax.inference.overlay import RGBImage, draw_mask
 from segic_jax.parity.dump import DTYPES, Arrays, Dump, Stage, read_dump, read_pair, replay, sha256
-from segic_jax.parity.page import Picture, page
+from segic_jax.parity.report_html import render_page
 
 
 @dataclass(frozen=True)
 class Pair:
-    """What the page shows of one pair."""
+    """Hold the comparison of one pair."""
 
     names: dict[str, str]  # file, reference, mask, target, class_name
     stages: dict[str, list[Stage]]  # by precision
-    mask_iou: dict[str, float]  # of torch's mask and ours, by precision; NaN where both are empty
-    pictures: list[tuple[Picture, str]]  # with their captions
+    mask_iou: dict[str, float]  # of torch's mask and ours, by precision; NaN if both are empty
+    images: list[tuple[RGBImage, str]]  # with captions
 
 
 def write_report(dump: Path, html: Path) -> bool:
-    """Replay the dump in float32 and bfloat16 and write the page, and its figures as .json beside it.
+    """Replay the dump in float32 and bfloat16, and write the page and a .json file with its values.
 
     Returns:
         Whether every float32 stage of every pair is within its tolerance.
 
     Raises:
-        InputError: the dump cannot be read, or the page has another ending than .html.
+        InputError: the dump cannot be read, or `html` has another suffix than .html.
     """
     if html.suffix.lower() != ".html":
-        raise DumpError(f"{html}: the page's name must end in .html.")
-    read = read_dump(dump)
-    pairs = [_pair(read, index) for index in range(len(read.manifest["pairs"]))]
-    content = summary(read, pairs)
+        raise DumpError(f"{html}: the name of the page must end in .html.")
+    loaded = read_dump(dump)
+    pairs = [_compare_pair(loaded, index) for index in range(len(loaded.manifest["pairs"]))]
+    content = summarise(loaded, pairs)
     html.parent.mkdir(parents=True, exist_ok=True)
-    html.write_text(page(content, [pair.pictures for pair in pairs]), "utf-8")
+    html.write_text(render_page(content, [pair.images for pair in pairs]), "utf-8")
     html.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
     return content["passed"]
 
 
-def summary(dump: Dump, pairs: Sequence[Pair]) -> dict:
-    """Everything on the page but the images, ready for JSON."""
-    rows = [row(pair, stage, dtype) for pair in pairs for dtype in DTYPES for stage in pair.stages[dtype]]
-    failed = [entry for entry in rows if entry["passed"] is False]
+def summarise(dump: Dump, pairs: Sequence[Pair]) -> dict:
+    """Return everything on the page but the images, ready for JSON."""
+    rows = [_row(pair, stage, dtype) for pair in pairs for dtype in DTYPES for stage in pair.stages[dtype]]
+    failed = [row for row in rows if row["passed"] is False]
     return {
         "passed": not failed,
         "first_failure": failed[0] if failed else None,
@@ -82,14 +82,14 @@ def summary(dump: Dump, pairs: Sequence[Pair]) -> dict:
             key: value for key, value in dump.manifest.items() if key not in ("format", "files", "pairs")
         },
         "files": [
-            {"file": name, "sha256": (found := sha256(dump.folder / name)), "as_dumped": found == written}
-            for name, written in dump.manifest["files"].items()
+            {"file": name, "sha256": (digest := sha256(dump.folder / name)), "as_dumped": digest == dumped}
+            for name, dumped in dump.manifest["files"].items()
         ],
     }
 
 
-def row(pair: Pair, stage: Stage, dtype: str) -> dict:
-    """One array in one precision; bfloat16 is a measurement, without tolerance and verdict."""
+def _row(pair: Pair, stage: Stage, dtype: str) -> dict:
+    """Return one array in one precision; bfloat16 is a measurement, without tolerance and verdict."""
     judged = dtype == "float32"
     return {
         "file": pair.names["file"],
@@ -104,22 +104,22 @@ def row(pair: Pair, stage: Stage, dtype: str) -> dict:
     }
 
 
-def _pair(dump: Dump, index: int) -> Pair:
+def _compare_pair(dump: Dump, index: int) -> Pair:
     arrays = read_pair(dump, index)
     replays = {dtype: replay(dump, arrays, DTYPES[dtype]) for dtype in DTYPES}
-    theirs = (arrays["out.masks"] > 0).any(axis=(0, 1))  # all concepts together
-    ours = {dtype: (one.logits > 0).any(axis=0) for dtype, one in replays.items()}
-    reference, target = _image(arrays, "_dual"), _image(arrays, "")
-    shown = arrays["in.label_dual"].max(axis=0)[: reference.shape[0], : reference.shape[1]] > 127.5
+    theirs = (arrays["out.masks"] > 0).any(axis=(0, 1))  # of all concepts together
+    ours = {dtype: (result.logits > 0).any(axis=0) for dtype, result in replays.items()}
+    reference, target = _crop_canvas(arrays, "_dual"), _crop_canvas(arrays, "")
+    mask = arrays["in.label_dual"].max(axis=0)[: reference.shape[0], : reference.shape[1]] > 127.5
     different = theirs != ours["float32"]
     grey = np.repeat(target.mean(axis=-1, keepdims=True) / 2 + 127, 3, axis=-1).astype(np.uint8)
     grey[different] = RED
     return Pair(
         names={key: str(value) for key, value in dump.manifest["pairs"][index].items()},
-        stages={dtype: one.stages for dtype, one in replays.items()},
-        mask_iou={dtype: mask_iou(theirs, mask) for dtype, mask in ours.items()},
-        pictures=[
-            (draw_mask(reference, shown, GREEN), "reference and its mask"),
+        stages={dtype: result.stages for dtype, result in replays.items()},
+        mask_iou={dtype: mask_iou(theirs, predicted) for dtype, predicted in ours.items()},
+        images=[
+            (draw_mask(reference, mask, GREEN), "reference and its mask"),
             (draw_mask(target, theirs, RED), "PyTorch"),
             (draw_mask(target, ours["float32"], RED), "JAX, float32"),
             (grey, f"difference: {int(different.sum())} of {different.size} pixels"),
@@ -127,13 +127,13 @@ def _pair(dump: Dump, index: int) -> Pair:
     )
 
 
-def _image(arrays: Arrays, end: str) -> Picture:
-    """The canvas without its padding."""
-    height, width = arrays[f"in.ori_size{end}"][0]
-    canvas = np.moveaxis(arrays[f"in.image{end}"][0], 0, -1)
+def _crop_canvas(arrays: Arrays, which: str) -> RGBImage:
+    """Return an image on the canvas without the padding."""
+    height, width = arrays[f"in.ori_size{which}"][0]
+    canvas = np.moveaxis(arrays[f"in.image{which}"][0], 0, -1)
     return np.rint(canvas[:height, :width]).clip(0, 255).astype(np.uint8)
 
 
 def _number(value: float) -> float | None:
-    """JSON has no NaN and no infinity."""
+    """Replace NaN and infinity, which JSON lacks, by None."""
     return float(value) if np.isfinite(value) else None

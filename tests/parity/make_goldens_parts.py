@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from make_goldens import FIRST, SECOND, Flow, blobs, edge, iou, model_of, photo, sampled, write
+from make_goldens import FIRST, SECOND, Flow, blobs, boundary, iou, model_of, photo, sampled, write
 from safetensors.torch import save_file
 from torch import nn
 from torch_segic import CharacterTokenizer, Dino, Sizes, TextModel
@@ -332,7 +332,9 @@ def metrics(given: dict) -> dict:
     )
     out = {"out.intersection": both, "out.union": either}
     out["out.mask_iou"] = np.array([np.float32(iou(a, b)) for a, b in pairs], np.float64)
-    out["out.boundary_iou"] = np.array([np.float32(iou(edge(a), edge(b))) for a, b in pairs], np.float64)
+    out["out.boundary_iou"] = np.array(
+        [np.float32(iou(boundary(a), boundary(b))) for a, b in pairs], np.float64
+    )
     ids = np.unique(given["in.class_id"])
     sums = [[x[given["in.class_id"] == i].sum() for i in ids] for x in (both, either)]
     sums = np.array(sums, np.float32)

@@ -1,7 +1,4 @@
-"""One row for each array: how far the port's is from the official one.
-
-A `Checker` belongs to one file of goldens; the replays hand it what the production code computes.
-"""
+"""Compare arrays with the official ones: one row, with the largest difference, for each array."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,27 +6,27 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
-FEATURES = 1e-4  # features, prompts, logits
+FEATURES = 1e-4  # tolerance of features, prompts and logits
 LOSSES = 1e-6
-IMAGES = 2e-3  # resized images, 0..255: torch computes the source coordinates in float32
+IMAGES = 2e-3  # of resized images in 0..255: torch computes the source coordinates in float32
 
 
 class MissingArray(Exception):
-    """A file lacks an input, so that the rest of it cannot be replayed; the row is in the table."""
+    """Report that a file lacks an input, so that the rest of it cannot be replayed; the row is added."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """The verdict about one array."""
+    """Hold the comparison of one array."""
 
     file: str
     array: str
-    max_abs_error: float  # NaN: nothing to compare, the array is missing or of another shape
+    max_abs_error: float  # NaN if the array is missing, has another shape, or is NaN on one side
     tolerance: float
     passed: bool
 
     def to_json(self) -> dict:
-        """With null for what JSON has no number for."""
+        """Return the row for JSON, with null in place of NaN and infinity."""
         error = self.max_abs_error
         return {
             "file": self.file,
@@ -41,25 +38,25 @@ class Row:
 
 
 class Checker:
-    """The rows of one file, and which of its arrays were read."""
+    """Compare computed arrays with those of one file, and note which of its arrays were read."""
 
     def __init__(self, file: str, arrays: Mapping[str, np.ndarray]):
         self.file = file
         self.rows: list[Row] = []
-        self.notes: list[str] = []  # what a reader of the rows must know
+        self.notes: list[str] = []  # remarks that the reader of the rows needs
         self._arrays = arrays
         self._read: set[str] = set()
 
     @property
     def unread(self) -> list[str]:
-        """Arrays of the file that nothing has asked for."""
+        """The arrays of the file that were not read yet."""
         return [name for name in self._arrays if name not in self._read]
 
     def input(self, array: str) -> Shaped[np.ndarray, "..."]:
-        """An array that the replay reads.
+        """Return an array that the replay needs.
 
         Raises:
-            MissingArray: the file has no such array; the failed row is written.
+            MissingArray: the file has no such array; the failed row is added.
         """
         self._read.add(array)
         if array not in self._arrays:
@@ -70,7 +67,7 @@ class Checker:
     def close(self, array: str, actual, tolerance: float = FEATURES) -> None:
         """Compare with the file's `array`, which has the channel order and shape of `actual`.
 
-        A NaN equals a NaN and an infinity itself; a missing array or another shape fails.
+        NaN equals NaN, and an infinity equals itself; a missing array or another shape fails.
         """
         self._read.add(array)
         if array not in self._arrays:
@@ -79,7 +76,7 @@ class Checker:
         self.rows.append(Row(self.file, array, error, tolerance, error <= tolerance))
 
     def equal(self, array: str, actual) -> None:
-        """Compare exactly; text too."""
+        """Compare exactly; strings as well."""
         self._read.add(array)
         if array not in self._arrays:
             return self.fail(array)
@@ -92,12 +89,12 @@ class Checker:
         self.rows.append(Row(self.file, array, error, 0.0, error == 0))
 
     def fail(self, array: str, tolerance: float = 0.0) -> None:
-        """A row for an array that could not be compared."""
+        """Add a failed row for an array that cannot be compared."""
         self.rows.append(Row(self.file, array, float("nan"), tolerance, False))
 
 
 def max_abs_error(actual: Shaped[np.ndarray, "..."], expected: Shaped[np.ndarray, "..."]) -> float:
-    """Largest difference, 0 for empty arrays; NaN where the shapes differ or only one side is NaN."""
+    """Return the largest difference, 0 for empty arrays, or NaN if shapes differ or one side alone is NaN."""
     if actual.shape != expected.shape:
         return float("nan")
     actual, expected = actual.astype(np.float64), expected.astype(np.float64)
@@ -107,33 +104,33 @@ def max_abs_error(actual: Shaped[np.ndarray, "..."], expected: Shaped[np.ndarray
     return float(difference.max(initial=0.0))
 
 
-def decided(
+def threshold_like(
     logits: Shaped[np.ndarray, "*shape"], stored: Shaped[np.ndarray, "*shape"]
 ) -> UInt8[np.ndarray, "*shape"]:
-    """0/1 masks; a pixel that the tolerance does not decide takes the side of the stored logits."""
+    """Return 0/1 masks of logits; pixels whose stored logit is within the tolerance of 0 follow that."""
     return np.where(np.abs(stored) < FEATURES, stored > 0, logits > 0).astype(np.uint8)
 
 
 def channels_last(array) -> Shaped[np.ndarray, "..."]:
-    """The official [..., channels, height, width] as [..., height, width, channels]."""
+    """Move the channels of the official [..., channels, height, width] to the end."""
     return np.moveaxis(np.asarray(array), -3, -1)
 
 
 def channels_first(array) -> Shaped[np.ndarray, "..."]:
-    """The inverse of `channels_last`."""
+    """Invert `channels_last`."""
     return np.moveaxis(np.asarray(array), -1, -3)
 
 
-def text_table(rows: Sequence[Row]) -> str:
-    """The rows as aligned lines."""
+def format_rows(rows: Sequence[Row]) -> str:
+    """Format rows as aligned lines."""
     width = max((len(row.array) for row in rows), default=0)
     files = max((len(row.file) for row in rows), default=0)
     return "\n".join(
-        f"{row.file:<{files}}  {row.array:<{width}}  {_number(row.max_abs_error):>8}  {row.tolerance:8.1e}  "
-        f"{'ok' if row.passed else 'FAILED'}"
+        f"{row.file:<{files}}  {row.array:<{width}}  {_format_error(row.max_abs_error):>8}  "
+        f"{row.tolerance:8.1e}  {'ok' if row.passed else 'FAILED'}"
         for row in rows
     )
 
 
-def _number(error: float) -> str:
+def _format_error(error: float) -> str:
     return "-" if np.isnan(error) else "0" if error == 0 else f"{error:.1e}"

@@ -1,8 +1,8 @@
-"""The page of the cross-framework report, made of figures alone; see tests/parity/test_dump_torch.py."""
+"""Test the page of the parity report, made from numbers alone; see also test_dump_torch.py."""
 
 import numpy as np
 
-from segic_jax.parity.page import page, plot, worst
+from segic_jax.parity.report_html import plot, render_page, worst_rows
 
 IMAGE = np.full((20, 30, 3), 90, np.uint8)
 
@@ -23,7 +23,7 @@ def row(stage, dtype, error, *, file="pair_0.npz", passed=True):
 
 
 def content(rows):
-    failed = [entry for entry in rows if entry["passed"] is False]
+    failed = [line for line in rows if line["passed"] is False]
     return {
         "passed": not failed,
         "first_failure": failed[0] if failed else None,
@@ -42,8 +42,8 @@ def rows(error=1e-6, passed=True):
     return [*exact, row("<block>", "bfloat16", 1e-2), row("point", "bfloat16", 3.0)]
 
 
-def test_what_came_from_files_is_escaped():
-    text = page(content(rows()), [[(IMAGE, "a < b")]])
+def test_text_from_files_is_escaped():
+    text = render_page(content(rows()), [[(IMAGE, "a < b")]])
     assert "&lt;block&gt;" in text
     assert "&lt;i&gt;.png" in text
     assert "a &lt; b" in text
@@ -51,18 +51,18 @@ def test_what_came_from_files_is_escaped():
 
 
 def test_the_verdict():
-    assert "Passed: all 2 float32 stages" in page(content(rows()), [[]])
-    text = page(content(rows(error=0.5, passed=False)), [[]])
-    assert "Failed: the first float32 stage beyond its tolerance is &lt;block&gt; in pair_0.npz" in text
+    assert "Passed: all 2 float32 stages" in render_page(content(rows()), [[]])
+    text = render_page(content(rows(error=0.5, passed=False)), [[]])
+    assert "Failed: the first float32 stage that exceeds its tolerance is &lt;block&gt; in pair_0.npz" in text
     assert text.count('<tr class="bad">') == 1
-    assert "error no number" in page(content(rows(error=None, passed=False)), [[]])
+    assert "error no number" in render_page(content(rows(error=None, passed=False)), [[]])
 
 
-def test_the_worst_pair_is_shown():
+def test_the_worst_pair_of_a_stage_is_chosen():
     first, second = row("block", "float32", 1e-6), row("block", "float32", 2e-6, file="pair_1.npz")
-    assert worst([first, second], "max_abs_error") == {"block": {"float32": second}}
+    assert worst_rows([first, second], "max_abs_error") == {"block": {"float32": second}}
     missing = row("block", "float32", None, passed=False)
-    assert worst([missing, second], "max_abs_error") == {"block": {"float32": missing}}
+    assert worst_rows([missing, second], "max_abs_error") == {"block": {"float32": missing}}
 
 
 def test_a_plot_of_nothing_but_zeros():

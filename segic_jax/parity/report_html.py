@@ -1,4 +1,4 @@
-"""The report of parity/report.py as one HTML page without any other file: plots in SVG, images inside."""
+"""Render the parity report as one self-contained HTML page, with plots in SVG and embedded images."""
 
 import base64
 import math
@@ -7,13 +7,11 @@ from html import escape
 from typing import Any
 
 import cv2
-import numpy as np
-from jaxtyping import UInt8
 
-Picture = UInt8[np.ndarray, "_ _ 3"]  # RGB, of any size
+from segic_jax.inference.overlay import RGBImage
 
 _COLOURS = {"float32": "#1f5fa8", "bfloat16": "#c8641b"}
-_IMAGE = 360  # longer side in pixels
+_IMAGE_SIDE = 360  # longer side in pixels
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2.5rem auto }
@@ -40,64 +38,63 @@ svg text { font: 10px system-ui, sans-serif }
 """
 
 
-def page(content: dict[str, Any], pictures: Sequence[Sequence[tuple[Picture, str]]]) -> str:
-    """The page.
+def render_page(content: dict[str, Any], images: Sequence[Sequence[tuple[RGBImage, str]]]) -> str:
+    """Render the page.
 
     Args:
-        content: `report.summary`.
-        images: of each pair, with their captions.
+        content: the result of `report.summarise`.
+        images: the images of each pair with captions.
     """
     torch, ours = content["torch"], content["jax"]
-    stages = worst(content["rows"], "max_abs_error")
+    stages = worst_rows(content["rows"], "max_abs_error")
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>SegIC: JAX against PyTorch</title>
 <style>{_STYLE}</style></head><body>
 <h1>SegIC: JAX against PyTorch, stage by stage</h1>
 <p class="small">segic_jax {_e(ours["versions"]["segic_jax"])} on {_e(ours["device"])}, and the official code
-at commit <code>{_e(_of(torch, "segic", "commit") or "unknown")}</code> on {_e(torch.get("device"))},
-with the same weights (<code>{_e(_of(torch, "checkpoint", "file"))}</code>) on the same images.</p>
+at commit <code>{_e(_lookup(torch, "segic", "commit") or "unknown")}</code> on {_e(torch.get("device"))},
+with the same weights (<code>{_e(_lookup(torch, "checkpoint", "file"))}</code>) on the same images.</p>
 {_verdict(content, stages)}
 <h2>Masks</h2>
 {_masks(content)}
-{"".join(map(_images, content["pairs"], pictures))}
+{"".join(map(_images, content["pairs"], images))}
 <h2>Error of each stage</h2>
-<p class="small">The largest absolute difference of any number of a stage, over all pairs, in the order of
-the flow. Each stage runs on what the stages before it computed, so errors add up as in real use. Grey bars
-are the tolerances for float32.</p>
+<p class="small">The largest absolute difference in each stage, over all pairs, in the order of
+computation. Each stage reads the stages before it, so errors accumulate as in real use. Grey bars are the
+tolerances for float32.</p>
 {plot(content["rows"], "max_abs_error", "largest absolute error")}
-<p class="small">The same, divided by the largest absolute value that the stage has in PyTorch.</p>
+<p class="small">The same, divided by the largest absolute value of the stage in PyTorch.</p>
 {plot(content["rows"], "relative_error", "relative to the largest value")}
 <h2>Table</h2>
-<p class="small">The worst pair for each stage; every pair is in the .json file beside this page. The
-tolerance is 1e-4, times the stage's largest value where that is above 1; 2e-3 of 255 for the canvas, and
-0 for the point. bfloat16 (frozen encoders in bfloat16, the trained part in float32) is a measurement: it has
-no tolerance.</p>
+<p class="small">The worst pair of each stage; the .json file beside this page has every pair. The tolerance
+is 1e-4, times the stage's largest value where that exceeds 1; 2e-3 of 255 for the canvas, and 0 for the
+point. bfloat16 (frozen encoders in bfloat16, the head in float32) is a measurement and has no tolerance.</p>
 {_table(stages)}
-<h2>What ran</h2>
+<h2>Environments</h2>
 {_facts(content)}
 </body></html>
 """
 
 
-def worst(rows: Sequence[dict], key: str) -> dict[str, dict[str, dict]]:
-    """{stage: {precision: its row with the largest `key` over the pairs}}, in the order of the flow."""
+def worst_rows(rows: Sequence[dict], key: str) -> dict[str, dict[str, dict]]:
+    """Return {stage: {precision: the row with the largest `key` of all pairs}}, in order of computation."""
 
     def badness(row: dict) -> tuple[bool, float]:
         return row["passed"] is False, math.inf if row[key] is None else row[key]
 
-    found: dict[str, dict[str, dict]] = {}
+    stages: dict[str, dict[str, dict]] = {}
     for row in rows:
-        best = found.setdefault(row["stage"], {})
-        if row["dtype"] not in best or badness(row) > badness(best[row["dtype"]]):
-            best[row["dtype"]] = row
-    return found
+        worst = stages.setdefault(row["stage"], {})
+        if row["dtype"] not in worst or badness(row) > badness(worst[row["dtype"]]):
+            worst[row["dtype"]] = row
+    return stages
 
 
 def _verdict(content: dict, stages: dict) -> str:
     failure = content["first_failure"]
     if failure:
         text = (
-            f"Failed: the first float32 stage beyond its tolerance is {failure['stage']} in "
+            f"Failed: the first float32 stage that exceeds its tolerance is {failure['stage']} in "
             f"{failure['file']} ({failure['array']}): error {_number(failure['max_abs_error'])}, "
             f"tolerance {_number(failure['tolerance'])}."
         )
@@ -121,17 +118,17 @@ def _masks(content: dict) -> str:
     return _rows(header, lines)
 
 
-def _images(pair: dict, pictures: Sequence[tuple[Picture, str]]) -> str:
+def _images(pair: dict, images: Sequence[tuple[RGBImage, str]]) -> str:
     figures = "".join(
         f'<figure><img alt="{_e(text)}" src="{_jpeg(image)}"><figcaption>{_e(text)}</figcaption></figure>'
-        for image, text in pictures
+        for image, text in images
     )
     return f'<p class="small">{_e(pair.get("target"))}</p><div class="images">{figures}</div>'
 
 
-def _jpeg(image: Picture) -> str:
-    """As a data URL."""
-    scale = min(1.0, _IMAGE / max(image.shape[:2]))
+def _jpeg(image: RGBImage) -> str:
+    """Return a data URL."""
+    scale = min(1.0, _IMAGE_SIDE / max(image.shape[:2]))
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 88])
@@ -139,11 +136,11 @@ def _jpeg(image: Picture) -> str:
 
 
 def plot(rows: Sequence[dict], key: str, title: str) -> str:
-    """One line for each precision on a logarithmic axis, as SVG.
+    """Plot a line for each precision on a logarithmic axis, as SVG.
 
-    A zero lies on the bottom line, what is no number on the top one.
+    Zeros lie on the bottom line, and missing numbers on the top line.
     """
-    stages = worst(rows, key)
+    stages = worst_rows(rows, key)
     positive = [row[key] for row in rows if row[key]] or [1e-7]
     low, high = math.floor(math.log10(min(positive))) - 1, math.ceil(math.log10(max(positive))) + 1
     left, top, width, height = 56.0, 22.0, 900.0, 250.0
@@ -162,8 +159,8 @@ def plot(rows: Sequence[dict], key: str, title: str) -> str:
         parts.append(f'<path d="M{left} {level:.1f}h{width}" stroke="#e6e6e6"/>')
         parts.append(f'<text x="{left - 6}" y="{level + 3:.1f}" text-anchor="end">{label}</text>')
     for index, name in enumerate(stages):
-        place = f"translate({x(index) + 3:.1f} {top + height + 10}) rotate(-60)"
-        parts.append(f'<text transform="{place}" text-anchor="end">{_e(name)}</text>')
+        transform = f"translate({x(index) + 3:.1f} {top + height + 10}) rotate(-60)"
+        parts.append(f'<text transform="{transform}" text-anchor="end">{_e(name)}</text>')
         tolerance = stages[name]["float32"]["tolerance"] if key == "max_abs_error" else None
         if tolerance:
             parts.append(
@@ -186,7 +183,7 @@ def plot(rows: Sequence[dict], key: str, title: str) -> str:
 
 
 def _mark(dtype: str, x: float, y: float, inside: str) -> str:
-    """A dot or a square, so that the lines differ without colours too."""
+    """Draw a dot or a square, so that the lines differ without colours as well."""
     colour = _COLOURS[dtype]
     if dtype == "float32":
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}">{inside}</circle>'
@@ -205,29 +202,34 @@ def _table(stages: dict[str, dict[str, dict]]) -> str:
         "bfloat16",
         "relative",
     ]
-    lines, bad = [], []
+    lines, failed = [], []
     for name, rows in stages.items():
-        exact, half = rows["float32"], rows["bfloat16"]
+        exact, rounded = rows["float32"], rows["bfloat16"]
         lines.append(
             [
                 name,
                 exact["array"],
                 *(_number(exact[key]) for key in ("largest", "max_abs_error", "relative_error", "tolerance")),
                 "ok" if exact["passed"] else "failed",
-                *(_number(half[key]) for key in ("max_abs_error", "relative_error")),
+                *(_number(rounded[key]) for key in ("max_abs_error", "relative_error")),
             ]
         )
-        bad.append(not exact["passed"])
-    return _rows(header, lines, bad)
+        failed.append(not exact["passed"])
+    return _rows(header, lines, failed)
 
 
 def _facts(content: dict) -> str:
     sides = (content["torch"], content["jax"])
     keys = ("device", "system", "versions", "settings", "command")
-    lines = [[key, *(_listed(side.get(key)) for side in sides)] for key in keys]
+    lines = [[key, *(_one_line(side.get(key)) for side in sides)] for key in keys]
     torch = content["torch"]
-    lines.append(["flags of the official parser", _listed(_of(torch, "segic", "flags")), ""])
-    checkpoint = ["checkpoint", _of(torch, "checkpoint", "file"), _of(torch, "checkpoint", "sha256"), ""]
+    lines.append(["flags of the official parser", _one_line(_lookup(torch, "segic", "flags")), ""])
+    checkpoint = [
+        "checkpoint",
+        _lookup(torch, "checkpoint", "file"),
+        _lookup(torch, "checkpoint", "sha256"),
+        "",
+    ]
     files = [
         ["dump", entry["file"], entry["sha256"], "" if entry["as_dumped"] else "changed since the dump"]
         for entry in content["files"]
@@ -239,13 +241,13 @@ def _facts(content: dict) -> str:
     )
 
 
-def _rows(header: Iterable, lines: Iterable[Iterable], bad: Sequence[bool] = ()) -> str:
-    """A table; what looks like a number is set to the right."""
+def _rows(header: Iterable, lines: Iterable[Iterable], failed: Sequence[bool] = ()) -> str:
+    """Render a table; numbers are aligned to the right."""
     body = []
     for index, line in enumerate(lines):
         cells = "".join(f"<td{_right(str(cell))}>{_e(cell)}</td>" for cell in line)
-        marked = ' class="bad"' if index < len(bad) and bad[index] else ""
-        body.append(f"<tr{marked}>{cells}</tr>")
+        style = ' class="bad"' if index < len(failed) and failed[index] else ""
+        body.append(f"<tr{style}>{cells}</tr>")
     head = "".join(f"<th>{_e(cell)}</th>" for cell in header)
     return f'<div class="scroll"><table><tr>{head}</tr>{"".join(body)}</table></div>'
 
@@ -262,15 +264,15 @@ def _number(value: float | None) -> str:
     return "no number" if value is None else "0" if value == 0 else f"{value:.1e}"
 
 
-def _listed(value) -> str:
-    """A command, settings or versions in one line."""
+def _one_line(value) -> str:
+    """Format a command, settings or versions in one line."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {version}" for name, version in value.items() if version)
     return " ".join(map(str, value)) if isinstance(value, list) else str(value or "")
 
 
-def _of(values: dict, *path: str):
-    """values[a][b]; None where one is missing."""
+def _lookup(values: dict, *path: str):
+    """Return values[a][b], or None if a key is missing."""
     value: object = values
     for key in path:
         value = value.get(key) if isinstance(value, dict) else None
@@ -278,5 +280,5 @@ def _of(values: dict, *path: str):
 
 
 def _e(value) -> str:
-    """Whatever came from a file, safe inside the page."""
+    """Escape text from a file for HTML."""
     return escape("" if value is None else str(value))

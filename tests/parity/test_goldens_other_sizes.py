@@ -1,15 +1,17 @@
-"""The golden runner on sets of other sizes, counts and ids, from an independent torch model."""
+"""Test `segic parity goldens` on sets of other sizes, counts and ids, from an independent torch model."""
 
 import json
 
 import pytest
+from requirements import require_torch
 
-torch = pytest.importorskip("torch")
+require_torch()
 
 from make_goldens import FIRST, SECOND, make
 from make_goldens_parts import FIRST_PARTS, SECOND_PARTS, make_parts
 
-from segic_jax.parity.__main__ import CHECKPOINT, REPLAYS, main
+from segic_jax.commands.parser import main
+from segic_jax.parity.goldens import CHECKPOINT, REPLAYS
 
 
 @pytest.mark.parametrize(
@@ -19,7 +21,7 @@ def test_other_sizes(spec, parts, tmp_path):
     make(tmp_path, spec)
     make_parts(tmp_path, parts)
     with pytest.raises(SystemExit) as stop:
-        main([str(tmp_path), "--json", str(tmp_path / "rows.json")])
+        main(["parity", "goldens", str(tmp_path), "--json", str(tmp_path / "rows.json")])
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
     assert [f"{row['file']} {row['array']}" for row in rows if not row["passed"]] == []
     assert stop.value.code == 0

@@ -1,4 +1,4 @@
-"""`python -m segic_jax.parity` on folders in the goldens' format."""
+"""Test `segic parity goldens` on folders in the goldens' format."""
 
 import json
 import math
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from segic_jax.parity.__main__ import main
-from segic_jax.parity.table import Checker, MissingArray
+from segic_jax.commands.parser import main
+from segic_jax.parity.checker import Checker, MissingArray
 
 COMPLETE = ("backbone_swiglu_reg", "text", "prompt_decoder", "preprocess", "metrics", "optim")
 PARTIAL = ("segic_infer_instances", "segic_semseg")  # the compact goldens lack some arrays
@@ -22,7 +22,7 @@ def write(folder, name, arrays):
 
 @pytest.fixture(scope="module")
 def folder(golden, golden_weights, tmp_path_factory):
-    """Goldens as the official set has them."""
+    """Write goldens with the file names of the official set."""
     folder = tmp_path_factory.mktemp("goldens")
     for name in (*COMPLETE, *PARTIAL):
         write(folder, name, golden(name))
@@ -35,11 +35,11 @@ def folder(golden, golden_weights, tmp_path_factory):
 
 
 def run(folder, *arguments):
-    """Exit code, and what --json wrote: {"file array": row}, None without a file."""
+    """Return the exit code, and the rows that --json wrote, by "file array"; None without a file."""
     path = folder / "rows.json"
     path.unlink(missing_ok=True)
     with pytest.raises(SystemExit) as stop:
-        main([str(folder), "--json", str(path), *arguments])
+        main(["parity", "goldens", str(folder), "--json", str(path), *arguments])
     if not path.exists():
         return stop.value.code, None
     report = json.loads(path.read_text(), parse_constant=pytest.fail)
@@ -54,7 +54,7 @@ def failed(rows):
 
 
 def changed(folder, tmp_path, name, **arrays):
-    """A copy of one file; `None` takes an array out."""
+    """Copy one file with some arrays changed; None removes an array."""
     with np.load(folder / f"{name}.npz") as file:
         kept = {key: file[key] for key in file.files if arrays.get(key, 0) is not None}
     write(tmp_path, name, kept | {key: value for key, value in arrays.items() if value is not None})
@@ -71,7 +71,7 @@ def test_everything_passes(folder, capsys):
     assert "not in the format" not in out
 
 
-def test_what_is_missing_fails(folder, golden):
+def test_missing_arrays_fail(folder, golden):
     code, rows = run(folder, "--only", *PARTIAL)
     assert code == 1
     assert failed(rows) == {f"{name} {array}" for name in PARTIAL for array in golden(name)["@dropped"]}
@@ -95,7 +95,7 @@ def test_a_changed_array_fails(folder, golden, tmp_path):
     assert rows["preprocess out.resize.0.image"]["max_abs_error"] == pytest.approx(1, abs=1e-3)
 
 
-def test_a_changed_feature_does_not_mislead_the_search_for_heads(folder, golden, tmp_path):
+def test_a_changed_feature_does_not_mislead_the_search_for_the_number_of_heads(folder, golden, tmp_path):
     pooled = golden("text")["out.pooler_output"].copy()
     pooled[1, 2] += 1
     changed(folder, tmp_path, "text", **{"out.pooler_output": pooled})
@@ -104,7 +104,7 @@ def test_a_changed_feature_does_not_mislead_the_search_for_heads(folder, golden,
     assert (code, failed(rows)) == (1, {"text out.pooler_output"})
 
 
-def test_without_an_input_nothing_of_the_file_passes_unseen(folder, tmp_path):
+def test_without_an_input_all_arrays_of_the_file_fail(folder, tmp_path):
     changed(folder, tmp_path, "text", **{"in.attention_mask": None})
     shutil.copy(folder / "text.safetensors", tmp_path)
     code, rows = run(tmp_path, "--only", "text")
@@ -113,7 +113,7 @@ def test_without_an_input_nothing_of_the_file_passes_unseen(folder, tmp_path):
     assert {"text in.attention_mask", "text out.pooler_output"} <= set(rows)
 
 
-def test_arrays_that_the_format_lacks_are_named(folder, tmp_path, capsys):
+def test_arrays_that_are_not_in_the_format_are_named(folder, tmp_path, capsys):
     changed(folder, tmp_path, "metrics", **{"out.more": np.zeros(2)})
     code, _ = run(tmp_path, "--only", "metrics")
     assert code == 0
@@ -139,7 +139,7 @@ def test_weights_that_are_missing_or_cut(folder, tmp_path, capsys):
     assert "text.safetensors is damaged" in capsys.readouterr().err
 
 
-def test_a_shape_that_is_not_the_formats(folder, golden, tmp_path, capsys):
+def test_an_array_of_a_wrong_shape(folder, golden, tmp_path, capsys):
     changed(folder, tmp_path, "optim", **{"in.short.grads": golden("optim")["in.short.grads"][:, :-1]})
     assert run(tmp_path, "--only", "optim")[0] == 2
     assert "optim.npz does not have the format's shapes" in capsys.readouterr().err
@@ -156,14 +156,14 @@ def test_an_unknown_name(folder, capsys):
     assert "segic_vos" in error
 
 
-def test_half_precision_is_measured_against_the_same_tolerance(folder, capsys):
+def test_bfloat16_is_measured_against_the_same_tolerance(folder, capsys):
     code, rows = run(folder, "--only", "text", "--dtype", "bfloat16")
     assert code == 1
     assert 1e-4 < rows["text out.pooler_output"]["max_abs_error"] < 0.1
     assert "the tolerances are those of float32" in capsys.readouterr().out
 
 
-def test_checker_compares_what_cannot_be_subtracted():
+def test_checker_compares_nan_infinity_and_text():
     inf, nan = math.inf, math.nan
     check = Checker("f", {"a": np.array([nan, inf, 1.0]), "b": np.array(["x", "y"]), "e": np.zeros((0, 2))})
     check.close("a", [nan, inf, 1.00005])
@@ -181,7 +181,7 @@ def test_checker_compares_what_cannot_be_subtracted():
     assert [row.to_json()["max_abs_error"] for row in check.rows[3:]] == [None] * 6
 
 
-# Another set: a backbone of another size, in numpy.
+# A backbone of another size, in numpy.
 
 
 def layer_norm(x, t, name):
@@ -194,7 +194,7 @@ def linear(x, t, name):
 
 
 def numpy_dinov2(t, image, *, heads, depth, patch):
-    """Patch embedding and tokens before the last norm; the stored position grid is the image's."""
+    """Return the patch embedding, and the tokens before the last norm; the position grid is not resized."""
     n, _, height, width = image.shape
     rows, columns = height // patch, width // patch
     patches = image.reshape(n, 3, rows, patch, columns, patch).transpose(0, 2, 4, 1, 3, 5)
@@ -219,7 +219,7 @@ def numpy_dinov2(t, image, *, heads, depth, patch):
 
 
 def test_other_sizes(tmp_path):
-    """Width 20, 5 heads, 2 blocks, patches of 4, 3 images of a batch of 2."""
+    """Width 20, 5 heads, 2 blocks, patches of 4 pixels, 3 batches of 2 images."""
     random, width, depth, side, patch = np.random.default_rng(0), 20, 2, 3, 4
     shapes = {
         "cls_token": (1, 1, width),

@@ -1,4 +1,4 @@
-"""Replay of the golden video: every stage of `forward_vos` (model/segic.py:804-990), frame by frame."""
+"""Replay a video: every stage of `forward_vos` (model/segic.py:804-990), frame by frame."""
 
 from functools import partial
 
@@ -15,37 +15,36 @@ from segic_jax.inference.memory import EPS, decode_frame, first_memory
 from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
 from segic_jax.models.resize import bilinear
-from segic_jax.parity.decoder import read_slots
-from segic_jax.parity.encoders import cast, text_features
-from segic_jax.parity.goldens import Goldens
-from segic_jax.parity.table import FEATURES, IMAGES, Checker, Row, channels_first
+from segic_jax.parity.checker import FEATURES, IMAGES, Checker, Row, channels_first
+from segic_jax.parity.golden_files import Goldens
+from segic_jax.parity.replays.modules import cast_params, text_features, valid_sparse_prompts
 
 _ROUNDING = 1e-5  # float32 rounding of an interpolated 0/1 mask
 
 
-def replay_vos(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
-    """`segic_vos.npz`. The frames enter as the official code has them on its canvas, not rounded to uint8."""
+def replay_vos(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+    """Check segic_vos.npz. The frames lie on the canvas as floats, as in the official code, not as uint8."""
     frames = np.moveaxis(check.input("in.frames"), 1, -1)
-    given = check.input("in.inst_masks")
+    given_masks = check.input("in.inst_masks")
     ids = check.input("in.inst_ids")
-    # The first frame's annotation holds the same masks, as ids.
+    # The first frame's annotation holds the same masks as object ids.
     check.equal("in.inst_masks", (check.input("in.first_frame_index") == ids[:, None, None]) * np.uint8(255))
 
     canvas = check.input("mid.images").shape[-1]
-    config, text_config, backbone, text_params, head = golden.segic(canvas)
-    images, soft_masks, size = _on_canvas(frames, given, canvas)
+    config, text_config, backbone, text_params, head = goldens.segic(canvas)
+    images, soft_masks, size = _on_canvas(frames, given_masks, canvas)
     check.close("mid.images", np.moveaxis(images, -1, 1), IMAGES)
     check.close("mid.inst_masks", soft_masks, IMAGES)
     check.equal("mid.ori_size", size)
     masks = soft_masks / 255 > 0.5
 
     check.equal("mid.prompts", np.full(len(frames), INSTANCE_PROMPT))
-    ids, attended = check.input("mid.input_ids"), check.input("mid.attention_mask")
-    text = text_features(text_config, cast(text_params, dtype), ids, attended).pooled
+    ids, mask = check.input("mid.input_ids"), check.input("mid.attention_mask")
+    text = text_features(text_config, cast_params(text_params, dtype), ids, mask).pooled
     check.close("mid.text_features", text)
 
     sizes = np.tile(np.int32(size), (len(frames), 1))
-    features = engine.extract(config, cast(backbone, dtype), images, sizes)
+    features = engine.extract(config, cast_params(backbone, dtype), images, sizes)
     check.close("mid.image_embeddings", channels_first(features))
 
     memory = first_memory(features[:1], masks)
@@ -58,7 +57,7 @@ def replay_vos(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> 
         neck.append(frame.stages.image)
         latest = latest_map(features[t : t + 1], before.latest[None]) if before.predicted.all() else None
         _check_prompts(check, t, frame.stages, latest)
-        if t == 0:  # officially not decoded: its masks are given
+        if t == 0:  # the official code does not decode it: its masks are given
             memory = before
             continue
         pooled.append(memory.latest)
@@ -78,14 +77,18 @@ def _check_prompts(
     decoded: segic.DecoderStages,
     latest: Float[Array, "1 objects quarter quarter"] | None,
 ) -> None:
-    """What the decoder is told about each object of frame `t`; `latest`: cosine map of the latest masks."""
+    """Check the prompts of each object of frame `t`.
+
+    Args:
+        latest: the similarity map of the latest masks, or None if there are none yet.
+    """
     similarity = decoded.similarity if latest is None else jnp.concatenate([decoded.similarity, latest])
     check.close(f"mid.sim.{t}", jnp.swapaxes(similarity, 0, 1))
     check.equal(f"mid.point_coords.{t}", decoded.points[0])
     check.equal(f"mid.point_labels.{t}", decoded.point_labels[0])
-    tokens_valid = np.asarray(decoded.tokens_valid[0, 0])  # the same for all objects: all are crossed
+    tokens_valid = np.asarray(decoded.tokens_valid[0, 0])  # all objects read the same tokens
     check.close(f"mid.text_tokens.{t}", decoded.tokens[0][:, tokens_valid])
-    check.close(f"mid.sparse.{t}", read_slots(decoded.prompts)[0])
+    check.close(f"mid.sparse.{t}", valid_sparse_prompts(decoded.prompts)[0])
     check.close(f"mid.dense.{t}", channels_first(decoded.prompts.dense[0]))
 
 
@@ -94,28 +97,28 @@ def _check_index_masks(
     masks: Bool[np.ndarray, "objects S S"],
     logits: list[Float[Array, "objects S S"]],
     size: tuple[int, int],
-    own: tuple[int, int],
+    frame_size: tuple[int, int],
 ) -> None:
-    """All frames; a pixel that the tolerance of the logits does not decide is that of the stored logits.
+    """Check the index masks; a pixel that the tolerance of the logits leaves open follows the stored logits.
 
-    Frame 0, the given masks taken for logits, has a row of its own: it has pixels on its threshold. The row
-    counts the differing pixels, and passes if at all of them a mask that begins beside the pixel is
-    interpolated to 0, or two masks to the same value, up to rounding; `tolerance` counts such pixels.
+    Frame 0, whose given masks are treated as logits, has pixels on the threshold, and therefore its own row.
+    The row counts the pixels that differ. It passes if, up to rounding, all of them are interpolated to 0
+    beside a mask, or to the same value in two masks; `tolerance` counts such pixels.
     """
     name = "out.index_masks"
     expected = check.input(name)
     given = jnp.asarray(masks, jnp.float32)
-    first = tracker.index_map(given, size, own)
+    first = tracker.index_map(given, size, frame_size)
     stored = segic.upsample(check.input("mid.low_res_masks")[:, :, 0], masks.shape[-1])
-    rest = [_index_mask(*both, size, own) for both in zip(logits, stored, strict=True)]
+    rest = [_index_mask(*pair, size, frame_size) for pair in zip(logits, stored, strict=True)]
     actual = np.stack([first, *rest])
     if actual.shape != expected.shape:
         check.equal(name, actual)
         return
     check.equal(name, np.concatenate([expected[:1], actual[1:]]))
-    values = np.asarray(bilinear(given[:, : size[0], : size[1], None], own)[..., 0])
+    values = np.asarray(bilinear(given[:, : size[0], : size[1], None], frame_size)[..., 0])
     inside = values >= _ROUNDING
-    beside = np.stack([cv2.dilate(one.astype(np.uint8), np.ones((3, 3))) > 0 for one in inside])
+    beside = np.stack([cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))) > 0 for mask in inside])
     on_threshold = (beside & ~inside).any(0)
     best, second = np.sort(np.concatenate([values, np.zeros_like(values[:1])]), axis=0)[[-1, -2]]
     on_threshold |= (second >= _ROUNDING) & (best - second < _ROUNDING)
@@ -135,15 +138,15 @@ def _index_mask(
     logits: Float[Array, "objects S S"],
     stored: Float[Array, "objects S S"],
     size: tuple[int, int],
-    own: tuple[int, int],
+    frame_size: tuple[int, int],
 ) -> Integer[np.ndarray, "height width"]:
-    """Of the logits; of the stored ones where an object is near its threshold, or two are nearly equal."""
-    values = np.asarray(bilinear(stored[:, : size[0], : size[1], None], own)[..., 0])
+    """Return the index mask of the logits, or of the stored ones where the tolerance leaves it open."""
+    values = np.asarray(bilinear(stored[:, : size[0], : size[1], None], frame_size)[..., 0])
     best, second = np.sort(np.concatenate([np.maximum(values, 0), np.zeros_like(values[:1])]), axis=0)[
         [-1, -2]
     ]
     undecided = (np.abs(values) < FEATURES).any(0) | (second > 0) & (best - second < FEATURES)
-    ours, theirs = (tracker.index_map(one, size, own) for one in (logits, stored))
+    ours, theirs = (tracker.index_map(maps, size, frame_size) for maps in (logits, stored))
     return np.where(undecided, theirs, ours)
 
 
@@ -152,7 +155,7 @@ def _on_canvas(
     masks: UInt8[np.ndarray, "objects height width"],
     canvas: int,
 ) -> tuple[Float[np.ndarray, "frames S S 3"], Float[np.ndarray, "objects S S"], tuple[int, int]]:
-    """The official `ResizeVOS`, without the rounding of `data.preprocess.resize_and_pad`."""
+    """Apply the official `ResizeVOS`, without the rounding of `data.preprocess.resize_and_pad`."""
     _, rows, columns, _ = frames.shape
     taps = fitted_taps(rows, columns, canvas)
     images = np.stack([resample_image(frame, *taps) for frame in frames])

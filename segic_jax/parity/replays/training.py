@@ -1,7 +1,7 @@
-"""Replay of the golden training step, of the losses alone, and of the optimizer.
+"""Replay a training step with its gradients, the losses alone, and the optimizer.
 
-The step starts from the images (model/segic.py:408-785 of the official code); only the random numbers, the
-loss points among them, come from the file.
+The step starts from the images (model/segic.py:408-785 of the official code); only the random numbers, among
+them the points of the losses, come from the file.
 """
 
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, OptimCo
 from segic_jax.inference import engine
 from segic_jax.models import segic
 from segic_jax.models.params import Params
-from segic_jax.parity.encoders import cast, text_features
-from segic_jax.parity.goldens import Goldens
-from segic_jax.parity.table import LOSSES, Checker, Row, channels_first, channels_last, decided
+from segic_jax.parity.checker import LOSSES, Checker, Row, channels_first, channels_last, threshold_like
+from segic_jax.parity.golden_files import Goldens
+from segic_jax.parity.replays.modules import cast_params, text_features
 from segic_jax.train import forward, losses, optim
 from segic_jax.weights.torch_names import Tensors, to_torch
 
@@ -29,23 +29,23 @@ _ROUNDING = 1e-6  # of float32 features
 _PASSES = ("fwd", "rev")
 
 
-def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
-    """`segic_train_ragged.npz`, and every gradient of its weights file: images with different counts."""
+def replay_training(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+    """Check segic_train_ragged.npz, images with different numbers of masks, and its file of gradients."""
     counts = check.input("in.counts")
-    pictures = np.concatenate([channels_last(check.input(f"in.image{end}")) for end in ("", "_dual")])
+    images = np.concatenate([channels_last(check.input(f"in.image{end}")) for end in ("", "_dual")])
     sizes = np.concatenate([check.input(f"in.ori_size{end}") for end in ("", "_dual")])
-    model = golden.segic(pictures.shape[1])
+    model = goldens.segic(images.shape[1])
     config, head = model.config, model.head
 
-    pixels = jax.jit(segic.normalise_pixels)(pictures, sizes)
+    pixels = jax.jit(segic.normalise_pixels)(images, sizes)
     check.close("mid.encoder_in", channels_first(pixels))
-    features = engine.extract(config, cast(model.backbone, dtype), pictures, sizes)
+    features = engine.extract(config, cast_params(model.backbone, dtype), images, sizes)
     check.close("mid.image_embeddings", channels_first(features))
 
     _check_draws(check, len(counts))
     check.equal("mid.prompts", _prompts(check))
     ids, attended = check.input("mid.input_ids"), check.input("mid.attention_mask")
-    table = text_features(model.text_config, cast(model.text, dtype), ids, attended).pooled
+    table = text_features(model.text_config, cast_params(model.text, dtype), ids, attended).pooled
     check.close("mid.text_features", table)
 
     batch = _batch(check, counts)
@@ -59,7 +59,7 @@ def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike
     check.close("out.masks", passes[0].decoded.logits[batch["valid"]][:, None])
 
     coords = np.stack([_slots(check.input(f"mid.{way}.loss_point_coords"), counts) for way in _PASSES])
-    for way in _PASSES:  # drawn at random: they are read, and must lie on the image
+    for way in _PASSES:  # the points are random numbers, which must lie on the image
         name = f"mid.{way}.loss_point_coords"
         check.equal(name, np.clip(check.input(name), 0, 1))
 
@@ -78,21 +78,21 @@ def replay_training(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike
     check.close("out.loss", total, LOSSES)
     _check_untrained(check, gradients)
 
-    expected = golden.weights(f"{check.file}_grads")
+    expected = goldens.weights(f"{check.file}_grads")
     rows = gradient_rows(check.file, expected, gradients)
     stored = channels_last(check.input("mid.image_embeddings"))
-    own, shown = _failures(rows), "the images' own features"
-    for start, moved in _within_rounding(stored):
+    failures, start = _failures(rows), "the features of the images"
+    for other_start, other_features in _features_within_rounding(stored):
         if not _failures(rows):
             break
-        again = gradient_rows(check.file, expected, run(moved)[1])
-        if _failures(again) < _failures(rows):
-            rows, shown = again, start
-    if own:
+        other_rows = gradient_rows(check.file, expected, run(other_features)[1])
+        if _failures(other_rows) < _failures(rows):
+            rows, start = other_rows, other_start
+    if failures:
         check.notes.append(
-            f"The gradients shown start from {shown}. From the images' own features, which differ by float "
-            f"rounding, {own} of {len(rows)} are beyond their tolerance: a ReLU whose input is 0 up to "
-            "rounding switches."
+            f"The gradients in the table start from {start}. From the features of the images, which differ "
+            f"by float rounding, {failures} of {len(rows)} exceed their tolerance: a ReLU whose input is 0 "
+            "up to rounding switches."
         )
     check.rows.extend(rows)
 
@@ -101,20 +101,20 @@ def _failures(rows: list[Row]) -> int:
     return sum(not row.passed for row in rows)
 
 
-def _check_draws(check: Checker, pictures: int) -> None:
-    """The decisions follow from the random numbers in the order of their calls (segic.py:307, 573, 677)."""
+def _check_draws(check: Checker, images: int) -> None:
+    """Check that the decisions follow from the random numbers in the order of segic.py:307, 573 and 677."""
     draws = check.input("in.random_draws")
-    text, *boxes_and_crosses = np.split(draws, [2 * pictures, 4 * pictures])
+    text, *boxes_and_crosses = np.split(draws, [2 * images, 4 * images])
     check.equal("in.text_keep", text < 0.75)
     for way, values in zip(_PASSES, boxes_and_crosses, strict=True):
         check.equal(f"in.{way}.use_box", values[::2] > 0.5)
         check.equal(f"in.{way}.use_cross", values[1::2] > 0.5)
-    # Officially no image may have it: one with it raises (utils/loss_mask.py:171-213).
-    check.equal("in.is_box_mask", np.zeros(pictures, bool))
+    # The official code raises if an image has a box in place of a mask (utils/loss_mask.py:171-213).
+    check.equal("in.is_box_mask", np.zeros(images, bool))
 
 
 def _prompts(check: Checker) -> list[str]:
-    """Of the images, then of the references."""
+    """Return the prompts of the targets, then those of the references."""
     named = list(zip(check.input("in.class_name").tolist(), check.input("in.is_inst"), strict=True))
     return [
         INSTANCE_PROMPT if instances else class_prompt(name) if keep else EMPTY_PROMPT
@@ -122,24 +122,24 @@ def _prompts(check: Checker) -> list[str]:
     ]
 
 
-def _batch(check: Checker, counts: Int[np.ndarray, " pictures"]) -> dict[str, np.ndarray]:
-    """What `train_forward` reads: masks in slots."""
-    pictures = np.arange(len(counts))
+def _batch(check: Checker, counts: Int[np.ndarray, " images"]) -> dict[str, np.ndarray]:
+    """Return the batch that `train_forward` reads, with masks in slots."""
+    images = np.arange(len(counts))
     return {
         "target_masks": _slots(check.input("in.label") / 255 > 0.5, counts),
         "reference_masks": _slots(check.input("in.label_dual") / 255 > 0.5, counts),
         "valid": np.arange(counts.max()) < counts[:, None],
-        "target_prompt": pictures,
-        "reference_prompt": len(counts) + pictures,
+        "target_prompt": images,
+        "reference_prompt": len(counts) + images,
         "use_box": np.stack([check.input(f"in.{way}.use_box") for way in _PASSES], axis=1),
         "use_cross": np.stack([check.input(f"in.{way}.use_cross") for way in _PASSES], axis=1),
     }
 
 
 def _slots(
-    rows: Shaped[np.ndarray, "masks ..."], counts: Int[np.ndarray, " pictures"]
+    rows: Shaped[np.ndarray, "masks ..."], counts: Int[np.ndarray, " images"]
 ) -> Shaped[np.ndarray, "images slots ..."]:
-    """The masks of all images, one after the other -> as many slots for each, zeros in unused ones."""
+    """Distribute the masks of all images to equally many slots an image; unused slots are zeros."""
     slots = np.zeros((len(counts), counts.max(), *rows.shape[1:]), rows.dtype)
     slots[np.arange(counts.max()) < counts[:, None]] = rows
     return slots
@@ -148,7 +148,7 @@ def _slots(
 @partial(jax.jit, static_argnums=0)
 def _projections(config: ModelConfig, head: Params, table, passes):
     module = segic.head_template(config).bind(head)
-    return module.prompt_proj(table), [module.inst_proj(one.prototypes.pooled) for one in passes]
+    return module.prompt_proj(table), [module.inst_proj(way.prototypes.pooled) for way in passes]
 
 
 def _check_pass(
@@ -159,11 +159,11 @@ def _check_pass(
     index: int,
     inst_proj,
 ) -> None:
-    """One pass; officially its arrays have a row for each mask, and no slots that are not read."""
-    one, previous = passes[index], passes[0]
-    valid, decoded, pixels = batch["valid"], one.decoded, one.context_masks.shape[-1]
+    """Check one pass; the official arrays have a row for each mask, and no unused slots."""
+    current, previous = passes[index], passes[0]
+    valid, decoded, canvas = batch["valid"], current.decoded, current.context_masks.shape[-1]
     check.close(f"{prefix}.neck_out", channels_first(decoded.image))
-    check.close(f"{prefix}.inst_feat", one.prototypes.pooled[valid])
+    check.close(f"{prefix}.inst_feat", current.prototypes.pooled[valid])
     check.close(f"{prefix}.inst_proj_out", inst_proj[valid])
     check.close(f"{prefix}.sim", decoded.similarity[valid][:, None])
     check.close(f"{prefix}.mask_input", decoded.map[valid][:, None])
@@ -172,36 +172,36 @@ def _check_pass(
     check.close(f"{prefix}.iou_pred", decoded.iou[valid][:, None])
     target = batch["reference_masks" if index else "target_masks"]
     check.equal(f"{prefix}.target", target[valid][:, None])
-    if index:  # the predictions of the forward pass
-        stored = segic.upsample(jnp.asarray(check.input("mid.fwd.low_res_masks")), pixels)[:, 0]
-        context = decided(segic.upsample(previous.decoded.logits, pixels)[valid], stored)
+    if index:  # the context masks are the predictions of the forward pass
+        stored = segic.upsample(jnp.asarray(check.input("mid.fwd.low_res_masks")), canvas)[:, 0]
+        context = threshold_like(segic.upsample(previous.decoded.logits, canvas)[valid], stored)
     else:
-        context = one.context_masks[valid]
+        context = current.context_masks[valid]
     check.equal(f"{prefix}.context_mask", context[:, None])
 
     prompts = jax.tree.map(np.asarray, decoded.prompts)
     tokens, tokens_valid = np.asarray(decoded.tokens), np.asarray(decoded.tokens_valid)
-    for picture, count in enumerate(valid.sum(1)):
-        if batch["use_box"][picture, index]:
-            check.equal(f"{prefix}.boxes.{picture}", one.boxes[picture, :count])
-        rows = [(picture, row) for row in range(count)]
-        check.close(f"{prefix}.text_tokens.{picture}", np.stack([tokens[i][tokens_valid[i]] for i in rows]))
+    for image, count in enumerate(valid.sum(1)):
+        if batch["use_box"][image, index]:
+            check.equal(f"{prefix}.boxes.{image}", current.boxes[image, :count])
+        rows = [(image, row) for row in range(count)]
+        check.close(f"{prefix}.text_tokens.{image}", np.stack([tokens[i][tokens_valid[i]] for i in rows]))
         sparse = [prompts.sparse[i][prompts.sparse_valid[i]] for i in rows]
-        check.close(f"{prefix}.sparse.{picture}", np.stack(sparse))
-        check.close(f"{prefix}.dense.{picture}", channels_first(prompts.dense[picture, :count]))
+        check.close(f"{prefix}.sparse.{image}", np.stack(sparse))
+        check.close(f"{prefix}.dense.{image}", channels_first(prompts.dense[image, :count]))
 
 
 def _check_untrained(check: Checker, gradients: Params) -> None:
-    """The parameters that have no gradient. (The Fourier matrix is no parameter officially.)"""
+    """Check which parameters have no gradient; the official Fourier matrix is not a parameter."""
     trained = optim.trainable_names(gradients)
     untrained = to_torch({n: gradients[n] for n in gradients if n not in trained and "/pe_layer/" not in n})
     name = "out.params_without_grad"
-    official_order = {parameter: i for i, parameter in enumerate(check.input(name).tolist())}
-    check.equal(name, sorted(untrained, key=lambda n: official_order.get(n, len(official_order))))
+    order = {parameter: i for i, parameter in enumerate(check.input(name).tolist())}
+    check.equal(name, sorted(untrained, key=lambda n: order.get(n, len(order))))
 
 
 def gradient_rows(file: str, expected: Tensors, gradients: Params) -> list[Row]:
-    """A row `grad NAME` for each tensor of either side.
+    """Return a row `grad NAME` for each tensor of either side.
 
     Args:
         expected: by official name.
@@ -214,30 +214,30 @@ def gradient_rows(file: str, expected: Tensors, gradients: Params) -> list[Row]:
             check.fail(f"grad {name}")
             continue
         largest = float(np.abs(expected.get(name, 0)).max())
-        # A softmax ignores a shift that all keys have in common: only rounding is left.
+        # A softmax ignores a shift that all keys share, so that this gradient is rounding only.
         tolerance = _ZERO_GRADIENT if name.endswith("k_proj.bias") else _GRADIENTS * largest
         check.close(f"grad {name}", ours[name], tolerance)
     return check.rows
 
 
-def _within_rounding(
+def _features_within_rounding(
     features: Float[np.ndarray, "images g g channels"],
 ) -> Iterator[tuple[str, Float[np.ndarray, "images g g channels"]]]:
-    """The official features, then a few copies within float32 rounding of them.
+    """Yield the official features, then some copies of them within float32 rounding.
 
-    A hidden unit of the decoder whose input is 0 up to rounding lets its gradient pass or not, and moves
-    the gradients above it by far more than their tolerance. So the gradients are those of the images'
-    own features or, where they differ, of these; all must agree in one and the same run.
+    A hidden unit of the decoder whose input is 0 up to rounding passes its gradient or not, which changes the
+    gradients above it by far more than their tolerance. Therefore the gradients start from the features of
+    the images or, if some differ, from these; all must agree in one and the same run.
     """
     yield "the official features", features
     rng = np.random.default_rng(0)
     for copy in range(1, 9):
-        moved = (features + rng.uniform(-_ROUNDING, _ROUNDING, features.shape)).astype(np.float32)
-        yield f"the official features moved by up to {_ROUNDING:g} at random (copy {copy})", moved
+        perturbed = (features + rng.uniform(-_ROUNDING, _ROUNDING, features.shape)).astype(np.float32)
+        yield f"the official features with random noise of up to {_ROUNDING:g} (copy {copy})", perturbed
 
 
-def replay_losses(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
-    """`loss_masks.npz`: losses at given points and at own ones, the sampler alone, points on the border."""
+def replay_losses(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+    """Check loss_masks.npz: losses at stored and at sampled points, the sampler, points on the border."""
     logits = jnp.asarray(check.input("in.logits")[:, 0])
     targets = jnp.asarray(check.input("in.targets")[:, 0])
     valid = np.ones(len(logits), bool)
@@ -279,17 +279,17 @@ def replay_losses(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) 
 
 
 def _check_points(check: Checker, name: str, points, num_uncertain: int) -> None:
-    """Sampled points: the uncertain ones as a set, for nearly equal uncertainties have no stable order."""
+    """Check sampled points; the uncertain ones as a set, since nearly equal uncertainties have no order."""
     expected, points = check.input(name), np.array(points)
     if points.shape == expected.shape:
         for ours, official in zip(points, expected, strict=True):
-            of_ours, of_official = (np.lexsort(rows[:num_uncertain].T) for rows in (ours, official))
-            ours[of_official] = ours[of_ours]  # put into the official order
+            order, official_order = (np.lexsort(rows[:num_uncertain].T) for rows in (ours, official))
+            ours[official_order] = ours[order]
     check.equal(name, points)
 
 
-def replay_optim(golden: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
-    """`optim.npz`: AdamW with a rate that drops, over two trainings."""
+def replay_optim(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+    """Check optim.npz: two trainings with AdamW and a learning rate that drops."""
     for tag in ("short", "long"):
         _replay_adamw(check, tag)
 
@@ -317,7 +317,7 @@ def _replay_adamw(check: Checker, tag: str) -> None:
         history.append(params)
     for name in params:
         check.close(f"out.{tag}.{name}", np.stack([values[name] for values in history]), LOSSES)
-    # A parameter without a gradient is officially skipped; ours is never given to the optimizer.
+    # The official optimizer skips a parameter without a gradient; ours never gets it.
     untouched = check.input("in.param_no_grad")
     check.equal(f"out.{tag}.param_no_grad", np.tile(untouched, (steps, 1)))
     rate = optim.learning_rate(config, steps)
