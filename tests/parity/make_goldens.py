@@ -148,7 +148,7 @@ class Flow:
         return torch.cat([*slots, texts], dim=1)
 
     def decode(self, features, pooled, text, *, eps=1e-8, boxes=None, cross=True, cross_points=False):
-        """Decode an image [c, g, g] with prototypes [n, m, c], the first of m for the map; return all stages."""
+        """Decode an image [c, g, g] with prototypes [n, m, c]; the first of m gives the map."""
         model, count = self.model, len(pooled)
         similarity = self.similarity(features, pooled, eps)
         mask = F.interpolate(similarity[:, :1], (self.canvas,) * 2, mode="bilinear")
