@@ -6,12 +6,13 @@ them the points of the losses, come from the file.
 
 from collections.abc import Iterator
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, OptimConfig, class_prompt
 from segic_jax.inference import engine
@@ -49,43 +50,29 @@ def replay_training(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLik
     check.close("mid.text_features", table)
 
     batch = _batch(check, counts)
-    passes = jax.jit(forward.train_forward, static_argnums=0)(
-        config, head, *jnp.split(features, 2), batch, table
-    )
-    prompt_proj, inst_proj = _projections(config, head, table, passes)
-    check.close("mid.prompt_proj_out", prompt_proj)
-    for index, way in enumerate(_PASSES):
-        _check_pass(check, f"mid.{way}", passes, batch, index, inst_proj[index])
-    check.close("out.masks", passes[0].decoded.logits[batch["valid"]][:, None])
-
     coords = np.stack([_slots(check.input(f"mid.{way}.loss_point_coords"), counts) for way in _PASSES])
+    step = _step(config, head, features, batch, table, coords)
+    check.close("mid.prompt_proj_out", step.prompt_proj)
+    for index, way in enumerate(_PASSES):
+        _check_pass(check, f"mid.{way}", step.passes, batch, index, step.inst_proj[index])
+    check.close("out.masks", step.passes[0].decoded.logits[batch["valid"]][:, None])
     for way in _PASSES:  # the points are random numbers, which must lie on the image
         name = f"mid.{way}.loss_point_coords"
         check.equal(name, np.clip(check.input(name), 0, 1))
-
-    @jax.jit
-    @partial(jax.value_and_grad, has_aux=True)
-    def loss(head, target_features, reference_features, batch, table, coords):
-        passes = forward.train_forward(config, head, target_features, reference_features, batch, table)
-        return losses.train_loss(passes, batch, coords)
-
-    def run(features):
-        return loss(head, *jnp.split(features, 2), batch, table, coords)
-
-    (total, parts), gradients = run(features)
-    for name, part in parts.items():
-        check.close(f"out.{name}", part, LOSSES)
-    check.close("out.loss", total, LOSSES)
-    _check_untrained(check, gradients)
+    for name, loss in step.losses.items():
+        check.close(f"out.{name}", loss, LOSSES)
+    check.close("out.loss", step.loss, LOSSES)
+    _check_untrained(check, step.gradients)
 
     expected = goldens.weights(f"{check.file}_grads")
-    rows = gradient_rows(check.file, expected, gradients)
+    rows = gradient_rows(check.file, expected, step.gradients)
     stored = channels_last(check.input("mid.image_embeddings"))
     failures, start = _failures(rows), "the features of the images"
     for other_start, other_features in _features_within_rounding(stored):
         if not _failures(rows):
             break
-        other_rows = gradient_rows(check.file, expected, run(other_features)[1])
+        gradients = _step(config, head, other_features, batch, table, coords).gradients
+        other_rows = gradient_rows(check.file, expected, gradients)
         if _failures(other_rows) < _failures(rows):
             rows, start = other_rows, other_start
     if failures:
@@ -145,10 +132,30 @@ def _slots(
     return slots
 
 
+class _Step(NamedTuple):
+    """Hold what one training step computes."""
+
+    passes: tuple[forward.TrainPass, forward.TrainPass]
+    prompt_proj: Array
+    inst_proj: list[Array]  # of each pass
+    loss: Array
+    losses: dict[str, Array]  # the terms of `loss`
+    gradients: Params
+
+
 @partial(jax.jit, static_argnums=0)
-def _projections(config: ModelConfig, head: Params, table, passes):
+def _step(config: ModelConfig, head: Params, features, batch, table, coords) -> _Step:
+    targets, references = jnp.split(jnp.asarray(features), 2)
+
+    def loss(head):
+        passes = forward.train_forward(config, head, targets, references, batch, table)
+        total, parts = losses.train_loss(passes, batch, coords)
+        return total, (parts, passes)
+
+    (total, (parts, passes)), gradients = jax.value_and_grad(loss, has_aux=True)(head)
     module = segic.head_template(config).bind(head)
-    return module.prompt_proj(table), [module.inst_proj(way.prototypes.pooled) for way in passes]
+    inst_proj = [module.inst_proj(way.prototypes.pooled) for way in passes]
+    return _Step(passes, module.prompt_proj(table), inst_proj, total, parts, gradients)
 
 
 def _check_pass(
