@@ -115,7 +115,7 @@ def _read_weights(path: Path, given: Path) -> WeightSource:
 
 
 def _read_shards(index: Path) -> tuple[list[Path], Tensors]:
-    """The files of a `*.index.json`, and their tensors."""
+    """Read a `*.index.json`; return its files and their tensors."""
     places = _json(index).get("weight_map")
     if not isinstance(places, dict):
         raise SourceError(f"{index} has no weight_map, which says where each tensor lies; get it again.")

@@ -140,7 +140,7 @@ assert "tensorflow" not in sys.modules
 """
 
 
-def test_a_killed_build_goes_on(tmp_path, monkeypatch):
+def test_a_killed_build_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "ITEMS", 1)
     WRITE["folder"](tmp_path / "data")
     whole = build("folder", tmp_path / "data", tmp_path / "whole")
@@ -181,7 +181,7 @@ def test_other_data_in_the_same_place(tmp_path, monkeypatch):
         build("folder", tmp_path / "data", tmp_path / "other")
 
 
-def test_damaged_data_sets_are_one_sentence(tmp_path):
+def test_damaged_data_sets_are_reported_in_one_sentence(tmp_path):
     WRITE["folder"](tmp_path / "data")
     folder = build("folder", tmp_path / "data", tmp_path / "out")
     with pytest.raises(DataError, match="has no episodes original_fold0_2shot, only original_fold0_1shot"):
@@ -210,7 +210,7 @@ def test_damaged_data_sets_are_one_sentence(tmp_path):
             open_built(folder)
 
 
-def test_numbers_that_make_no_data_set_are_said(tmp_path):
+def test_invalid_numbers_are_reported(tmp_path):
     from segic_jax.commands.data import Build
 
     for wrong in ({"threads": 0}, {"shots": (0,)}, {"shots": ()}):

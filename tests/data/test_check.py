@@ -71,7 +71,7 @@ def test_a_missing_benchmark_says_where_to_get_it(tmp_path, capsys):
         assert segic("check", name) == 2
 
 
-def test_an_empty_folder_is_one_sentence(tmp_path, capsys):
+def test_an_empty_folder_is_reported_in_one_sentence(tmp_path, capsys):
     for name, benchmark in BENCHMARKS.items():
         if benchmark.needs_root:
             code = segic("check", name, "--data-root", tmp_path)
@@ -90,7 +90,7 @@ def test_video(tmp_path, capsys):
     assert "not what the benchmark has" in out  # 2 videos of 30
 
 
-def test_a_damaged_first_label_map_stops_nothing(tmp_path, capsys):
+def test_a_damaged_first_label_map_does_not_stop_the_check(tmp_path, capsys):
     write_davis17(tmp_path)
     (tmp_path / "2017/Annotations/480p/bear/00000.png").write_bytes(b"")
     assert segic("check", "davis17", "--data-root", tmp_path) == 1
@@ -99,7 +99,7 @@ def test_a_damaged_first_label_map_stops_nothing(tmp_path, capsys):
     assert "first label maps, read" in out
 
 
-def test_a_list_of_videos_that_is_no_text(tmp_path, capsys):
+def test_a_list_of_videos_that_is_not_text(tmp_path, capsys):
     write_davis17(tmp_path)
     (tmp_path / "2017/ImageSets/2017/val.txt").write_bytes(b"\xff\xfe\0")
     assert segic("check", "davis17", "--data-root", tmp_path) == 2
@@ -109,7 +109,7 @@ def test_a_list_of_videos_that_is_no_text(tmp_path, capsys):
     assert "val.txt lists unicorn, but" in capsys.readouterr().err
 
 
-def test_hidden_files_are_no_frames(tmp_path):
+def test_hidden_files_are_not_frames(tmp_path):
     write_davis17(tmp_path)
     for folder in ("JPEGImages", "Annotations"):
         for hidden in ("._00000.jpg", "._00000.png"):
@@ -125,7 +125,7 @@ def test_youtube_vos_as_its_archive_names_it(tmp_path):
         assert len(find_benchmark("ytvos18").open(root).videos()) == 2
 
 
-def test_a_damaged_annotation_stops_nothing(tmp_path, capsys):
+def test_a_damaged_annotation_does_not_stop_the_check(tmp_path, capsys):
     write_pascal_part(tmp_path)
     folder = tmp_path / "Pascal-Part/VOCdevkit/VOC2010/Annotations_Part_json_merged_part_classes"
     (folder / "2008_000003.json").write_text("{")
@@ -145,7 +145,7 @@ def test_what_a_benchmark_does_without_is_no_problem(tmp_path, capsys):
     assert out.endswith("1 problem(s).\n")  # 3 images of 5104
 
 
-def test_a_built_data_set_is_held_against_no_layout(tmp_path, capsys):
+def test_a_built_data_set_is_checked_without_its_original_layout(tmp_path, capsys):
     write_isic(tmp_path / "ISIC")
     assert segic("build", "isic", "--root", tmp_path, "--out", tmp_path / "built") == 0
     assert segic("check", "isic", "--data-root", tmp_path / "built") == 0

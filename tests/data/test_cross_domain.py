@@ -60,7 +60,7 @@ def drawn(count, image_names, classes, shots):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_its_own_folder_and_the_one_above(tmp_path, name):
+def test_the_folder_and_its_parent_are_accepted(tmp_path, name):
     root = written(tmp_path, name)
     views = list(opened(root, name).views())
     assert views == list(opened(tmp_path, name).views())
@@ -306,7 +306,7 @@ def test_an_unknown_class_is_named(tmp_path, name, class_id):
 
 
 @pytest.mark.parametrize("name", ["isic", "lung", "suim", "perseg"])
-def test_hidden_files_are_no_images(tmp_path, name):
+def test_hidden_files_are_not_images(tmp_path, name):
     root = written(tmp_path, name)
     before = list(opened(root, name).views())
     for folder in [path for path in root.rglob("*") if path.is_dir()]:

@@ -19,7 +19,7 @@ def test_files_that_are_cut_off(tmp_path, ending):
         read_image(path)
 
 
-def test_files_that_are_no_images(tmp_path):
+def test_files_that_are_not_images(tmp_path):
     with pytest.raises(DataError, match=r"a\.png: there is no such file"):
         read_image(tmp_path / "a.png")
     for content in (b"", b"text"):

@@ -132,7 +132,7 @@ def test_class_names(tiny, tmp_path):
     assert nameless.class_name(5) == "tiny_class_5"
 
 
-def test_what_is_missing_or_damaged_is_said(tmp_path):
+def test_missing_or_damaged_files_are_named(tmp_path):
     with pytest.raises(DataError, match="coco is missing"):
         Lvis92iSource(tmp_path)
     content = write_lvis92i(tmp_path)

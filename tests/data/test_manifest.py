@@ -117,7 +117,7 @@ def test_a_list_written_by_hand_needs_no_hash(tmp_path):
         "head",
     ],
 )
-def test_a_row_that_is_no_episode_is_refused(tmp_path, row):
+def test_a_row_that_is_not_an_episode_is_refused(tmp_path, row):
     with pytest.raises(DataError, match="mine is not a list of episodes"):
         read_manifest(written(tmp_path / "mine", row, shots=1))
 

@@ -170,7 +170,7 @@ def test_a_copy_for_a_worker_is_small_and_reads_for_itself(tiny):
     assert copy.manifest("matcher", 0, 1) == source.manifest("matcher", 0, 1)
 
 
-def test_what_is_missing_or_damaged_is_said(tmp_path):
+def test_missing_or_damaged_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"paco_part_train\.pkl is missing"):
         PacoPartSource(tmp_path)
     _, val = write_paco_part(tmp_path)

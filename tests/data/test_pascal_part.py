@@ -67,7 +67,7 @@ def test_the_draw_is_the_official_one(tiny, fold, shots):
     assert manifest.sha256 == PascalPartSource(root / "Pascal-Part").manifest("insid3", fold, shots).sha256
 
 
-def test_the_lengths_count_parts_that_are_no_classes(tiny):
+def test_the_lengths_count_parts_that_are_not_classes(tiny):
     root, _ = tiny
     source = PascalPartSource(root / "Pascal-Part/VOCdevkit/VOC2010")
     animals, vehicles = source.manifest("matcher", 0, 1), source.manifest("matcher", 3, 1)
@@ -124,7 +124,7 @@ def test_class_names(tiny):
         source.class_name("cat+WHEEL")
 
 
-def test_what_is_missing_or_damaged_is_said(tmp_path):
+def test_missing_or_damaged_files_are_named(tmp_path):
     (tmp_path / "file").touch()
     for root in (tmp_path, tmp_path / "file", tmp_path / "nowhere"):
         with pytest.raises(DataError, match=r"all_obj_part_to_image\.json is missing"):

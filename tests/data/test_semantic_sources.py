@@ -171,7 +171,7 @@ def test_coco_files_must_agree(tmp_path):
         source.image_names("train")
 
 
-def test_hidden_files_are_no_label_maps(tmp_path):
+def test_hidden_files_are_not_label_maps(tmp_path):
     root = write_ade20k(tmp_path)
     before = ade20k.open_source(root).image_names("val")
     (root / "ade20k/annotations/validation/._ADE_val_1.png").write_bytes(b"")

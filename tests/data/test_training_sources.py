@@ -312,7 +312,7 @@ def test_missing_data_and_wrong_settings_are_named(tmp_path, root):
         open_pairs(SourceConfig("coco_semantic", str(tmp_path / "folder")), 64)
 
 
-def test_a_class_name_that_is_to_be_left_out_must_be_there(tmp_path):
+def test_a_class_to_leave_out_must_exist(tmp_path):
     write_lvis_train(tmp_path / "coco/train2017")
     (tmp_path / "coco/annotations").mkdir()
     (tmp_path / "coco/train2017/lvis_v1_train.json").rename(

@@ -42,7 +42,7 @@ def test_the_environment_decides(tmp_path, monkeypatch):
     assert use_compile_cache() is None
 
 
-def test_a_folder_that_cannot_be_written_to_is_done_without(tmp_path, monkeypatch):
+def test_a_read_only_folder_switches_the_cache_off(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv(VARIABLE, str(tmp_path / "file" / "below"))
     assert use_compile_cache() is None

@@ -52,7 +52,7 @@ def test_lines_are_json_and_bad_numbers_are_null(tmp_path):
     writer.close()
 
 
-def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
+def test_a_resumed_run_drops_lines_after_its_checkpoint(tmp_path):
     writer = MetricWriter(tmp_path)
     for step in (1, 2, 3, 4):
         writer.write(step, {"loss": step})
@@ -68,7 +68,7 @@ def test_a_resumed_run_drops_what_it_will_write_again(tmp_path):
         json.loads(line)
 
 
-def test_cut_at_any_byte_the_log_goes_on_the_same(tmp_path, monkeypatch):
+def test_a_log_cut_at_any_byte_is_continued_equally(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # some 2000 times
     train(tmp_path, 0)
     whole = (tmp_path / FILE).read_bytes()
@@ -82,7 +82,7 @@ def test_cut_at_any_byte_the_log_goes_on_the_same(tmp_path, monkeypatch):
             assert (tmp_path / FILE).read_bytes() == whole
 
 
-def test_killed_ten_times_no_step_is_lost_or_there_twice(tmp_path):
+def test_ten_kills_neither_lose_nor_repeat_a_step(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     chance = random.Random(1)
 
@@ -106,7 +106,7 @@ def test_killed_ten_times_no_step_is_lost_or_there_twice(tmp_path):
     assert (tmp_path / "killed" / FILE).read_bytes() == (tmp_path / "straight" / FILE).read_bytes()
 
 
-def test_killed_while_it_is_opened_the_log_is_whole(tmp_path, monkeypatch):
+def test_a_kill_during_opening_leaves_the_log_complete(tmp_path, monkeypatch):
     train(tmp_path, 0)
     whole = (tmp_path / FILE).read_bytes()
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -115,7 +115,7 @@ def test_killed_while_it_is_opened_the_log_is_whole(tmp_path, monkeypatch):
     assert (tmp_path / FILE).read_bytes() == whole
 
 
-def test_a_damaged_line_is_named_and_costs_no_other(tmp_path, capsys):
+def test_a_damaged_line_is_named_and_the_others_are_kept(tmp_path, capsys):
     train(tmp_path, 0)
     lines = (tmp_path / FILE).read_bytes().splitlines(keepends=True)
     (tmp_path / FILE).write_bytes(b"".join([*lines[:1], b"\x00\xff\x00\n", *lines[2:]]))

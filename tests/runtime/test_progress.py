@@ -3,7 +3,7 @@ import sys
 from segic_jax.runtime import progress
 
 
-def test_a_log_gets_nothing_of_short_work_and_a_terminal_gets_a_bar(capsys, monkeypatch):
+def test_short_work_prints_a_bar_on_a_terminal_only(capsys, monkeypatch):
     assert list(progress.bar(range(3))) == [0, 1, 2]
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)

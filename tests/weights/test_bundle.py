@@ -41,7 +41,7 @@ def equal(before, after):
 
 
 @pytest.mark.parametrize(("float16", "tolerance"), [(False, 0), (True, 1e-3)])
-def test_what_is_saved_comes_back(tmp_path, float16, tolerance):
+def test_a_saved_model_is_read_back(tmp_path, float16, tolerance):
     saved = bundle()
     save_bundle(tmp_path / "m.safetensors", saved, float16=float16)
     loaded = load_bundle(tmp_path / "m.safetensors")
@@ -130,7 +130,7 @@ def test_the_same_weights_give_the_same_bytes(tmp_path):
         (("backbone", "head"), "no text tower; join the parts: segic convert .*w.safetensors CLIP --out"),
     ],
 )
-def test_a_file_of_parts_is_no_model(tmp_path, names, message):
+def test_a_file_of_parts_is_not_a_complete_model(tmp_path, names, message):
     fields = {name: value for part in names for name, value in parts()[part].items()}
     write_weights(tmp_path / "w.safetensors", Weights(**fields))
     with pytest.raises(BundleError, match=message):

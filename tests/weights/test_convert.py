@@ -51,7 +51,7 @@ def same(actual, expected):
         np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
 
 
-def test_a_whole_model(files):
+def test_a_complete_model(files):
     sources = [files / "segic.safetensors", files / "clip", files / "dinov2.safetensors"]
     report = convert(sources, files / "out.safetensors", canvas=112)
     assert report.missing == ()
@@ -159,7 +159,7 @@ def test_export_needs_a_head(files):
         export_head(files / "ours.safetensors", files / "out.safetensors")
 
 
-def test_a_backbone_keeps_the_way_positions_are_resampled(files):
+def test_a_backbone_keeps_its_position_resampling(files):
     """Hugging Face's module and Meta's differ; SegIC's head was trained with Meta's."""
     save_file(official.hugging_face(official.backbone()), files / "hf.safetensors")
     for sources, offset in (
@@ -196,7 +196,7 @@ def test_a_hub_folder_in_shards(files):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
-def test_half_precision_sources_are_kept_exactly(files, dtype):
+def test_float16_and_bfloat16_sources_are_kept_exactly(files, dtype):
     tensors = {name: tensor.astype(dtype) for name, tensor in official.backbone().items()}
     save_file(tensors, files / "half.safetensors")
     convert([files / "half.safetensors"], files / "out.safetensors")
@@ -220,7 +220,7 @@ def test_float64_is_taken_where_it_is_exact(files):
         convert([files / "double.safetensors"], files / "out.safetensors")
 
 
-def test_half_stores_float16(files):
+def test_the_option_float16_stores_float16(files):
     convert([files / "dinov2.safetensors"], files / "out.safetensors", float16=True)
     assert {tensor.dtype for tensor in load_file(files / "out.safetensors").values()} == {
         np.dtype(np.float16)
@@ -344,14 +344,14 @@ def text_file(files):
         (text_file, r"bad\.txt: weights are"),
     ],
 )
-def test_what_is_wrong_is_said_and_nothing_is_written(files, sources, words):
+def test_wrong_sources_are_reported_and_nothing_is_written(files, sources, words):
     with pytest.raises(ParamsError, match=words) as error:
         convert(sources(files), files / "out.safetensors")
     assert "\n" not in str(error.value)
     assert not (files / "out.safetensors").exists()
 
 
-def test_heads_that_no_file_tells(files, tmp_path):
+def test_the_number_of_heads_must_be_given_if_no_file_has_it(files, tmp_path):
     narrow = ViTConfig(width=48, depth=1, num_heads=4, pos_grid=3)
     save_file(official.backbone(narrow), files / "narrow.safetensors")
     with pytest.raises(FormatError, match=r"narrow\.safetensors.*--num-heads"):

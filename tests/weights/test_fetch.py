@@ -163,7 +163,7 @@ def test_download_is_checked_converted_and_kept(hub, convert, tmp_path):
     assert [line.split()[-2] for line in catalog_table().splitlines() if line.startswith("tiny ")] == ["yes"]
 
 
-def test_broken_download_goes_on_where_it_stopped(hub, convert):
+def test_an_interrupted_download_resumes(hub, convert):
     hub.cut = 1_000_000
     with suppress(FetchError):  # since its version 1, huggingface_hub tries again by itself
         fetch("tiny")
@@ -216,7 +216,7 @@ def test_other_weights_under_the_name_are_refused(hub, convert, monkeypatch, tmp
         (503, "", "the hub answers 503"),
     ],
 )
-def test_refusals_say_what_to_do(hub, convert, tmp_path, status, code, reason):
+def test_refusals_name_the_fix(hub, convert, tmp_path, status, code, reason):
     hub.status, hub.code = status, code
     with pytest.raises(FetchError, match=reason) as caught:
         fetch("tiny")
@@ -248,7 +248,7 @@ def test_foreign_file_in_the_cache_is_left_alone(hub, convert, tmp_path):
     assert path.read_bytes() == hub.files["model.safetensors"]
 
 
-def test_joined_weights_take_what_the_cache_holds(hub, convert, monkeypatch, tmp_path):
+def test_joined_weights_use_cached_parts(hub, convert, monkeypatch, tmp_path):
     other = replace(TINY, name="other", repository="somebody/nothing")
     monkeypatch.setitem(CATALOG, "other", other)
     both = CatalogEntry("both", "", "", 500_003, 0, parts=("other", "tiny"))

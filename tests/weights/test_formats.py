@@ -86,7 +86,7 @@ def test_clip(rename):
     assert any("position_ids" in name for name in part.left_out)
 
 
-def test_clip_lists_what_is_left_out():
+def test_clip_lists_the_tensors_left_out():
     [part] = recognise(official.clip_model(official.text()), config=None, what="file")
     beside = {"logit_scale", "visual_projection.weight", "text_projection.weight"}
     assert beside < set(part.left_out)

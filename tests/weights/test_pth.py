@@ -113,7 +113,7 @@ def test_packed_and_gzipped_files(tmp_path):
 
 
 @BOTH
-def test_what_stands_beside_weights_is_left_out(tmp_path, new):
+def test_other_entries_of_a_checkpoint_are_left_out(tmp_path, new):
     parameter = call(name("torch._utils", "_rebuild_parameter"), array(NUMBERS, "0"), True, None)
     metadata = {"_metadata": call(name("collections", "OrderedDict"), [["", {"version": 1}]])}
     state = call(name("collections", "OrderedDict"), [["x", parameter], ["count", 3]])
@@ -138,7 +138,7 @@ def test_python_2_wrote_texts_as_bytes(tmp_path):
     assert list(read_pth(write(tmp_path / "a.pth", content, new=False))) == ["x"]
 
 
-def test_which_dictionary(tmp_path):
+def test_the_dictionary_of_tensors_is_found(tmp_path):
     x = array(NUMBERS, "0")
     for key in ("state_dict", "model_state_dict", "model", "teacher"):
         assert list(read_pth(write(tmp_path / "a.pth", {key: {"a": x}, "rng_state": x}))) == ["a"]
@@ -274,7 +274,7 @@ def test_the_hostile_programs_are_real(tmp_path):
     assert ran.exists()
 
 
-def test_the_sentence_names_what_was_asked_for(tmp_path):
+def test_the_message_names_the_requested_global(tmp_path):
     path = write(tmp_path / "a.pth", {"x": call(name("os", "system"), "true")})
     assert "asks for 'os.system', which plain tensors and containers do not need" in refusal(path)
     assert "instruction b'\\x82'" in refusal(write(tmp_path / "b.pth", Ops(b"\x82\xf0")))

@@ -58,7 +58,7 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     assert int.from_bytes(one.read_bytes()[:8], "little") % 8 == 0  # the data are aligned
 
 
-def test_half_is_for_floating_point_alone(tmp_path):
+def test_float16_applies_to_floating_point_tensors_only(tmp_path):
     write_safetensors(tmp_path / "t", TENSORS, {}, float16=True)
     loaded = load_file(tmp_path / "t")
     assert loaded["plain"].dtype == loaded["bfloat16"].dtype == loaded["héad/0"].dtype == np.float16
@@ -135,7 +135,7 @@ class Killer:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork")
-def test_killed_half_way_the_old_file_is_whole(tmp_path):
+def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "t.safetensors"
     write_safetensors(path, {"x": BASE}, {})
     if not (child := os.fork()):

@@ -179,7 +179,7 @@ class Lvis92iSource:
                     image_name,
                     entry,
                 ) in image_names.items():  # in place: as Python numbers they would fill gigabytes
-                    image_names[image_name] = [_packed(one["segmentation"]) for one in entry["annotations"]]
+                    image_names[image_name] = [_packed(item["segmentation"]) for item in entry["annotations"]]
             return {int(class_id): image_names for class_id, image_names in content.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is not laid out as LVIS-92i's ({error!r}): get {DOWNLOAD}.") from error

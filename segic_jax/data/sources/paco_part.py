@@ -113,8 +113,8 @@ class PacoPartSource:
             except DataError:
                 size = None  # `load` reports it
             for class_id in classes[image_name]:
-                for instance, one in self._objects(image_name, class_id).items():
-                    if size is None or not _is_empty(one, size):
+                for instance, part_object in self._objects(image_name, class_id).items():
+                    if size is None or not _is_empty(part_object, size):
                         kinds.setdefault(instance, []).append(class_id)
             for instance, class_ids in kinds.items():
                 for class_id in class_ids:
@@ -126,20 +126,23 @@ class PacoPartSource:
 
     def load(self, view: View) -> LabelledImage:
         """Read the image cropped to the object's box, and the mask of the parts in it."""
-        one = self._objects(view.image_name, view.class_id).get(view.instance)
-        if one is None:
+        part_object = self._objects(view.image_name, view.class_id).get(view.instance)
+        if part_object is None:
             raise DataError(
                 f"{self._val} has no object {view.instance!r} with the part {view.class_id!r} "
                 f"in {view.image_name}."
             )
         image = read_rgb(*self.paths(view))
         try:
-            mask = union(one.segmentations, *image.shape[:2])
+            mask = union(part_object.segmentations, *image.shape[:2])
         except ValueError as error:
             raise DataError(
                 f"{self._val}, class {view.class_id} in {view.image_name}: {error}; get it again."
             ) from error
-        window = one.rows, one.columns  # the box is clipped to the image, as in the official code
+        window = (
+            part_object.rows,
+            part_object.columns,
+        )  # the box is clipped to the image, as in the official code
         if not mask[window].size:
             raise DataError(
                 f"{self._val}: the box of object {view.instance} holds nothing of {view.image_name}."
@@ -173,7 +176,7 @@ class PacoPartSource:
         for _ in range(EPISODES):
             for _ in range(PATIENCE):
                 class_id, drawn = episode()
-                if not any(is_empty(class_id, *one) for one in drawn):
+                if not any(is_empty(class_id, *pair) for pair in drawn):
                     break
             else:
                 raise DataError(f"{self._val}: the boxes hold nothing of the images in {self.root / 'coco'}.")
@@ -231,9 +234,12 @@ def _by_class(annotations: list[dict[str, Any]]) -> dict[int, dict[int, PartObje
     return by_class
 
 
-def _is_empty(one: PartObject, size: tuple[int, int]) -> bool:
+def _is_empty(part_object: PartObject, size: tuple[int, int]) -> bool:
     """Return whether the box holds nothing of an image of this height and width."""
-    return any(not range(side)[window] for window, side in zip((one.rows, one.columns), size, strict=True))
+    return any(
+        not range(side)[window]
+        for window, side in zip((part_object.rows, part_object.columns), size, strict=True)
+    )
 
 
 def _size(path: Path) -> tuple[int, int]:

@@ -114,11 +114,11 @@ class PascalPartSource:
                 classes.setdefault(image_name, []).append(class_id)
         for image_name in sorted(classes):
             numbers: dict[str, int] = {}
-            for one in self._objects(image_name):
-                number = numbers[one.name] = numbers.get(one.name, -1) + 1
+            for part_object in self._objects(image_name):
+                number = numbers[part_object.name] = numbers.get(part_object.name, -1) + 1
                 for class_id in dict.fromkeys(classes[image_name]):
                     name, _, part = class_id.partition("+")
-                    if name == one.name and _has(one, part) and _is_inside(one, part):
+                    if name == part_object.name and _has(part_object, part) and _is_inside(part_object, part):
                         yield View(image_name, class_id, number)
 
     def paths(self, view: View) -> tuple[Path, ...]:
@@ -129,22 +129,24 @@ class PascalPartSource:
         """Read the image cropped to the object's box, and the mask of the part in it."""
         name, _, part = str(view.class_id).partition("+")
         image_path, path = self.paths(view)
-        objects = [one for one in self._objects(view.image_name) if one.name == name]
+        objects = [part_object for part_object in self._objects(view.image_name) if part_object.name == name]
         number = view.instance
         if number is None or number not in range(len(objects)):
             raise DataError(f"{path} has no {name!r} of number {number!r}.")
-        one = objects[number]
-        if not _has(one, part):
+        part_object = objects[number]
+        if not _has(part_object, part):
             raise DataError(f"{path}: {name!r} {number} has no part {part!r}.")
         image = read_rgb(image_path)
         try:
-            mask = union(one.parts.get(part, []), *image.shape[:2])
+            mask = union(part_object.parts.get(part, []), *image.shape[:2])
         except ValueError as error:
             raise DataError(f"{path}, {part!r} of {name!r} {number}: {error}; get it again.") from error
-        left, top, right, bottom = one.box
+        left, top, right, bottom = part_object.box
         window = np.s_[top:bottom, left:right]  # the box is clipped to the image, as in the official code
         if not mask[window].size:
-            raise DataError(f"{path}: the box {one.box} of {name!r} {number} holds nothing of {image_path}.")
+            raise DataError(
+                f"{path}: the box {part_object.box} of {name!r} {number} holds nothing of {image_path}."
+            )
         return LabelledImage(np.ascontiguousarray(image[window]), mask[window])
 
     def _episodes(self, fold: int, shots: int) -> Iterator[Episode]:
@@ -163,8 +165,10 @@ class PascalPartSource:
                 if image_name in taken:
                     continue
                 if (image_name, class_id) not in usable:
-                    objects = [one for one in self._objects(image_name) if one.name == name]
-                    usable[image_name, class_id] = [_has(one, part) for one in objects]
+                    objects = [
+                        part_object for part_object in self._objects(image_name) if part_object.name == name
+                    ]
+                    usable[image_name, class_id] = [_has(part_object, part) for part_object in objects]
                 having = usable[image_name, class_id]
                 if having and having[instance := choose(rng, range(len(having)))]:
                     return image_name, instance
@@ -205,16 +209,16 @@ def _object(entry: dict[str, Any]) -> PartObject:
     return PartObject(entry["name"], (left, top, right, bottom), parts)
 
 
-def _has(one: PartObject, part: str) -> bool:
+def _has(part_object: PartObject, part: str) -> bool:
     """Return whether an object has the part, with a mask of any size, even one that covers no pixel."""
-    masks = one.parts.get(part)
+    masks = part_object.parts.get(part)
     return bool(masks) and bool(np.prod(masks[0]["size"]))
 
 
-def _is_inside(one: PartObject, part: str) -> bool:
+def _is_inside(part_object: PartObject, part: str) -> bool:
     """Return whether the box holds something of the image, whose size is that of the masks."""
-    left, top, right, bottom = one.box
-    height, width = one.parts[part][0]["size"]
+    left, top, right, bottom = part_object.box
+    height, width = part_object.parts[part][0]["size"]
     return bool(range(height)[top:bottom] and range(width)[left:right])
 
 
