@@ -35,12 +35,14 @@ class BenchmarkSpec:
     check: Callable[[Path], list[CheckLine]]  # checks counts and names without reading the images
     folds: int = 1
     needs_root: bool = True
-    shots: tuple[int, ...] = ()  # the numbers of shots that it is drawn for; empty for any
+    shots: tuple[int, ...] = ()  # the supported numbers of shots; empty for any
 
     def require_drawn(self, protocol: str, folds: Iterable[int], shots: int) -> None:
         """Raise DataError for a protocol, fold or number of shots that the benchmark does not have."""
         if protocol not in self.protocols:
-            raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, not for {protocol}.")
+            raise DataError(
+                f"{self.name} has no protocol {protocol}: choose from {', '.join(self.protocols)}."
+            )
         for fold in folds:
             if not 0 <= fold < self.folds:
                 raise DataError(
@@ -48,4 +50,4 @@ class BenchmarkSpec:
                 )
         if shots < 1 or (self.shots and shots not in self.shots):
             allowed = ", ".join(map(str, self.shots)) or "1 or more"
-            raise DataError(f"--shots {shots}: {self.name} is drawn for {allowed}.")
+            raise DataError(f"--shots {shots}: {self.name} supports {allowed}.")

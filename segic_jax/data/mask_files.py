@@ -34,7 +34,10 @@ class MaskFileSource:
             DataError: another protocol or fold, or a class with too few images.
         """
         if protocol not in self.protocols or fold != 0 or shots < 1:
-            raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, fold 0, 1 shot or more.")
+            raise DataError(
+                f"{self.name} supports the protocols {', '.join(self.protocols)} "
+                "with fold 0 and at least 1 shot."
+            )
         count = self.episodes or sum(map(len, self.image_names.values()))
         episodes = round_robin_episodes(self.name, self.image_names, count, shots)
         return Manifest(self.name, protocol, fold, shots, tuple(self.image_names), tuple(episodes))

@@ -124,7 +124,7 @@ def test_shipped_episodes_are_what_is_answered(weights, tmp_path):
         ({"benchmark": "folder"}, "--data-root is missing: folder needs a folder with <class>/<n>.jpg"),
         ({"benchmark": "davis17", "data_root": Path("nowhere")}, "nowhere is missing"),
         ({"random_backbone": "x", "baselines": "False"}, "--random-backbone is a baseline"),
-        ({"protocol": "matcher"}, "emoji is drawn for original, not for matcher"),
+        ({"protocol": "matcher"}, "emoji has no protocol matcher"),
         ({"protocol": "nonsense"}, "There is no protocol 'nonsense'"),
         ({"fold": 3}, "emoji has folds 0 to 0"),
         ({"shots": 0}, "--shots 0"),

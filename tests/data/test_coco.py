@@ -158,7 +158,7 @@ def test_coco_masks_and_classes(coco):
     assert [e.target for e in episodes] == [name(i) for i in (1, 2, 3, 5)]
     assert all(e.target not in e.references for e in episodes)
     for wrong in (("matcher", 0, 1), ("segic", 1, 1), ("segic", 0, 2)):
-        with pytest.raises(DataError, match="is drawn for segic"):
+        with pytest.raises(DataError, match="supports the protocols segic"):
             source.manifest(*wrong)
     with pytest.raises(DataError, match="no class 5"):
         source.class_name(5)

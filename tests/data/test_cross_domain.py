@@ -84,7 +84,7 @@ def test_every_episode_is_a_view_and_no_target_its_reference(tmp_path, name):
                 assert episode.target not in episode.references
             assert {e.class_id for e in manifest.episodes} <= set(manifest.classes)
     for wrong in (("nonsense", 0, 1), (protocol, benchmark.folds, 1), (protocol, 0, 0)):
-        with pytest.raises(DataError, match="is drawn for"):
+        with pytest.raises(DataError, match="supports the protocols"):
             source.manifest(*wrong)
 
 
@@ -336,7 +336,7 @@ def test_folder_has_one_protocol_and_fold(tmp_path):
     for root in (tmp_path / "json", tmp_path / "plain"):
         source = opened(root, "folder")
         for protocol, fold, shots in (("matcher", 0, 1), ("original", 1, 1), ("original", 0, 0)):
-            with pytest.raises(DataError, match="is drawn for the protocol original"):
+            with pytest.raises(DataError, match="supports the protocol original"):
                 source.manifest(protocol, fold, shots)
 
 

@@ -44,7 +44,10 @@ class CocoSource:
         """Draw the episodes. Raises DataError for other protocols than SegIC's, other folds than 0, or
         several shots."""
         if protocol not in BENCHMARK.protocols or fold != 0 or shots != 1:
-            raise DataError(f"{self.name} is drawn for {' and '.join(BENCHMARK.protocols)}, fold 0, 1 shot.")
+            raise DataError(
+                f"{self.name} supports the protocols {' and '.join(BENCHMARK.protocols)} "
+                "with fold 0 and 1 shot."
+            )
         episodes = semcoco_episodes(self.coco, fold=None, leak=protocol == "segic-leak")
         if not episodes:
             raise DataError(f"{self.coco.path} has no class on two images: get it from {DOWNLOAD}.")

@@ -56,7 +56,8 @@ class Coco20iSource:
         """
         if protocol not in SEEDS or fold not in range(FOLDS) or shots < 1:
             raise DataError(
-                f"{self.name} is drawn for {', '.join(SEEDS)}, folds 0 to {FOLDS - 1}, 1 shot or more."
+                f"{self.name} supports the protocols {', '.join(SEEDS)} "
+                f"with folds 0 to {FOLDS - 1} and at least 1 shot."
             )
         return packaged_manifest(self.name, protocol, fold, shots) or draw(protocol, fold, shots)
 

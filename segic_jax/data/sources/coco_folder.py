@@ -85,7 +85,7 @@ class CocoFolderSource:
 def require_original(protocol: str, fold: int, shots: int) -> None:
     """Raise DataError for another protocol or fold, or no shots."""
     if protocol != "original" or fold != 0 or shots < 1:
-        raise DataError("folder is drawn for the protocol original, fold 0, 1 shot or more.")
+        raise DataError("folder supports the protocol original with fold 0 and at least 1 shot.")
 
 
 def find_json(root: Path) -> Path | None:

@@ -44,7 +44,9 @@ class Fss1000Source(FolderSource):
             DataError: unknown protocol or fold, or no shots.
         """
         if protocol not in SEEDS or fold != 0 or shots < 1:
-            raise DataError(f"{self.name} is drawn for {', '.join(SEEDS)}, fold 0, 1 shot or more.")
+            raise DataError(
+                f"{self.name} supports the protocols {', '.join(SEEDS)} with fold 0 and at least 1 shot."
+            )
         return packaged_manifest(self.name, protocol, fold, shots) or draw(protocol, shots)
 
 

@@ -61,8 +61,8 @@ class IsaidSource:
         """Take every line of a fold as a target. Raises DataError if a class has only one image."""
         if protocol not in BENCHMARK.protocols or fold not in range(FOLDS) or shots < 1:
             raise DataError(
-                f"{self.name} is drawn for {', '.join(BENCHMARK.protocols)}, folds 0 to {FOLDS - 1}, "
-                "1 shot or more."
+                f"{self.name} supports the protocols {', '.join(BENCHMARK.protocols)} with folds 0 to "
+                f"{FOLDS - 1} and at least 1 shot."
             )
         lines = self.lines[fold]
         image_names: dict[int, list[str]] = {}

@@ -39,7 +39,9 @@ class PermisSource:
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
         """Return two episodes for each video. Raises DataError for several shots: there is one reference."""
         if protocol not in BENCHMARK.protocols or fold != 0 or shots != 1:
-            raise DataError(f"{self.name} is drawn for {', '.join(BENCHMARK.protocols)}, fold 0, 1 shot.")
+            raise DataError(
+                f"{self.name} supports the protocols {', '.join(BENCHMARK.protocols)} with fold 0 and 1 shot."
+            )
         episodes = tuple(
             Episode(0, f"{video}/{frame}.jpg", (f"{video}/0.jpg",))
             for video in self.videos

@@ -25,7 +25,9 @@ class PersegSource(MaskFileSource):
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
         """Return the episodes. Raises DataError for several shots: there is one reference."""
         if protocol not in self.protocols or fold != 0 or shots != 1:
-            raise DataError(f"{self.name} is drawn for {', '.join(self.protocols)}, fold 0, 1 shot.")
+            raise DataError(
+                f"{self.name} supports the protocols {', '.join(self.protocols)} with fold 0 and 1 shot."
+            )
         episodes = []
         for class_id, image_names in self.image_names.items():
             if "00.jpg" not in image_names:
