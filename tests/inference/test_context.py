@@ -22,10 +22,10 @@ def example(seed: int, name: str | None, **more) -> Example:
 
 
 def test_contexts_are_added_and_dropped(segmenter):
-    """Joining is fitting together, and a dropped class leaves no trace."""
-    one = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
-    two = segmenter.fit([example(3, "c"), example(4, "a")])
-    both = one + two
+    """Merging equals fitting together, and a dropped class leaves no trace."""
+    first = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
+    second = segmenter.fit([example(3, "c"), example(4, "a")])
+    both = first + second
     assert both.names == ("a", "b", "c")
     assert both.shots == {"a": 2, "b": 1, "c": 1}
     assert len(both.references) == 5
@@ -49,18 +49,18 @@ def test_contexts_are_added_and_dropped(segmenter):
     with pytest.raises(DataError, match="no class"):
         segmenter.predict(target, both.drop("a", "b", "c"))
     with pytest.raises(DataError, match="different models"):
-        one + Segmenter(bundle(seed=3)).fit(example(0, "a"))
+        first + Segmenter(bundle(seed=3)).fit(example(0, "a"))
 
 
-def test_fitting_onto_a_context_goes_on(segmenter):
-    """A negative may speak against a class of the context."""
+def test_examples_are_added_to_a_context(segmenter):
+    """A negative may belong to a class of the context."""
     first = segmenter.fit([example(0, "a"), example(1, "b")])
     more = segmenter.fit(
         [example(2, "c"), example(3, "a", negative=True), example(4, None, negative=True)], first
     )
     assert more.names == ("a", "b", "c")
-    assert [one.against for one in more.negatives] == [("a",), ("a", "b", "c")]
-    assert [int(one.place[0, 0]) for one in more.negatives] == [3, 4]
+    assert [negative.against for negative in more.negatives] == [("a",), ("a", "b", "c")]
+    assert [int(negative.place[0, 0]) for negative in more.negatives] == [3, 4]
     only = segmenter.fit(example(3, "a", negative=True), first)
     assert only.names == ("a", "b")
     with pytest.raises(DataError, match="'x', which has no positive one"):
@@ -74,9 +74,9 @@ def test_a_context_is_saved_and_loaded(segmenter, tmp_path):
     loaded = segmenter.load_context(tmp_path / "c.segic")
     assert loaded.names == context.names
     assert loaded.references == context.references
-    for one, other in zip(loaded.concepts, context.concepts, strict=True):
+    for concept, expected in zip(loaded.concepts, context.concepts, strict=True):
         for key in ("visual", "text", "patches", "kind", "place"):
-            np.testing.assert_array_equal(getattr(one, key), getattr(other, key))
+            np.testing.assert_array_equal(getattr(concept, key), getattr(expected, key))
     with pytest.raises(DataError, match="another model"):
         Segmenter(bundle(seed=3)).load_context(tmp_path / "c.segic")
     with pytest.raises(DataError, match="another model"):
@@ -123,16 +123,16 @@ def test_nothing_is_left_half_written(segmenter, tmp_path, monkeypatch, stop, er
 def test_damaged_contexts_are_refused(segmenter, tmp_path):
     """Whatever byte is changed or missing: an error, or a context that still predicts."""
     context = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
-    context.save(tmp_path / "whole")
-    whole = (tmp_path / "whole").read_bytes()
+    context.save(tmp_path / "complete")
+    content = (tmp_path / "complete").read_bytes()
     random = np.random.default_rng(0)
     target, messages = picture(9, 30, 30)[0], []
     for number in range(60):
-        damaged = bytearray(whole)
+        damaged = bytearray(content)
         if number % 3 == 0:
-            damaged = damaged[: random.integers(len(whole))]
+            damaged = damaged[: random.integers(len(content))]
         else:
-            at = random.integers(len(whole))
+            at = random.integers(len(content))
             damaged[at : at + 4] = random.integers(0, 256, 4, np.uint8).tobytes()
         (tmp_path / "damaged").write_bytes(damaged)
         try:

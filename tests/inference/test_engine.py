@@ -70,10 +70,10 @@ def uses(path: Path) -> set[str]:
 
 def test_no_other_module_runs_a_model():
     paths = [path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
-    found = {str(path.relative_to(PACKAGE)): names for path in paths if (names := uses(path))}
-    assert set(found) - set(PURE) == {DOCTOR}
-    assert {"jit", "extract", "decode_stages"} <= found["inference/engine.py"]  # the check can see
-    assert "jit" not in found["inference/memory.py"] | found["inference/matching.py"]
+    uses_of = {str(path.relative_to(PACKAGE)): names for path in paths if (names := uses(path))}
+    assert set(uses_of) - set(PURE) == {DOCTOR}
+    assert {"jit", "extract", "decode_stages"} <= uses_of["inference/engine.py"]  # the check can see
+    assert "jit" not in uses_of["inference/memory.py"] | uses_of["inference/matching.py"]
 
 
 def predict(model):
@@ -158,9 +158,9 @@ def test_rows_of_a_batch_do_not_touch_each_other(runner):
     for row, image in enumerate((placed(0), placed(1, 64, 30))):
         alone = runner.features([image], 1)
         np.testing.assert_allclose(both.features[row], alone.features[0], atol=1e-4)
-        every = prototypes(engine.ACCELERATOR_ROWS, 2)
-        one = jax.tree.map(lambda x, row=row: x[row : row + 1], every)
-        expected = runner.decode(alone, one)
+        both_rows = prototypes(engine.ACCELERATOR_ROWS, 2)
+        row_prototypes = jax.tree.map(lambda x, row=row: x[row : row + 1], both_rows)
+        expected = runner.decode(alone, row_prototypes)
         scale = np.abs(expected.logits).max()
         np.testing.assert_allclose(decoded.logits[row], expected.logits[0], atol=1e-4 * scale)
         np.testing.assert_allclose(decoded.similarity[row], expected.similarity[0], atol=1e-5)

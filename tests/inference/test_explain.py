@@ -20,15 +20,15 @@ def example(seed: int, name: str | None, **more) -> Example:
 def test_explanations_point_at_pixels_of_both_images(segmenter):
     context = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
     target = picture(9, 50, 80)[0]
-    explained = segmenter.explain(target, context, matches=5)
-    assert [one.name for one in explained] == ["a", "b"]
-    for row, one in enumerate(explained):
-        assert one.heat.shape == (50, 80)
-        assert np.abs(one.heat).max() <= 1 + 1e-5
-        strengths = [match.similarity for match in one.matches]
+    explanations = segmenter.explain(target, context, matches=5)
+    assert [explanation.name for explanation in explanations] == ["a", "b"]
+    for row, explanation in enumerate(explanations):
+        assert explanation.heat.shape == (50, 80)
+        assert np.abs(explanation.heat).max() <= 1 + 1e-5
+        strengths = [match.similarity for match in explanation.matches]
         assert len(strengths) == 5
         assert strengths == sorted(strengths, reverse=True)
-        for match in one.matches:
+        for match in explanation.matches:
             assert match.reference == row
             height, width = context.references[row].size
             assert 0 <= match.point[0] < width

@@ -35,21 +35,21 @@ def test_matches_equal_loops_over_patches():
     sizes = np.array([[40, 64]], np.int32)
     runner = Engine(bundle())
     images = runner.features([], 1)._replace(features=runner.place(features), sizes=runner.place(sizes))
-    (found,) = runner.match_concepts(images, concept_slots(concepts))
+    (matches,) = runner.match_concepts(images, concept_slots(concepts))
     target = unit(features[0]).reshape(-1, CHANNELS)
     on_image = patches_on_image(sizes[0], CONFIG.canvas, GRID).reshape(-1)
     assert on_image.sum() == 5 * 8
-    for row, of in enumerate(concepts):
-        cosine = of.patches.astype(np.float32) @ target.T
+    for row, reference in enumerate(concepts):
+        cosine = reference.patches.astype(np.float32) @ target.T
         for kind in (INSIDE, OUTSIDE):
-            rows = cosine[of.kind == kind]
+            rows = cosine[reference.kind == kind]
             best = rows.max(0) if len(rows) else np.full(GRID * GRID, -1)
-            np.testing.assert_allclose(found.matched[0, row, kind].reshape(-1), best, atol=1e-5)
+            np.testing.assert_allclose(matches.matched[0, row, kind].reshape(-1), best, atol=1e-5)
         mutual = 0
-        for patch in np.flatnonzero(of.kind == INSIDE):
+        for patch in np.flatnonzero(reference.kind == INSIDE):
             chosen = max(np.flatnonzero(on_image), key=lambda i, patch=patch: cosine[patch, i])
             mutual += cosine[patch, chosen] >= cosine[:, chosen].max()
-        assert found.mutual[0, row] == pytest.approx(mutual / (of.kind == INSIDE).sum())
+        assert matches.mutual[0, row] == pytest.approx(mutual / (reference.kind == INSIDE).sum())
     (patches,) = runner.match_patches(images, concept_slots(concepts))
     inside = concepts[0].patches[concepts[0].kind == INSIDE].astype(np.float32) @ target.T
     np.testing.assert_array_equal(np.asarray(patches.index)[0].reshape(-1), inside.argmax(0))

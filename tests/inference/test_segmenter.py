@@ -48,11 +48,11 @@ def test_results_have_the_targets_size(segmenter, size):
 
 
 def test_several_classes_and_shots(segmenter):
-    shown = [("disk", picture(0, 70, 60)), ("ring", picture(1, 64, 64)), ("disk", picture(2, 50, 90))]
-    context = segmenter.fit([Example(*pixels, name=name) for name, pixels in shown])
+    examples = [("disk", picture(0, 70, 60)), ("ring", picture(1, 64, 64)), ("disk", picture(2, 50, 90))]
+    context = segmenter.fit([Example(*pixels, name=name) for name, pixels in examples])
     assert context.names == ("disk", "ring")
     assert context.shots == {"disk": 2, "ring": 1}
-    alone = [segmenter.fit(Example(*pixels)).concepts[0].visual[0] for _, pixels in shown]
+    alone = [segmenter.fit(Example(*pixels)).concepts[0].visual[0] for _, pixels in examples]
     np.testing.assert_allclose(context.concepts[0].visual, [alone[0], alone[2]], atol=1e-6)
     result = segmenter.predict(picture(3, 60, 80)[0], context)
     for row in range(2):
@@ -65,8 +65,8 @@ def test_several_classes_and_shots(segmenter):
 def test_one_class_more_changes_no_other_mask(segmenter):
     target = picture(9, 50, 80)[0]
     alone = segmenter.predict(target, segmenter.fit(example(0, "a")))
-    among = segmenter.predict(target, segmenter.fit([example(i, "abcdef"[i]) for i in range(6)]))
-    np.testing.assert_allclose(among.small_logits[0], alone.small_logits[0], atol=1e-4)
+    together = segmenter.predict(target, segmenter.fit([example(i, "abcdef"[i]) for i in range(6)]))
+    np.testing.assert_allclose(together.small_logits[0], alone.small_logits[0], atol=1e-4)
 
 
 @pytest.mark.usefixtures("unchecked_types")
@@ -78,7 +78,7 @@ def test_examples_that_fit_refuses(segmenter):
     with pytest.raises(DataError, match="fit takes examples"):
         segmenter.fit(["cat.jpg"])
     context = segmenter.fit([example(0, "a"), example(1, "b"), example(2, None, negative=True)])
-    assert [one.against for one in context.negatives] == [("a", "b")]
+    assert [negative.against for negative in context.negatives] == [("a", "b")]
 
 
 def test_class_names_as_text(segmenter):

@@ -45,8 +45,8 @@ def clip():
 def annotated(masks, ids=(1, 2)):
     """The first mask on top."""
     annotation = np.zeros(masks.shape[1:], np.int32)
-    for one, mask in list(zip(ids, masks, strict=True))[::-1]:
-        annotation[mask] = one
+    for object_id, mask in list(zip(ids, masks, strict=True))[::-1]:
+        annotation[mask] = object_id
     return annotation
 
 
@@ -62,7 +62,7 @@ def run(runner, frames, masks):
     return repaired_maps(runner, frames, {0: annotated(masks)})
 
 
-def test_the_first_answer_is_the_given_masks_and_the_rest_are_places(runner, clip):
+def test_the_first_map_has_the_given_masks(runner, clip):
     frames, masks = clip
     index = run(runner, frames, masks[0])
     assert index.shape == (5, HEIGHT, WIDTH)
@@ -88,7 +88,7 @@ def test_one_frame_at_a_time_equals_all_frames_at_once(bundle, runner, clip):
     assert (run(runner, iter(frames), masks[0])[1:] != expected).mean() < 1e-3
 
 
-def test_order_of_objects_permutes_the_answer(runner, clip):
+def test_the_order_of_objects_permutes_the_maps(runner, clip):
     frames, masks = clip
     swapped = run(runner, frames, masks[0, ::-1])
     assert (run(runner, frames, masks[0]) != np.array([0, 2, 1])[swapped]).mean() < 1e-3
@@ -97,14 +97,14 @@ def test_order_of_objects_permutes_the_answer(runner, clip):
 def test_ids_are_those_of_the_annotation(runner, clip):
     frames, masks = clip
     annotation = annotated(masks[0], (700, 3))
-    places = run(runner, frames, masks[0, ::-1])
+    swapped = run(runner, frames, masks[0, ::-1])
     got = repaired_maps(runner, frames, {0: annotation})
     np.testing.assert_array_equal(got[0], annotation)
-    assert (got != np.array([0, 3, 700])[places]).mean() < 1e-3
+    assert (got != np.array([0, 3, 700])[swapped]).mean() < 1e-3
 
 
 def test_official_numbers_and_first_frame(runner, clip):
-    """1, 2, ... whatever the ids; the first answer comes back from the canvas; later objects are ignored."""
+    """1, 2, ... whatever the ids; the first map comes back from the canvas; later objects are ignored."""
     frames, masks = clip
     annotation = annotated(masks[0], (700, 3))
     official = official_maps(runner, frames, {0: annotation, 2: annotated(masks[2], (9, 8))})
