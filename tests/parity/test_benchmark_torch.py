@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 
 import pytest
+from requirements import require_torch, require_transformers
 from tiny import CONFIG
 
 from benchmarks import matrix, run
@@ -14,8 +15,8 @@ from benchmarks.torch_side import TorchError, request_for
 from segic_jax.config import ViTConfig
 from segic_jax.train.flops import count_flops
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+torch = require_torch()
+require_transformers()
 from test_dump_torch import CHECKOUT
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode

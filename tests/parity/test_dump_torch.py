@@ -9,12 +9,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from requirements import require_torch
 
 from segic_jax.errors import DumpError, InputError
 from segic_jax.parity.report import write_report
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("PIL")  # the official environment has it
+torch = require_torch()
 import torch_segic
 
 HERE = Path(__file__).parent

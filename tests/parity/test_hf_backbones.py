@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from requirements import require_torch, require_transformers
 from safetensors.numpy import save_file
 
 from segic_jax.config import ViTConfig
@@ -14,8 +15,8 @@ from segic_jax.weights.formats import recognise
 from segic_jax.weights.shapes import vit_config
 from segic_jax.weights.torch_names import torch_shapes
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = require_torch()
+transformers = require_transformers()
 
 SIZES = {"stored": (56, 56), "larger": (98, 98), "wide": (56, 112), "tall": (126, 42)}
 

@@ -6,6 +6,7 @@ import unicodedata
 
 import numpy as np
 import pytest
+from requirements import require_torch, require_transformers
 from tiny_text import AWKWARD, learned_merges, tokenizer_json, vocabulary
 
 from segic_jax.config import TextConfig
@@ -13,8 +14,8 @@ from segic_jax.models.clip_text import text_template
 from segic_jax.weights.text import START, TextTower, Tokenizer, encode_prompts
 from segic_jax.weights.torch_names import clip_text_tensors, from_torch
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
+torch = require_torch()
+transformers = require_transformers()
 
 OPTIONS = {"padding": "max_length", "truncation": True, "max_length": 77, "return_tensors": "np"}
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from requirements import require_module, require_torch, require_transformers
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models.mask_decoder import MaskDecoder
@@ -16,9 +17,9 @@ from segic_jax.models.params import Template
 from segic_jax.models.prompt_encoder import PromptEncoder
 from segic_jax.weights.torch_names import from_torch
 
-torch = pytest.importorskip("torch")
-transformers = pytest.importorskip("transformers")
-modeling_sam = pytest.importorskip("transformers.models.sam.modeling_sam")
+torch = require_torch()
+transformers = require_transformers()
+modeling_sam = require_module("transformers.models.sam.modeling_sam")
 
 WIDTH, GRID, CONCEPTS = 64, 6, 3
 CONFIG = ModelConfig(  # SAM's mask prompt shrinks by two and two

@@ -5,11 +5,12 @@ import warnings
 
 import numpy as np
 import pytest
+from requirements import require_torch
 
 from segic_jax.errors import PthError
 from segic_jax.weights.pth import read_pth
 
-torch = pytest.importorskip("torch")
+torch = require_torch()
 
 DTYPES = ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 FORMATS = pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])

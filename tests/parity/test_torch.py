@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from requirements import require_torch
 
 from segic_jax.config import OptimConfig
 from segic_jax.data.augment import jittered_taps
@@ -18,7 +19,7 @@ from segic_jax.train.losses import mask_losses, point_sample
 from segic_jax.train.optim import make_optimizer
 from segic_jax.weights.torch_names import from_torch
 
-torch = pytest.importorskip("torch")
+torch = require_torch()
 F = torch.nn.functional
 RNG = np.random.default_rng(0)
 
