@@ -220,6 +220,9 @@ class Eval:
 
         options = self.episode_options
         if options.episodes:
+            for name, value in (("fold", options.fold), ("shots", options.shots)):
+                if value is not None:
+                    raise ConfigError(f"--{name} has no effect with --episodes: leave it out.")
             manifest = read_manifest(options.episodes)
             if manifest.benchmark != benchmark.name:
                 raise ConfigError(

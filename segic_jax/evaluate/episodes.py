@@ -90,9 +90,11 @@ class EpisodeEvaluation:
         self._engine = Engine(bundle)
 
     def __len__(self) -> int:
+        """Return the number of episodes in the list."""
         return len(self._tasks)
 
     def identity(self) -> dict:
+        """Return everything the rows depend on besides benchmark, model and version."""
         random_backbone = self._random_backbone
         return {
             "protocol": self.protocol.to_dict(),
@@ -103,6 +105,7 @@ class EpisodeEvaluation:
         }
 
     def settings(self) -> dict:
+        """Return the first entries of the result."""
         return {
             "protocol": self.protocol.to_dict(),
             "shots": self._manifests[0].shots,
@@ -115,6 +118,7 @@ class EpisodeEvaluation:
         require_files(self._source, [view for index in indices for view in self._tasks[index].views])
 
     def rows(self, indices: Sequence[int], out: Path) -> Iterator[dict]:
+        """Yield the pixel counts of each episode."""
         engines = {"segic": self._engine}
         if self._random_backbone:
             engines["random_backbone"] = Engine(self._random_backbone)
@@ -133,6 +137,7 @@ class EpisodeEvaluation:
         )
 
     def running_score(self) -> Callable[[dict], float]:
+        """Return a function that takes each row and returns the mIoU so far, in per cent."""
         running = RunningMeanIoU()
 
         def score(row: dict) -> float:
@@ -142,6 +147,7 @@ class EpisodeEvaluation:
         return score
 
     def summarise(self, rows: Sequence[dict]) -> dict:
+        """Return counts, scores and notes of the result."""
         manifests = self._manifests
         return {
             "manifest": {

@@ -77,9 +77,11 @@ class SemanticEvaluation:
         self._bank: ReferenceBank | None = None
 
     def __len__(self) -> int:
+        """Return the number of images in the list."""
         return len(self._images)
 
     def identity(self) -> dict:
+        """Return everything the rows depend on besides benchmark, model and version."""
         return {
             "protocol": self._protocol(),
             "class_names_given": self._names_given,
@@ -87,6 +89,7 @@ class SemanticEvaluation:
         }
 
     def settings(self) -> dict:
+        """Return the first entries of the result."""
         return {"protocol": self._protocol(), "class_names_given": self._names_given}
 
     def _protocol(self) -> dict:
@@ -109,6 +112,7 @@ class SemanticEvaluation:
         return self._bank
 
     def rows(self, indices: Sequence[int], out: Path) -> Iterator[dict]:
+        """Yield the pixel counts of the classes on each image."""
         threads = self._batch_size
         return prefetch_results(self._row, indices, threads=threads, limit=2 * threads - 1)
 
@@ -127,6 +131,7 @@ class SemanticEvaluation:
         }
 
     def running_score(self) -> Callable[[dict], float]:
+        """Return a function that takes each row and returns the mIoU so far, in per cent."""
         running = RunningMeanIoU()
 
         def score(row: dict) -> float:
@@ -137,6 +142,7 @@ class SemanticEvaluation:
         return score
 
     def summarise(self, rows: Sequence[dict]) -> dict:
+        """Return counts, scores and notes of the result."""
         names, bank = self._source.classes, self._references
         counts, official = class_counts(rows), class_counts(rows, everywhere=True)
         labels = unique_names(names)
@@ -199,6 +205,7 @@ class SemanticEvaluation:
         yield "report.html", report.render("semantic.html.j2", result, result["class_iou"].items(), ious)
 
     def table(self, result: dict) -> str:
+        """Return the scores as aligned lines for a terminal."""
         protocol, scores = result["protocol"], result["scores"]
         low, high = scores["interval_95"]
         lines = [

@@ -67,12 +67,15 @@ class VideoEvaluation:
         self._prompt = object_prompt(bundle)
 
     def __len__(self) -> int:
+        """Return the number of videos in the list."""
         return len(self._clips)
 
     def identity(self) -> dict:
+        """Return everything the rows depend on besides benchmark, model and version."""
         return {"semantics": self._semantics, "videos": self._hash}
 
     def settings(self) -> dict:
+        """Return the first entries of the result."""
         return {
             "protocol": {
                 "name": self._semantics,
@@ -83,9 +86,10 @@ class VideoEvaluation:
         }
 
     def prepare(self, indices: Sequence[int], out: Path) -> None:
-        pass
+        """Do nothing: a missing file is named when its video is read."""
 
     def rows(self, indices: Sequence[int], out: Path) -> Iterator[dict]:
+        """Write the label maps of each video and yield its scores."""
         engine = Engine(self.bundle, jax.local_devices()[:1])  # one video at a time
         for index in indices:
             yield {"index": index} | self._track(engine, self._clips[index], out / "predictions")
@@ -134,6 +138,7 @@ class VideoEvaluation:
             raise DataError(f"{clip.frames[0].parent.parent} / {error}; get the video again.") from error
 
     def running_score(self) -> Callable[[dict], float]:
+        """Return a function that takes each row and returns the J&F so far, in per cent."""
         scores: list[float] = []
 
         def score(row: dict) -> float:
@@ -143,6 +148,7 @@ class VideoEvaluation:
         return score
 
     def summarise(self, rows: Sequence[dict]) -> dict:
+        """Return counts, scores and notes of the result."""
         frames, seconds = (sum(row[key] for row in rows) for key in ("frames", "seconds"))
         scored = self._all_scored(rows)
         notes = []
@@ -188,6 +194,7 @@ class VideoEvaluation:
             yield "submission.zip", _submission(out / "predictions", clips)
 
     def table(self, result: dict) -> str:
+        """Return the scores as aligned lines for a terminal."""
         lines = [
             f"{result['benchmark']}: {result['videos']} videos, {result['frames']} frames, "
             f"{result['frames_per_second']} a second, semantics {result['protocol']['name']}"

@@ -125,6 +125,7 @@ def test_shipped_episodes_are_what_is_answered(weights, tmp_path):
         ({"benchmark": "davis17", "data_root": Path("nowhere")}, "nowhere is missing"),
         ({"random_backbone": "x", "baselines": "False"}, "--random-backbone is a baseline"),
         ({"protocol": "matcher"}, "emoji has no protocol matcher"),
+        ({"episodes": Path("list.gz"), "shots": 5}, "--shots has no effect with --episodes"),
         ({"protocol": "nonsense"}, "There is no protocol 'nonsense'"),
         ({"fold": 3}, "emoji has folds 0 to 0"),
         ({"shots": 0}, "--shots 0"),

@@ -35,20 +35,22 @@ distributed.initialize()
 EVALUATION = """
 import time
 from pathlib import Path
-from segic_jax.data import image_files, semantic, video
+from segic_jax.data import video
 from segic_jax.errors import InputError
+from segic_jax.evaluate import episodes
 import test_evaluation_hosts as tests
 
-pause = float(sys.argv[5])
-read, load = image_files.read_rgb, tests.tiny.DiskSource.load
-def slow_read(path):
-    time.sleep(pause)
-    return read(path)
-def slow_load(self, view):
-    time.sleep(pause)
-    return load(self, view)
-semantic.read_rgb = video.read_rgb = slow_read
-tests.tiny.DiskSource.load = slow_load
+if sys.argv[5] == "block":  # until it is killed: from the fifth episode, and from the video "c"
+    score, read = episodes.prediction_row, video.read_rgb
+    def blocking_score(prediction, *arguments, **options):
+        if prediction.task.index >= 4:
+            time.sleep(3600)
+        return score(prediction, *arguments, **options)
+    def blocking_read(path):
+        if path.parent.name in "cd":
+            time.sleep(3600)
+        return read(path)
+    episodes.prediction_row, video.read_rgb = blocking_score, blocking_read
 if __name__ == "__main__":
     try:
         tests.run(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), *map(int, sys.argv[6:]))
@@ -156,20 +158,19 @@ def episodes(tmp_path_factory):
 def test_devices_batches_workers_and_hosts_change_nothing(
     episodes, tmp_path, hosts, devices, batch_size, workers
 ):
-    arguments = ("episodes", "-", tmp_path / "out", 0, batch_size, workers)
+    arguments = ("episodes", "-", tmp_path / "out", "-", batch_size, workers)
     finish(start(tmp_path, EVALUATION, *arguments, devices=devices, hosts=hosts))
     assert files(tmp_path / "out") == episodes
 
 
 def test_a_killed_run_ends_with_the_same_result(episodes, tmp_path):
     out = tmp_path / "out"
-    (process,) = start(tmp_path, EVALUATION, "episodes", "-", out, 0.2, 1)
+    (process,) = start(tmp_path, EVALUATION, "episodes", "-", out, "block", 1)
     part = out / "parts/00000.jsonl"
-    wait_for_rows([part], rows=2)
+    wait_for_rows([part], rows=4)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    kept = part.read_text().count("\n")
-    assert 2 <= kept < 8
+    assert part.read_text().count("\n") == 4
     assert not (out / "result.json").exists()
     run("episodes", None, out)
     assert part.read_text().count("\n") == 8  # nothing twice
@@ -182,7 +183,7 @@ def test_a_broken_image_of_one_host_ends_both(tmp_path):
     image = root / "ade20k/images/validation/ADE_val_2.jpg"
     content = image.read_bytes()
     image.write_bytes(content[:-40])
-    processes = start(tmp_path, EVALUATION, "semantic", root, out, 0, 7, devices=2, hosts=2)
+    processes = start(tmp_path, EVALUATION, "semantic", root, out, "-", 7, devices=2, hosts=2)
     for _, errors in finish(processes, code=2):
         assert errors.splitlines()[-1].startswith(f"{image} is cut off or damaged")
     assert sum(path.read_text().count("\n") for path in out.glob("parts/*")) == complete["pictures"] - 1
@@ -195,7 +196,7 @@ def test_one_host_continues_what_two_began(tmp_path):
     root, out = tmp_path / "data", tmp_path / "out"
     write_davis17(root / "DAVIS", videos=(("a", (1, 2)), ("b", (3,)), ("c", (1,)), ("d", (2, 9))))
     run("video", root, tmp_path / "complete")
-    processes = start(tmp_path, EVALUATION, "video", root, out, 0.1, devices=2, hosts=2)
+    processes = start(tmp_path, EVALUATION, "video", root, out, "block", devices=2, hosts=2)
     parts = [out / f"parts/0000{host}.jsonl" for host in range(2)]
     wait_for_rows(parts)
     for process in processes:
