@@ -180,7 +180,7 @@ class SkippedInputs:
 
     def __call__(self, file: "ImageLike", error: "DataError") -> None:
         self.messages[str(file)] = str(error)
-        progress.write_line(error, sys.stderr)
+        progress.write_line(error, to_stderr=True)
 
 
 def bar(items: Iterable, *, total: int | None, unit: str, initial: int = 0) -> Iterable:

@@ -2,7 +2,6 @@
 
 import hashlib
 import itertools
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,7 +113,7 @@ class Video(MaskArguments):
             if log.count:
                 count = f"{log.count} of {video.count}" if video.count else f"{log.count}"
                 progress.write_line(
-                    f"{count} frames are done: repeat the command to continue from there.", sys.stderr
+                    f"{count} frames are done: repeat the command to continue from there.", to_stderr=True
                 )
             raise
         log.finish()

@@ -28,10 +28,10 @@ def bar(
     return tqdm(items, disable=not enabled, file=file, **options)
 
 
-def write_line(text: object, file: TextIO | None = None) -> None:
-    """Print a line to `file` (stdout by default), above a progress bar if there is one."""
+def write_line(text: object, *, to_stderr: bool = False) -> None:
+    """Print a line to stdout or stderr, above a progress bar if there is one."""
     from tqdm import tqdm
 
-    file = file or sys.stdout
+    file = sys.stderr if to_stderr else sys.stdout
     tqdm.write(str(text), file=file)
     file.flush()
