@@ -1,1 +1,1 @@
-"""Speed and memory, measured; not part of the installed package."""
+"""Measure speed and memory; not part of the installed package."""

@@ -1,4 +1,4 @@
-"""Where a measurement was made: a figure without this means nothing."""
+"""Describe the machine and the versions of a measurement."""
 
 import os
 import platform
@@ -11,10 +11,10 @@ from segic_jax.errors import ConfigError
 
 
 def choose_device(name: str) -> None:
-    """Run on the "cpu" or the "gpu", or "" on what JAX finds; call it before any other JAX call.
+    """Choose "cpu", "gpu", or with "" the default device of JAX; call it before any other JAX call.
 
     Raises:
-        ConfigError: JAX has no such device here.
+        ConfigError: JAX has no such device.
     """
     # PyTorch's process shares the card: JAX takes what it needs, not three quarters.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -30,10 +30,10 @@ def choose_device(name: str) -> None:
 
 
 def conditions(torch: dict | None) -> dict[str, str]:
-    """Device, versions and threads.
+    """Return the device, versions and threads.
 
     Args:
-        torch: `TorchSide.about`, where PyTorch takes part.
+        torch: `TorchSide.about`, if PyTorch takes part.
     """
     device = jax.devices()[0]
     precision = jax.config.values["jax_default_matmul_precision"] or "default"

@@ -1,9 +1,9 @@
-"""How time and memory grow with tokens, concepts, shots, batch and devices: a table and a plot.
+"""Measure how time and memory grow with tokens, concepts, shots, batch and devices; write a table and a plot.
 
     python -m benchmarks.growth --plot docs/growth.svg
 
-DINOv2-B in float32, random weights. The devices are simulated: XLA makes several of one processor, so the
-memory of each falls, and the time shows what dividing costs.
+DINOv2-B in float32 with random weights. XLA simulates several devices on one processor, so the memory of each
+falls, and the time shows the cost of sharding.
 """
 
 import json
@@ -30,27 +30,27 @@ COLUMNS = 3  # of the plot
 @dataclass
 class Args:
     device: Literal["", "cpu", "gpu"] = ""
-    """What JAX finds by default; the simulated devices are on the CPU in any case."""
+    """Device; the default device of JAX if empty. Simulated devices are always on the CPU."""
     vit: Literal["b", "l", "g"] = "b"
-    """The DINOv2."""
+    """DINOv2 backbone."""
     canvases: tuple[int, ...] = (224, 448, 672, 896)
-    """Of the backbone: their tokens are what grows."""
+    """Canvas sides of the backbone's curve, over tokens."""
     canvas: int = 448
-    """Of the head."""
+    """Canvas sides of the head's curve."""
     small: int = 224
-    """Canvas of whole images: where shots, batch and devices grow."""
+    """Canvas side of the curves over shots, batch and devices."""
     concepts: tuple[int, ...] = (1, 2, 5, 10, 20, 40)
     shots: tuple[int, ...] = (1, 2, 5)
     batches: tuple[int, ...] = (1, 2, 4, 8)
     devices: tuple[int, ...] = (1, 2, 4, 8)
     seconds: float = 0.5
-    """Of timing a point, if at least three rounds fit."""
+    """Seconds to time a point; at least three rounds run."""
     plot: Path = Path("outputs/benchmark/growth.svg")
-    """SVG or PNG; the table goes beside it as .md, the figures as .json."""
+    """SVG or PNG file; a table (.md) and the values (.json) are written beside it."""
 
 
 class Point(NamedTuple):
-    """Seconds of a call (median), and bytes of the program beside arguments and results, on one device."""
+    """Hold the median seconds of a call, and the temporary bytes of the program on one device."""
 
     at: int
     seconds: float
@@ -58,7 +58,7 @@ class Point(NamedTuple):
 
 
 class Curve(NamedTuple):
-    """One thing grows, all else stays."""
+    """Hold the points of one growing quantity, with all others constant."""
 
     what: str
     of: str  # which stage, and what stays
@@ -66,7 +66,7 @@ class Curve(NamedTuple):
 
 
 def main(args: Args) -> None:
-    """Measure, print, write."""
+    """Measure, print and write."""
     choose_device(args.device)
     args.plot.parent.mkdir(parents=True, exist_ok=True)
     about = conditions(None)
@@ -84,7 +84,7 @@ def main(args: Args) -> None:
 
 
 def measured(args: Args) -> list[Curve]:
-    """One curve after another."""
+    """Yield one curve after another."""
     bench = Bench(args.seconds, float("inf"), None)
 
     def curve(what: str, stage: str, of: str, sizes: dict[int, Size]) -> Curve:
@@ -118,10 +118,10 @@ def measured(args: Args) -> list[Curve]:
 
 
 def simulated(devices: int, config: ModelConfig, batch: int, seconds: float) -> Point:
-    """A batch over so many devices that XLA makes of this machine's processor, in a process of its own.
+    """Measure a batch on that many simulated devices, in a separate process.
 
     Raises:
-        CalledProcessError: it failed; what it said stands on stderr.
+        CalledProcessError: the process failed; its messages are on stderr.
     """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     given = (json.dumps(to_dict(config)), str(batch), str(seconds))
@@ -139,7 +139,7 @@ def simulated(devices: int, config: ModelConfig, batch: int, seconds: float) -> 
 
 
 def table(curves: Sequence[Curve]) -> str:
-    """Markdown, a line a point; growth against the first point of the curve."""
+    """Format curves as Markdown, with a line for each point and its growth over the first point."""
     lines = []
     for curve in curves:
         first = curve.points[0]
@@ -159,7 +159,7 @@ def table(curves: Sequence[Curve]) -> str:
 
 
 def draw(curves: Sequence[Curve], path: Path) -> None:
-    """A panel a curve: time on the left axis, memory on the right one, both from 0."""
+    """Plot a panel for each curve: time on the left axis and memory on the right axis, both from 0."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 

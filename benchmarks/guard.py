@@ -1,10 +1,10 @@
-"""What each compiled stage costs, as numbers that do not depend on the machine's mood.
+"""Count what each compiled stage costs, in numbers that do not depend on the load of the machine.
 
     python -m benchmarks.guard --renew      writes tests/benchmarks/compiled_stages.json
 
-Operations are counted in the traced program. XLA's own count of operations and bytes and the memory beside
-arguments and results come from the compiled one: they were found equal on one core and two, with AVX2 alone
-and with AMX, and for one device and eight, but another version of XLA may compile something else.
+Operations are counted in the traced program. XLA's own counts of operations and bytes, and the temporary
+memory, come from the compiled program. They are equal on one core and two, with AVX2 alone and with AMX,
+and with one device and eight, but another version of XLA may compile another program.
 """
 
 import json
@@ -51,7 +51,7 @@ def main(args: Args) -> None:
 
 
 def figures(name: str) -> dict[str, int]:
-    """Of one of the SIZES, on a CPU."""
+    """Count one stage in one of the SIZES on a CPU."""
     stage, size = SIZES[name]
     function, arguments = STAGES[stage](size)
     traced = jax.jit(function).trace(*arguments)

@@ -1,13 +1,13 @@
-"""How fast one core prepares training pairs, and what it spends the time on.
+"""Measure how fast one core prepares training pairs, and where the time goes.
 
     python -m benchmarks.input_pipeline
-    python -m benchmarks.input_pipeline --workers 2      also with processes, as a training may run it
+    python -m benchmarks.input_pipeline --workers 2      also with worker processes
 
 Writes noisy images of 640 x 480 pixels (JPEGs of about 150 kB) to a temporary folder: classes in FSS-1000's
-layout for semantic pairs, COCO's layout with polygons for instance pairs. The files stay in the system's file
-cache, so that reading them costs no disk. Times are processor time of one thread: other programs on the
-machine matter little. Each part's time is without that of the parts inside it. Handing over is one copy of
-each batch, as every way to a device begins.
+layout for semantic pairs, COCO's layout with polygons for instance pairs. The files stay in the system's
+file cache, so that reading them needs no disk. Times are processor time of one thread, so that other
+programs on the machine matter little. The time of a part excludes the parts inside it. The transfer is one
+copy of each batch, as any transfer to a device begins with one.
 """
 
 import json
@@ -40,18 +40,18 @@ REST = "draws, checks and the rest"
 
 @dataclass
 class Args:
-    """What is measured."""
+    """Kinds of pairs to measure."""
 
     canvas: int = 896
     """Side of the canvas in pixels."""
     instances: int = 10
-    """In each image of an instance pair."""
+    """Objects in each image of an instance pair."""
     pairs: int = 60
-    """In a round."""
+    """Pairs of one round."""
     batch_size: int = 8
-    """Pairs that are stacked to a batch."""
+    """Pairs of one batch."""
     workers: int = 0
-    """Processes for whole batches, measured by the clock; 0 leaves it out."""
+    """Worker processes for a further measurement of whole batches, by the clock; 0 for none."""
 
 
 PARTS: list[tuple[ModuleType, str, Callable[[tuple], str]]] = [
@@ -85,7 +85,7 @@ def main(args: Args) -> None:
 
 
 def report(kind: str, source: PairSource, args: Args) -> None:
-    """Pairs a second, and where the time goes."""
+    """Return pairs a second, and the time of each part."""
     config = DataConfig()
     prompts = {"": 0, INSTANCE_PROMPT: 1} | {class_prompt(name): 2 for name in source.class_names}
     examples = Examples(source, config, args.canvas, prompts, seed=0)
@@ -117,7 +117,7 @@ def report(kind: str, source: PairSource, args: Args) -> None:
 
 
 def clocked(source: PairSource, prompts: dict[str, int], args: Args) -> float:
-    """Pairs a second that arrive in batches, once the processes run."""
+    """Return the pairs a second that arrive in batches once the processes run."""
     config = DataConfig(workers=args.workers)
     iterator = training_batches(
         source, config, canvas=args.canvas, prompts=prompts, seed=0, global_batch=args.batch_size
@@ -136,7 +136,7 @@ def clocked(source: PairSource, prompts: dict[str, int], args: Args) -> float:
 
 @contextmanager
 def timed_parts() -> Iterator[dict[str, float]]:
-    """Seconds of each part, while inside."""
+    """Measure the seconds of each part inside the context."""
     spent: dict[str, float] = defaultdict(float)
     inner = [0.0]  # of the parts inside each one that runs
 
@@ -164,7 +164,7 @@ def timed_parts() -> Iterator[dict[str, float]]:
 
 
 def fastest(function: Callable[[], object]) -> float:
-    """Seconds of the fastest of ROUNDS calls."""
+    """Return the seconds of the fastest of ROUNDS calls."""
     taken = []
     for _ in range(ROUNDS):
         begin = time.thread_time()
@@ -174,7 +174,7 @@ def fastest(function: Callable[[], object]) -> float:
 
 
 def write_classes(root: Path) -> None:
-    """Soft blobs as masks, in FSS-1000's layout."""
+    """Write images with soft blobs as masks, in FSS-1000's layout."""
     rng = np.random.default_rng(0)
     for name in range(CLASSES):
         (root / f"class_{name}").mkdir(parents=True)
@@ -186,7 +186,7 @@ def write_classes(root: Path) -> None:
 
 
 def write_instances(root: Path, instances: int) -> None:
-    """Polygons of 30 points around random places, in COCO's layout."""
+    """Write images with polygons of 30 points, in COCO's layout."""
     rng = np.random.default_rng(1)
     (root / "train2017").mkdir(parents=True)
     (root / "annotations").mkdir()
@@ -213,7 +213,7 @@ def write_instances(root: Path, instances: int) -> None:
 
 
 def write_jpeg(path: Path, rng: np.random.Generator) -> None:
-    """Large soft colours under noise."""
+    """Return an image of large soft colours with noise."""
     soft = cv2.resize(
         rng.integers(0, 256, (30, 40, 3), np.uint8), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC
     )
@@ -222,7 +222,7 @@ def write_jpeg(path: Path, rng: np.random.Generator) -> None:
 
 
 def processor() -> str:
-    """Its name, where the system tells."""
+    """Return the name of the processor, if the system tells it."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.is_file() else []
     return next(

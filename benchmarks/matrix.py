@@ -1,4 +1,4 @@
-"""Which cells the benchmark measures: not every combination, but every factor against a common middle."""
+"""Choose the cells that the benchmark measures: each factor varies around a common default."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -25,10 +25,10 @@ ALL = (
 
 
 def cells(model: ModelConfig, stages: tuple[str, ...], quick: bool) -> Iterator[tuple[str, Size]]:
-    """Stage and size, small ones first within a stage: they tell how long the large ones would take.
+    """Yield stage and size; small sizes come first, since they tell how long the large ones would take.
 
     The head runs in float32 in every command; its products (neck, decoder) are measured in bfloat16 as well.
-    "whole" in bfloat16 has the backbone in it, as commands have on an accelerator.
+    "whole" in bfloat16 has the backbone in bfloat16, as the commands have on an accelerator.
     """
     batches, concepts, shots = (QUICK.values()) if quick else (BATCHES, CONCEPTS, SHOTS)
     precisions = [{"precision": precision} for precision in PRECISIONS]

@@ -1,4 +1,4 @@
-"""One cell of a table: a stage in one size, timed in turn with the same work in PyTorch."""
+"""Measure one cell of a table: a stage in one size, timed in turn with the same work in PyTorch."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ MOST_ROUNDS = 50
 
 
 class Times(NamedTuple):
-    """Of one side, in seconds."""
+    """Summarise the times of one side in seconds."""
 
     median: float
     least: float
@@ -28,7 +28,7 @@ class Times(NamedTuple):
 
 @dataclass(frozen=True)
 class Row:
-    """What was found in one cell; None where it was not measured."""
+    """Hold the measurements of one cell; None for what was not measured."""
 
     stage: str
     canvas: int
@@ -48,17 +48,17 @@ class Row:
 
     @property
     def ratio(self) -> float | None:
-        """Our time over theirs."""
+        """Our time divided by theirs."""
         return self.ours.median / self.theirs.median if self.ours and self.theirs else None
 
     @property
     def images_per_second(self) -> float | None:
-        """Of ours."""
+        """Images a second of our side."""
         return self.batch / self.ours.median if self.ours else None
 
 
 class Program(NamedTuple):
-    """A stage, ready to run."""
+    """Hold a stage that is ready to run."""
 
     run: Callable[[], object]  # ends when the result is there
     compile_seconds: float | None
@@ -66,7 +66,7 @@ class Program(NamedTuple):
 
 
 class Bench:
-    """Measures cells one after another, and leaves out those that would take too long."""
+    """Measure cells one after another, and leave out those that would take too long."""
 
     def __init__(self, seconds: float, longest: float, torch: TorchSide | None):
         """Time a cell for `seconds`, ROUNDS at least; leave it out if ours would take over `longest`."""
@@ -77,7 +77,7 @@ class Bench:
         """Measure one cell.
 
         Args:
-            request: the same work for PyTorch, where there is any.
+            request: the same work for PyTorch, if it can do it.
         """
         cell = dict(
             stage=stage,
@@ -130,7 +130,7 @@ class Bench:
 
 
 def alternating(sides: Mapping[str, Callable[[], float]], seconds: float) -> dict[str, Times]:
-    """Run the sides in turn until `seconds` are over, ROUNDS times at least; each says how long it took."""
+    """Time the sides in turn for `seconds`, ROUNDS times at least; each side returns its own time."""
     found: dict[str, list[float]] = {name: [] for name in sides}
     begin = time.perf_counter()
     for round_ in range(MOST_ROUNDS):
@@ -145,7 +145,7 @@ def alternating(sides: Mapping[str, Callable[[], float]], seconds: float) -> dic
 
 
 def clocked(run: Callable[[], object]) -> Callable[[], float]:
-    """`run` that says how many seconds it took."""
+    """Wrap `run` to return the seconds that it took."""
 
     def seconds() -> float:
         begin = time.perf_counter()
@@ -170,7 +170,7 @@ def compiled(traced: jax.stages.Traced, arguments: tuple) -> Program:
 
 
 def as_dict(row: Row) -> dict:
-    """For JSON: seconds by name, and the ratio."""
+    """Return the row for JSON, with the ratio."""
     values = asdict(row)
     for side in ("ours", "theirs"):
         times = getattr(row, side)

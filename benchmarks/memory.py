@@ -1,4 +1,4 @@
-"""How much memory a call takes from the system. Standard library only: PyTorch's process uses it, too."""
+"""Measure the memory that a call takes from the system, with the standard library only."""
 
 from __future__ import annotations  # the official code's environment may have Python 3.8
 
@@ -10,7 +10,7 @@ _PROCESS = Path("/proc/self")
 
 
 def resident_rise(run: Callable[[], object]) -> int | None:
-    """Bytes by which this process's peak during `run` lies above what it held before; None beside Linux."""
+    """Return by how many bytes `run` raises the peak memory of this process; None if not on Linux."""
     try:
         ctypes.CDLL(None).malloc_trim(0)  # what earlier calls freed is given back first
         before = _status("VmRSS")

@@ -1,8 +1,8 @@
-"""Does making batches cost the training time? The same steps with real input, and with one batch repeated.
+"""Measure whether the input slows training down: the same steps with real input, and with one batch repeated.
 
     python -m benchmarks.overlap --config configs/emoji_mixed.py
 
-Prints the median step of both and their ratio: 1 where the input is hidden behind the steps.
+Prints the median step time of both and their ratio, which is 1 if the input is hidden behind the steps.
 """
 
 import dataclasses
@@ -27,15 +27,15 @@ from segic_jax.train.experiment import load_config
 @dataclass
 class Args:
     config: Path
-    """Configuration of the training; its validations and checkpoints are left out."""
+    """Training configuration; validations and checkpoints are left out."""
     steps: int = 40
-    """Of each training; the first quarter does not count."""
+    """Steps of each training; the first quarter is not timed."""
     rounds: int = 2
-    """Both, in turn."""
+    """Rounds of both trainings, in turn."""
 
 
 class Repeated:
-    """The first batch of an iterator, without end."""
+    """Repeat the first batch of an iterator without end."""
 
     def __init__(self, batches):
         self._first = next(batches)
@@ -45,7 +45,7 @@ class Repeated:
         return self._first
 
     def close(self) -> None:
-        """Nothing is left to end."""
+        """Do nothing: the iterator was closed already."""
 
 
 def main(args: Args) -> None:

@@ -1,10 +1,10 @@
-"""Operations and bytes of every stage, and the time below which no program can go on three devices.
+"""Count operations and bytes of every stage, and derive a lower bound of its time on three devices.
 
     python -m benchmarks.roofline                                     DINOv2-B, L and g at 448 and 896 pixels
     python -m benchmarks.roofline --measured outputs/benchmark/run.json    with the times of `benchmarks.run`
 
-Operations are those of matrix products and convolutions, counted in the traced program. Bytes are those that
-any program has to move: what a stage reads of its weights and inputs, and its results, once. Nothing is
+Operations are those of matrix products and convolutions, counted in the traced program. Bytes are those
+that any program has to move: the weights and inputs that a stage reads, and its results, once. Nothing is
 allocated.
 """
 
@@ -31,7 +31,7 @@ class Args:
     canvas: tuple[int, ...] = (448, 896)
     """Sides of the canvas in pixels."""
     vits: tuple[str, ...] = VITS
-    """The backbones."""
+    """DINOv2 backbones."""
     measured: tuple[Path, ...] = ()
     """run.json files of `benchmarks.run` on one device."""
     out: Path | None = None
@@ -39,7 +39,7 @@ class Args:
 
 
 class Device(NamedTuple):
-    """Peaks of a data sheet, a second."""
+    """Hold the peak rates of a data sheet."""
 
     name: str
     backbone_flops: float
@@ -60,14 +60,14 @@ DEVICES = (
 
 
 class Cost(NamedTuple):
-    """Of one call."""
+    """Hold the operations and bytes of one call."""
 
     flops: int
     bytes: dict[str, int]  # by precision of the backbone
 
 
 class Line(NamedTuple):
-    """A stage in one size."""
+    """Hold a stage in one size with its work."""
 
     stage: str
     vit: str  # empty where the stage does not depend on it
@@ -75,7 +75,7 @@ class Line(NamedTuple):
     cost: Cost
 
     def floor(self, device: Device) -> tuple[float, bool]:
-        """Seconds, and whether the memory sets them."""
+        """Return the lower bound in seconds, and whether memory traffic determines it."""
         peak = device.backbone_flops if self.stage == "backbone" else device.head_flops
         compute = self.cost.flops / peak
         memory = self.cost.bytes[device.backbone_precision] / device.bytes
@@ -83,7 +83,7 @@ class Line(NamedTuple):
 
 
 def main(args: Args) -> None:
-    """Count, print, write."""
+    """Count, print and write."""
     measured = [json.loads(path.read_text()) for path in args.measured]
     text = ""
     for canvas in args.canvas:
@@ -97,7 +97,7 @@ def main(args: Args) -> None:
 
 
 def counted(models: dict[str, ModelConfig]) -> Iterator[Line]:
-    """The lines of one canvas."""
+    """Return the lines of one canvas."""
     some = next(iter(models.values()))
     for stage in ("backbone", "neck", "correspondence"):
         for vit, config in models.items():
@@ -109,7 +109,7 @@ def counted(models: dict[str, ModelConfig]) -> Iterator[Line]:
 
 
 def cost(stage: str, size: Size) -> Cost:
-    """Counted in the traced program."""
+    """Count the work of a traced program."""
     function, arguments = STAGES[stage](size)
     traced, results = jax.make_jaxpr(function, return_shape=True)(*arguments)
     used = used_inputs(traced.jaxpr)
@@ -122,14 +122,14 @@ def cost(stage: str, size: Size) -> Cost:
 
 
 def host_cost(size: Size) -> Cost:
-    """Small logits in; a mask of one byte a pixel for each concept and a label map of two out."""
+    """Return the work on the host: small logits to masks (1 byte a pixel) and a label map (2 bytes)."""
     small, pixels = (4 * size.model.grid) ** 2 * size.concepts, math.prod(IMAGE)
     moved = 4 * small + pixels * size.concepts + 2 * pixels
     return Cost(0, {"float32": moved, "bfloat16": moved})
 
 
 def used_inputs(program: Jaxpr) -> list[bool]:
-    """Which inputs the results depend on; an inner program counts as using all of its own."""
+    """Return the inputs on which the results depend; an inner program counts as using all of its inputs."""
     needed = {one for one in program.outvars if isinstance(one, Var)}
     for equation in reversed(program.eqns):
         if needed.intersection(equation.outvars):
@@ -138,7 +138,7 @@ def used_inputs(program: Jaxpr) -> list[bool]:
 
 
 def table(lines: Sequence[Line], measured: Sequence[dict]) -> str:
-    """Markdown; a floor that the memory sets has a star."""
+    """Format as Markdown; a star marks a bound that memory traffic determines."""
     columns = ["stage", "GFLOP", "MB float32", "MB bfloat16", *(f"{device.name}, ms" for device in DEVICES)]
     rows = []
     for line in lines:
@@ -188,7 +188,7 @@ def _milliseconds(seconds: float, memory: bool) -> str:
 
 
 def _in_precision(arguments: tuple, precision: str) -> list:
-    """The weights, which come first, in another precision."""
+    """Cast the weights, which come first, to another precision."""
     weights, *inputs = arguments
     return [{name: jax.ShapeDtypeStruct(one.shape, precision) for name, one in weights.items()}, *inputs]
 

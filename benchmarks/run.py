@@ -1,10 +1,10 @@
-"""How long the stages of inference take, and how that compares with PyTorch where it is installed.
+"""Time the stages of inference, and compare them with PyTorch where it is installed.
 
     python -m benchmarks.run                    every stage, 448 and 896 pixels
-    python -m benchmarks.run --quick            minutes
+    python -m benchmarks.run --quick            takes minutes
     python -m benchmarks.run --official DIR     also the official repository's whole inference
 
-PyTorch runs the same work in a process beside, in turn with ours: Hugging Face's Dinov2Model with
+PyTorch runs the same work in a child process, in turn with ours: Hugging Face's Dinov2Model with
 scaled-dot-product attention for the backbone (torch.compile on a GPU), transformers' SAM mask decoder for the
 decoder. Random weights; nothing is downloaded. A ratio below 1 means that ours takes less time.
 """
@@ -34,33 +34,33 @@ OFFICIAL_CONCEPTS = (1, 20)
 @dataclass
 class Args:
     device: Literal["", "cpu", "gpu"] = ""
-    """What JAX finds by default."""
+    """Device; the default device of JAX if empty."""
     quick: bool = False
     """Canvas 448, batches 1 and 8, 1 and 20 concepts, one shot."""
     vit: Literal["b", "l", "g"] = "b"
-    """The DINOv2."""
+    """DINOv2 backbone."""
     canvas: tuple[int, ...] = (448, 896)
     """Sides of the canvas in pixels, multiples of 14."""
     stages: tuple[str, ...] = ()
-    """Only these."""
+    """Stages to measure."""
     seconds: float = 0.4
-    """Of timing a cell, if at least three rounds fit; one round more does not count."""
+    """Seconds to time a cell, after one warm-up; at least three rounds run."""
     longest: float = 40.0
-    """A cell in which our runs are expected to take more seconds is left out, and named."""
+    """Cells whose runs are expected to take more seconds are left out, and listed."""
     official: Path | None = None
-    """A checkout of the official repository, whose whole inference is timed beside ours."""
+    """Checkout of the official repository, whose whole inference is timed as well."""
     official_python: Path | None = None
-    """The interpreter of its environment; this one by default."""
+    """Python interpreter of its environment; this one by default."""
     out: Path = Path("outputs/benchmark")
     """Folder for run.json and run.md."""
 
 
 def main(args: Args) -> None:
-    """Measure, print, write.
+    """Measure, print and write.
 
     Raises:
         ConfigError: there is no such device or stage.
-        TorchError: `official` is no checkout, or cannot be built.
+        TorchError: `official` is not a checkout, or cannot be built.
     """
     unknown = [name for name in args.stages if name not in matrix.ALL]
     if unknown:
@@ -75,7 +75,7 @@ def main(args: Args) -> None:
 
 
 def measure(args: Args, models: list[ModelConfig]) -> None:
-    """The cells of every model, then the targets."""
+    """Measure the cells of every model, then the targets."""
     import jax
 
     device = jax.default_backend()

@@ -1,6 +1,6 @@
-"""One point of the devices' curve of `benchmarks.growth`, which starts this with XLA_FLAGS for its process.
+"""Measure one point of the device curve for `benchmarks.growth`, which starts this process with XLA_FLAGS.
 
-It is given a ModelConfig as JSON, how many images there are, and for how long to time them.
+The arguments are a ModelConfig as JSON, the number of images, and the seconds to time them.
 """
 
 import json
@@ -16,7 +16,7 @@ from segic_jax.runtime.distributed import make_mesh, replicated
 
 
 def main(config: str, batch: str, seconds: str) -> None:
-    """Images and Contexts are split over all devices, weights are on each; prints JSON."""
+    """Shard images and prototypes over all devices, replicate the weights, and print JSON."""
     size = Size(model_config_from_dict(json.loads(config)), batch=int(batch))
     function, arguments = STAGES["whole"](size)
     mesh = make_mesh()

@@ -1,7 +1,7 @@
-"""The stages of inference, each as a function and the shapes of what it takes.
+"""Define the stages of inference, each as a function with the shapes of its arguments.
 
-Everything that is measured or counted (`run`, `growth`, `roofline`, `guard`) is made here, so that all speak
-of the same programs. Shapes are abstract: counting allocates nothing, and `filled` makes the arrays.
+`run`, `growth`, `roofline` and `guard` all measure or count these programs. Shapes are abstract, so that
+counting allocates nothing; `filled` makes the arrays.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ VITS = ("b", "l", "g")  # of DINOv2
 
 @dataclass(frozen=True)
 class Size:
-    """What a stage works on."""
+    """Describe the inputs of a stage."""
 
     model: ModelConfig
     batch: int = 1
@@ -38,24 +38,24 @@ class Size:
 
     @property
     def tokens(self) -> int:
-        """Of one image in the backbone."""
+        """Tokens of one image in the backbone."""
         return self.model.grid**2 + 1 + self.model.vit.num_registers
 
 
 class Stage(NamedTuple):
-    """A function to be compiled, and its arguments' shapes."""
+    """Hold a function to compile, and the shapes of its arguments."""
 
     function: Callable[..., Any]
     arguments: tuple
 
 
 def model(vit: str, canvas: int) -> ModelConfig:
-    """SegIC on a DINOv2 of one of the VITS."""
+    """Return the configuration of SegIC with one of the VITS."""
     return ModelConfig(vit=ViTConfig.dinov2(vit), canvas=canvas)
 
 
 def backbone(size: Size) -> Stage:
-    """Images (uint8) -> patch features, with the normalisation of the pixels."""
+    """Encode uint8 images to patch features, with the normalisation of pixels."""
     return Stage(
         lambda params, images, sizes: segic.extract(size.model, params, images, sizes),
         (_params(segic.backbone_template(size.model.vit), size.precision), *_images(size, size.batch)),
@@ -63,7 +63,7 @@ def backbone(size: Size) -> Stage:
 
 
 def products(size: Size) -> Stage:
-    """The dense matrix products of one block of the backbone alone: how fast the library has them."""
+    """Run the dense matrix products of one backbone block alone, to see the speed of the library."""
     vit = size.model.vit
     hidden = vit.ffn_hidden * (2 if vit.ffn == "swiglu" else 1)
 
@@ -85,14 +85,14 @@ def products(size: Size) -> Stage:
 
 
 def references(size: Size) -> Stage:
-    """Features of the reference images (one a shot) and their masks -> Context."""
+    """Pool the features of reference images, one for each shot, inside their masks to prototypes."""
     given = _references(size)
     features = _features(size, size.shots)
     return Stage(segic.encode_features, (features, replace(given, images=None, sizes=None)))
 
 
 def neck(size: Size) -> Stage:
-    """Features -> what the decoder reads of the image."""
+    """Project features to the image embedding that the decoder reads."""
     return Stage(
         lambda head, features: _head(size).bind(head).embed_image(features),
         (_params(_head(size), size.precision), _features(size, dtype=size.precision)),
@@ -100,7 +100,7 @@ def neck(size: Size) -> Stage:
 
 
 def correspondence(size: Size) -> Stage:
-    """Features and the references' mean features -> cosine map at the canvas, best point."""
+    """Compute similarity maps on the canvas and their peaks from features and prototypes."""
 
     def found(features, pooled):
         at_canvas = upsample_maps(similarity_map(features, pooled, size.model.canvas), size.model.canvas)
@@ -110,7 +110,7 @@ def correspondence(size: Size) -> Stage:
 
 
 def prompts(size: Size) -> Stage:
-    """Cosine map, point and Context -> sparse and dense prompts."""
+    """Encode similarity map, point and prototypes to sparse and dense prompts."""
 
     def encoded(head, maps, points, context):
         module = _head(size).bind(head)
@@ -134,7 +134,7 @@ def prompts(size: Size) -> Stage:
 
 
 def decoder(size: Size) -> Stage:
-    """SAM's mask decoder alone: image and prompts -> small mask logits and predicted IoU."""
+    """Run SAM's mask decoder alone: image and prompts to low-resolution logits and predicted IoU."""
 
     def decoded(head, image, given):
         module = _head(size).bind(head)
@@ -155,12 +155,12 @@ def decoder(size: Size) -> Stage:
 
 
 def upsampling(size: Size) -> Stage:
-    """Small mask logits -> logits at the canvas."""
+    """Upsample low-resolution logits to the canvas."""
     return Stage(lambda logits: segic.upsample(logits, size.model.canvas), (_small_logits(size),))
 
 
 def head(size: Size) -> Stage:
-    """All from the features on, neck to up-sampling, in one program."""
+    """Run everything after the features, from neck to upsampling, in one program."""
 
     def decoded(params, features, context):
         logits, iou = segic.decode(size.model, params, features, context)
@@ -170,7 +170,7 @@ def head(size: Size) -> Stage:
 
 
 def head_alone(size: Size) -> Stage:
-    """The same with concepts that read nothing of each other, as in the API."""
+    """Run `head` with concepts that do not read each other, as in the API."""
 
     def decoded(params, features, context):
         decoded = segic.decode_stages(size.model, params, features, context, use_cross=False)
@@ -180,7 +180,7 @@ def head_alone(size: Size) -> Stage:
 
 
 def whole(size: Size) -> Stage:
-    """Images -> mask logits at the canvas in one program; the references are encoded already."""
+    """Run images to mask logits on the canvas in one program, with given prototypes."""
     return Stage(
         lambda params, head, images, sizes, context: segic.segment(
             size.model, params, head, images, sizes, context
@@ -195,7 +195,7 @@ def whole(size: Size) -> Stage:
 
 
 def whole_with_references(size: Size) -> Stage:
-    """The same from reference images and masks: they are encoded, too."""
+    """Run reference images, masks and targets to mask logits in one program."""
 
     def segmented(params, head, images, sizes, given):
         # One call of the backbone: XLA on a CPU would run two beside each other, and hold the memory of both.
@@ -229,7 +229,7 @@ HOST = "post-processing"  # numpy on the host, see `post_processing`
 
 
 def post_processing(size: Size) -> Callable[[], None]:
-    """Small logits of `batch` targets -> label maps, areas, boxes, scores and masks at the IMAGE's size."""
+    """Turn low-resolution logits into label maps, areas, boxes, scores and masks at the IMAGE's size."""
     config, (height, width) = size.model, IMAGE
     canvas = config.canvas
     rng = np.random.default_rng(0)
@@ -260,9 +260,9 @@ def post_processing(size: Size) -> Callable[[], None]:
 
 
 def filled(arguments: Any, seed: int = 0) -> Any:
-    """Arrays for abstract arguments: small random numbers, sizes of whole canvases, all slots valid.
+    """Make arrays for abstract arguments: small random numbers, full canvases, all slots valid.
 
-    Every reference mask lies on the first image; how many images there are is what costs time.
+    Every reference mask lies on the first image; the time depends on the number of images only.
     """
     rng = np.random.default_rng(seed)
     drawn = 0.05 * rng.standard_normal(99_991, np.float32)  # repeated: a backbone has 1e8 numbers and more
@@ -321,7 +321,7 @@ def _context(size: Size) -> segic.Prototypes:
 
 
 def _references(size: Size) -> segic.ReferenceBatch:
-    """All concepts lie on the same images, one a shot."""
+    """Place all concepts on the same images, one for each shot."""
     images, sizes = _images(size, size.batch, size.shots)
     shape, side = (size.batch, size.concepts, size.shots), size.model.canvas
     return segic.ReferenceBatch(

@@ -1,4 +1,4 @@
-"""Rows -> text and markdown."""
+"""Format rows as text and Markdown."""
 
 from collections.abc import Iterable, Sequence
 
@@ -13,13 +13,13 @@ COLUMNS = (
 
 
 def markdown(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table."""
+    """Format a Markdown table."""
     head = [columns, ["---"] * len(columns)]
     return "".join(f"| {' | '.join(line)} |\n" for line in [*head, *lines])
 
 
 def row_line(row: Row) -> str:
-    """One row while the measurement runs."""
+    """Format one row to print during the measurement."""
     size = f"{row.canvas} px, batch {row.batch}, {row.concepts} concepts, {row.shots} shots, {row.precision}"
     if row.ours is None:
         return f"{row.stage:<22}{size}: {row.note}"
@@ -30,7 +30,7 @@ def row_line(row: Row) -> str:
 
 
 def row_table(rows: Sequence[Row]) -> str:
-    """A table for each canvas; below it what was left out, and why."""
+    """Format a table for each canvas, and below it the cells that were left out, with reasons."""
     text = ""
     for canvas in sorted({row.canvas for row in rows}):
         there = [row for row in rows if row.canvas == canvas]
@@ -49,7 +49,7 @@ def row_table(rows: Sequence[Row]) -> str:
 
 
 def target_table(targets: Iterable[Target]) -> str:
-    """What was wanted, what was found."""
+    """Format the targets and what was measured."""
     verdict = {None: "", True: "met", False: "missed"}
     return markdown(
         ("target", "wanted", "found", ""), [(t.what, t.wanted, t.found, verdict[t.met]) for t in targets]
@@ -57,18 +57,18 @@ def target_table(targets: Iterable[Target]) -> str:
 
 
 def milliseconds(seconds: float) -> str:
-    """With three digits or more."""
+    """Format milliseconds with at least three digits."""
     value = 1000 * seconds
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f}"
 
 
 def digits(value: float) -> str:
-    """Three of them, or all before the point."""
+    """Format with three digits, or all digits before the point."""
     return f"{value:.0f}" if value >= 100 else f"{value:.3g}" if value >= 1e-4 else "0.0000"
 
 
 def mebibytes(size: int | None) -> str:
-    """Empty where nothing was measured."""
+    """Format mebibytes; empty if not measured."""
     return "" if size is None else f"{size / 2**20:.{0 if size >= 2**20 else 1}f}"
 
 

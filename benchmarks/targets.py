@@ -1,4 +1,4 @@
-"""What was set as a target, and what the rows of one run say to it."""
+"""Compare the rows of one run with the targets."""
 
 import time
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ from segic_jax.config import ViTConfig
 from segic_jax.train.recipe import official
 
 SIDE = 8192  # of the large matrix product
-NO_GPU = "not measured: no GPU at hand"
+NO_GPU = "not measured: no GPU is available"
 
 
 class Target(NamedTuple):
-    """One line of the table."""
+    """Hold one line of the table."""
 
     what: str
     wanted: str
@@ -29,7 +29,7 @@ class Target(NamedTuple):
 
 
 def cpu_targets(rows: Sequence[Row]) -> list[Target]:
-    """Those for ViT-B in float32 on a CPU; `rows` are of that backbone."""
+    """Compare rows of ViT-B in float32 on a CPU with the targets."""
     targets = []
     plain = [r for r in rows if r.batch == 1 and r.shots == 1 and r.precision == "float32" and r.ours]
     for row in (r for r in plain if r.stage == "backbone"):
@@ -59,7 +59,7 @@ def cpu_targets(rows: Sequence[Row]) -> list[Target]:
 
 
 def gpu_targets(bench: Bench) -> tuple[list[Target], list[Row]]:
-    """Measure those for ViT-L on a GPU, and the rows they come from; without one they are not measured."""
+    """Measure the targets of ViT-L on a GPU, if there is one; return them with their rows."""
     texts = (
         ("ViT-L, 896 px, batch 8, bfloat16: share of a large matrix product's rate", "at least 55 %"),
         ("the same: our time over torch.compile's", "at most 1.0"),
@@ -82,7 +82,7 @@ def gpu_targets(bench: Bench) -> tuple[list[Target], list[Row]]:
 
 
 def product_rate(side: int = SIDE) -> float:
-    """Operations a second of one bfloat16 matrix product [side, side] by itself, the best of ten."""
+    """Return operations a second of a bfloat16 matrix product [side, side], the best of ten."""
     matrix = jnp.ones((side, side), jnp.bfloat16)
     product = jax.jit(lambda a, b: a @ b)
     product(matrix, matrix).block_until_ready()

@@ -1,7 +1,7 @@
-"""PyTorch beside us: a child process that builds a model and runs it when told to.
+"""Run PyTorch in a child process that builds a model and runs it on request.
 
-A process of its own, so that neither library's threads, memory pools or CUDA libraries stand in the other's
-way. It sleeps while we run.
+A separate process keeps the threads, memory pools and CUDA libraries of the two libraries apart. It sleeps
+while JAX runs.
 """
 
 import json
@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 
 
 class TorchError(InputError):
-    """The other side cannot do what it was asked for."""
+    """Report that PyTorch cannot do what was requested."""
 
     def __init__(self, message: str, out_of_memory: bool = False):
         super().__init__(message)
@@ -26,17 +26,17 @@ class TorchError(InputError):
 
 
 class TorchSide:
-    """One child process; use it in a `with` block."""
+    """Hold one child process; use it in a `with` block."""
 
     def __init__(self, device: str, python: Path | None = None):
         """Start it.
 
         Args:
-            device: of JAX: "cpu" or "gpu".
+            device: the device of JAX, "cpu" or "gpu".
             python: another interpreter, for the official code; it needs torch.
 
         Raises:
-            TorchError: it does not start.
+            TorchError: the process does not start.
         """
         self._child = subprocess.Popen(
             [str(python or sys.executable), "-m", "benchmarks.torch_worker"],
@@ -59,19 +59,19 @@ class TorchSide:
         self._answers.close()
 
     def build(self, kind: str, **settings) -> dict:
-        """Make what `run` runs.
+        """Build what `run` runs.
 
         Raises:
-            TorchError: it cannot be made.
+            TorchError: it cannot be built.
         """
         return self._ask(build=kind, **settings)
 
     def run(self) -> float:
-        """Seconds of one call."""
+        """Run once and return the seconds."""
         return self._ask()["seconds"]
 
     def memory(self) -> int | None:
-        """Bytes that one call takes beside weights and inputs."""
+        """Return the bytes that one call takes in addition to weights and inputs."""
         return self._ask(memory=True)["memory"]
 
     def _ask(self, **request) -> dict:
@@ -82,7 +82,7 @@ class TorchSide:
             pass  # there is no answer then, either
         line = self._answers.readline()
         if not line:
-            raise TorchError("PyTorch's process ended; what it said stands above.")
+            raise TorchError("PyTorch's process ended; its messages are above.")
         answer = json.loads(line)
         if "error" in answer:
             raise TorchError(answer["error"], answer.get("out_of_memory", False))
@@ -90,12 +90,12 @@ class TorchSide:
 
 
 def has_torch() -> bool:
-    """Whether there is something to compare with in this environment."""
+    """Return whether PyTorch is installed in this environment."""
     return bool(find_spec("torch") and find_spec("transformers"))
 
 
 def request_for(stage: str, size: Size) -> dict | None:
-    """The same work for `TorchSide.build`; None where PyTorch's libraries have no such thing."""
+    """Return the same work for `TorchSide.build`; None if PyTorch's libraries do not have it."""
     config = size.model
     if stage == "backbone":
         return {

@@ -1,8 +1,8 @@
-"""The PyTorch side of a comparison, in a process of its own: `python -m benchmarks.torch_worker`.
+"""Run the PyTorch side of a comparison in a separate process: `python -m benchmarks.torch_worker`.
 
-Reads one JSON request a line and answers each with one: {"build": kind, ...} makes a model and its inputs, {}
-runs it once. It needs torch, transformers and nothing of this project beside `tools/dump_torch.py`, so that
-it can run in the official code's own environment.
+Reads one JSON request a line and answers each with one: {"build": kind, ...} makes a model and its inputs,
+{} runs it once. It needs torch, transformers and `tools/dump_torch.py`, but nothing else of this project,
+so that it can run in the environment of the official code.
 """
 
 from __future__ import annotations  # the official environment may have Python 3.8
@@ -39,7 +39,7 @@ def main():
                 answer = {"memory": memory(run)}
             else:
                 answer = {"seconds": seconds(run)}
-        except Exception as error:  # whatever it is, the other side has to say it
+        except Exception as error:  # any error is reported to the other side
             answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
             if isinstance(error, (getattr(torch, "OutOfMemoryError", MemoryError), MemoryError)):
                 answer["out_of_memory"] = True
@@ -48,7 +48,7 @@ def main():
 
 
 def start(device):
-    """Choose the device; versions and threads."""
+    """Choose the device; return versions and threads."""
     global CUDA
     CUDA = device == "gpu" and torch.cuda.is_available()
     if CUDA:
@@ -61,14 +61,14 @@ def start(device):
 
 
 def seconds(run):
-    """Of one call, until its result is there."""
+    """Return the seconds of one call until its result is ready."""
     begin = time.perf_counter()
     _finished(run)
     return time.perf_counter() - begin
 
 
 def memory(run):
-    """Bytes that one call takes beside weights and inputs."""
+    """Return the bytes that one call takes in addition to weights and inputs."""
     if not CUDA:
         return resident_rise(lambda: _finished(run))
     torch.cuda.reset_peak_memory_stats()
@@ -85,7 +85,7 @@ def _finished(run):
 
 
 def backbone(vit, canvas, batch, precision):
-    """Hugging Face's Dinov2Model with scaled-dot-product attention; compiled on a GPU."""
+    """Build Hugging Face's Dinov2Model with scaled-dot-product attention; compile it on a GPU."""
     from transformers import Dinov2Config, Dinov2Model
 
     def make():
@@ -106,7 +106,7 @@ def backbone(vit, canvas, batch, precision):
 
 
 def products(tokens, shapes, precision):
-    """Matrix products [tokens, inputs] x [inputs, outputs] as linear layers have them."""
+    """Build matrix products [tokens, inputs] x [inputs, outputs] as in linear layers."""
     weights = [_numbers(outputs, inputs, precision=precision) for inputs, outputs in shapes]
     given = {inputs: _numbers(tokens, inputs, precision=precision) for inputs, _ in shapes}
 
@@ -118,7 +118,7 @@ def products(tokens, shapes, precision):
 
 
 def decoder(head, grid, rows, slots, precision):
-    """transformers' SAM mask decoder, a row for each concept of each image, as the official code has it."""
+    """Build transformers' SAM mask decoder with a row for each concept of each image, as officially."""
     from transformers.models.sam.configuration_sam import SamMaskDecoderConfig
     from transformers.models.sam.modeling_sam import SamMaskDecoder
 
@@ -143,9 +143,9 @@ def decoder(head, grid, rows, slots, precision):
 
 
 def official(checkout, vit, concepts):
-    """The official repository's whole inference: one reference with `concepts` masks, one target.
+    """Build the official whole inference: one reference with `concepts` masks, and one target.
 
-    With random weights in its head; its own constructor gets DINOv2 and CLIP. Entry points as in
+    The head has random weights; the official constructor loads DINOv2 and CLIP. The entry points are those of
     `tools/dump_torch.py`.
     """
     from tools import dump_torch

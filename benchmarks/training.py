@@ -1,4 +1,4 @@
-"""How many pairs a second a training step takes, input left out: the same batch again and again."""
+"""Measure the pairs a second of a training step without input: the same batch is repeated."""
 
 import time
 from dataclasses import replace
@@ -20,16 +20,15 @@ PROMPTS = 100  # rows of the text table
 
 
 def pairs_per_second(config: Config, precision: str) -> tuple[float, int]:
-    """Of one process on all its devices; random weights, and a batch in which every slot is used.
+    """Measure one process on all its devices, with random weights and a batch that uses every slot.
 
-    Where the memory does not suffice the batch is computed in parts (`train.accumulate`), twice as many each
-    time.
+    If memory does not suffice, the batch is computed in parts (`train.accumulate`), twice as many each time.
 
     Returns:
         Pairs a second, and the number of parts.
 
     Raises:
-        MemoryError: one pair at a time is too much.
+        MemoryError: a single pair needs too much memory.
     """
     parts = config.train.accumulate
     while parts <= config.train.batch_size:
@@ -56,7 +55,7 @@ def _measured(config: Config, precision: str) -> float:
 
 
 def step_and_arguments(config: Config, precision: str) -> tuple:
-    """The training step, and on the devices its state, what is frozen (in `precision`) and a batch."""
+    """Return the training step with its state, frozen parts (in `precision`) and a batch on the devices."""
     mesh = distributed.make_mesh()
     model, rows = config.model, config.train.batch_size
     backbone = filled({n: Shape(s.shape, precision) for n, s in backbone_template(model.vit).shapes.items()})
@@ -75,7 +74,7 @@ def step_and_arguments(config: Config, precision: str) -> tuple:
 
 
 def _batch(config: Config, rows: int) -> dict[str, np.ndarray]:
-    """As `segic_jax.data.pipeline` makes them: masks are strips of the image."""
+    """Return a batch as `segic_jax.data.pipeline` makes it; masks are strips of the image."""
     side, slots = config.model.canvas, config.data.max_concepts
     masks = np.zeros((rows, slots, side, side), bool)
     for slot in range(slots):

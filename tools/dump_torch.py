@@ -1,10 +1,11 @@
-"""Run the official SegIC in its own PyTorch environment and write down every stage of its forward pass.
+"""Run the official SegIC in its own PyTorch environment, and write every stage of its forward pass.
 
     python tools/dump_torch.py --segic CHECKOUT --checkpoint X.pth --images REFERENCE MASK TARGET --out DIR
 
-Needs nothing of this project: copy the file to where the official code runs (torch 1.13 or newer,
-transformers, safetensors, numpy, Pillow). DIR then holds manifest.json, weights.safetensors (the complete
-state dict) and pair_0.npz, pair_1.npz, ... `segic parity report DIR --out OUT.html` replays it in JAX.
+This file needs nothing else of the project: copy the file to where the official code runs (torch 1.13 or
+newer, transformers, safetensors, numpy, Pillow). DIR then holds manifest.json, weights.safetensors (the
+complete state dict) and pair_0.npz, pair_1.npz, ... `segic parity report DIR --out OUT.html` replays it in
+JAX.
 """
 
 from __future__ import annotations  # the official environment may have Python 3.8
@@ -36,11 +37,11 @@ STAGES = (
 
 
 class DumpError(Exception):
-    """Something to mend before a dump can be made; the message says what."""
+    """Report what must be fixed before a dump can be made."""
 
 
 def main() -> int:
-    """Run; 2 if some input was wrong."""
+    """Run; return the exit code, 2 for a wrong input."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--segic", type=Path, required=True, help="folder of the official repository")
     parser.add_argument("--checkpoint", type=Path, required=True, help="its .pth of the trained part")
@@ -115,7 +116,7 @@ def check_checkout(folder: Path) -> None:
 
 
 def sample(reference: Path, mask: Path, target: Path) -> dict:
-    """The three images as the official EvalDataProcessor reads them (utils/dataloader.py)."""
+    """Read the three images as the official EvalDataProcessor does (utils/dataloader.py)."""
     Image = imported("PIL.Image")
 
     def read(path: Path, mode: str) -> np.ndarray:
@@ -139,7 +140,7 @@ def sample(reference: Path, mask: Path, target: Path) -> dict:
 
 
 def imported(name: str):
-    """A module of the environment or of the checkout."""
+    """Import a module of the environment or of the checkout."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -150,7 +151,7 @@ def imported(name: str):
 
 
 def without_cuda(torch) -> list[str]:
-    """The official code calls .cuda() everywhere; on a machine without a GPU that becomes the identity."""
+    """Make .cuda(), which the official code calls everywhere, the identity on a machine without a GPU."""
     if torch.cuda.is_available():
         return []
 
@@ -162,7 +163,7 @@ def without_cuda(torch) -> list[str]:
 
 
 def official_model(torch, options: argparse.Namespace):
-    """The checkout's model with the checkpoint in it, its arguments, and the flags they came from."""
+    """Return the official model with the checkpoint, its arguments, and the flags they came from."""
     try:
         state = torch.load(options.checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a file that is no checkpoint
@@ -191,7 +192,7 @@ def official_model(torch, options: argparse.Namespace):
 
 
 def built_model(checkout: Path, flags: list[str], output: Path):
-    """The checkout's model before any checkpoint, and its arguments."""
+    """Return the official model before a checkpoint is loaded, and its arguments."""
     sys.path.insert(0, str(checkout.resolve()))
     given, sys.argv = sys.argv, ["train.py", *flags, "--output", str(output)]
     try:
@@ -202,7 +203,7 @@ def built_model(checkout: Path, flags: list[str], output: Path):
 
 
 def announced(model, arguments, options: argparse.Namespace, pairs: int) -> float:
-    """Estimated size of the folder in GB."""
+    """Estimate the size of the folder in GB."""
     dino, side = model.encoder.dinov2, max(arguments.input_size)
     tokens = (side // dino.patch_size) ** 2
     width = dino.cls_token.shape[-1]
@@ -213,7 +214,7 @@ def announced(model, arguments, options: argparse.Namespace, pairs: int) -> floa
 
 
 def write_weights(torch, model, path: Path) -> None:
-    """The complete state dict; the official state_dict() leaves the encoders out."""
+    """Return the complete state dict; the official state_dict() leaves the encoders out."""
     save_file = imported("safetensors.numpy").save_file
     tensors = {}
     for name, tensor in torch.nn.Module.state_dict(model).items():
@@ -225,14 +226,14 @@ def write_weights(torch, model, path: Path) -> None:
 
 
 class Stages:
-    """Keeps what the model's parts receive and return, by putting wrappers around their methods."""
+    """Record the inputs and results of the model's parts by wrapping their methods."""
 
     def __init__(self):
         self.arrays = {}
         self._wrapped = []
 
     def keep(self, name: str, tensor) -> None:
-        """Store one stage; the last call counts."""
+        """Store one stage; a later call overwrites it."""
         tensor = tensor.detach().float() if tensor.is_floating_point() else tensor
         self.arrays[f"mid.{name}"] = tensor.cpu().numpy().copy()  # later code may write into the tensor
 
@@ -249,7 +250,7 @@ class Stages:
         setattr(owner, method, wrapper)
 
     def undo(self) -> None:
-        """Take the wrappers off."""
+        """Remove the wrappers."""
         for owner, method, own in reversed(self._wrapped):
             if own is None:
                 delattr(owner, method)
@@ -258,7 +259,7 @@ class Stages:
 
 
 def watch(model, all_tokens: bool) -> Stages:
-    """Wrap everything whose result is a stage; attribute names are those of the state dict."""
+    """Wrap every part whose result is a stage; attribute names are those of the state dict."""
     stages = Stages()
     keep, after = stages.keep, stages.after
     encoder, dino = model.encoder, model.encoder.dinov2
@@ -325,7 +326,7 @@ def watch(model, all_tokens: bool) -> Stages:
 
 
 def run(torch, model, resize, pair: dict, options: argparse.Namespace) -> dict:
-    """One forward pass: {key of the goldens' format: array}."""
+    """Run one forward pass; return arrays by their names in the goldens' format."""
     placed = {
         "imidx": 0,
         "image": torch.tensor(pair["orig_image"], dtype=torch.float32),
@@ -366,7 +367,7 @@ def run(torch, model, resize, pair: dict, options: argparse.Namespace) -> dict:
 
 
 def manifest(torch, model, arguments, options: argparse.Namespace, flags: list, overrides: list) -> dict:
-    """What was run, on what, and the hashes of what was written."""
+    """Return the manifest: what ran, on which machine, and the hashes of the files."""
     dino = model.encoder.dinov2
     files = sorted([*options.out.glob("pair_*.npz"), options.out / "weights.safetensors"])
     return {
@@ -410,7 +411,7 @@ def manifest(torch, model, arguments, options: argparse.Namespace, flags: list, 
 
 
 def commit(checkout: Path) -> str | None:
-    """The checkout's git commit; None where it is no repository of its own."""
+    """Return the checkout's git commit; None if it is not a repository."""
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(checkout.resolve().parent)}
 
     def git(*command: str) -> str:
@@ -431,7 +432,7 @@ def commit(checkout: Path) -> str | None:
 
 
 def sha256(path: Path) -> str:
-    """Of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):

@@ -1,10 +1,10 @@
-"""Does a model find things that are drawn by artists whom no stage of its training saw?
+"""Score a model on drawings by artists that were left out of all its training.
 
     python tools/unseen_artists.py --workdir outputs/unseen
 
-Trains `configs/emoji_short.py` with all artists and without some of them. Both models are then scored twice
-on novel classes: as the left-out artists alone drew them, in the target, in the reference and beside; and as
-the others did. Stopped, it goes on.
+Trains `configs/emoji_short.py` with all artists and without some of them. Scores both models on novel
+classes, once with drawings by the left-out artists only, and once with drawings by the others. Run it again
+to resume.
 """
 
 import dataclasses
@@ -31,20 +31,22 @@ ROOT = Path(__file__).parents[1]
 @dataclass
 class Args:
     workdir: Path
-    """For both trainings and the scores."""
+    """Folder for both trainings and the scores."""
     artists: tuple[str, ...] = ("twemoji", "fxemoji")
-    """The ones that are left out; names as in segic_jax/data/emoji/LICENSES.md."""
+    """Artists to leave out, named as in segic_jax/data/emoji/LICENSES.md."""
     config: Path = ROOT / "configs" / "emoji_short.py"
-    """Of the trainings."""
+    """Training configuration."""
 
 
 def main(args: Args) -> int:
-    """Returns the exit code."""
+    """Train and score; return the exit code."""
     config, protocol = load_config(args.config), find_protocol("original")
-    everybody = {artist for one in SpriteBank.load("base").classes for artist in one.artists}
+    all_artists = {
+        artist for sprite_class in SpriteBank.load("base").classes for artist in sprite_class.artists
+    }
     trainings = {
-        "with all artists": everybody,
-        "without " + ", ".join(args.artists): everybody - {*args.artists},
+        "with all artists": all_artists,
+        "without " + ", ".join(args.artists): all_artists - {*args.artists},
     }
     for name, artists in trainings.items():
         workdir = args.workdir.resolve() / name.replace(", ", "_").replace(" ", "_")
@@ -53,33 +55,38 @@ def main(args: Args) -> int:
         if not (workdir / MODEL).is_file():  # it failed, or was stopped
             return code
         bundle = load_bundle(workdir / MODEL)
-        for shown, drawing in (
-            ("the left out", {*args.artists}),
-            ("the others", everybody - {*args.artists}),
+        for group, drawing in (
+            ("left_out", {*args.artists}),
+            ("others", all_artists - {*args.artists}),
         ):
             with drawn_by(drawing, at_least=2):
                 source = EmojiSource()
             manifests = [source.manifest("original", 0, 1)]
             evaluation = EpisodeEvaluation(bundle, BENCHMARK, source, manifests, protocol=protocol)
-            result = run_evaluation(evaluation, workdir / f"scores_{shown.replace(' ', '_')}")
-            print(f"Trained {name}, scored on drawings of {shown}:\n{evaluation.table(result)}", flush=True)
+            result = run_evaluation(evaluation, workdir / f"scores_{group}")
+            print(
+                f"Trained {name}, scored on drawings by artists {group}:\n{evaluation.table(result)}",
+                flush=True,
+            )
     return 0
 
 
 @contextmanager
 def drawn_by(artists: set[str], at_least: int) -> Iterator[None]:
-    """Banks hold the drawings of `artists` alone, and the classes that have so many of them."""
+    """Restrict sprite banks to the drawings of `artists`, and to classes with at least that many of them."""
     load = SpriteBank.load
 
-    def some(split: Split) -> SpriteBank:
+    def restricted(split: Split) -> SpriteBank:
         bank = load(split)
         classes = [
-            dataclasses.replace(one, artists=tuple(artist for artist in one.artists if artist in artists))
-            for one in bank.classes
+            dataclasses.replace(entry, artists=tuple(artist for artist in entry.artists if artist in artists))
+            for entry in bank.classes
         ]
-        return dataclasses.replace(bank, classes=[one for one in classes if len(one.artists) >= at_least])
+        return dataclasses.replace(
+            bank, classes=[entry for entry in classes if len(entry.artists) >= at_least]
+        )
 
-    SpriteBank.load = some
+    SpriteBank.load = restricted
     try:
         yield
     finally:

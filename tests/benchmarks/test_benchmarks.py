@@ -64,7 +64,7 @@ def test_a_quick_run(tmp_path, monkeypatch, capsys):
     assert found["conditions"]["processor"]
     printed = capsys.readouterr().out
     assert (tmp_path / "run.md").read_text() in printed
-    assert printed.count("not measured: no GPU at hand") == 3
+    assert printed.count("not measured: no GPU is available") == 3
 
 
 def test_all_stages_have_cells():
