@@ -11,6 +11,7 @@ import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import SupportsFloat
 
 from segic_jax.errors import ConfigError, InputError
 from segic_jax.runtime.atomic_write import atomic_write
@@ -47,7 +48,7 @@ class MetricWriter:
             # lines.
             self._tensorboard = SummaryWriter(str(workdir), purge_step=start_step + 1, flush_secs=5)
 
-    def write(self, step: int, values: Mapping[str, float]) -> None:
+    def write(self, step: int, values: Mapping[str, SupportsFloat]) -> None:
         """Append `values`, measured after `step` steps, as a line that is on disk when this returns."""
         numbers = {name: n if isinstance(n, int) else float(n) for name, n in values.items()}
         finite = {name: n if math.isfinite(n) else None for name, n in numbers.items()}

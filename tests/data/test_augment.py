@@ -203,7 +203,7 @@ def test_colours_are_drawn_in_their_ranges_and_in_any_order():
     factors = np.array([colour.factors for colour in drawn])
     np.testing.assert_allclose(factors.min(0), [0.6, 0.6, 0.8, -0.1], atol=2e-3)
     np.testing.assert_allclose(factors.max(0), [1.4, 1.4, 1.2, 0.1], atol=2e-3)
-    assert draw_colour_jitter(rng, (2.0, 0, 0, 0)).factors[1:] == (1.0, 1.0, 0.0)
+    assert draw_colour_jitter(rng, (2.0, 0.0, 0.0, 0.0)).factors[1:] == (1.0, 1.0, 0.0)
 
 
 def test_image_and_mask_of_a_view_move_together():

@@ -265,6 +265,7 @@ def another_format(tensors, metadata):
     metadata["format"] = "something else"
 
 
+@pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
     ("change", "named"),
     [

@@ -78,7 +78,9 @@ def read_info(folder: Path) -> DataSetInfo:
         if (content.pop("format"), content.pop("version")) != (FORMAT, VERSION):
             raise DataError(f"{path} is of another version: build the data set again.")
         videos = [VideoInfo(**video) for video in content.pop("videos")]
-        return DataSetInfo(**content, videos=videos)
+        names = content.pop("class_names")
+        class_names = None if names is None else [(class_id, name) for class_id, name in names]
+        return DataSetInfo(**content, class_names=class_names, videos=videos)
     except (
         OSError,
         EOFError,
