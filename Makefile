@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed
 	$(BIN)/segic predict --ref examples/reference.jpg examples/reference_mask.png \
 	  examples/targets --out outputs/demo
-	$(BIN)/python eval.py --benchmark emoji --limit 200 --out outputs/demo/emoji
+	$(BIN)/segic eval --benchmark emoji --limit 200 --out outputs/demo/emoji
 	@echo
 	@echo "Predictions: outputs/demo/index.html   Evaluation: outputs/demo/emoji/sheet.png, result.json"
 

@@ -28,25 +28,62 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
-# With `--no-loadscope-reorder` workers take the files in this order, so that none has a long one left at the
-# end. Longest first.
-LONG = (
-    "test_goldens_other_sizes",
-    "test_training_hosts",
-    "test_evaluation_hosts",
-    "test_episodes",
-    "test_train_loop",
-    "test_train_run",
-    "test_eval",
-    "test_semantic",
-    "test_compiled_stages",
-    "test_train_forward",
+# Files and folders of `heavy` tests, about the longest first: they start processes, train, build
+# documentation or compile for long. `make test-fast` leaves them out. With `--no-loadscope-reorder` workers
+# take the files in this order, so that none has a long one left at the end.
+TESTS = Path(__file__).parent
+HEAVY = (
+    "parity/test_goldens_other_sizes.py",
+    "multihost",
+    "train/test_train_run.py",
+    "train/test_train_loop.py",
+    "test_wheel.py",
+    "evaluate/test_episodes.py",
+    "evaluate/test_semantic.py",
+    "evaluate/test_runner.py",
+    "evaluate/test_run_log.py",
+    "commands/test_eval.py",
+    "weights/test_convert.py",
+    "data/test_build.py",
+    "models/test_segic.py",
+    "models/test_prompt_decoder.py",
+    "models/test_correspondence.py",
+    "train/test_train_forward.py",
+    "train/test_pretrain.py",
+    "benchmarks",
+    "studies",
+    "parity",
+    "commands/test_video.py",
+    "commands/test_predict.py",
+    "commands/test_calibrate.py",
+    "commands/test_doctor.py",
+    "inference/test_tracker.py",
+    "inference/test_engine.py",
+    "inference/test_presence.py",
+    "inference/test_own_images.py",
+    "app/test_page.py",
+    "app/test_session.py",
+    "test_docs.py",
+    "test_docs_site.py",
+    "data/test_numpy_pickle.py",
+    "data/test_pipeline.py",
+    "train/test_checkpoint.py",
+    "runtime/test_compile_cache.py",
+    "runtime/test_metric_writer.py",
 )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """The long files first."""
-    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+    """Mark the heavy tests and put them first."""
+    ranks = {}
+    for item in items:
+        path = item.path.relative_to(TESTS)
+        names = {path.as_posix(), path.parts[0]}
+        ranks[item] = next((rank for rank, name in enumerate(HEAVY) if name in names), len(HEAVY))
+        if ranks[item] < len(HEAVY):
+            item.add_marker("heavy")
+    items.sort(key=ranks.__getitem__)
 
 
 @pytest.fixture
