@@ -179,8 +179,8 @@ def test_bad_meta_is_named(tmp_path):
     path = tmp_path / "val/meta.json"
     for content, message in (
         ('{"videos": {"aa": {"objects": {"1": {"frames": ["00007"]}}}}}', r"aa/00007\.jpg is missing"),
-        ('{"videos": [1]}', "no list of videos"),
-        ("{", "no list of videos"),
+        ('{"videos": [1]}', "not a list of videos"),
+        ("{", "not a list of videos"),
     ):
         path.write_text(content)
         with pytest.raises(DataError, match=message):
