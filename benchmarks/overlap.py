@@ -20,8 +20,8 @@ import tyro
 from segic_jax.config import Config
 from segic_jax.runtime.metric_writer import read_metrics
 from segic_jax.train import loop
-from segic_jax.train.build import build
 from segic_jax.train.experiment import load_config
+from segic_jax.train.run import build
 
 
 @dataclass

@@ -295,9 +295,9 @@ class PretrainConfig:
     group_scenes: int = 16  # scenes a step
     group_classes: int = 14  # classes that these scenes share
     background_weight: float = 0.35  # of a background patch, where an object's patch has 1
-    patches: int = 127  # of a scene that a step sees; with the class token a multiple of 128
-    whole_share: float = 0.15  # the last steps, as a share of all, see all patches
-    half: bool = True  # matrix products in half precision (train/half.py)
+    patches: int = 127  # of a scene that a step reads; with the class token a multiple of 128
+    full_share: float = 0.15  # the last steps, as a share of all, read all patches
+    mixed_precision: bool = True  # matrix products in bfloat16 (train/mixed_precision.py)
     learning_rate: float = 6e-3  # after the warm-up and until the decay
     warmup_steps: int = 100
     decay_share: float = 0.3  # the last steps, as a share of all, in which the learning rate falls to 0

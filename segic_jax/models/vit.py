@@ -47,7 +47,7 @@ class DinoVisionTransformer(nnx.Module):
     def __call__(self, images: Float[Array, "batch height width 3"]) -> ViTFeatures:
         """`images` are normalised (zero mean, unit variance, padding 0)."""
         rows, columns = (side // self.config.patch_size for side in images.shape[1:3])
-        x = self.embedded(images)
+        x = self.embed(images)
         for block in self.blocks:
             x = block(x)
         normed = self.norm(x)
@@ -59,7 +59,7 @@ class DinoVisionTransformer(nnx.Module):
             before_norm=x,
         )
 
-    def embedded(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch tokens channels"]:
+    def embed(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch tokens channels"]:
         """Class token, registers and patches, with their positions, before the first block."""
         x = self.patch_embed(images)
         batch, rows, columns, width = x.shape

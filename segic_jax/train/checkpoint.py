@@ -1,4 +1,4 @@
-"""Checkpoints of a training run under `workdir/checkpoints`, one directory a step.
+"""Checkpoints of a training under `workdir/checkpoints`, one directory per step.
 
 Items: `params` (trained part of the head), `untrained` (its fixed arrays, so that a checkpoint and a
 backbone make a model), whatever else the training keeps (`opt_state`, `queue`), and `meta` (configuration,
@@ -25,7 +25,7 @@ from segic_jax.runtime import distributed
 
 FOLDER = "checkpoints"
 METRIC = "miou"  # what "best" means; higher is better
-# Settings that may change when a run goes on: they do not change what a step computes, or (steps) are
+# Settings that may differ when a training continues: they do not change what a step computes, or (steps) are
 # meant to be changed; the backbone may have moved, its hash is checked.
 _FREE = {
     "backbone",
@@ -46,7 +46,7 @@ _FREE = {
 
 
 def fingerprint(params: Mapping[str, jax.Array]) -> str:
-    """SHA-256 of names, shapes and values (as float32), in any order of the dictionary."""
+    """Return the SHA-256 of names, shapes and values (as float32), whatever the order of the dictionary."""
     digest = hashlib.sha256()
     for name in sorted(params):
         value = np.ascontiguousarray(np.asarray(params[name]), dtype=np.float32)
@@ -59,7 +59,7 @@ Items = Mapping[str, Any]  # name -> pytree of arrays
 
 
 class Restored(NamedTuple):
-    """A checkpoint that was read."""
+    """Hold a checkpoint that was read."""
 
     step: int
     items: dict[str, Any]
@@ -67,10 +67,10 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """Saves and restores; keeps the latest two and the one with the best validation score."""
+    """Save and restore; keep the latest two and the one with the best validation score."""
 
     def __init__(self, workdir: str | os.PathLike):
-        """Creates `workdir/checkpoints` if needed. A relative path is resolved: orbax would lose the save."""
+        """Create `workdir/checkpoints` if needed. A relative path is resolved: orbax would lose the save."""
         self.directory = Path(workdir).resolve() / FOLDER
         self._set_aside(_without_score(self.directory))  # orbax reads all scores at once
         best = BestN(get_metric_fn=_score, n=1, keep_checkpoints_without_metrics=False)
@@ -84,7 +84,7 @@ class Checkpoints:
         )
 
     def latest(self) -> int | None:
-        """The newest step, or None."""
+        """Return the newest step, or None."""
         return self._manager.latest_step()
 
     def save(
@@ -97,10 +97,10 @@ class Checkpoints:
     ) -> None:
         """Start writing (in the background); `score` is the validation mIoU at this step, if measured.
 
-        A step that is already there is left as it is.
+        A step that has been saved before is left as it is.
 
         Args:
-            notes: what else is to be known when the training goes on; JSON.
+            notes: further state that is needed to continue; JSON.
 
         Raises:
             CheckpointError: this one, or the one before it, cannot be written.
@@ -109,35 +109,35 @@ class Checkpoints:
             return
         scored = score is not None and math.isfinite(score)
         saved = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
-        told = meta | {"sha256": fingerprint(_named(items)), "notes": dict(notes or {})}
+        content = meta | {"sha256": fingerprint(_named(items)), "notes": dict(notes or {})}
         with self._writing(step):
             self._manager.save(
                 step,
-                args=ocp.args.Composite(**saved, meta=ocp.args.JsonSave(told)),
+                args=ocp.args.Composite(**saved, meta=ocp.args.JsonSave(content)),
                 metrics={METRIC: score} if scored else None,
             )
 
     def restore_latest(self, like: Items, meta: dict) -> "Restored | None":
-        """The newest step that is whole; None where there is none at all.
+        """Return the newest intact step; None where there is none at all.
 
-        Newer ones that are damaged are moved to `workdir/damaged`, and named. Several processes act alike.
+        Damaged newer ones are moved to `workdir/damaged`, and named. All processes decide the same.
 
         Args:
-            like: arrays of the same shapes and types, on the devices where they are wanted.
-            meta: what must have been trained (`check_meta`).
+            like: arrays of the same shapes and types, on the devices where the result is to be.
+            meta: what the checkpoint must be of (`check_meta`).
 
         Raises:
             CheckpointError: it is another training's, or every checkpoint is damaged.
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
-            found, problem = self._try(step, like, meta)
-            problems = [one for one in distributed.gather_json(problem) if one]
+            restored, problem = self._try(step, like, meta)
+            problems = [text for text in distributed.gather_json(problem) if text]
             if not problems:
                 if damaged:
                     self._set_aside(damaged)
                     self._manager.reload()
-                return found
+                return restored
             damaged[step] = problems[0]
         if damaged:
             raise CheckpointError(
@@ -147,15 +147,15 @@ class Checkpoints:
         return None
 
     def _try(self, step: int, like: Items, meta: dict) -> tuple["Restored | None", str]:
-        """What was saved, or what is wrong with it."""
-        wanted = {name: ocp.args.StandardRestore(_like(tree)) for name, tree in like.items()}
+        """Return what was saved, or what is wrong with it."""
+        arrays = {name: ocp.args.StandardRestore(_like(tree)) for name, tree in like.items()}
         try:
-            found = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-            check_meta(found, meta, self.directory / str(step))
-            items = dict(self._manager.restore(step, args=ocp.args.Composite(**wanted)))
-            whole = fingerprint(_named(items)) == found["sha256"]
-            problem = "" if whole else "its arrays are not those that were written"
-            return Restored(step, items, found["notes"]), problem
+            stored = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            check_meta(stored, meta, self.directory / str(step))
+            items = dict(self._manager.restore(step, args=ocp.args.Composite(**arrays)))
+            intact = fingerprint(_named(items)) == stored["sha256"]
+            problem = "" if intact else "its arrays are not those that were written"
+            return Restored(step, items, stored["notes"]), problem
         except CheckpointError:
             raise
         except Exception as error:  # orbax, tensorstore and JSON have no common error
@@ -195,7 +195,7 @@ class Checkpoints:
 
 
 def _without_score(directory: Path) -> dict[int, str]:
-    """Steps whose score cannot be read, and why."""
+    """Return the steps whose score cannot be read, and why."""
     problems = {}
     for path in directory.glob("*/metrics/metrics"):
         try:
@@ -206,7 +206,7 @@ def _without_score(directory: Path) -> dict[int, str]:
 
 
 def _named(items: Items) -> dict[str, jax.Array]:
-    """Every array of all items by its path."""
+    """Return every array of all items by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(dict(items))
     return {jax.tree_util.keystr(path): value for path, value in leaves}
 
@@ -215,20 +215,20 @@ def _like(tree):
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
-def check_meta(found: dict, expected: dict, where: Path) -> None:
-    """Refuse to go on with another experiment than the one that wrote the checkpoint.
+def check_meta(stored: dict, expected: dict, where: Path) -> None:
+    """Refuse to continue with another experiment than the one that wrote the checkpoint.
 
     Raises:
         CheckpointError: naming the first setting that differs, or the backbone.
     """
-    if found["backbone"]["sha256"] != expected["backbone"]["sha256"]:
+    if stored["backbone"]["sha256"] != expected["backbone"]["sha256"]:
         raise CheckpointError(
-            f"{where} was trained on the backbone {found['backbone']['name']} "
-            f"(SHA-256 {found['backbone']['sha256'][:12]}), but {expected['backbone']['name']} "
+            f"{where} was trained on the backbone {stored['backbone']['name']} "
+            f"(SHA-256 {stored['backbone']['sha256'][:12]}), but {expected['backbone']['name']} "
             f"({expected['backbone']['sha256'][:12]}) was given: use that backbone or another --workdir."
         )
     # Through JSON, so that tuples and lists compare equal.
-    old, new = _flat(found["config"]), _flat(json.loads(json.dumps(expected["config"])))
+    old, new = _flat(stored["config"]), _flat(json.loads(json.dumps(expected["config"])))
     for name in sorted(old.keys() | new.keys()):
         free = name in _FREE or name.split(".")[0] in _FREE
         if not free and old.get(name) != new.get(name):
@@ -239,11 +239,11 @@ def check_meta(found: dict, expected: dict, where: Path) -> None:
 
 
 def _flat(values: dict, prefix: str = "") -> dict:
-    """Settings by their path; folders of data are left out, for they may move."""
+    """Return settings by their path; folders of data are left out, for they may move."""
     flat = {}
     for name, value in values.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
-            value = {str(i): one for i, one in enumerate(value)}
+            value = {str(i): item for i, item in enumerate(value)}
         if isinstance(value, dict):
             flat |= _flat(value, f"{prefix}{name}.")
         elif name != "root":
@@ -252,7 +252,7 @@ def _flat(values: dict, prefix: str = "") -> dict:
 
 
 def load_head(workdir: str | os.PathLike, *, best: bool = False) -> tuple[dict[str, np.ndarray], dict]:
-    """The whole head (trained and untrained arrays) and the meta item, from the latest or the best step.
+    """Return the head (trained and untrained arrays) and the meta item of the latest or the best step.
 
     Raises:
         CheckpointError: there is no checkpoint.

@@ -1,6 +1,6 @@
-"""Curves of one or several trainings from their `metrics.jsonl`, and a table of the runs below a folder.
+"""Plot curves of trainings from their `metrics.jsonl`, and list the runs below a folder.
 
-A panel of the image holds one quantity of all runs; the reversed pass stands dashed beside the forward one.
+A panel of the plot shows one quantity of all runs; the reversed pass is dashed beside the forward one.
 """
 
 import io
@@ -19,8 +19,8 @@ from segic_jax.runtime.metric_writer import FILE, read_metrics
 REVERSE = "_reverse"  # ending of the second pass's names
 VALIDATION = "validation/"  # how its scores' names begin
 SCORES = {"miou": "mIoU", "fb_iou": "FB-IoU", "episode_iou": "mean IoU of the episodes"}
-DENSE = 100  # a curve of more points is drawn smooth, over a faint one as it is
-WIDTHS = 40  # a smooth curve's window is the length over this
+DENSE = 100  # a curve of more points is smoothed, over a faint curve of the points themselves
+WIDTHS = 40  # the smoothing window is the number of points over this
 LARGEST = 1e100  # beyond it Matplotlib fails
 # Readable on white and to the colour-blind (Okabe and Ito).
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -85,7 +85,7 @@ def plot(workdirs: Sequence[Path], out: Path, what: Sequence[str] = ()) -> None:
 
 
 def read_run(workdir: Path) -> Run:
-    """The log of a training by metric; null and unbounded values are left out.
+    """Read the log of a training by metric; null and unbounded values are left out.
 
     Raises:
         InputError: there is none, or it is damaged.
@@ -99,33 +99,33 @@ def read_run(workdir: Path) -> Run:
 
 
 def chosen_panels(runs: dict[str, Run], what: Sequence[str]) -> dict[str, list[str]]:
-    """What is drawn where: name of a panel -> metrics on it.
+    """Return the panels: name of a panel -> metrics on it.
 
     Raises:
         InputError: a name of `what` is in no run, or the runs have nothing in them.
     """
-    known = list(dict.fromkeys(name for run in runs.values() for name in run))
-    if not known:
+    names = list(dict.fromkeys(name for run in runs.values() for name in run))
+    if not names:
         raise InputError(f"There is nothing to plot yet: no line in the {FILE} of {', '.join(runs)}.")
-    unknown = [name for name in what if name not in known]
+    unknown = [name for name in what if name not in names]
     if unknown:
-        raise InputError(f"No run has '{unknown[0]}'; there are {', '.join(sorted(known))}.")
+        raise InputError(f"No run has '{unknown[0]}'; there are {', '.join(sorted(names))}.")
     if what:
         return {name: [name] for name in what}
     single = ("grad_norm", "learning_rate", "pairs_per_second")
     order = (
-        *sorted((name for name in known if "loss" in name), key=lambda name: (name != "loss", name)),
-        *(name for name in known if name.startswith(VALIDATION)),
-        *(name for name in single if name in known),
+        *sorted((name for name in names if "loss" in name), key=lambda name: (name != "loss", name)),
+        *(name for name in names if name.startswith(VALIDATION)),
+        *(name for name in single if name in names),
     )
     panels: dict[str, list[str]] = {}
-    for name in order or known:
+    for name in order or names:
         panels.setdefault(name.removesuffix(REVERSE), []).append(name)
     return panels
 
 
 def smooth(values: np.ndarray, width: int) -> np.ndarray:
-    """Mean over `width` neighbours, fewer at the ends."""
+    """Average over `width` neighbours, fewer at the ends."""
     ones = np.ones(width)
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")
 
@@ -169,7 +169,7 @@ def _finish(axis, name: str, dashed: bool) -> None:
 
 
 def _labels(workdirs: Sequence[Path]) -> list[str]:
-    """The folders' names, or where two are the same, what tells their paths apart."""
+    """Return the folders' names, or where two are the same, the part in which their paths differ."""
     names = [path.name for path in workdirs]
     if len(set(names)) == len(names):
         return names
@@ -178,7 +178,7 @@ def _labels(workdirs: Sequence[Path]) -> list[str]:
 
 
 def listing(folder: Path) -> str:
-    """The runs in and below `folder`, the latest last.
+    """Return a table of the runs in and below `folder`, the latest last.
 
     Raises:
         InputError: there are none.

@@ -1,7 +1,7 @@
-"""The training loop: batches in, the head's parameters out; `metrics.jsonl` and checkpoints on the way.
+"""The training loop: from batches to the head's parameters, with a log and checkpoints.
 
-A training is a function of (config, seed, step): stopped at any step and started again with the same
-work directory, it gives the same bits as one that ran through.
+A training is a function of (config, seed, step): stopped at any step and started again with the same work
+directory, it gives the same bits as one without a stop.
 """
 
 import math
@@ -23,38 +23,38 @@ from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.runtime import distributed
 from segic_jax.train.checkpoint import METRIC, Checkpoints, fingerprint
 from segic_jax.train.flops import flops_of
+from segic_jax.train.log import TrainingLog
 from segic_jax.train.optim import learning_rate, make_optimizer, trainable_names
 from segic_jax.train.step import Frozen, State, init_state, make_train_step
-from segic_jax.train.watch import Watch
 
 
 @runtime_checkable
 class Validation(Protocol):
-    """What is done with the head every so many steps."""
+    """Validate the head every `train.eval_every` steps."""
 
     def scores(self, head: Params) -> Mapping[str, float]:
-        """By name, `miou` among them; every host calls it."""
+        """Return scores by name, `miou` among them; every host calls it."""
         ...
 
     def draw(self, head: Params, workdir: Path, step: int) -> None:
-        """Some predictions as an image; the main host calls it."""
+        """Draw some predictions; the main host calls it."""
         ...
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What a training is made of, beside its configuration."""
+    """Hold what a training needs beside its configuration."""
 
     source: PairSource  # training pairs
     backbone: Params  # frozen weights of `config.model.vit`, float32
-    text: Mapping[str, np.ndarray]  # prompt -> feature [text_width]; the empty prompt "" is always there
+    text: Mapping[str, np.ndarray]  # prompt -> feature [text_width]; the empty prompt "" is always among them
     head: Params | None = None  # to start from; None: fresh
     validation: Validation | None = None  # every `config.train.eval_every` steps and at the end
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a call of `train` ended with."""
+    """Hold the result of a call of `train`."""
 
     head: Params  # all parameters of the head, as numpy arrays
     step: int
@@ -64,7 +64,7 @@ class Outcome:
 def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
     """Train the head from the latest checkpoint of `workdir`, or from the start.
 
-    SIGTERM or Ctrl-C saves and returns.
+    SIGTERM or Ctrl-C saves a checkpoint and returns.
 
     Raises:
         ConfigError, ParamsError: the parts do not fit each other.
@@ -97,17 +97,17 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
         "backbone": {"name": config.backbone, "sha256": fingerprint(parts.backbone)},
     }
     start, unreadable = 0, 0
-    if found := checkpoints.restore_latest(_items(state, untrained), meta):
-        start, unreadable = found.step, found.notes["unreadable"]
-        untrained = found.items.pop("untrained")
-        state = state | found.items | {"step": distributed.replicate(mesh, np.int32(start))}
+    if restored := checkpoints.restore_latest(_items(state, untrained), meta):
+        start, unreadable = restored.step, restored.notes["unreadable"]
+        untrained = restored.items.pop("untrained")
+        state = state | restored.items | {"step": distributed.replicate(mesh, np.int32(start))}
 
     frozen = Frozen(
         backbone=_place_backbone(config, mesh, parts.backbone),
         untrained=untrained,
         text_table=distributed.replicate(mesh, table),
     )
-    watch = Watch(settings, workdir, start=start)
+    log = TrainingLog(settings, workdir, start=start)
     batches = training_batches(
         parts.source,
         config.data,
@@ -122,13 +122,13 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
     rate = learning_rate(config.optim, settings.steps)
     stop = distributed.StopRequest()
 
-    def whole_head() -> Params:
+    def current_head() -> Params:
         return jax.device_get({**state["params"], **untrained})
 
     def validate(validation: Validation, step: int) -> float:
-        head = whole_head()
+        head = current_head()
         scores = validation.scores(head)
-        watch.validation(step, scores)
+        log.validation(step, scores)
         if distributed.is_main_host():
             validation.draw(head, workdir, step)
         return float(scores[METRIC])
@@ -139,7 +139,7 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
     step, stopping = start, False
     pending: list[tuple[int, dict]] = []  # metrics on the device since the last line of the log
     try:
-        if start and (validation := due(start)) and not watch.validated(start):
+        if start and (validation := due(start)) and not log.validated(start):
             validate(validation, start)  # the run was stopped before it could
         train_step, batch = None, {}
         while step < settings.steps and not stopping:
@@ -147,17 +147,17 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
                 batch = distributed.shard_batch(mesh, next(batches))
                 traced = make_train_step(config, optimizer, mesh).trace(state, frozen, batch)
                 train_step = traced.lower().compile()  # one program: another shape of batch is an error
-                watch.begin(flops_of(traced.jaxpr.jaxpr))
+                log.begin(flops_of(traced.jaxpr.jaxpr))
             state, metrics = train_step(state, frozen, batch)
             step += 1
             pending.append((step, metrics))
             # The host makes the next batch while the devices compute.
-            with watch.waiting():
+            with log.waiting():
                 rows = next(batches)
             batch = distributed.shard_batch(mesh, rows)
             if len(pending) > 1:
                 _check_finite(pending[-2], settings.batch_size, checkpoints)  # at most one step is in flight
-            watch.stepped()
+            log.stepped()
 
             stopping = stop.reached(step)
             validation = due(step)
@@ -166,40 +166,40 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
             if step % settings.log_every == 0 or saving:
                 _check_finite(pending[-1], settings.batch_size, checkpoints)
                 values = jax.device_get([values for _, values in pending])
-                unreadable += sum(int(one.pop("unreadable")) for one in values)
-                watch.steps(step, values, learning_rate=float(rate(step - 1)), unreadable=unreadable)
+                unreadable += sum(int(step_values.pop("unreadable")) for step_values in values)
+                log.steps(step, values, learning_rate=float(rate(step - 1)), unreadable=unreadable)
                 pending = []
             if saving:
-                # One that is stopped has no time to validate; the next start makes up for it.
+                # A training that is stopped has no time to validate; the next start does it.
                 score = validate(validation, step) if validation and not stopping else None
                 notes = {"unreadable": unreadable}
                 checkpoints.save(step, _items(state, untrained), meta, score, notes)
-                watch.restart_clock()
+                log.restart_clock()
             if unreadable > config.data.max_unreadable:
                 raise TrainingError(
                     f"{unreadable} pairs could not be read up to step {step}, more than "
                     f"data.max_unreadable {config.data.max_unreadable}: the messages above name the files; "
-                    "mend them, or allow more."
+                    "fix them, or allow more."
                 )
     finally:
         batches.close()
         stop.close()
-        watch.close()
+        log.close()
         checkpoints.close()
     if stopping and distributed.is_main_host():
-        print(f"Stopped and saved after step {step}; run again with the same arguments to go on.")
-    return Outcome(head=whole_head(), step=step, finished=step >= settings.steps and not stopping)
+        print(f"Stopped and saved after step {step}; run the same command again to continue.")
+    return Outcome(head=current_head(), step=step, finished=step >= settings.steps and not stopping)
 
 
 def _items(state: State, untrained: Params) -> dict:
-    """What a checkpoint holds; the step is its name."""
+    """Return what a checkpoint holds; the step is its name."""
     items = {"params": state["params"], "untrained": untrained, "opt_state": state["opt_state"]}
     return items | ({"queue": state["queue"]} if state["queue"] else {})
 
 
 def _place_backbone(config: Config, mesh: jax.sharding.Mesh, backbone: Params) -> Params:
-    """Half precision on accelerators, float32 on a CPU (which has no fast bfloat16)."""
-    dtype = np.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    """Place the backbone in bfloat16 on accelerators, in float32 on CPUs, where bfloat16 is rarely fast."""
+    dtype = np.float32 if mesh.devices.flat[0].platform == "cpu" else jnp.bfloat16
     arrays = {name: np.asarray(value, dtype) for name, value in backbone.items()}
     place = distributed.shard_parameters if config.train.split_backbone else distributed.replicate
     return place(mesh, arrays)
@@ -210,12 +210,10 @@ def _check_finite(measured: tuple[int, dict], batch_size: int, checkpoints: Chec
     for name in ("loss", "grad_norm"):
         value = float(metrics[name])
         if not math.isfinite(value):
-            kept = checkpoints.latest()
-            kept = (
-                f"the checkpoint of step {kept} is the last good one" if kept else "no checkpoint was written"
-            )
+            latest = checkpoints.latest()
+            kept = f"the checkpoint of step {latest} is the last good one" if latest else None
             raise TrainingError(
                 f"The {name} of step {step} (pairs {(step - 1) * batch_size} to {step * batch_size - 1}) is "
-                f"{value}, so the training stops; {kept}. "
+                f"{value}, so the training stops; {kept or 'no checkpoint was written'}. "
                 "Lower optim.learning_rate, or look for images or weights that are not finite."
             )

@@ -15,7 +15,7 @@ SCORE = "mask_decoder/iou_prediction_head/"  # only the score loss of negative p
 
 
 def trainable_names(head: Iterable[str], *, score: bool = False) -> list[str]:
-    """Names of the parameters that the loss reaches; only these are updated and decayed.
+    """Return the names of the parameters that the loss reaches; only these are updated and decayed.
 
     Args:
         score: whether there is a score loss.
@@ -25,7 +25,7 @@ def trainable_names(head: Iterable[str], *, score: bool = False) -> list[str]:
 
 
 def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
-    """step -> learning rate.
+    """Return the schedule: step -> learning rate.
 
     'step' multiplies by gamma at every multiple of drop_at * total_steps (torch's StepLR), 'cosine'
     falls to 0 at total_steps; both rise linearly over the first warmup_steps.
@@ -45,7 +45,7 @@ def learning_rate(config: OptimConfig, total_steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTransformation:
-    """torch's AdamW; give it trainable parameters only, for it decays whatever it is given."""
+    """Return torch's AdamW. Give it trainable parameters only: it decays whatever it is given."""
     return optax.chain(
         optax.scale_by_adam(b1=config.betas[0], b2=config.betas[1], eps=config.eps),
         _decayed_step(learning_rate(config, total_steps), config.weight_decay),
@@ -53,7 +53,7 @@ def make_optimizer(config: OptimConfig, total_steps: int) -> optax.GradientTrans
 
 
 def _decayed_step(rate: optax.Schedule, weight_decay: float) -> optax.GradientTransformation:
-    """The end of AdamW in torch's order, which is not `optax.adamw`'s: decay by a factor, then the step.
+    """Apply decay and step in torch's order, which is not `optax.adamw`'s: decay by a factor, then the step.
 
     The factor 1 - 1e-4 * 1e-4 of the official settings is 1 in float32: officially nothing decays. Adding
     the decay to the step moves a weight by as much as the rounding of 36 steps.

@@ -1,13 +1,13 @@
 """Pretrain a small DINOv2-shaped backbone on the base classes of the embedded benchmark.
 
-Two losses on the patch tokens, both with cosine logits, so that what is learned is what SegIC reads:
-- every patch against one learned vector a base class, and one for the background;
-- every patch against the pooled features of the objects in the other scenes of its group: the cosine
+Two losses on the patch tokens, both with cosine logits, so that the features suit SegIC:
+- every patch against one learned vector per base class, and one for the background;
+- every patch against the pooled features of the objects in the other scenes of its group: the similarity
   map of in-context segmentation, with a learned level below which a patch is background.
 The patch targets are soft: the share of each object in the patch.
 
-Most steps see only some patches of each scene, those of objects more often than the background's: half the
-work. The last steps see all.
+Most steps read only some patches of each scene, those of objects more often than those of the background,
+which halves the work. The last steps read all.
 """
 
 import time
@@ -33,7 +33,7 @@ from segic_jax.models.vit import DinoVisionTransformer
 from segic_jax.runtime import distributed
 from segic_jax.runtime.metric_writer import MetricWriter
 from segic_jax.train.checkpoint import Checkpoints
-from segic_jax.train.mixed_precision import half_products
+from segic_jax.train.mixed_precision import mixed_precision
 from segic_jax.weights.bundle import Weights, write_weights
 
 MAX_OBJECTS = 5  # in a scene
@@ -42,9 +42,9 @@ ENDLESS = 2**48  # grain wants a length
 
 
 def pretrained(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Path | None:
-    """The file of the backbone that `settings` describe, made first if it is not there.
+    """Return the file of the backbone that `settings` describe; pretrain it first if it does not exist.
 
-    Returns None when the pretraining was asked to stop; call again to go on.
+    Return None when the pretraining was asked to stop; call again to continue.
     """
     file = workdir / "backbone.safetensors"
     if not file.exists():
@@ -64,7 +64,7 @@ def pretrained(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> P
 def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Params | None:
     """Train the backbone from the latest checkpoint of `workdir/pretrain`, or from the start.
 
-    Runs on one device. Returns None when it was asked to stop (SIGTERM, Ctrl-C) before the last step.
+    It runs on one device. Return None when it was asked to stop (SIGTERM, Ctrl-C) before the last step.
     """
     bank = SpriteBank.load("base")
     params: Params = backbone_template(model.vit).init(settings.seed)
@@ -78,11 +78,11 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
 
     checkpoints = Checkpoints(workdir / FOLDER)
     start = 0
-    if found := checkpoints.restore_latest(
+    if restored := checkpoints.restore_latest(
         {"params": params, "untrained": extra, "opt_state": opt_state}, meta
     ):
-        start = found.step
-        params, extra, opt_state = (found.items[name] for name in ("params", "untrained", "opt_state"))
+        start = restored.step
+        params, extra, opt_state = (restored.items[name] for name in ("params", "untrained", "opt_state"))
     groups = grain.MapDataset.range(ENDLESS).map(SceneGroups(bank, settings, model))
     groups = iter(groups[start:].to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
@@ -95,7 +95,7 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
         params, extra = cast(tuple, optax.apply_updates((params, extra), updates))
         return params, extra, opt_state, parts
 
-    step = jax.jit(half_products(step) if settings.half else step, donate_argnums=(0, 1, 2))
+    step = jax.jit(mixed_precision(step) if settings.mixed_precision else step, donate_argnums=(0, 1, 2))
 
     def save():
         items = {"params": params, "untrained": extra, "opt_state": opt_state}
@@ -126,13 +126,13 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
         writer.close()
         stop.close()
     if done < settings.steps:
-        print(f"Stopped and saved after pretraining step {done}; run again with the same arguments to go on.")
+        print(f"Stopped and saved after pretraining step {done}; run the same command again to continue.")
         return None
     return params
 
 
 def make_optimizer(settings: PretrainConfig, trained: tuple[Params, Params]) -> optax.GradientTransformation:
-    """Muon for the matrices of the backbone, which decay; Adam for the rest."""
+    """Return Muon for the matrices of the backbone, which decay, and Adam for the rest."""
     highest, warmup = settings.learning_rate, settings.warmup_steps
     decay = round(settings.decay_share * settings.steps)
     rate = optax.join_schedules(
@@ -158,22 +158,22 @@ def make_optimizer(settings: PretrainConfig, trained: tuple[Params, Params]) -> 
 
 @dataclass(frozen=True)
 class SceneGroups:
-    """Number of a step -> its scenes."""
+    """Make the scenes of a step from its number."""
 
     bank: SpriteBank
     settings: PretrainConfig
     model: ModelConfig
 
     def __call__(self, number: int) -> dict[str, np.ndarray]:
-        """See `scene_group`; before the last steps there is also `seen`, int32 [scenes, patches]."""
+        """Return a `scene_group`, before the last steps with `patches` to read, int32 [scenes, patches]."""
         rng = np.random.default_rng([self.settings.seed, number])
         group = scene_group(rng, self.bank, self.settings, self.model.canvas)
-        if number < (1 - self.settings.whole_share) * self.settings.steps:
-            group["seen"] = self._seen(rng, group["labels"])
+        if number < (1 - self.settings.full_share) * self.settings.steps:
+            group["patches"] = self._draw_patches(rng, group["labels"])
         return group
 
-    def _seen(self, rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
-        """Patches drawn without replacement, those of the background by their weight."""
+    def _draw_patches(self, rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
+        """Draw patches without replacement, those of the background by their weight."""
         scenes, grid, patch = len(labels), self.model.grid, self.model.vit.patch_size
         inside = (labels > 0).reshape(scenes, grid, patch, grid, patch).mean((2, 4)) >= 0.5
         weight = np.where(inside, 1, self.settings.background_weight).reshape(scenes, -1)
@@ -184,7 +184,7 @@ class SceneGroups:
 def scene_group(
     rng: np.random.Generator, bank: SpriteBank, config: PretrainConfig, canvas: int
 ) -> dict[str, np.ndarray]:
-    """Scenes that share a few classes.
+    """Compose scenes that share a few classes.
 
     Returns:
         images uint8 [scenes, S, S, 3]; labels uint8 [scenes, S, S], 0 background, i + 1 object i;
@@ -204,7 +204,7 @@ def scene_group(
 
 
 def init_extra(config: ModelConfig, classes: int, seed: int) -> Params:
-    """What the losses learn beside the backbone: class vectors, two scales, the background level."""
+    """Return what the losses learn beside the backbone: class vectors, two scales, the background level."""
     key = jax.random.key(seed)
     return {
         "class_vectors": 0.05 * jax.random.normal(key, (classes + 1, config.vit.width)),
@@ -222,21 +222,25 @@ def pretrain_loss(
     images: UInt8[Array, "scenes S S 3"],
     labels: UInt8[Array, "scenes S S"],
     classes: Int[Array, "scenes objects"],
-    seen: Int[Array, "scenes patches"] | None = None,
+    patches: Int[Array, "scenes patches"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """The sum of both losses, and each; of the patches `seen` alone, which then also see only each other."""
+    """Return the sum of both losses, and each.
+
+    Args:
+        patches: read only these patches, which then also attend only to each other; all if None.
+    """
     scenes, side = images.shape[:2]
     grid, patch = config.grid, config.vit.patch_size
     pixels = normalise_pixels(images, jnp.full((scenes, 2), side))
-    tokens = _patch_tokens(backbone_template(config.vit).bind(backbone), pixels, seen)
+    tokens = _patch_tokens(backbone_template(config.vit).bind(backbone), pixels, patches)
     unit = l2_normalise(tokens, 1e-6)
 
     # Share of background and of each object in every patch: [scenes, patches, 1 + objects].
     one_hot = labels[..., None] == jnp.arange(1 + MAX_OBJECTS, dtype=jnp.uint8)
     share = one_hot.reshape(scenes, grid, patch, grid, patch, -1).mean((2, 4))
     share = share.reshape(scenes, grid * grid, -1)
-    if seen is not None:
-        share = jnp.take_along_axis(share, seen[..., None], axis=1)
+    if patches is not None:
+        share = jnp.take_along_axis(share, patches[..., None], axis=1)
     weight = jnp.where(share[..., 0] > 0.5, pretrain.background_weight, 1.0)
     weight = weight / weight.sum()
 
@@ -245,13 +249,13 @@ def pretrain_loss(
     return class_loss + match_loss, {"class_loss": class_loss, "match_loss": match_loss}
 
 
-def _patch_tokens(vit: DinoVisionTransformer, pixels: Array, seen: Array | None) -> Array:
-    """The features of all patches, or of those `seen`: [scenes, patches, width]."""
-    x = vit.embedded(pixels)
+def _patch_tokens(vit: DinoVisionTransformer, pixels: Array, patches: Array | None) -> Array:
+    """Return the features of all or some patches: [scenes, patches, width]."""
+    x = vit.embed(pixels)
     first = 1 + vit.config.num_registers
-    if seen is not None:
+    if patches is not None:
         x = jnp.concatenate(
-            [x[:, :first], jnp.take_along_axis(x[:, first:], seen[..., None], axis=1)], axis=1
+            [x[:, :first], jnp.take_along_axis(x[:, first:], patches[..., None], axis=1)], axis=1
         )
     for block in vit.blocks:
         x = block(x)
@@ -269,12 +273,14 @@ def _class_loss(unit, share, classes, weight, extra):
 
 
 def matching_loss(tokens, unit, share, classes, weight, extra):
-    """Cross-entropy of every patch over the pooled objects of the other scenes; the background's logit is 0.
+    """Return the cross-entropy of every patch over the pooled objects of the other scenes.
+
+    The logit of the background is 0.
 
     Args:
-        tokens, unit: patch features [scenes, patches, channels], as they are and of length 1.
+        tokens, unit: patch features [scenes, patches, channels], as they are and normalised to length 1.
         share: of the background, then of each object in a patch [scenes, patches, 1 + objects].
-        classes: what each object is matched by [scenes, objects]; -1 where there is none.
+        classes: the identity of each object [scenes, objects]; -1 where there is none.
         weight: of each patch [scenes, patches]; their sum is 1.
         extra: `match_scale` and `match_level`.
     """

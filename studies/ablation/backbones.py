@@ -23,7 +23,7 @@ from segic_jax.models.params import Params
 from segic_jax.models.segic import backbone_template, normalise_pixels
 from segic_jax.runtime import progress
 from segic_jax.runtime.prefetch import prefetch_results
-from segic_jax.train.mixed_precision import half_products
+from segic_jax.train.mixed_precision import mixed_precision
 from segic_jax.train.pretrain import matching_loss
 from segic_jax.weights.safetensors_file import write_safetensors
 
@@ -91,7 +91,7 @@ def _trained(positives: Positives, model: ModelConfig, steps: int, seed: int) ->
         updates, opt_state = optimizer.update(gradients, opt_state, trained)
         return optax.apply_updates(trained, updates), opt_state, value
 
-    step = jax.jit(half_products(step), donate_argnums=(0, 1))
+    step = jax.jit(mixed_precision(step), donate_argnums=(0, 1))
     opt_state = optimizer.init(trained)
 
     def group(number: int):

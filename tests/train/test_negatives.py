@@ -9,7 +9,7 @@ import pytest
 
 from segic_jax.train import losses
 from segic_jax.train.forward import NegativeBatch
-from segic_jax.train.negatives import MOST, choose, empty_queue, push
+from segic_jax.train.negatives import MAX_NEGATIVES, choose, empty_queue, push
 
 CHANNELS, LENGTH = 3, 4
 
@@ -58,7 +58,7 @@ def test_choice(filled):
         assert set(np.asarray(again.features[0, 0, 3:, 1]).tolist()) <= {1.0, 2.0}
         assert set(np.asarray(again.features[0, 0, 1:2, 1]).tolist()) <= {3.0, 4.0, 5.0, 6.0}
     wide = choose(filled, jax.random.key(0), jnp.arange(1), np.tile([0, 2, 3], (1, 10)), concepts=19)
-    assert int(wide.valid[0, 0].sum()) == MOST
+    assert int(wide.valid[0, 0].sum()) == MAX_NEGATIVES
 
 
 def test_a_row_draws_the_same_in_any_part_of_the_batch(filled):

@@ -11,7 +11,7 @@ from segic_jax.config import HeadConfig, ModelConfig, PretrainConfig, ViTConfig
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.models.segic import backbone_template
 from segic_jax.train import pretrain
-from segic_jax.train.mixed_precision import half_products
+from segic_jax.train.mixed_precision import mixed_precision
 from segic_jax.weights.convert import read_frozen
 
 MODEL = ModelConfig(
@@ -38,27 +38,27 @@ def test_a_group_names_the_class_of_every_object():
 
 
 def test_a_step_sees_some_patches_and_the_last_steps_all():
-    groups = pretrain.SceneGroups(SpriteBank.load("base"), replace(SETTINGS, whole_share=0.5), MODEL)
-    assert ["seen" in groups(number) for number in range(4)] == [True, True, False, False]
+    groups = pretrain.SceneGroups(SpriteBank.load("base"), replace(SETTINGS, full_share=0.5), MODEL)
+    assert ["patches" in groups(number) for number in range(4)] == [True, True, False, False]
     scenes = groups(0)
     inside = (scenes["labels"] > 0).reshape(4, 4, 8, 4, 8).mean((2, 4)).reshape(4, 16) >= 0.5
-    for seen in scenes["seen"]:
-        assert len(set(seen.tolist())) == 9
-    drawn = np.take_along_axis(inside, scenes["seen"], axis=1)
+    for patches in scenes["patches"]:
+        assert len(set(patches.tolist())) == 9
+    drawn = np.take_along_axis(inside, scenes["patches"], axis=1)
     assert drawn.mean() > inside.mean()
 
-    # What is not seen changes nothing.
+    # A patch that is not read changes nothing.
     params, extra = backbone_template(MODEL.vit).init(0), pretrain.init_extra(MODEL, 497, 0)
     images, labels = (scenes[name].copy() for name in ("images", "labels"))
-    hidden = next(patch for patch in range(16) if patch not in scenes["seen"][0])
+    hidden = next(patch for patch in range(16) if patch not in scenes["patches"][0])
     rows, columns = (slice(8 * place, 8 * place + 8) for place in divmod(hidden, 4))
     images[0, rows, columns], labels[0, rows, columns] = 0, 0
     loss = jax.jit(lambda group: pretrain.pretrain_loss(MODEL, SETTINGS, params, extra, **group)[0])
     assert loss(scenes) == loss(scenes | {"images": images, "labels": labels})
 
 
-def test_half_precision_hardly_turns_the_gradient():
-    """Of the backbone's matrices, at a size where products are in half precision."""
+def test_mixed_precision_hardly_turns_the_gradient():
+    """Of the backbone's matrices, at a size where products are in bfloat16."""
     vit = replace(MODEL.vit, width=64)
     model = replace(MODEL, vit=vit)
     params, extra = backbone_template(vit).init(0), pretrain.init_extra(model, 497, 0)
@@ -66,7 +66,7 @@ def test_half_precision_hardly_turns_the_gradient():
     def gradient(params, scenes):
         return jax.grad(lambda p: pretrain.pretrain_loss(model, SETTINGS, p, extra, **scenes)[0])(params)
 
-    full, half = (jax.jit(one)(params, group()) for one in (gradient, half_products(gradient)))
+    full, half = (jax.jit(one)(params, group()) for one in (gradient, mixed_precision(gradient)))
     for name, value in full.items():
         assert np.linalg.norm(half[name] - value) < 0.03 * np.linalg.norm(value) + 1e-6, name
     assert any((half[name] != value).any() for name, value in full.items())

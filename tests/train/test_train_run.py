@@ -20,7 +20,7 @@ from segic_jax.data.training_sources import open_mixture
 from segic_jax.errors import ConfigError
 from segic_jax.models.params import as_float32
 from segic_jax.runtime.metric_writer import read_metrics
-from segic_jax.train import build as building
+from segic_jax.train import run as run_module
 from segic_jax.train.experiment import load_config
 from segic_jax.train.recipe import OFFICIAL_SOURCES
 from segic_jax.train.run import MODEL, run
@@ -67,7 +67,7 @@ def test_the_whole_recipe_runs(data, tmp_path, monkeypatch):
     config = shrunk(load_config("segic_dinov2_l_negatives"), data)
     assert [one.name for one in config.sources] == [one.name for one in OFFICIAL_SOURCES]
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, negative=1.0))
-    monkeypatch.setattr(building, "BenchmarkValidation", None)  # there is none to be made
+    monkeypatch.setattr(run_module, "BenchmarkValidation", None)  # there is none to be made
     assert run(config, tmp_path / "run") == 0
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -89,12 +89,12 @@ def test_a_strict_fold_names_no_novel_class(data):
         assert pair.name not in novel
         assert not novel & set(pair.absent)
     # So that `eval.py` does not call its test classes known.
-    assert {building._data_set(one) for one in fold.sources} == {"coco without the classes of fold 1"}
+    assert {run_module._data_set(one) for one in fold.sources} == {"coco without the classes of fold 1"}
 
 
 def text_of(config, tower, known=None):
     source = open_mixture((SourceConfig("emoji"), SourceConfig("emoji_instances")), CANVAS)
-    return building.text_features(config, source, tower, known or {})
+    return run_module.text_features(config, source, tower, known or {})
 
 
 def test_text_features():

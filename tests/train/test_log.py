@@ -1,4 +1,4 @@
-"""What a training says: its numbers, on the screen and in the log."""
+"""The log of a training: its numbers, on the screen and in the file."""
 
 import io
 import itertools
@@ -13,16 +13,17 @@ from segic_jax.config import TrainConfig
 from segic_jax.errors import DataError
 from segic_jax.evaluate.report import CAPTION, TILE
 from segic_jax.runtime.metric_writer import FILE, read_metrics
-from segic_jax.train import samples, watch
-from segic_jax.train.peaks import peak_flops
-from segic_jax.train.samples import draw_samples
-from segic_jax.train.watch import Watch
+from segic_jax.train import log as log_module
+from segic_jax.train import validation
+from segic_jax.train.flops import peak_flops
+from segic_jax.train.log import TrainingLog
+from segic_jax.train.validation import draw_samples
 
 CONFIG = TrainConfig(steps=10, batch_size=4, log_every=2)
 
 
 class Device:
-    """What a Watch asks of an accelerator."""
+    """What a TrainingLog reads of an accelerator."""
 
     def __init__(self, kind: str, used: int | None = None):
         self.device_kind, self.used = kind, used
@@ -32,9 +33,9 @@ class Device:
 
 
 def use_devices(monkeypatch, every, local) -> None:
-    monkeypatch.setattr(watch.jax, "devices", lambda: every)
-    monkeypatch.setattr(watch.jax, "device_count", lambda: len(every))
-    monkeypatch.setattr(watch.jax, "local_devices", lambda: local)
+    monkeypatch.setattr(log_module.jax, "devices", lambda: every)
+    monkeypatch.setattr(log_module.jax, "device_count", lambda: len(every))
+    monkeypatch.setattr(log_module.jax, "local_devices", lambda: local)
 
 
 class Clock:
@@ -42,7 +43,7 @@ class Clock:
 
     def __init__(self, monkeypatch):
         self.now = 100.0
-        monkeypatch.setattr(watch.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(log_module.time, "monotonic", lambda: self.now)
 
     def spend(self, seconds: float) -> None:
         self.now += seconds
@@ -52,7 +53,7 @@ def metrics(*losses):
     return [{"loss": np.float32(loss), "grad_norm": np.float32(2 * loss)} for loss in losses]
 
 
-def interval(clock: Clock, log: Watch, seconds, waits: float) -> None:
+def interval(clock: Clock, log: TrainingLog, seconds, waits: float) -> None:
     """Steps as the loop makes them: each ends while the next one is under way."""
     for before in (0, *seconds[:-1]):
         with log.waiting():
@@ -65,7 +66,7 @@ def interval(clock: Clock, log: Watch, seconds, waits: float) -> None:
 def test_numbers_of_an_interval(tmp_path, monkeypatch, capsys):
     use_devices(monkeypatch, [Device("cpu")], [Device("cpu")])
     clock = Clock(monkeypatch)
-    log = Watch(CONFIG, tmp_path, start=0)
+    log = TrainingLog(CONFIG, tmp_path, start=0)
     clock.spend(50)  # compiling
     log.restart_clock()
     interval(clock, log, [1.0, 1.0, 4.0, 1.0, 1.0], waits=0.0)
@@ -100,7 +101,7 @@ def test_numbers_of_an_interval(tmp_path, monkeypatch, capsys):
 
 def test_flops_and_memory(tmp_path, monkeypatch, capsys):
     clock = Clock(monkeypatch)
-    log = Watch(CONFIG, tmp_path, start=0)
+    log = TrainingLog(CONFIG, tmp_path, start=0)
     log.begin(1e12)
     use_devices(monkeypatch, [Device("cpu")], [Device("cpu")])
     clock.spend(2)
@@ -139,7 +140,7 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     screen = io.StringIO()
     screen.isatty = lambda: True
     monkeypatch.setattr(sys, "stdout", screen)
-    log = Watch(CONFIG, tmp_path, start=4)
+    log = TrainingLog(CONFIG, tmp_path, start=4)
     log.stepped()
     log.steps(5, metrics(0.5), learning_rate=1e-4, unreadable=0)
     log.validation(5, {"miou": 41.256})
@@ -156,7 +157,7 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
 
 def test_other_processes_say_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(watch, "is_main", lambda: False)
-    log = Watch(CONFIG, tmp_path, start=0)
+    log = TrainingLog(CONFIG, tmp_path, start=0)
     with log.waiting():
         pass
     log.stepped()
@@ -169,19 +170,19 @@ def test_other_processes_say_nothing(tmp_path, monkeypatch, capsys):
 
 def test_a_step_costs_nothing(tmp_path):
     """Ten thousand steps' calls in far less than a training step's time each."""
-    log = Watch(CONFIG, tmp_path, start=0)
-    begin = watch.time.monotonic()
+    log = TrainingLog(CONFIG, tmp_path, start=0)
+    begin = log_module.time.monotonic()
     for _ in range(10_000):
         with log.waiting():
             pass
         log.stepped()
-    assert watch.time.monotonic() - begin < 1
+    assert log_module.time.monotonic() - begin < 1
     log.close()
 
 
 def test_samples_are_drawn_and_the_old_ones_go(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(samples, "EPISODES", 2)
-    monkeypatch.setattr(samples, "KEPT", 3)
+    monkeypatch.setattr(validation, "SAMPLE_EPISODES", 2)
+    monkeypatch.setattr(validation, "KEPT_SAMPLES", 3)
     source, model = DiskSource(), bundle()
     manifest = source.manifest("original", 0, 1)
     for step in (50, 1000, 1500, 200_000):

@@ -1,16 +1,15 @@
-"""What a training says as it runs: `metrics.jsonl`, TensorBoard if asked, and lines or a bar on the screen.
+"""The log of a training: `metrics.jsonl`, TensorBoard if asked for, and lines or a bar on the screen.
 
-In: the metrics of the steps, and the calls that time them.
-Out: a line of `metrics.jsonl` each log interval with the steps' mean metrics and
+`metrics.jsonl` gets a line per log interval, with the mean metrics of its steps and
     learning_rate
     pairs_per_second
     step_seconds, step_seconds_median
-    input_wait                      share of the time that the loop waited for its next batch
-    flops_per_second                of all devices together (segic_jax/flops.py says what counts)
-    flops_utilisation               share of the devices' peak (train/peaks.py), where that is known
-    memory_bytes, memory_peak_bytes the fullest local device now, and its most so far, where it says so
+    input_wait                      share of the time in which the loop waited for its next batch
+    flops_per_second                of all devices together (train/flops.py says what counts)
+    flops_utilisation               share of the devices' peak, where that is known
+    memory_bytes, memory_peak_bytes current and highest use of the fullest local device, where it is known
     unreadable                      images so far that could not be read
-and a line with "validation/..." each validation. Process 0 writes; the others' calls do nothing.
+and a line with "validation/..." per validation. Process 0 writes; in the others the calls do nothing.
 """
 
 import sys
@@ -27,14 +26,14 @@ from tqdm import tqdm
 from segic_jax.config import TrainConfig
 from segic_jax.runtime.distributed import gather_json, is_main_host
 from segic_jax.runtime.metric_writer import MetricWriter, read_metrics
-from segic_jax.train.peaks import peak_flops
+from segic_jax.train.flops import peak_flops
 
 
-class Watch:
-    """The log of one training; see the module for what it holds."""
+class TrainingLog:
+    """Write the log of one training; the module says what it holds."""
 
     def __init__(self, config: TrainConfig, workdir: Path, *, start: int):
-        """Go on with the log of `workdir` after step `start`.
+        """Continue the log of `workdir` after step `start`.
 
         Raises:
             ConfigError: `config.tensorboard` without tensorboardX installed.
@@ -56,7 +55,7 @@ class Watch:
         self.restart_clock()
 
     def begin(self, flops: float) -> None:
-        """Steps follow now.
+        """Start timing: steps follow now.
 
         Args:
             flops: of one step, over all devices (`segic_jax.train.flops`).
@@ -65,26 +64,26 @@ class Watch:
         self.restart_clock()
 
     def validated(self, step: int) -> bool:
-        """Whether the log has the scores of this step; every process must ask."""
+        """Return whether the log has the scores of this step; every process must call it."""
         lines = [] if self._writer is None else read_metrics(self._workdir)
-        told = any(line["step"] == step and any("validation/" in name for name in line) for line in lines)
-        return any(gather_json(told))
+        logged = any(line["step"] == step and any("validation/" in name for name in line) for line in lines)
+        return any(gather_json(logged))
 
     def restart_clock(self) -> None:
-        """Leave out the time since the last report: compilation, validation, saving."""
+        """Exclude the time since the last report: compilation, validation, saving."""
         self._since = time.monotonic()
         self._waited = 0.0
         self._marks: list[float] = []
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Around whatever gets the next batch."""
+        """Time the block that gets the next batch."""
         begin = time.monotonic()
         yield
         self._waited += time.monotonic() - begin
 
     def stepped(self) -> None:
-        """Once a step, when the loop has waited for the step before it."""
+        """Mark a step, once the loop has waited for the step before it."""
         self._marks.append(time.monotonic())
         if self._bar is not None:
             self._bar.update()
@@ -113,7 +112,9 @@ class Watch:
         self.restart_clock()
         if self._writer is None:
             return
-        means = {name: float(np.mean([one[name] for one in metrics])) for name in metrics[0]}
+        means = {
+            name: float(np.mean([step_metrics[name] for step_metrics in metrics])) for name in metrics[0]
+        }
         speed = {
             "pairs_per_second": count * self._config.batch_size / seconds,
             "step_seconds": seconds / count,
@@ -128,22 +129,22 @@ class Watch:
             pairs = speed["pairs_per_second"]
             self._bar.set_postfix_str(f"loss {means['loss']:.4f}, {pairs:.1f} pairs/s, {left} left")
         else:
-            print(f"{self._at(step)}  {_told(line)}  {left} left", flush=True)
+            print(f"{self._at(step)}  {_summary(line)}  {left} left", flush=True)
 
     def validation(self, step: int, scores: Mapping[str, float]) -> None:
         """Report the scores of a validation; names may be paths, such as 'coco20i/miou'."""
         if self._writer is None:
             return
         self._writer.write(step, {f"validation/{name}": value for name, value in scores.items()})
-        shown = [f"{name} {value:.2f}" for name, value in scores.items() if name.split("/")[-1] == "miou"]
-        text = f"{self._at(step)}  validation {', '.join(shown)}"
+        headline = [f"{name} {value:.2f}" for name, value in scores.items() if name.split("/")[-1] == "miou"]
+        text = f"{self._at(step)}  validation {', '.join(headline)}"
         if self._bar is not None:
             self._bar.write(text, file=sys.stdout)
         else:
             print(text, flush=True)
 
     def close(self) -> None:
-        """End the files, and leave the bar as it is."""
+        """Close the files, and leave the bar as it is."""
         if self._bar is not None:
             self._bar.close()
         if self._writer is not None:
@@ -163,18 +164,18 @@ class Watch:
 
 
 def _memory() -> dict[str, int]:
-    """Of the fullest device of this process."""
-    stats = [found for device in jax.local_devices() if (found := device.memory_stats())]
+    """Return the memory use of the fullest device of this process."""
+    stats = [values for device in jax.local_devices() if (values := device.memory_stats())]
     names = {"memory_bytes": "bytes_in_use", "memory_peak_bytes": "peak_bytes_in_use"}
     return {
-        name: max(one[theirs] for one in stats)
-        for name, theirs in names.items()
-        if stats and all(theirs in one for one in stats)
+        name: max(values[key] for values in stats)
+        for name, key in names.items()
+        if stats and all(key in values for values in stats)
     }
 
 
-def _told(line: Mapping[str, float]) -> str:
-    """The numbers that a person follows."""
+def _summary(line: Mapping[str, float]) -> str:
+    """Return the numbers for the screen."""
     parts = [
         f"loss {line['loss']:.4f}",
         f"learning rate {line['learning_rate']:.1e}",

@@ -1,11 +1,11 @@
-"""Products in half precision: the same answers but for the rounding of the operands."""
+"""Products in bfloat16: the same results but for the rounding of the operands."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segic_jax.train.mixed_precision import half_products
+from segic_jax.train.mixed_precision import mixed_precision
 
 SIDES = {  # of operands, and a product of them in every order that a gradient takes
     "ik,kj->ij": ((96, 128), (128, 112)),
@@ -26,7 +26,7 @@ def rounded(x):
 def test_operands_are_rounded_and_sums_are_not(product):
     rng = np.random.default_rng(0)
     left, right = (rng.normal(size=shape).astype(np.float32) for shape in SIDES[product])
-    found = jax.jit(half_products(lambda a, b: jnp.einsum(product, a, b)))(left, right)
+    found = jax.jit(mixed_precision(lambda a, b: jnp.einsum(product, a, b)))(left, right)
     assert found.dtype == jnp.float32
     expected = np.einsum(product, rounded(left), rounded(right))
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
@@ -37,7 +37,7 @@ def test_small_products_and_other_types_stay_as_they_are():
     rng = np.random.default_rng(0)
     vector, matrix = rng.normal(size=200).astype(np.float32), rng.normal(size=(200, 200)).astype(np.float32)
     for left in (vector, matrix.astype(jnp.bfloat16)):
-        found = jax.jit(half_products(jnp.matmul))(left, left.T if left.ndim == 2 else matrix)
+        found = jax.jit(mixed_precision(jnp.matmul))(left, left.T if left.ndim == 2 else matrix)
         assert np.array_equal(found, jax.jit(jnp.matmul)(left, left.T if left.ndim == 2 else matrix))
 
 
@@ -50,6 +50,6 @@ def test_trees_loops_and_inner_programs_go_through():
         return inner(jax.nn.relu(tree["x"])), tree["n"] + 1
 
     tree = {"x": jnp.arange(6.0).reshape(2, 3) - 2, "n": 4}
-    found, number = half_products(outer)(tree)
+    found, number = mixed_precision(outer)(tree)
     assert found["sum"].tolist() == [1, 2, 3]
     assert number == 5
