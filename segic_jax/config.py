@@ -30,7 +30,7 @@ def _require_counts(config, *names: str) -> None:
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """A DINOv2 vision transformer (dinov2/models/vision_transformer.py)."""
+    """Describe a DINOv2 vision transformer (dinov2/models/vision_transformer.py)."""
 
     patch_size: int = 14
     width: int = 384
@@ -52,13 +52,13 @@ class ViTConfig:
 
     @property
     def ffn_hidden(self) -> int:
-        """Hidden width; SwiGLU uses two thirds, rounded up to a multiple of 8."""
+        """Return the hidden width; SwiGLU uses two thirds, rounded up to a multiple of 8."""
         hidden = int(self.width * self.mlp_ratio)
         return hidden if self.ffn == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8
 
     @classmethod
     def dinov2(cls, size: Literal["s", "b", "l", "g"], *, registers: bool = False) -> "ViTConfig":
-        """The published models: 22.1, 86.6, 304.4 and 1136.5 million parameters."""
+        """Return a published model: 22.1, 86.6, 304.4 and 1136.5 million parameters."""
         width, depth, num_heads = {
             "s": (384, 12, 6),
             "b": (768, 12, 12),
@@ -78,7 +78,7 @@ class ViTConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """CLIP's text tower; the defaults are those of ViT-L/14."""
+    """Describe CLIP's text tower; the defaults are those of ViT-L/14."""
 
     vocab_size: int = 49408
     width: int = 768
@@ -91,7 +91,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class HeadConfig:
-    """The trained part: neck, prompt encoder, mask decoder, projections."""
+    """Describe the trained part: neck, prompt encoder, mask decoder, projections."""
 
     width: int = 256
     depth: int = 2
@@ -115,7 +115,7 @@ class HeadConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """One SegIC: frozen backbone, width of the text features, head, and the canvas they run on."""
+    """Describe a SegIC model: frozen backbone, width of the text features, head and canvas."""
 
     vit: ViTConfig = field(default_factory=lambda: ViTConfig.dinov2("b"))
     head: HeadConfig = field(default_factory=HeadConfig)
@@ -135,13 +135,13 @@ class ModelConfig:
 
     @property
     def grid(self) -> int:
-        """Patches along one side."""
+        """Return the number of patches along one side."""
         return self.canvas // self.vit.patch_size
 
 
 @dataclass(frozen=True)
 class SourceConfig:
-    """One source of training pairs."""
+    """Name a source of training pairs."""
 
     name: str  # a name of data/training_sources.py, such as 'coco_semantic'
     root: str = ""  # the folder with its data; "" for what lies in the package
@@ -154,7 +154,7 @@ class SourceConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """Episodes that are answered during the training: the same ones every time."""
+    """Name the episodes that validate a training: the same ones every time."""
 
     benchmark: str  # a name of `python eval.py --list`; 'emoji' takes the validation classes
     root: str = ""  # the folder with its data
@@ -165,7 +165,7 @@ class ValidationConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How training pairs become batches; the defaults are the official recipe."""
+    """Set how training pairs become batches; the defaults are the official recipe."""
 
     max_concepts: int = 19  # slots of a pair: instances, or a class and its negative prompts
     text_keep: float = 0.75  # probability of the class's prompt, else the empty one
@@ -217,7 +217,7 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """AdamW and its learning rate over the training."""
+    """Set AdamW and its learning rate over the training."""
 
     learning_rate: float = 1e-4
     weight_decay: float = 1e-4  # on every trainable parameter
@@ -250,7 +250,7 @@ class OptimConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Length of a training, and what it writes when."""
+    """Set the length of a training, and what it writes when."""
 
     steps: int = 30_000
     batch_size: int = 32  # pairs a step, over all devices
@@ -289,7 +289,7 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Pretraining of a small backbone on the embedded benchmark's base classes (train/pretrain.py)."""
+    """Set the pretraining of a small backbone on the embedded benchmark's base classes."""
 
     steps: int = 9_000  # 0: the backbone stays as it is drawn at random
     group_scenes: int = 16  # scenes a step
@@ -309,7 +309,7 @@ class PretrainConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One experiment."""
+    """Describe an experiment."""
 
     backbone: str  # .safetensors file of the frozen weights: a model of this project, or DINOv2's own names
     pretrain: PretrainConfig | None = None  # make the backbone first, instead of reading a file
@@ -324,23 +324,23 @@ class Config:
 
 @dataclass
 class Hosts:
-    """The processes of one run, for hosts where neither SLURM, MPI nor a TPU pod says it."""
+    """Name the processes of one run, on hosts where neither SLURM, MPI nor a TPU pod does."""
 
     coordinator: str | None = None
     """host:port of the first host, reachable from all."""
     num_hosts: int | None = None
-    """How many processes there are."""
+    """Number of processes."""
     host_id: int | None = None
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
 
 
 def to_dict(config) -> dict:
-    """Plain dictionaries and numbers, for JSON beside a checkpoint."""
+    """Convert a configuration to plain dictionaries and numbers, for JSON beside a checkpoint."""
     return dataclasses.asdict(config)
 
 
 def model_config_from_dict(values: dict) -> ModelConfig:
-    """The inverse of `to_dict` for a ModelConfig; an unknown field is a ConfigError."""
+    """Invert `to_dict` for a ModelConfig; an unknown field is a ConfigError."""
     try:
         return ModelConfig(
             **{
@@ -354,7 +354,7 @@ def model_config_from_dict(values: dict) -> ModelConfig:
 
 
 def cache_folder() -> Path:
-    """Where converted weights and what is made once of data lie.
+    """Return the folder of converted weights and derived data.
 
     SEGIC_CACHE, else XDG_CACHE_HOME/segic_jax, else ~/.cache/segic_jax.
     """

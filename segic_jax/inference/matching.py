@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models import segic
-from segic_jax.models.correspondence import cosine_map, grid_cells
+from segic_jax.models.correspondence import cosine_map, grid_masks
 from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import Params
 from segic_jax.models.resize import bilinear
@@ -81,7 +81,7 @@ def pool_reference(
     grid, canvas = features.shape[0], mask.shape[0]
     patch = canvas // grid
     cover = mask.reshape(grid, patch, grid, patch).mean((1, 3))
-    filled = grid_cells(mask, grid) > 0
+    filled = grid_masks(mask, grid) > 0
     inside = jnp.where(filled.any(), filled, (cover >= cover.max()) & (cover > 0))
     summed = jnp.einsum("ij,ijc->c", inside.astype(jnp.float32), features)
     valid = jnp.asarray(patches_on_image(size, canvas, grid))

@@ -20,7 +20,7 @@ _norm_epsilon = 1e-5
 
 
 class TextFeatures(NamedTuple):
-    """`pooled` is what SegIC reads; `tokens` is everything after the final norm."""
+    """Hold the pooled feature, which SegIC reads, the tokens after the final norm, and all layers."""
 
     pooled: Float[Array, "batch width"]
     tokens: Float[Array, "batch length width"]
@@ -28,7 +28,7 @@ class TextFeatures(NamedTuple):
 
 
 class ClipText(nnx.Module):
-    """The text tower."""
+    """Encode prompts with the text tower."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
         self.eos_id = config.eos_id
@@ -39,7 +39,10 @@ class ClipText(nnx.Module):
     def __call__(
         self, ids: Int[Array, "batch length"], attention_mask: Bool[Array, "batch length"]
     ) -> TextFeatures:
-        """`attention_mask` is False on padding; a prompt is pooled at its first end-of-text token."""
+        """Return the features; `attention_mask` is False on padding.
+
+        A prompt is pooled at its first end-of-text token.
+        """
         hidden = self.encoder(self.embeddings(ids), attention_mask)
         tokens = self.final_layer_norm(hidden[-1])
         end = jnp.argmax(ids == self.eos_id, axis=1)
@@ -49,12 +52,12 @@ class ClipText(nnx.Module):
 
 @cache
 def text_template(config: TextConfig) -> Template:
-    """The tower without its arrays."""
+    """Return the structure of the tower without its arrays."""
     return Template(lambda rngs: ClipText(config, rngs=rngs))
 
 
 class TextEmbeddings(nnx.Module):
-    """Tokens plus learned positions."""
+    """Embed tokens and add learned positions."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
         self.token_embedding = Embedding(config.vocab_size, config.width, rngs=rngs)
@@ -66,7 +69,7 @@ class TextEmbeddings(nnx.Module):
 
 
 class TextEncoder(nnx.Module):
-    """Layers in which a token reads itself and the ones before it."""
+    """Apply layers in which a token attends to itself and the ones before it."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
         self.layers = nnx.List(TextLayer(config, rngs=rngs) for _ in range(config.depth))
@@ -74,7 +77,7 @@ class TextEncoder(nnx.Module):
     def __call__(
         self, x: Float[Array, "batch length width"], attention_mask: Bool[Array, "batch length"]
     ) -> tuple[Float[Array, "batch length width"], ...]:
-        """`x`, and what each layer makes of it."""
+        """Return `x` and the output of each layer."""
         causal = jnp.tril(jnp.ones((x.shape[1], x.shape[1]), bool))
         mask = causal & attention_mask[:, None, None, :]  # [batch, heads, queries, keys]
         hidden = [x]
@@ -84,7 +87,7 @@ class TextEncoder(nnx.Module):
 
 
 class TextLayer(nnx.Module):
-    """Pre-norm attention and feed-forward."""
+    """Apply pre-norm attention and feed-forward."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
         self.layer_norm1 = LayerNorm(config.width, epsilon=_norm_epsilon, rngs=rngs)
@@ -100,7 +103,7 @@ class TextLayer(nnx.Module):
 
 
 class TextAttention(nnx.Module):
-    """Multi-head self-attention."""
+    """Apply multi-head self-attention."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
         self.heads = config.num_heads
@@ -118,7 +121,7 @@ class TextAttention(nnx.Module):
 
 
 class TextMLP(nnx.Module):
-    """Two layers with CLIP's GELU."""
+    """Apply two layers with CLIP's GELU."""
 
     def __init__(self, config: TextConfig, *, rngs: nnx.Rngs):
         self.fc1 = Linear(config.width, config.mlp_width, rngs=rngs)

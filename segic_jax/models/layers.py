@@ -18,10 +18,10 @@ torch_uniform = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 
 
 class Linear(nnx.Linear):
-    """A matrix product that sums in float32, whatever precision goes in and comes out.
+    """Multiply by a matrix with sums in float32, whatever the precision of input and output.
 
-    On a CPU a half-precision product without float32 sums is slower than one in float32; with them the
-    processor's bfloat16 units (AMX) serve it.
+    On a CPU a bfloat16 product without float32 sums is slower than one in float32; with them it uses the
+    processor's bfloat16 units (AMX).
     """
 
     def __init__(self, features_in: int, features_out: int, *, kernel_init=torch_uniform, rngs: nnx.Rngs):
@@ -41,17 +41,17 @@ Embedding = partial(nnx.Embed, embedding_init=nnx.initializers.normal(1.0))
 
 
 def gelu(x: Array) -> Array:
-    """The exact (erf) GELU; jax.nn.gelu defaults to the tanh approximation."""
+    """Apply the exact (erf) GELU; jax.nn.gelu defaults to the tanh approximation."""
     return jax.nn.gelu(x, approximate=False)
 
 
 def quick_gelu(x: Array) -> Array:
-    """CLIP's GELU."""
+    """Apply CLIP's approximation of GELU."""
     return x * jax.nn.sigmoid(1.702 * x)
 
 
 class PatchConv(nnx.Module):
-    """A convolution whose stride is its kernel size: fold patches, then one matrix product."""
+    """Apply a convolution whose stride is its kernel size: fold patches, then one matrix product."""
 
     def __init__(self, size: int, features_in: int, features_out: int, *, bias: bool = True, rngs: nnx.Rngs):
         self.size = size
@@ -68,7 +68,7 @@ class PatchConv(nnx.Module):
 
 
 class Conv3x3(nnx.Module):
-    """A 3 x 3 convolution with padding 1 and no bias."""
+    """Apply a 3 x 3 convolution with padding 1 and no bias."""
 
     def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(torch_uniform(rngs.params(), (3, 3, features_in, features_out)))
@@ -111,7 +111,7 @@ def pixel_shuffle(
 
 
 class MLP(nnx.Module):
-    """Linear layers with ReLU between them (SAM's MLP)."""
+    """Apply linear layers with ReLU between them (SAM's MLP)."""
 
     def __init__(self, width_in: int, hidden: int, width_out: int, depth: int, *, rngs: nnx.Rngs):
         widths = [width_in] + [hidden] * (depth - 1) + [width_out]
@@ -124,6 +124,6 @@ class MLP(nnx.Module):
 
 
 def l2_normalise(x: Float[Array, "*batch channels"], eps: float) -> Float[Array, "*batch channels"]:
-    """x / max(|x|, eps), with a finite gradient at 0."""
+    """Return x / max(|x|, eps), with a finite gradient at 0."""
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.maximum(squared, math.pow(eps, 2)))

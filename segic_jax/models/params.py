@@ -1,7 +1,7 @@
 """Parameters as a flat {name: array} dictionary, and modules built around them by name.
 
 `nnx.merge` matches leaves by position, so a dictionary in another order would permute blocks without
-a word. Everything here goes by name and checks every shape.
+warning. Everything here goes by name and checks every shape.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +16,7 @@ from flax import nnx
 from segic_jax.errors import ParamsError
 
 Params = dict[str, jax.Array]
+AnyArray = jax.Array | np.ndarray  # for annotations of functions that are also called outside of jit
 
 
 def check(params: Mapping, shapes: Mapping, what: str = "parameters") -> None:
@@ -46,10 +47,10 @@ def _listed(names: Iterable[str], most: int = 8) -> str:
 
 
 class Template:
-    """The structure of a module without its arrays."""
+    """Hold the structure of a module without its arrays."""
 
     def __init__(self, make: Callable[[nnx.Rngs], nnx.Module]):
-        """`make` builds the module; it is traced, no array is allocated."""
+        """Trace `make`, which builds the module; no array is allocated."""
         self._make = make
         self._graphdef, state = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
         self._leaves = [(path, leaf) for path, leaf in nnx.to_flat_state(state)]
@@ -58,7 +59,7 @@ class Template:
         }
 
     def bind(self, params: Mapping[str, jax.Array | np.ndarray]) -> Any:
-        """The module around `params`; use it inside a jitted function."""
+        """Return the module with `params` as its arrays; use it inside a jitted function."""
         check(params, self.shapes)
         return nnx.merge(
             self._graphdef,
@@ -66,7 +67,7 @@ class Template:
         )
 
     def init(self, seed: int) -> Params:
-        """Fresh random parameters."""
+        """Draw random parameters."""
         return self._arrays(jax.random.key(seed))
 
     @cached_property
@@ -84,11 +85,11 @@ def _name(path: tuple) -> str:
 
 
 def count(params: Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]) -> int:
-    """How many numbers there are."""
+    """Return the number of parameters."""
     return sum(int(np.prod(value.shape)) for value in params.values())
 
 
 def as_float32(params: Mapping[str, np.ndarray]) -> Params:
-    """Half-precision storage to float32 arrays."""
+    """Convert parameters, stored in any precision, to float32 arrays."""
     # Converted by numpy: JAX would compile a program for every shape.
     return {name: jnp.asarray(np.asarray(value, np.float32)) for name, value in params.items()}

@@ -16,7 +16,7 @@ from segic_jax.models.layers import Embedding, LayerNorm2d, PatchConv, gelu
 
 
 class Prompts(NamedTuple):
-    """What the decoder is told about each concept."""
+    """Hold the prompts of each concept."""
 
     sparse: Float[Array, "batch concepts slots width"]
     sparse_valid: Bool[Array, "batch concepts slots"]
@@ -24,7 +24,7 @@ class Prompts(NamedTuple):
 
 
 class PromptEncoder(nnx.Module):
-    """SAM's prompt encoder; positions are pixels of the canvas."""
+    """Encode prompts as SAM does; positions are pixels of the canvas."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.canvas = config.canvas
@@ -60,7 +60,7 @@ class PromptEncoder(nnx.Module):
         tokens_valid: Bool[Array, "batch concepts tokens"],
         points_valid: Bool[Array, "batch concepts points"] | None = None,
     ) -> Prompts:
-        """Slots in this order: points, padding point, two box corners, tokens.
+        """Return the prompts, with slots in this order: points, padding point, two box corners, tokens.
 
         Args:
             points: (x, y) pixels; None for neither points nor the padding point.
@@ -68,7 +68,7 @@ class PromptEncoder(nnx.Module):
             boxes: (x0, y0, x1, y1) pixels; None for no corner slots.
             use_box: images whose boxes are read; the others read the padding point instead, as SAM does
                 for points without a box. None: all of them if there are boxes.
-            masks: mask prompts (the cosine maps), any range; None for the learned "no mask".
+            masks: mask prompts (the similarity maps), any range; None for the learned "no mask".
             tokens: text and instance tokens.
             tokens_valid: which of them are read.
             points_valid: which points are read; all of them if None.
@@ -96,7 +96,7 @@ class PromptEncoder(nnx.Module):
         )
 
     def dense_position(self) -> Float[Array, "grid grid width"]:
-        """The position encoding of the cell centres."""
+        """Return the position encoding of the patch centres."""
         centres = (jnp.arange(self.grid) + 0.5) / self.grid
         x, y = jnp.meshgrid(centres, centres)
         return self.pe_layer(jnp.stack([x, y], axis=-1))
@@ -125,18 +125,18 @@ class PromptEncoder(nnx.Module):
 
 
 class FourierPosition(nnx.Module):
-    """Random Fourier features of a position; the matrix is never trained."""
+    """Encode a position by random Fourier features; the matrix is never trained."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
         init = nnx.initializers.normal(1.0)
         self.positional_encoding_gaussian_matrix = nnx.Param(init(rngs.params(), (2, width // 2)))
 
     def __call__(self, position: Float[Array, "*batch 2"]) -> Float[Array, "*batch width"]:
-        """`position` is (x, y) in 0..1."""
+        """Encode `position`, (x, y) in 0..1."""
         angles = 2 * jnp.pi * ((2 * position - 1) @ self.positional_encoding_gaussian_matrix[...])
         return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
 
 
 def _rows(flags, concepts: int, slots: int):
-    """[batch] -> [batch, concepts, slots]"""
+    """Broadcast [batch] to [batch, concepts, slots]."""
     return jnp.broadcast_to(flags[:, None, None], (*flags.shape, concepts, slots))

@@ -9,14 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from segic_jax.models.params import AnyArray
 
-def bilinear(x: Float[Array, "*batch height width channels"], size: tuple[int, int]) -> Array:
-    """Bilinear, align_corners False, no antialias, from [height, width] to `size`."""
+
+def bilinear(x: Float[AnyArray, "*batch height width channels"], size: tuple[int, int]) -> Array:
+    """Resize to `size` (height, width): bilinear, align_corners False, no antialias."""
     return separable(x, bilinear_weights(x.shape[-3], size[0]), bilinear_weights(x.shape[-2], size[1]))
 
 
 def separable(
-    x: Float[Array, "*batch height width channels"],
+    x: Float[AnyArray, "*batch height width channels"],
     rows: Float[np.ndarray, "rows height"],
     columns: Float[np.ndarray, "columns width"],
 ) -> Float[Array, "*batch rows columns channels"]:
@@ -28,7 +30,7 @@ def separable(
 
 @cache
 def bilinear_weights(size_in: int, size_out: int) -> np.ndarray:
-    """Weights [out, in]; the source coordinate is clamped at 0 below, its index above."""
+    """Return weights [out, in]; the source coordinate is clamped at 0 below, its index above."""
     source = np.maximum((np.arange(size_out) + 0.5) * (size_in / size_out) - 0.5, 0)
     low = np.minimum(np.floor(source).astype(int), size_in - 1)
     high = np.minimum(low + 1, size_in - 1)
@@ -41,7 +43,7 @@ def bilinear_weights(size_in: int, size_out: int) -> np.ndarray:
 
 @cache
 def bicubic_weights(size_in: int, size_out: int, offset: float) -> np.ndarray:
-    """torch's bicubic (coefficient -0.75), taps clamped at the border.
+    """Return the weights of torch's bicubic (coefficient -0.75), taps clamped at the border.
 
     The step is `size_in / (size_out + offset)`: DINOv2 passes a scale factor with 0.1 added
     (vision_transformer.py:180-212).
@@ -58,7 +60,7 @@ def bicubic_weights(size_in: int, size_out: int, offset: float) -> np.ndarray:
 
 @cache
 def bicubic_antialias_weights(size_in: int, size_out: int) -> np.ndarray:
-    """torch's antialiased bicubic: coefficient -0.5 on a widened support, renormalised inside."""
+    """Return the weights of torch's antialiased bicubic: coefficient -0.5, widened, renormalised."""
     step = size_in / size_out
     stretch = max(step, 1.0)
     source = (np.arange(size_out) + 0.5) * step - 0.5
@@ -67,7 +69,7 @@ def bicubic_antialias_weights(size_in: int, size_out: int) -> np.ndarray:
 
 
 def _cubic(distance: np.ndarray, a: float) -> np.ndarray:
-    """Keys' cubic convolution kernel."""
+    """Return the values of Keys' cubic convolution kernel."""
     d = np.abs(distance)
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a

@@ -16,10 +16,10 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig, ViTConfig
-from segic_jax.models.correspondence import best_point, grid_cells, similarity_map, upsample_maps
+from segic_jax.models.correspondence import best_point, grid_masks, similarity_map, upsample_maps
 from segic_jax.models.layers import Conv3x3, Embedding, LayerNorm2d, Linear, PatchConv
 from segic_jax.models.mask_decoder import MaskDecoder
-from segic_jax.models.params import Params, Template
+from segic_jax.models.params import AnyArray, Params, Template
 from segic_jax.models.prompt_encoder import PromptEncoder, Prompts
 from segic_jax.models.resize import bilinear
 from segic_jax.models.vit import DinoVisionTransformer
@@ -27,8 +27,6 @@ from segic_jax.models.vit import DinoVisionTransformer
 # ImageNet statistics of pixels in 0..1 (segic.py:362-366).
 PIXEL_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 PIXEL_STD = np.array([0.229, 0.224, 0.225], np.float32)
-
-AnyArray = Array | np.ndarray
 
 
 @jax.tree_util.register_dataclass
@@ -193,7 +191,7 @@ def encode_features(
 ) -> Prototypes:
     """Encode references from their backbone features; `references.images` and `sizes` are not read."""
     valid = references.valid[..., None]
-    masks = grid_cells(references.masks, features.shape[2])  # [batch, concepts, shots, g, g]
+    masks = grid_masks(references.masks, features.shape[2])  # [batch, concepts, shots, g, g]
     on_image = jax.nn.one_hot(references.image_index, features.shape[1])  # [batch, concepts, shots, images]
     # One product over all images; gathering an image for each mask would copy its features.
     masks_on_images = masks[:, :, :, None] * on_image[..., None, None]

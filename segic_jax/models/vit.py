@@ -19,7 +19,7 @@ _normal = nnx.initializers.truncated_normal(0.02)
 
 
 class ViTFeatures(NamedTuple):
-    """Tokens after the last norm, and everything before it (class, registers, patches)."""
+    """Hold the tokens after the last norm, and all of them before it (class, registers, patches)."""
 
     patches: Float[Array, "batch rows columns channels"]
     class_token: Float[Array, "batch channels"]
@@ -28,7 +28,7 @@ class ViTFeatures(NamedTuple):
 
 
 class DinoVisionTransformer(nnx.Module):
-    """The backbone; runs on any canvas that the patch size divides."""
+    """Run the backbone on any canvas that the patch size divides."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.config = config
@@ -45,7 +45,7 @@ class DinoVisionTransformer(nnx.Module):
         self.norm = LayerNorm(width, epsilon=1e-6, rngs=rngs)
 
     def __call__(self, images: Float[Array, "batch height width 3"]) -> ViTFeatures:
-        """`images` are normalised (zero mean, unit variance, padding 0)."""
+        """Return the features of normalised images (zero mean, unit variance, padding 0)."""
         rows, columns = (side // self.config.patch_size for side in images.shape[1:3])
         x = self.embed(images)
         for block in self.blocks:
@@ -60,7 +60,7 @@ class DinoVisionTransformer(nnx.Module):
         )
 
     def embed(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch tokens channels"]:
-        """Class token, registers and patches, with their positions, before the first block."""
+        """Return class token, registers and patches, with their positions, before the first block."""
         x = self.patch_embed(images)
         batch, rows, columns, width = x.shape
         x = x.reshape(batch, rows * columns, width)
@@ -73,7 +73,7 @@ class DinoVisionTransformer(nnx.Module):
         return x
 
     def interpolated_pos_embed(self, rows: int, columns: int) -> Float[Array, "1 tokens channels"]:
-        """The stored square grid resampled to [rows, columns], class position first."""
+        """Resample the stored square grid of positions to [rows, columns], class position first."""
         side = self.config.pos_grid
         if (rows, columns) == (side, side):
             return self.pos_embed[...]
@@ -117,7 +117,7 @@ class Block(nnx.Module):
 
 
 class SelfAttention(nnx.Module):
-    """q, k and v from one linear layer, heads inside each."""
+    """Attend with q, k and v from one linear layer, heads inside each."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.heads = config.num_heads
@@ -131,7 +131,7 @@ class SelfAttention(nnx.Module):
 
 
 class FeedForward(nnx.Module):
-    """Two layers with exact GELU."""
+    """Apply two layers with exact GELU."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.fc1 = Linear(config.width, config.ffn_hidden, kernel_init=_normal, rngs=rngs)
@@ -142,7 +142,7 @@ class FeedForward(nnx.Module):
 
 
 class SwiGLU(nnx.Module):
-    """The giant model's feed-forward: silu of the first half times the second."""
+    """Apply the giant model's feed-forward: silu of the first half times the second."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.w12 = Linear(config.width, 2 * config.ffn_hidden, kernel_init=_normal, rngs=rngs)
@@ -154,7 +154,7 @@ class SwiGLU(nnx.Module):
 
 
 class LayerScale(nnx.Module):
-    """A learned scale for each channel."""
+    """Scale each channel by a learned factor."""
 
     def __init__(self, width: int):
         self.gamma = nnx.Param(jnp.ones(width))

@@ -58,6 +58,9 @@ def initialize(hosts: Hosts | None = None) -> None:
             jax.distributed.initialize(address, int(processes), int(index))
         elif _in_cluster():
             jax.distributed.initialize()
+        if jax.distributed.is_initialized():
+            # Gloo waits 30 s for the others at the first collective: connect now, while all are here.
+            barrier("initialize")
     except RuntimeError as error:  # no process answers, or the port is taken
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(

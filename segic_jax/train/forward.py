@@ -15,8 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import mask_boxes, pool
-from segic_jax.models.params import Params
-from segic_jax.models.segic import AnyArray, DecoderStages, Prototypes, decode_stages, upsample
+from segic_jax.models.params import AnyArray, Params
+from segic_jax.models.segic import DecoderStages, Prototypes, decode_stages, upsample
 
 
 @jax.tree_util.register_dataclass

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from segic_jax.models.segic import AnyArray
+from segic_jax.models.params import AnyArray
 from segic_jax.train.forward import NegativeBatch, TrainPass
 
 

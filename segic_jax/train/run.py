@@ -1,7 +1,7 @@
 """Run a whole training: pretrain the backbone if asked to, read everything, train, write the model file.
 
-The loop knows no data set and no weight format by name: a new kind of weights is added in `build`, a new source
-in data/training_sources.py.
+The loop knows no data set and no weight format by name: a new kind of weights is added in `build`, a new
+source in data/training_sources.py.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ def run(config: Config, workdir: Path, hosts: Hosts | None = None) -> int:
     """Start or continue a training; the finished model is `workdir/model.safetensors`.
 
     Returns:
-        The exit code: 0, 2 for wrong input, 1 where the training failed. The reason is one sentence on stderr.
+        The exit code: 0, 2 for wrong input, 1 where the training failed; the reason goes to stderr.
     """
     logging.set_verbosity(logging.ERROR)  # orbax warns at every save without a score
     try:

@@ -1,4 +1,4 @@
-"""`python -m studies.ablation --config configs/emoji_ablation.py --out DIR [--only GROUP]`."""
+"""Run the ablations: `python -m studies.ablation --config emoji_ablation --out DIR [--only GROUP]`."""
 
 import sys
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ from studies.ablation.run import FULL, QUICK, run_ablation
 class Args:
     """Train a head for every row of the table over the same frozen features, and compare them.
 
-    Run again with the same arguments to go on after a stop.
+    Run the same command again to continue after a stop.
     """
 
-    config: Path
-    """Model, optimizer, length and backbone, such as configs/emoji_ablation.py."""
+    config: str
+    """Model, optimizer, length and backbone: a name such as emoji_ablation, or the path of a file."""
     out: Path
-    """Where table.md, table.json and plot.png go, and all that is kept for going on."""
+    """Where table.md, table.json and plot.png go, and all that is needed to continue."""
     only: str = ""
-    """A group (instructions, augmentation, ...) or a row; the default row is run with it."""
+    """A group (prompts, augmentation, ...) or a row; the default row is run with it."""
     quick: bool = False
-    """A few steps on a few scenes: whether it runs, not what comes out."""
+    """Take a few steps on a few scenes, to see whether it runs."""
 
 
 def main(args: Args) -> int:
-    """Returns the exit code: 0, or 1 where a training failed."""
+    """Run the ablation and return the exit code: 0, or 1 where a training failed."""
     use_compile_cache()
     budget = QUICK if args.quick else FULL
     try:
@@ -44,4 +44,4 @@ def main(args: Args) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda: main(tyro.cli(Args)), "Stopped; the same command goes on."))
+    sys.exit(run_command(lambda: main(tyro.cli(Args)), "Stopped; run the same command again to continue."))

@@ -1,4 +1,4 @@
-"""Other backbones to compare with: one drawn at random, and two that learned for a short while.
+"""Other backbones to compare with: one drawn at random, and two trained for a short while.
 
 Both of these match every patch with the pooled objects of other scenes (`train.pretrain.matching_loss`). One
 is told which objects are of one class, by whatever artist; the other only which are the same drawing, pasted
@@ -29,7 +29,7 @@ from segic_jax.weights.safetensors_file import write_safetensors
 
 SCENES = 16  # of a step
 IDENTITIES = 14  # classes or drawings that they share
-MOST = 5  # objects of a scene, at least two
+MAX_OBJECTS = 5  # objects of a scene, at least two
 BACKGROUND = 0.35  # weight of a background patch, where an object's has 1
 RATE, WARMUP, DECAY = 1e-3, 50, 0.05
 
@@ -37,12 +37,12 @@ Positives = Literal["drawings", "classes"]
 
 
 def random_backbone(model: ModelConfig, seed: int) -> Params:
-    """As it is drawn."""
+    """Draw a backbone at random."""
     return backbone_template(model.vit).init(seed)
 
 
 def short_backbone(positives: Positives, model: ModelConfig, steps: int, seed: int, file: Path) -> Params:
-    """Learned in `steps` steps, or read from `file` where it was kept."""
+    """Train a backbone for `steps` steps, or read it from `file` if it exists."""
     if not file.exists():
         params = _trained(positives, model, steps, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -53,18 +53,18 @@ def short_backbone(positives: Positives, model: ModelConfig, steps: int, seed: i
 def scene_group(
     rng: np.random.Generator, bank: SpriteBank, positives: Positives, canvas: int
 ) -> dict[str, np.ndarray]:
-    """Scenes that share some identities.
+    """Compose scenes whose objects share some identities.
 
     Returns:
         images uint8 [scenes, S, S, 3]; labels uint8 [scenes, S, S], i + 1 for object i; identities int32
-        [scenes, MOST], which of the shared identities each object is, -1 where there is none.
+        [scenes, MAX_OBJECTS], which of the shared identities each object is, -1 where there is none.
     """
     chosen = [bank.classes[i] for i in rng.choice(len(bank.classes), IDENTITIES, replace=False)]
     drawn_by = [str(rng.choice(one.artists)) for one in chosen]
     images, labels = [], []
-    identities = np.full((SCENES, MOST), -1, np.int32)
+    identities = np.full((SCENES, MAX_OBJECTS), -1, np.int32)
     for scene in range(SCENES):
-        present = rng.choice(IDENTITIES, int(rng.integers(2, MOST + 1)), replace=False)
+        present = rng.choice(IDENTITIES, int(rng.integers(2, MAX_OBJECTS + 1)), replace=False)
         identities[scene, : len(present)] = present
         artists = [
             drawn_by[i] if positives == "drawings" else str(rng.choice(chosen[i].artists)) for i in present
@@ -113,7 +113,7 @@ def _loss(
     grid, patch = model.grid, model.vit.patch_size
     pixels = normalise_pixels(images, jnp.full((scenes, 2), side))
     tokens = backbone_template(model.vit).bind(backbone)(pixels).patches.reshape(scenes, grid * grid, -1)
-    one_hot = labels[..., None] == jnp.arange(1 + MOST, dtype=jnp.uint8)
+    one_hot = labels[..., None] == jnp.arange(1 + MAX_OBJECTS, dtype=jnp.uint8)
     share = (
         one_hot.reshape(scenes, grid, patch, grid, patch, -1).mean((2, 4)).reshape(scenes, grid * grid, -1)
     )

@@ -11,7 +11,7 @@ from jaxtyping import Array, Int
 
 from segic_jax.config import EMPTY_PROMPT, ModelConfig, class_prompt
 from segic_jax.data.emoji.source import SCENES
-from segic_jax.models.correspondence import grid_cells
+from segic_jax.models.correspondence import grid_masks
 from segic_jax.models.params import Params
 from segic_jax.models.resize import bilinear
 from segic_jax.models.segic import upsample
@@ -61,7 +61,7 @@ def evaluate(part: str, variant: Variant, head: Params, store: FeatureStore) -> 
 def _count(
     config: ModelConfig, prompting: Prompting, head: Params, target: Array, shots: ShotBatch, truth: Array
 ) -> Int[Array, "2 episodes"]:
-    shots = replace(shots, masks=grid_cells(shots.masks, config.canvas) > 0)  # as `data.preprocess` does
+    shots = replace(shots, masks=grid_masks(shots.masks, config.canvas) > 0)  # as `data.preprocess` does
     _, stages = decode_prompted(
         prompting, config, head, target, shots, pool_shots(shots), boxes=None, use_box=None, use_cross=True
     )

@@ -8,7 +8,7 @@ import numpy as np
 
 from segic_jax.config import DataConfig
 from segic_jax.data.pipeline import CANDIDATES
-from studies.ablation.scenes import MOST, Scenes
+from studies.ablation.scenes import MAX_OBJECTS, Scenes
 
 LEAST = 0.01  # of a scene's pixels, for an object to be asked for
 FIRST_CLASS = 2  # row of the text table; the empty prompt and that of instances come before
@@ -17,7 +17,7 @@ INSTANCE_SHARE = 0.5  # of the pairs, where there are instances
 
 @dataclass(frozen=True)
 class Pairs:
-    """Batches of pairs; everything random comes from the generator that is given."""
+    """Draw batches of pairs; all randomness comes from the generator that is passed."""
 
     scenes: Scenes
     views: Scenes | None  # None: semantic pairs alone
@@ -29,7 +29,7 @@ class Pairs:
 
     @cached_property
     def by_class(self) -> list[np.ndarray]:
-        """Rows (scene, label, class, family) of what can be asked for, an array for each class of several."""
+        """Rows (scene, label, class, family) of usable objects, an array per class with several scenes."""
         visible = _visible(self.scenes.labels)
         scene, label = np.nonzero((visible >= LEAST) & (self.scenes.objects[..., 0] >= 0))
         of, family = self.scenes.objects[scene, label].T
@@ -38,17 +38,19 @@ class Pairs:
 
     @cached_property
     def in_both(self) -> np.ndarray:
-        """Which objects show in both views of each scene [scenes, MOST]."""
-        shown = np.zeros((2, MOST), bool) if self.views is None else _visible(self.views.labels) >= LEAST
+        """Whether an object is visible in both views of each scene [scenes, MAX_OBJECTS]."""
+        shown = (
+            np.zeros((2, MAX_OBJECTS), bool) if self.views is None else _visible(self.views.labels) >= LEAST
+        )
         return shown[0::2] & shown[1::2]
 
     @cached_property
     def usable(self) -> np.ndarray:
-        """The scenes whose views share an object; none without views."""
+        """Scenes whose views share an object; none without views."""
         return np.nonzero(self.in_both.any(1))[0]
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
-        """`size` pairs.
+        """Draw `size` pairs.
 
         Returns:
             target, reference: numbers of the scenes [size], and is_instance: whether they are views;
@@ -97,7 +99,7 @@ class Pairs:
 
 
 def two_rows(rng: np.random.Generator, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Two of the rows (scene, label, class, family), of different families if there are."""
+    """Choose two rows (scene, label, class, family), of different families if possible."""
     first = rows[rng.integers(len(rows))]
     elsewhere = rows[rows[:, 0] != first[0]]
     others = elsewhere[elsewhere[:, 3] != first[3]]
@@ -106,9 +108,9 @@ def two_rows(rng: np.random.Generator, rows: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _visible(labels: np.ndarray) -> np.ndarray:
-    """Share of each object in each scene's pixels [scenes, MOST]."""
+    """Return the share of each object in each scene's pixels [scenes, MAX_OBJECTS]."""
     pixels = labels[0].size
-    return np.stack([np.bincount(one.ravel(), minlength=MOST + 1)[1:] for one in labels]) / pixels
+    return np.stack([np.bincount(scene.ravel(), minlength=MAX_OBJECTS + 1)[1:] for scene in labels]) / pixels
 
 
 def _stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:

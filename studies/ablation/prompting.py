@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from segic_jax.config import ModelConfig
-from segic_jax.models.correspondence import best_point, grid_cells, pool, similarity_map, upsample_maps
+from segic_jax.models.correspondence import best_point, grid_masks, pool, similarity_map, upsample_maps
 from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import Params
 from segic_jax.models.segic import (
@@ -123,7 +123,7 @@ def mutual_matches(
     forward = l2_normalise(mean, 1e-8) @ jnp.swapaxes(patches, 1, 2) > 0
     of_shots = l2_normalise(shots.features.reshape(batch, count, grid * grid, channels), 1e-8)
     nearest = jnp.argmax(patches[:, None] @ jnp.swapaxes(of_shots, 2, 3), axis=-1)  # [batch, shots, patches]
-    inside = grid_cells(shots.masks, grid).reshape(*shots.masks.shape[:3], grid * grid)
+    inside = grid_masks(shots.masks, grid).reshape(*shots.masks.shape[:3], grid * grid)
     votes = jnp.take_along_axis(inside, nearest[:, None], axis=-1).sum(2)
     backward = votes >= (count + 1) // 2
     return (forward & backward).astype(jnp.float32).reshape(batch, -1, grid, grid)
@@ -136,7 +136,7 @@ def cluster_prototypes(shots: ShotBatch) -> Float[Array, "batch concepts prototy
     """
     batch, count, grid, _, channels = shots.features.shape
     patches = shots.features.reshape(batch, 1, count * grid * grid, channels)
-    inside = grid_cells(shots.masks, grid).reshape(batch, shots.masks.shape[1], -1)
+    inside = grid_masks(shots.masks, grid).reshape(batch, shots.masks.shape[1], -1)
     unit = l2_normalise(patches, 1e-8)
 
     def mean_of(weights: Float[Array, "batch concepts groups patches"]):

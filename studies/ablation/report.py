@@ -20,7 +20,7 @@ Results = Mapping[str, Mapping[str, PixelCounts]]  # by row and list of episodes
 
 
 def make_table(rows: Sequence[Variant], results: Results) -> list[dict]:
-    """A dictionary a row that is done: name, group, title, and for each list `miou` and `difference`.
+    """Return a dictionary per finished row: name, group, title, and for each list `miou` and `difference`.
 
     Both are (value, low, high); the default's own difference is None.
     """
@@ -40,7 +40,7 @@ def make_table(rows: Sequence[Variant], results: Results) -> list[dict]:
 
 
 def winner(table: Sequence[Mapping]) -> str | None:
-    """The extension that is best on the validation classes, if its difference's interval is above zero."""
+    """Return the extension that is best on the validation classes, if its interval is above zero."""
     found = {
         one["name"]: one["scores"][VALIDATION]["difference"] for one in table if one["group"] == EXTENSIONS
     }
@@ -49,7 +49,7 @@ def winner(table: Sequence[Mapping]) -> str | None:
 
 
 def write(out: Path, table: Sequence[Mapping], missing: Sequence[Variant], settings: Mapping) -> None:
-    """`table.json`, `table.md` and `plot.png` in `out`."""
+    """Write `table.json`, `table.md` and `plot.png` into `out`."""
     content = {
         "settings": settings,
         "rows": table,
@@ -62,7 +62,7 @@ def write(out: Path, table: Sequence[Mapping], missing: Sequence[Variant], setti
 
 
 def markdown(table: Sequence[Mapping], missing: Sequence[Variant]) -> str:
-    """mIoU in per cent and the difference to the default, with intervals; bold where that has no 0."""
+    """Return the table: mIoU and difference to the default with intervals, bold where 0 is outside."""
     columns = [column for part in COLUMNS for column in (COLUMNS[part], "difference")]
     lines = ["| | | " + " | ".join(columns) + " |", "| --- " * (2 + len(columns)) + "|"]
     group = ""
@@ -97,7 +97,7 @@ def _difference(score: Estimate | None) -> str:
 
 
 def _plot(table: Sequence[Mapping]) -> bytes:
-    """Differences to the default, a panel a list of episodes."""
+    """Plot differences to the default, a panel per list of episodes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second to import
     from matplotlib.figure import Figure
 

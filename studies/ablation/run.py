@@ -1,4 +1,4 @@
-"""Run the rows one after the other; what is done stays done.
+"""Run the rows of the table one after the other, and keep what is finished.
 
 In OUT: `settings.json`; `bank/`, scenes and features; `heads/` and `rows/`, a file a row, each there when it
 is whole; `table.md`, `table.json` and `plot.png`, written anew after every row. A run that was killed goes on
@@ -36,7 +36,7 @@ from studies.ablation.variants import DEFAULT, Variant, choose_variants, make_va
 
 @dataclass(frozen=True)
 class Budget:
-    """The same for every row."""
+    """Set the sizes that are the same for every row."""
 
     steps: int | None = None  # of a head; None: the configuration's
     backbone_steps: int = 400  # of the two short backbones
@@ -48,7 +48,7 @@ QUICK = Budget(steps=4, backbone_steps=2, size=Size(training=64, views=16, class
 
 
 def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = FULL) -> list[dict]:
-    """Run what is not done yet, and return the table (`report.make_table`).
+    """Run the unfinished rows, and return the table (`report.make_table`).
 
     Args:
         only: a group or a row; with the default, which all are compared with.
@@ -60,8 +60,8 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
     """
     if not config.backbone:
         raise ConfigError("The configuration names no backbone: give the file of its weights by --backbone.")
-    every = make_variants(config.model.canvas, config.model.vit.patch_size)
-    rows = choose_variants(every, only)
+    variants = make_variants(config.model.canvas, config.model.vit.patch_size)
+    rows = choose_variants(variants, only)
     if budget.steps:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=budget.steps))
     supervised = as_float32(read_frozen(find(config.backbone), config.model.vit).backbone)
@@ -71,10 +71,10 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
     store = _feature_store(config, out, budget, supervised)
 
     def results() -> dict[str, dict[str, PixelCounts]]:
-        return {row.name: found for row in every if (found := _read(out, row.name))}
+        return {row.name: found for row in variants if (found := _read(out, row.name))}
 
-    def reported(missing: list[Variant]) -> list[dict]:
-        table = report.make_table(every, results())
+    def write_report(missing: list[Variant]) -> list[dict]:
+        table = report.make_table(variants, results())
         report.write(out, table, missing, settings)
         return table
 
@@ -93,26 +93,26 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
             flush=True,
         )
         done = results()
-        reported([one for one in every if one.name not in done])
+        write_report([one for one in variants if one.name not in done])
         if row.input != BackboneInput() and not any(one.input == row.input for one in todo[number + 1 :]):
             store.delete(row.input)
     done = results()
-    missing = [one for one in every if one.name not in done]
-    table = reported(missing)
+    missing = [one for one in variants if one.name not in done]
+    table = write_report(missing)
     if not missing:
-        # The novel classes are asked at the very end, and only for what was chosen without them.
-        for row in every:
+        # The novel classes are evaluated at the very end, and only for what was chosen without them.
+        for row in variants:
             if row.name in (DEFAULT, report.winner(table)) and NOVEL not in done[row.name]:
                 novel = evaluate(NOVEL, row, _head(out, row.name), store)
                 _keep(out, row.name, done[row.name] | {NOVEL: novel}, None)
-        table = reported([])
+        table = write_report([])
     return table
 
 
 def _run(
     row: Variant, config: Config, store: FeatureStore, out: Path
 ) -> tuple[dict[str, PixelCounts], float | None]:
-    """Train the row's head, or take the other row's, and answer the lists of episodes."""
+    """Train the row's head, or take the other row's, and evaluate it on the lists of episodes."""
     loss = None
     if row.head_of:
         head = _head(out, row.head_of)
@@ -142,7 +142,7 @@ def _feature_store(config: Config, out: Path, budget: Budget, supervised: Params
 
 
 def _settings(config: Config, budget: Budget, backbone: Params) -> dict:
-    """What the table depends on."""
+    """Return everything that the table depends on."""
     parts = {name: to_dict(getattr(config, name)) for name in ("model", "data", "optim", "train")}
     return parts | {"budget": to_dict(budget), "backbone": fingerprint(backbone)}
 
@@ -162,7 +162,7 @@ def _claim(out: Path, settings: dict) -> None:
 
 
 def _require_room(out: Path, config: Config, size: Size) -> None:
-    """A full disk would kill the process: its files are mapped into memory."""
+    """Check the free space: a full disk would kill the process, whose files are mapped into memory."""
     grid, width = config.model.grid, config.model.vit.width
     scenes = size.training + size.views + 3 * SCENES * size.classes
     # Images and labels, and features of two kinds at a time, of which one may be of a larger canvas.

@@ -1,4 +1,4 @@
-"""The scenes of an ablation, drawn once and kept on disk: the same for every head, to learn and to answer.
+"""The scenes of an ablation, drawn once and kept on disk: the same for every head.
 
 A part is a list of scenes of 192 pixels with label maps. TRAINING and VIEWS are of the base classes; the
 others are lists of episodes: class after class, SCENES scenes each, whose first object is of the class.
@@ -32,12 +32,12 @@ SEEN = "seen"  # base classes, in new scenes
 DRAWINGS = "drawings"  # one drawing of a validation class, in each scene beside another artist's
 NOVEL = "novel"  # the benchmark's classes, asked for at the very end
 EPISODES = (VALIDATION, SEEN, DRAWINGS, NOVEL)
-MOST = 4  # objects of a training scene
+MAX_OBJECTS = 4  # objects of a training scene
 
 
 @dataclass(frozen=True)
 class Size:
-    """How many scenes there are."""
+    """Set the numbers of scenes."""
 
     training: int = 5_000
     views: int = 2_000  # two a scene
@@ -45,7 +45,7 @@ class Size:
 
 
 class Scenes(NamedTuple):
-    """A part; the arrays lie on disk."""
+    """Hold a part of the scenes, mapped from disk."""
 
     images: UInt8[np.ndarray, "scenes side side 3"]
     labels: UInt8[np.ndarray, "scenes side side"]  # 0 background, i + 1 object i
@@ -53,7 +53,7 @@ class Scenes(NamedTuple):
 
 
 class Drawn(NamedTuple):
-    """One scene of a part."""
+    """Hold one scene of a part."""
 
     image: UInt8[np.ndarray, "side side 3"]
     labels: UInt8[np.ndarray, "side side"]
@@ -61,7 +61,7 @@ class Drawn(NamedTuple):
 
 
 def scenes_of(part: str, size: Size, folder: Path, seed: int) -> Scenes:
-    """The scenes of a part, drawn if they are not in `folder`; the same for the same arguments."""
+    """Return the scenes of a part, drawn first if `folder` lacks them; they depend on the arguments only."""
     files = [folder / f"{part}_{name}.npy" for name in Scenes._fields]
     if not all(file.exists() for file in files):
         folder.mkdir(parents=True, exist_ok=True)
@@ -75,7 +75,7 @@ def _split(part: str) -> Split:
 
 
 def episode_classes(part: str, size: Size) -> list[SpriteClass]:
-    """The classes of a list of episodes, in its order."""
+    """Return the classes of a list of episodes, in its order."""
     classes = SpriteBank.load(_split(part)).classes
     count = len(classes) if part == NOVEL else min(size.classes, len(classes))
     return [classes[i * len(classes) // count] for i in range(count)]
@@ -83,7 +83,7 @@ def episode_classes(part: str, size: Size) -> list[SpriteClass]:
 
 def _draw(part: str, size: Size, files: list[Path], seed: int) -> None:
     count, draw = _drawing(part, size, seed)
-    shapes = ((SCENE_SIDE, SCENE_SIDE, 3), (SCENE_SIDE, SCENE_SIDE), (MOST, 2))
+    shapes = ((SCENE_SIDE, SCENE_SIDE, 3), (SCENE_SIDE, SCENE_SIDE), (MAX_OBJECTS, 2))
     with ExitStack() as stack:
         arrays = [
             np.lib.format.open_memmap(stack.enter_context(atomic_path(file)), "w+", dtype, (count, *shape))
@@ -105,7 +105,7 @@ def _draw(part: str, size: Size, files: list[Path], seed: int) -> None:
 
 
 def _drawing(part: str, size: Size, seed: int) -> tuple[int, Callable[[int], Drawn]]:
-    """How many scenes, and the function that draws one of them."""
+    """Return the number of scenes, and the function that draws one of them."""
     if part == TRAINING:
         return size.training, _Training(SpriteBank.load("base"), seed)
     if part == VIEWS:
@@ -125,19 +125,19 @@ def _drawing(part: str, size: Size, seed: int) -> tuple[int, Callable[[int], Dra
 
 @dataclass(frozen=True)
 class _Training:
-    """A scene of different classes, any of which may be asked for."""
+    """Draw a scene of different classes, any of which may be the concept."""
 
     bank: SpriteBank
     seed: int
 
     @cached_property
     def families(self) -> list[str]:
-        """Of the artists: those who redraw each other's images count as one."""
+        """Families of artists: those who redraw each other's images count as one."""
         return sorted({FAMILY.get(artist, artist) for one in self.bank.classes for artist in one.artists})
 
     def __call__(self, number: int) -> Drawn:
         rng = np.random.default_rng([self.seed, number])
-        chosen = rng.choice(len(self.bank.classes), int(rng.integers(2, MOST + 1)), replace=False)
+        chosen = rng.choice(len(self.bank.classes), int(rng.integers(2, MAX_OBJECTS + 1)), replace=False)
         artists = [str(rng.choice(self.bank.classes[c].artists)) for c in chosen]
         objects = [(self.bank.classes[c].name, artist) for c, artist in zip(chosen, artists, strict=True)]
         image, labels = compose(rng, objects, SCENE_SIDE, TRAINING_STYLE)
@@ -146,10 +146,10 @@ class _Training:
 
 
 class _Views:
-    """Scene 2 j and 2 j + 1 are two views of one image; their concepts are its objects, not classes."""
+    """Draw scenes 2 j and 2 j + 1 as two views of one image, with its objects as concepts."""
 
     def __init__(self, seed: int):
-        config = DataConfig(max_concepts=MOST)
+        config = DataConfig(max_concepts=MAX_OBJECTS)
         source = EmojiInstancePairs(SpriteBank.load("base"), SCENE_SIDE)
         self._example = lru_cache(8)(
             Examples(source, config, SCENE_SIDE, {EMPTY_PROMPT: 0, INSTANCE_PROMPT: 1}, seed)
@@ -164,7 +164,7 @@ class _Views:
 
 
 def _two_drawings(classes: list[SpriteClass], number: int) -> Drawn:
-    """The class's first drawing, the one by another family, and one or two objects of other classes."""
+    """Draw a class's first drawing, one by another family, and one or two objects of other classes."""
     place, scene = divmod(number, SCENES)
     concept = classes[place]
     rng = np.random.default_rng([place, scene])
@@ -180,7 +180,7 @@ def _two_drawings(classes: list[SpriteClass], number: int) -> Drawn:
 
 
 def references(count: int, shots: int) -> Iterator[tuple[int, tuple[int, ...]]]:
-    """Target and references of every episode of a part: the next scenes of the class, as in `EmojiSource`."""
+    """Yield target and references of every episode: the next scenes of the class, as `EmojiSource`."""
     for target in range(count):
         first, scene = target // SCENES * SCENES, target % SCENES
         yield target, tuple(first + (scene + shot) % SCENES for shot in range(1, shots + 1))

@@ -12,7 +12,7 @@ from jaxtyping import Array, Shaped
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, Config, DataConfig, ModelConfig, class_prompt
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import TrainingError
-from segic_jax.models.correspondence import grid_cells
+from segic_jax.models.correspondence import grid_masks
 from segic_jax.models.params import Params
 from segic_jax.models.segic import head_template
 from segic_jax.runtime import distributed, progress
@@ -120,6 +120,6 @@ def _with_masks(config: ModelConfig, frozen: Frozen, batch: dict[str, Array]) ->
     for side in ("target", "reference"):
         labels, wanted = batch.pop(side + "_labels"), batch.pop(side + "_concept_labels")
         inside = labels[:, None] == wanted[..., None, None].astype(labels.dtype)
-        batch[side + "_masks"] = (grid_cells(inside, config.canvas) > 0) & batch["valid"][..., None, None]
+        batch[side + "_masks"] = (grid_masks(inside, config.canvas) > 0) & batch["valid"][..., None, None]
         batch[side + "_features"] = batch[side + "_features"].astype(jnp.float32)
     return batch

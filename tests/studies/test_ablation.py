@@ -1,4 +1,4 @@
-"""Ablations: the default is SegIC itself, instructions are withheld, extensions work, runs resume."""
+"""Ablations: the default is SegIC itself, prompts are withheld, extensions work, runs resume."""
 
 import dataclasses
 import json
@@ -137,7 +137,7 @@ def test_without_changes_it_is_the_training_of_segic(bundle, batch):
     assert len(alone) == 1
 
 
-def test_its_answers_are_those_of_the_evaluation(bundle, store):
+def test_its_scores_are_those_of_the_evaluation(bundle, store):
     """Up to the half precision of the kept features."""
     counts = evaluate(VALIDATION, Variant(DEFAULT, "", ""), bundle.head, store)
     source = EmojiSource("validation")
@@ -169,7 +169,7 @@ def program(prompting: Prompting, head, target, shots: ShotBatch):
     )[1]
 
 
-def test_a_withheld_instruction_says_nothing(bundle):
+def test_a_withheld_prompt_changes_nothing(bundle):
     nothing = Prompting(geometric=False, visual=False)
     np.testing.assert_array_equal(decoded(bundle, nothing, 1).logits, decoded(bundle, nothing, 2).logits)
     assert (
@@ -356,7 +356,7 @@ def test_a_run_goes_on_where_it_was_killed(config, tmp_path, monkeypatch, capsys
 
 
 def test_mistakes_are_one_sentence(tmp_path, capsys):
-    args = command.Args(tmp_path / "none.py", tmp_path / "out")
+    args = command.Args(str(tmp_path / "none.py"), tmp_path / "out")
     assert run_command(lambda: command.main(args)) == 2
     assert "there is no such configuration file" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

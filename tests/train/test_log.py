@@ -155,8 +155,8 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     assert len(read_metrics(tmp_path)) == 2
 
 
-def test_other_processes_say_nothing(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(watch, "is_main", lambda: False)
+def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(log_module, "is_main_host", lambda: False)
     log = TrainingLog(CONFIG, tmp_path, start=0)
     with log.waiting():
         pass
