@@ -1,4 +1,4 @@
-"""`segic runs`: what trainings did, from their work directories."""
+"""`segic runs`: list trainings and plot their curves, from their work directories."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +9,17 @@ import tyro
 
 @dataclass
 class Plot:
-    """Draw the curves of one or several trainings into one PNG."""
+    """Plot the curves of one or several trainings into one PNG."""
 
     workdirs: tyro.conf.Positional[tuple[Path, ...]]
     """Work directories, each with its metrics.jsonl."""
     out: Path
-    """The image to write."""
+    """The PNG file to write."""
     what: tuple[str, ...] = ()
     """Names of metrics; by default losses, validation scores, gradient norm, learning rate and speed."""
 
     def run(self) -> int:
-        """Write the image."""
+        """Write the plot."""
         from segic_jax.errors import InputError
         from segic_jax.train.curves import plot
 
@@ -32,13 +32,13 @@ class Plot:
 
 @dataclass
 class List:
-    """The trainings in a folder and below it: last step, loss, best validation, when."""
+    """List the trainings in and below a folder: last step, loss, best validation, time."""
 
     folder: tyro.conf.Positional[Path] = Path()
-    """Where to look."""
+    """The folder to search."""
 
     def run(self) -> int:
-        """Print one table."""
+        """Print the table."""
         from segic_jax.train.curves import listing
 
         print(listing(self.folder))
@@ -47,10 +47,10 @@ class List:
 
 @dataclass
 class Runs:
-    """Trainings on disk: draw their curves, or list them."""
+    """List trainings, or plot their curves."""
 
     action: Annotated[Plot, tyro.conf.subcommand("plot")] | Annotated[List, tyro.conf.subcommand("list")]
 
     def run(self) -> int:
-        """The chosen action."""
+        """Run the chosen action."""
         return self.action.run()

@@ -44,7 +44,7 @@ def random_backbone(model: ModelConfig, seed: int) -> Params:
 def short_backbone(positives: Positives, model: ModelConfig, steps: int, seed: int, file: Path) -> Params:
     """Train a backbone for `steps` steps, or read it from `file` if it exists."""
     if not file.exists():
-        params = _trained(positives, model, steps, seed)
+        params = _train(positives, model, steps, seed)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_safetensors(file, jax.device_get(params), {})
     return {name: jnp.asarray(value) for name, value in load_file(file).items()}
@@ -60,7 +60,7 @@ def scene_group(
         [scenes, MAX_OBJECTS], which of the shared identities each object is, -1 where there is none.
     """
     chosen = [bank.classes[i] for i in rng.choice(len(bank.classes), IDENTITIES, replace=False)]
-    drawn_by = [str(rng.choice(one.artists)) for one in chosen]
+    drawn_by = [str(rng.choice(sprite.artists)) for sprite in chosen]
     images, labels = [], []
     identities = np.full((SCENES, MAX_OBJECTS), -1, np.int32)
     for scene in range(SCENES):
@@ -76,7 +76,7 @@ def scene_group(
     return {"images": np.stack(images), "labels": np.stack(labels), "identities": identities}
 
 
-def _trained(positives: Positives, model: ModelConfig, steps: int, seed: int) -> Params:
+def _train(positives: Positives, model: ModelConfig, steps: int, seed: int) -> Params:
     bank = SpriteBank.load("base")
     params = backbone_template(model.vit).init(seed)
     trained = params, {"match_scale": jnp.asarray(16.0), "match_level": jnp.asarray(0.4)}

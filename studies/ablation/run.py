@@ -71,7 +71,7 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
     store = _feature_store(config, out, budget, supervised)
 
     def results() -> dict[str, dict[str, PixelCounts]]:
-        return {row.name: found for row in variants if (found := _read(out, row.name))}
+        return {row.name: counts for row in variants if (counts := _read(out, row.name))}
 
     def write_report(missing: list[Variant]) -> list[dict]:
         table = report.make_table(variants, results())
@@ -81,10 +81,10 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
     begin, ran = time.monotonic(), 0
     todo = [row for row in rows if row.name not in results()]
     for number, row in enumerate(todo):
-        found, loss = _run(row, config, store, out)
-        _keep(out, row.name, found, loss)
+        counts, loss = _run(row, config, store, out)
+        _keep(out, row.name, counts, loss)
         ran += not row.head_of
-        left = sum(not one.head_of for one in todo[number + 1 :])
+        left = sum(not later.head_of for later in todo[number + 1 :])
         minutes = (time.monotonic() - begin) / 60
         score = report.make_table([row], results())[0]["scores"][report.VALIDATION]["miou"]
         print(
@@ -93,11 +93,11 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
             flush=True,
         )
         done = results()
-        write_report([one for one in variants if one.name not in done])
-        if row.input != BackboneInput() and not any(one.input == row.input for one in todo[number + 1 :]):
+        write_report([variant for variant in variants if variant.name not in done])
+        if row.input != BackboneInput() and not any(later.input == row.input for later in todo[number + 1 :]):
             store.delete(row.input)
     done = results()
-    missing = [one for one in variants if one.name not in done]
+    missing = [row for row in variants if row.name not in done]
     table = write_report(missing)
     if not missing:
         # The novel classes are evaluated at the very end, and only for what was chosen without them.
@@ -181,13 +181,14 @@ def _head(out: Path, name: str) -> dict[str, np.ndarray]:
     return load_file(_head_file(out, name))
 
 
-def _keep(out: Path, name: str, found: dict[str, PixelCounts], loss: float | None) -> None:
-    counts = {
-        part: {key: value.tolist() for key, value in one._asdict().items()} for part, one in found.items()
+def _keep(out: Path, name: str, counts: dict[str, PixelCounts], loss: float | None) -> None:
+    lists = {
+        part: {name: array.tolist() for name, array in pixels._asdict().items()}
+        for part, pixels in counts.items()
     }
     file = out / f"rows/{name}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(file, json.dumps({"name": name, "loss": loss, "counts": counts}).encode())
+    atomic_write(file, json.dumps({"name": name, "loss": loss, "counts": lists}).encode())
 
 
 def _read(out: Path, name: str) -> dict[str, PixelCounts] | None:
@@ -196,6 +197,6 @@ def _read(out: Path, name: str) -> dict[str, PixelCounts] | None:
         return None
     counts = json.loads(file.read_text("utf-8"))["counts"]
     return {
-        part: PixelCounts(*(np.array(one[key]) for key in PixelCounts._fields))
-        for part, one in counts.items()
+        part: PixelCounts(*(np.array(pixels[name]) for name in PixelCounts._fields))
+        for part, pixels in counts.items()
     }
