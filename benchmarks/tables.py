@@ -7,7 +7,7 @@ from benchmarks.stages import HOST
 from benchmarks.targets import Target
 
 COLUMNS = (
-    *("stage", "batch", "concepts", "shots", "precision", "ours, ms", "spread", "pictures/s"),
+    *("stage", "batch", "concepts", "shots", "precision", "ours, ms", "spread", "images/s"),
     *("torch, ms", "ratio", "compile, s", "temp, MiB", "process, MiB", "torch, MiB"),
 )
 
@@ -52,7 +52,7 @@ def target_table(targets: Iterable[Target]) -> str:
     """Format the targets and what was measured."""
     verdict = {None: "", True: "met", False: "missed"}
     return markdown(
-        ("target", "wanted", "found", ""), [(t.what, t.wanted, t.found, verdict[t.met]) for t in targets]
+        ("quantity", "target", "measured", ""), [(t.what, t.wanted, t.found, verdict[t.met]) for t in targets]
     )
 
 
