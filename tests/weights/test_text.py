@@ -81,7 +81,8 @@ def test_prompts_are_encoded_in_batches():
     features = encode_prompts(small, prompts, batch=4)
     assert list(features) == prompts[:-1]
     ids, mask = Tokenizer(small.tokenizer)(prompts[:-1])
-    expected = text_template(small.config).bind(small.params)(jnp.asarray(ids), jnp.asarray(mask)).pooled
+    params = {name: jnp.asarray(value) for name, value in small.params.items()}
+    expected = text_template(small.config).bind(params)(jnp.asarray(ids), jnp.asarray(mask)).pooled
     np.testing.assert_allclose(list(features.values()), expected, atol=1e-5)
     assert all(feature.dtype == np.float32 for feature in features.values())
     assert np.ptp(expected, axis=0).max() > 0.1
