@@ -1,8 +1,8 @@
 """Other backbones to compare with: one drawn at random, and two trained for a short while.
 
-Both of these match every patch with the pooled objects of other scenes (`train.pretrain.matching_loss`). One
-is told which objects are of one class, by whatever artist; the other only which are the same drawing, pasted
-twice: that needs no names and nobody's judgement, so it is the self-supervised one.
+Both match every patch with the pooled objects of other scenes (`train.pretrain.matching_loss`). For one of
+them objects of one class match, whatever the artist; for the other only the same drawing, pasted twice: that
+needs neither names nor annotation, so it is the self-supervised one.
 """
 
 from pathlib import Path

@@ -39,10 +39,10 @@ class Pairs:
     @cached_property
     def in_both(self) -> np.ndarray:
         """Whether an object is visible in both views of each scene [scenes, MAX_OBJECTS]."""
-        shown = (
+        visible = (
             np.zeros((2, MAX_OBJECTS), bool) if self.views is None else _visible(self.views.labels) >= LEAST
         )
-        return shown[0::2] & shown[1::2]
+        return visible[0::2] & visible[1::2]
 
     @cached_property
     def usable(self) -> np.ndarray:

@@ -117,8 +117,8 @@ def _drawing(part: str, size: Size, seed: int) -> tuple[int, Callable[[int], Dra
 
     def draw(number: int) -> Drawn:
         concept, scene = divmod(number, SCENES)
-        shown = source.load(View(str(scene + 1), classes[concept].name))
-        return Drawn(shown.image, shown.mask.astype(np.uint8), np.array([[concept, 0]]))
+        item = source.load(View(str(scene + 1), classes[concept].name))
+        return Drawn(item.image, item.mask.astype(np.uint8), np.array([[concept, 0]]))
 
     return len(classes) * SCENES, draw
 
