@@ -125,9 +125,12 @@ def test_links_and_anchors_resolve(page):
 
 @pages
 def test_named_files_exist(page):
+    text = page.read_text("utf-8")
     named = r"`((?:segic_jax|tests|tools|configs|docs|examples|benchmarks|studies)/[\w./]*)`"
-    for name in re.findall(named, page.read_text("utf-8")):
+    for name in re.findall(named, text):
         assert (ROOT / name).exists(), name
+    for name in re.findall(r"`((?:data|evaluate|inference|models|train|weights)/[\w/]+\.py)`", text):
+        assert (ROOT / "segic_jax" / name).exists(), name
 
 
 @pages
