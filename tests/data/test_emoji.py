@@ -55,7 +55,7 @@ def test_distractors_are_of_other_classes():
 
 def test_a_lone_object_covers_its_scaled_alpha():
     """Without occlusion the mask is the sprite's own alpha at the drawn scale, however it is turned."""
-    style = SceneStyle(smallest=0.4, largest=0.4, hue=0, colour=0)
+    style = SceneStyle(smallest=0.4, largest=0.4, hue=0.0, colour=0.0)
     concept = SpriteBank.load("novel").classes[0]
     alpha = sprite(concept.name, concept.artists[0])[0][..., 3]
     expected = (alpha > 127).sum() * (0.4 * 128 / max(alpha.shape)) ** 2

@@ -111,6 +111,7 @@ def test_references_are_the_first_of_a_permutation(tmp_path):
 
 def test_the_draw_stops_when_every_class_has_enough(tmp_path):
     class Eager:
+        name = "eager"
         classes = ("a",)
         read = 0
 
@@ -120,6 +121,9 @@ def test_the_draw_stops_when_every_class_has_enough(tmp_path):
         def present(self, split, image_name):
             self.read += 1
             return (0,)
+
+        def load(self, split, image_name):
+            raise AssertionError("the draw reads no image")
 
     source = Eager()
     assert len(draw_references(source, "train", 2)[0]) == 2
