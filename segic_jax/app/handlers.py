@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
@@ -20,6 +21,7 @@ SESSION_SECONDS = 3600  # how long a session is kept after its page was closed
 SCROLL_TO = "() => document.getElementById('{}').scrollIntoView({{block: 'start'}})"
 
 Updates = dict  # component -> its new value
+# Arguments from the browser are `Any`: requests that the page does not send may hold anything.
 
 
 class Page:
@@ -123,7 +125,7 @@ class Page:
 
     # Step 1: annotate an image.
 
-    def upload_image(self, session: Session, path: str) -> Updates:
+    def upload_image(self, session: Session, path: Any) -> Updates:
         """Make an uploaded image the draft."""
         name = _file_name(path)
         session.draft = NamedImage(name, uploads.read_upload(path, name))
@@ -141,20 +143,20 @@ class Page:
             self.example.class_name: sample.class_name,
         }
 
-    def load_context(self, session: Session, path: str) -> Updates:
+    def load_context(self, session: Session, path: Any) -> Updates:
         """Add the classes of a saved context."""
         name = _file_name(path)
         session.load_context(uploads.read_context_upload(path, name, self.segmenter), name)
         return {**self._show_examples(session), **self._show_targets(session)}
 
-    def load_mask(self, session: Session, path: str) -> Updates:
+    def load_mask(self, session: Session, path: Any) -> Updates:
         """Paint the mask of an uploaded file on the draft."""
         if session.draft is None:
             return {}
         mask = uploads.read_mask_upload(path, _file_name(path), session.draft.pixels.shape[:2])
         return {self.example.draft: painter.painter_html(session.draft, mask)}
 
-    def add_example(self, session: Session, marks: str, class_name: str, kind: str) -> Updates:
+    def add_example(self, session: Session, marks: Any, class_name: Any, kind: Any) -> Updates:
         """Turn the annotated draft into an example."""
         self._add_shot(session, marks, class_name, kind)
         return {**self._show_draft(session), **self._show_examples(session), **self._show_targets(session)}
@@ -174,7 +176,7 @@ class Page:
         session.remove_shot()
         return {**self._show_examples(session), **self._show_targets(session)}
 
-    def change_class(self, session: Session, name: str, colour: str) -> Updates:
+    def change_class(self, session: Session, name: Any, colour: Any) -> Updates:
         """Change the colour of a class, or remove the class if `colour` is empty.
 
         The class list is not updated at a change of colour, so that it keeps the keyboard's focus.
@@ -187,7 +189,7 @@ class Page:
 
     # Step 2: add images to search.
 
-    def add_targets(self, session: Session, paths: list[str]) -> Updates:
+    def add_targets(self, session: Session, paths: Any) -> Updates:
         """Add uploaded images; report and leave out those that cannot be read."""
         session.check_target_count(len(paths or ()))
         images = []
@@ -213,9 +215,9 @@ class Page:
     def search(
         self,
         session: Session,
-        marks: str,
-        class_name: str,
-        kind: str,
+        marks: Any,
+        class_name: Any,
+        kind: Any,
         progress=gr.Progress(),  # noqa: B008
     ) -> Updates:
         """Segment all images; an annotated draft is added as an example first."""
@@ -233,25 +235,25 @@ class Page:
 
     # Step 3: review the results.
 
-    def preview_display(self, session: Session, threshold: float, keep_absent: bool) -> Updates:
+    def preview_display(self, session: Session, threshold: Any, keep_absent: Any) -> Updates:
         """Show the selected image at another threshold; the model does not run."""
         if not isinstance(threshold, int | float):
             raise DataError("The threshold must be a number.")
         session.threshold, session.keep_absent, session.exported = threshold, bool(keep_absent), False
         return self._show_masks(session)
 
-    def change_display(self, session: Session, threshold: float, keep_absent: bool) -> Updates:
+    def change_display(self, session: Session, threshold: Any, keep_absent: Any) -> Updates:
         """Show all images at another threshold."""
         return {**self.preview_display(session, threshold, keep_absent), **self._show_targets(session)}
 
-    def explain(self, session: Session, class_name: str) -> Updates:
+    def explain(self, session: Session, class_name: Any) -> Updates:
         """Show where the selected image resembles the examples, and which parts match."""
         explanation, target = session.explain(self.segmenter, class_name)
         heat, references = rendering.render_matches(explanation, target.pixels, session.reference_image)
         session.explained = True
         return {self.result.heat: heat, self.result.references: references}
 
-    def correct(self, session: Session, class_name: str) -> Updates:
+    def correct(self, session: Session, class_name: Any) -> Updates:
         """Make the selected image the draft, with its predicted mask as paint."""
         mask = session.correct(class_name)
         return {**self._show_draft(session, mask), self.example.class_name: class_name}
@@ -264,7 +266,7 @@ class Page:
 
     # What several handlers share.
 
-    def _add_shot(self, session: Session, marks: str, class_name: str, kind: str) -> None:
+    def _add_shot(self, session: Session, marks: Any, class_name: Any, kind: Any) -> None:
         mask, box = painter.read_marks(marks, session.draft) if session.draft else (None, None)
         session.add_shot(class_name, mask, box, kind == NEGATIVE)
 
@@ -326,7 +328,7 @@ def _warn(message: object) -> None:
 # Requests that do not come from the page may hold anything where the page sends a path or an index.
 
 
-def _file_name(path: object) -> str:
+def _file_name(path: Any) -> str:
     """Return an uploaded file's name. Raises DataError if there is no file."""
     if not isinstance(path, str) or not path:
         raise DataError("No file arrived; choose it again.")

@@ -3,9 +3,11 @@
 import base64
 import io
 import json
+from typing import Any
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 from PIL import Image
 
 from segic_jax.app.session import Box, NamedImage
@@ -30,7 +32,7 @@ def painter_html(image: NamedImage | None, mask: Mask | None = None) -> str:
     return f'<div id="draft" data-image="{image_url}" data-mask="{mask_url}" hidden></div>'
 
 
-def read_marks(marks: str, image: NamedImage) -> tuple[Mask | None, Box | None]:
+def read_marks(marks: Any, image: NamedImage) -> tuple[Mask | None, Box | None]:
     """Decode what `segicMarks` of page.js returns.
 
     Args:
@@ -67,7 +69,7 @@ def read_marks(marks: str, image: NamedImage) -> tuple[Mask | None, Box | None]:
     return (resize_mask(paint, (height, width)) if paint.any() else None), None
 
 
-def _resize_to_canvas(image: RGBImage) -> RGBImage:
+def _resize_to_canvas(image: RGBImage) -> UInt8[np.ndarray, "rows columns 3"]:
     height, width = image.shape[:2]
     scale = CANVAS_SIDE / max(height, width)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -5,11 +5,14 @@ from html import escape
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from segic_jax.app.session import Session, Shot
 from segic_jax.inference.explain import Explanation, Match
 from segic_jax.inference.overlay import Colour, RGBImage, class_colours, draw_mask, heat_map, shrink
 from segic_jax.inference.result import Result
+
+AnyImage = UInt8[np.ndarray, "_ _ 3"]  # RGB, of any size
 
 THUMBNAIL_SIDE = 320
 MAX_MATCHES = 6
@@ -40,8 +43,8 @@ def example_thumbnail(shot: Shot, colour: Colour) -> RGBImage:
 
 
 def render_matches(
-    explanation: Explanation, target: RGBImage, reference_image: Callable[[int], tuple[RGBImage, float]]
-) -> tuple[RGBImage, RGBImage]:
+    explanation: Explanation, target: RGBImage, reference_image: Callable[[int], tuple[AnyImage, float]]
+) -> tuple[RGBImage, AnyImage]:
     """Render a heat map of the target, and the examples side by side.
 
     Each number stands for a part of an example, and for all places of the target that match it.
@@ -151,7 +154,7 @@ def _draw_number(image: RGBImage, point: tuple[float, float], number: int, colou
     cv2.putText(image, str(number), corner, cv2.FONT_HERSHEY_SIMPLEX, scale, ink, thickness, cv2.LINE_AA)
 
 
-def _side_by_side(images: Sequence[RGBImage]) -> RGBImage:
+def _side_by_side(images: Sequence[AnyImage]) -> AnyImage:
     """Join images with a gap between them, scaled to one height."""
     height = max(image.shape[0] for image in images)
     scaled = [

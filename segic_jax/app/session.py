@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,7 +17,8 @@ from segic_jax.inference.overlay import Colour, Mask, RGBImage, class_colours
 from segic_jax.inference.result import Result
 from segic_jax.inference.segmenter import Segmenter
 
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Number = float | int
+Box = tuple[Number, Number, Number, Number]  # left, top, right, bottom in pixels
 
 
 class NamedImage(NamedTuple):
@@ -64,7 +65,7 @@ class Session:
     targets: list[Target] = field(default_factory=list)
     selected_shot: int | None = None
     selected_target: int = 0
-    threshold: float = 0.5  # a pixel above this probability belongs to the mask
+    threshold: Number = 0.5  # a pixel above this probability belongs to the mask
     keep_absent: bool = False  # also show the masks of classes that seem to be absent
     explained: bool = False  # the page shows the matches of the selected target
     exported: bool = False  # the page offers files of the selected target to download
@@ -91,7 +92,7 @@ class Session:
         """
         loaded = self.loaded.references if self.loaded else ()
         if index < len(loaded):
-            scale = min(1, uploads.MAX_SIDE / max(loaded[index].size))
+            scale = min(1.0, uploads.MAX_SIDE / max(loaded[index].size))
             height, width = (max(1, round(scale * side)) for side in loaded[index].size)
             preview = decode_preview(loaded[index])
             return cv2.resize(preview, (width, height), interpolation=cv2.INTER_CUBIC), scale
@@ -120,7 +121,7 @@ class Session:
         self.loaded = context if self.loaded is None else self.loaded + context
         self._drop_results()
 
-    def add_shot(self, class_name: str, mask: Mask | None, box: Box | None, negative: bool = False) -> None:
+    def add_shot(self, class_name: Any, mask: Mask | None, box: Box | None, negative: bool = False) -> None:
         """Turn the draft into an example of a class, and drop all results.
 
         Raises:
@@ -162,7 +163,7 @@ class Session:
         self.palette = self.colours
         self._drop_results()
 
-    def remove_class(self, name: str) -> None:
+    def remove_class(self, name: Any) -> None:
         """Remove a class with all its examples, and drop all results.
 
         Raises:
@@ -177,7 +178,7 @@ class Session:
         del self.palette[name]
         self._drop_results()
 
-    def set_colour(self, name: str, colour: str) -> None:
+    def set_colour(self, name: Any, colour: Any) -> None:
         """Change the colour of a class in everything that is drawn.
 
         Args:
@@ -284,7 +285,7 @@ class Session:
                 return explanation, target.image
         raise DataError("Select the class to explain.")
 
-    def correct(self, class_name: str) -> Mask:
+    def correct(self, class_name: Any) -> Mask:
         """Make the selected target the draft, and return the predicted mask of a class to start from.
 
         Raises:
@@ -300,7 +301,7 @@ class Session:
         return result.mask(result.names.index(class_name))
 
 
-def clean_name(name: str) -> str:
+def clean_name(name: Any) -> str:
     """Return a class name without control characters and repeated spaces.
 
     Raises:
@@ -314,7 +315,7 @@ def clean_name(name: str) -> str:
     return name
 
 
-def clean_box(box: Box, image: RGBImage) -> Box:
+def clean_box(box: tuple, image: RGBImage) -> Box:
     """Return the box with its corners in order and inside the image.
 
     Raises:

@@ -159,7 +159,7 @@ class Goldens:
         return ()
 
     def _with_vit_heads(
-        self, config: ViTConfig, tensors: Tensors, pixels: np.ndarray, expected: np.ndarray
+        self, config: ViTConfig, tensors: Tensors, pixels: jax.Array | np.ndarray, expected: np.ndarray
     ) -> ViTConfig:
         """Find the heads of a backbone from normalised pixels [n, h, w, 3] and the expected patch tokens."""
 

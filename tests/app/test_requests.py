@@ -2,7 +2,6 @@
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from segic_jax.app.handlers import Page
 from segic_jax.app.server import Blocks
 from segic_jax.app.session import NamedImage, Session
 from segic_jax.errors import DataError
+from segic_jax.inference.segmenter import Segmenter
 
 GREY = np.full((60, 80, 3), 90, np.uint8)
 
@@ -22,7 +22,7 @@ GREY = np.full((60, 80, 3), 90, np.uint8)
 @pytest.fixture(scope="module")
 def blocks_and_page(tmp_path_factory):
     with Blocks() as blocks:
-        page = Page(None, tmp_path_factory.mktemp("page"))
+        page = Page(Segmenter.load(), tmp_path_factory.mktemp("page"))
     return blocks, page
 
 
@@ -57,7 +57,7 @@ def test_malformed_paths_and_indices_are_reported(page):
     for index in (None, "0", -1, 3, 1.5, [0, 0], True, {}):
         for handler in (page.select_sample, page.select_shot, page.select_target):
             with pytest.raises(DataError, match="on the page"):
-                handler(session, SimpleNamespace(index=index))
+                handler(session, gr.SelectData(None, {"index": index, "value": None}))
     for probability in (None, "x", [0.5], {}):
         with pytest.raises(DataError, match="threshold must be a number"):
             page.preview_display(session, probability, False)

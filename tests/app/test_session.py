@@ -188,11 +188,11 @@ def test_too_many_targets_are_all_refused():
 def test_a_search_needs_examples_and_targets():
     session = Session()
     with pytest.raises(DataError, match="Add an example first"):
-        session.segment(None, print)
+        session.segment(Segmenter.load(), print)
     session.draft = NamedImage("a", GREY)
     session.add_shot("cat", None, (0, 0, 9, 9))
     with pytest.raises(DataError, match="Add images"):
-        session.segment(None, print)
+        session.segment(Segmenter.load(), print)
     with pytest.raises(DataError, match="Search first"):
         session.correct("cat")
 
@@ -262,7 +262,7 @@ def test_matches_are_drawn(searched):
     heat, examples = rendering.render_matches(explanation, target.pixels, searched.reference_image)
     assert heat.shape == target.pixels.shape
     assert not np.array_equal(examples, searched.reference_image(0)[0])
-    chosen = rendering.spread_matches(explanation.matches, 60)
+    chosen = rendering.spread_matches(explanation.matches, 60.0)
     points = np.array([match.target for match in chosen])
     distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
     assert distances[~np.eye(len(chosen), dtype=bool)].min() >= 60
@@ -270,11 +270,11 @@ def test_matches_are_drawn(searched):
 
 def test_places_that_match_the_same_part_of_an_example_share_its_number():
     def render(*points):
-        matches = tuple(Match(point, 0, (30, 40), 0.9) for point in points)
+        matches = tuple(Match(point, 0, (30.0, 40.0), 0.9) for point in points)
         explanation = Explanation("cat", np.zeros(GREY.shape[:2], np.float32), matches)
         return rendering.render_matches(explanation, GREY, lambda number: (GREY, 1.0))
 
-    (single, example), (double, same) = render((10, 10)), render((10, 10), (60, 50))
+    (single, example), (double, same) = render((10.0, 10.0)), render((10.0, 10.0), (60.0, 50.0))
     assert np.array_equal(example, same)
     assert np.array_equal(single[:25], double[:25])
     assert not np.array_equal(single, double)

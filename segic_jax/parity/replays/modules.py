@@ -1,5 +1,6 @@
 """Replay single modules: DINOv2, CLIP's text tower, the mask decoder, and the reader of checkpoints."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import jax
@@ -102,7 +103,7 @@ def text_features(config: TextConfig, params: Params, ids: np.ndarray, mask: np.
     return jax.tree.map(lambda x: x.astype(jnp.float32), features)
 
 
-def cast_params(params: Params, dtype: jax.typing.DTypeLike) -> Params:
+def cast_params(params: Mapping[str, jax.Array | np.ndarray], dtype: jax.typing.DTypeLike) -> Params:
     """Cast parameters to the precision in which an encoder runs."""
     return {name: jnp.asarray(value, dtype) for name, value in params.items()}
 
