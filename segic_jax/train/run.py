@@ -80,7 +80,7 @@ def build(config: Config) -> Parts:
         ConfigError, DataError, BundleError, ParamsError: a file is missing or does not fit.
     """
     if not config.backbone:
-        raise ConfigError("The configuration names no backbone: give the file of its weights by --backbone.")
+        raise ConfigError("The configuration names no backbone: give its weights with --backbone.")
     frozen = read_frozen(find(config.backbone), config.model.vit)
     backbone = as_float32(frozen.backbone)
     source = open_mixture(config.sources, config.model.canvas)
@@ -120,7 +120,7 @@ def text_features(
         if tower.config.width != width:
             raise ConfigError(
                 f"The text tower of {config.backbone} has width {tower.config.width}, but model.text_width "
-                f"is {width}: set it to that, or take other weights."
+                f"is {width}: set it to that, or use other weights."
             )
         encoded = encode_prompts(tower, missing) if missing else {}
     elif config.data.text_keep and any(prompt not in (EMPTY_PROMPT, INSTANCE_PROMPT) for prompt in missing):

@@ -59,7 +59,7 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
         TrainingError: a loss is not finite.
     """
     if not config.backbone:
-        raise ConfigError("The configuration names no backbone: give the file of its weights by --backbone.")
+        raise ConfigError("The configuration names no backbone: give its weights with --backbone.")
     variants = make_variants(config.model.canvas, config.model.vit.patch_size)
     rows = choose_variants(variants, only)
     if budget.steps:
