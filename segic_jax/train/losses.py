@@ -124,7 +124,7 @@ def point_sample(
     return (1 - y) * above + y * below
 
 
-def _locate(coordinate: Array, size: int) -> tuple[Int[Array, "..."], Float[Array, "..."]]:
+def _locate(coordinate: Float[AnyArray, "..."], size: int) -> tuple[Int[Array, "..."], Float[Array, "..."]]:
     """Return the index into the padded row, and the fraction of the way to the next index."""
     pixel = jnp.clip(coordinate * size - 0.5, -1, size)
     low = jnp.clip(jnp.floor(pixel), -1, size - 1)

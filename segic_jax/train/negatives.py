@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from segic_jax.models.params import AnyArray
 from segic_jax.train.forward import NegativeBatch
 
 MAX_NEGATIVES = 9  # beside the class itself: officially ten prompts in all (segic.py:712)
@@ -52,8 +53,8 @@ def push(queue: Queue, classes: Int[Array, " batch"], features: Float[Array, "ba
 def choose(
     queue: Queue,
     key: jax.Array,
-    rows: Int[Array, " batch"],
-    candidates: Int[Array, "batch candidates"],
+    rows: Int[AnyArray, " batch"],
+    candidates: Int[AnyArray, "batch candidates"],
     concepts: int,
 ) -> NegativeBatch:
     """Choose negative prompts for the slots from the second on, at most MAX_NEGATIVES.

@@ -50,7 +50,7 @@ def test_weights_commands(segic, monkeypatch, tmp_path, capsys):
     assert segic("weights", "list") == 0
     assert "menglc/SEGIC" in capsys.readouterr().out
     assert segic("weights", "fetch", "dinov3") == 2
-    assert "known are dinov2-s" in capsys.readouterr().err
+    assert "choose one of dinov2-s" in capsys.readouterr().err
     assert segic("parity", "report", tmp_path, "--out", tmp_path / "x.html") == 2
     assert str(tmp_path) in capsys.readouterr().err
 

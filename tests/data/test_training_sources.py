@@ -31,7 +31,7 @@ from segic_jax.data.coco_arrays import CocoArrays
 from segic_jax.data.emoji import source as emoji
 from segic_jax.data.emoji.compose import compose
 from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiScenePairs
-from segic_jax.data.episodes import PairSource
+from segic_jax.data.episodes import AnnotatedImage, Pair, PairSource
 from segic_jax.data.pairs import ImagePairs, Mixture
 from segic_jax.data.semantic import index_classes
 from segic_jax.data.sources import ade20k, coco20i
@@ -345,12 +345,17 @@ def test_a_mixture_draws_by_weight(root):
             Mixture([alone], bad)
 
 
+EMPTY_IMAGE = AnnotatedImage(np.zeros((1, 1, 3), np.uint8), np.zeros((0, 1, 1), bool))
+EMPTY_PAIR = Pair(EMPTY_IMAGE, EMPTY_IMAGE, "")
+
+
 class _Counted:
     def __init__(self, calls, number):
         self.calls, self.number = calls, number
 
     def pair(self, rng):
         self.calls[self.number] += 1
+        return EMPTY_PAIR
 
 
 def test_emoji_scenes_share_their_concepts():
