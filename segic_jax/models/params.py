@@ -89,7 +89,7 @@ def count(params: Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]) -
     return sum(int(np.prod(value.shape)) for value in params.values())
 
 
-def as_float32(params: Mapping[str, np.ndarray]) -> Params:
+def as_float32(params: Mapping[str, np.ndarray | jax.Array]) -> Params:
     """Convert parameters, stored in any precision, to float32 arrays."""
     # Converted by numpy: JAX would compile a program for every shape.
     return {name: jnp.asarray(np.asarray(value, np.float32)) for name, value in params.items()}
