@@ -33,7 +33,9 @@ class DecodedFrame(NamedTuple):
     logits: Float[Array, "objects S S"]
 
 
-def first_memory(features: Float[Array, "1 g g channels"], masks: Bool[Array, "objects S S"]) -> ObjectMemory:
+def first_memory(
+    features: Float[Array | np.ndarray, "1 g g channels"], masks: Bool[Array | np.ndarray, "objects S S"]
+) -> ObjectMemory:
     """Return the memory after the frame of the given masks; an empty mask gives a zero feature."""
     first = pool(features, masks)
     objects = len(masks)

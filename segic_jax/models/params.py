@@ -15,7 +15,7 @@ from flax import nnx
 
 from segic_jax.errors import ParamsError
 
-Params = dict[str, jax.Array]
+Params = dict[str, jax.Array | np.ndarray]
 AnyArray = jax.Array | np.ndarray  # for annotations of functions that are also called outside of jit
 
 

@@ -347,7 +347,7 @@ def _decode_in_parts(
 
 
 def upsample(
-    logits: Float[Array, "batch concepts side side"], canvas: int
+    logits: Float[Array | np.ndarray, "batch concepts side side"], canvas: int
 ) -> Float[Array, "batch concepts S S"]:
     """Resize logits to the canvas."""
     return bilinear(logits[..., None], (canvas, canvas))[..., 0]

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
@@ -105,7 +106,7 @@ def max_abs_error(actual: Shaped[np.ndarray, "..."], expected: Shaped[np.ndarray
 
 
 def threshold_like(
-    logits: Shaped[np.ndarray, "*shape"], stored: Shaped[np.ndarray, "*shape"]
+    logits: Shaped[np.ndarray | jax.Array, "*shape"], stored: Shaped[np.ndarray | jax.Array, "*shape"]
 ) -> UInt8[np.ndarray, "*shape"]:
     """Return 0/1 masks of logits; pixels whose stored logit is within the tolerance of 0 follow that."""
     return np.where(np.abs(stored) < FEATURES, stored > 0, logits > 0).astype(np.uint8)

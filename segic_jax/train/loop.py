@@ -201,8 +201,9 @@ def _place_backbone(config: Config, mesh: jax.sharding.Mesh, backbone: Params) -
     """Place the backbone in bfloat16 on accelerators, in float32 on CPUs, where bfloat16 is rarely fast."""
     dtype = np.float32 if mesh.devices.flat[0].platform == "cpu" else jnp.bfloat16
     arrays = {name: np.asarray(value, dtype) for name, value in backbone.items()}
-    place = distributed.shard_parameters if config.train.split_backbone else distributed.replicate
-    return place(mesh, arrays)
+    if config.train.split_backbone:
+        return {**distributed.shard_parameters(mesh, arrays)}
+    return {**distributed.replicate(mesh, arrays)}
 
 
 def _check_finite(measured: tuple[int, dict], batch_size: int, checkpoints: Checkpoints) -> None:

@@ -71,10 +71,10 @@ def sample_points(
 
 
 def mask_losses(
-    logits: Float[AnyArray, "batch concepts h w"],
-    targets: Float[AnyArray, "batch concepts S S"] | Bool[AnyArray, "batch concepts S S"],
-    coords: Float[AnyArray, "batch concepts points 2"],
-    weights: Float[AnyArray, "batch concepts"] | Bool[AnyArray, "batch concepts"],
+    logits: Float[AnyArray, "*masks h w"],
+    targets: Float[AnyArray, "*masks S S"] | Bool[AnyArray, "*masks S S"],
+    coords: Float[AnyArray, "*masks points 2"],
+    weights: Float[AnyArray, "*masks"] | Bool[AnyArray, "*masks"],
     total: Float[Array, ""] | None = None,
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Return (cross-entropy, dice), each the weighted mean over the masks; 0 without any mask.
@@ -95,7 +95,7 @@ def mask_losses(
 
 
 def weighted_mean(
-    values: Float[Array, "batch concepts"], weights: AnyArray, total: Float[Array, ""] | None = None
+    values: Float[Array, "*masks"], weights: AnyArray, total: Float[Array, ""] | None = None
 ) -> Float[Array, ""]:
     """Divide the sum of weight times value by `total`; values of weight 0 may be anything."""
     total = jnp.sum(weights) if total is None else total

@@ -6,7 +6,7 @@ global batch, so neither the number of devices nor the number of parts it is com
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,9 +27,7 @@ Batch = dict[str, Array]  # segic_jax.data.pipeline
 Metrics = dict[str, Float[Array, ""]]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Frozen:
+class Frozen(NamedTuple):
     """Hold what a step reads and never changes."""
 
     backbone: Params

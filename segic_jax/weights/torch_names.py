@@ -52,7 +52,7 @@ def from_torch(
     return {name: params[name] for name in shapes}
 
 
-def to_torch(params: Mapping[str, np.ndarray], prefix: str = "") -> Tensors:
+def to_torch(params: Mapping[str, np.ndarray | jax.Array], prefix: str = "") -> Tensors:
     """Return tensors under official names after `prefix`, the inverse of `from_torch`; both return views."""
     return {
         prefix + torch_name(name): _swap_layout(name, np.asarray(value), _TO_TORCH)
