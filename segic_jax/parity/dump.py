@@ -76,7 +76,7 @@ class Stage:
 
     @property
     def passed(self) -> bool:
-        """Whether the error is within the tolerance, which is meant for float32."""
+        """Return whether the error is within the tolerance, which is meant for float32."""
         return self.max_abs_error <= self.tolerance
 
 

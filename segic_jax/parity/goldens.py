@@ -59,7 +59,7 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
-        """Whether every array of the format is present and within its tolerance."""
+        """Return whether every array of the format is present and within its tolerance."""
         return bool(self.rows) and not self.problems and all(row.passed for row in self.rows)
 
 

@@ -38,7 +38,7 @@ class Pairs:
 
     @cached_property
     def in_both(self) -> np.ndarray:
-        """Whether an object is visible in both views of each scene [scenes, MAX_OBJECTS]."""
+        """Return whether an object is visible in both views of each scene [scenes, MAX_OBJECTS]."""
         visible = (
             np.zeros((2, MAX_OBJECTS), bool) if self.views is None else _visible(self.views.labels) >= LEAST
         )

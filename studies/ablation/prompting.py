@@ -1,4 +1,4 @@
-"""What the decoder is given of a concept: SegIC's prompts, each given or withheld, and extensions.
+"""Choose the prompts of a concept: SegIC's prompts, each present or withheld, and extensions.
 
 The model stays as it is. Prompts are withheld by what the Prototypes hold: a zero feature makes the
 similarity map flat and its peak (0, 0), a visual token that is not valid is not read, the empty text prompt

@@ -42,7 +42,7 @@ def make_table(rows: Sequence[Variant], results: Results) -> list[dict]:
 def winner(table: Sequence[Mapping]) -> str | None:
     """Return the extension that is best on the validation classes, if its interval is above zero."""
     found = {
-        one["name"]: one["scores"][VALIDATION]["difference"] for one in table if one["group"] == EXTENSIONS
+        row["name"]: row["scores"][VALIDATION]["difference"] for row in table if row["group"] == EXTENSIONS
     }
     better = {name: value.value for name, value in found.items() if value.low > 0}
     return max(better, key=better.__getitem__) if better else None
@@ -66,20 +66,20 @@ def markdown(table: Sequence[Mapping], missing: Sequence[Variant]) -> str:
     columns = [column for part in COLUMNS for column in (COLUMNS[part], "difference")]
     lines = ["| | | " + " | ".join(columns) + " |", "| --- " * (2 + len(columns)) + "|"]
     group = ""
-    for one in table:
+    for row in table:
         cells = []
         for part in COLUMNS:
-            score = one["scores"][part]
+            score = row["scores"][part]
             cells += [_score(score["miou"]), _difference(score["difference"])]
         lines.append(
-            f"| {'' if one['group'] == group else one['group']} | {one['title']} | {' | '.join(cells)} |"
+            f"| {'' if row['group'] == group else row['group']} | {row['title']} | {' | '.join(cells)} |"
         )
-        group = one["group"]
-    if novel := [one for one in table if NOVEL in one["scores"]]:
+        group = row["group"]
+    if novel := [row for row in table if NOVEL in row["scores"]]:
         lines += ["", "| novel classes | mIoU | difference |", "| --- | --- | --- |"]
-        for one in novel:
-            score = one["scores"][NOVEL]
-            lines.append(f"| {one['title']} | {_score(score['miou'])} | {_difference(score['difference'])} |")
+        for row in novel:
+            score = row["scores"][NOVEL]
+            lines.append(f"| {row['title']} | {_score(score['miou'])} | {_difference(score['difference'])} |")
     if missing:
         lines += ["", "Not run yet: " + ", ".join(row.name for row in missing) + "."]
     return "\n".join(lines) + "\n"
@@ -101,20 +101,20 @@ def _plot(table: Sequence[Mapping]) -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second to import
     from matplotlib.figure import Figure
 
-    rows = [one for one in table if one["name"] != DEFAULT]
-    groups = list(dict.fromkeys(one["group"] for one in rows))
+    rows = [row for row in table if row["name"] != DEFAULT]
+    groups = list(dict.fromkeys(row["group"] for row in rows))
     places, labels, place = [], [], 0.0
-    for before, one in zip([None, *rows], rows, strict=False):
-        place += 1 if before is None or before["group"] == one["group"] else 1.6
+    for before, row in zip([None, *rows], rows, strict=False):
+        place += 1 if before is None or before["group"] == row["group"] else 1.6
         places.append(place)
-        labels.append(f"{one['title']}")
+        labels.append(f"{row['title']}")
     figure = Figure(figsize=(11, 1.4 + 0.3 * len(rows)), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(COLUMNS), sharey=True, squeeze=False)[0]
     for axis, part in zip(axes, COLUMNS, strict=True):
-        for one, y in zip(rows, places, strict=True):
-            score = one["scores"][part]["difference"]
-            colour = f"C{groups.index(one['group']) % 10}"
+        for row, y in zip(rows, places, strict=True):
+            score = row["scores"][part]["difference"]
+            colour = f"C{groups.index(row['group']) % 10}"
             axis.plot([score.low, score.high], [y, y], color=colour, lw=2)
             axis.plot([score.value], [y], "o", color=colour, ms=5)
         axis.axvline(0, color="0.5", lw=1)

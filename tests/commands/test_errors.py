@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from tiny import blob_result, bundle, picture
+from tiny import blob_result, bundle, random_image
 
 from segic_jax import Example
 from segic_jax.data.image_files import read_labels
@@ -22,7 +22,7 @@ from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import load_bundle, save_bundle
 
 ROOT = Path(__file__).parents[2]
-IMAGE, MASK = picture(0, 50, 70)
+IMAGE, MASK = random_image(0, 50, 70)
 # The beginning of each row, and its tests.
 TESTS = {
     "no such file": "images_that_cannot_be_used devices_are_not_read",

@@ -229,7 +229,7 @@ def test_eval_of_a_folder(files, tmp_path):
     for name in ("disk", "ring"):
         (tmp_path / name).mkdir()
         for i in range(2):
-            image, mask = tiny.picture(i + 2 * (name == "ring"), 60, 50)
+            image, mask = tiny.random_image(i + 2 * (name == "ring"), 60, 50)
             cv2.imwrite(str(tmp_path / name / f"{i + 1}.jpg"), image)
             cv2.imwrite(str(tmp_path / name / f"{i + 1}.png"), mask.astype(np.uint8) * 255)
     out = tmp_path.with_name("out")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
-from tiny import command_files, picture
+from tiny import command_files, random_image
 
 from segic_jax.commands.arguments import SkippedInputs
 from segic_jax.commands.parser import main
@@ -22,7 +22,7 @@ from segic_jax.inference.video_io import VideoOutputs, open_video
 
 WEIGHTS = ("--weights", "tiny.safetensors")
 REF = ("--ref", "ref.png", "mask.png")
-IMAGE, MASK = picture(0, 50, 70)
+IMAGE, MASK = random_image(0, 50, 70)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def clip(files):
     (files / "frames").mkdir()
     video = cv2.VideoWriter(str(files / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (70, 50))
     for i in range(6):
-        frame = np.roll(picture(0, 50, 70)[0], 2 * i, 1)
+        frame = np.roll(random_image(0, 50, 70)[0], 2 * i, 1)
         video.write(frame)
         cv2.imwrite(str(files / f"frames/{i + 7}.png"), frame)
     video.release()

@@ -2,7 +2,7 @@
 
 import cv2
 import pytest
-from tiny import picture
+from tiny import random_image
 
 from segic_jax.data.image_files import read_image
 from segic_jax.errors import DataError
@@ -11,7 +11,7 @@ from segic_jax.errors import DataError
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
 def test_files_that_are_cut_off(tmp_path, ending):
     path = tmp_path / f"picture.{ending}"
-    image = picture(0, 80, 90)[0]
+    image = random_image(0, 80, 90)[0]
     cv2.imwrite(str(path), image)
     assert read_image(path).shape == image.shape
     path.write_bytes(path.read_bytes()[:-700])

@@ -4,7 +4,7 @@ from html.parser import HTMLParser
 
 import cv2
 import numpy as np
-from tiny import DISKS, DiskSource, bundle, picture
+from tiny import DISKS, DiskSource, bundle, random_image
 
 from segic_jax.evaluate import report
 from segic_jax.evaluate.episodes import LABELS, EpisodeEvaluation
@@ -54,7 +54,7 @@ ROWS = [{"index": i, "iou": None if i == 7 else i / 30} for i in range(30)]
 def gallery():
     items = []
     for kind in ("best", "median", "worst"):
-        image, mask = picture(3, 60, 80)
+        image, mask = random_image(3, 60, 80)
         maps = (mask.astype(np.float32), mask, ~mask)
         items.append(
             GalleryItem(

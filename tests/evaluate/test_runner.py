@@ -1,4 +1,4 @@
-"""What all kinds of benchmarks have in common, with a kind that only counts."""
+"""Test what all kinds of benchmarks share, with a kind that only counts."""
 
 import json
 

@@ -23,7 +23,7 @@ from segic_jax.data.sources.fss1000 import class_names
 def write_folder(root):
     for name in ("ant", "bee"):
         for i in (1, 2, 3):
-            image, mask = tiny.picture(i, 40 + i, 50)
+            image, mask = tiny.random_image(i, 40 + i, 50)
             (root / name).mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(root / name / f"{i}.jpg"), image)
             cv2.imwrite(str(root / name / f"{i}.png"), mask.astype(np.uint8) * 255)

@@ -31,7 +31,7 @@ ROOTS = {
 
 
 def source_configs(root: Path, names=OFFICIAL) -> tuple[SourceConfig, ...]:
-    """As a recipe names them."""
+    """Return the sources as a recipe names them."""
     return tuple(SourceConfig(name, str(root / ROOTS[name])) for name in names)
 
 

@@ -53,7 +53,7 @@ def chunked(tensors):
 
 
 def hugging_face(tensors, prefix=""):
-    """As Dinov2Model or Dinov2WithRegistersModel."""
+    """Return the tensors of Dinov2Model or Dinov2WithRegistersModel."""
     top = {
         "cls_token": "embeddings.cls_token",
         "mask_token": "embeddings.mask_token",
@@ -102,7 +102,7 @@ def timm(tensors):
 
 
 def clip_model(tensors):
-    """As CLIPModel, with the parts that SegIC does not use."""
+    """Return the tensors of CLIPModel, with the parts that SegIC does not use."""
     beside = ("vision_model.embeddings.class_embedding", "visual_projection.weight", "logit_scale")
     return (
         {f"text_model.{name}": tensor for name, tensor in tensors.items()}

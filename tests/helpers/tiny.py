@@ -1,4 +1,4 @@
-"""A randomly initialised model that is small enough for tests, and images for it."""
+"""Make a randomly initialised model that is small enough for tests, and images for it."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ CONFIG = ModelConfig(
 
 
 def parameters(template: Template, seed: int) -> Params:
-    """Random ones by numpy; compiling `Template.init` takes longer than all tests here."""
+    """Return random parameters, made by NumPy: compiling `Template.init` takes longer than the tests."""
     random = np.random.default_rng(seed)
     values = {}
     for name, spec in template.shapes.items():
@@ -38,7 +38,7 @@ def parameters(template: Template, seed: int) -> Params:
 
 
 def bundle(seed: int = 0) -> Bundle:
-    """A model that has learned nothing."""
+    """Return an untrained model."""
     return Bundle(
         config=CONFIG,
         backbone=parameters(backbone_template(CONFIG.vit), seed),
@@ -48,8 +48,8 @@ def bundle(seed: int = 0) -> Bundle:
     )
 
 
-def picture(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """A bright disk on noise, and its mask."""
+def random_image(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image of a bright disk on noise, and its mask."""
     random = np.random.default_rng(seed)
     image = random.integers(0, 120, (height, width, 3), dtype=np.uint8)
     mask = np.zeros((height, width), np.uint8)
@@ -60,11 +60,11 @@ def picture(seed: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def command_files(root: Path) -> Path:
-    """A folder with weights, a reference with its mask, and targets."""
+    """Write a folder with weights, a reference with its mask, and targets."""
     save_bundle(root / "tiny.safetensors", bundle())
     (root / "targets").mkdir()
     for i, name in enumerate(("ref.png", "targets/a.jpg", "targets/b.png")):
-        image, mask = picture(i, 50 + i, 70)
+        image, mask = random_image(i, 50 + i, 70)
         cv2.imwrite(str(root / name), image)
         if i == 0:
             cv2.imwrite(str(root / "mask.png"), mask.astype(np.uint8) * 255)
@@ -72,7 +72,7 @@ def command_files(root: Path) -> Path:
 
 
 class DiskSource:
-    """Two classes of four images, all of different sizes."""
+    """Serve two classes of four images, all of different sizes."""
 
     name = "disks"
 
@@ -92,7 +92,7 @@ class DiskSource:
 
     def load(self, view: View) -> LabelledImage:
         seed = 10 * (view.class_id == "ring") + int(view.image_name)
-        return LabelledImage(*picture(seed, 40 + 7 * seed, 90 - 3 * seed))
+        return LabelledImage(*random_image(seed, 40 + 7 * seed, 90 - 3 * seed))
 
 
 DISKS = BenchmarkSpec(
@@ -109,7 +109,7 @@ DISKS = BenchmarkSpec(
 
 
 def blob_result(height: int, width: int, classes: int = 3) -> Result:
-    """Blobs of several classes that overlap, on noise."""
+    """Return a result with overlapping blobs of several classes, on noise."""
     random = np.random.default_rng(0)
     small = cv2.GaussianBlur(random.normal(size=(32, 32, classes)).astype(np.float32), (0, 0), 1.5)
     side = max(height, width)

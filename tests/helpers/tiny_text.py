@@ -1,5 +1,5 @@
 # ruff: noqa: RUF001 (the look-alike characters are meant)
-"""A small text tower with a byte-pair vocabulary of CLIP's kind, learned here from a few sentences."""
+"""Make a small text tower with a byte-pair vocabulary like CLIP's, learned here from a few sentences."""
 
 import json
 from collections import Counter
@@ -46,14 +46,14 @@ AWKWARD = [
 
 
 def byte_characters() -> list[str]:
-    """Of bytes 0..255: printable ones stand for themselves, others for the characters from 256 on."""
+    """Map bytes 0..255 to characters: printable bytes to themselves, others to characters from 256 on."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
 
 
 def learned_merges(count: int = 150) -> list[tuple[str, str]]:
-    """The most frequent neighbours of the corpus, again and again."""
+    """Learn merges: the most frequent pair of neighbours in the corpus, repeatedly."""
     characters = byte_characters()
     words = [[characters[byte] for byte in word.encode()] for word in CORPUS.split()]
     words = [[*word[:-1], word[-1] + "</w>"] for word in words]
@@ -68,7 +68,7 @@ def learned_merges(count: int = 150) -> list[tuple[str, str]]:
 
 
 def merged(word: list[str], pair: tuple[str, str]) -> list[str]:
-    """Every occurrence of `pair` joined, from the left."""
+    """Join every occurrence of `pair`, from the left."""
     joined: list[str] = []
     for symbol in word:
         # What has been joined already does not join again in this round.
@@ -80,7 +80,7 @@ def merged(word: list[str], pair: tuple[str, str]) -> list[str]:
 
 
 def vocabulary() -> dict[str, int]:
-    """Bytes, bytes that end a word, merges, the two special tokens: CLIP's order."""
+    """Return the vocabulary in CLIP's order: bytes, bytes that end a word, merges, two special tokens."""
     # Only the order of the bytes is not CLIP's, which begins with the printable ones.
     characters = byte_characters()
     symbols = characters + [character + "</w>" for character in characters]
@@ -89,7 +89,7 @@ def vocabulary() -> dict[str, int]:
 
 
 def tokenizer_json(**changes) -> bytes:
-    """A tokenizer.json like the one beside CLIP's weights; `changes` replace its entries."""
+    """Return a tokenizer.json like that of CLIP's weights; `changes` replace its entries."""
     vocab = vocabulary()
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": True, "special": True}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -123,7 +123,7 @@ def tokenizer_json(**changes) -> bytes:
 
 
 def tower(width: int = 4, seed: int = 7) -> TextTower:
-    """A text tower that has learned nothing."""
+    """Return an untrained text tower."""
     size = len(vocabulary())
     config = TextConfig(
         vocab_size=size, width=width, mlp_width=8, depth=2, num_heads=2, max_length=77, eos_id=size - 1

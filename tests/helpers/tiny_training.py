@@ -1,4 +1,4 @@
-"""A training that takes seconds: a very small model and images of bright squares.
+"""Run a training that takes seconds: a very small model and images of bright squares.
 
 Also a program for tests that need processes:
 `python tests/helpers/tiny_training.py WORKDIR STEPS DEVICES [OPTION]`.
@@ -39,7 +39,7 @@ CONFIG = Config(
 
 
 class Squares:
-    """Pairs of noise images with a bright square or a dark one, the concept, at two places."""
+    """Serve pairs of noise images with a bright or a dark square, the concept, at two places."""
 
     class_names = ("square", "hole")
     has_instances = False
@@ -49,7 +49,7 @@ class Squares:
         return 100
 
     def pair(self, rng: np.random.Generator) -> Pair:
-        """Target and reference; the other class is in neither."""
+        """Return target and reference; neither shows the other class."""
         time.sleep(self.pause)
         name, other = self.class_names[:: 1 if rng.random() < 0.5 else -1]
         target, reference = (self._image(rng, name) for _ in range(2))
@@ -65,12 +65,12 @@ class Squares:
 
 
 def with_train(**fields) -> Config:
-    """CONFIG with other fields of `train`."""
+    """Return CONFIG with other fields of `train`."""
     return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **fields))
 
 
 def parts(source=None, **others) -> Parts:
-    """Everything but the configuration."""
+    """Return everything but the configuration."""
     text = {
         "": np.zeros(4),
         "a photo of a square": np.ones(4),
@@ -92,7 +92,7 @@ def run(workdir, config: Config = CONFIG, source=None, **others) -> Outcome:
 
 
 def main(workdir: str, steps: str, devices: str, *options: str) -> None:
-    """The program."""
+    """Run the training that the command line describes."""
     jax.config.update("jax_num_cpu_devices", int(devices))
     initialize()
     config = with_train(

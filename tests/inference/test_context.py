@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import bundle, picture
+from tiny import bundle, random_image
 
 from segic_jax import Example
 from segic_jax.errors import DataError
@@ -18,7 +18,7 @@ def segmenter():
 
 
 def example(seed: int, name: str | None, **more) -> Example:
-    return Example(*picture(seed, 60 + seed, 70), name=name, **more)
+    return Example(*random_image(seed, 60 + seed, 70), name=name, **more)
 
 
 def test_contexts_are_added_and_dropped(segmenter):
@@ -32,7 +32,7 @@ def test_contexts_are_added_and_dropped(segmenter):
     together = segmenter.fit(
         [example(0, "a"), example(1, "b"), example(2, "b", negative=True), example(3, "c"), example(4, "a")]
     )
-    target = picture(9, 50, 80)[0]
+    target = random_image(9, 50, 80)[0]
     for added, fitted in (
         (both, together),
         (both.drop("c", "b"), segmenter.fit([example(0, "a"), example(4, "a")])),
@@ -68,7 +68,10 @@ def test_examples_are_added_to_a_context(segmenter):
 
 
 def test_a_context_is_saved_and_loaded(segmenter, tmp_path):
-    examples = [Example(*picture(0, 70, 60), name="disk"), Example(*picture(1, 64, 64), name="ring")]
+    examples = [
+        Example(*random_image(0, 70, 60), name="disk"),
+        Example(*random_image(1, 64, 64), name="ring"),
+    ]
     context = segmenter.fit(examples)
     context.save(tmp_path / "c.segic")
     loaded = segmenter.load_context(tmp_path / "c.segic")
@@ -80,7 +83,7 @@ def test_a_context_is_saved_and_loaded(segmenter, tmp_path):
     with pytest.raises(DataError, match="another model"):
         Segmenter(bundle(seed=3)).load_context(tmp_path / "c.segic")
     with pytest.raises(DataError, match="another model"):
-        Segmenter(bundle(seed=3)).predict(picture(0, 70, 60)[0], context)
+        Segmenter(bundle(seed=3)).predict(random_image(0, 70, 60)[0], context)
     with pytest.raises(DataError, match="no such file"):
         segmenter.load_context(tmp_path / "d.segic")
     (tmp_path / "d.segic").write_bytes(b"nonsense")
@@ -126,7 +129,7 @@ def test_damaged_contexts_are_refused(segmenter, tmp_path):
     context.save(tmp_path / "complete")
     content = (tmp_path / "complete").read_bytes()
     random = np.random.default_rng(0)
-    target, messages = picture(9, 30, 30)[0], []
+    target, messages = random_image(9, 30, 30)[0], []
     for number in range(60):
         damaged = bytearray(content)
         if number % 3 == 0:

@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from tiny import CONFIG, DiskSource, bundle, picture
+from tiny import CONFIG, DiskSource, bundle, random_image
 
 from segic_jax import Example
 from segic_jax.data.preprocess import resize_and_pad
@@ -34,7 +34,7 @@ def runner():
 
 
 def placed(seed: int, height: int = 50, width: int = 64):
-    image, mask = picture(seed, height, width)
+    image, mask = random_image(seed, height, width)
     return resize_and_pad(image, mask[None], CONFIG.canvas)
 
 
@@ -78,7 +78,7 @@ def test_no_other_module_runs_a_model():
 
 def predict(model):
     segmenter = Segmenter(model)
-    segmenter.predict(picture(1, 40, 50)[0], segmenter.fit(Example(*picture(0, 50, 50))))
+    segmenter.predict(random_image(1, 40, 50)[0], segmenter.fit(Example(*random_image(0, 50, 50))))
 
 
 def evaluate(model):
@@ -87,7 +87,7 @@ def evaluate(model):
 
 
 def track(model):
-    image, mask = picture(0, 40, 50)
+    image, mask = random_image(0, 40, 50)
     list(track_annotations(Engine(model), [image, image], {0: mask.astype(np.int32)}, prompt=""))
 
 
@@ -106,15 +106,15 @@ def test_every_use_goes_through_the_engine(use, monkeypatch):
 
 def test_image_sizes_concepts_and_shots_compile_nothing_new():
     segmenter = Segmenter(bundle())
-    examples = [Example(*picture(i, 40 + i, 64), name=str(i)) for i in range(20)]
+    examples = [Example(*random_image(i, 40 + i, 64), name=str(i)) for i in range(20)]
     for count in (1, 4, 16):
-        segmenter.predict(picture(0, 50, 60)[0], segmenter.fit(examples[:count]))
+        segmenter.predict(random_image(0, 50, 60)[0], segmenter.fit(examples[:count]))
     before = len(COMPILED)
     assert before > 0  # the listener hears something
-    more = [Example(*picture(30 + i, 50, 50 + i), name="0", negative=i % 2 > 0) for i in range(5)]
+    more = [Example(*random_image(30 + i, 50, 50 + i), name="0", negative=i % 2 > 0) for i in range(5)]
     for i in range(50):
         context = segmenter.fit([*examples[: 1 + i % 20], *more[: i % 6]])
-        segmenter.predict(picture(i, 30 + 3 * i, 150 - 2 * i)[0], context)
+        segmenter.predict(random_image(i, 30 + 3 * i, 150 - 2 * i)[0], context)
     assert len(COMPILED) == before
 
 

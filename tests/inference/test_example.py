@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 from pycocotools import mask as coco
-from tiny import bundle, picture
+from tiny import bundle, random_image
 
 from segic_jax import Example
 from segic_jax.errors import DataError
 from segic_jax.inference.example import as_image, as_mask
 from segic_jax.inference.segmenter import Segmenter
 
-IMAGE, MASK = picture(0, 70, 60)
+IMAGE, MASK = random_image(0, 70, 60)
 WHITE = MASK.astype(np.uint8) * 255
 LABELS = np.where(MASK, 3, 0).astype(np.uint8)
 LABELS[:9, :9] = 7
@@ -258,7 +258,7 @@ def test_an_object_smaller_than_a_pixel_of_the_canvas_teaches_something(segmente
 
 @pytest.mark.usefixtures("unchecked_types")
 def test_references_that_cannot_be_used(segmenter):
-    image, mask = picture(0, 70, 60)
+    image, mask = random_image(0, 70, 60)
     for shown, sentence in [
         ({}, "exactly one of mask"),
         ({"mask": np.zeros_like(mask)}, "empty"),
@@ -275,7 +275,7 @@ def test_references_that_cannot_be_used(segmenter):
 
 
 def test_mask_files(tmp_path):
-    _, mask = picture(0, 40, 30)
+    _, mask = random_image(0, 40, 30)
     file, white = tmp_path / "mask.png", mask.astype(np.uint8) * 255
 
     def read(pixels, path=file):

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny import bundle, picture
+from tiny import bundle, random_image
 
 from segic_jax import Example
 from segic_jax.inference.segmenter import Segmenter
@@ -14,12 +14,12 @@ def segmenter():
 
 
 def example(seed: int, name: str | None, **more) -> Example:
-    return Example(*picture(seed, 60 + seed, 70), name=name, **more)
+    return Example(*random_image(seed, 60 + seed, 70), name=name, **more)
 
 
 def test_explanations_point_at_pixels_of_both_images(segmenter):
     context = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
-    target = picture(9, 50, 80)[0]
+    target = random_image(9, 50, 80)[0]
     explanations = segmenter.explain(target, context, matches=5)
     assert [explanation.name for explanation in explanations] == ["a", "b"]
     for row, explanation in enumerate(explanations):
@@ -39,7 +39,7 @@ def test_explanations_point_at_pixels_of_both_images(segmenter):
 
 def test_a_reference_explains_itself(segmenter):
     """On the reference itself, the strongest matches are of a patch with itself."""
-    image, mask = picture(0, 64, 64)
+    image, mask = random_image(0, 64, 64)
     context = segmenter.fit(Example(image, mask))
     for match in segmenter.explain(image, context)[0].matches[:5]:
         assert match.similarity == pytest.approx(1, abs=2e-3)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny import bundle, picture
+from tiny import bundle, random_image
 
 from segic_jax import Example
 from segic_jax.errors import ConfigError
@@ -16,7 +16,7 @@ def segmenter():
 
 
 def example(seed: int, name: str | None, **more) -> Example:
-    return Example(*picture(seed, 60 + seed, 70), name=name, **more)
+    return Example(*random_image(seed, 60 + seed, 70), name=name, **more)
 
 
 def test_a_negative_lowers_logits_where_it_fits_better():
@@ -36,7 +36,7 @@ def test_a_negative_lowers_logits_where_it_fits_better():
 
 def test_an_example_that_is_also_its_negative_gains_nothing(segmenter):
     """The logits are at most those without the negative."""
-    target, mask = picture(0, 60, 70)
+    target, mask = random_image(0, 60, 70)
     without = segmenter.predict(target, segmenter.fit(example(0, "a")))
     negative = Example(target, mask, name="a", negative=True)
     with_it = segmenter.predict(target, segmenter.fit([example(0, "a"), negative]))
@@ -45,7 +45,7 @@ def test_an_example_that_is_also_its_negative_gains_nothing(segmenter):
 
 def test_absent_classes_have_no_mask(segmenter):
     context = segmenter.fit([example(0, "a"), example(1, "b")])
-    target = picture(9, 50, 80)[0]
+    target = random_image(9, 50, 80)[0]
     plain = segmenter.predict(target, context)
     assert plain.present.all()  # never calibrated: every class is present
     assert not segmenter.calibrated

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from pycocotools import mask as coco
-from tiny import blob_result, bundle, picture
+from tiny import blob_result, bundle, random_image
 
 from segic_jax import Example
 from segic_jax.data.preprocess import resize
@@ -98,13 +98,13 @@ def segmenter():
 
 
 def example(seed: int, name: str | None, **more) -> Example:
-    return Example(*picture(seed, 60 + seed, 70), name=name, **more)
+    return Example(*random_image(seed, 60 + seed, 70), name=name, **more)
 
 
 def found(segmenter):
     """A Result with something in it."""
     context = segmenter.fit([example(0, "a"), example(1, "b")])
-    result = segmenter.predict(picture(9, 50, 80)[0], context)
+    result = segmenter.predict(random_image(9, 50, 80)[0], context)
     logits = np.full((2, 32, 32), -1.0, np.float32)
     logits[0, 2:8, 3:9], logits[0, 12:15, 20:30], logits[1, 6:14, 5:12] = 3, 2, 4
     return replace(result, small_logits=logits, source="street.jpg")
@@ -179,8 +179,10 @@ def test_a_result_is_never_half_written(segmenter, tmp_path, monkeypatch, stop):
 
 def test_logits_are_those_of_the_evaluation(segmenter):
     """Small map -> canvas -> crop -> own size, in strips, equals the two steps on whole maps."""
-    context = segmenter.fit([Example(*picture(0, 70, 60)), Example(*picture(3, 60, 60), name="other")])
-    result = segmenter.predict(picture(1, 131, 90)[0], context)
+    context = segmenter.fit(
+        [Example(*random_image(0, 70, 60)), Example(*random_image(3, 60, 60), name="other")]
+    )
+    result = segmenter.predict(random_image(1, 131, 90)[0], context)
     h, w = result.placed
     whole = resize(resize(result.small_logits, (64, 64))[:, :h, :w], (131, 90))
     np.testing.assert_allclose(result.logits(), whole, atol=1e-4)
@@ -191,7 +193,7 @@ def test_nothing_found_scores_zero():
     names = [name for name in model.head if name.startswith("mask_decoder/output_hypernetworks_mlps")]
     model.head.update({name: np.zeros_like(model.head[name]) for name in names})  # all logits are 0
     segmenter = Segmenter(model)
-    result = segmenter.predict(picture(1, 50, 80)[0], segmenter.fit(Example(*picture(0, 70, 60))))
+    result = segmenter.predict(random_image(1, 50, 80)[0], segmenter.fit(Example(*random_image(0, 70, 60))))
     assert not result.masks.any()
     assert not result.label_map.any()
     assert result.scores.tolist() == [0]

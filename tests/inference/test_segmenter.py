@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import pytest
-from tiny import bundle, picture
+from tiny import bundle, random_image
 
 from segic_jax import Example
 from segic_jax.errors import BundleError, DataError
@@ -21,7 +21,7 @@ def segmenter():
 
 
 def example(seed: int, name: str | None, **more) -> Example:
-    return Example(*picture(seed, 60 + seed, 70), name=name, **more)
+    return Example(*random_image(seed, 60 + seed, 70), name=name, **more)
 
 
 def test_importing_the_package_does_not_import_jax():
@@ -32,9 +32,9 @@ def test_importing_the_package_does_not_import_jax():
 
 @pytest.mark.parametrize("size", [(50, 80), (131, 64), (64, 64), (1, 1), (3, 900)])
 def test_results_have_the_targets_size(segmenter, size):
-    context = segmenter.fit(Example(*picture(0, 70, 60)))
+    context = segmenter.fit(Example(*random_image(0, 70, 60)))
     result = segmenter.predict(
-        picture(1, *size)[0] if min(size) > 2 else np.zeros((*size, 3), np.uint8), context
+        random_image(1, *size)[0] if min(size) > 2 else np.zeros((*size, 3), np.uint8), context
     )
     logits = result.logits()
     assert result.names == ("object",)
@@ -48,13 +48,17 @@ def test_results_have_the_targets_size(segmenter, size):
 
 
 def test_several_classes_and_shots(segmenter):
-    examples = [("disk", picture(0, 70, 60)), ("ring", picture(1, 64, 64)), ("disk", picture(2, 50, 90))]
+    examples = [
+        ("disk", random_image(0, 70, 60)),
+        ("ring", random_image(1, 64, 64)),
+        ("disk", random_image(2, 50, 90)),
+    ]
     context = segmenter.fit([Example(*pixels, name=name) for name, pixels in examples])
     assert context.names == ("disk", "ring")
     assert context.shots == {"disk": 2, "ring": 1}
     alone = [segmenter.fit(Example(*pixels)).concepts[0].visual[0] for _, pixels in examples]
     np.testing.assert_allclose(context.concepts[0].visual, [alone[0], alone[2]], atol=1e-6)
-    result = segmenter.predict(picture(3, 60, 80)[0], context)
+    result = segmenter.predict(random_image(3, 60, 80)[0], context)
     for row in range(2):
         assert not (result.label_map[~result.masks[row]] == row + 1).any()
     assert np.array_equal(result.label_map > 0, result.masks.any(0))
@@ -63,7 +67,7 @@ def test_several_classes_and_shots(segmenter):
 
 
 def test_one_class_more_changes_no_other_mask(segmenter):
-    target = picture(9, 50, 80)[0]
+    target = random_image(9, 50, 80)[0]
     alone = segmenter.predict(target, segmenter.fit(example(0, "a")))
     together = segmenter.predict(target, segmenter.fit([example(i, "abcdef"[i]) for i in range(6)]))
     np.testing.assert_allclose(together.small_logits[0], alone.small_logits[0], atol=1e-4)
@@ -89,7 +93,7 @@ def test_class_names_as_text(segmenter):
 
 
 def classes(count: int) -> list[Example]:
-    return [Example(*picture(i, 40 + i, 64), name=str(i)) for i in range(count)]
+    return [Example(*random_image(i, 40 + i, 64), name=str(i)) for i in range(count)]
 
 
 def counted(monkeypatch, name: str) -> list:
@@ -102,12 +106,12 @@ def counted(monkeypatch, name: str) -> list:
 def test_a_context_is_encoded_once_for_many_targets(segmenter, monkeypatch):
     context = segmenter.fit(classes(3))
     encoded, referred = counted(monkeypatch, "extract"), counted(monkeypatch, "_pool_reference")
-    results = list(segmenter.predict_many((picture(i, 40, 50)[0] for i in range(100)), context))
+    results = list(segmenter.predict_many((random_image(i, 40, 50)[0] for i in range(100)), context))
     assert (len(results), len(encoded), len(referred)) == (100, 100, 0)
 
 
 def test_examples_on_one_image_are_encoded_once(segmenter, monkeypatch):
-    image, mask = picture(0, 70, 60)
+    image, mask = random_image(0, 70, 60)
     encoded = counted(monkeypatch, "extract")
     context = segmenter.fit(
         [Example(image, mask, name="a"), Example(image, ~mask, name="b"), Example(image, box=(0, 0, 9, 9))]
@@ -117,17 +121,17 @@ def test_examples_on_one_image_are_encoded_once(segmenter, monkeypatch):
 
 
 def test_300_references(segmenter):
-    examples = [Example(*picture(i, 30, 40), name=f"class {i % 3}") for i in range(300)]
+    examples = [Example(*random_image(i, 30, 40), name=f"class {i % 3}") for i in range(300)]
     context = segmenter.fit(examples)
     assert context.shots == {"class 0": 100, "class 1": 100, "class 2": 100}
-    assert segmenter.predict(picture(3, 60, 60)[0], context).masks.shape == (3, 60, 60)
+    assert segmenter.predict(random_image(3, 60, 60)[0], context).masks.shape == (3, 60, 60)
     assert all(len(concept.patches) <= 2 * PATCHES for concept in context.concepts)  # no more for more shots
 
 
 def test_many_targets_give_what_one_by_one_gives(segmenter, monkeypatch):
     """In order, also in padded batches as on an accelerator, and with a target that cannot be read."""
     context = segmenter.fit(classes(3))
-    targets = [picture(i, 30 + 7 * i, 64)[0] for i in range(11)]
+    targets = [random_image(i, 30 + 7 * i, 64)[0] for i in range(11)]
     alone = [segmenter.predict(target, context) for target in targets]
     failed = []
     for rows in (1, engine.ACCELERATOR_ROWS):
@@ -150,10 +154,10 @@ def test_reading_and_finishing_overlap(segmenter, monkeypatch):
         time.sleep(0.05)
         return placed(target)
 
-    segmenter.predict(picture(0, 50, 50)[0], context)
+    segmenter.predict(random_image(0, 50, 50)[0], context)
     monkeypatch.setattr(segmenter, "_read_target", slowly)
     begin = time.perf_counter()
-    list(segmenter.predict_many([picture(0, 50, 50)[0]] * 12, context))
+    list(segmenter.predict_many([random_image(0, 50, 50)[0]] * 12, context))
     assert time.perf_counter() - begin < 0.8 * 12 * 0.05
 
 
@@ -162,7 +166,7 @@ def test_the_rest_is_left_when_nobody_wants_it(segmenter, monkeypatch):
     read = []
     placed = segmenter._read_target
     monkeypatch.setattr(segmenter, "_read_target", lambda target: read.append(1) or placed(target))
-    results = segmenter.predict_many((picture(0, 40, 40)[0] for _ in range(1000)), context)
+    results = segmenter.predict_many((random_image(0, 40, 40)[0] for _ in range(1000)), context)
     next(results)
     results.close()
     assert len(read) < 20

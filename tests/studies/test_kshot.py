@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny import bundle, picture
+from tiny import bundle, random_image
 
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
@@ -16,7 +16,7 @@ from studies import kshot
 def test_of_equal_shots_the_largest_map_is_the_map_of_the_mean():
     """Of different shots it is not."""
     model = bundle()
-    image = picture(0, 64, 64)[0]
+    image = random_image(0, 64, 64)[0]
     placed = resize_and_pad(image, np.zeros((0, 64, 64), bool), 64)
     visual = np.random.default_rng(0).normal(size=(1, 1, 2, 32)).astype(np.float32)
 

@@ -82,7 +82,7 @@ class PascalPartSource:
             ) from error
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """As many episodes as the fold's validation lists have entries, at most 2500.
+        """Return as many episodes as the fold's validation lists have entries, at most 2500.
 
         Raises:
             DataError: no such protocol or fold, a class with too few images, or a file is missing.
