@@ -92,4 +92,4 @@ def test_fine_tune(segic, tmp_path):
 
 
 def test_calibrate(segic):
-    assert "presence" in segic("calibrate", "--scenes", "2")
+    assert "| 5 | AUROC |" in segic("calibrate", "--scenes", "2")
