@@ -16,6 +16,7 @@ import tiny
 from layouts import WRITE
 
 from segic_jax.commands.data import Build
+from segic_jax.commands.parser import parse
 from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.build import write
 from segic_jax.data.build.compare import _equal
@@ -29,7 +30,6 @@ from segic_jax.weights.bundle import save_bundle
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
-import eval as evaluation
 
 
 def build(name, root, out, **options):
@@ -104,10 +104,9 @@ def test_eval_gives_the_same_result(tmp_path):
     rows = []
     for place, workers in (("data", 0), ("built", 0), ("built", 1)):
         out = tmp_path / f"{place}{workers}"
-        options = {"benchmark": "folder", "data_root": tmp_path / place, "baselines": False}
-        evaluation.main(
-            evaluation.Args(weights=str(tmp_path / "tiny.safetensors"), out=out, workers=workers, **options)
-        )
+        arguments = ["eval", "--benchmark", "folder", "--data-root", str(tmp_path / place)]
+        arguments += ["--weights", str(tmp_path / "tiny.safetensors"), "--workers", str(workers)]
+        assert parse([*arguments, "--baselines", "False", "--out", str(out)]).run() == 0
         rows.append((out / "episodes.jsonl").read_text())
     assert rows[0] == rows[1] == rows[2]
 
