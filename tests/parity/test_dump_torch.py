@@ -159,7 +159,7 @@ def test_a_stage_that_differs_is_named(dump, tmp_path):
         ("pair_1.npz", "block 1")
     ]
     page = (tmp_path / "report.html").read_text()
-    assert "beyond its tolerance is block 1 in pair_1.npz (mid.block.1): error 1.0e-02" in page
+    assert "exceeds its tolerance is block 1 in pair_1.npz (mid.block.1): error 1.0e-02" in page
     assert "changed since the dump" in page
 
 
@@ -184,7 +184,7 @@ def rewrite(path, old, new):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda dump: (dump / "manifest.json").unlink(), "no finished dump"),
+        (lambda dump: (dump / "manifest.json").unlink(), "is not a complete dump"),
         (lambda dump: truncate(dump / "pair_0.npz"), "pair_0.npz is damaged"),
         (lambda dump: (dump / "pair_1.npz").unlink(), "pair_1.npz is missing"),
         (lambda dump: change(dump / "pair_0.npz", mid__sim=lambda x: None), "pair_0.npz lacks mid.sim"),
