@@ -45,7 +45,7 @@ _FREE = {
 }
 
 
-def fingerprint(params: Mapping[str, jax.Array]) -> str:
+def fingerprint(params: Mapping[str, jax.Array | np.ndarray]) -> str:
     """Return the SHA-256 of names, shapes and values (as float32), whatever the order of the dictionary."""
     digest = hashlib.sha256()
     for name in sorted(params):
