@@ -62,15 +62,19 @@ def main(args: Args) -> None:
     real, seconds = loop.training_batches, {"real input": [], "one batch": []}
     for _ in range(args.rounds):
         seconds["real input"] += _steps(config)
-        repeated: Any = lambda *given, **named: Repeated(real(*given, **named))  # noqa: E731
-        loop.training_batches = repeated
+        replace_input(lambda *arguments, **options: Repeated(real(*arguments, **options)))
         seconds["one batch"] += _steps(config)
-        loop.training_batches = real
+        replace_input(real)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     for name, values in seconds.items():
         low, high = np.percentile(values, [10, 90])
         print(f"{name:<11} {medians[name]:.3f} s a step (10 to 90 %: {low:.3f} to {high:.3f})")
     print(json.dumps({"ratio": round(medians["real input"] / medians["one batch"], 3)}))
+
+
+def replace_input(batches: Any) -> None:
+    """Let the training loop take its batches from another function."""
+    loop.training_batches = batches
 
 
 def _steps(config: Config) -> list[float]:
