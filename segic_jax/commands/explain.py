@@ -58,8 +58,13 @@ class Explain(MaskArguments):
             except DataError as error:
                 skipped(path, error)
                 continue
-            result = segmenter.predict(image, context, cut=cut, keep_absent=self.keep_absent)
-            explanations = segmenter.explain(image, context, matches=segmenter.config.grid**2)
+            result, explanations = segmenter.predict_and_explain(
+                image,
+                context,
+                cut=cut,
+                keep_absent=self.keep_absent,
+                matches=segmenter.config.grid**2,
+            )
             make_folder(self.out)
             atomic_write(
                 self.out / f"{name}.png", draw_explanation(context, result, explanations, self.matches)

@@ -1,13 +1,14 @@
 """Explain a mask: which parts of the target look like which parts of the references."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Integer
 
 from segic_jax.data.preprocess import CanvasImage, resize
-from segic_jax.inference.context import Context
-from segic_jax.inference.matching import INSIDE
+from segic_jax.inference.context import Concept, Context
+from segic_jax.inference.matching import INSIDE, PatchMatches
 
 
 @dataclass(frozen=True)
@@ -29,9 +30,32 @@ class Explanation:
     matches: tuple[Match, ...]  # the strongest first
 
 
-def explain_class(
+def explain_classes(
     context: Context,
-    row: int,
+    placed: CanvasImage,
+    size: tuple[int, int],
+    chunks: Sequence[PatchMatches],
+    count: int,
+) -> list[Explanation]:
+    """Explain every class of a Context on one target.
+
+    Args:
+        placed: the target on the canvas.
+        size: (height, width) of the target.
+        chunks: matches of the Context's concepts, in order.
+        count: how many matches to list for a class, at most one a patch.
+    """
+    heat, best, index = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+    return [
+        _explain_class(
+            concept, placed, size, heat=heat[row], best=best[row], index=index[row], count=count
+        )
+        for row, concept in enumerate(context.concepts)
+    ]
+
+
+def _explain_class(
+    concept: Concept,
     placed: CanvasImage,
     size: tuple[int, int],
     *,
@@ -40,15 +64,7 @@ def explain_class(
     index: Integer[np.ndarray, "g g"],
     count: int,
 ) -> Explanation:
-    """Make the explanation of one class from a row of `matching.PatchMatches`.
-
-    Args:
-        row: of the class in the Context.
-        placed: the target on the canvas.
-        size: (height, width) of the target.
-        count: how many matches to list, at most one a patch.
-    """
-    concept, (h, w), (height, width) = context.concepts[row], placed.size, size
+    (h, w), (height, width) = placed.size, size
     patch = len(heat) // len(best)
     places = concept.place[concept.kind == INSIDE]
     rows, columns = -(-h // patch), -(-w // patch)

@@ -35,7 +35,7 @@ from segic_jax.inference.example import (
     list_images,
     source_path,
 )
-from segic_jax.inference.explain import Explanation, explain_class
+from segic_jax.inference.explain import Explanation, explain_classes
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, patches_on_image
 from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.presence import apply_negatives, decide_presence, read_calibration
@@ -173,23 +173,24 @@ class Segmenter:
         """
         self._require_usable(context)
         loaded = self._read_target(target)
+        return self._explain(loaded, self.engine.features([loaded.placed], 1), context, matches)
+
+    def predict_and_explain(
+        self,
+        target: ImageLike,
+        context: Context,
+        *,
+        cut: float = 0.0,
+        keep_absent: bool = False,
+        matches: int = 24,
+    ) -> tuple[Result, list[Explanation]]:
+        """Return what `predict` and `explain` return; the backbone runs once for both."""
+        self._require_usable(context)
+        loaded = self._read_target(target)
         features = self.engine.features([loaded.placed], 1)
-        chunks = self.engine.match_patches(features, self._slots_of(context))
-        heat, best, index = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        height, width = loaded.image.shape[:2]
-        return [
-            explain_class(
-                context,
-                row,
-                loaded.placed,
-                (height, width),
-                heat=heat[row],
-                best=best[row],
-                index=index[row],
-                count=matches,
-            )
-            for row in range(len(context.names))
-        ]
+        concepts = self.engine.match_concepts(features, self._slots_of(context))
+        explanations = self._explain(loaded, features, context, matches)
+        return self._result(concepts, 0, loaded, context, cut, keep_absent), explanations
 
     @cached_property
     def fingerprint(self) -> str:
@@ -233,6 +234,12 @@ class Segmenter:
         image = as_image(target)
         no_masks = np.zeros((0, *image.shape[:2]), bool)
         return _Target(image, source_path(target), resize_and_pad(image, no_masks, self.config.canvas))
+
+    def _explain(
+        self, target: "_Target", features: ImageFeatures, context: Context, count: int
+    ) -> list[Explanation]:
+        chunks = self.engine.match_patches(features, self._slots_of(context))
+        return explain_classes(context, target.placed, target.image.shape[:2], chunks, count)
 
     def _start(
         self, targets: Sequence["_Target"], context: Context, cut: float, keep_absent: bool, rows: int

@@ -2,6 +2,8 @@
 
 import cv2
 
+from segic_jax.inference import engine
+
 WEIGHTS = ("--weights", "tiny.safetensors")
 REF = ("--ref", "ref.png", "mask.png")
 
@@ -13,3 +15,10 @@ def test_explain(segic, tmp_path, capsys):
     drawn = cv2.imread(str(tmp_path / "a.png"))
     assert drawn.shape[1] == 1320
     assert drawn.std() > 10
+
+
+def test_the_backbone_runs_once_for_a_target(segic, tmp_path, monkeypatch):
+    runs, extract = [], engine.extract
+    monkeypatch.setattr(engine, "extract", lambda *args: runs.append(1) or extract(*args))
+    assert segic("explain", *REF, "targets/a.jpg", "targets/b.png", "--out", tmp_path, *WEIGHTS) == 0
+    assert len(runs) == 1 + 2  # the reference, and each target

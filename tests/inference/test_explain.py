@@ -5,6 +5,7 @@ import pytest
 from tiny import bundle, random_image
 
 from segic_jax import Example
+from segic_jax.inference import engine
 from segic_jax.inference.segmenter import Segmenter
 
 
@@ -44,3 +45,20 @@ def test_a_reference_explains_itself(segmenter):
     for match in segmenter.explain(image, context)[0].matches[:5]:
         assert match.similarity == pytest.approx(1, abs=2e-3)
         assert np.abs(np.subtract(match.target, match.point)).max() <= 1
+
+
+def test_predicting_and_explaining_is_one_pass(segmenter, monkeypatch):
+    """The backbone runs once, and both answers are those of `predict` and `explain`."""
+    context = segmenter.fit([example(0, "a"), example(1, "b")])
+    target = random_image(9, 50, 80)[0]
+    predicted = segmenter.predict(target, context)
+    explained = segmenter.explain(target, context, matches=5)
+    runs, extract = [], engine.extract
+    monkeypatch.setattr(engine, "extract", lambda *args: runs.append(1) or extract(*args))
+    result, explanations = segmenter.predict_and_explain(target, context, matches=5)
+    assert len(runs) == 1
+    np.testing.assert_array_equal(result.small_logits, predicted.small_logits)
+    np.testing.assert_array_equal(result.presence, predicted.presence)
+    for before, after in zip(explained, explanations, strict=True):
+        assert (before.name, before.matches) == (after.name, after.matches)
+        np.testing.assert_array_equal(before.heat, after.heat)
