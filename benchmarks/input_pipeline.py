@@ -27,7 +27,7 @@ import numpy as np
 import tyro
 
 from segic_jax.config import INSTANCE_PROMPT, DataConfig, SourceConfig, class_prompt
-from segic_jax.data import augment, coco_arrays, image_files, pipeline
+from segic_jax.data import augment, coco_arrays, images, pipeline
 from segic_jax.data.episodes import PairSource
 from segic_jax.data.pipeline import Examples, Stack, training_batches
 from segic_jax.data.training_sources import open_pairs
@@ -55,9 +55,9 @@ class Args:
 
 
 PARTS: list[tuple[ModuleType, str, Callable[[tuple], str]]] = [
-    (image_files, "read_bytes", lambda args: "reading files"),
-    (image_files, "_decode", lambda args: "decoding JPEGs"),
-    (image_files, "open_image", lambda args: "decoding masks (PNG)"),
+    (images, "read_bytes", lambda args: "reading files"),
+    (images, "_decode", lambda args: "decoding JPEGs"),
+    (images, "open_image", lambda args: "decoding masks (PNG)"),
     (coco_arrays, "decode", lambda args: "drawing polygons"),
     (augment, "_resized", lambda args: f"resampling {'images' if args[0].ndim == 3 else 'masks'}"),
     (augment, "_round_into", lambda args: "rounding images to 8 bits"),

@@ -15,7 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from segic_jax import Example, Segmenter
-from segic_jax.inference.example import as_image, as_mask
+from segic_jax.data.images import as_image
+from segic_jax.inference.example import as_mask
 from segic_jax.inference.overlay import Colour, draw_mask, heat_map
 from segic_jax.runtime.atomic_write import atomic_write
 

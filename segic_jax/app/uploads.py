@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from segic_jax.data.image_files import read_image
+from segic_jax.data.images import read_image
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context
 from segic_jax.inference.example import as_mask

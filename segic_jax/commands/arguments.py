@@ -18,9 +18,10 @@ from segic_jax.errors import InputError
 from segic_jax.runtime import progress
 
 if TYPE_CHECKING:
+    from segic_jax.data.images import ImageLike
     from segic_jax.errors import DataError
     from segic_jax.inference.context import Context
-    from segic_jax.inference.example import Example, ImageLike
+    from segic_jax.inference.example import Example
     from segic_jax.inference.segmenter import Segmenter
 
 _PAIR = tyro.conf.arg(metavar="IMAGE MASK")
@@ -153,7 +154,7 @@ def name_targets(targets: Sequence[Path]) -> dict[str, Path]:
     Raises:
         InputError: there is no target, or a folder has no images.
     """
-    from segic_jax.inference.example import list_images
+    from segic_jax.data.images import list_images
 
     if not targets:
         raise InputError("Give at least one target: an image, or a folder of images.")

@@ -37,8 +37,8 @@ class Explain(MaskArguments):
 
     def run(self) -> int:
         """Draw every target; return 2 if one cannot be read."""
+        from segic_jax.data.images import as_image
         from segic_jax.errors import DataError
-        from segic_jax.inference.example import as_image
         from segic_jax.inference.explain_figure import draw_explanation
         from segic_jax.runtime import progress
         from segic_jax.runtime.atomic_write import atomic_write, make_folder

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Integer, UInt8
 from segic_jax.data.benchmark_spec import CheckLine
 from segic_jax.data.disk_cache import cached_folder
 from segic_jax.data.episodes import LabelledImage
-from segic_jax.data.image_files import read_labels, read_rgb, require_size
+from segic_jax.data.images import read_labels, read_rgb, require_size
 from segic_jax.data.layout import list_files
 from segic_jax.errors import DataError
 from segic_jax.runtime import progress

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from segic_jax.data.image_files import read_labels, read_rgb, require_size
+from segic_jax.data.images import read_labels, read_rgb, require_size
 from segic_jax.data.layout import list_files
 from segic_jax.errors import DataError
 

@@ -22,7 +22,7 @@ from PIL import Image
 
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.benchmark_spec import BenchmarkSpec
-from segic_jax.data.image_files import require_size
+from segic_jax.data.images import require_size
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.errors import DataError, InputError
 from segic_jax.evaluate import report

@@ -4,7 +4,7 @@ An image is a path, an RGB array or a PIL image. The object is marked by a mask 
 box, a polygon or COCO run lengths.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 from pathlib import Path
@@ -15,21 +15,12 @@ from jaxtyping import Bool, Integer, UInt8
 from PIL import Image
 
 from segic_jax.data import masks
-from segic_jax.data.image_files import (
-    ENDINGS,
-    MAX_PIXELS,
-    open_image,
-    read_image,
-    too_large,
-    upright,
-)
+from segic_jax.data.images import ImageLike, open_image, shorten, source_path, to_array, upright
 from segic_jax.errors import DataError
 
 MAX_POLYGON_NUMBERS = 1_000_000
 
-ImageLike = str | Path | UInt8[np.ndarray, "_ _ 3"] | Image.Image
 MaskLike = str | Path | Bool[np.ndarray, "_ _"] | Integer[np.ndarray, "_ _"] | Image.Image
-Targets = ImageLike | Iterable[ImageLike]  # an image, a folder, or images in a list or iterator
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,58 +105,7 @@ class Example:
             segmentation = dict(self.rle or {}) if self.polygon is None else _flat_polygons(self.polygon)
             return masks.decode(segmentation, height, width), f"The {what}"
         except (ValueError, TypeError) as error:
-            raise DataError(f"{self.source}: the {what} cannot be used: {_short(error)}.") from error
-
-
-def source_path(source: ImageLike | MaskLike) -> str | None:
-    """Return the path of an image or mask in a file; None for one in memory."""
-    return str(source) if isinstance(source, (str, Path)) else None
-
-
-def list_images(targets: Targets) -> Iterable[ImageLike]:
-    """Return a single image in a list, the images of a folder by name, or the iterable itself.
-
-    Raises:
-        DataError: the folder has no images, or `targets` is none of these.
-    """
-    if isinstance(targets, (str, Path)):
-        folder = Path(targets)
-        if not folder.is_dir():
-            return [targets]
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
-        if not files:
-            raise DataError(f"{folder} has no images ({', '.join(ENDINGS)}).")
-        return files
-    if isinstance(targets, Image.Image) or (isinstance(targets, np.ndarray) and targets.ndim == 3):
-        return [targets]
-    return require_iterable(targets, "Targets are an image, a folder or a list of images")
-
-
-def require_iterable(values: Any, what: str) -> Iterable:
-    """Return `values`; raise DataError with the expectation `what` if they cannot be iterated."""
-    try:
-        iter(values)
-    except TypeError as error:  # also for an array without an axis, which is an instance of Iterable
-        raise DataError(f"{what}, not {type(values).__name__}.") from error
-    return values
-
-
-def as_image(image: ImageLike) -> UInt8[np.ndarray, "height width 3"]:
-    """Return an image as an RGB array.
-
-    Raises:
-        DataError: the file cannot be read, the array has another type or shape, or there are too many pixels.
-    """
-    if isinstance(image, (str, Path)):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        _require_size(*image.size)
-        image = _to_8_bits(upright(image, "The image")).convert("RGB")
-    array = _to_array(image, "An image")
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise DataError(f"An image must be uint8 [height, width, 3], not {array.dtype} {list(array.shape)}.")
-    _require_size(array.shape[1], array.shape[0])
-    return np.ascontiguousarray(array)
+            raise DataError(f"{self.source}: the {what} cannot be used: {shorten(error)}.") from error
 
 
 def as_mask(mask: MaskLike, label: int | None = None) -> Bool[np.ndarray, "height width"]:
@@ -187,7 +127,7 @@ def as_mask(mask: MaskLike, label: int | None = None) -> Bool[np.ndarray, "heigh
             return _marked_pixels(mask, what)
     else:
         palette = False
-    values = _to_array(mask, what)
+    values = to_array(mask, what)
     if values.ndim != 2 or values.dtype.kind not in "bui":
         raise DataError(
             f"{what} must be true and false, or whole numbers, [height, width], "
@@ -199,33 +139,6 @@ def as_mask(mask: MaskLike, label: int | None = None) -> Bool[np.ndarray, "heigh
 
 
 _LABEL_MODES = ("1", "L", "P", "I", "I;16", "I;16B", "I;16L", "F")
-
-
-def _to_array(values: object, what: str) -> np.ndarray:
-    try:
-        return np.asarray(values)
-    except (
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ) as error:  # ragged rows, tensors on a device
-        raise DataError(f"{what} cannot be converted to an array: {_short(error)}.") from error
-
-
-def _short(value: object) -> str:
-    return " ".join(str(value).split())[:80]
-
-
-def _require_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise DataError(too_large("An image", width, height))
-
-
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16 bits to 8, which Pillow would clip at 255."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    return image
 
 
 def _marked_pixels(mask: Image.Image, what: str) -> Bool[np.ndarray, "height width"]:
@@ -287,7 +200,7 @@ def _box_mask(box: Sequence | np.ndarray, height: int, width: int, source: str) 
     try:
         x0, y0, x1, y1 = (_to_float(value) for value in box)
     except (TypeError, ValueError) as error:
-        raise DataError(f"{source}: a box is (x0, y0, x1, y1) in pixels, not {_short(box)}.") from error
+        raise DataError(f"{source}: a box is (x0, y0, x1, y1) in pixels, not {shorten(box)}.") from error
     if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):  # which NaN fails as well
         raise DataError(
             f"{source}: the box {x0:g} {y0:g} {x1:g} {y1:g} must have x0 < x1 and y0 < y1 and lie inside "

@@ -47,9 +47,7 @@ def explain_classes(
     """
     heat, best, index = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     return [
-        _explain_class(
-            concept, placed, size, heat=heat[row], best=best[row], index=index[row], count=count
-        )
+        _explain_class(concept, placed, size, heat=heat[row], best=best[row], index=index[row], count=count)
         for row, concept in enumerate(context.concepts)
     ]
 

@@ -11,9 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import ConnectionPatch
 
+from segic_jax.data.images import as_image
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context, Reference, decode_preview
-from segic_jax.inference.example import as_image
 from segic_jax.inference.explain import Explanation, Match
 from segic_jax.inference.overlay import draw_outline
 from segic_jax.inference.result import Result

@@ -16,7 +16,7 @@ import jinja2
 import numpy as np
 from jaxtyping import UInt8
 
-from segic_jax.data.image_files import read_image
+from segic_jax.data.images import read_image
 from segic_jax.inference.context import Context
 from segic_jax.inference.overlay import class_colours, shrink
 from segic_jax.inference.result import Result, merge_coco_files

@@ -10,11 +10,12 @@ import jax
 import numpy as np
 from jaxtyping import UInt8
 
+from segic_jax.data.images import as_image, require_iterable, source_path
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Concept, Context, Reference, merge_concepts, subsample
 from segic_jax.inference.engine import Engine, ImageFeatures
-from segic_jax.inference.example import Example, as_image, require_iterable, source_path
+from segic_jax.inference.example import Example
 from segic_jax.inference.matching import INSIDE, OUTSIDE, PATCHES
 from segic_jax.runtime.prefetch import prefetch_results
 

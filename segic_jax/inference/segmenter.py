@@ -23,18 +23,12 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from segic_jax.config import to_dict
+from segic_jax.data.images import ImageLike, Targets, as_image, list_images, source_path
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context, concept_slots, read_context
 from segic_jax.inference.engine import Engine, ImageFeatures
-from segic_jax.inference.example import (
-    Example,
-    ImageLike,
-    Targets,
-    as_image,
-    list_images,
-    source_path,
-)
+from segic_jax.inference.example import Example
 from segic_jax.inference.explain import Explanation, explain_classes
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, patches_on_image
 from segic_jax.inference.overlay import class_colours

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from segic_jax.data.image_files import ENDINGS, open_image, read_image, read_labels
+from segic_jax.data.images import ENDINGS, open_image, read_image, read_labels
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.example import as_mask
 from segic_jax.inference.overlay import class_colours, draw_masks, palette_png

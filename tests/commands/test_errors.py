@@ -12,10 +12,9 @@ from PIL import Image
 from tiny import blob_result, bundle, random_image
 
 from segic_jax import Example
-from segic_jax.data.image_files import read_labels
+from segic_jax.data.images import as_image, list_images, read_labels
 from segic_jax.errors import BundleError, DataError
 from segic_jax.inference import result
-from segic_jax.inference.example import as_image, list_images
 from segic_jax.inference.matching import PATCHES
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.runtime.atomic_write import atomic_write

@@ -8,7 +8,7 @@ import pytest
 from layouts_parts import HEIGHT, WIDTH, rectangle, write_image, write_paco_part
 
 from segic_jax.data.episodes import View
-from segic_jax.data.image_files import read_rgb
+from segic_jax.data.images import read_rgb
 from segic_jax.data.masks import decode
 from segic_jax.data.sources.paco_part import BENCHMARK, PacoPartSource, check
 from segic_jax.errors import DataError

@@ -8,7 +8,7 @@ import pytest
 from layouts_parts import HEIGHT, box_mask, write_pascal_part
 
 from segic_jax.data.episodes import View
-from segic_jax.data.image_files import read_rgb
+from segic_jax.data.images import read_rgb
 from segic_jax.data.sources.pascal_part import BENCHMARK, PascalPartSource, check
 from segic_jax.errors import DataError
 

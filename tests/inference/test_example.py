@@ -1,8 +1,5 @@
 """Every form in which an image and an object may come, and what is said to those that cannot be used."""
 
-import struct
-import zlib
-
 import cv2
 import numpy as np
 import pytest
@@ -11,8 +8,9 @@ from pycocotools import mask as coco
 from tiny import bundle, random_image
 
 from segic_jax import Example
+from segic_jax.data.images import as_image
 from segic_jax.errors import DataError
-from segic_jax.inference.example import as_image, as_mask
+from segic_jax.inference.example import as_mask
 from segic_jax.inference.segmenter import Segmenter
 
 IMAGE, MASK = random_image(0, 70, 60)
@@ -59,33 +57,6 @@ def test_one_object_in_every_form(tmp_path):
     assert np.array_equal(Example(IMAGE, box=(10, 5, 30.5, 20)).object_mask(IMAGE), boxed)
 
 
-def test_images_of_every_kind(tmp_path):
-    path = tmp_path / "picture"
-
-    def same(image: Image.Image, ending: str, expected=IMAGE, tolerance=1, **options):
-        image.save(f"{path}.{ending}", **options)
-        for shown in (f"{path}.{ending}", Image.open(f"{path}.{ending}")):
-            read = as_image(shown)
-            assert read.dtype == np.uint8
-            assert read.shape == expected.shape
-            assert np.abs(read.astype(int) - expected).mean() <= tolerance
-
-    rgb = Image.fromarray(IMAGE)
-    same(rgb, "png", tolerance=0)
-    same(Image.fromarray(np.dstack([IMAGE, WHITE])), "png", tolerance=0)  # alpha is ignored
-    grey = np.dstack([np.asarray(rgb.convert("L"))] * 3)
-    same(rgb.convert("L"), "png", grey, tolerance=0)
-    same(Image.fromarray(grey[..., 0].astype(np.uint16) * 257), "png", grey)  # 16 bits
-    palette = rgb.quantize(32)
-    same(palette, "png", np.asarray(palette.convert("RGB")), tolerance=0)
-    smooth = Image.fromarray(cv2.blur(IMAGE, (9, 9)))
-    same(smooth.convert("CMYK"), "jpg", np.asarray(smooth), tolerance=4, quality=98)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by a quarter
-    turned = np.rot90(np.asarray(smooth), -1)
-    same(smooth, "jpg", turned, tolerance=4, quality=98, exif=exif)
-
-
 @pytest.mark.parametrize("tag", range(1, 9))
 def test_images_and_masks_are_turned_as_their_tag_says(tmp_path, tag):
     """Files by OpenCV and by Pillow, and opened images, all the same."""
@@ -100,46 +71,6 @@ def test_images_and_masks_are_turned_as_their_tag_says(tmp_path, tag):
     expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "mask.png"))) > 0
     for shown in (tmp_path / "mask.png", Image.open(tmp_path / "mask.png")):
         assert np.array_equal(as_mask(shown), expected)
-
-
-def huge_png() -> bytes:
-    """20 000 x 20 000 pixels of one bit, in 50 KB."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    packer = zlib.compressobj(1)
-    rows = b"".join(packer.compress(bytes(2501 * 1000)) for _ in range(20)) + packer.flush()
-    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-
-
-def test_images_that_cannot_be_used(tmp_path, unchecked_types):
-    (tmp_path / "huge.png").write_bytes(huge_png())
-    with pytest.raises(DataError, match=r"huge\.png has .*million pixels.*shrink"):
-        as_image(tmp_path / "huge.png")
-    with pytest.raises(DataError, match=r"huge\.png has .*million pixels.*shrink"):
-        as_mask(tmp_path / "huge.png")
-    with pytest.raises(DataError, match="20000 x 20000"):
-        as_image(np.broadcast_to(np.uint8(0), (20_000, 20_000, 3)))
-    Image.fromarray(IMAGE).save(tmp_path / "whole.jpg")
-    whole = (tmp_path / "whole.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
-    (tmp_path / "text.png").write_text("use PNG, JPEG, WebP, TIFF or BMP")
-    (tmp_path / "empty.png").write_bytes(b"")
-    for name, sentence in [
-        ("gone.jpg", "there is no such file"),
-        ("text.png", "use PNG, JPEG, WebP, TIFF or BMP"),
-        ("empty.png", "use PNG, JPEG, WebP, TIFF or BMP"),
-        ("cut.jpg", "cut off"),
-        (".", "cannot be read"),
-    ]:
-        with pytest.raises(DataError, match=sentence) as said:
-            as_image(tmp_path / name)
-        assert str(tmp_path) in str(said.value)
-    for array in (IMAGE / 255, IMAGE[..., 0], IMAGE[:0], np.dstack([IMAGE, WHITE])):
-        with pytest.raises(DataError, match="must be uint8"):
-            as_image(array)
 
 
 def test_damage_is_said_once(tmp_path, capfd, unchecked_types):

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
 from segic_jax.data.episodes import ClassId
-from segic_jax.data.image_files import ENDINGS, decode_rgb, read_rgb
+from segic_jax.data.images import ENDINGS, decode_rgb, read_rgb
 from segic_jax.data.masks import decode
 from segic_jax.errors import DataError
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from segic_jax.data.coco_json import CocoJson
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
-from segic_jax.data.image_files import read_rgb, require_size
+from segic_jax.data.images import read_rgb, require_size
 from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.image_files import read_rgb, require_size
+from segic_jax.data.images import read_rgb, require_size
 from segic_jax.data.layout import find_folder
 from segic_jax.data.semantic import SemanticImage, Split
 from segic_jax.errors import DataError

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.episodes import AnnotatedImage
-from segic_jax.data.image_files import read_labels, read_rgb, require_size
+from segic_jax.data.images import read_labels, read_rgb, require_size
 from segic_jax.errors import DataError
 
 DOWNLOAD = "https://sysu-hcp.net/lip/ (single person: images and parsing annotations)"

@@ -18,7 +18,7 @@ from PIL import Image
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
-from segic_jax.data.image_files import read_rgb
+from segic_jax.data.images import read_rgb
 from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import as_polygon, union
 from segic_jax.data.numpy_pickle import read_pickle

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import View
-from segic_jax.data.image_files import ENDINGS, read_grey
+from segic_jax.data.images import ENDINGS, read_grey
 from segic_jax.data.layout import find_root, list_files
 from segic_jax.data.mask_files import MaskFileSource
 from segic_jax.errors import DataError

@@ -1,13 +1,17 @@
-"""Read images, masks and label maps from files of any format that OpenCV or Pillow reads."""
+"""Read images from files of any format that OpenCV or Pillow reads, arrays and PIL images; read label maps.
+
+`as_image` takes what a user gives; the `read_` functions take files.
+"""
 
 import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,7 +23,85 @@ from segic_jax.errors import DataError
 _READS: ContextVar[dict[Path, str] | None] = ContextVar("record_reads", default=None)
 MAX_PIXELS = 2 * 89_478_485  # of an image, Pillow's limit; they take half a gigabyte
 _DAMAGED = (OSError, ValueError, SyntaxError, TypeError, struct.error)  # what Pillow raises for damaged files
+ImageLike = str | Path | UInt8[np.ndarray, "_ _ 3"] | Image.Image
+Targets = ImageLike | Iterable[ImageLike]  # an image, a folder, or images in a list or iterator
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+
+
+def source_path(source: object) -> str | None:
+    """Return the path of an image or mask in a file; None for one in memory."""
+    return str(source) if isinstance(source, (str, Path)) else None
+
+
+def list_images(targets: Targets) -> Iterable[ImageLike]:
+    """Return a single image in a list, the images of a folder by name, or the iterable itself.
+
+    Raises:
+        DataError: the folder has no images, or `targets` is none of these.
+    """
+    if isinstance(targets, (str, Path)):
+        folder = Path(targets)
+        if not folder.is_dir():
+            return [targets]
+        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
+        if not files:
+            raise DataError(f"{folder} has no images ({', '.join(ENDINGS)}).")
+        return files
+    if isinstance(targets, Image.Image) or (isinstance(targets, np.ndarray) and targets.ndim == 3):
+        return [targets]
+    return require_iterable(targets, "Targets are an image, a folder or a list of images")
+
+
+def require_iterable(values: Any, what: str) -> Iterable:
+    """Return `values`; raise DataError with the expectation `what` if they cannot be iterated."""
+    try:
+        iter(values)
+    except TypeError as error:  # also for an array without an axis, which is an instance of Iterable
+        raise DataError(f"{what}, not {type(values).__name__}.") from error
+    return values
+
+
+def as_image(image: ImageLike) -> UInt8[np.ndarray, "height width 3"]:
+    """Return an image as an RGB array.
+
+    Raises:
+        DataError: the file cannot be read, the array has another type or shape, or there are too many pixels.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        _require_pixels(*image.size)
+        image = _to_8_bits(upright(image, "The image")).convert("RGB")
+    array = to_array(image, "An image")
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise DataError(f"An image must be uint8 [height, width, 3], not {array.dtype} {list(array.shape)}.")
+    _require_pixels(array.shape[1], array.shape[0])
+    return np.ascontiguousarray(array)
+
+
+def to_array(values: object, what: str) -> np.ndarray:
+    """Convert values to an array; raise DataError with `what` if NumPy cannot."""
+    try:
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:  # ragged rows, tensors on a device
+        raise DataError(f"{what} cannot be converted to an array: {shorten(error)}.") from error
+
+
+def shorten(value: object) -> str:
+    """Return a value on one line of at most 80 characters, for messages."""
+    return " ".join(str(value).split())[:80]
+
+
+def _require_pixels(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise DataError(too_large("An image", width, height))
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Scale 16 bits to 8, which Pillow would clip at 255."""
+    if image.mode.startswith("I"):
+        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
+    return image
 
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:

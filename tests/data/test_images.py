@@ -1,0 +1,103 @@
+"""Images of every kind, and those that cannot be read."""
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import random_image
+
+from segic_jax.data.images import as_image, open_image, read_image
+from segic_jax.errors import DataError
+
+IMAGE, MASK = random_image(0, 70, 60)
+WHITE = MASK.astype(np.uint8) * 255
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
+def test_files_that_are_cut_off(tmp_path, ending):
+    path = tmp_path / f"picture.{ending}"
+    image = random_image(0, 80, 90)[0]
+    cv2.imwrite(str(path), image)
+    assert read_image(path).shape == image.shape
+    path.write_bytes(path.read_bytes()[:-700])
+    with pytest.raises(DataError, match=rf"picture\.{ending} is cut off"):
+        read_image(path)
+
+
+def test_files_that_are_not_images(tmp_path):
+    with pytest.raises(DataError, match=r"a\.png: there is no such file"):
+        read_image(tmp_path / "a.png")
+    for content in (b"", b"text"):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(DataError, match=r"a\.png .*use PNG, JPEG, WebP, TIFF or BMP"):
+            read_image(tmp_path / "a.png")
+
+
+def test_images_of_every_kind(tmp_path):
+    path = tmp_path / "picture"
+
+    def same(image: Image.Image, ending: str, expected=IMAGE, tolerance=1, **options):
+        image.save(f"{path}.{ending}", **options)
+        for source in (f"{path}.{ending}", Image.open(f"{path}.{ending}")):
+            read = as_image(source)
+            assert read.dtype == np.uint8
+            assert read.shape == expected.shape
+            assert np.abs(read.astype(int) - expected).mean() <= tolerance
+
+    rgb = Image.fromarray(IMAGE)
+    same(rgb, "png", tolerance=0)
+    same(Image.fromarray(np.dstack([IMAGE, WHITE])), "png", tolerance=0)  # alpha is ignored
+    grey = np.dstack([np.asarray(rgb.convert("L"))] * 3)
+    same(rgb.convert("L"), "png", grey, tolerance=0)
+    same(Image.fromarray(grey[..., 0].astype(np.uint16) * 257), "png", grey)  # 16 bits
+    palette = rgb.quantize(32)
+    same(palette, "png", np.asarray(palette.convert("RGB")), tolerance=0)
+    smooth = Image.fromarray(cv2.blur(IMAGE, (9, 9)))
+    same(smooth.convert("CMYK"), "jpg", np.asarray(smooth), tolerance=4, quality=98)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by a quarter
+    turned = np.rot90(np.asarray(smooth), -1)
+    same(smooth, "jpg", turned, tolerance=4, quality=98, exif=exif)
+
+
+def huge_png() -> bytes:
+    """20 000 x 20 000 pixels of one bit, in 50 KB."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    packer = zlib.compressobj(1)
+    rows = b"".join(packer.compress(bytes(2501 * 1000)) for _ in range(20)) + packer.flush()
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+def test_images_that_cannot_be_used(tmp_path, unchecked_types):
+    (tmp_path / "huge.png").write_bytes(huge_png())
+    with pytest.raises(DataError, match=r"huge\.png has .*million pixels.*shrink"):
+        as_image(tmp_path / "huge.png")
+    with pytest.raises(DataError, match=r"huge\.png has .*million pixels.*shrink"):
+        open_image(tmp_path / "huge.png")
+    with pytest.raises(DataError, match="20000 x 20000"):
+        as_image(np.broadcast_to(np.uint8(0), (20_000, 20_000, 3)))
+    Image.fromarray(IMAGE).save(tmp_path / "whole.jpg")
+    whole = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.png").write_text("use PNG, JPEG, WebP, TIFF or BMP")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name, sentence in [
+        ("gone.jpg", "there is no such file"),
+        ("text.png", "use PNG, JPEG, WebP, TIFF or BMP"),
+        ("empty.png", "use PNG, JPEG, WebP, TIFF or BMP"),
+        ("cut.jpg", "cut off"),
+        (".", "cannot be read"),
+    ]:
+        with pytest.raises(DataError, match=sentence) as refused:
+            as_image(tmp_path / name)
+        assert str(tmp_path) in str(refused.value)
+    for array in (IMAGE / 255, IMAGE[..., 0], IMAGE[:0], np.dstack([IMAGE, WHITE])):
+        with pytest.raises(DataError, match="must be uint8"):
+            as_image(array)
