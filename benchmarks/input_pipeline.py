@@ -28,7 +28,7 @@ import tyro
 
 from segic_jax.config import INSTANCE_PROMPT, DataConfig, SourceConfig, class_prompt
 from segic_jax.data import augment, coco_arrays, images, pipeline
-from segic_jax.data.episodes import PairSource
+from segic_jax.data.pairs import PairSource
 from segic_jax.data.pipeline import Examples, Stack, training_batches
 from segic_jax.data.training_sources import open_pairs
 

@@ -59,7 +59,7 @@ class Show:
 
     def run(self) -> int:
         """Print them."""
-        from segic_jax.data.manifest import read_manifest
+        from segic_jax.data.episodes import read_manifest
         from segic_jax.errors import InputError
 
         if self.number < 0:
@@ -85,7 +85,7 @@ class Hash:
 
     def run(self) -> int:
         """Print a line for each file."""
-        from segic_jax.data.manifest import read_manifest
+        from segic_jax.data.episodes import read_manifest
         from segic_jax.errors import InputError
 
         if not self.files:
@@ -106,7 +106,7 @@ class Diff:
 
     def run(self) -> int:
         """Compare the headers, then the episodes by number."""
-        from segic_jax.data.manifest import read_manifest
+        from segic_jax.data.episodes import read_manifest
 
         first, second = read_manifest(self.first), read_manifest(self.second)
         lines = [

@@ -15,7 +15,7 @@ from segic_jax.runtime.command_line import run_command
 
 if TYPE_CHECKING:
     from segic_jax.data.benchmark_spec import BenchmarkSpec
-    from segic_jax.data.manifest import Manifest
+    from segic_jax.data.episodes import Manifest
     from segic_jax.evaluate.runner import Evaluation
     from segic_jax.weights.bundle import Bundle
 
@@ -216,7 +216,7 @@ class Eval:
 
     def _manifests(self, benchmark: "BenchmarkSpec", source: Any) -> Sequence["Manifest"]:
         """Return the lists of the folds that were asked for."""
-        from segic_jax.data.manifest import read_manifest
+        from segic_jax.data.episodes import read_manifest
 
         options = self.episode_options
         if options.episodes:

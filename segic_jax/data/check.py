@@ -1,16 +1,15 @@
 """Check that a benchmark on disk is complete: counts and names first, then every image."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.benchmarks import open_benchmark
 from segic_jax.data.build.info import find_built
-from segic_jax.data.episodes import View
 from segic_jax.errors import DataError
 from segic_jax.runtime import progress
 from segic_jax.runtime.prefetch import prefetch_results
@@ -70,29 +69,6 @@ def check_benchmark(benchmark: BenchmarkSpec, root: Path | None, *, quick: bool 
     if not quick:
         report.lines += {"episodes": _views, "semseg": _semantic, "video": _clips}[benchmark.kind](source)
     return report
-
-
-@runtime_checkable
-class OnDisk(Protocol):
-    """Name the files that a source reads."""
-
-    def paths(self, view: View) -> tuple[Path, ...]:
-        """Return the files that `load` reads for a view; they may be missing."""
-        ...
-
-
-def require_files(source: object, views: Iterable[View]) -> None:
-    """Raise DataError if a file of one of these views is missing; sources that are not on disk pass.
-
-    Raises:
-        DataError: naming the first missing file.
-    """
-    if isinstance(source, OnDisk):
-        for path in dict.fromkeys(path for view in views for path in source.paths(view)):
-            if not path.is_file():
-                raise DataError(
-                    f"{path} is missing, and an episode needs it: get it, or list other episodes."
-                )
 
 
 def _odd_names(root: Path) -> CheckLine:

@@ -1,34 +1,33 @@
-"""Define what the data sources deliver: images with masks, training pairs and evaluation episodes.
+"""Define evaluation episodes, the sources that give them, and lists of them in files.
 
-A source implements `PairSource` (training), `manifest.EpisodeSource` (evaluation) or both.
+A list is gzipped JSON lines, of which the first describes it:
+
+    {"format": "segic_jax episodes", "version": 1, "benchmark": "coco20i", "protocol": "matcher", ...}
+    [72, "val2014/COCO_val2014_000000507081.jpg", ["val2014/COCO_val2014_000000486122.jpg"]]
+
+A line is [class, target, [references]]. If the benchmark has instances, a fourth entry holds their numbers:
+that of the target, then those of the references.
 """
 
-from dataclasses import dataclass
+import gzip
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from segic_jax.errors import DataError
+from segic_jax.runtime.atomic_write import atomic_write
+
+FORMAT, VERSION = "segic_jax episodes", 1
+
 ClassId = int | str  # as the benchmark numbers or names its classes
-
-
-@dataclass(frozen=True)
-class AnnotatedImage:
-    """Hold an image and the masks of its concepts, at their own size."""
-
-    image: UInt8[np.ndarray, "height width 3"]  # RGB
-    masks: Bool[np.ndarray, "concepts height width"]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """Hold a training example: the same concepts, in the same order, on two images."""
-
-    target: AnnotatedImage
-    reference: AnnotatedImage
-    name: str  # of the class; "" for several classes without names; ignored for instances
-    is_instance: bool = False  # both images are the same one; the pipeline makes two views of it
-    absent: tuple[str, ...] = ()  # names of classes that are on neither image, for negative prompts
 
 
 class View(NamedTuple):
@@ -71,29 +70,170 @@ class Episode:
         )
 
 
+@dataclass(frozen=True)
+class Manifest:
+    """Hold the episodes of one fold of a benchmark, in order."""
+
+    benchmark: str
+    protocol: str  # the protocol that draws them
+    fold: int
+    shots: int
+    classes: tuple[ClassId, ...]  # all classes of the fold, also those without an episode
+    episodes: tuple[Episode, ...]
+
+    @property
+    def sha256(self) -> str:
+        """Return the hash of the episodes, which identifies them in papers and results."""
+        return episodes_hash(self.episodes)
+
+    def write(self, path: Path | str) -> None:
+        """Write the list; the same manifest always gives the same bytes. Raises DataError if the disk
+        refuses."""
+        header = {
+            "format": FORMAT,
+            "version": VERSION,
+            "benchmark": self.benchmark,
+            "protocol": self.protocol,
+            "fold": self.fold,
+            "shots": self.shots,
+            "classes": self.classes,
+            "episodes": len(self.episodes),
+            "sha256": self.sha256,
+        }
+        lines = [json.dumps(header), *(json.dumps(_row(episode)) for episode in self.episodes)]
+        atomic_write(path, gzip.compress("\n".join([*lines, ""]).encode(), mtime=0))
+
+
 @runtime_checkable
-class PairSource(Protocol):
-    """Give training pairs; sources are pickled into worker processes: keep open files and large caches
-    out."""
-
-    def __len__(self) -> int:
-        """Return the number of pairs in an epoch."""
-        ...
+class EpisodeSource(Protocol):
+    """Give evaluation episodes; sources are pickled into worker processes: keep open files and caches out."""
 
     @property
-    def class_names(self) -> tuple[str, ...]:
-        """Return every name that a pair can have or can name as absent; none for instances."""
+    def name(self) -> str:
+        """Return the benchmark's name, for reports."""
         ...
 
-    @property
-    def has_instances(self) -> bool:
-        """Return whether some of the pairs are instances."""
-        ...
-
-    def pair(self, rng: np.random.Generator) -> Pair:
-        """Draw a pair; all its randomness comes from `rng`.
+    def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
+        """Return the episodes of one fold.
 
         Raises:
-            DataError: a file of this pair is missing or damaged.
+            DataError: the benchmark has no such protocol, fold or number of shots.
         """
         ...
+
+    def class_name(self, class_id: ClassId) -> str:
+        """Return the name of a class for a text prompt.
+
+        Raises:
+            DataError: an unknown class, or a benchmark whose files name no classes.
+        """
+        ...
+
+    def views(self) -> Iterator[View]:
+        """Yield every view in a fixed order, the views of one image next to each other."""
+        ...
+
+    def load(self, view: View) -> LabelledImage:
+        """Read one image and its mask.
+
+        Raises:
+            DataError: a file is missing or damaged, or image and mask differ in size.
+        """
+        ...
+
+
+@runtime_checkable
+class OnDisk(Protocol):
+    """Name the files that a source reads."""
+
+    def paths(self, view: View) -> tuple[Path, ...]:
+        """Return the files that `load` reads for a view; they may be missing."""
+        ...
+
+
+def require_files(source: object, views: Iterable[View]) -> None:
+    """Raise DataError if a file of one of these views is missing; sources that are not on disk pass.
+
+    Raises:
+        DataError: naming the first missing file.
+    """
+    if isinstance(source, OnDisk):
+        for path in dict.fromkeys(path for view in views for path in source.paths(view)):
+            if not path.is_file():
+                raise DataError(
+                    f"{path} is missing, and an episode needs it: get it, or list other episodes."
+                )
+
+
+def episodes_hash(episodes: Sequence[Episode]) -> str:
+    """Return the SHA-256 of `[[class, target, [references]], ...]` as Python's json.dumps writes it."""
+    return hashlib.sha256(json.dumps([_row(episode) for episode in episodes]).encode()).hexdigest()
+
+
+def read_manifest(path: Path | str) -> Manifest:
+    """Read a file that `Manifest.write` wrote, gzipped or not.
+
+    Raises:
+        DataError: the file is missing, damaged, of another format, or changed since it was written.
+    """
+    try:
+        return parse_manifest(Path(path).read_bytes(), str(path))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}): give a list of episodes.") from error
+
+
+def packaged_manifest(benchmark: str, protocol: str, fold: int, shots: int) -> Manifest | None:
+    """Return the list in this package, or None; INSID3 uses Matcher's."""
+    drawn_by = {"insid3": "matcher"}.get(protocol, protocol)
+    name = f"{benchmark}_{drawn_by}_fold{fold}_{shots}shot.jsonl.gz"
+    file = resources.files("segic_jax.data").joinpath("manifests", name)
+    return replace(parse_manifest(file.read_bytes(), name), protocol=protocol) if file.is_file() else None
+
+
+def parse_manifest(content: bytes, name: str) -> Manifest:
+    """Parse the content of a list; `name` is for error messages. Raises DataError as `read_manifest`."""
+    try:
+        text = (gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content).decode()
+        header, *rows = (json.loads(line) for line in text.splitlines())
+        if (header["format"], header["version"]) != (FORMAT, VERSION):
+            raise DataError(f"{name} is a list of version {header['version']}; this program reads {VERSION}.")
+        episodes = tuple(_episode(*row) for row in rows)
+        manifest = Manifest(
+            benchmark=header["benchmark"],
+            protocol=header["protocol"],
+            fold=header["fold"],
+            shots=header["shots"],
+            classes=tuple(header["classes"]),
+            episodes=episodes,
+        )
+        expected = header.get("sha256", manifest.sha256)
+        if type(manifest.fold) is not int or any(len(e.references) != manifest.shots for e in episodes):
+            raise ValueError("the first line does not fit the list")
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, RecursionError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"{name} is not a list of episodes: make one with `segic episodes make`.") from error
+    if manifest.sha256 != expected:
+        raise DataError(
+            f"{name} does not have the episodes that its first line describes: get it again, or remove "
+            "sha256 from that line if you changed the list yourself."
+        )
+    return manifest
+
+
+def _episode(class_id, target, references, instances=()) -> Episode:
+    texts = [target, *references]
+    if (
+        type(class_id) not in (int, str)
+        or type(references) is not list
+        or any(type(text) is not str or not text for text in texts)
+        or any(type(number) is not int for number in instances)
+        or len(instances) not in (0, len(texts))
+    ):
+        raise ValueError("not [class, target, [references], [instances]]")
+    return Episode(class_id, target, tuple(references), tuple(instances))
+
+
+def _row(episode: Episode) -> list:
+    row = [episode.class_id, episode.target, list(episode.references)]
+    return [*row, list(episode.instances)] if episode.instances else row

@@ -4,9 +4,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from segic_jax.data.episodes import ClassId, LabelledImage, View
+from segic_jax.data.episodes import ClassId, LabelledImage, Manifest, View
 from segic_jax.data.images import read_grey, read_rgb, require_size
-from segic_jax.data.manifest import Manifest
 from segic_jax.data.sampler import round_robin_episodes
 from segic_jax.errors import DataError
 

@@ -1,4 +1,4 @@
-"""Draw training pairs from sources of labelled images, and mix several sources.
+"""Define training pairs, draw them from sources of labelled images, and mix several sources.
 
 `ClassPairs` draws the class first, as the official loader of COCO-20i does. `ImagePairs` draws the image
 first, as that of ADE20K does. Both name the classes that are in neither image if the source can tell them.
@@ -10,11 +10,58 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Bool, UInt8
 
-from segic_jax.data.episodes import AnnotatedImage, ClassId, LabelledImage, Pair, PairSource, View
-from segic_jax.data.manifest import EpisodeSource
+from segic_jax.data.episodes import ClassId, EpisodeSource, LabelledImage, View
 from segic_jax.data.semantic import Split
 from segic_jax.errors import DataError
+
+
+@dataclass(frozen=True)
+class AnnotatedImage:
+    """Hold an image and the masks of its concepts, at their own size."""
+
+    image: UInt8[np.ndarray, "height width 3"]  # RGB
+    masks: Bool[np.ndarray, "concepts height width"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Hold a training example: the same concepts, in the same order, on two images."""
+
+    target: AnnotatedImage
+    reference: AnnotatedImage
+    name: str  # of the class; "" for several classes without names; ignored for instances
+    is_instance: bool = False  # both images are the same one; the pipeline makes two views of it
+    absent: tuple[str, ...] = ()  # names of classes that are on neither image, for negative prompts
+
+
+@runtime_checkable
+class PairSource(Protocol):
+    """Give training pairs; sources are pickled into worker processes: keep open files and large caches
+    out."""
+
+    def __len__(self) -> int:
+        """Return the number of pairs in an epoch."""
+        ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return every name that a pair can have or can name as absent; none for instances."""
+        ...
+
+    @property
+    def has_instances(self) -> bool:
+        """Return whether some of the pairs are instances."""
+        ...
+
+    def pair(self, rng: np.random.Generator) -> Pair:
+        """Draw a pair; all its randomness comes from `rng`.
+
+        Raises:
+            DataError: a file of this pair is missing or damaged.
+        """
+        ...
 
 
 class ClassPairs:

@@ -16,7 +16,7 @@ import numpy as np
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, DataConfig, class_prompt
 from segic_jax.data.augment import draw_view, flip, large_scale_jitter, view_image, view_mask
-from segic_jax.data.episodes import AnnotatedImage, Pair, PairSource
+from segic_jax.data.pairs import AnnotatedImage, Pair, PairSource
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 

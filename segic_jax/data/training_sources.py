@@ -11,8 +11,7 @@ from segic_jax.data.build.info import find_built
 from segic_jax.data.build.read import BuiltSemanticSource, BuiltSource, open_built
 from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiPairs, EmojiScenePairs
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.data.episodes import PairSource
-from segic_jax.data.pairs import ClassPairs, ImagePairs, InstancePairs, Mixture
+from segic_jax.data.pairs import ClassPairs, ImagePairs, InstancePairs, Mixture, PairSource
 from segic_jax.data.semantic import index_classes
 from segic_jax.data.sources import ade20k, coco20i
 from segic_jax.data.sources.coco_instances import COCO, LVIS, OBJECTS365, PACO, CocoInstances, InstanceLayout

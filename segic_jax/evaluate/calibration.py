@@ -17,8 +17,7 @@ from scipy.stats import rankdata
 from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import Split
-from segic_jax.data.episodes import View
-from segic_jax.data.manifest import EpisodeSource, Manifest
+from segic_jax.data.episodes import EpisodeSource, Manifest, View
 from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
 from segic_jax.evaluate.episodes import make_tasks
 from segic_jax.evaluate.protocols import similarity_on_image

@@ -18,8 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from segic_jax.data.episodes import Episode, LabelledImage, View
-from segic_jax.data.manifest import EpisodeSource
+from segic_jax.data.episodes import Episode, EpisodeSource, LabelledImage, View
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.engine import Decoding, Engine

@@ -10,9 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec
-from segic_jax.data.check import require_files
-from segic_jax.data.episodes import ClassId, Episode
-from segic_jax.data.manifest import EpisodeSource, Manifest, episodes_hash
+from segic_jax.data.episodes import ClassId, Episode, EpisodeSource, Manifest, episodes_hash, require_files
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate import report
 from segic_jax.evaluate.episode_stream import Prediction, Task, predict_episodes

@@ -13,8 +13,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
-from segic_jax.data.episodes import ClassId
-from segic_jax.data.manifest import Manifest
+from segic_jax.data.episodes import ClassId, Manifest
 from segic_jax.data.preprocess import resize
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate import metrics

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from segic_jax.config import Config, to_dict
-from segic_jax.data.episodes import PairSource
+from segic_jax.data.pairs import PairSource
 from segic_jax.data.pipeline import training_batches
 from segic_jax.errors import ConfigError, TrainingError
 from segic_jax.models.params import Params, check

@@ -21,7 +21,7 @@ from segic_jax.config import (
     class_prompt,
     to_dict,
 )
-from segic_jax.data.episodes import PairSource
+from segic_jax.data.pairs import PairSource
 from segic_jax.data.training_sources import open_mixture
 from segic_jax.errors import ConfigError, InputError, TrainingError
 from segic_jax.evaluate.calibration import tune_threshold

@@ -9,7 +9,7 @@ import numpy as np
 from segic_jax.config import Config, ValidationConfig
 from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.emoji.source import EmojiSource
-from segic_jax.data.manifest import EpisodeSource, Manifest
+from segic_jax.data.episodes import EpisodeSource, Manifest
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
 from segic_jax.evaluate.episodes import gallery_item, make_tasks, score_episodes

@@ -16,7 +16,7 @@ from segic_jax.commands.eval import Eval
 from segic_jax.commands.parser import parse
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.benchmarks import BENCHMARKS
-from segic_jax.data.manifest import packaged_manifest, read_manifest
+from segic_jax.data.episodes import packaged_manifest, read_manifest
 from segic_jax.weights.bundle import save_bundle
 
 ROOT = Path(__file__).parents[2]

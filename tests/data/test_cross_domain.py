@@ -21,8 +21,7 @@ from layouts_domains import (
 )
 
 from segic_jax.data.benchmarks import find_benchmark, open_benchmark
-from segic_jax.data.check import require_files
-from segic_jax.data.episodes import Episode, View
+from segic_jax.data.episodes import Episode, View, require_files
 from segic_jax.errors import DataError
 
 SETS = {

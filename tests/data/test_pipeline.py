@@ -9,7 +9,7 @@ from layouts_training import source_configs, write_training
 from segic_jax.config import INSTANCE_PROMPT, DataConfig, class_prompt
 from segic_jax.data import pipeline
 from segic_jax.data.augment import draw_view, view_image, view_mask
-from segic_jax.data.episodes import AnnotatedImage, Pair
+from segic_jax.data.pairs import AnnotatedImage, Pair
 from segic_jax.data.pipeline import CANDIDATES, training_batches
 from segic_jax.data.training_sources import open_mixture
 from segic_jax.errors import ConfigError, DataError

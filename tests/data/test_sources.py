@@ -4,9 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segic_jax.data.check import require_files
-from segic_jax.data.episodes import Episode, LabelledImage, View
-from segic_jax.data.manifest import Manifest
+from segic_jax.data.episodes import Episode, LabelledImage, Manifest, View, require_files
 from segic_jax.data.pairs import ClassPairs
 from segic_jax.data.sources.folder import FolderSource, export
 from segic_jax.data.sources.fss1000 import Fss1000Source, check, class_names

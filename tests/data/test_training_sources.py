@@ -31,8 +31,7 @@ from segic_jax.data.coco_arrays import CocoArrays
 from segic_jax.data.emoji import source as emoji
 from segic_jax.data.emoji.compose import compose
 from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiScenePairs
-from segic_jax.data.episodes import AnnotatedImage, Pair, PairSource
-from segic_jax.data.pairs import ImagePairs, Mixture
+from segic_jax.data.pairs import AnnotatedImage, ImagePairs, Mixture, Pair, PairSource
 from segic_jax.data.semantic import index_classes
 from segic_jax.data.sources import ade20k, coco20i
 from segic_jax.data.sources.coco_instances import COCO, CocoInstances

@@ -16,7 +16,7 @@ from layouts_parts import write_lvis92i, write_paco_part, write_pascal_part
 from layouts_semantic import write_ade20k, write_ade847, write_coco_semantic, write_pc459
 from layouts_video import write_davis17, write_ytvos18
 
-from segic_jax.data.manifest import packaged_manifest
+from segic_jax.data.episodes import packaged_manifest
 from segic_jax.data.sources.fss1000 import class_names
 
 

@@ -7,8 +7,7 @@ import numpy as np
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.data.benchmark_spec import BenchmarkSpec
-from segic_jax.data.episodes import Episode, LabelledImage, View
-from segic_jax.data.manifest import Manifest
+from segic_jax.data.episodes import Episode, LabelledImage, Manifest, View
 from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.result import Result
 from segic_jax.models.params import Params, Template, as_float32

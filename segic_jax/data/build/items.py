@@ -8,8 +8,7 @@ import numpy as np
 
 from segic_jax.data.benchmark_spec import Kind
 from segic_jax.data.build.records import Concept, FrameRecord, ImageRecord
-from segic_jax.data.episodes import View
-from segic_jax.data.manifest import EpisodeSource
+from segic_jax.data.episodes import EpisodeSource, View
 from segic_jax.data.semantic import SemanticSource
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.errors import DataError

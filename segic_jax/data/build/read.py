@@ -12,9 +12,8 @@ from jaxtyping import Integer, UInt8
 from segic_jax.data.build.info import DataSetInfo, damaged, find_built, read_info
 from segic_jax.data.build.records import decode_image, decode_labels
 from segic_jax.data.build.write import manifest_name
-from segic_jax.data.episodes import ClassId, LabelledImage, View
+from segic_jax.data.episodes import ClassId, LabelledImage, Manifest, View, read_manifest
 from segic_jax.data.images import decode_rgb
-from segic_jax.data.manifest import Manifest, read_manifest
 from segic_jax.data.semantic import SemanticImage, Split
 from segic_jax.data.video import Clip, VideoSource
 from segic_jax.errors import DataError

@@ -10,8 +10,8 @@ import numpy as np
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.emoji.compose import BENCHMARK_STYLE, TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import Split, SpriteBank, SpriteClass
-from segic_jax.data.episodes import AnnotatedImage, ClassId, Episode, LabelledImage, Pair, View
-from segic_jax.data.manifest import Manifest
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
+from segic_jax.data.pairs import AnnotatedImage, Pair
 from segic_jax.errors import DataError
 
 SCENE_SIDE = 192  # pixels of a benchmark scene

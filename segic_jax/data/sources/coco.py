@@ -12,9 +12,8 @@ from pathlib import Path
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.episodes import ClassId, LabelledImage, View
+from segic_jax.data.episodes import ClassId, LabelledImage, Manifest, View
 from segic_jax.data.images import read_rgb, require_size
-from segic_jax.data.manifest import Manifest
 from segic_jax.data.sampler import semcoco_episodes
 from segic_jax.errors import DataError
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Literal
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.episodes import ClassId, LabelledImage, View
+from segic_jax.data.episodes import ClassId, LabelledImage, Manifest, View, packaged_manifest
 from segic_jax.data.images import read_labels, read_rgb, require_size
-from segic_jax.data.manifest import Manifest, packaged_manifest
 from segic_jax.data.sampler import SEEDS, coco20i_episodes
 from segic_jax.errors import DataError
 

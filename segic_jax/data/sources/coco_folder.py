@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
 from segic_jax.data.images import read_rgb, require_size
-from segic_jax.data.manifest import Manifest
 from segic_jax.errors import DataError
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.coco_arrays import CocoArrays
-from segic_jax.data.episodes import AnnotatedImage
 from segic_jax.data.images import read_rgb, require_size
+from segic_jax.data.pairs import AnnotatedImage
 from segic_jax.errors import DataError
 
 

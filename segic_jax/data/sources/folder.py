@@ -11,9 +11,8 @@ import cv2
 import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
+from segic_jax.data.episodes import ClassId, Episode, EpisodeSource, LabelledImage, Manifest, View
 from segic_jax.data.images import read_grey, read_rgb, require_size
-from segic_jax.data.manifest import EpisodeSource, Manifest
 from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json, require_original
 from segic_jax.errors import DataError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.manifest import Manifest, packaged_manifest
+from segic_jax.data.episodes import Manifest, packaged_manifest
 from segic_jax.data.sampler import SEEDS, fss_episodes
 from segic_jax.data.sources.folder import FolderSource
 from segic_jax.errors import DataError

@@ -13,10 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
 from segic_jax.data.images import read_labels, read_rgb, require_size
 from segic_jax.data.layout import find_root, read_words
-from segic_jax.data.manifest import Manifest
 from segic_jax.data.sampler import draw_others
 from segic_jax.errors import DataError
 

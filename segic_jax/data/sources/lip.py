@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from segic_jax.data.episodes import AnnotatedImage
 from segic_jax.data.images import read_labels, read_rgb, require_size
+from segic_jax.data.pairs import AnnotatedImage
 from segic_jax.errors import DataError
 
 DOWNLOAD = "https://sysu-hcp.net/lip/ (single person: images and parsing annotations)"

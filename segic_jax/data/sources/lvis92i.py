@@ -13,9 +13,8 @@ import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
 from segic_jax.data.images import read_rgb
-from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import as_polygon, union
 from segic_jax.data.numpy_pickle import read_pickle
 from segic_jax.data.sampler import choose, draw_others, semcoco_episodes

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
 from segic_jax.data.images import read_rgb
-from segic_jax.data.manifest import Manifest
 from segic_jax.data.masks import union
 from segic_jax.data.sampler import choose
 from segic_jax.errors import DataError

@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.episodes import ClassId, Episode, LabelledImage, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
 from segic_jax.data.images import read_rgb, require_size
-from segic_jax.data.manifest import Manifest
 from segic_jax.data.numpy_pickle import read_npy
 from segic_jax.errors import DataError
 

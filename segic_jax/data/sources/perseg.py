@@ -10,9 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.episodes import Episode, View
+from segic_jax.data.episodes import Episode, Manifest, View
 from segic_jax.data.layout import find_root, list_files
-from segic_jax.data.manifest import Manifest
 from segic_jax.data.mask_files import MaskFileSource
 from segic_jax.errors import DataError
 
