@@ -1,20 +1,6 @@
-"""Run `segic` and `python -m segic_jax`; Ctrl-C is handled before the slow imports begin."""
+"""Run `python -m segic_jax` as `segic`."""
 
-import sys
-
-from segic_jax.runtime.command_line import run_command
-
-
-def main() -> None:
-    """Run the command of the command line and exit with its code."""
-    sys.exit(run_command(_run))
-
-
-def _run() -> int | None:
-    from segic_jax.commands.parser import run
-
-    return run(sys.argv[1:])
-
+from segic_jax.commands.command_line import main
 
 if __name__ == "__main__":
     main()

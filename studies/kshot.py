@@ -15,6 +15,7 @@ import numpy as np
 import tyro
 from jaxtyping import Array, Float
 
+from segic_jax.commands.command_line import run_command
 from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.evaluate.episode_stream import predict_episodes
@@ -25,7 +26,6 @@ from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
 from segic_jax.models.params import Params
 from segic_jax.models.segic import Prototypes
-from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 

@@ -14,12 +14,12 @@ import numpy as np
 import tyro
 from jaxtyping import Bool
 
+from segic_jax.commands.command_line import run_command
 from segic_jax.data.emoji.scenes import Scene, scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.episodes import View
 from segic_jax.inference.example import Example
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.bundle import load_bundle
 from segic_jax.weights.fetch import find
 

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from segic_jax.commands.command_line import run_command
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
 from segic_jax.evaluate.episodes import make_tasks
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.evaluate.protocols import find_protocol, predicted_mask, prediction_row, summarise_rows
 from segic_jax.inference.engine import Engine
-from segic_jax.runtime.command_line import run_command
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import tyro
 
-from segic_jax.commands.parser import COMMANDS, parse
-from segic_jax.runtime import command_line
+from segic_jax.commands import command_line
+from segic_jax.commands.command_line import COMMANDS, parse
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))

@@ -26,7 +26,7 @@ ALLOWED["train"] = set(ALLOWED)
 ALLOWED["parity"] = set(ALLOWED)
 ALLOWED["app"] = set(ALLOWED) - {"evaluate", "train", "parity"}
 ALLOWED["commands"] = set(ALLOWED) | {"__init__"}
-ALLOWED["__main__"] = {"errors", "runtime", "commands"}
+ALLOWED["__main__"] = {"commands"}
 ALLOWED["__init__"] = {"errors", "inference"}
 # Top-level names that no module of a room ("" for all rooms) may import.
 FORBIDDEN = {

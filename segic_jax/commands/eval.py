@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from segic_jax.commands.command_line import run_command
 from segic_jax.config import Hosts
 from segic_jax.errors import ConfigError
-from segic_jax.runtime.command_line import run_command
 
 if TYPE_CHECKING:
     from segic_jax.data.benchmark_spec import BenchmarkSpec

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import tyro
 
+from segic_jax.commands.command_line import run_command
 from segic_jax.errors import TrainingError
-from segic_jax.runtime.command_line import run_command
 from segic_jax.runtime.compile_cache import use_compile_cache
 from segic_jax.train.experiment import load_config
 from studies.ablation.run import FULL, QUICK, run_ablation

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from tiny import command_files
 
-from segic_jax.commands.parser import main
+from segic_jax.commands.command_line import main
 
 
 @pytest.fixture(scope="module")

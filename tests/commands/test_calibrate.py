@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import tiny
 
-from segic_jax.commands.parser import parse
+from segic_jax.commands.command_line import parse
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import ConfigError
 from segic_jax.inference.presence import read_calibration

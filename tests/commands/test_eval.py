@@ -12,8 +12,8 @@ import pytest
 import tiny
 from layouts import WRITE, write_some_coco20i
 
+from segic_jax.commands.command_line import parse
 from segic_jax.commands.eval import Eval
-from segic_jax.commands.parser import parse
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.data.benchmarks import BENCHMARKS
 from segic_jax.data.episodes import packaged_manifest, read_manifest

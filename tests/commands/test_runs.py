@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from segic_jax.commands.parser import main
+from segic_jax.commands.command_line import main
 from segic_jax.errors import InputError
 from segic_jax.runtime.metric_writer import FILE, MetricWriter
 from segic_jax.train.curves import chosen_panels, listing, plot, read_run, smooth

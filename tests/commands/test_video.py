@@ -13,7 +13,7 @@ from pycocotools import mask as coco
 from tiny import command_files, random_image
 
 from segic_jax.commands.arguments import SkippedInputs
-from segic_jax.commands.parser import main
+from segic_jax.commands.command_line import main
 from segic_jax.errors import DataError
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.segmenter import Segmenter

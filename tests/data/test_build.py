@@ -15,8 +15,8 @@ import pytest
 import tiny
 from layouts import WRITE
 
+from segic_jax.commands.command_line import parse
 from segic_jax.commands.data import Build
-from segic_jax.commands.parser import parse
 from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.build import write
 from segic_jax.data.build.compare import _equal

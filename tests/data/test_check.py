@@ -10,7 +10,7 @@ from layouts_semantic import write_pc459
 from layouts_video import write_davis17, write_ytvos18
 from PIL import Image
 
-from segic_jax.commands.parser import main
+from segic_jax.commands.command_line import main
 from segic_jax.data.benchmarks import BENCHMARKS, find_benchmark
 
 

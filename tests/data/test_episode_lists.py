@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from segic_jax.commands.parser import main
+from segic_jax.commands.command_line import main
 from segic_jax.data.episodes import Episode, Manifest, View, packaged_manifest, read_manifest
 from segic_jax.data.sources import coco20i, fss1000
 from segic_jax.errors import DataError

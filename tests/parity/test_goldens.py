@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from segic_jax.commands.parser import main
+from segic_jax.commands.command_line import main
 from segic_jax.parity.checker import Checker, MissingArray
 
 COMPLETE = ("backbone_swiglu_reg", "text", "prompt_decoder", "preprocess", "metrics", "optim")

@@ -10,7 +10,7 @@ require_torch()
 from make_goldens import FIRST, SECOND, make
 from make_goldens_parts import FIRST_PARTS, SECOND_PARTS, make_parts
 
-from segic_jax.commands.parser import main
+from segic_jax.commands.command_line import main
 from segic_jax.parity.goldens import CHECKPOINT, REPLAYS
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
+from segic_jax.commands.command_line import run_command
 from segic_jax.config import Config, DataConfig, HeadConfig, OptimConfig, TrainConfig, ViTConfig
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
@@ -21,7 +22,6 @@ from segic_jax.models.segic import (
     geometric_prompt,
     head_template,
 )
-from segic_jax.runtime.command_line import run_command
 from segic_jax.train import forward
 from segic_jax.train.forward import NegativeBatch, ShotBatch
 from segic_jax.weights.bundle import Bundle, save_bundle

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from segic_jax.commands.parser import COMMANDS
-from segic_jax.runtime.command_line import run_command
+from segic_jax.commands.command_line import COMMANDS, main, run_command
 
 ROOT = Path(__file__).parents[2]
 
@@ -25,7 +24,7 @@ def test_help_is_fast_and_complete(segic, capsys):
     text = capsys.readouterr().out
     assert all(f"• {name} " in text for name in COMMANDS)
     code = (
-        "import sys, segic_jax.commands.parser as p\n"
+        "import sys, segic_jax.commands.command_line as p\n"
         "[p._command(name) for name in p.COMMANDS]\n"
         "print({'numpy', 'jax', 'cv2', 'flax'} & sys.modules.keys())"
     )
@@ -44,16 +43,14 @@ def test_help_has_examples(segic, capsys, name):
 
 
 def test_ctrl_c_during_the_imports(monkeypatch, capsys):
-    from segic_jax.__main__ import main as command
-
     class Stopping:
         def find_spec(self, *_):
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.delitem(sys.modules, "segic_jax.commands.parser")
+    monkeypatch.delitem(sys.modules, "tyro")
     monkeypatch.setattr(sys, "meta_path", [Stopping()])
     with pytest.raises(SystemExit) as stopped:
-        command()
+        main(["predict"])
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "Stopped.\n"
 
@@ -69,7 +66,7 @@ def test_little_is_imported_before_ctrl_c_is_heard():
 def test_nobody_reads_the_output():
     lines = "[print('x' * 999) for _ in range(9999)] and None"
     code = (
-        "import sys; from segic_jax.runtime.command_line import run_command;"
+        "import sys; from segic_jax.commands.command_line import run_command;"
         f"sys.exit(run_command(lambda: {lines}))"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
