@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from segic_jax.evaluate.metrics import bootstrap_interval
 from studies.ablation.evaluation import PixelCounts
 
 SAMPLES = 10_000
@@ -23,11 +24,14 @@ def class_scores(counts: PixelCounts) -> Float[np.ndarray, " classes"]:
     return 100 * counts.intersection.sum(1) / np.maximum(counts.union.sum(1), 1)
 
 
-def estimate(scores: Float[np.ndarray, " classes"], *, samples: int = SAMPLES, seed: int = 0) -> Estimate:
+def estimate(scores: Float[np.ndarray, " classes"]) -> Estimate:
     """Return the mean over classes, and its bootstrap interval over classes."""
-    draws = np.random.default_rng(seed).integers(len(scores), size=(samples, len(scores)))
-    low, high = np.percentile(scores[draws].mean(1), [2.5, 97.5])
-    return Estimate(float(scores.mean()), float(low), float(high))
+
+    def resampled_mean(repeats: Int[np.ndarray, " classes"]) -> float:
+        return float(repeats @ scores) / len(scores)
+
+    low, high = bootstrap_interval((len(scores), resampled_mean), samples=SAMPLES)
+    return Estimate(float(scores.mean()), low, high)
 
 
 def difference(counts: PixelCounts, default: PixelCounts) -> Estimate:

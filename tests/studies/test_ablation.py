@@ -150,6 +150,13 @@ def test_its_scores_are_those_of_the_evaluation(bundle, store):
     assert compare.estimate(compare.class_scores(counts)).value == pytest.approx(expected, abs=0.02)
 
 
+def test_intervals_draw_classes_with_replacement():
+    scores = np.random.default_rng(3).uniform(0, 100, 17)
+    draws = np.random.default_rng(0).integers(17, size=(compare.SAMPLES, 17))
+    low, high = np.percentile(scores[draws].mean(1), [2.5, 97.5])
+    assert compare.estimate(scores) == pytest.approx((scores.mean(), low, high))
+
+
 def decoded(bundle: Bundle, prompting: Prompting, seed: int, text: float = 0.0):
     """One fixed target with references that differ by `seed`."""
     grid, width = MODEL.grid, MODEL.vit.width
