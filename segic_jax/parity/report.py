@@ -18,8 +18,9 @@ from segic_jax.errors import DumpError
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.evaluate.report import GREEN, RED
 from segic_jax.inference.overlay import RGBImage, draw_mask
-from segic_jax.parity.dump import DTYPES, Arrays, Dump, Stage, read_dump, read_pair, replay, sha256
+from segic_jax.parity.dump import Arrays, Dump, read_dump, read_pair, sha256
 from segic_jax.parity.report_html import render_page
+from segic_jax.parity.stages import DTYPES, Stage, replay
 
 
 @dataclass(frozen=True)
