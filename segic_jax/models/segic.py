@@ -112,7 +112,7 @@ class SegicHead(nnx.Module):
         self,
         prototypes: Prototypes,
         use_cross: Bool[AnyArray, " batch"] | bool,
-        rows: Int[AnyArray, " rows"] | None = None,
+        rows: Int[AnyArray, "*images rows"] | None = None,
     ) -> tuple[Float[Array, "batch rows tokens width"], Bool[Array, "batch rows tokens"]]:
         """Return each concept's text token followed by the visual tokens of all concepts, and which to read.
 
@@ -120,16 +120,21 @@ class SegicHead(nnx.Module):
             use_cross: images whose concepts also read the visual tokens of the other concepts. Elsewhere they
                 read only their own, without the type embedding (segic.py:683-697, 1029-1039). The constant
                 False leaves the tokens of the others out.
-            rows: the concepts that read; all if None.
+            rows: the concepts that read, the same ones of all images or some of each; all if None.
         """
         batch, concepts, shots, _ = prototypes.visual.shape
+        own = prototypes
+        if rows is not None:
+            chosen = jnp.arange(batch)[:, None], jnp.broadcast_to(rows, (batch, rows.shape[-1]))
+            own = jax.tree.map(lambda x: x[chosen], prototypes)
         rows = jnp.arange(concepts) if rows is None else rows
-        text = self.prompt_proj(prototypes.text[:, rows])[:, :, None]
+        text = self.prompt_proj(own.text)[:, :, None]
         if use_cross is False:
-            visual, valid = self.inst_proj(prototypes.visual[:, rows]), prototypes.visual_valid[:, rows]
+            visual, valid = self.inst_proj(own.visual), own.visual_valid
         else:
             visual = self.inst_proj(prototypes.visual).reshape(batch, 1, concepts * shots, -1)
-            is_own = jnp.repeat(rows[:, None] == jnp.arange(concepts), shots, axis=1)  # [rows, visual tokens]
+            # [(batch,) rows, visual tokens]
+            is_own = jnp.repeat(rows[..., None] == jnp.arange(concepts), shots, axis=-1)
             type_embedding = self.inst_type_embed.embedding
             cross = jnp.broadcast_to(use_cross, batch)[:, None, None]
             embedded = jnp.where(is_own[..., None], type_embedding[1], type_embedding[0])
@@ -137,7 +142,7 @@ class SegicHead(nnx.Module):
             valid = prototypes.visual_valid.reshape(batch, 1, -1) & (is_own | cross)
         return (
             jnp.concatenate([text, visual], axis=2),
-            jnp.concatenate([jnp.ones((batch, len(rows), 1), bool), valid], axis=2),
+            jnp.concatenate([jnp.ones((*text.shape[:2], 1), bool), valid], axis=2),
         )
 
 
@@ -296,6 +301,34 @@ def decode_with_prompts(
     concepts_at_once: int | None = None,
 ) -> DecoderStages:
     """Do as `decode_stages` with a given geometric prompt; `prototypes.pooled` is not read."""
+    return decode_embedded(
+        config,
+        head,
+        head_template(config).bind(head).embed_image(features),
+        prototypes,
+        geometric,
+        boxes=boxes,
+        use_box=use_box,
+        use_cross=use_cross,
+        rows=rows,
+        concepts_at_once=concepts_at_once,
+    )
+
+
+def decode_embedded(
+    config: ModelConfig,
+    head: Params,
+    image: Float[AnyArray, "batch g g width"],
+    prototypes: Prototypes,
+    geometric: GeometricPrompt,
+    *,
+    boxes: Float[AnyArray, "batch concepts 4"] | None = None,
+    use_box: Bool[AnyArray, " batch"] | None = None,
+    use_cross: Bool[AnyArray, " batch"] | bool = True,
+    rows: Int[AnyArray, "*images rows"] | None = None,
+    concepts_at_once: int | None = None,
+) -> DecoderStages:
+    """Do as `decode_with_prompts` with images that are already embedded by the neck."""
     module = head_template(config).bind(head)
     tokens, tokens_valid = module.tokens(prototypes, use_cross, rows)
     prompts = module.prompt_encoder(
@@ -308,7 +341,6 @@ def decode_with_prompts(
         tokens=tokens,
         tokens_valid=tokens_valid,
     )
-    image = module.embed_image(features)
     decode_masks = partial(module.mask_decoder, image, module.prompt_encoder.dense_position())
     logits, iou = _decode_in_parts(decode_masks, prompts, concepts_at_once)
     return DecoderStages(
