@@ -4,6 +4,8 @@ A file is written beside its final place, under a name that ends in `.part`, and
 reads meanwhile, or after the process was killed, finds the older file or none.
 """
 
+import hashlib
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
@@ -47,7 +49,9 @@ def part_path(path: Path, *, keep_suffix: bool = False) -> Path:
     Args:
         keep_suffix: put `.part` before the suffix, for writers that choose the format by it.
     """
-    name = path.name[-60:]  # a name that just fits must not become too long
+    name = path.name
+    if len(name) > 60:  # a name that just fits must not become too long, nor equal to another one's
+        name = f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:8]}{name[-52:]}"
     if keep_suffix:
         return path.with_name(f"{name.removesuffix(path.suffix)}.part{path.suffix}")
     return path.with_name(f"{name}.part")

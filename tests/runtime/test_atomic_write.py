@@ -46,6 +46,16 @@ def test_the_part_has_a_name_that_fits(tmp_path):
     assert longest.read_bytes() == b"image"
 
 
+def test_long_names_with_the_same_end_have_parts_of_their_own(tmp_path):
+    first, second = (tmp_path / (f"{number}_" + "n" * 100 + ".png") for number in (1, 2))
+    with atomic_path(first) as part:
+        part.write_bytes(b"first")
+        atomic_write(second, b"second")
+    assert (first.read_bytes(), second.read_bytes()) == (b"first", b"second")
+    assert part_path(first, keep_suffix=True).suffix == ".png"
+    assert part_path(first, keep_suffix=True) != part_path(second, keep_suffix=True)
+
+
 def test_a_folder_is_replaced_when_it_is_complete(tmp_path):
     path = tmp_path / "new" / "clip"
     for name in ("first", "second"):
