@@ -30,7 +30,7 @@ class Fit(ReferenceArguments):
         """Write the file and print its classes."""
         from segic_jax.runtime.atomic_write import make_folder
 
-        require_distinct([self.out], self.example_files)
+        require_distinct([self.out], [*self.example_files, Path(self.weights)])
         _, context = self.load()
         context = context.drop(*self.drop)
         if not context.names:

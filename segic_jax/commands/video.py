@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from segic_jax.commands.arguments import MaskArguments, SkippedInputs, bar, require_distinct
+from segic_jax.commands.arguments import MaskArguments, SkippedInputs, bar
 from segic_jax.errors import InputError
 from segic_jax.runtime import progress
 
@@ -62,6 +63,7 @@ class Video(MaskArguments):
             raise InputError(f"--fps {self.fps:g} must be above 0 and at most 1000.")
         if self.mask is not None and (self.ref or self.context):
             raise InputError("Give either --mask of the first frame, or references, not both.")
+        self._require_apart()
         cut, skipped = self.cut, SkippedInputs()
         video = open_video(self.video, self.fps, skipped)
         frames, labels = video.frames, None
@@ -69,7 +71,6 @@ class Video(MaskArguments):
             segmenter, context = self.load()
             objects = dict(enumerate(context.names, 1))
         else:
-            require_distinct(self.out, [self.mask.parent])  # where the mask may have a frame's name
             if (first := next(frames, None)) is None:
                 return 2
             frames = itertools.chain([first], frames)
@@ -119,6 +120,16 @@ class Video(MaskArguments):
         log.finish()
         _print_summary(log, self.out, "are done")
         return 2 if skipped.messages else 0
+
+    def _require_apart(self) -> None:
+        """Raise InputError if a label image, which has a frame's name, could replace a mask or an image."""
+        inputs = [*self.example_files, *([] if self.mask is None else [self.mask])]
+        folders = {os.path.realpath(file.parent): file for file in inputs}
+        for out in self.out:
+            if (file := folders.get(os.path.realpath(out))) is not None:
+                raise InputError(
+                    f"{out} is the folder of {file}, which a label image could replace: give another --out."
+                )
 
     def _fit_first_frame(self, frame: "np.ndarray") -> "tuple[Segmenter, Context, np.ndarray]":
         """Make a context of the objects of --mask on the first frame; their numbers are the names.

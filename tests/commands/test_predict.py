@@ -149,6 +149,9 @@ def test_inputs_are_never_overwritten(segic, files, tmp_path, capsys):
         ("explain", *REF, "targets", "--out", "targets"),
         ("explain", *REF, "ref.png", "--out", "."),
         ("fit", *REF, "--out", "mask.png"),
+        ("fit", *REF, "--out", "tiny.safetensors"),
+        ("video", *REF, "targets", "--out", "."),
+        ("video", "--mask", "targets/b.png", "targets", "--out", "./targets/", *WEIGHTS),
         ("convert", "tiny.safetensors", "--out", "tiny.safetensors"),
         ("export", "tiny.safetensors", "--out", "ref.png"),
     ):
