@@ -7,6 +7,7 @@ import os
 from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -94,7 +95,8 @@ class OutputFolder:
         self._path, self._context, self._targets = path, context, targets
         self._skipped, self._notes, self._run = skipped, notes, run
         self._coco: dict[str, dict] = {}  # by name of the result
-        self._cards: dict[str, Card] = {}  # of the results that this run made
+        self._cards: dict[str, Card] = {}  # of results that this run made
+        self._with_card = frozenset(islice(targets, MAX_CARDS))  # thumbnails of more would fill the memory
         self._pool = ThreadPoolExecutor(WRITERS)
         self._writing: deque[Future[str]] = deque()
 
@@ -147,7 +149,8 @@ class OutputFolder:
     def _write(self, name: str, result: Result) -> str:
         result.save(self._path, name, {"run": file_run_id(self._run, self._targets[name])})
         coco = result.coco_file()
-        self._cards[name] = make_card(name, coco, result.overlay(THUMBNAIL))
+        if name in self._with_card:
+            self._cards[name] = make_card(name, coco, result.overlay(THUMBNAIL))
         self._coco[name] = coco
         return f"{result.source}: {_describe(result)}"
 
@@ -162,7 +165,6 @@ class OutputFolder:
         return coco if same and all(image.is_file() for image in images) else None
 
     def _read_card(self, name: str) -> Card:
-
         return make_card(name, self._coco[name], read_image(self._path / "overlays" / f"{name}.png"))
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from segic_jax.inference import output_folder
 from segic_jax.inference.segmenter import Segmenter
 
 WEIGHTS = ("--weights", "tiny.safetensors")
@@ -158,6 +159,17 @@ def test_inputs_are_never_overwritten(segic, files, tmp_path, capsys):
         assert segic(*arguments, *(WEIGHTS if arguments[1] == "--ref" else ())) == 2
         assert "give another --out" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
+
+
+def test_only_the_first_targets_get_thumbnails(segic, tmp_path, monkeypatch):
+    names, make_card = [], output_folder.make_card
+    monkeypatch.setattr(output_folder, "MAX_CARDS", 1)
+    monkeypatch.setattr(output_folder, "make_card", lambda *card: names.append(card[0]) or make_card(*card))
+    assert segic("predict", *REF, "targets", "--out", tmp_path, *WEIGHTS) == 0
+    assert names == ["a"]
+    page = (tmp_path / "index.html").read_text()
+    assert page.count('<article class="card">') == 1
+    assert "1 more target is in annotations.json" in page
 
 
 def test_names_of_any_bytes(segic, files, tmp_path, capsys):
