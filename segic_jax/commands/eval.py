@@ -1,4 +1,4 @@
-"""`segic eval`: score a model on a benchmark."""
+"""Define `segic eval`: score a model on a benchmark."""
 
 import dataclasses
 import hashlib
@@ -16,6 +16,7 @@ from segic_jax.errors import ConfigError
 if TYPE_CHECKING:
     from segic_jax.data.benchmark_spec import BenchmarkSpec
     from segic_jax.data.episodes import Manifest
+    from segic_jax.evaluate.protocols import Protocol
     from segic_jax.evaluate.runner import Evaluation
     from segic_jax.weights.bundle import Bundle
 
@@ -25,7 +26,8 @@ class EpisodeOptions:
     """Apply to benchmarks of episodes only."""
 
     protocol: str | None = None
-    """The protocol: matcher, insid3, segic or original; by default the benchmark's first."""
+    """The protocol: matcher, insid3, segic or original; by default that of --episodes, or the benchmark's
+    first."""
     fold: int | Literal["all"] | None = None
     """A fold number from 0, or all, the default."""
     shots: int | None = None
@@ -186,11 +188,10 @@ class Eval:
                 batch_size=batch_size,
             )
         from segic_jax.evaluate.episodes import EpisodeEvaluation
-        from segic_jax.evaluate.protocols import find_protocol
         from segic_jax.weights.bundle import load_bundle
 
         options = self.episode_options
-        protocol = find_protocol(options.protocol or benchmark.protocols[0])
+        protocol, manifests = self._episodes(benchmark, source)
         class_names = self.image_options.class_names
         if class_names is None:
             class_names = protocol.class_names
@@ -205,7 +206,7 @@ class Eval:
             bundle,
             benchmark,
             source,
-            self._manifests(benchmark, source),
+            manifests,
             protocol=protocol,
             class_names=class_names,
             baselines=baselines,
@@ -214,9 +215,10 @@ class Eval:
             workers=options.workers or 0,
         )
 
-    def _manifests(self, benchmark: "BenchmarkSpec", source: Any) -> Sequence["Manifest"]:
-        """Return the lists of the folds that were asked for."""
+    def _episodes(self, benchmark: "BenchmarkSpec", source: Any) -> "tuple[Protocol, Sequence[Manifest]]":
+        """Return the protocol, and the lists of the folds that were asked for."""
         from segic_jax.data.episodes import read_manifest
+        from segic_jax.evaluate.protocols import PROTOCOLS, find_protocol
 
         options = self.episode_options
         if options.episodes:
@@ -228,12 +230,13 @@ class Eval:
                 raise ConfigError(
                     f"{options.episodes} lists episodes of {manifest.benchmark}, not of {benchmark.name}."
                 )
-            return [manifest]
-        protocol, shots = options.protocol or benchmark.protocols[0], options.shots
-        shots = 1 if shots is None else shots
+            drawn_by = manifest.protocol if manifest.protocol in PROTOCOLS else benchmark.protocols[0]
+            return find_protocol(options.protocol or drawn_by), [manifest]
+        protocol = find_protocol(options.protocol or benchmark.protocols[0])
+        shots = 1 if options.shots is None else options.shots
         folds = range(benchmark.folds) if options.fold in (None, "all") else [options.fold]
-        benchmark.require_drawn(protocol, folds, shots)
-        return [source.manifest(protocol, fold, shots) for fold in folds]
+        benchmark.require_drawn(protocol.name, folds, shots)
+        return protocol, [source.manifest(protocol.name, fold, shots) for fold in folds]
 
     def default_name(self, weights: Path) -> str:
         """Return a folder name for each experiment: whatever changes a row changes the name."""

@@ -15,7 +15,7 @@ from layouts import WRITE, write_some_coco20i
 from segic_jax.commands.command_line import parse
 from segic_jax.commands.eval import Eval
 from segic_jax.config import INSTANCE_PROMPT
-from segic_jax.data.benchmarks import BENCHMARKS
+from segic_jax.data.benchmarks import BENCHMARKS, open_benchmark
 from segic_jax.data.episodes import packaged_manifest, read_manifest
 from segic_jax.weights.bundle import save_bundle
 
@@ -139,6 +139,17 @@ def test_wrong_options_are_one_sentence(weights, tmp_path, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         run(weights, tmp_path / "out", **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_list_is_scored_under_its_own_protocol(weights, tmp_path):
+    WRITE["fss1000"](tmp_path / "data")
+    options = {"benchmark": "fss1000", "data_root": tmp_path / "data", "limit": 2}
+    source = open_benchmark(BENCHMARKS["fss1000"], tmp_path / "data")
+    source.manifest("insid3", 0, 1).write(tmp_path / "list.gz")
+    options["episodes"] = tmp_path / "list.gz"
+    assert run(weights, tmp_path / "own", **options)["protocol"]["name"] == "insid3"
+    other = run(weights, tmp_path / "other", **options, protocol="segic", class_names="False")
+    assert other["protocol"]["name"] == "segic"
 
 
 def test_a_list_of_another_benchmark_is_refused(weights, tmp_path):
