@@ -1,9 +1,10 @@
-"""`segic train`: train SegIC as a configuration file says."""
+"""Define `segic train`: train a model as a configuration says."""
 
 import argparse
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,10 @@ class Train:
 
     @classmethod
     def parse(cls, arguments: Sequence[str]) -> "Train":
-        """Split off the options of the command; the rest overrides fields of the configuration."""
+        """Split off the options of the command; the rest overrides fields of the configuration.
+
+        A wrong option exits with code 2.
+        """
         parser = argparse.ArgumentParser(
             prog="segic train",
             usage="segic train --config NAME --workdir DIR [--optim.learning-rate 3e-4 ...]",
@@ -50,10 +54,11 @@ class Train:
             parser.error("--config and --workdir are required.")
         hosts = Hosts(options.coordinator, options.num_hosts, options.host_id)
         command = cls(options.config, options.workdir or Path(), hosts, tuple(overrides))
-        command.settings()  # so that a wrong option, or --help, ends here
+        _ = command.experiment  # so that a wrong option, or --help, ends here
         return command
 
-    def settings(self) -> Config:
+    @cached_property
+    def experiment(self) -> Config:
         """Load the configuration and apply the overrides; a wrong one exits with code 2."""
         from segic_jax.train.experiment import load_config
 
@@ -64,7 +69,6 @@ class Train:
 
     def run(self) -> int:
         """Train, and return the exit code."""
-        config = self.settings()
         from segic_jax.train.run import run
 
-        return run(config, self.workdir.resolve(), self.hosts)
+        return run(self.experiment, self.workdir.resolve(), self.hosts)
