@@ -6,8 +6,18 @@ result = seg.predict("street.jpg", ctx)  # .label_map, .masks, .presence, .overl
 """
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` imports the same names
+    from segic_jax.errors import DataError, InputError
+    from segic_jax.inference.context import Context
+    from segic_jax.inference.example import Example
+    from segic_jax.inference.explain import Explanation
+    from segic_jax.inference.result import Result
+    from segic_jax.inference.segmenter import Segmenter
 
 __version__ = "0.1.0"
+__all__ = ["Context", "DataError", "Example", "Explanation", "InputError", "Result", "Segmenter"]
 _MODULES = {
     "Segmenter": "inference.segmenter",
     "Example": "inference.example",
@@ -17,7 +27,6 @@ _MODULES = {
     "DataError": "errors",
     "InputError": "errors",
 }
-__all__ = list(_MODULES)
 
 
 def __getattr__(name: str):

@@ -67,6 +67,15 @@ def test_every_dependency_is_imported():
     assert declared(PROJECT["dependencies"]) <= imported
 
 
+def test_type_checkers_see_the_public_names():
+    tree = ast.parse((ROOT / "segic_jax/__init__.py").read_text("utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    seen = {alias.name: node.module for node in imports for alias in node.names if "segic_jax" in node.module}
+    assert seen == {name: f"segic_jax.{module}" for name, module in segic_jax._MODULES.items()}
+    assert sorted(seen) == segic_jax.__all__
+    assert all(hasattr(segic_jax, name) for name in segic_jax.__all__)
+
+
 def test_the_version_is_in_one_place():
     assert PROJECT["dynamic"] == ["version"]
     assert "version" not in PROJECT

@@ -5,13 +5,13 @@ Sources are recognised by their content (formats.py), so their order and their n
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from segic_jax import __version__
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ViTConfig
 from segic_jax.errors import ConvertError
 from segic_jax.models.params import count
@@ -130,7 +130,7 @@ def convert(
     notes = content.notes | {
         "origins": origins,
         "sha256": hashes,
-        "segic_jax": __version__,
+        "segic_jax": version("segic_jax"),
         "jax": jax.__version__,
     }
     out = Path(out)
