@@ -1,4 +1,4 @@
-"""`segic calibrate`: fit the calibration of presence, and measure it."""
+"""Define `segic calibrate`: fit the calibration of presence, and measure it."""
 
 from dataclasses import dataclass
 
@@ -29,11 +29,13 @@ class Calibrate:
         from segic_jax.evaluate import calibration as fitting
         from segic_jax.inference.presence import EVIDENCE
         from segic_jax.inference.segmenter import Segmenter
+        from segic_jax.runtime.compile_cache import use_compile_cache
         from segic_jax.weights.bundle import load_bundle
         from segic_jax.weights.fetch import find
 
         if self.scenes < 1:
             raise ConfigError(f"--scenes {self.scenes} must be at least 1.")
+        use_compile_cache()
         path = find(self.weights)
         segmenter = Segmenter(load_bundle(path))
         parts = [fitting.collect_samples(segmenter, "validation", self.scenes, shots) for shots in SHOTS]
