@@ -1,4 +1,4 @@
-"""Every setting of an experiment, as frozen dataclasses that check themselves.
+"""Define every setting of an experiment, in frozen dataclasses that check themselves.
 
 An experiment is a Python file under `configs/` with `get_config() -> Config`; the command line can
 override any field (`--optim.learning-rate 3e-4`).

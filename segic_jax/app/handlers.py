@@ -112,7 +112,7 @@ class Page:
 
     @functools.cached_property
     def _outputs(self) -> list:
-        """Every component that some handler updates."""
+        """List every component that a handler updates."""
         example, target, result = self.example, self.target, self.result
         return [
             self.state,

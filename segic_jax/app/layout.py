@@ -25,7 +25,7 @@ POSITIVE, NEGATIVE = "The object", "A look-alike"
 
 
 class ExampleStep:
-    """Step 1: an image, its marks, and the examples so far."""
+    """Lay out step 1: an image, its marks, and the examples so far."""
 
     def __init__(self):
         _heading(1, "Mark an example", "Drop, paste or choose an image that shows the object.")
@@ -80,7 +80,7 @@ class ExampleStep:
 
 
 class TargetStep:
-    """Step 2: the images to search."""
+    """Lay out step 2: the images to search."""
 
     def __init__(self):
         _heading(2, "Add images to search", f"Drop, paste or choose up to {uploads.MAX_TARGETS} images.")
@@ -91,7 +91,7 @@ class TargetStep:
 
 
 class ResultStep:
-    """Step 3: the result of the selected image."""
+    """Lay out step 3: the result of the selected image."""
 
     def __init__(self):
         with gr.Column(elem_id="result-step"):

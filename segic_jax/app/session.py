@@ -72,14 +72,14 @@ class Session:
 
     @property
     def colours(self) -> dict[str, Colour]:
-        """The colours of all classes; classes of a loaded context come first."""
+        """Return the colours of all classes; classes of a loaded context come first."""
         loaded = self.loaded.names if self.loaded else ()
         names = dict.fromkeys((*loaded, *(shot.class_name for shot in self.shots if not shot.negative)))
         return {name: self.palette[name] for name in names}
 
     @property
     def searched_target(self) -> Target | None:
-        """The selected target, or None if it has no result yet."""
+        """Return the selected target, or None if it has no result yet."""
         if self.selected_target < len(self.targets):
             target = self.targets[self.selected_target]
             return target if target.result is not None else None

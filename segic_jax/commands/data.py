@@ -1,4 +1,4 @@
-"""`segic data`: list the benchmarks, check their files, build fast copies of them."""
+"""Define `segic data`: list the benchmarks, check their files, build fast copies of them."""
 
 import sys
 from dataclasses import dataclass
@@ -77,9 +77,7 @@ class Build:
             raise ConfigError(f"--threads {self.threads} and --shots {self.shots} must be at least 1.")
         benchmark = find_benchmark(self.name)
         try:
-            with (
-                record_reads() as read
-            ):  # lists and annotation files, which are read when the source is opened
+            with record_reads() as read:  # of lists and annotations, which opening the source reads
                 source = open_benchmark(benchmark, self.root)
             folder = build(
                 benchmark, source, self.root, self.out, read=read, shots=self.shots, threads=self.threads

@@ -1,4 +1,4 @@
-"""`segic emoji`: export the embedded benchmark as files."""
+"""Define `segic emoji`: export the embedded benchmark as files."""
 
 from dataclasses import dataclass
 from pathlib import Path

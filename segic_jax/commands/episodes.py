@@ -1,4 +1,4 @@
-"""`segic episodes`: make, show, hash and compare lists of episodes."""
+"""Define `segic episodes`: make, show, hash and compare lists of episodes."""
 
 from dataclasses import dataclass
 from pathlib import Path

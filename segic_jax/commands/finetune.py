@@ -1,4 +1,4 @@
-"""`segic finetune`: adapt a trained model to your own images."""
+"""Define `segic finetune`: adapt a trained model to your own images."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`segic runs`: list trainings and plot their curves, from their work directories."""
+"""Define `segic runs`: list trainings and plot their curves, from their work directories."""
 
 from dataclasses import dataclass
 from pathlib import Path

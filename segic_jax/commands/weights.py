@@ -1,4 +1,4 @@
-"""`segic convert`, `segic export`, `segic weights`: import and export official weights."""
+"""Define `segic convert`, `segic export` and `segic weights`: import and export official weights."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Keep what segmentation needs of the references: a few numbers a class, in one file."""
+"""Keep what segmentation needs of the references: a few numbers per class, in one file."""
 
 import json
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ class Context:
     """Hold everything about the references that segmenting any number of targets needs.
 
     `Segmenter.fit` and `Segmenter.load_context` make it. `a + b` merges two, `drop` leaves classes out, and
-    `save` writes a file; none of them changes a Context. It takes about 4 * PATCHES * channels bytes a class
-    (80 KB with the shipped model, half a MB with DINOv2-L), however many examples the class has, as much for
-    each negative, and a preview of each reference image.
+    `save` writes a file; none of them changes a Context. It takes about 4 * PATCHES * channels bytes for each
+    class (80 KB with the shipped model, half a MB with DINOv2-L), however many examples the class has, as
+    many for each negative, and a preview of each reference image.
     """
 
     model: str  # fingerprint of the backbone and the canvas
@@ -262,9 +262,9 @@ def _slots(concepts: Sequence[Concept], count: int) -> ConceptSlots:
     for row, concept in enumerate(concepts):
         pooled[0, row], text[0, row] = concept.visual.mean(0), concept.text
         for kind in range(KINDS):
-            of_kind = concept.patches[concept.kind == kind]
-            patches[row, kind, : len(of_kind)] = of_kind
-            valid[row, kind, : len(of_kind)] = True
+            selected = concept.patches[concept.kind == kind]
+            patches[row, kind, : len(selected)] = selected
+            valid[row, kind, : len(selected)] = True
     context = segic.Prototypes(
         pooled=pooled,
         visual=pooled[:, :, None],

@@ -1,4 +1,4 @@
-"""Run a model for inference: the one place of the package that does.
+"""Run a model for inference; no other module of the package does.
 
 An `Engine` places the weights on its devices once. Images go to the devices in turn, and what is computed
 from an image stays on the image's device. Shapes are static, so that each program is compiled once: images
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from segic_jax.config import ModelConfig
 from segic_jax.data.preprocess import CanvasImage
@@ -181,13 +181,16 @@ def padded_concepts(concepts: int) -> int:
 
 @partial(jax.jit, static_argnums=0)
 def extract(
-    config: ModelConfig, backbone: Params, images: Array, sizes: Int[Array, "n 2"]
+    config: ModelConfig,
+    backbone: Params,
+    images: UInt8[Array, "n S S 3"] | Float[Array, "n S S 3"],
+    sizes: Int[Array, "n 2"],
 ) -> Float[Array, "n g g channels"]:
     """Return the features of images on the canvas; see `models.segic.extract`.
 
     Args:
         backbone: parameters; in bfloat16 the backbone runs in it.
-        images: uint8 or float [n, S, S, 3], 0..255.
+        images: RGB, 0..255.
         sizes: (h, w) of each image on the canvas; what lies beyond is padding.
     """
     return segic.extract(config, backbone, images, sizes)

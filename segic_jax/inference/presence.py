@@ -26,8 +26,8 @@ EVIDENCE = (
     "area",  # share of the image
     "shots",  # 1 / their number: the mean feature of several is more like everything
 )
-# A negative takes a place where its logit, and GAP for each unit of cosine by which its patches match better,
-# are more than MARGIN above the class's. Chosen on the validation classes (`studies.negatives`).
+# A negative lowers the logit of its class where its own logit, plus GAP times the cosine by which its patches
+# match better, exceeds it by more than MARGIN. Chosen on the validation classes (`studies.negatives`).
 GAP, MARGIN = 10.0, 0.5
 _OLD_CALIBRATION = (
     "The model file's calibration of presence is of another version; make it again: "
@@ -110,7 +110,7 @@ class Calibration:
             raise ConfigError(_OLD_CALIBRATION)
 
     def presence(self, evidence: Float[np.ndarray, "*n evidence"]) -> Float[np.ndarray, "*n"]:
-        """Return the probability that a class is present, if it is present in half of the images."""
+        """Return the probability that a class is present, assuming that half of all images show it."""
         score = evidence @ np.array([self.weights[name] for name in EVIDENCE]) + self.bias
         return (1 / (1 + np.exp(-np.clip(score, -80, 80)))).astype(np.float32)
 

@@ -1,4 +1,4 @@
-"""Make a Context of examples: read each reference image once, encode it, and keep a few numbers an object."""
+"""Make a Context of examples: read and encode each reference once, and keep a few numbers per object."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

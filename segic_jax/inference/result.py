@@ -1,4 +1,4 @@
-"""Represent what was segmented in one target, at the target's own size.
+"""Represent the segmentation of one target, at the size of the target.
 
 A Result holds the model's small maps. Their logits are resampled to the image once, in strips of rows, and
 masks, label map, areas, boxes and scores all come from that pass. Masks are kept as packed bits, so that a
@@ -31,14 +31,14 @@ from segic_jax.inference.overlay import (
 from segic_jax.runtime.atomic_write import atomic_write, make_folder, require_path
 
 STRIP = 1 << 22  # pixels that are processed at a time
-MIN_REGION = 0.02  # of the mask: a smaller connected region is no instance of its own
+MIN_REGION = 0.02  # of the mask: a smaller connected region is not an instance of its own
 ROUNDING = 1e-3  # a resampled logit exceeds the logits around it by much less
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 lie just beyond
 
 
 class _PackedMask(NamedTuple):
-    """Hold the rows of a mask that are not empty, eight pixels a byte."""
+    """Hold the rows of a mask that are not empty, eight pixels per byte."""
 
     top: int  # row of the image where the bits begin
     bits: UInt8[np.ndarray, "rows bytes"]
@@ -68,7 +68,7 @@ class Result:
     evidence: Float[np.ndarray, "concepts evidence"]  # inputs of `presence`: `inference.presence.EVIDENCE`
     image: UInt8[np.ndarray, "height width 3"]  # the target, RGB
     source: str | None  # its path
-    small_logits: Float[np.ndarray, "concepts side side"]  # of the whole canvas
+    small_logits: Float[np.ndarray, "concepts side side"]  # of the full canvas
     canvas: int  # its side in pixels
     placed: tuple[int, int]  # (h, w) of the image on the canvas
     colours: tuple[Colour, ...]  # of the classes in overlays and palettes; `class_colours` by default
@@ -361,7 +361,7 @@ def _packed(top: int, bits: Sequence[np.ndarray], box: Box) -> _PackedMask:
 
 
 def merge_coco_files(files: Sequence[dict]) -> dict:
-    """Merge the `Result.coco_file` of several targets with the same classes; ids are given anew."""
+    """Merge the `Result.coco_file` of several targets with the same classes; ids are renumbered."""
     images, annotations = [], []
     for image_id, file in enumerate(files, 1):
         images.append(file["images"][0] | {"id": image_id})

@@ -333,7 +333,7 @@ class Segmenter:
 
     def _require_usable(self, context: Context) -> None:
         if not isinstance(context, Context):
-            raise DataError(f"A Context of fit or load_context is needed, not {type(context).__name__}.")
+            raise DataError(f"A Context made by fit or load_context is needed, not {type(context).__name__}.")
         self._require_model(context, "The context")
         if not context.names:
             raise DataError("The context has no class: fit an example.")

@@ -1,10 +1,10 @@
 """Track objects through a video, a frame at a time and in constant memory.
 
-`track_annotations` is semi-supervised video object segmentation: frames and the objects' first masks in, one
-index map a frame out. It follows `forward_vos` (model/segic.py:804-990 of the official code), which holds the
-features of a whole video; here a frame leaves two features an object behind (`memory.py`). `track_context`
-tracks the classes of a Context, whose references are other images, and decides on every frame what negatives
-take away and whether a class is present.
+`track_annotations` does semi-supervised video object segmentation: it takes frames and the first mask of each
+object, and yields an index map for each frame. It follows `forward_vos` (model/segic.py:804-990 of the
+official code), which holds the features of the full video; here only two features per object are kept
+(`memory.py`). `track_context` tracks the classes of a Context, whose references are other images; on every
+frame it applies the negatives and decides whether each class is present.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -140,8 +140,9 @@ def track_annotations(
     """Yield the index maps of all frames, in order.
 
     Args:
+        frames: RGB.
         annotations: index maps [height, width] by frame number from 0; 0 is background. Each is read when
-            its frame comes, and not before, so that the mapping may read files.
+            its frame is reached, and not before, so that the mapping may read files.
         semantics: "official" (segic.py:804-990, utils/vos_dataset.py): the objects are the values of the
             first annotation but the least one, which is an object where there is no background; they belong
             to the first frame, whichever frame the annotation is of; they are numbered 1, 2, ...; later

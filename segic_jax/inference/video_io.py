@@ -137,8 +137,8 @@ def read_object_labels(mask: Path) -> Integer[np.ndarray, "height width"]:
 class VideoOutputs:
     """Write videos of the masks on their frames, and folders of label images.
 
-    A context manager: a video appears under its name at the end, if all of its frames are in it. A label
-    image appears at once.
+    This is a context manager: a video appears under its name at the end, if all of its frames are in it. A
+    label image appears at once.
     """
 
     def __init__(self, paths: Sequence[Path], video: VideoInput, objects: Mapping[int, str]):

@@ -54,9 +54,8 @@ class MetricWriter:
         finite = {name: n if math.isfinite(n) else None for name, n in numbers.items()}
         self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
-        os.fsync(
-            self._file.fileno()
-        )  # before a checkpoint of this step, or a crash of the machine could lose it
+        # Before a checkpoint of this step is written: a crash of the machine must not leave that alone.
+        os.fsync(self._file.fileno())
         if self._tensorboard:
             for name, value in numbers.items():
                 self._tensorboard.add_scalar(name, value, step)
@@ -79,9 +78,7 @@ def read_metrics(workdir: str | os.PathLike) -> list[dict]:
         raise InputError(f"{workdir} has no {FILE}: give the work directory of a training.")
     lines, damaged = _parsed(path)
     if damaged:
-        raise InputError(
-            f"{path} is damaged: line {_listed(damaged)} cannot be read; delete incomplete lines."
-        )
+        raise InputError(f"{path} is damaged: delete the lines that cannot be read ({_listed(damaged)}).")
     return lines
 
 

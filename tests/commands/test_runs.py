@@ -94,7 +94,10 @@ def test_smooth():
         (None, "has no metrics.jsonl: give the work directory of a training."),
         ("", "There is nothing to plot yet"),
         ('{"step": 1, "loss": null}\n', "There is nothing to plot yet"),
-        ('{"step": 1, "loss": 2}\nwhat\n{"step": 2, "loss": 1}\n', "is damaged: line 2 cannot be read"),
+        (
+            '{"step": 1, "loss": 2}\nwhat\n{"step": 2, "loss": 1}\n',
+            "is damaged: delete the lines that cannot be read (2)",
+        ),
     ],
 )
 def test_a_sentence_where_nothing_can_be_drawn(tmp_path, capsys, content, sentence):

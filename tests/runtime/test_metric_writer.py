@@ -119,7 +119,7 @@ def test_a_damaged_line_is_named_and_the_others_are_kept(tmp_path, capsys):
     train(tmp_path, 0)
     lines = (tmp_path / FILE).read_bytes().splitlines(keepends=True)
     (tmp_path / FILE).write_bytes(b"".join([*lines[:1], b"\x00\xff\x00\n", *lines[2:]]))
-    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged: line 2 cannot be read"):
+    with pytest.raises(InputError, match=r"metrics\.jsonl is damaged: .* cannot be read \(2\)"):
         read_metrics(tmp_path)
     MetricWriter(tmp_path, start_step=STEPS).close()
     assert "dropped lines that cannot be read: 2." in capsys.readouterr().err
