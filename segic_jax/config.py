@@ -144,7 +144,7 @@ class SourceConfig:
     """Name a source of training pairs."""
 
     name: str  # a name of data/training_sources.py, such as 'coco_semantic'
-    root: str = ""  # the folder with its data; "" for what lies in the package
+    root: str = ""  # the folder with its data; "" for data in the package
     weight: float = 1.0  # its share of the pairs, relative to the other sources
     without_fold: int | None = None  # the fold of COCO-20i whose classes are left out
 
@@ -156,7 +156,7 @@ class SourceConfig:
 class ValidationConfig:
     """Name the episodes that validate a training: the same ones every time."""
 
-    benchmark: str  # a name of `python eval.py --list`; 'emoji' takes the validation classes
+    benchmark: str  # a name of `segic eval --list`; 'emoji' takes the validation classes
     root: str = ""  # the folder with its data
     protocol: str = ""  # the benchmark's first by default
     fold: int = 0
@@ -179,11 +179,11 @@ class DataConfig:
     colour: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
     colour_share: float = 0.2  # probability of the colour jitter
     view_flip: float = 0.1  # probability of mirroring a view
-    instance_pixels: int = 100  # an instance shows more than so many in both views
+    instance_pixels: int = 100  # an instance must show more pixels than this in both views
     # Negative prompts: classes that are in neither image, whose mask is empty.
     negative: float = 0.0  # probability, for semantic pairs; 0.25 where they are on
     # Images that cannot be read are counted and replaced by the next draw.
-    max_unreadable: int = 100  # more than so many stop the training
+    max_unreadable: int = 100  # a larger number of them stops the training
     threads: int = 2  # for batches, in each process
     workers: int = 0  # processes for batches; 0: threads of the training process
 
@@ -194,11 +194,11 @@ class DataConfig:
             _require(0 <= value <= 1, f"data.{name} {value} is a probability: give a number from 0 to 1.")
         _require(
             self.jitter is None or 0 < self.jitter[0] <= self.jitter[1],
-            f"data.jitter {self.jitter} must be the least and the largest scale, both above 0, or None.",
+            f"data.jitter {self.jitter} must be the smallest and the largest scale, both above 0, or None.",
         )
         _require(
             0 < self.crop[0] <= self.crop[1] <= 1,
-            f"data.crop {self.crop} must be the least and the largest share, above 0 and at most 1.",
+            f"data.crop {self.crop} must be the smallest and the largest share, above 0 and at most 1.",
         )
         _require(
             all(0 <= value < math.inf for value in self.colour) and self.colour[3] <= 0.5,
@@ -255,7 +255,7 @@ class TrainConfig:
     steps: int = 30_000
     batch_size: int = 32  # pairs a step, over all devices
     seed: int = 42
-    num_points: int = 12_544  # where the losses are sampled, for each mask (112 x 112)
+    num_points: int = 12_544  # points of each mask at which the losses are sampled (112 x 112)
     log_every: int = 50  # steps
     eval_every: int = 2_500  # steps
     eval_episodes: int = 500  # at most, spread evenly over those of the validation
@@ -264,7 +264,7 @@ class TrainConfig:
     split_backbone: bool = False  # spread the frozen weights over the devices instead of copying them
     accumulate: int = 1  # parts that a batch is computed in, one after the other, to save memory
     remat: bool = False  # compute the head's activations again for the gradient, to save memory
-    negative_queue: int = 128  # features that are kept of each class, for negative prompts
+    negative_queue: int = 128  # features kept per class, for negative prompts
     negative_weight: float = 0.1  # of a negative prompt in the mask losses
 
     def __post_init__(self):
@@ -291,7 +291,7 @@ class TrainConfig:
 class PretrainConfig:
     """Set the pretraining of a small backbone on the embedded benchmark's base classes."""
 
-    steps: int = 9_000  # 0: the backbone stays as it is drawn at random
+    steps: int = 9_000  # 0 keeps the random backbone
     group_scenes: int = 16  # scenes a step
     group_classes: int = 14  # classes that these scenes share
     background_weight: float = 0.35  # of a background patch, where an object's patch has 1
@@ -315,7 +315,7 @@ class Config:
     pretrain: PretrainConfig | None = None  # make the backbone first, instead of reading a file
     sources: tuple[SourceConfig, ...] = (SourceConfig("emoji"),)
     validations: tuple[ValidationConfig, ...] = (ValidationConfig("emoji"),)  # the first decides what is best
-    start: str = ""  # model file whose head the training starts from; "" for a fresh one
+    start: str = ""  # model file whose head the training starts from; "" for a new head
     model: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -1,4 +1,4 @@
-"""Define `segic train`: train a model as a configuration says."""
+"""Define `segic train`: train a model from a configuration."""
 
 import argparse
 import inspect
@@ -15,7 +15,7 @@ from segic_jax.config import Config, Hosts
 
 @dataclass
 class Train:
-    """Train a model as a configuration says.
+    """Train a model from a configuration.
 
     segic train --config emoji_tiny --workdir DIR [--optim.learning-rate 3e-4 ...]
 

@@ -164,7 +164,7 @@ class Engine:
 
 
 def chunk_sizes(concepts: int) -> list[int]:
-    """Return the sizes of the chunks that hold so many concepts: three programs serve any number of them."""
+    """Return the sizes of chunks that hold this many concepts; three programs serve any number of them."""
     largest, middle, _ = CHUNKS
     rest = concepts % largest
     if rest > largest - middle:
@@ -191,7 +191,7 @@ def extract(
     Args:
         backbone: parameters; in bfloat16 the backbone runs in it.
         images: RGB, 0..255.
-        sizes: (h, w) of each image on the canvas; what lies beyond is padding.
+        sizes: (h, w) of each image on the canvas; the rest is padding.
     """
     return segic.extract(config, backbone, images, sizes)
 

@@ -145,7 +145,7 @@ class Result:
         """Return the target with every mask tinted and outlined in its class's colour.
 
         Args:
-            side: shrink it until its longer side has at most so many pixels.
+            side: shrink it until its longer side has at most this number of pixels.
         """
         image = shrink(self.image, side or max(self.image.shape))
         if image is self.image:

@@ -212,7 +212,7 @@ def object_prompt(bundle: Bundle) -> str:
 
 
 def padded_objects(objects: int) -> int:
-    """Return the number of slots of the compiled step for so many objects: 8, 16, 32, ..."""
+    """Return the number of slots of the compiled step for this number of objects: 8, 16, 32, ..."""
     slots = SLOTS
     while slots < objects:
         slots *= 2

@@ -58,7 +58,7 @@ class VideoLog:
         """Open the log of a run, or begin a new one where it belongs to another run.
 
         Args:
-            output: the video or folder beside which the log lies.
+            output: the video or folder beside which the log is written.
             run: the run's id.
             objects: names of the objects by their numbers.
         """
