@@ -154,6 +154,6 @@ def test_damaged_logs_and_lists_are_said(segic, tmp_path, capsys):
     for content in ("[" * 100_000, '{"step": ' + "9" * 5000 + "}"):
         (tmp_path / "metrics.jsonl").write_text(f'{content}\n{{"step": 1, "loss": 2}}\n')
         assert segic("runs", "plot", tmp_path, "--out", tmp_path / "p.png") == 2
-        assert "metrics.jsonl is damaged: line 1" in capsys.readouterr().err
+        assert "metrics.jsonl is damaged: delete the lines that cannot be read (1)" in capsys.readouterr().err
         assert segic("episodes", "show", tmp_path / "metrics.jsonl") == 2
         assert "is not a list of episodes" in capsys.readouterr().err
