@@ -21,6 +21,7 @@ from segic_jax.inference.overlay import RGBImage, draw_mask
 from segic_jax.parity.dump import Arrays, Dump, read_dump, read_pair, sha256
 from segic_jax.parity.report_html import render_page
 from segic_jax.parity.stages import DTYPES, Stage, replay
+from segic_jax.runtime.atomic_write import atomic_write, make_folder
 
 
 @dataclass(frozen=True)
@@ -40,16 +41,16 @@ def write_report(dump: Path, html: Path) -> bool:
         Whether every float32 stage of every pair is within its tolerance.
 
     Raises:
-        InputError: the dump cannot be read, or `html` has another suffix than .html.
+        InputError: the dump cannot be read, `html` has another suffix than .html, or it cannot be written.
     """
     if html.suffix.lower() != ".html":
         raise DumpError(f"{html}: the name of the page must end in .html.")
+    make_folder(html.parent, DumpError)  # before minutes are spent
     loaded = read_dump(dump)
     pairs = [_compare_pair(loaded, index) for index in range(len(loaded.manifest["pairs"]))]
     content = summarise(loaded, pairs)
-    html.parent.mkdir(parents=True, exist_ok=True)
-    html.write_text(render_page(content, [pair.images for pair in pairs]), "utf-8")
-    html.with_suffix(".json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
+    atomic_write(html.with_suffix(".json"), json.dumps(content, indent=2) + "\n", DumpError)
+    atomic_write(html, render_page(content, [pair.images for pair in pairs]), DumpError)
     return content["passed"]
 
 
