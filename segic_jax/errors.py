@@ -1,4 +1,4 @@
-"""Define every exception class of the package; all but TrainingError mean wrong input."""
+"""Define every exception class of the package; an `InputError` means wrong input of the user."""
 
 from collections.abc import Sequence
 
@@ -77,3 +77,7 @@ class DumpError(InputError):
 
 class GoldensError(InputError):
     """Report a folder or file of goldens that cannot be read; the message names it."""
+
+
+class MissingArray(Exception):
+    """Stop the replay of a file of goldens that lacks an input; the failed row has been added."""

@@ -7,13 +7,11 @@ import jax
 import numpy as np
 from jaxtyping import Shaped, UInt8
 
+from segic_jax.errors import MissingArray
+
 FEATURES = 1e-4  # tolerance of features, prompts and logits
 LOSSES = 1e-6
 IMAGES = 2e-3  # of resized images in 0..255: torch computes the source coordinates in float32
-
-
-class MissingArray(Exception):
-    """Report that a file lacks an input, so that the rest of it cannot be replayed; the row is added."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ class Checker:
 
     @property
     def unread(self) -> list[str]:
-        """The arrays of the file that were not read yet."""
+        """Return the arrays of the file that were not read yet."""
         return [name for name in self._arrays if name not in self._read]
 
     def input(self, array: str) -> Shaped[np.ndarray, "..."]:

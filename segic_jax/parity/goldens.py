@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jax
 
-from segic_jax.errors import GoldensError, InputError
-from segic_jax.parity.checker import Checker, MissingArray, Row, format_rows
+from segic_jax.errors import GoldensError, InputError, MissingArray
+from segic_jax.parity.checker import Checker, Row, format_rows
 from segic_jax.parity.golden_files import Goldens
 from segic_jax.parity.replays.inference import replay_inference, replay_semseg
 from segic_jax.parity.replays.modules import (

@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from segic_jax.commands.command_line import main
-from segic_jax.parity.checker import Checker, MissingArray
+from segic_jax.errors import MissingArray
+from segic_jax.parity.checker import Checker
 
 COMPLETE = ("backbone_swiglu_reg", "text", "prompt_decoder", "preprocess", "metrics", "optim")
 PARTIAL = ("segic_infer_instances", "segic_semseg")  # the compact goldens lack some arrays
