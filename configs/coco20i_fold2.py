@@ -1,4 +1,4 @@
-"""Strict COCO-20i, fold 2: its 20 classes are in no training pair.
+"""Train for strict COCO-20i, fold 2: its 20 classes are in no training pair.
 
 segic train --config coco20i_fold2 --workdir runs/coco20i_fold2
 """
@@ -8,5 +8,5 @@ from segic_jax.train.recipe import strict_coco20i
 
 
 def get_config() -> Config:
-    """See `segic_jax.train.recipe`."""
+    """Return the recipe of `segic_jax.train.recipe`."""
     return strict_coco20i(2)

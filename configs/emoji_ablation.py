@@ -1,4 +1,4 @@
-"""The heads that the ablations compare, all over the shipped model's backbone: many short trainings.
+"""Train the heads that the ablations compare, on the backbone of the bundled model: many short trainings.
 
 python -m studies.ablation --config emoji_ablation --out outputs/ablation
 """
@@ -11,13 +11,13 @@ from segic_jax.weights.bundle import SHIPPED
 
 
 def get_config() -> Config:
-    """`emoji_tiny`'s model and data over the backbone that it made, and the budget of one row."""
+    """Return the model and data of `emoji_tiny` on its finished backbone, with the budget of one row."""
     config = load_config("emoji_tiny")
     return dataclasses.replace(
         config,
         backbone=str(SHIPPED),
         pretrain=None,
-        data=dataclasses.replace(config.data, box=0.5),  # as officially
+        data=dataclasses.replace(config.data, box=0.5),  # the official value
         optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=50),
         train=TrainConfig(steps=400, batch_size=16, num_points=1_024, negative_queue=16),
     )

@@ -1,9 +1,9 @@
-"""A short training of the head on two mixed sources, semantic pairs and instances, with negative prompts.
+"""Train the head for a short time on semantic pairs and instances, mixed, with negative prompts.
 
     segic train --config emoji_mixed --workdir outputs/emoji_mixed
 
-The frozen backbone is the shipped model's. It is for trying the whole of the training in minutes on two CPU
-cores (tools/kill_and_resume.py does), not for a good model.
+The frozen backbone is that of the bundled model. This experiment exercises all of the training in minutes on
+two CPU cores (tools/kill_and_resume.py does so); it does not give a good model.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from segic_jax.weights.bundle import SHIPPED
 
 
 def get_config() -> Config:
-    """`emoji_tiny`'s model, from the backbone that it made."""
+    """Return the model of `emoji_tiny` on its finished backbone, with two sources."""
     config = load_config("emoji_tiny")
     return dataclasses.replace(
         config,

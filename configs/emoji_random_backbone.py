@@ -1,8 +1,8 @@
-"""A baseline: the head of `emoji_tiny.py` over the same backbone, frozen as it was drawn at random.
+"""Train a baseline: the head of `emoji_tiny` on the same backbone without its pretraining.
 
     segic train --config emoji_random_backbone --workdir outputs/emoji_random_backbone
 
-Shorter than the real training: 300 steps instead of 2000.
+It trains for 300 steps instead of 2000.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from segic_jax.train.experiment import load_config
 
 
 def get_config() -> Config:
-    """`emoji_tiny` without its pretraining."""
+    """Return `emoji_tiny` without its pretraining."""
     config = load_config("emoji_tiny")
     return dataclasses.replace(
         config,

@@ -1,4 +1,6 @@
-"""`emoji_tiny` with a fifth of its steps: for trying changes. Three seeds are in docs/training.md.
+"""Train `emoji_tiny` with a fifth of its pretraining and a third of its steps, to try changes.
+
+docs/training.md has the scores of three seeds.
 
 segic train --config emoji_short --workdir outputs/emoji_short
 """
@@ -10,10 +12,10 @@ from segic_jax.train.experiment import load_config
 
 
 def get_config() -> Config:
-    """The same stages, shorter; a pair shows one class, which makes a step half as long.
+    """Return the same two stages, shorter; a pair has one class, which halves the time of a step.
 
-    Box prompts in half of the passes, as officially: without them the loss stays where it began for 300 of
-    the 700 steps (docs/training.md).
+    Half of the passes have box prompts, the official value: without them the loss stays at its first value
+    for 300 of the 700 steps (docs/training.md).
     """
     config = load_config("emoji_tiny")
     return dataclasses.replace(

@@ -1,8 +1,8 @@
-"""The shipped model: a small backbone pretrained on emoji, frozen, and a SegIC head on top.
+"""Train the bundled model: pretrain a small backbone on emoji, freeze it, and train a SegIC head on it.
 
     segic train --config emoji_tiny --workdir outputs/emoji_tiny
 
-Both stages see base classes only. It took two hours on two busy CPU cores (docs/emoji_tiny/).
+Both stages use base classes only. The training took two hours on two busy CPU cores (docs/emoji_tiny/).
 """
 
 from segic_jax.config import (
@@ -20,7 +20,7 @@ from segic_jax.config import (
 
 
 def get_config() -> Config:
-    """Pretraining, then the head exactly as at full size: same modules, losses and reversal."""
+    """Return both stages; the head has the modules, losses and reversal of the large models."""
     return Config(
         backbone="",
         sources=(SourceConfig("emoji_scenes"),),
@@ -32,8 +32,8 @@ def get_config() -> Config:
             canvas=128,
         ),
         pretrain=PretrainConfig(),
-        # The composer draws scale and mirroring itself. A box drawn from the truth would make half of the
-        # pairs easy; it is never given where masks are predicted.
+        # The composer of scenes draws scale and mirroring. Box prompts, which are made from the true masks,
+        # would make half of the pairs easy; inference never has them.
         data=DataConfig(max_concepts=3, flip=False, jitter=None, text_keep=0.0, box=0.0),
         optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=100),
         train=TrainConfig(
