@@ -1,4 +1,4 @@
-"""Measure whether negative examples keep the model off look-alikes: `python -m studies.negatives`.
+"""Measure whether negative examples keep masks off look-alikes: `python -m studies.negatives`.
 
 Each class of the emoji benchmark is paired with its look-alike, the class whose mean feature is nearest, in
 scenes with both and in scenes with the look-alike alone. The model gets one example of the class, and then
@@ -27,7 +27,7 @@ LEAST_VISIBLE = 100  # pixels of an object that is measured
 
 
 class SearchScene(NamedTuple):
-    """Hold a scene in which a class is searched; the look-alike is its last but one object."""
+    """Hold a scene in which a class is segmented; the look-alike is its last but one object."""
 
     class_name: str
     scene: Scene

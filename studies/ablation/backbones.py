@@ -1,8 +1,8 @@
-"""Other backbones to compare with: one drawn at random, and two trained for a short while.
+"""Make backbones to compare with: one drawn at random, and two with a short training.
 
-Both match every patch with the pooled objects of other scenes (`train.pretrain.matching_loss`). For one of
-them objects of one class match, whatever the artist; for the other only the same drawing, pasted twice: that
-needs neither names nor annotation, so it is the self-supervised one.
+Both trainings match every patch with the pooled objects of other scenes (`train.pretrain.matching_loss`). In
+one of them objects of one class match, whatever the artist. In the other only the same drawing matches,
+pasted twice: that needs neither names nor annotation, so it is self-supervised.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Frozen features of the scenes: computed once for a backbone and a canvas, kept on disk as float16."""
+"""Compute the frozen features of the scenes once for a backbone and a canvas; store them as float16."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
@@ -21,16 +21,16 @@ BATCH = 16  # scenes of one call of the backbone
 
 
 class BackboneInput(NamedTuple):
-    """Name a backbone and what it is given."""
+    """Name a backbone and the canvas that it encodes."""
 
     backbone: str = "supervised"
     canvas: int = 0  # 0: the configuration's
-    fine: bool = False  # the backbone sees twice the canvas; its patches are averaged by fours
+    fine: bool = False  # encode at twice the canvas, and average the patches by fours
 
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """Provide scenes and their features by name; make and keep those that are missing."""
+    """Provide scenes and their features by name; compute and store those that are missing."""
 
     folder: Path
     model: ModelConfig
@@ -77,9 +77,9 @@ class FeatureStore:
                 # The last batch is filled up with the scenes before it: one program.
                 first = max(0, min(start, len(images) - BATCH))
                 chosen = np.arange(first, first + BATCH) % len(images)
-                pictures = [resize_and_pad(images[i], nothing, config.canvas).image for i in chosen]
-                found = engine.extract(config, backbone, np.stack(pictures), sizes)
+                canvases = [resize_and_pad(images[i], nothing, config.canvas).image for i in chosen]
+                features = engine.extract(config, backbone, np.stack(canvases), sizes)
                 if view.fine:
-                    found = found.reshape(BATCH, shape[1], 2, shape[2], 2, -1).mean((2, 4))
-                rows[chosen] = np.asarray(found, np.float16)
+                    features = features.reshape(BATCH, shape[1], 2, shape[2], 2, -1).mean((2, 4))
+                rows[chosen] = np.asarray(features, np.float16)
             rows.flush()

@@ -1,4 +1,4 @@
-"""Training pairs drawn from the fixed scenes: a class in two of them, or the objects of two views of one."""
+"""Draw training pairs from the fixed scenes: a class in two of them, or the objects of two views of one."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from segic_jax.config import DataConfig
 from segic_jax.data.pipeline import CANDIDATES
 from studies.ablation.scenes import MAX_OBJECTS, Scenes
 
-LEAST = 0.01  # of a scene's pixels, for an object to be asked for
+MIN_VISIBLE = 0.01  # of a scene's pixels; an object with fewer is not a concept
 FIRST_CLASS = 2  # row of the text table; the empty prompt and that of instances come before
 INSTANCE_SHARE = 0.5  # of the pairs, where there are instances
 
@@ -29,24 +29,25 @@ class Pairs:
 
     @cached_property
     def by_class(self) -> list[np.ndarray]:
-        """Rows (scene, label, class, family) of usable objects, an array per class with several scenes."""
+        """Return rows (scene, label, class, family) of usable objects, for each class in several scenes."""
         visible = _visible(self.scenes.labels)
-        scene, label = np.nonzero((visible >= LEAST) & (self.scenes.objects[..., 0] >= 0))
-        of, family = self.scenes.objects[scene, label].T
-        table = np.stack([scene, label + 1, of, family], axis=1)
-        return [table[of == c] for c in np.unique(of) if len(np.unique(scene[of == c])) > 1]
+        scene, label = np.nonzero((visible >= MIN_VISIBLE) & (self.scenes.objects[..., 0] >= 0))
+        class_number, family = self.scenes.objects[scene, label].T
+        table = np.stack([scene, label + 1, class_number, family], axis=1)
+        by_class = (table[class_number == number] for number in np.unique(class_number))
+        return [rows for rows in by_class if len(np.unique(rows[:, 0])) > 1]
 
     @cached_property
     def in_both(self) -> np.ndarray:
         """Return whether an object is visible in both views of each scene [scenes, MAX_OBJECTS]."""
-        visible = (
-            np.zeros((2, MAX_OBJECTS), bool) if self.views is None else _visible(self.views.labels) >= LEAST
-        )
+        if self.views is None:
+            return np.zeros((1, MAX_OBJECTS), bool)
+        visible = _visible(self.views.labels) >= MIN_VISIBLE
         return visible[0::2] & visible[1::2]
 
     @cached_property
     def usable(self) -> np.ndarray:
-        """Scenes whose views share an object; none without views."""
+        """Return the scenes whose views share an object; none without views."""
         return np.nonzero(self.in_both.any(1))[0]
 
     def batch(self, rng: np.random.Generator, size: int) -> dict[str, np.ndarray]:
@@ -61,34 +62,34 @@ class Pairs:
 
     def _pair(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         instance = len(self.usable) > 0 and rng.random() < INSTANCE_SHARE
-        which = np.zeros((2, self.slots), np.int32)
+        concept_labels = np.zeros((2, self.slots), np.int32)
         prompts, class_row = np.zeros(2, np.int32), -1
         negatives = np.full(CANDIDATES, -1, np.int32)
         if instance:
             number = int(self.usable[rng.integers(len(self.usable))])
             scenes = [2 * number, 2 * number + 1]
             labels = rng.permutation(np.nonzero(self.in_both[number])[0] + 1)[: self.slots]
-            which[:, : len(labels)] = labels
+            concept_labels[:, : len(labels)] = labels
             prompts[:] = 1
         else:
             rows = self.by_class[rng.integers(len(self.by_class))]
             target, reference = two_rows(rng, rows)
             scenes = [target[0], reference[0]]
-            which[:, 0] = target[1], reference[1]
+            concept_labels[:, 0] = target[1], reference[1]
             class_row = FIRST_CLASS + target[2]
             prompts[rng.random(2) < self.text_keep] = class_row
             if rng.random() < self.negative:
-                there = self.scenes.objects[scenes, :, 0]
-                absent = np.setdiff1d(np.arange(self.classes), there)
+                present = self.scenes.objects[scenes, :, 0]
+                absent = np.setdiff1d(np.arange(self.classes), present)
                 chosen = rng.permutation(absent)[:CANDIDATES]
                 negatives[: len(chosen)] = FIRST_CLASS + chosen
         return {
             "target": np.array(scenes[0], np.int32),
             "reference": np.array(scenes[1], np.int32),
             "is_instance": np.array(instance, bool),
-            "target_concept_labels": which[0],
-            "reference_concept_labels": which[1],
-            "valid": which[0] > 0,
+            "target_concept_labels": concept_labels[0],
+            "reference_concept_labels": concept_labels[1],
+            "valid": concept_labels[0] > 0,
             "target_prompt": prompts[0],
             "reference_prompt": prompts[1],
             "class_row": np.array(class_row, np.int32),

@@ -1,8 +1,9 @@
 """Choose the prompts of a concept: SegIC's prompts, each present or withheld, and extensions.
 
-The model stays as it is. Prompts are withheld by what the Prototypes hold: a zero feature makes the
-similarity map flat and its peak (0, 0), a visual token that is not valid is not read, the empty text prompt
-says nothing. An extension exchanges the map, the points or the tokens. SegIC itself is `Prompting()`.
+The model does not change. A prompt is withheld by its value in the Prototypes: a zero feature makes the
+similarity map flat and its peak (0, 0), a visual token that is not valid is not read, and the empty text
+prompt carries no information. An extension exchanges the map, the points or the tokens. SegIC itself is
+`Prompting()`.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ ShotUse = Literal["mean", "tokens", "max"]
 
 @dataclass(frozen=True)
 class Prompting:
-    """Say which prompts are given, and how."""
+    """Select the prompts of a concept, and how several shots make them."""
 
     geometric: bool = True  # map and point, and boxes in training
     visual: bool = True  # the feature as a token

@@ -1,4 +1,4 @@
-"""The table of an ablation as JSON and Markdown, and its plot."""
+"""Write the table of an ablation as JSON and Markdown, and plot it."""
 
 import io
 import json
@@ -11,10 +11,10 @@ from studies.ablation.evaluation import PixelCounts
 from studies.ablation.scenes import DRAWINGS, NOVEL, SEEN, VALIDATION
 from studies.ablation.variants import DEFAULT, EXTENSIONS, Variant
 
-COLUMNS = {VALIDATION: "unseen classes", SEEN: "trained classes", DRAWINGS: "one drawing of two"}
+COLUMNS = {VALIDATION: "unseen classes", SEEN: "trained classes", DRAWINGS: "one of two drawings"}
 
 TICKS = (-40, -16, -4, -2, 0, 2, 4, 16)  # of the plot, points
-LINEAR = 4  # up to so many its axis is linear, beyond it logarithmic
+LINEAR = 4  # points up to which the axis is linear; it is logarithmic beyond
 
 Results = Mapping[str, Mapping[str, PixelCounts]]  # by row and list of episodes
 
@@ -30,10 +30,10 @@ def make_table(rows: Sequence[Variant], results: Results) -> list[dict]:
             continue
         scores = {}
         for part, counts in results[row.name].items():
-            against = results[DEFAULT].get(part) if row.name != DEFAULT else None
+            default = results[DEFAULT].get(part) if row.name != DEFAULT else None
             scores[part] = {
                 "miou": estimate(class_scores(counts)),
-                "difference": difference(counts, against) if against else None,
+                "difference": difference(counts, default) if default else None,
             }
         table.append({"name": row.name, "group": row.group, "title": row.title, "scores": scores})
     return table
@@ -41,10 +41,10 @@ def make_table(rows: Sequence[Variant], results: Results) -> list[dict]:
 
 def winner(table: Sequence[Mapping]) -> str | None:
     """Return the extension that is best on the validation classes, if its interval is above zero."""
-    found = {
+    differences = {
         row["name"]: row["scores"][VALIDATION]["difference"] for row in table if row["group"] == EXTENSIONS
     }
-    better = {name: value.value for name, value in found.items() if value.low > 0}
+    better = {name: value.value for name, value in differences.items() if value.low > 0}
     return max(better, key=better.__getitem__) if better else None
 
 

@@ -1,8 +1,8 @@
-"""Run the rows of the table one after the other, and keep what is finished.
+"""Run the rows of the table one after the other, and store the finished ones.
 
-In OUT: `settings.json`; `bank/`, scenes and features; `heads/` and `rows/`, a file a row, each there when it
-is whole; `table.md`, `table.json` and `plot.png`, written anew after every row. A run that was killed goes on
-with the row in which it was.
+OUT holds `settings.json`; scenes and features in `bank/`; a file for each finished row in `heads/` and
+`rows/`; and `table.md`, `table.json` and `plot.png`, which are written again after every row. A run that was
+killed continues with the first unfinished row.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
     """Run the unfinished rows, and return the table (`report.make_table`).
 
     Args:
-        only: a group or a row; with the default, which all are compared with.
+        only: a group or a row; the default, which all rows are compared with, is run as well.
 
     Raises:
         ConfigError: an unknown `only`, no backbone, or `out` holds an ablation with other settings.
@@ -112,7 +112,7 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
 def _run(
     row: Variant, config: Config, store: FeatureStore, out: Path
 ) -> tuple[dict[str, PixelCounts], float | None]:
-    """Train the row's head, or take the other row's, and evaluate it on the lists of episodes."""
+    """Train the row's head, or use that of the row it names, and evaluate it on the lists of episodes."""
     loss = None
     if row.head_of:
         head = _head(out, row.head_of)
@@ -149,13 +149,13 @@ def _settings(config: Config, budget: Budget, backbone: Params) -> dict:
 
 def _claim(out: Path, settings: dict) -> None:
     file = out / "settings.json"
-    settings = json.loads(json.dumps(settings))  # tuples are lists there
+    settings = json.loads(json.dumps(settings))  # tuples become lists
     if file.exists():
-        there = json.loads(file.read_text("utf-8"))
-        if other := [name for name in settings if settings[name] != there.get(name)]:
+        stored = json.loads(file.read_text("utf-8"))
+        if different := [name for name in settings if settings[name] != stored.get(name)]:
             raise ConfigError(
-                f"{out} holds an ablation with other settings ({', '.join(other)}): give another folder, or "
-                "the same settings to go on."
+                f"{out} holds an ablation with other settings ({', '.join(different)}): give another folder, "
+                "or the same settings to continue."
             )
     out.mkdir(parents=True, exist_ok=True)
     atomic_write(file, json.dumps(settings, indent=1).encode())
@@ -169,7 +169,7 @@ def _require_room(out: Path, config: Config, size: Size) -> None:
     needed = scenes * (4 * SCENE_SIDE**2 + 6 * grid**2 * width)
     if not (out / "bank").exists() and shutil.disk_usage(out).free < needed:
         raise ConfigError(
-            f"{out} needs {needed / 1e9:.1f} GB for scenes and features, more than is free: choose another."
+            f"{out} needs {needed / 1e9:.1f} GB for scenes and features, more than is free there."
         )
 
 

@@ -1,4 +1,4 @@
-"""The scenes of an ablation, drawn once and kept on disk: the same for every head.
+"""Draw the scenes of an ablation once, and store them: they are the same for every head.
 
 A part is a list of scenes of 192 pixels with label maps. TRAINING and VIEWS are of the base classes; the
 others are lists of episodes: class after class, SCENES scenes each, whose first object is of the class.
@@ -25,12 +25,12 @@ from segic_jax.runtime import progress
 from segic_jax.runtime.atomic_write import atomic_path
 from segic_jax.runtime.prefetch import prefetch_results
 
-TRAINING = "training"  # scenes of two to four base classes, each of which can be the one that is asked for
+TRAINING = "training"  # scenes of two to four base classes, each of which can be the concept
 VIEWS = "views"  # two views of a scene, one after the other, with the same objects under the same labels
-VALIDATION = "validation"  # classes of no training
+VALIDATION = "validation"  # classes that no training uses
 SEEN = "seen"  # base classes, in new scenes
-DRAWINGS = "drawings"  # one drawing of a validation class, in each scene beside another artist's
-NOVEL = "novel"  # the benchmark's classes, asked for at the very end
+DRAWINGS = "drawings"  # one drawing of a validation class, beside another artist's in each scene
+NOVEL = "novel"  # the benchmark's classes, evaluated at the very end
 EPISODES = (VALIDATION, SEEN, DRAWINGS, NOVEL)
 MAX_OBJECTS = 4  # objects of a training scene
 
@@ -132,8 +132,9 @@ class _Training:
 
     @cached_property
     def families(self) -> list[str]:
-        """Families of artists: those who redraw each other's images count as one."""
-        return sorted({FAMILY.get(artist, artist) for one in self.bank.classes for artist in one.artists})
+        """Return the families of artists: those who redraw each other's images count as one."""
+        artists = {artist for sprite in self.bank.classes for artist in sprite.artists}
+        return sorted({FAMILY.get(artist, artist) for artist in artists})
 
     def __call__(self, number: int) -> Drawn:
         rng = np.random.default_rng([self.seed, number])
@@ -168,7 +169,7 @@ def _two_drawings(classes: list[SpriteClass], number: int) -> Drawn:
     place, scene = divmod(number, SCENES)
     concept = classes[place]
     rng = np.random.default_rng([place, scene])
-    others = [one for one in classes if one is not concept]
+    others = [sprite for sprite in classes if sprite is not concept]
     picked = rng.choice(len(others), min(int(rng.integers(1, 3)), len(others)), replace=False)
     objects = [
         (concept.name, concept.artists[0]),

@@ -1,8 +1,8 @@
-"""Text features for a model without text tower: every word is a fixed random direction.
+"""Make text features for a model without text tower: every word is a fixed random direction.
 
-They stand in for CLIP's, which the embedded model does not have. Names that share a word are similar, and
-nothing else is known: the name of a class that was never trained on tells a head nothing, and that of a base
-class can be learned by heart.
+They replace CLIP's, which the embedded model does not have. Only names that share a word have similar
+features: the name of a class that was never trained on carries no information, and that of a base class can
+be memorised.
 """
 
 import zlib

@@ -26,12 +26,11 @@ from studies.ablation.text_features import text_feature
 from studies.ablation.variants import Variant
 
 SLOTS = 2  # of a pair with negative prompts or instances; else one
-TEXT_KEEP = 0.75  # officially, where names are given
-NEGATIVE = 0.25  # of the semantic pairs, where there are negative prompts
+TEXT_KEEP = 0.75  # official probability of a class's name, for variants with names
+NEGATIVE = 0.25  # share of the semantic pairs with negative prompts, for variants with them
 
-Source = tuple[
-    Shaped[np.ndarray, "scenes S S"], Shaped[np.ndarray, "scenes g g channels"]
-]  # labels, features
+# Labels and features.
+Source = tuple[Shaped[np.ndarray, "scenes S S"], Shaped[np.ndarray, "scenes g g channels"]]
 
 
 def train_head(variant: Variant, config: Config, store: FeatureStore) -> tuple[Params, float]:
@@ -92,7 +91,7 @@ def train_head(variant: Variant, config: Config, store: FeatureStore) -> tuple[P
 
 @cache
 def _train_step(config: Config, prompting: Prompting, reversal: bool) -> jax.stages.Wrapped:
-    """Return SegIC's training step on kept features; variants that differ elsewhere share its compilation."""
+    """Return SegIC's training step on stored features; variants that differ elsewhere share the program."""
     return make_train_step(
         config,
         make_optimizer(config.optim, config.train.steps),
@@ -118,8 +117,8 @@ def _with_masks(config: ModelConfig, frozen: Frozen, batch: dict[str, Array]) ->
     """Make masks on the canvas of labels, and convert the features to float32."""
     batch = dict(batch)
     for side in ("target", "reference"):
-        labels, wanted = batch.pop(side + "_labels"), batch.pop(side + "_concept_labels")
-        inside = labels[:, None] == wanted[..., None, None].astype(labels.dtype)
+        labels, concept_labels = batch.pop(side + "_labels"), batch.pop(side + "_concept_labels")
+        inside = labels[:, None] == concept_labels[..., None, None].astype(labels.dtype)
         batch[side + "_masks"] = (grid_masks(inside, config.canvas) > 0) & batch["valid"][..., None, None]
         batch[side + "_features"] = batch[side + "_features"].astype(jnp.float32)
     return batch

@@ -1,4 +1,4 @@
-"""The variants that an ablation compares, a row of its table each: what each changes of the default."""
+"""Define the variants that an ablation compares: each is a row of its table."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ SEGIC, USUAL = Prompting(), BackboneInput()
 
 @dataclass(frozen=True)
 class Variant:
-    """Describe one variant; whatever is not given is as in the default."""
+    """Describe one variant by its differences to the default."""
 
     name: str
     group: str
@@ -25,18 +25,17 @@ class Variant:
     boxes: bool = True  # box prompts in training, as the configuration's `data.box` has them
     instances: bool = False  # half of the pairs are two views of a scene, and its objects
     seed: int = 0  # added to the configuration's
-    # Only evaluated: another row's head.
-    head_of: str = ""
-    shots: int = 1
-    names: bool = False  # the class's name is given
+    head_of: str = ""  # a row whose head is evaluated, instead of training one
+    shots: int = 1  # references of an episode
+    names: bool = False  # whether the text prompt names the class
 
 
 def make_variants(config_canvas: int, patch_size: int) -> tuple[Variant, ...]:
     """Return all variants, the important ones first.
 
     Args:
-        config_canvas: of the model; the other two canvases are about 3/4 and 5/4 of it.
-        patch_size: must divide them, and half of it a quarter of them.
+        config_canvas: the canvas of the configuration; the other two are about 3/4 and 5/4 of it.
+        patch_size: of the backbone; all canvases are multiples of four patches.
     """
     step = 4 * patch_size
     smaller, larger = (round(config_canvas * share / step) * step for share in (0.75, 1.25))
@@ -48,9 +47,9 @@ def make_variants(config_canvas: int, patch_size: int) -> tuple[Variant, ...]:
         )
 
     ways = (
-        ("mean", "mean feature"),
-        ("tokens", "a token each, map of the mean"),
-        ("max", "a token each, largest of the maps"),
+        ("mean", "mean prototype"),
+        ("tokens", "one token each, map of the mean prototype"),
+        ("max", "one token each, maximum of the maps"),
     )
     return (
         Variant(DEFAULT, "default", "geometric and visual, context reversal, semantic pairs"),
@@ -74,27 +73,32 @@ def make_variants(config_canvas: int, patch_size: int) -> tuple[Variant, ...]:
         Variant("classes", "backbone", "supervised, as short (same class)", input=BackboneInput("classes")),
         Variant("smaller", "canvas", f"canvas {smaller}", input=BackboneInput(canvas=smaller)),
         Variant("larger", "canvas", f"canvas {larger}", input=BackboneInput(canvas=larger)),
-        Variant("mutual", EXTENSIONS, "cosine map where both sides choose", Prompting(extension="mutual")),
+        Variant("mutual", EXTENSIONS, "similarity map of mutual matches", Prompting(extension="mutual")),
         Variant(
-            "mutual_beside", EXTENSIONS, "cosine map + mutual choice", Prompting(extension="mutual_beside")
+            "mutual_beside",
+            EXTENSIONS,
+            "similarity map + mutual matches",
+            Prompting(extension="mutual_beside"),
         ),
-        Variant("prototypes", EXTENSIONS, "three prototypes a reference", Prompting(extension="prototypes")),
+        Variant(
+            "prototypes", EXTENSIONS, "three prototypes per reference", Prompting(extension="prototypes")
+        ),
         Variant("points", EXTENSIONS, "up to three points, one outside", Prompting(extension="points")),
         Variant("fine", EXTENSIONS, "backbone at twice the canvas, pooled", input=BackboneInput(fine=True)),
     )
 
 
 def choose_variants(rows: tuple[Variant, ...], only: str) -> list[Variant]:
-    """Return the variants to run: all, or a group or one, with the default and the heads that they need.
+    """Return the variants to run: all, a group or one, with the default and those whose heads they use.
 
     Raises:
         ConfigError: `only` names neither.
     """
-    known = sorted({row.group for row in rows}) + [row.name for row in rows]
-    if only and only not in known:
+    choices = sorted({row.group for row in rows}) + [row.name for row in rows]
+    if only and only not in choices:
         raise ConfigError(
-            f"There is no group or row {only!r}: choose among {', '.join(dict.fromkeys(known))}."
+            f"There is no group or row {only!r}: choose among {', '.join(dict.fromkeys(choices))}."
         )
-    wanted = [row for row in rows if not only or only in (row.group, row.name)]
-    needed = {DEFAULT, *(row.head_of for row in wanted), *(row.name for row in wanted)}
+    chosen = [row for row in rows if not only or only in (row.group, row.name)]
+    needed = {DEFAULT, *(row.head_of for row in chosen), *(row.name for row in chosen)}
     return [row for row in rows if row.name in needed]
