@@ -1,7 +1,8 @@
 """List the published weights that `segic weights fetch` can download.
 
 Sizes and parameter counts are those of the files. A SHA-256 is listed only if a public page states it
-(docs/weights.md names the pages); other files are compared with the hash that the hub announces."""
+(docs/weights.md names the pages); other files are compared with the hash that the hub announces.
+"""
 
 from dataclasses import dataclass
 
@@ -164,7 +165,7 @@ CATALOG: dict[str, CatalogEntry] = {
         ),
         CatalogEntry(
             name="segic-l",
-            what="whole SegIC-L: the 80k head, its backbone and text tower",
+            what="complete SegIC-L: the 80k head, its backbone and text tower",
             licence="those of its parts",
             parameters=304_367_616 + 123_060_480 + _SEGIC_HEAD,
             size=304_367_616 * 4 + 1_710_000_000 + 21_561_327,

@@ -33,8 +33,6 @@ from segic_jax.weights.torch_names import Tensors, to_torch
 _OWN_FORMAT = "a file of this project"
 # The name, in messages, of a source that adds a missing part.
 _SOURCE_OF = {"backbone": "DINOV2", "text": "CLIP", "head": "SEGIC"}
-
-
 _PART_NAMES = {"backbone": "backbone", "text": "text tower", "head": "head"}
 
 
@@ -76,11 +74,10 @@ def convert(
     num_heads: int | None = None,
     float16: bool = False,
 ) -> ConversionReport:
-    """Write the weights of `sources` into one file; backbone, text tower and head together are a complete
-    model.
+    """Write the weights of `sources` into one file.
 
-    Tensors keep their type and their bits: float16 and bfloat16 are exact in the float32 that readers make of
-    them.
+    Backbone, text tower and head together are a complete model. Tensors keep their type and their bits:
+    float16 and bfloat16 are exact in the float32 that readers make of them.
 
     Args:
         sources: .safetensors, .pth, .pt, .bin, folders in the layout of the Hugging Face hub, and CLIP's
@@ -96,7 +93,7 @@ def convert(
     """
     _require_apart(out, sources)
     read = [read_source(Path(path)) for path in sources]
-    content, weights = _Content.of(read), {}
+    content, weights = _Content.collect(read), {}
     backbone, text, head = (content.parts.get(kind) for kind in ("backbone", "text", "head"))
     left_out = [name for part in content.parts.values() for name in part.left_out]
     if text is not None and text.origin == SEGIC and content.tokenizer(text) is None:
@@ -194,7 +191,7 @@ def read_frozen(path: Path | str, config: ViTConfig) -> FrozenParts:
         SourceError, FormatError, ParamsError: the file cannot be read, or does not fit `config`.
         ConvertError: the file holds no backbone.
     """
-    content = _Content.of([read_source(Path(path))])
+    content = _Content.collect([read_source(Path(path))])
     backbone, text = content.parts.get("backbone"), content.parts.get("text")
     if backbone is None:
         raise ConvertError(f"{path} holds no backbone; give a file with DINOv2's weights.")
@@ -215,7 +212,8 @@ class _Content(NamedTuple):
         return self.tokenizers.get("", self.tokenizers.get(text.what))
 
     @classmethod
-    def of(cls, sources: Sequence[WeightSource]) -> "_Content":
+    def collect(cls, sources: Sequence[WeightSource]) -> "_Content":
+        """Recognise the parts of all sources; raise ConvertError for none, or for two of a kind."""
         parts: dict[str, Part] = {}
         content = cls({}, {}, {}, {})
         for source in sources:

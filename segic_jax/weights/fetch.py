@@ -1,7 +1,8 @@
 """Download the weights of the catalogue, and find model files by path or name.
 
 `fetch` downloads through huggingface_hub (with its cache, resume, HF_ENDPOINT and HF_HUB_OFFLINE), checks the
-hashes, converts, and stores CACHE/NAME.safetensors."""
+hashes, converts, and stores CACHE/NAME.safetensors.
+"""
 
 import errno
 import hashlib
@@ -213,7 +214,8 @@ def _verify(weights: CatalogEntry, file: CatalogFile, path: Path) -> None:
     """Compare a file with the published SHA-256, else with the hash that the hub announced.
 
     The hub's cache names a blob by its hash: SHA-256 for large files, git's SHA-1 for small ones. On file
-    systems without links there is no such name, and only a published SHA-256 is checked."""
+    systems without links there is no such name, and only a published SHA-256 is checked.
+    """
     blob = path.resolve()
     expected = file.sha256 or blob.name
     if re.fullmatch(r"[0-9a-f]{64}", expected):

@@ -118,8 +118,10 @@ def _segic(tensors: Mapping[str, np.ndarray], what: str) -> list[Part]:
 
 
 def _clip(tensors: Mapping[str, np.ndarray], prefix: str, config: Mapping | None, what: str) -> Part:
-    """Read CLIPModel, CLIPTextModel (since transformers 5.6 without the prefix),
-    CLIPTextModelWithProjection."""
+    """Read CLIPModel, CLIPTextModel or CLIPTextModelWithProjection.
+
+    Since transformers 5.6 a CLIPTextModel has no prefix.
+    """
     config = (config or {}).get("text_config", config)
     _require(config, {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}, what)
     file_tensors, left_out = _kept(tensors, prefix)
@@ -178,7 +180,8 @@ def _meta_or_timm(tensors: Mapping[str, np.ndarray], prefix: str, config: Mappin
     """Read DINOv2 under its own names, with or without chunks of blocks, or under timm's.
 
     timm stores register tokens as `reg_token`, packs SwiGLU into fc1 and fc2, and, with registers, adds the
-    class position to `cls_token`: that position is zero here."""
+    class position to `cls_token`: that position is zero here.
+    """
     file_tensors, left_out = _kept(tensors, prefix)
     kept = {name.removeprefix(prefix): tensor for name, tensor in file_tensors.items()}
     chunks = {}  # block -> "chunk.block"

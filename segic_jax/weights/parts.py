@@ -1,7 +1,8 @@
 """Turn the recognised parts of a model into configurations and parameters.
 
 Sizes come from shapes (shapes.py); what no shape shows comes from a config.json, from a file of this project,
-or from the user."""
+or from the user.
+"""
 
 import dataclasses
 import json
@@ -40,7 +41,8 @@ def with_positions(vit: ViTConfig, backbone: Part, head: Part | None) -> ViTConf
     Meta's code and Hugging Face's differ for backbones without registers: Meta scales by (n + 0.1) / 37,
     Hugging Face to the exact size. A head keeps the method it was trained with: SegIC's is Meta's, wherever
     the backbone comes from, and a file of this project stores it. A backbone alone keeps the method of its
-    own module, so that it gives the same features."""
+    own module, so that it gives the same features.
+    """
     if head is not None and head.stored_config is not None:
         # Keep the backbone stored with the head, unless it was guessed from the head alone.
         trained_on: ViTConfig = head.stored_config.vit
@@ -55,8 +57,12 @@ def with_positions(vit: ViTConfig, backbone: Part, head: Part | None) -> ViTConf
 
 
 def head_config(part: Part, vit: ViTConfig | None, canvas: int | None) -> ModelConfig:
-    """Return the configuration of the model that a head belongs to, with the backbone `vit` if it is
-    given."""
+    """Return the configuration of the model that a head belongs to.
+
+    Args:
+        vit: the backbone that the head is joined with; None to derive it from the head.
+        canvas: None for the canvas that is stored with the head, else 896.
+    """
     if part.stored_config is not None:
         canvas = canvas or part.stored_config.canvas
     with _name_source(part):
@@ -99,8 +105,7 @@ def _end_of_text(tokenizer: bytes) -> int | None:
 
 
 def _stated_heads(part: Part, num_heads: int | None, *, always: bool) -> int | None:
-    """Return the number of heads that config.json or the user states; None means 64 channels for each
-    head."""
+    """Return the number of heads that config.json or the user states, or None for 64 channels a head."""
     if part.config and (heads := part.config.get("num_attention_heads")) is not None:
         return heads
     name = "patch_embed.proj.bias" if part.kind == "backbone" else "final_layer_norm.bias"

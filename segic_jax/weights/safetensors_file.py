@@ -1,7 +1,8 @@
 """Write named arrays to a .safetensors file, one array at a time.
 
 The official writer needs all bytes in memory at once; this one copies one array at a time, and the file
-appears under its name only once it is complete."""
+appears under its name only once it is complete.
+"""
 
 import json
 import os
@@ -76,8 +77,7 @@ def _stored_dtype(name: str, dtype: np.dtype, float16: bool) -> np.dtype:
 
 
 def _header(tensors: Mapping[str, tuple[np.dtype, tuple[int, ...]]], metadata: Mapping[str, str]) -> bytes:
-    """Return eight bytes of length, then JSON padded with spaces so that the data start at a multiple of
-    8."""
+    """Return eight bytes of length, then JSON; spaces pad it so that the data start at a multiple of 8."""
     entries: dict[str, dict] = {"__metadata__": dict(sorted(metadata.items()))}
     offset = 0
     for name, (dtype, shape) in tensors.items():

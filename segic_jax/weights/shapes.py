@@ -1,7 +1,8 @@
 """Derive configurations from the shapes of tensors under official names.
 
 Shapes give everything but the number of attention heads: published models have 64 channels for each head, and
-SAM's decoder has 8 heads."""
+SAM's decoder has 8 heads.
+"""
 
 import math
 import re
@@ -181,7 +182,7 @@ def _heads(width: int, num_heads: int | None, what: str) -> int:
 
 def _count(tensors: Tensors, pattern: str) -> int:
     """Return one more than the largest index that `pattern` matches."""
-    return 1 + max((int(found[1]) for name in tensors if (found := re.match(pattern, name))), default=0)
+    return 1 + max((int(match[1]) for name in tensors if (match := re.match(pattern, name))), default=0)
 
 
 def _shapes(tensors: Tensors, what: str, *names: str) -> list[Shape]:

@@ -1,7 +1,8 @@
 """Read weight files and folders as tensors by name, with the configuration and tokenizer beside them.
 
 A folder has the layout of the Hugging Face hub: config.json, model.safetensors or pytorch_model.bin, in one
-file or in shards, and tokenizer.json. Tensors are views of the mapped file: nothing is copied here."""
+file or in shards, and tokenizer.json. Tensors are views of the mapped file: nothing is copied here.
+"""
 
 import hashlib
 import json
@@ -50,8 +51,7 @@ class WeightSource(NamedTuple):
 
     @property
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of each file that was read, by its name, after that of the folder if one was
-        given."""
+        """Return the SHA-256 of each file that was read, by FILE, or FOLDER/FILE where a folder was given."""
         folder = f"{self.path.name}/" if self.path.is_dir() else ""
         return {folder + path.name: _sha256(path) for path in self.files}
 
@@ -89,7 +89,7 @@ def _read_folder(folder: Path) -> WeightSource:
     raise SourceError(f"{folder} holds none of {', '.join(_WEIGHT_FILES)}; give the weight file itself.")
 
 
-def _read_weights(path: Path, given: Path) -> WeightSource:
+def _read_weights(path: Path, source: Path) -> WeightSource:
     metadata: dict[str, str] = {}
     files = [path]
     if path.name.endswith(".index.json"):
@@ -102,10 +102,10 @@ def _read_weights(path: Path, given: Path) -> WeightSource:
         raise SourceError(f"{path}: weights are .safetensors, {', '.join(_PICKLES)} files, or a hub folder.")
     config = path.parent / "config.json"
     tokenizer = path.parent / "tokenizer.json"
-    if given.is_dir():
+    if source.is_dir():
         files += [beside for beside in (config, tokenizer) if beside.is_file()]
     return WeightSource(
-        given,
+        source,
         tuple(files),
         tensors,
         metadata,

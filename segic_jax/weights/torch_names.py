@@ -1,7 +1,8 @@
 """Map tensors under their official (torch) names to our flat parameters and back.
 
 Our modules carry the torch attribute names, so one rule fits every part: the path is the same, and the leaf
-of the destination gives the layout of the tensor. Nothing is skipped silently in either direction."""
+of the destination gives the layout of the tensor. Nothing is skipped silently in either direction.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
