@@ -105,8 +105,12 @@ class ColourJitter(NamedTuple):
 
 
 def draw_colour_jitter(rng: np.random.Generator, strength: tuple[float, float, float, float]) -> ColourJitter:
-    """Draw factors in 1 - strength .. 1 + strength, not below 0; the hue's offset in -strength ..
-    strength."""
+    """Draw the parameters of a colour jitter.
+
+    Args:
+        strength: of brightness, contrast, saturation and hue. A factor lies in 1 - strength .. 1 + strength
+            and is not below 0; the offset of the hue lies in -strength .. strength.
+    """
     order = tuple(rng.permutation(4).tolist())
     factors = [float(rng.uniform(max(0, 1 - s), 1 + s)) for s in strength[:HUE]]
     return ColourJitter(order, (*factors, float(rng.uniform(-strength[HUE], strength[HUE]))))
@@ -161,8 +165,7 @@ def draw_view(
     colour_share: float,
     mirror: float,
 ) -> ViewTransform:
-    """Draw torchvision's RandomResizedCrop, then ColorJitter and RandomHorizontalFlip with their
-    probabilities.
+    """Draw torchvision's RandomResizedCrop, and by chance a ColorJitter and a RandomHorizontalFlip.
 
     Args:
         crop: the smallest and the largest share of the area.
@@ -190,8 +193,10 @@ def view_image(
 def view_mask(
     mask: Bool[np.ndarray, "height width"], view: ViewTransform, out: Bool[np.ndarray, "canvas canvas"]
 ) -> None:
-    """Write the view of a mask to `out`; each pixel is the nearest one in torch's sense, floor(place * in /
-    out)."""
+    """Write the view of a mask to `out`.
+
+    Each pixel is the nearest one as torch defines it: floor(index * size_in / size_out).
+    """
     rows, columns = (_nearest(side, len(out)) for side in (view.height, view.width))
     if view.mirrored:
         columns = columns[::-1]

@@ -1,7 +1,8 @@
 """Read large annotation files in COCO's format (COCO, LVIS, PACO, Objects365) from many processes.
 
 The JSON is read once and written as arrays to the cache. The arrays are mapped into memory, so that all
-processes of a machine share one copy, and only their path is pickled."""
+processes of a machine share one copy, and only their path is pickled.
+"""
 
 import json
 from collections.abc import Collection, Iterable

@@ -18,8 +18,11 @@ class CocoJson:
     """Hold the content of an `instances_*.json`, or of a file of the same form."""
 
     def __init__(self, path: Path | str):
-        """Read the file. Raises DataError if it is missing, not JSON, or lacks the three lists of COCO's
-        format."""
+        """Read the file.
+
+        Raises:
+            DataError: it is missing, is not JSON, or lacks one of the three lists of COCO's format.
+        """
         self.path = Path(path)
         try:
             content = json.loads(self.path.read_bytes())

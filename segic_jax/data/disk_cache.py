@@ -14,11 +14,11 @@ from segic_jax.runtime.atomic_write import atomic_folder
 
 
 def cached_folder(kind: str, version: list, fill: Callable[[Path], None]) -> Path:
-    """Return the folder `kind`-<hash of version> of the cache; `fill` writes its files if it does not exist
-    yet.
+    """Return the folder `kind`-<hash of version> of the cache, filled first if it does not exist.
 
     Args:
         version: everything that the content depends on, as JSON values, such as `file_version` of a file.
+        fill: writes the files into the folder that it is given.
 
     Raises:
         DataError: the cache folder cannot be written to. Exceptions of `fill` pass through.

@@ -87,8 +87,11 @@ class Manifest:
         return episodes_hash(self.episodes)
 
     def write(self, path: Path | str) -> None:
-        """Write the list; the same manifest always gives the same bytes. Raises DataError if the disk
-        refuses."""
+        """Write the list; the same manifest always gives the same bytes.
+
+        Raises:
+            DataError: the file cannot be written.
+        """
         header = {
             "format": FORMAT,
             "version": VERSION,

@@ -237,8 +237,11 @@ def upright(image: Image.Image, what: Path | str) -> Image.Image:
 
 
 def _header(content: bytes, path: Path | str) -> Image.Image | None:
-    """Open an image without reading its pixels; None if it is not one. Raises DataError for too many
-    pixels."""
+    """Open an image without reading its pixels; return None if it is not an image.
+
+    Raises:
+        DataError: it has too many pixels.
+    """
     try:
         image = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError as error:

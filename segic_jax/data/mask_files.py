@@ -54,8 +54,11 @@ class MaskFileSource:
                 yield View(image_name, class_id)
 
     def load(self, view: View) -> LabelledImage:
-        """Read the image and its mask. Raises DataError for an unknown view and for missing or damaged
-        files."""
+        """Read the image and its mask.
+
+        Raises:
+            DataError: the view is unknown, or a file is missing or damaged.
+        """
         if view not in self._views:
             raise DataError(f"{self.name} has no image {view.image_name} of class {view.class_id!r}.")
         image_path, mask_path = self.paths(view)

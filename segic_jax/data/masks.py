@@ -9,7 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float64
 
 _COUNTS = re.compile(rb"[0-o]*[0-O]")  # the last digit of a number has no continuation bit
 
@@ -61,8 +61,8 @@ def union(segmentations: list, height: int, width: int) -> Bool[np.ndarray, "hei
     return mask
 
 
-def as_polygon(points: Any) -> np.ndarray:
-    """Return a flat list of numbers as float64 [2 * n]. Raises ValueError for anything else."""
+def as_polygon(points: Any) -> Float64[np.ndarray, " numbers"]:
+    """Return a flat list of numbers as an array; raise ValueError for anything else."""
     if not isinstance(points, np.ndarray) and not (
         isinstance(points, list) and set(map(type, points)) <= {int, float, np.float64, np.float32}
     ):

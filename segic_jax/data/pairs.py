@@ -3,7 +3,8 @@
 `ClassPairs` draws the class first, as the official loader of COCO-20i does. `ImagePairs` draws the image
 first, as that of ADE20K does. Both name the classes that are in neither image if the source can tell them.
 `InstancePairs` takes one image twice; the pipeline makes two views of it. `Mixture` draws each pair from one
-of several sources."""
+of several sources.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,8 +66,10 @@ class PairSource(Protocol):
 
 
 class ClassPairs:
-    """Draw a class, each as often as any other, and two different images of it (utils/fss.py,
-    `DatasetCOCO`)."""
+    """Draw a class and two different images of it; all classes are equally likely.
+
+    Source: utils/fss.py, `DatasetCOCO`.
+    """
 
     has_instances = False
 
@@ -149,7 +152,8 @@ class ImagePairs:
     """Draw an image, one of its classes, and another image with that class (utils/fss.py, `SemADE`).
 
     A class that is on one image only is never drawn: the official code would take the target as its own
-    reference."""
+    reference.
+    """
 
     has_instances = False
 
@@ -193,7 +197,7 @@ class ImagePairs:
         number = classes[rng.integers(len(classes))]
         others = self._images[number]
         reference = others[rng.integers(len(others) - 1)]
-        if reference == target:  # the last one stands in its place
+        if reference == target:  # the last image, which is never drawn, replaces it
             reference = others[-1]
         present = (set(self._present[image_name]) for image_name in (target, reference))
         absent = _absent(dict(enumerate(self.source.classes)), *present)

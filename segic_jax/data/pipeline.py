@@ -2,7 +2,8 @@
 
 Row r of step t is pair number t * global_batch + r, and all its random numbers come from
 `np.random.default_rng([seed, number, attempt])`: the data do not depend on hosts, workers or restarts. If the
-files of a pair cannot be read, another pair is drawn with the next attempt."""
+files of a pair cannot be read, another pair is drawn with the next attempt.
+"""
 
 import sys
 import threading
@@ -190,7 +191,8 @@ class Examples:
         """Make two views, with some of the instances that are visible in both (fss_inst.py:123-133).
 
         Instances are tried in random order until there are enough, which is a uniform draw of the visible
-        ones."""
+        ones.
+        """
         config, images = self.config, (pair.target, pair.reference)
         views = [
             draw_view(

@@ -1,8 +1,9 @@
 """Resize images of any size onto a square canvas, as the official `Resize` and `ResizeVOS` do.
 
 The resize is bilinear without antialiasing, the longer side fills the canvas, and padding lies right and
-below. Everything is computed in float32; a canvas stores the image rounded to uint8 and the masks as value >
-0.5. Source: utils/dataloader.py:145-185."""
+below. Everything is computed in float32; a canvas stores the image rounded to uint8, and masks that are True
+above 0.5. Source: utils/dataloader.py:145-185.
+"""
 
 import math
 from collections.abc import Sequence
@@ -71,7 +72,8 @@ def fitted_taps(height: int, width: int, canvas: int) -> tuple[Taps, Taps]:
     """Return the taps of the rows and columns of the official resize.
 
     The output sizes are the floor of side * scale and the step is 1 / scale rather than in / out, so that
-    some sizes (83 at 112, 612 at 896) lose a pixel to rounding."""
+    some sizes (83 at 112, 612 at 896) lose a pixel to rounding.
+    """
     scale = canvas / max(height, width)
     rows, columns = (max(math.floor(side * scale), 1) for side in (height, width))
     return bilinear_taps(height, rows, 1 / scale), bilinear_taps(width, columns, 1 / scale)

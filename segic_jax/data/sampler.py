@@ -1,7 +1,8 @@
 """Draw the field's random episodes, number for number as the official loaders do.
 
 The numbers come from numpy's legacy generator and Python's `random`, whose streams are part of the protocols
-and stable over versions: do not modernise them."""
+and stable over versions: do not modernise them.
+"""
 
 import random
 from collections.abc import Mapping, Sequence

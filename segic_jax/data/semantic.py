@@ -1,7 +1,8 @@
 """Define what the sources of semantic segmentation deliver, and read the usual layout of label maps.
 
 `LabelMaps` reads a folder of images and a folder of label maps for each split, `draw_references` draws the
-images that show each class, and `index_classes` finds the classes of every image."""
+images that show each class, and `index_classes` finds the classes of every image.
+"""
 
 import hashlib
 import json
@@ -187,7 +188,8 @@ def draw_references(
 
     The split's images, sorted, are put in the order of `numpy.random.RandomState(seed).permutation(n)`; a
     class takes the first ones that show it, which is a uniform draw for each class. One image may serve
-    several classes. Only as many label maps as necessary are read."""
+    several classes. Only as many label maps as necessary are read.
+    """
     image_names = source.image_names(split)
     drawn: dict[int, list[str]] = {number: [] for number in range(len(source.classes))}
     incomplete = set(drawn)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from segic_jax.data.images import read_labels, read_rgb, require_size
+from segic_jax.data.images import read_labels, read_rgb
 from segic_jax.data.layout import list_files
 from segic_jax.errors import DataError
 
@@ -72,9 +72,3 @@ def make_clip(name: str, frames: Path, annotations: Path, required: frozenset[st
             raise DataError(f"{frames / unknown[0]}.jpg is missing: meta.json lists it; unpack it again.")
         required_numbers = frozenset(numbers[stem] for stem in required)
     return Clip(name, frame_paths, maps, required_numbers, len(maps) == len(frame_paths))
-
-
-def check_sizes(source: VideoSource, clip: Clip) -> None:
-    """Raise DataError if a label map has another size than its frame."""
-    for number, path in clip.annotations.items():
-        require_size(source.frame(clip, number), source.annotation(clip, number), clip.frames[number], path)

@@ -26,7 +26,7 @@ class VideoInfo:
     name: str
     frames: list[str]  # stems, in order
     annotations: list[int]  # numbers of the frames with a label map
-    required: list[int]  # numbers of the frames that a benchmark's server wants
+    required: list[int]  # numbers of the frames that a benchmark's server requires
     scored: bool
     palette: list[int] | None  # RGB of each id, flat
 

@@ -44,8 +44,7 @@ def records(kind: Kind, source, item: Item) -> list[ImageRecord] | list[FrameRec
     """Return the records of one item, in order.
 
     Views of one image share a record, unless the source gives each of them other pixels, as benchmarks of
-    parts
-    do: they crop each object.
+    parts do: they crop each object.
 
     Raises:
         DataError: a file is missing or damaged.

@@ -2,12 +2,13 @@
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from segic_jax.data.emoji.sprites import photographs
 
 
-def background(rng: np.random.Generator, size: int) -> np.ndarray:
-    """Draw a background, RGB uint8 [size, size, 3], of a random kind and with some grain."""
+def background(rng: np.random.Generator, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """Draw a background, RGB, of a random kind and with some grain."""
     kind = rng.choice(6, p=[0.12, 0.16, 0.12, 0.12, 0.2, 0.28])
     image = (_flat, _gradient, _stripes, _checks, _noise, _photograph)[kind](rng, size)
     if rng.random() < 0.5:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 from segic_jax.data.emoji.backgrounds import background
 from segic_jax.data.emoji.sprites import sprite
@@ -43,12 +44,12 @@ TRAINING_STYLE = SceneStyle(
 
 def compose(
     rng: np.random.Generator, objects: list[tuple[str, str]], size: int, style: SceneStyle
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]:
     """Compose a scene of `objects`, given as (class, artist), pasted in random order.
 
     Returns:
-        The image, RGB uint8 [size, size, 3], and the label map, uint8 [size, size]: 0 background,
-        i + 1 where object i is visible. At least MIN_VISIBLE of the first object stays visible.
+        The image, RGB, and the label map: 0 background, i + 1 where object i is visible. At least
+        MIN_VISIBLE of the first object stays visible.
     """
     attempt = 1
     while True:

@@ -127,7 +127,8 @@ class EmojiSource:
     """Give a fixed benchmark of the classes of one split: SCENES scenes of each class, each a target once.
 
     The reference of a target is the next scene of its class. A scene is composed when it is loaded, from a
-    generator keyed by its name."""
+    generator keyed by its name.
+    """
 
     name = "emoji"
 

@@ -9,6 +9,7 @@ from typing import Literal
 
 import cv2
 import numpy as np
+from jaxtyping import UInt8
 
 ARCHIVE = Path(__file__).parent / "sprites.zip"
 Split = Literal["base", "validation", "novel"]
@@ -59,8 +60,10 @@ class SpriteBank:
 
 
 @functools.cache
-def sprite(name: str, artist: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return a sprite, premultiplied RGBA uint8 with a longer side of 96 pixels, and one of half the size."""
+def sprite(
+    name: str, artist: str
+) -> tuple[UInt8[np.ndarray, "height width 4"], UInt8[np.ndarray, "half_height half_width 4"]]:
+    """Return a sprite, premultiplied RGBA with a longer side of 96 pixels, and one of half the size."""
     rgba = cv2.cvtColor(_decoded(f"{name}/{artist}.webp"), cv2.COLOR_BGRA2RGBA)
     alpha = rgba[..., 3:].astype(np.float32) / 255
     rgba[..., :3] = np.rint(rgba[..., :3] * alpha)
@@ -70,8 +73,8 @@ def sprite(name: str, artist: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.cache
-def photographs() -> list[np.ndarray]:
-    """Return the background photographs, RGB uint8 [height, width, 3]."""
+def photographs() -> list[UInt8[np.ndarray, "_ _ 3"]]:
+    """Return the background photographs, RGB [height, width, 3]."""
     names = sorted(name for name in _archive().namelist() if name.startswith("photos/"))
     return [cv2.cvtColor(_decoded(name), cv2.COLOR_BGR2RGB) for name in names]
 

@@ -1,8 +1,7 @@
 """Read ADE20K with the 150 classes of the MIT scene parsing challenge.
 
 ade20k/images/{training,validation}/<id>.jpg           the folder may have the archive's name
-ade20k/annotations/{training,validation}/<id>.png     8 bits: 0 is no class and ignored, 1 is class 0, ...,
-150
+ade20k/annotations/{training,validation}/<id>.png     8 bits: 0 is no class and ignored, 1..150 are classes
 
 The official code numbers the classes 1..150 too and leaves 0 out (utils/fss.py, `SemADE`, with "none" before
 the names). Names are the first words of the challenge's objectInfo150.txt.

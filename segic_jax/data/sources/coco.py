@@ -21,8 +21,10 @@ DOWNLOAD = "https://cocodataset.org/#download (2017 val images and train/val ann
 
 
 class CocoSource:
-    """Give COCO's episodes; class ids are COCO's (1 to 90, with gaps), masks the union of a class's
-    objects."""
+    """Give COCO's episodes.
+
+    Class ids are COCO's (1 to 90, with gaps); the mask of a class is the union of its objects.
+    """
 
     name = "coco"
 
@@ -40,8 +42,11 @@ class CocoSource:
         self._ids = {name: image for image, name in self.coco.images.items()}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Draw the episodes. Raises DataError for other protocols than SegIC's, other folds than 0, or
-        several shots."""
+        """Draw the episodes.
+
+        Raises:
+            DataError: the protocol is not SegIC's, the fold is not 0, or there are several shots.
+        """
         if protocol not in BENCHMARK.protocols or fold != 0 or shots != 1:
             raise DataError(
                 f"{self.name} supports the protocols {' and '.join(BENCHMARK.protocols)} "

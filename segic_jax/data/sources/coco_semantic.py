@@ -6,7 +6,8 @@ coco/annotations/instances_{train,val}2017.json
 Objects overlap, so a pixel may belong to several classes: each class is scored with its own mask, as the
 official SemCOCO makes them (utils/fss.py, crowds included). Pixels without an object are background and
 count; nothing is ignored. The official `--eval_semseg` for COCO needs instances_train2017_fss.json, which is
-not distributed, and `valid_cids`, which SemCOCO does not return, so the official code cannot run it."""
+not distributed, and `valid_cids`, which SemCOCO does not return, so the official code cannot run it.
+"""
 
 from pathlib import Path
 

@@ -173,13 +173,10 @@ class Lvis92iSource:
             raise DataError(f"{path} is missing: it is part of {DOWNLOAD}.")
         content = read_pickle(path)
         try:
-            for image_names in content.values():
-                for (
-                    image_name,
-                    entry,
-                ) in image_names.items():  # in place: as Python numbers they would fill gigabytes
-                    image_names[image_name] = [_packed(item["segmentation"]) for item in entry["annotations"]]
-            return {int(class_id): image_names for class_id, image_names in content.items()}
+            for images in content.values():
+                for name, entry in images.items():  # in place: as Python numbers they would fill gigabytes
+                    images[name] = [_packed(item["segmentation"]) for item in entry["annotations"]]
+            return {int(class_id): images for class_id, images in content.items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise DataError(f"{path} is not laid out as LVIS-92i's ({error!r}): get {DOWNLOAD}.") from error
 

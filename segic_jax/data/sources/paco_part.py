@@ -1,5 +1,4 @@
-"""Read PACO-Part as Matcher (Liu et al., ICLR 2024) prepared it: parts of objects, each image cropped to an
-object.
+"""Read PACO-Part as Matcher (Liu et al., ICLR 2024) prepared it: parts of objects, cropped to each object.
 
 <root>/paco/paco_part_train.pkl        only the order of its 448 classes is used
 <root>/paco/paco_part_val.pkl          {"cid2img": {class: [{image id: path}]}, "img2anno": {image id: [...]}}
@@ -138,10 +137,8 @@ class PacoPartSource:
             raise DataError(
                 f"{self._val}, class {view.class_id} in {view.image_name}: {error}; get it again."
             ) from error
-        window = (
-            part_object.rows,
-            part_object.columns,
-        )  # the box is clipped to the image, as in the official code
+        # The box is clipped to the image, as in the official code.
+        window = part_object.rows, part_object.columns
         if not mask[window].size:
             raise DataError(
                 f"{self._val}: the box of object {view.instance} holds nothing of {view.image_name}."
@@ -149,12 +146,14 @@ class PacoPartSource:
         return LabelledImage(np.ascontiguousarray(image[window]), mask[window])
 
     def _episodes(self, classes: Sequence[int], shots: int) -> Iterator[Episode]:
-        """Draw as INSID3 (datasets/paco_part.py:34-53, 119-185) and Matcher (data/paco_part.py) do with seed
-        0.
+        """Draw the episodes of the official loaders with seed 0.
+
+        Source: INSID3 datasets/paco_part.py:34-53, 119-185, Matcher data/paco_part.py.
 
         An episode is a class, an image and one of its objects, and references, which may repeat. If a crop is
         empty, the episode is drawn again. That depends on the boxes and on the image's size, so the header of
-        each drawn image is read."""
+        each drawn image is read.
+        """
         rng = np.random.RandomState(0)
         sizes: dict[str, tuple[int, int]] = {}
 

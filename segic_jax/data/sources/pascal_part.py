@@ -1,5 +1,4 @@
-"""Read PASCAL-Part as Matcher (Liu et al., ICLR 2024) prepared it: parts of objects, in images cropped to an
-object.
+"""Read PASCAL-Part as Matcher (Liu et al., ICLR 2024) prepared it: parts of objects, cropped to each object.
 
 <root>/VOCdevkit/VOC2010/
     all_obj_part_to_image.json     {fold: {"object": {object: {"part": {part: {split: [id]}}}}}}
@@ -96,7 +95,7 @@ class PascalPartSource:
         return Manifest(self.name, protocol, fold, shots, classes, tuple(self._episodes(fold, shots)))
 
     def class_name(self, class_id: ClassId) -> str:
-        """ "head of a cat"."""
+        """Return the name of a part for a text prompt, such as "head of a cat"."""
         if class_id not in self.image_names:
             raise DataError(
                 f"{self.name} has no class {class_id!r}: they are named as {next(iter(self.image_names))!r}."
@@ -260,12 +259,7 @@ def check(root: Path) -> list[CheckLine]:
             for number, (name, classes) in enumerate(zip(FOLDS, source.fold_classes, strict=True))
         ),
         CheckLine("validation images", images, count, "" if images == count else gone),
-        CheckLine(
-            "their annotations",
-            annotations,
-            len(image_names),
-            "" if annotations == len(image_names) else gone,
-        ),
+        CheckLine("their annotations", annotations, count, "" if annotations == count else gone),
     ]
 
 

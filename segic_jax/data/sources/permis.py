@@ -1,11 +1,10 @@
-"""Read PerMIS, an object found again in a video (Samuel et al., 2024), as INSID3 scores it
-(datasets/permis.py).
+"""Read PerMIS, one object on three frames of a video (Samuel et al., 2024), as INSID3 scores it.
 
 <root>/<video>/{0,1,2}.jpg
 <root>/<video>/masks.npz.npy    an object array of three {track: mask}; the first track of each frame counts
 
-Frame 0 is the reference of frames 1 and 2. The official loader takes videos as the file system lists them;
-here they are sorted.
+Frame 0 is the reference of frames 1 and 2. The official loader (datasets/permis.py) takes videos as the file
+system lists them; here they are sorted.
 """
 
 from collections.abc import Iterator

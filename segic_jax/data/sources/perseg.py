@@ -68,8 +68,8 @@ def check(root: Path) -> list[CheckLine]:
         source = open_source(root)
     except DataError as error:
         return [CheckLine("PerSeg", "missing", problem=str(error))]
-    image_names = sum(map(len, source.image_names.values()))
-    return [CheckLine("objects", len(source.image_names), 40), CheckLine("images", image_names)]
+    images = sum(map(len, source.image_names.values()))
+    return [CheckLine("objects", len(source.image_names), 40), CheckLine("images", images)]
 
 
 BENCHMARK = BenchmarkSpec(

@@ -1,8 +1,9 @@
-"""Read SUIM, underwater images (Islam et al., IROS 2020), as INSID3 scores it (datasets/suim.py): seven
-classes.
+"""Read SUIM, seven classes of underwater images (Islam et al., IROS 2020), as INSID3 scores it.
 
 <root>/images/<id>.jpg
 <root>/masks/{FV,HD,PF,RI,RO,SR,WR}/<id>.*    128 and above is the class; empty masks are left out
+
+Source: INSID3 datasets/suim.py.
 """
 
 from concurrent.futures import ThreadPoolExecutor

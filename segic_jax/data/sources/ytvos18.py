@@ -4,7 +4,8 @@
 <root>/train/{JPEGImages,Annotations}/<video>/*.{jpg,png}
 
 The validation set has label maps only of frames on which objects first appear; the challenge's server, which
-may not answer, scores it. The hold-out is 50 videos of the training set, whose label maps are complete."""
+may not answer, scores it. The hold-out is 50 videos of the training set, whose label maps are complete.
+"""
 
 import json
 from pathlib import Path
