@@ -170,12 +170,12 @@ class DataConfig:
     max_concepts: int = 19  # slots of a pair: instances, or a class and its negative prompts
     text_keep: float = 0.75  # probability of the class's prompt, else the empty one
     box: float = 0.5  # probability of a box prompt made from the target
-    cross: float = 0.5  # probability of showing a concept the other concepts' tokens
+    cross: float = 0.5  # probability that a concept also reads the tokens of the others
     # Semantic pairs: each image by itself.
     flip: bool = True  # mirror each image with probability 1/2
     jitter: tuple[float, float] | None = (0.1, 2.0)  # scales of the large-scale jitter; None: only resize
     # Instances: two views of one image.
-    crop: tuple[float, float] = (0.3, 1.0)  # share of the image's area that a view shows
+    crop: tuple[float, float] = (0.3, 1.0)  # share of the image's area that a view covers
     colour: tuple[float, float, float, float] = (0.4, 0.4, 0.2, 0.1)  # brightness, contrast, saturation, hue
     colour_share: float = 0.2  # probability of the colour jitter
     view_flip: float = 0.1  # probability of mirroring a view
@@ -231,7 +231,7 @@ class OptimConfig:
     def __post_init__(self):
         _require(
             0 < self.drop_at <= 1,
-            f"optim.drop_at {self.drop_at} is a share of the training: give a number over 0 and at most 1.",
+            f"optim.drop_at {self.drop_at} is a share of the training: give a number above 0 and at most 1.",
         )
         # Written so that NaN is refused, too.
         _require(

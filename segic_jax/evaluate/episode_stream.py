@@ -40,13 +40,13 @@ class Task(NamedTuple):
 
     @property
     def references(self) -> tuple[View, ...]:
-        """All references that are encoded, the wrong one last."""
+        """Return all references that are encoded, the wrong one last."""
         wrong = () if self.wrong_reference is None else (self.wrong_reference,)
         return (*self.episode.reference_views, *wrong)
 
     @property
     def views(self) -> tuple[View, ...]:
-        """Everything that is read."""
+        """Return all views that are read."""
         return (self.episode.target_view, *self.references)
 
 

@@ -128,7 +128,7 @@ class RunningMeanIoU:
 
     @property
     def value(self) -> float:
-        """The mean IoU of the entries so far, in per cent."""
+        """Return the mean IoU of the entries so far, in per cent."""
         ious = [intersection / max(union, 1) for intersection, union, truth in self._sums.values() if truth]
         return 100 * float(np.mean(ious)) if ious else 0.0
 

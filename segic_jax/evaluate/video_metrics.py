@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Integer, UInt8
+from jaxtyping import Bool, Float, Integer, UInt8
 
 from segic_jax.errors import InputError
 
@@ -29,12 +29,12 @@ class ObjectScore(NamedTuple):
 
     @property
     def j(self) -> float:
-        """The mean over frames, in per cent."""
+        """Return the mean J over frames, in per cent."""
         return float(np.mean(self.j_frames) * 100)
 
     @property
     def f(self) -> float:
-        """The mean over frames, in per cent."""
+        """Return the mean F over frames, in per cent."""
         return float(np.mean(self.f_frames) * 100)
 
 
@@ -94,7 +94,7 @@ def score_video(truth: Iterable[LabelMap], prediction: Iterable[LabelMap]) -> di
 
 def frame_scores(
     truth: Bool[np.ndarray, "objects height width"], prediction: Bool[np.ndarray, "objects height width"]
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Float[np.ndarray, " objects"], Float[np.ndarray, " objects"]]:
     """Return J and F of each object in one frame, 0..1; both are 1 where it is in neither."""
     union = (truth | prediction).sum((1, 2))
     j = np.where(union, (truth & prediction).sum((1, 2)) / np.maximum(union, 1), 1.0)
@@ -102,10 +102,9 @@ def frame_scores(
     true_outline, predicted_outline = outline(truth), outline(prediction)
     disk = disk_kernel(int(np.ceil(TOLERANCE * np.hypot(*truth.shape[1:]))))
     true_length, predicted_length = true_outline.sum((1, 2)), predicted_outline.sum((1, 2))
-    precision = (predicted_outline & _dilate(true_outline, disk)).sum((1, 2)) / np.maximum(
-        predicted_length, 1
-    )
-    recall = (true_outline & _dilate(predicted_outline, disk)).sum((1, 2)) / np.maximum(true_length, 1)
+    near_truth, near_prediction = _dilate(true_outline, disk), _dilate(predicted_outline, disk)
+    precision = (predicted_outline & near_truth).sum((1, 2)) / np.maximum(predicted_length, 1)
+    recall = (true_outline & near_prediction).sum((1, 2)) / np.maximum(true_length, 1)
     # Where only one of them has an outline, both are 0, and so is F.
     f = 2 * precision * recall / np.where(precision + recall > 0, precision + recall, 1)
     return j, np.where((true_length == 0) & (predicted_length == 0), 1.0, f)

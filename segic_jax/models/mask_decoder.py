@@ -78,9 +78,8 @@ class MaskDecoder(nnx.Module):
         for layer in self.output_upscaling:
             embedding = layer(embedding)
         filters = [mlp(mask_tokens[:, :, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
-        logits = jnp.stack(filters, axis=2) @ jnp.swapaxes(
-            embedding, 2, 3
-        )  # [batch, concepts, masks, pixels]
+        # [batch, concepts, masks, pixels]
+        logits = jnp.stack(filters, axis=2) @ jnp.swapaxes(embedding, 2, 3)
         return pixel_shuffle(logits, grid, times=2), self.iou_prediction_head(iou_token)
 
 

@@ -91,7 +91,7 @@ class DinoVisionTransformer(nnx.Module):
 
 
 class PatchEmbed(nnx.Module):
-    """Patches to tokens."""
+    """Embed each patch as a token."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.proj = PatchConv(config.patch_size, 3, config.width, rngs=rngs)
@@ -101,7 +101,7 @@ class PatchEmbed(nnx.Module):
 
 
 class Block(nnx.Module):
-    """Pre-norm attention and feed-forward, each scaled by a learned vector."""
+    """Apply pre-norm attention and feed-forward, each scaled by a learned vector."""
 
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.norm1 = LayerNorm(config.width, epsilon=1e-6, rngs=rngs)

@@ -20,7 +20,6 @@ from segic_jax.inference.engine import extract
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params
 from segic_jax.models.segic import (
-    Prototypes,
     ReferenceBatch,
     backbone_template,
     decode_stages,
@@ -47,7 +46,7 @@ class Stage:
 
     @property
     def relative(self) -> float:
-        """The error as a fraction of the stage's largest value."""
+        """Return the error as a fraction of the stage's largest value."""
         return self.max_abs_error / self.largest if self.largest else self.max_abs_error
 
     @property
@@ -63,7 +62,7 @@ class Replay(NamedTuple):
     logits: Float[np.ndarray, "concepts height width"]  # on the canvas without its padding
 
 
-def replay(dump: Dump, pair: Arrays, dtype) -> Replay:
+def replay(dump: Dump, pair: Arrays, dtype: jax.typing.DTypeLike) -> Replay:
     """Compute and compare every stage of one pair.
 
     Args:
@@ -171,13 +170,13 @@ def _decode(
     references: ReferenceBatch,
 ) -> dict[str, Array]:
     """Return every stage after the frozen encoders, in torch's layout."""
-    context: Prototypes = encode_features(reference, references)
-    decoded = decode_stages(config, head, target, context)
+    prototypes = encode_features(reference, references)
+    decoded = decode_stages(config, head, target, prototypes)
     module = head_template(config).bind(head)
     return {
         "mid.prompt_proj_out": module.prompt_proj(text),
-        "mid.inst_feat": context.pooled[0],
-        "mid.inst_proj_out": module.inst_proj(context.pooled[0]),
+        "mid.inst_feat": prototypes.pooled[0],
+        "mid.inst_proj_out": module.inst_proj(prototypes.pooled[0]),
         "mid.neck_out": jnp.moveaxis(decoded.image, -1, 1),
         "mid.sim": decoded.similarity[0, :, None],
         "mid.mask_input": decoded.map[0, :, None],

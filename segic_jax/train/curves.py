@@ -11,6 +11,7 @@ from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from segic_jax.errors import InputError
 from segic_jax.runtime.atomic_write import atomic_write
@@ -124,7 +125,7 @@ def chosen_panels(runs: dict[str, Run], what: Sequence[str]) -> dict[str, list[s
     return panels
 
 
-def smooth(values: np.ndarray, width: int) -> np.ndarray:
+def smooth(values: Float[np.ndarray, " points"], width: int) -> Float[np.ndarray, " points"]:
     """Average over `width` neighbours, fewer at the ends."""
     ones = np.ones(width)
     return np.convolve(values, ones, "same") / np.convolve(np.ones(len(values)), ones, "same")

@@ -1,12 +1,12 @@
 """Negative prompts: concepts that are in neither image of a pair, whose mask is empty.
 
 A queue keeps the latest pooled features of every class; a negative prompt is made of one of them and the name
-of its class (segic.py:577-614, 763-782). The queue is part of the
-training's state: the same on every device, and in every checkpoint.
+of its class (segic.py:577-614, 763-782). The queue is part of the training's state: the same on every device,
+and in every checkpoint.
 
-Differences from the official code, which are mistakes in it: classes must be absent from both images, since
-the reversed pass segments the reference; features come from true masks, never from predicted ones, and empty
-ones are left out; every class keeps its own name.
+Three mistakes of the official code are not repeated: classes are absent from both images, since the reversed
+pass segments the reference; features come from true masks, never from predicted ones, and empty ones are left
+out; every class keeps its own name.
 """
 
 import jax

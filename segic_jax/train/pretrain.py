@@ -38,7 +38,7 @@ from segic_jax.weights.bundle import Weights, write_weights
 
 MAX_OBJECTS = 5  # in a scene
 FOLDER = "pretrain"  # of the work directory
-ENDLESS = 2**48  # grain wants a length
+ENDLESS = 2**48  # steps; grain requires a length
 
 
 def pretrained(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Path | None:
@@ -272,16 +272,23 @@ def _class_loss(unit, share, classes, weight, extra):
     return -(weight * log_p_true).sum()
 
 
-def matching_loss(tokens, unit, share, classes, weight, extra):
+def matching_loss(
+    tokens: Float[Array, "scenes patches channels"],
+    unit: Float[Array, "scenes patches channels"],
+    share: Float[Array, "scenes patches _"],
+    classes: Int[Array, "scenes objects"],
+    weight: Float[Array, "scenes patches"],
+    extra: Params,
+) -> Float[Array, ""]:
     """Return the cross-entropy of every patch over the pooled objects of the other scenes.
 
     The logit of the background is 0.
 
     Args:
-        tokens, unit: patch features [scenes, patches, channels], as they are and normalised to length 1.
-        share: of the background, then of each object in a patch [scenes, patches, 1 + objects].
-        classes: the identity of each object [scenes, objects]; -1 where there is none.
-        weight: of each patch [scenes, patches]; their sum is 1.
+        tokens, unit: patch features, as they are and normalised to length 1.
+        share: of the background, then of each object in a patch [scenes, patches, 1 + objects], 0..1.
+        classes: the identity of each object; -1 where there is none.
+        weight: of each patch; their sum is 1.
         extra: `match_scale` and `match_level`.
     """
     scenes, _, objects = share[..., 1:].shape

@@ -1,7 +1,7 @@
 """The official training recipe (train.py, scripts/segic_dist.sh of the official code; paper, section 4).
 
-Everything that `DataConfig`, `OptimConfig` and `TrainConfig` do not say by their defaults stands here. All
-folders are below `data/`, laid out as the official code expects them; `--sources.0.root DIR` gives another.
+This module adds what the defaults of `DataConfig`, `OptimConfig` and `TrainConfig` do not give. All folders
+are below `data/`, in the layout of the official code; `--sources.0.root DIR` sets another.
 """
 
 from segic_jax.config import (
@@ -24,12 +24,6 @@ ADE20K_SEMANTIC = SourceConfig("ade20k_semantic", "data/ade20k")
 COCO_INSTANCES = SourceConfig("coco_instances", "data/coco")
 LVIS_INSTANCES = SourceConfig("lvis_instances", "data/lvis")
 OFFICIAL_SOURCES = (COCO_SEMANTIC, ADE20K_SEMANTIC, COCO_INSTANCES, LVIS_INSTANCES)  # in equal parts
-# Further sources that the official code can read and its script does not name.
-FURTHER_SOURCES = (
-    SourceConfig("objects365_instances", "data/objects365"),
-    SourceConfig("paco_instances", "data/paco"),
-    SourceConfig("lip_instances", "data/lip"),
-)
 
 VALIDATIONS = (
     *(ValidationConfig("coco20i", "data/COCO2014", "segic", fold) for fold in range(4)),
@@ -45,9 +39,10 @@ def official(
     validations: tuple[ValidationConfig, ...] = VALIDATIONS,
     split_backbone: bool = False,
 ) -> Config:
-    """12 epochs of 80 000 samples; a validation after each.
+    """Return the recipe: 12 epochs of 80 000 samples, and a validation after each.
 
     Args:
+        vit: the backbone.
         backbone: file with the backbone and CLIP's text tower, made by `segic convert`.
     """
     return Config(
@@ -69,10 +64,10 @@ def official(
 
 
 def strict_coco20i(fold: int) -> Config:
-    """COCO-20i as few-shot learning has it: the 20 classes of the fold are in no source (paper, table 2).
+    """Return the few-shot recipe for COCO-20i: the 20 classes of the fold are in no source (paper, table 2).
 
-    COCO alone, semantic and instances. An image of the 60 other classes may still show an object of these
-    20; it has no mask then, as in all works on COCO-20i.
+    The sources are COCO's semantic pairs and instances. An image of the 60 other classes may show an object
+    of these 20, which then has no mask, as in all works on COCO-20i.
     """
     sources = (
         SourceConfig("coco_semantic", "data/COCO2014", without_fold=fold),

@@ -77,7 +77,7 @@ def build(config: Config) -> Parts:
     """Read everything that `config` names: data, frozen weights, text features, validation.
 
     Raises:
-        ConfigError, DataError, BundleError, ParamsError: a file is missing or does not fit.
+        InputError: a file is missing, damaged or does not fit the configuration.
     """
     if not config.backbone:
         raise ConfigError("The configuration names no backbone: give its weights with --backbone.")

@@ -6,6 +6,7 @@ floats from which the canvas was made, or the canvas itself wherever it is not t
 
 from collections.abc import Iterable
 
+import jax
 import numpy as np
 
 from segic_jax.data.augment import OFFICIAL_SCALES, flip, jitter_windows, jittered_taps, large_scale_jitter
@@ -32,7 +33,7 @@ _FLOAT32 = 1e-7  # rounding of a ratio in 0..1 that the official code computes i
 _FLOAT32_MEAN = 5e-5  # rounding of a mean of percentages, whose spacing is up to 8e-6
 
 
-def replay_preprocess(goldens: Goldens, check: Checker, dtype) -> None:
+def replay_preprocess(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
     """Check preprocess.npz: the official `Resize`, `LargeScaleJitter`, `RandomHFlip` and `ResizeVOS`."""
     for i in range(int(check.input("in.n_resize"))):
         image, label = check.input(f"in.resize.{i}.image"), check.input(f"in.resize.{i}.label")
@@ -112,7 +113,7 @@ def _padded(floats: np.ndarray, canvas: int, value: int) -> np.ndarray:
     return np.pad(floats, [(0, 0), (0, canvas - rows), (0, canvas - columns)], constant_values=value)
 
 
-def replay_metrics(goldens: Goldens, check: Checker, dtype) -> None:
+def replay_metrics(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
     """Check metrics.npz: IoU and boundary IoU of images, mIoU of classes, J and F of videos."""
     _replay_images(check)
     _replay_videos(check)
