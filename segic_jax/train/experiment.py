@@ -8,14 +8,21 @@ from pathlib import Path
 from segic_jax.config import Config
 from segic_jax.errors import ConfigError, InputError
 
-# In an installed package the project's experiments lie inside it, in a checkout beside it.
 _PACKAGE = Path(__file__).parents[1]
-CONFIG_FOLDERS = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
+
+
+def config_folder(package: Path = _PACKAGE) -> Path:
+    """Return the folder of the project's experiments: inside an installed package, beside it in a checkout.
+
+    A folder `configs` beside an installed package belongs to some other package.
+    """
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def config_names() -> list[str]:
     """Return the names of the project's experiments."""
-    return sorted({path.stem for folder in CONFIG_FOLDERS for path in folder.glob("*.py")})
+    return sorted(path.stem for path in config_folder().glob("*.py"))
 
 
 def find_config(name: str | os.PathLike) -> Path:
@@ -27,8 +34,7 @@ def find_config(name: str | os.PathLike) -> Path:
     Raises:
         ConfigError: there is neither such a file nor such a name.
     """
-    places = [Path(name), *(folder / f"{name}.py" for folder in CONFIG_FOLDERS)]
-    for place in places:
+    for place in (Path(name), config_folder() / f"{name}.py"):
         if place.is_file():
             return place
     raise ConfigError(
