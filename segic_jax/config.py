@@ -171,7 +171,7 @@ class DataConfig:
     text_keep: float = 0.75  # probability of the class's prompt, else the empty one
     box: float = 0.5  # probability of a box prompt made from the target
     cross: float = 0.5  # probability that a concept also reads the tokens of the others
-    # Semantic pairs: each image by itself.
+    # Semantic pairs: each image is transformed separately.
     flip: bool = True  # mirror each image with probability 1/2
     jitter: tuple[float, float] | None = (0.1, 2.0)  # scales of the large-scale jitter; None: only resize
     # Instances: two views of one image.

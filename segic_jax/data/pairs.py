@@ -39,8 +39,10 @@ class Pair:
 
 @runtime_checkable
 class PairSource(Protocol):
-    """Give training pairs; sources are pickled into worker processes: keep open files and large caches
-    out."""
+    """Give training pairs.
+
+    Sources are pickled into worker processes: keep open files and large caches out.
+    """
 
     def __len__(self) -> int:
         """Return the number of pairs in an epoch."""

@@ -1,7 +1,8 @@
 """Score predictions of episodes under a protocol; numbers of different protocols must never be mixed.
 
-The model always sees a target on its own canvas, as in training. A protocol says at which size its logits
-and the truth meet. `prediction_row` gives the pixel counts of an episode, and `summarise_rows` all scores.
+The model always segments a target on its own canvas, as in training. A protocol says at which size its
+logits are compared with the truth. `prediction_row` gives the pixel counts of an episode, and
+`summarise_rows` all scores.
 """
 
 from collections.abc import Mapping, Sequence

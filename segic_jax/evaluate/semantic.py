@@ -1,4 +1,4 @@
-"""Evaluate semantic segmentation: every class is a concept, shown by a reference image.
+"""Evaluate semantic segmentation: every class is a concept with a reference image.
 
 The official `evaluate_semseg` of train.py decodes the classes that the truth has ("present", an oracle) and
 thresholds each independently; here all classes can be decoded ("all"), and the largest logit can decide

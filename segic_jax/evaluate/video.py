@@ -216,7 +216,7 @@ def summarise_videos(rows: Sequence[dict]) -> dict:
     """
     objects = [scored for row in rows for scored in row["objects"]]
     if not objects:
-        raise DataError("No video has an object in its scored frames: look at the label maps.")
+        raise DataError("No video has an object in its scored frames: check the label maps.")
     sums = np.array([sum(scored["jf"] for scored in row["objects"]) for row in rows])
     counts = np.array([len(row["objects"]) for row in rows])
 

@@ -45,7 +45,7 @@ class Dump:
 
 
 class _ModelFacts(NamedTuple):
-    """Hold what the weights do not tell about the model."""
+    """Hold the settings of the model that do not show in its weights."""
 
     canvas: int
     backbone_heads: int

@@ -77,7 +77,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(
             self.directory,
             options=ocp.CheckpointManagerOptions(
-                best_fn=_score,  # so that the scores are read again when a run goes on
+                best_fn=_score,  # so that a run that continues reads the scores again
                 preservation_policy=AnyPreservationPolicy([LatestN(2), best]),
                 cleanup_tmp_directories=True,
             ),

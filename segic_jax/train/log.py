@@ -30,7 +30,7 @@ from segic_jax.train.flops import peak_flops
 
 
 class TrainingLog:
-    """Write the log of one training; the module says what it holds."""
+    """Write the log of one training, whose content the module describes."""
 
     def __init__(self, config: TrainConfig, workdir: Path, *, start: int):
         """Continue the log of `workdir` after step `start`.

@@ -1,4 +1,4 @@
-"""Run a whole training: pretrain the backbone if asked to, read everything, train, write the model file.
+"""Run a complete training: pretrain the backbone if asked to, read everything, train, write the model file.
 
 The loop knows no data set and no weight format by name: a new kind of weights is added in `build`, a new
 source in data/training_sources.py.
@@ -86,7 +86,10 @@ def build(config: Config) -> Parts:
     source = open_mixture(config.sources, config.model.canvas)
     start = load_bundle(find(config.start)) if config.start else None
     if start is not None and start.config != config.model:
-        raise ConfigError(f"{config.start} is another model than `model` of the configuration says.")
+        raise ConfigError(
+            f"{config.start} has another model configuration than `model`: start from a model of the same "
+            "sizes, or change `model`."
+        )
     tower = frozen.tower or (start.tower if start else None)
     text = text_features(config, source, tower, start.text if start else {})
     return Parts(
@@ -104,7 +107,7 @@ def text_features(
     """Return the feature of every prompt that the training can use, those of negative prompts included.
 
     Without a text tower the prompts of classes and the empty one are zeros, and that of instances is a
-    constant, so that a head can tell the two tasks apart.
+    constant, so that a head can distinguish the two tasks.
 
     Args:
         stored: features that are already encoded.

@@ -125,7 +125,7 @@ def _size(size: Any = ()) -> Any:
 
 
 def _nothing(*_: Any) -> None:
-    """Stand for what lies beside weights and is not needed: devices, bytes, sets."""
+    """Replace what a checkpoint holds besides weights, such as devices, bytes and sets, by None."""
     return None
 
 
