@@ -1,4 +1,4 @@
-"""The benchmark's own code, on a model that takes milliseconds."""
+"""Test the benchmark's code on a model that takes milliseconds."""
 
 import dataclasses
 import json
@@ -21,25 +21,25 @@ from segic_jax.models import segic
 SIZE = Size(CONFIG, batch=2, concepts=3, shots=2)
 
 
-def test_the_stages_make_up_the_head():
-    """One after the other they give what `segic.decode` gives: it is the product's work that is measured."""
+def test_the_stages_together_equal_the_head():
+    """Compare the stages, run one after another, with the head in one program."""
     head, features, context = filled(STAGES["head"](SIZE).arguments)
 
     def stage(name, *arguments):
         return STAGES[name](SIZE).function(*arguments)
 
     @jax.jit
-    def both(head, features, context):
+    def run_both(head, features, context):
         maps, points = stage("correspondence", features, context.pooled)
-        given = stage("prompts", head, maps, points, context)
-        logits, iou = stage("decoder", head, stage("neck", head, features), given)
-        return stage("up-sampling", logits), iou, given, *stage("head", head, features, context)
+        prompts = stage("prompts", head, maps, points, context)
+        logits, iou = stage("decoder", head, stage("neck", head, features), prompts)
+        return stage("up-sampling", logits), iou, prompts, *stage("head", head, features, context)
 
-    logits, iou, given, *expected = both(head, features, context)
+    logits, iou, prompts, *expected = run_both(head, features, context)
     np.testing.assert_allclose(logits, expected[0], atol=1e-5)
     np.testing.assert_allclose(iou, expected[1], atol=1e-5)
     shapes = jax.tree.map(jnp.shape, STAGES["decoder"](SIZE).arguments[2])
-    assert jax.tree.map(jnp.shape, given) == shapes
+    assert jax.tree.map(jnp.shape, prompts) == shapes
 
 
 def test_references_give_the_context():
@@ -47,21 +47,23 @@ def test_references_give_the_context():
     context = STAGES["references"](SIZE).function(features, references)
     expected = STAGES["whole"](SIZE).arguments[-1]
     assert jax.tree.map(jnp.shape, context) == jax.tree.map(jnp.shape, expected)
-    # The masks are full, and all lie on the first image.
+    # All masks cover the first image.
     np.testing.assert_allclose(context.pooled[:, 0], features[:, 0].mean((1, 2)), atol=1e-6)
 
 
-def test_a_quick_run(tmp_path, monkeypatch, capsys):
+def test_a_quick_run_measures_every_cell(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(run, "has_torch", lambda: False)
     monkeypatch.setattr(matrix, "QUICK", {"batches": (1, 2), "concepts": (1, 2), "shots": (1,)})
     stages = ("neck", "up-sampling", HOST)
     run.measure(run.Args(quick=True, stages=stages, seconds=0, out=tmp_path), [CONFIG])
-    found = json.loads((tmp_path / "run.json").read_text())
-    assert [row["stage"] for row in found["rows"]] == [name for name, _ in matrix.cells(CONFIG, stages, True)]
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert [row["stage"] for row in report["rows"]] == [
+        name for name, _ in matrix.cells(CONFIG, stages, True)
+    ]
     assert all(
-        row["ours"]["rounds"] == 3 and row["resident"] != 0 for row in found["rows"] if row["batch"] == 2
+        row["ours"]["rounds"] == 3 and row["resident"] != 0 for row in report["rows"] if row["batch"] == 2
     )
-    assert found["conditions"]["processor"]
+    assert report["conditions"]["processor"]
     printed = capsys.readouterr().out
     assert (tmp_path / "run.md").read_text() in printed
     assert printed.count("not measured: no GPU is available") == 3
@@ -77,7 +79,7 @@ def test_all_stages_have_cells():
     assert {s.precision for s in sizes} == {"float32", "bfloat16"}
 
 
-def test_what_would_take_long_is_left_out_and_named():
+def test_cells_that_would_take_too_long_are_left_out_and_named():
     bench = Bench(seconds=0, longest=0, torch=None)
     assert bench.row("up-sampling", Size(CONFIG)).ours
     row = bench.row("up-sampling", Size(CONFIG, batch=4))
@@ -94,8 +96,8 @@ def test_sides_run_in_turn():
     assert times == {"a": Times(3, 1, 5, 3), "b": Times(4, 2, 6, 3)}
 
 
-def test_targets():
-    def row(stage, seconds, **other):
+def test_targets_compare_rows():
+    def row(stage, seconds, **changes):
         fields = {
             "canvas": 896,
             "tokens": 4097,
@@ -105,11 +107,11 @@ def test_targets():
             "precision": "float32",
             "flops": 10**9,
         }
-        return Row(stage, **fields | other, ours=Times(seconds, seconds, seconds, 3))
+        return Row(stage, **fields | changes, ours=Times(seconds, seconds, seconds, 3))
 
     backbone = dataclasses.replace(row("backbone", 2.0), theirs=Times(1.6, 1, 2, 3), resident=10**9)
-    many = row("head", 0.4, concepts=20, flops=6 * 10**9)
-    rows = [backbone, row("head", 0.1), many, row("head", 9.0, batch=8)]
+    twenty_concepts = row("head", 0.4, concepts=20, flops=6 * 10**9)
+    rows = [backbone, row("head", 0.1), twenty_concepts, row("head", 9.0, batch=8)]
     assert [(t.found, t.met) for t in cpu_targets(rows)] == [
         ("1.25", False),
         ("1.00 GB", True),
@@ -123,16 +125,16 @@ def test_an_unknown_stage_is_refused(tmp_path):
         run.main(run.Args(stages=("neckk",), out=tmp_path))
 
 
-def test_bytes_and_floors():
+def test_bytes_and_lower_bounds_are_counted():
     lines = {(line.stage, line.size.concepts): line for line in roofline.counted({"b": CONFIG})}
     backbone = lines["backbone", 1]
     weights = sum(np.prod(spec.shape) for spec in segic.backbone_template(CONFIG.vit).shapes.values())
-    pictures, features = 64 * 64 * 3 + 8, 4 * 8 * 8 * 32
+    images, features = 64 * 64 * 3 + 8, 4 * 8 * 8 * 32
     assert backbone.cost.bytes == {
-        "float32": 4 * weights + pictures + features,
-        "bfloat16": 2 * weights + pictures + features,
+        "float32": 4 * weights + images + features,
+        "bfloat16": 2 * weights + images + features,
     }
-    neck = 4 * (32 * 32 + 9 * 32 * 32 + 4 * 32)  # two products, two norms: of the head it reads nothing else
+    neck = 4 * (32 * 32 + 9 * 32 * 32 + 4 * 32)  # two products and two norms
     assert lines["neck", 1].cost.bytes["float32"] == neck + 2 * features
     device = roofline.Device("d", 1e9, 1e9, 1e6, "float32")
     seconds, memory = backbone.floor(device)
@@ -140,9 +142,9 @@ def test_bytes_and_floors():
     assert "up-sampling, 20 concepts" in roofline.table(list(lines.values()), [])
 
 
-def test_growth(tmp_path, monkeypatch):
+def test_growth_writes_a_table_and_a_plot(tmp_path, monkeypatch):
     class Doubling:
-        """Each point takes twice as long as the one before it."""
+        """Report that each point takes twice as long as the previous one."""
 
         def __init__(self, *settings):
             self.rows = 0
@@ -174,9 +176,9 @@ def test_devices_are_simulated():
 
 
 def test_the_training_step_takes_the_batch():
-    """Traced, not run: compiling takes long, and the rate is for accelerators."""
+    """Trace the step without running it, since compiling takes long."""
     config = with_train(accumulate=2, batch_size=4)
-    step, state, *given = step_and_arguments(config, "bfloat16")
-    new, metrics = jax.eval_shape(step, state, *given)
+    step, state, *inputs = step_and_arguments(config, "bfloat16")
+    new_state, metrics = jax.eval_shape(step, state, *inputs)
     assert metrics["loss"].shape == ()
-    assert jax.tree.map(jnp.shape, new) == jax.tree.map(jnp.shape, state)
+    assert jax.tree.map(jnp.shape, new_state) == jax.tree.map(jnp.shape, state)

@@ -21,7 +21,7 @@ def test_the_benchmark_prints_both_tables(capsys, monkeypatch):
     assert "views of masks" in printed
 
 
-def test_help():
+def test_the_help_lists_the_options():
     command = [sys.executable, "-m", "benchmarks.input_pipeline", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "--workers" in done.stdout
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--workers" in process.stdout

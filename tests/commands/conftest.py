@@ -1,4 +1,4 @@
-"""Fixtures of the commands' tests: files to work on, and the command itself in this process."""
+"""Provide files to work on, and the command itself in this process."""
 
 from collections.abc import Callable
 from pathlib import Path

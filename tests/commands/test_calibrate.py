@@ -1,4 +1,4 @@
-"""`segic calibrate` measures, and saves only if asked to."""
+"""Test that `segic calibrate` prints its measures and saves only on request."""
 
 import dataclasses
 
@@ -14,7 +14,7 @@ from segic_jax.weights.bundle import load_bundle, save_bundle
 
 @pytest.fixture
 def weights(tmp_path, monkeypatch):
-    """A tiny model, and few classes to measure it on."""
+    """Write a tiny model, and limit the benchmark to a few classes."""
     load = SpriteBank.load
     monkeypatch.setattr(
         SpriteBank, "load", lambda split: dataclasses.replace(load(split), classes=load(split).classes[:8])

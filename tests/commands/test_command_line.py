@@ -1,4 +1,4 @@
-"""The command line as a whole: help, version, mistakes and interruptions."""
+"""Test the command line: help, version, mistakes and interruptions."""
 
 import re
 import signal
@@ -31,7 +31,7 @@ def test_help_is_fast_and_complete(segic, capsys):
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
 
 
-def test_the_version(segic, capsys):
+def test_the_version_is_printed(segic, capsys):
     assert segic("--version") == 0
     assert re.fullmatch(r"segic_jax \d+\.\d+\S*\n", capsys.readouterr().out)
 
@@ -42,7 +42,7 @@ def test_help_has_examples(segic, capsys, name):
     assert f"  segic {name} " in capsys.readouterr().out
 
 
-def test_ctrl_c_during_the_imports(monkeypatch, capsys):
+def test_ctrl_c_during_the_imports_is_reported(monkeypatch, capsys):
     class Stopping:
         def find_spec(self, *_):
             signal.raise_signal(signal.SIGINT)
@@ -55,15 +55,15 @@ def test_ctrl_c_during_the_imports(monkeypatch, capsys):
     assert capsys.readouterr().err == "Stopped.\n"
 
 
-def test_little_is_imported_before_ctrl_c_is_heard():
+def test_ctrl_c_is_handled_before_the_slow_imports():
     code = "import sys, segic_jax.__main__; print({'tyro', 'numpy', 'jax', 'cv2'} & sys.modules.keys())"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
     code = "import sys, train, eval, finetune; print({'numpy', 'jax', 'cv2'} & sys.modules.keys())"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert ran.stdout == "set()\n", ran.stderr
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert process.stdout == "set()\n", process.stderr
 
 
-def test_nobody_reads_the_output():
+def test_a_closed_pipe_ends_the_command_silently():
     lines = "[print('x' * 999) for _ in range(9999)] and None"
     code = (
         "import sys; from segic_jax.commands.command_line import run_command;"
@@ -76,18 +76,18 @@ def test_nobody_reads_the_output():
     assert process.wait() == 0
 
 
-def test_however_a_command_ends_it_is_a_code_and_a_sentence(capsys):
+def test_interruptions_and_disk_errors_give_a_code_and_a_sentence(capsys):
     def interrupted_import():
         with suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
         raise ImportError("while initializing the extension")
 
-    def without_room():
+    def fail_with_full_disk():
         raise OSError(28, "No space left on device", "out/a.png")
 
     assert run_command(interrupted_import) == 130
     assert capsys.readouterr().err == "Stopped.\n"
-    assert run_command(without_room) == 2
+    assert run_command(fail_with_full_disk) == 2
     assert capsys.readouterr().err.startswith("out/a.png cannot be used (No space left on device)")
     with pytest.raises(ImportError):  # a defect, not wrong input
         run_command(lambda: (_ for _ in ()).throw(ImportError("no module")))

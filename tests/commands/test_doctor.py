@@ -1,4 +1,4 @@
-"""`segic doctor` reports whatever works, and what does not."""
+"""Test that `segic doctor` reports what works and what does not."""
 
 import numpy as np
 from tiny import CONFIG
@@ -6,12 +6,12 @@ from tiny import CONFIG
 from segic_jax.commands import doctor
 
 
-def test_the_doctor_never_fails(monkeypatch, segic, capsys):
+def test_every_failure_is_reported_as_a_line(monkeypatch, segic, capsys):
     monkeypatch.setattr(doctor, "_product_rate", lambda side: 1e9)
     assert segic("doctor") == 0
     assert "cannot be found out" not in capsys.readouterr().out
 
-    def broken(*_):
+    def fail(*_):
         raise RuntimeError("no\nway")
 
     sections = (
@@ -26,13 +26,13 @@ def test_the_doctor_never_fails(monkeypatch, segic, capsys):
         "advice",
     )
     for name in sections:
-        monkeypatch.setattr(doctor, name if name == "processor" else f"_{name}", broken)
+        monkeypatch.setattr(doctor, name if name == "processor" else f"_{name}", fail)
     assert segic("doctor") == 0
     assert capsys.readouterr().out.count("cannot be found out: RuntimeError: no way\n") == len(sections)
 
 
-def test_the_doctors_flops_are_those_of_the_products():
-    """A linear layer of the backbone does 2 * patches * weights operations."""
+def test_flops_include_all_products_of_the_backbone():
+    """Count 2 * patches * weights operations for each linear layer of the backbone."""
     from segic_jax.models.segic import backbone_template
 
     shapes = backbone_template(CONFIG.vit).shapes

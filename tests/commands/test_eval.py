@@ -1,4 +1,4 @@
-"""`segic eval` from end to end on a tiny tree of every benchmark, in its official layout."""
+"""Test `segic eval` from end to end on a tiny tree of every benchmark, in its official layout."""
 
 import dataclasses
 import json
@@ -32,7 +32,7 @@ def weights(tmp_path_factory):
 
 
 def command(**options) -> Eval:
-    """The command for options as on the command line."""
+    """Return the command for options as on the command line."""
     arguments = ["eval"]
     for name, value in options.items():
         arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
@@ -60,12 +60,12 @@ LIMIT = {
 }
 
 
-def test_every_benchmark_is_tried():
+def test_every_benchmark_is_tested():
     assert set(WRITE) == set(BENCHMARKS)
 
 
 @pytest.mark.parametrize("name", WRITE)
-def test_from_end_to_end(weights, tmp_path, name, capsys):
+def test_every_benchmark_is_evaluated(weights, tmp_path, name, capsys):
     WRITE[name](tmp_path / "data")
     options = {"benchmark": name, "data_root": tmp_path / "data"}
     if name in LIMIT:
@@ -102,7 +102,7 @@ def test_from_end_to_end(weights, tmp_path, name, capsys):
     assert (name in ("emoji", "folder")) == bool(result["baselines"])
 
 
-def test_shipped_episodes_are_what_is_answered(weights, tmp_path):
+def test_the_shipped_episodes_are_evaluated(weights, tmp_path):
     write_some_coco20i(tmp_path / "data")
     options = {"benchmark": "coco20i", "data_root": tmp_path / "data", "limit": 8}
     result = run(weights, tmp_path / "all", **options)
@@ -111,9 +111,9 @@ def test_shipped_episodes_are_what_is_answered(weights, tmp_path):
     assert result["manifest"]["folds"]["2"].startswith("18954956331d10f4")
     manifest = packaged_manifest("coco20i", "matcher", 2, 1)
     manifest.write(tmp_path / "list.gz")
-    own = run(weights, tmp_path / "own", **options | {"episodes": tmp_path / "list.gz", "limit": 2})
-    assert own["manifest"]["folds"] == {"2": manifest.sha256}
-    assert own["fold_scores"]["2"]["episode_iou"] == result["fold_scores"]["2"]["episode_iou"]
+    of_list = run(weights, tmp_path / "own", **options | {"episodes": tmp_path / "list.gz", "limit": 2})
+    assert of_list["manifest"]["folds"] == {"2": manifest.sha256}
+    assert of_list["fold_scores"]["2"]["episode_iou"] == result["fold_scores"]["2"]["episode_iou"]
     assert read_manifest(tmp_path / "list.gz") == manifest
 
 
@@ -135,10 +135,10 @@ def test_shipped_episodes_are_what_is_answered(weights, tmp_path):
         ({"episodes": Path("gone.jsonl.gz")}, "gone.jsonl.gz cannot be read"),
     ],
 )
-def test_wrong_options_are_one_sentence(weights, tmp_path, options, message):
-    with pytest.raises(ValueError, match=message) as caught:
+def test_wrong_options_are_reported_in_one_sentence(weights, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message) as error:
         run(weights, tmp_path / "out", **options)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_list_is_scored_under_its_own_protocol(weights, tmp_path):
@@ -159,7 +159,7 @@ def test_a_list_of_another_benchmark_is_refused(weights, tmp_path):
 
 
 def test_missing_files_are_named_before_the_first_episode(weights, tmp_path):
-    """Eight of 4000 episodes have their files: those eight run, a ninth stops at once."""
+    """Evaluate eight episodes, the only ones with files; a ninth is refused before the first."""
     write_some_coco20i(tmp_path / "data")
     options = {"benchmark": "coco20i", "data_root": tmp_path / "data"}
     with pytest.raises(ValueError, match=r"val2014.*\.jpg is missing, and an episode needs it"):
@@ -177,7 +177,7 @@ def test_a_model_without_the_instance_prompt_tracks_videos(tmp_path):
     assert result["scores"]["objects"] > 0
 
 
-def test_each_experiment_has_its_folder(weights):
+def test_the_default_folder_depends_on_the_experiment(weights):
     def name(**options):
         return command(weights=weights, **options).default_name(Path(weights))
 
@@ -185,7 +185,7 @@ def test_each_experiment_has_its_folder(weights):
     assert len({name(), name(shots=5), name(fold=0), name(protocol="segic"), name(class_names="True")}) == 5
 
 
-def test_the_list(capsys):
+def test_list_names_every_benchmark_and_its_download(capsys):
     assert command(list=True).run() == 0
     out = capsys.readouterr().out
     assert all(f"{name}: " in out and spec.download in out for name, spec in BENCHMARKS.items())
@@ -214,7 +214,7 @@ def test_the_list(capsys):
     ],
 )
 def test_options_of_another_kind_are_refused(tmp_path, capsys, benchmark, option, value):
-    """Also where the value is the default."""
+    """Refuse the option also if its value is the default."""
     arguments = ["eval", "--benchmark", benchmark, "--data-root", str(tmp_path), option, value]
     assert parse(arguments).run() == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -222,7 +222,7 @@ def test_options_of_another_kind_are_refused(tmp_path, capsys, benchmark, option
     assert f"but {benchmark} is a benchmark of " in line
 
 
-def test_the_script_is_the_command(tmp_path):
+def test_eval_py_runs_the_command(tmp_path):
     script = [sys.executable, str(ROOT / "eval.py")]
     listed = subprocess.run([*script, "--list"], capture_output=True, text=True)
     assert (listed.returncode, listed.stdout.startswith("emoji: ")) == (0, True)
@@ -236,7 +236,7 @@ def run_eval(*arguments):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-def test_eval_of_a_folder(files, tmp_path):
+def test_a_folder_of_images_is_evaluated(files, tmp_path):
     for name in ("disk", "ring"):
         (tmp_path / name).mkdir()
         for i in range(2):
@@ -245,17 +245,17 @@ def test_eval_of_a_folder(files, tmp_path):
             cv2.imwrite(str(tmp_path / name / f"{i + 1}.png"), mask.astype(np.uint8) * 255)
     out = tmp_path.with_name("out")
     arguments = ("--benchmark", "folder", "--data-root", tmp_path, "--out", out)
-    done = run_eval(*arguments, "--weights", files / "tiny.safetensors", "--batch-size", "4")
-    assert done.returncode == 0, done.stderr
-    assert "4 episodes of 2 classes" in done.stdout
+    process = run_eval(*arguments, "--weights", files / "tiny.safetensors", "--batch-size", "4")
+    assert process.returncode == 0, process.stderr
+    assert "4 episodes of 2 classes" in process.stdout
     result = json.loads((out / "result.json").read_text())
     assert result["model"]["sha256"]
     assert set(result["baselines"]) == {"copy", "cosine", "no_reference", "wrong_reference"}
     assert (out / "sheet.png").exists()
 
 
-def test_eval_says_what_is_missing(files):
+def test_a_missing_data_root_is_reported(files):
     weights = ("--weights", files / "tiny.safetensors")
-    done = run_eval("--benchmark", "folder", *weights)
-    assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
-    assert "--data-root" in done.stderr
+    process = run_eval("--benchmark", "folder", *weights)
+    assert (process.returncode, len(process.stderr.splitlines())) == (2, 1)
+    assert "--data-root" in process.stderr

@@ -1,4 +1,4 @@
-"""`segic explain` in this process, with a model that has learned nothing."""
+"""Test `segic explain` with an untrained model."""
 
 import cv2
 
@@ -8,13 +8,13 @@ WEIGHTS = ("--weights", "tiny.safetensors")
 REF = ("--ref", "ref.png", "mask.png")
 
 
-def test_explain(segic, tmp_path, capsys):
-    shown = (*REF, "--ref", "ref.png", "0,0,20,20", "--name", "disk", "--name", "corner")
-    assert segic("explain", *shown, "targets/a.jpg", "gone.jpg", "--out", tmp_path, *WEIGHTS) == 2
+def test_explanations_are_drawn_and_missing_targets_reported(segic, tmp_path, capsys):
+    references = (*REF, "--ref", "ref.png", "0,0,20,20", "--name", "disk", "--name", "corner")
+    assert segic("explain", *references, "targets/a.jpg", "gone.jpg", "--out", tmp_path, *WEIGHTS) == 2
     assert "gone.jpg" in capsys.readouterr().err
-    drawn = cv2.imread(str(tmp_path / "a.png"))
-    assert drawn.shape[1] == 1320
-    assert drawn.std() > 10
+    image = cv2.imread(str(tmp_path / "a.png"))
+    assert image.shape[1] == 1320
+    assert image.std() > 10
 
 
 def test_the_backbone_runs_once_for_a_target(segic, tmp_path, monkeypatch):

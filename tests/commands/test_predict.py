@@ -1,4 +1,4 @@
-"""`segic predict` and `segic fit` in this process, with a model that has learned nothing."""
+"""Test `segic predict` and `segic fit` with an untrained model."""
 
 import json
 import os
@@ -15,25 +15,25 @@ WEIGHTS = ("--weights", "tiny.safetensors")
 REF = ("--ref", "ref.png", "mask.png")
 
 
-def test_predict_a_folder(segic, tmp_path, capsys):
+def test_a_folder_is_predicted(segic, tmp_path, capsys):
     out = tmp_path / "out"
     code = segic("predict", *REF, "--name", "disk", "targets", "--keep-absent", "--out", out, *WEIGHTS)
     assert code == 0
-    written = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
-    pictures = {f"{kind}/{name}.png" for kind in ("overlays", "labels") for name in "ab"}
-    assert written == {
+    files = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    png_files = {f"{kind}/{name}.png" for kind in ("overlays", "labels") for name in "ab"}
+    assert files == {
         "index.html",
         "annotations.json",
         "annotations/a.json",
         "annotations/b.json",
-        *pictures,
+        *png_files,
     }
     labels = Image.open(out / "labels/b.png")
     assert (labels.mode, labels.size) == ("P", (70, 52))
     coco = json.loads((out / "annotations.json").read_text())
-    assert [one["file_name"] for one in coco["images"]] == ["targets/a.jpg", "targets/b.png"]
+    assert [image["file_name"] for image in coco["images"]] == ["targets/a.jpg", "targets/b.png"]
     assert coco["categories"] == [{"id": 1, "name": "disk"}]
-    area = {one["image_id"]: one["area"] for one in coco["annotations"]}
+    area = {annotation["image_id"]: annotation["area"] for annotation in coco["annotations"]}
     assert area.get(2, 0) == (np.asarray(labels) == 1).sum()
     page = (out / "index.html").read_text()
     assert page.count('<article class="card">') == 2
@@ -46,20 +46,20 @@ def test_a_bad_target_does_not_stop_the_others(segic, files, tmp_path, capsys):
     (files / "cut.jpg").write_bytes((files / "targets/a.jpg").read_bytes()[:-300])
     targets = ("gone.jpg", "cut.jpg", "targets/b.png")
     assert segic("predict", *REF, *targets, "--out", tmp_path / "out", *WEIGHTS) == 2
-    said = capsys.readouterr()
-    assert "gone.jpg" in said.err
-    assert "cut.jpg is cut off" in said.err
-    assert len(said.err.splitlines()) == 2
-    assert "targets/b.png: object" in said.out
+    captured = capsys.readouterr()
+    assert "gone.jpg" in captured.err
+    assert "cut.jpg is cut off" in captured.err
+    assert len(captured.err.splitlines()) == 2
+    assert "targets/b.png: object" in captured.out
     assert "cut.jpg is cut off" in (tmp_path / "out/index.html").read_text()
 
 
-def test_a_stopped_run_is_whole_and_goes_on(segic, tmp_path, capsys, monkeypatch):
-    many, asked = Segmenter.predict_many, []
+def test_a_stopped_run_leaves_complete_files_and_resumes(segic, tmp_path, capsys, monkeypatch):
+    predict_many, calls = Segmenter.predict_many, []
     out = tmp_path / "out"
 
-    def stopped(*arguments, **more):
-        yield next(many(*arguments, **more))
+    def stopped(*arguments, **options):
+        yield next(predict_many(*arguments, **options))
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -69,34 +69,35 @@ def test_a_stopped_run_is_whole_and_goes_on(segic, tmp_path, capsys, monkeypatch
     assert '<article class="card">' in (out / "index.html").read_text()
     assert capsys.readouterr().err == "Stopped.\n"
 
-    def counted(self, targets, *arguments, **more):
-        asked.append([path.name for path in targets])
-        return many(self, targets, *arguments, **more)
+    def record(self, targets, *arguments, **options):
+        calls.append([path.name for path in targets])
+        return predict_many(self, targets, *arguments, **options)
 
-    monkeypatch.setattr(Segmenter, "predict_many", counted)
+    monkeypatch.setattr(Segmenter, "predict_many", record)
     assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS) == 0
     assert "1 of 2 were done before" in capsys.readouterr().out
     assert segic("predict", *REF, "targets", "--out", tmp_path / "fresh", *WEIGHTS) == 0
     for file in ("annotations.json", "labels/a.png", "overlays/b.png"):
         assert (out / file).read_bytes() == (tmp_path / "fresh" / file).read_bytes()
     assert (out / "index.html").read_text().count('<article class="card">') == 2
-    # What is missing, and what another command made, is done again.
+    # Missing files, and those of other options, are predicted again.
     (out / "labels/b.png").unlink()
     assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS) == 0
     assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS, "--threshold", "0.4") == 0
-    assert asked == [["b.png"], ["a.jpg", "b.png"], ["b.png"], ["a.jpg", "b.png"]]
+    assert calls == [["b.png"], ["a.jpg", "b.png"], ["b.png"], ["a.jpg", "b.png"]]
 
 
-def test_a_saved_context_gives_the_same(segic, tmp_path, capsys):
+def test_a_saved_context_gives_the_same_annotations(segic, tmp_path, capsys):
     box = ("--ref", "ref.png", "5,5,40,30", "--name", "disk", "--name", "box")
     assert segic("fit", *REF, *box, "--out", tmp_path / "new/c.segic", *WEIGHTS) == 0
     assert "disk (1 example), box (1 example)" in capsys.readouterr().out
-    for name, shown in (("one", (*REF, *box)), ("two", ("--context", tmp_path / "new/c.segic"))):
-        assert segic("predict", *shown, "targets/a.jpg", "--out", tmp_path / name, *WEIGHTS) == 0
-    one, two = ((tmp_path / name / "annotations.json").read_text() for name in ("one", "two"))
-    assert one == two
-    dropped = ("--context", tmp_path / "new/c.segic", "--drop", "disk", "--out", tmp_path / "d.segic")
-    assert segic("fit", *dropped, *WEIGHTS) == 0
+    references = {"examples": (*REF, *box), "context": ("--context", tmp_path / "new/c.segic")}
+    for name, options in references.items():
+        assert segic("predict", *options, "targets/a.jpg", "--out", tmp_path / name, *WEIGHTS) == 0
+    annotations = [(tmp_path / name / "annotations.json").read_text() for name in references]
+    assert annotations[0] == annotations[1]
+    options = ("--context", tmp_path / "new/c.segic", "--drop", "disk", "--out", tmp_path / "d.segic")
+    assert segic("fit", *options, *WEIGHTS) == 0
     assert "box (1 example)" in capsys.readouterr().out.splitlines()[-1]
     assert segic("predict", "--context", tmp_path / "d.segic", "targets", "--out", tmp_path / "x") == 2
     assert "another model" in capsys.readouterr().err
@@ -105,8 +106,8 @@ def test_a_saved_context_gives_the_same(segic, tmp_path, capsys):
 def test_the_threshold_is_a_probability(segic, tmp_path):
     pixels = {}
     for threshold in ("0.2", "0.8"):
-        shown = (*REF, "--threshold", threshold, "--keep-absent")
-        assert segic("predict", *shown, "targets/a.jpg", "--out", tmp_path, *WEIGHTS) == 0
+        options = (*REF, "--threshold", threshold, "--keep-absent")
+        assert segic("predict", *options, "targets/a.jpg", "--out", tmp_path, *WEIGHTS) == 0
         pixels[threshold] = (np.asarray(Image.open(tmp_path / "labels/a.png")) > 0).sum()
     assert pixels["0.2"] > pixels["0.8"]
 
@@ -133,14 +134,14 @@ def test_the_threshold_is_a_probability(segic, tmp_path):
         (("empty", *REF), "has no images"),
     ],
 )
-def test_bad_input_is_one_sentence(segic, files, tmp_path, capsys, arguments, sentence):
+def test_invalid_input_is_reported_in_one_sentence(segic, files, tmp_path, capsys, arguments, sentence):
     cv2.imwrite(str(files / "black.png"), np.zeros((50, 70), np.uint8))
     (files / "empty").mkdir(exist_ok=True)
     out = () if "--out" in arguments else ("--out", tmp_path / "out")
     assert segic("predict", *arguments, *out, *WEIGHTS) == 2
-    said = capsys.readouterr()
-    assert sentence in said.err
-    assert len(said.err.splitlines()) == 1
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert len(captured.err.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -172,7 +173,7 @@ def test_only_the_first_targets_get_thumbnails(segic, tmp_path, monkeypatch):
     assert "1 more target is in annotations.json" in page
 
 
-def test_names_of_any_bytes(segic, files, tmp_path, capsys):
+def test_file_names_may_hold_any_bytes(segic, files, tmp_path, capsys):
     names = [b"a b.png", b"-x.png", b"%s.png", b"a\nb.png", "猫.png".encode(), b"\xff\xfe.png", b"<b>&.png"]
     (files / "odd").mkdir()
     for name in names:

@@ -1,4 +1,4 @@
-"""`segic runs`: curves as an image, runs as a table, and a sentence where there is nothing."""
+"""Test `segic runs`: curves as an image, runs as a table, and messages about missing data."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def runs(*arguments) -> int:
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory):
-    """Two trainings and a pretraining."""
+    """Copy the logs of two trainings and a pretraining."""
     root = tmp_path_factory.mktemp("runs")
     for name, file in {"tiny": "head", "random": "random_backbone", "tiny/pretrain": "pretrain"}.items():
         (root / name).mkdir()
@@ -32,23 +32,23 @@ def trainings(tmp_path_factory):
     return root
 
 
-def test_a_image_of_two_runs(trainings, tmp_path, capsys):
+def test_the_plot_has_a_curve_for_each_run(trainings, tmp_path, capsys):
     out = tmp_path / "new" / "curves.png"
     assert runs("plot", trainings / "tiny", trainings / "random", "--out", out) == 0
     assert capsys.readouterr().out == f"{out}\n"
-    picture = cv2.imread(str(out))
-    assert picture.shape[0] > 900
-    colours = {tuple(colour) for colour in picture.reshape(-1, 3)[:, ::-1].tolist()}
-    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # a curve of each run
+    image = cv2.imread(str(out))
+    assert image.shape[0] > 900
+    colours = {tuple(colour) for colour in image.reshape(-1, 3)[:, ::-1].tolist()}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00)} <= colours  # the colours of the two curves
 
 
-def test_a_chosen_quantity_is_one_panel(trainings, tmp_path):
-    for what in (["loss"], ["loss", "validation/miou"]):
-        plot([trainings / "tiny"], tmp_path / "curves.png", what)
-        assert cv2.imread(str(tmp_path / "curves.png")).shape[1] == 528 * len(what)
+def test_a_chosen_quantity_gets_a_panel(trainings, tmp_path):
+    for quantities in (["loss"], ["loss", "validation/miou"]):
+        plot([trainings / "tiny"], tmp_path / "curves.png", quantities)
+        assert cv2.imread(str(tmp_path / "curves.png")).shape[1] == 528 * len(quantities)
 
 
-def test_what_is_drawn_where(trainings):
+def test_panels_group_related_quantities(trainings):
     panels = chosen_panels({"a": read_run(trainings / "tiny"), "b": read_run(trainings / "random")}, [])
     assert panels == {
         "loss": ["loss"],
@@ -68,8 +68,8 @@ def test_what_is_drawn_where(trainings):
     assert chosen_panels({"a": {"speed": (np.array([1]), np.array([2.0]))}}, []) == {"speed": ["speed"]}
 
 
-def test_long_runs_of_one_name_with_gaps(tmp_path):
-    """Smoothed curves, null values, one folder given twice, and names that are told apart."""
+def test_long_runs_with_gaps_and_equal_names_are_plotted(tmp_path):
+    """Plot smoothed curves with null values, of a repeated folder and of folders with equal names."""
     for parent in ("a", "b"):
         writer = MetricWriter(tmp_path / parent / "run")
         writer._file.write(
@@ -78,10 +78,11 @@ def test_long_runs_of_one_name_with_gaps(tmp_path):
         writer.close()
     folders = [tmp_path / "a" / "run", tmp_path / "b" / "run", tmp_path / "a" / ".." / "a" / "run"]
     plot(folders, tmp_path / "curves.png")
+    assert cv2.imread(str(tmp_path / "curves.png")).std() > 10
     assert len(read_run(folders[0])["loss"][0]) == 298
 
 
-def test_smooth():
+def test_smoothing_averages_neighbours():
     np.testing.assert_allclose(smooth(np.full(50, 3.0), 7), 3)
     np.testing.assert_allclose(smooth(np.arange(9.0), 3)[1:-1], np.arange(1, 8))
     noise = np.random.default_rng(0).normal(size=1000)
@@ -100,17 +101,17 @@ def test_smooth():
         ),
     ],
 )
-def test_a_sentence_where_nothing_can_be_drawn(tmp_path, capsys, content, sentence):
+def test_a_log_without_values_is_reported(tmp_path, capsys, content, sentence):
     if content is not None:
         (tmp_path / FILE).write_text(content)
     assert runs("plot", tmp_path, "--out", tmp_path / "curves.png") == 2
-    said = capsys.readouterr().err
-    assert sentence in said
-    assert len(said.splitlines()) == 1
+    message = capsys.readouterr().err
+    assert sentence in message
+    assert len(message.splitlines()) == 1
     assert not (tmp_path / "curves.png").exists()
 
 
-def test_other_wrong_input(trainings, tmp_path, capsys):
+def test_wrong_arguments_are_reported(trainings, tmp_path, capsys):
     assert runs("plot", trainings / "tiny", "--out", tmp_path / "curves.pdf") == 2
     assert "ends in .png" in capsys.readouterr().err
     assert runs("plot", trainings / "tiny", "--out", tmp_path / "x.png", "--what", "los") == 2
@@ -119,7 +120,7 @@ def test_other_wrong_input(trainings, tmp_path, capsys):
     assert "at least one work directory" in capsys.readouterr().err
 
 
-def test_a_table(trainings, capsys):
+def test_the_table_is_sorted_by_time(trainings, capsys):
     for hour, name in enumerate(("tiny/pretrain", "random", "tiny")):
         os.utime(trainings / name / FILE, (3600 * hour, 3600 * hour))
     assert runs("list", trainings) == 0
@@ -133,7 +134,7 @@ def test_a_table(trainings, capsys):
     assert lines[0].startswith("tiny/pretrain  9000")
 
 
-def test_a_table_of_damaged_runs_or_none(tmp_path):
+def test_damaged_and_missing_logs_in_a_table_are_reported(tmp_path):
     with pytest.raises(InputError, match=r"There is no metrics\.jsonl in .* or below it"):
         listing(tmp_path)
     (tmp_path / FILE).write_text("what\n{}\n{}\n")
@@ -149,8 +150,8 @@ def test_unbounded_numbers_in_a_log_are_left_out(segic, tmp_path, capsys):
     assert segic("runs", "plot", tmp_path, "--out", tmp_path / "p.png") == 0
 
 
-def test_damaged_logs_and_lists_are_said(segic, tmp_path, capsys):
-    """Nested too deep for JSON, and a number of too many digits."""
+def test_damaged_logs_and_lists_are_reported(segic, tmp_path, capsys):
+    """Read a log nested too deep for JSON, and one with a number of too many digits."""
     for content in ("[" * 100_000, '{"step": ' + "9" * 5000 + "}"):
         (tmp_path / "metrics.jsonl").write_text(f'{content}\n{{"step": 1, "loss": 2}}\n')
         assert segic("runs", "plot", tmp_path, "--out", tmp_path / "p.png") == 2

@@ -1,4 +1,4 @@
-"""`segic video` in this process, with a model that has learned nothing."""
+"""Test `segic video` with an untrained model."""
 
 import json
 import os
@@ -27,7 +27,7 @@ IMAGE, MASK = random_image(0, 50, 70)
 
 @pytest.fixture(scope="module")
 def clip(files):
-    """Six frames as a video and as a folder, and the first one's mask with two objects, 3 and 5."""
+    """Write six frames as a video and as a folder, and the first mask with two objects, 3 and 5."""
     (files / "frames").mkdir()
     video = cv2.VideoWriter(str(files / "clip.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (70, 50))
     for i in range(6):
@@ -45,12 +45,12 @@ def lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def frames_in(video):
+def count_frames(video):
     video = cv2.VideoCapture(str(video))
     return sum(video.read()[0] for _ in range(10))
 
 
-def test_video_from_the_first_mask(segic, clip, tmp_path, capsys):
+def test_a_video_is_tracked_from_its_first_mask(segic, clip, tmp_path, capsys):
     outs = ("--out", tmp_path / "o.mp4", "--out", tmp_path / "labels")
     assert segic("video", "clip.avi", "--mask", "first.png", *outs, *WEIGHTS) == 0
     assert capsys.readouterr().out.startswith("6 frames are done: ")
@@ -60,7 +60,7 @@ def test_video_from_the_first_mask(segic, clip, tmp_path, capsys):
     np.testing.assert_array_equal(maps[0], clip)
     assert set(np.unique(maps)) <= {0, 3, 5}
     assert cv2.VideoCapture(str(tmp_path / "o.mp4")).get(cv2.CAP_PROP_FPS) == 10
-    assert frames_in(tmp_path / "o.mp4") == 6
+    assert count_frames(tmp_path / "o.mp4") == 6
     rows = lines(tmp_path / "o.jsonl")
     assert [(row["frame"], row["class"]) for row in rows] == [(i, name) for i in range(6) for name in "35"]
     for row in rows:
@@ -72,20 +72,20 @@ def test_video_from_the_first_mask(segic, clip, tmp_path, capsys):
             y, x = np.nonzero(mask)
             assert row["box"] == [x.min(), y.min(), x.max() + 1, y.max() + 1]
 
-    # The tracker is that of the benchmarks; there a frame's mask is cut on the canvas.
+    # The tracker is that of the benchmarks, which crop a frame's mask on the canvas.
     video = cv2.VideoCapture(str(Path("clip.avi")))
-    read = [video.read()[1][..., ::-1] for _ in range(6)]
+    frames = [video.read()[1][..., ::-1] for _ in range(6)]
     bundle = Segmenter.load("tiny.safetensors").bundle
-    expected = list(track_annotations(Engine(bundle), read, {0: clip}, semantics="repaired", prompt=""))
+    expected = list(track_annotations(Engine(bundle), frames, {0: clip}, semantics="repaired", prompt=""))
     assert np.mean(np.array(expected) == np.array(maps)) > 0.99
 
 
-def test_video_of_a_folder_from_a_reference(segic, files, clip, tmp_path, capsys):
-    bad = files / "frames" / "9.png"
-    content = bad.read_bytes()
-    bad.write_bytes(content[:-50])
+def test_a_folder_of_frames_is_searched_for_a_reference(segic, files, clip, tmp_path, capsys):
+    damaged = files / "frames" / "9.png"
+    content = damaged.read_bytes()
+    damaged.write_bytes(content[:-50])
     code = segic("video", "frames", *REF, "--out", tmp_path / "labels", *WEIGHTS)
-    bad.write_bytes(content)
+    damaged.write_bytes(content)
     assert code == 2
     assert "9.png is cut off" in capsys.readouterr().err
     names = ["7", "8", "10", "11", "12"]
@@ -93,16 +93,18 @@ def test_video_of_a_folder_from_a_reference(segic, files, clip, tmp_path, capsys
     assert [row["name"] for row in lines(tmp_path / "labels.jsonl")] == names
 
 
-def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
+def test_a_stopped_video_resumes(segic, clip, tmp_path, capsys, monkeypatch):
     from segic_jax.inference.video_io import VideoOutputs
 
-    add, looked = VideoOutputs.add, []
+    add, tracked = VideoOutputs.add, []
     arguments = ("clip.avi", "--mask", "first.png", *WEIGHTS, "--out")
     outs = (tmp_path / "o.avi", "--out", tmp_path / "labels")
     start = Segmenter.start_result
-    monkeypatch.setattr(Segmenter, "start_result", lambda *a, **more: looked.append(1) or start(*a, **more))
+    monkeypatch.setattr(
+        Segmenter, "start_result", lambda *a, **options: tracked.append(1) or start(*a, **options)
+    )
     assert segic("video", *arguments, tmp_path / "whole.avi") == 0
-    assert len(looked) == 5  # the first frame is given
+    assert len(tracked) == 5  # the first frame has a mask
 
     def stopped(self, *arguments):
         if self._count == 3:
@@ -114,42 +116,42 @@ def test_a_stopped_video_goes_on(segic, clip, tmp_path, capsys, monkeypatch):
         assert segic("video", *arguments, *outs) == 130
     assert "3 of 6 frames are done: repeat the command" in capsys.readouterr().err
     assert not (tmp_path / "o.avi").exists()
-    with (tmp_path / "o.jsonl.part").open("a") as part:  # killed while it wrote
+    with (tmp_path / "o.jsonl.part").open("a") as part:  # as if killed while writing
         part.write('{"frame": 3, "cla')
-    looked.clear()
+    tracked.clear()
     assert segic("video", *arguments, *outs) == 0
-    assert 3 <= len(looked) <= 4
+    assert 3 <= len(tracked) <= 4
     assert (tmp_path / "o.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
     assert (tmp_path / "o.avi").read_bytes() == (tmp_path / "whole.avi").read_bytes()
     assert sorted(os.listdir(tmp_path)) == ["labels", "o.avi", "o.jsonl", "whole.avi", "whole.jsonl"]
-    # Finished: nothing is done again, and a video that is missing is drawn without the model.
-    looked.clear()
+    # A finished video is not tracked again, and a missing overlay is drawn without the model.
+    tracked.clear()
     assert segic("video", *arguments, *outs) == 0
     assert "6 frames were done before" in capsys.readouterr().out
     (tmp_path / "o.avi").unlink()
     assert segic("video", *arguments, *outs) == 0
-    assert frames_in(tmp_path / "o.avi") == 6
-    assert looked == []
+    assert count_frames(tmp_path / "o.avi") == 6
+    assert tracked == []
 
 
-def test_absence_and_negatives_in_videos(segic, clip, tmp_path, capsys, monkeypatch):
-    def areas(name, *more):
-        assert segic("video", "clip.avi", *REF, *more, "--out", tmp_path / name, *WEIGHTS) == 0
+def test_absence_and_negatives_are_considered_in_videos(segic, clip, tmp_path, capsys, monkeypatch):
+    def areas(name, *options):
+        assert segic("video", "clip.avi", *REF, *options, "--out", tmp_path / name, *WEIGHTS) == 0
         return [row["area"] for row in lines(tmp_path / f"{name}.jsonl")]
 
-    shown = areas("shown")
+    expected = areas("positive")
     assert "absent" not in capsys.readouterr().out
-    with monkeypatch.context() as patch:  # what is a negative at all is taken away
+    with monkeypatch.context() as patch:  # every pixel of a negative is removed
         patch.setattr("segic_jax.inference.presence.MARGIN", -100)
-        assert sum(areas("denied", "--negative", "ref.png", "mask.png")) < sum(shown)
+        assert sum(areas("negative", "--negative", "ref.png", "mask.png")) < sum(expected)
     capsys.readouterr()
     assert sum(areas("none", "--threshold", "0.999999")) == 0
     assert "object: absent on 6 frames, 0-5" in capsys.readouterr().out
     assert not any(row["present"] for row in lines(tmp_path / "none.jsonl"))
 
 
-def test_a_full_disk_is_said_of_a_video(segic, clip, tmp_path, capsys, monkeypatch):
-    """OpenCV goes on writing, and nothing arrives."""
+def test_a_full_disk_is_reported_for_a_video(segic, clip, tmp_path, capsys, monkeypatch):
+    """Simulate a full disk, on which OpenCV continues without an error."""
     rooms = iter([10**6, 10**6, 100])
     usage = type("Usage", (), {"free": property(lambda _: next(rooms))})
     monkeypatch.setattr("segic_jax.inference.video_io.shutil.disk_usage", lambda _: usage())
@@ -173,24 +175,24 @@ def test_a_full_disk_is_said_of_a_video(segic, clip, tmp_path, capsys, monkeypat
         (("clip.avi", *REF, "--fps", "0"), "--fps 0 must be above 0"),
     ],
 )
-def test_bad_videos_are_one_sentence(segic, clip, tmp_path, capsys, arguments, sentence):
+def test_invalid_videos_are_reported_in_one_sentence(segic, clip, tmp_path, capsys, arguments, sentence):
     out = () if "--out" in arguments else ("--out", tmp_path / "out.mp4")
     assert segic("video", *arguments, *out, *WEIGHTS) == 2
-    said = capsys.readouterr()
-    assert sentence in said.err
-    assert len(said.err.splitlines()) == 1
+    captured = capsys.readouterr()
+    assert sentence in captured.err
+    assert len(captured.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("ending", [".avi", ".mp4", ".webm"])
-def test_a_video_that_did_not_arrive(tmp_path, ending):
-    """The disk takes two kilobytes and no more; OpenCV does not say so."""
+def test_a_truncated_video_is_reported(tmp_path, ending):
+    """Limit files to two kilobytes, which OpenCV does not report."""
     Image.fromarray(IMAGE).save(tmp_path / "1.png")
-    out, drawn = tmp_path / f"o{ending}", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    out, frame = tmp_path / f"o{ending}", np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     videos = VideoOutputs([out], open_video(tmp_path, 25.0, SkippedInputs()), {1: "a"})
     for _ in range(9):
-        videos._write(out, drawn)
+        videos._write(out, frame)
         videos._count += 1
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
     try:
@@ -202,7 +204,7 @@ def test_a_video_that_did_not_arrive(tmp_path, ending):
     assert os.listdir(tmp_path) == ["1.png"]
 
 
-def test_a_mask_of_negative_numbers_is_said(tmp_path, monkeypatch, capsys):
+def test_a_mask_of_negative_numbers_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(command_files(tmp_path))
     labels = np.where(MASK, -3, 0).astype(np.int32)
     labels[:5] = 2

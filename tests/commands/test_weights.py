@@ -1,4 +1,4 @@
-"""`segic convert`, `segic export` and `segic weights`."""
+"""Test `segic convert`, `segic export` and `segic weights`."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ def as_numpy(params):
     return {name: np.asarray(value) for name, value in params.items()}
 
 
-def test_official_weights_in_and_out(segic, files, tmp_path, capsys):
-    """A head and a backbone on their own, joined with a text tower, and the head back out."""
+def test_official_weights_are_converted_and_exported(segic, files, tmp_path, capsys):
+    """Convert a head and a backbone, and export the head again."""
     head, backbone = tmp_path / "segic.safetensors", tmp_path / "dinov2.safetensors"
     save_file(to_torch(as_numpy(bundle().head)), head)
     save_file(to_torch(as_numpy(bundle().backbone)), backbone)
@@ -25,8 +25,10 @@ def test_official_weights_in_and_out(segic, files, tmp_path, capsys):
     assert segic("convert", head, backbone, "--out", tmp_path / "x.safetensors") == 2
     assert "--num-heads" in capsys.readouterr().err
     assert segic("export", files / "tiny.safetensors", "--out", tmp_path / "out.safetensors") == 0
-    exported = load_file(tmp_path / "out.safetensors")
-    assert exported.keys() == load_file(head).keys()
+    exported, official = load_file(tmp_path / "out.safetensors"), load_file(head)
+    assert exported.keys() == official.keys()
+    for name, tensor in exported.items():
+        np.testing.assert_allclose(tensor, official[name], rtol=1e-3, atol=1e-6)  # stored as float16
     assert (
         segic(
             "predict",
@@ -44,7 +46,7 @@ def test_official_weights_in_and_out(segic, files, tmp_path, capsys):
     assert "segic convert" in capsys.readouterr().err
 
 
-def test_weights_commands(segic, monkeypatch, tmp_path, capsys):
+def test_weights_are_listed_and_unknown_ones_refused(segic, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("SEGIC_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert segic("weights", "list") == 0
@@ -55,7 +57,7 @@ def test_weights_commands(segic, monkeypatch, tmp_path, capsys):
     assert str(tmp_path) in capsys.readouterr().err
 
 
-def test_a_folder_of_weights_with_a_damaged_configuration_is_said(segic, tmp_path, capsys):
+def test_a_damaged_config_json_is_reported(segic, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     (tmp_path / "in/model.safetensors").write_bytes(SHIPPED.read_bytes())
     for content in ("[" * 100_000, "[]", "{"):

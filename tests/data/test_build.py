@@ -1,4 +1,4 @@
-"""Benchmarks as TFDS data sets: the same images, masks, episodes and results as the original files."""
+"""Test that TFDS data sets give the same images, masks, episodes and results as the original files."""
 
 import gzip
 import json
@@ -29,7 +29,6 @@ from segic_jax.errors import ConfigError, DataError
 from segic_jax.weights.bundle import save_bundle
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT))
 
 
 def build(name, root, out, **options):
@@ -38,18 +37,17 @@ def build(name, root, out, **options):
 
 
 @pytest.mark.parametrize("name", [name for name in WRITE if name not in ("emoji", "coco20i", "fss1000")])
-def test_everything_is_the_same(tmp_path, name, capsys):
+def test_a_built_benchmark_equals_its_files(tmp_path, name, capsys):
     WRITE[name](tmp_path / "data")
-    folder = build(name, tmp_path / "data", tmp_path / "out")
+    release = build(name, tmp_path / "data", tmp_path / "out")
     assert "all equal" in capsys.readouterr().out
     benchmark = find_benchmark(name)
-    source, built = (open_benchmark(benchmark, tmp_path / place) for place in ("data", "out"))
+    source, built = (open_benchmark(benchmark, tmp_path / folder) for folder in ("data", "out"))
     work = list(items(benchmark.kind, source))
     for item in work:
-        one, other = (records(benchmark.kind, of, item) for of in (source, built))
-        assert _equal(one, other)
+        assert _equal(records(benchmark.kind, source, item), records(benchmark.kind, built, item))
     assert built.name == name
-    assert not (folder / "parts").exists()
+    assert not (release / "parts").exists()
     if benchmark.kind == "semseg":
         assert built.classes == source.classes
         for split in {item.split for item in work}:
@@ -57,19 +55,19 @@ def test_everything_is_the_same(tmp_path, name, capsys):
             for image_name in source.image_names(split):
                 assert built.present(split, image_name) == source.present(split, image_name)
     elif benchmark.kind == "video":
-        for one, other in zip(source.videos(), built.videos(), strict=True):
-            assert (one.name, one.required, one.scored) == (other.name, other.required, other.scored)
-            assert [path.name for path in one.frames] == [path.name for path in other.frames]
-            assert list(one.annotations) == list(other.annotations)
-            assert source.palette(one) == built.palette(other)
+        for clip, copy in zip(source.videos(), built.videos(), strict=True):
+            assert (clip.name, clip.required, clip.scored) == (copy.name, copy.required, copy.scored)
+            assert [path.name for path in clip.frames] == [path.name for path in copy.frames]
+            assert list(clip.annotations) == list(copy.annotations)
+            assert source.palette(clip) == built.palette(copy)
     else:
         assert set(built.views()) == set(source.views())
         for protocol in benchmark.protocols:
             assert built.manifest(protocol, 0, 1) == source.manifest(protocol, 0, 1)
 
 
-def test_coco20i_with_its_lists(tmp_path, monkeypatch):
-    """With the lists of the tiny tree in place of the published ones, whose 39059 images it has not."""
+def test_coco20i_is_built_with_its_class_lists(tmp_path, monkeypatch):
+    """Use class lists of the tiny tree instead of the published ones, which name 39059 images."""
     WRITE["coco20i"](tmp_path / "data")
     image_names = sorted(
         str(path.relative_to(tmp_path / "data/COCO2014")) for path in tmp_path.glob("data/COCO2014/*/*.jpg")
@@ -82,7 +80,7 @@ def test_coco20i_with_its_lists(tmp_path, monkeypatch):
     assert built.manifest("matcher", 2, 5).sha256.startswith("a5ea7cecf977b4c7")
 
 
-def test_the_original_bytes_are_kept_and_named(tmp_path):
+def test_the_original_files_are_stored_and_listed(tmp_path):
     WRITE["folder"](tmp_path / "data")
     folder = build("folder", tmp_path / "data", tmp_path / "out")
     files = {str(path.relative_to(tmp_path / "data")) for path in (tmp_path / "data").rglob("*.*")}
@@ -102,9 +100,9 @@ def test_eval_gives_the_same_result(tmp_path):
     build("folder", tmp_path / "data", tmp_path / "built")
     save_bundle(tmp_path / "tiny.safetensors", tiny.bundle())
     rows = []
-    for place, workers in (("data", 0), ("built", 0), ("built", 1)):
-        out = tmp_path / f"{place}{workers}"
-        arguments = ["eval", "--benchmark", "folder", "--data-root", str(tmp_path / place)]
+    for folder, workers in (("data", 0), ("built", 0), ("built", 1)):
+        out = tmp_path / f"{folder}{workers}"
+        arguments = ["eval", "--benchmark", "folder", "--data-root", str(tmp_path / folder)]
         arguments += ["--weights", str(tmp_path / "tiny.safetensors"), "--workers", str(workers)]
         assert parse([*arguments, "--baselines", "False", "--out", str(out)]).run() == 0
         rows.append((out / "episodes.jsonl").read_text())
@@ -114,11 +112,11 @@ def test_eval_gives_the_same_result(tmp_path):
 def test_training_pairs_are_the_same(tmp_path):
     WRITE["folder"](tmp_path / "data")
     build("folder", tmp_path / "data", tmp_path / "built")
-    one, other = (
-        ClassPairs(open_benchmark(find_benchmark("folder"), tmp_path / place)) for place in ("data", "built")
-    )
+    sources = [
+        ClassPairs(open_benchmark(find_benchmark("folder"), tmp_path / name)) for name in ("data", "built")
+    ]
     for seed in range(5):
-        a, b = (pairs.pair(np.random.default_rng(seed)) for pairs in (one, other))
+        a, b = (source.pair(np.random.default_rng(seed)) for source in sources)
         assert a.name == b.name
         np.testing.assert_array_equal(a.target.image, b.target.image)
         np.testing.assert_array_equal(a.reference.masks, b.reference.masks)
@@ -142,7 +140,7 @@ assert "tensorflow" not in sys.modules
 def test_a_killed_build_resumes(tmp_path, monkeypatch):
     monkeypatch.setattr(write, "ITEMS", 1)
     WRITE["folder"](tmp_path / "data")
-    whole = build("folder", tmp_path / "data", tmp_path / "whole")
+    complete = build("folder", tmp_path / "data", tmp_path / "whole")
     command = [sys.executable, "-c", PROGRAM, tmp_path / "data", tmp_path / "killed"]
     killed = tmp_path / "killed/folder/1.0.0"
     process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
@@ -151,18 +149,18 @@ def test_a_killed_build_resumes(tmp_path, monkeypatch):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    kept = {path: path.stat().st_mtime_ns for path in killed.glob("*-of-00006")}
-    assert 2 <= len(kept) < 6
+    finished = {path: path.stat().st_mtime_ns for path in killed.glob("*-of-00006")}
+    assert 2 <= len(finished) < 6
     assert not (killed / NAME).exists()
     subprocess.run(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
-    assert all(path.stat().st_mtime_ns == at for path, at in kept.items())
-    assert (killed / NAME).read_bytes() == (whole / NAME).read_bytes()
-    one, other = open_built(whole), open_built(killed)
-    for item in items("episodes", one):
-        assert _equal(*(records("episodes", of, item) for of in (one, other)))
+    assert all(path.stat().st_mtime_ns == mtime for path, mtime in finished.items())
+    assert (killed / NAME).read_bytes() == (complete / NAME).read_bytes()
+    expected, resumed = open_built(complete), open_built(killed)
+    for item in items("episodes", expected):
+        assert _equal(records("episodes", expected, item), records("episodes", resumed, item))
 
 
-def test_other_data_in_the_same_place(tmp_path, monkeypatch):
+def test_a_folder_with_a_build_of_other_data_is_refused(tmp_path, monkeypatch):
     WRITE["folder"](tmp_path / "data")
     broken = tmp_path / "data/bee/3.jpg"
     content = broken.read_bytes()
@@ -189,30 +187,28 @@ def test_damaged_data_sets_are_reported_in_one_sentence(tmp_path):
         open_benchmark(find_benchmark("isic"), tmp_path / "out")
     (file,) = folder.glob("*.array_record*")
     content = file.read_bytes()
-    for bad in (content[: len(content) // 2], b"", b"x" * 100_000):
-        file.write_bytes(bad)
+    for damaged in (content[: len(content) // 2], b"", b"x" * 100_000):
+        file.write_bytes(damaged)
         source = open_built(folder)
-        with pytest.raises(DataError, match="build the data set again") as caught:
+        with pytest.raises(DataError, match="build the data set again") as error:
             source.load(next(source.views()))
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(error.value)
     file.unlink()
     with pytest.raises(DataError, match="build the data set again"):
         open_built(folder).load(next(source.views()))
     info = folder / NAME
-    good = info.read_bytes()
-    content = json.loads(gzip.decompress(good))
-    changed = [{"kind": 5}, {"records": 5}, {"records": {"val": [5]}}, {"class_names": [5]}, {"videos": 5}]
-    wrong = [gzip.compress(json.dumps(one).encode()) for one in (5, *(content | one for one in changed))]
-    for bad in (good[:50], b"", b"{}", json.dumps({"format": 1}).encode(), *wrong):
-        info.write_bytes(bad)
+    original = info.read_bytes()
+    content = json.loads(gzip.decompress(original))
+    changes = [{"kind": 5}, {"records": 5}, {"records": {"val": [5]}}, {"class_names": [5]}, {"videos": 5}]
+    wrong = [gzip.compress(json.dumps(value).encode()) for value in (5, *(content | c for c in changes))]
+    for damaged in (original[:50], b"", b"{}", json.dumps({"format": 1}).encode(), *wrong):
+        info.write_bytes(damaged)
         with pytest.raises(DataError, match=f"{NAME} is damaged"):
             open_built(folder)
 
 
 def test_invalid_numbers_are_reported(tmp_path):
-    from segic_jax.commands.data import Build
-
-    for wrong in ({"threads": 0}, {"shots": (0,)}, {"shots": ()}):
+    for options in ({"threads": 0}, {"shots": (0,)}, {"shots": ()}):
         with pytest.raises(ConfigError, match="must be at least 1"):
-            Build("emoji", tmp_path, **wrong).run()
+            Build("emoji", tmp_path, **options).run()
     assert not list(tmp_path.iterdir())

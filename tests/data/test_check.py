@@ -1,4 +1,4 @@
-"""`segic data check` finds what is wrong, names it, and goes on."""
+"""Test that `segic data check` finds and names every problem."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_all_is_well(folder, capsys):
+def test_complete_data_pass(folder, capsys):
     assert segic("check", "folder", "--data-root", folder) == 0
     out = capsys.readouterr().out
     assert "No problems found." in out
@@ -41,20 +41,20 @@ def test_all_is_well(folder, capsys):
 
 
 def test_every_problem_is_named(folder, capsys):
-    cut = folder / "ant/2.jpg"
-    cut.write_bytes(cut.read_bytes()[:-20])
+    truncated = folder / "ant/2.jpg"
+    truncated.write_bytes(truncated.read_bytes()[:-20])
     Image.fromarray(np.full((20, 31), 255, np.uint8)).save(folder / "bee/1.png")
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(folder / "bee/3.png")
     (folder / "bee/note\r").write_text("")
     assert segic("check", "folder", "--data-root", folder) == 1
     out = capsys.readouterr().out
-    for words in (
+    for message in (
         "ant/2.jpg is cut off",
         "bee/1.png is 31 x 20",
         "shows nothing of class bee",
         "bee/note\\r",
     ):
-        assert words in out
+        assert message in out
     assert "3       6  not what the benchmark has" in out
     assert segic("check", "folder", "--data-root", folder, "--quick") == 1
     assert "cut off" not in capsys.readouterr().out
@@ -81,7 +81,7 @@ def test_an_empty_folder_is_reported_in_one_sentence(tmp_path, capsys):
             assert code == 1 or len(captured.err.splitlines()) == 1
 
 
-def test_video(tmp_path, capsys):
+def test_a_label_map_of_another_size_is_reported(tmp_path, capsys):
     write_davis17(tmp_path)
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "2017/Annotations/480p/cows/00002.png")
     assert segic("check", "davis17", "--data-root", tmp_path) == 1
@@ -99,7 +99,7 @@ def test_a_damaged_first_label_map_does_not_stop_the_check(tmp_path, capsys):
     assert "first label maps, read" in out
 
 
-def test_a_list_of_videos_that_is_not_text(tmp_path, capsys):
+def test_a_damaged_list_of_videos_is_reported(tmp_path, capsys):
     write_davis17(tmp_path)
     (tmp_path / "2017/ImageSets/2017/val.txt").write_bytes(b"\xff\xfe\0")
     assert segic("check", "davis17", "--data-root", tmp_path) == 2
@@ -118,7 +118,7 @@ def test_hidden_files_are_not_frames(tmp_path):
     assert len(clip.frames) == len(clip.annotations) == 5
 
 
-def test_youtube_vos_as_its_archive_names_it(tmp_path):
+def test_youtube_vos_opens_under_the_name_of_its_archive(tmp_path):
     write_ytvos18(tmp_path / "ytbvos18")
     (tmp_path / "ytbvos18/val").rename(tmp_path / "ytbvos18/valid")
     for root in (tmp_path, tmp_path / "ytbvos18", tmp_path / "ytbvos18/valid"):
@@ -133,7 +133,7 @@ def test_a_damaged_annotation_does_not_stop_the_check(tmp_path, capsys):
     assert "2008_000003.json is cut off" in capsys.readouterr().out
 
 
-def test_what_a_benchmark_does_without_is_no_problem(tmp_path, capsys):
+def test_optional_files_are_no_problem(tmp_path, capsys):
     write_lvis92i(tmp_path)
     (tmp_path / "LVIS/lvis_v1_val.json").unlink()
     segic("check", "lvis92i", "--data-root", tmp_path, "--quick")
@@ -152,7 +152,7 @@ def test_a_built_data_set_is_checked_without_its_original_layout(tmp_path, capsy
     assert "No problems found." in capsys.readouterr().out
 
 
-def test_list(capsys):
+def test_list_names_every_benchmark(capsys):
     assert segic("list") == 0
     out = capsys.readouterr().out
     assert all(f"{name}: " in out for name in BENCHMARKS)

@@ -1,4 +1,4 @@
-"""COCO-20i and COCO val2017: masks by hand, draws against the official code's own calls, bad files."""
+"""Test COCO-20i and COCO val2017: masks, draws compared with the official calls, and damaged files."""
 
 # ruff: noqa: NPY002 (the legacy generator is what the official code draws from)
 
@@ -31,46 +31,48 @@ def coco(tmp_path):
 
 
 def official_semcoco(path, fold, count):
-    """The calls of utils/fss.py in their order, in one process; None stands for an image's own place."""
+    """Repeat the calls of utils/fss.py in their order, in one process."""
     random.seed(42)
     np.random.seed(42)
     content = json.loads(path.read_text())
     annotations = content["annotations"]
     if fold is not None:
         images = defaultdict(set)
-        for one in annotations:
-            images[one["category_id"]].add(one["image_id"])
-        kept = sorted(c for c, of in images.items() if len(of) > 1)[fold::10]
-        annotations = [one for one in annotations if one["category_id"] in set(kept)]
+        for entry in annotations:
+            images[entry["category_id"]].add(entry["image_id"])
+        classes = sorted(c for c, class_images in images.items() if len(class_images) > 1)[fold::10]
+        annotations = [entry for entry in annotations if entry["category_id"] in set(classes)]
     by_image = defaultdict(list)
-    for one in annotations:
-        by_image[one["image_id"]].append(one["category_id"])
-    ids, places = [], defaultdict(list)
-    for image in sorted(one["id"] for one in content["images"]):
+    for entry in annotations:
+        by_image[entry["image_id"]].append(entry["category_id"])
+    ids, indices = [], defaultdict(list)
+    for image in sorted(entry["id"] for entry in content["images"]):
         if by_image[image]:
             ids.append(image)
             for c in np.unique(by_image[image]):
-                places[c].append(len(ids) - 1)
+                indices[c].append(len(ids) - 1)
 
     def reference(c, index):
-        left = list(set(places[c]) - {index})
-        return random.choice(left) if len(left) > 1 else index
+        candidates = list(set(indices[c]) - {index})
+        return random.choice(candidates) if len(candidates) > 1 else index
 
     rows = []
     for index in range(len(ids) if fold is None else count):
         if fold is None:
-            of = np.unique(by_image[ids[index]])
-            c = np.random.choice(of, size=1, replace=False).tolist()[0] if len(of) > 1 else of[0]
+            classes = np.unique(by_image[ids[index]])
+            c = classes[0]
+            if len(classes) > 1:
+                c = np.random.choice(classes, size=1, replace=False).tolist()[0]
         else:
             random.randint(0, len(ids) - 1)
-            c = random.choice(list(places.keys()))
+            c = random.choice(list(indices.keys()))
             index = reference(c, None)
         rows.append((int(c), name(ids[index]), name(ids[reference(c, index)])))
     return rows
 
 
 def many_images(tmp_path):
-    """30 images, 12 classes, some of them on one or two images only."""
+    """Write 30 images with 12 classes, some of which are on one or two images only."""
     rng = np.random.default_rng(1)
     images = [
         {"id": int(i), "file_name": name(i), "height": 24, "width": 32} for i in rng.permutation(30) + 100
@@ -89,22 +91,22 @@ def many_images(tmp_path):
 def test_semcoco_is_the_official_draw_with_its_leak(tmp_path, fold):
     path = many_images(tmp_path)
     expected = official_semcoco(path, fold, 2300)
-    drawn = semcoco_episodes(CocoJson(path), fold=fold, leak=True)
-    assert [(e.class_id, e.target, *e.references) for e in drawn] == expected
+    episodes = semcoco_episodes(CocoJson(path), fold=fold, leak=True)
+    assert [(e.class_id, e.target, *e.references) for e in episodes] == expected
     if fold == 9:  # its one class is on two images
-        assert all(e.target in e.references for e in drawn)
+        assert all(e.target in e.references for e in episodes)
 
 
 @pytest.mark.parametrize("fold", [None, 9])
 def test_the_leak_is_repaired(tmp_path, fold):
-    """A class of two images takes the other one; one of a single image is left out."""
+    """Check that a class of two images uses the other image, and a class of one image is left out."""
     coco = CocoJson(many_images(tmp_path))
     leaky, repaired = (semcoco_episodes(coco, fold=fold, leak=leak) for leak in (True, False))
-    kept = [e for e in leaky if e.target not in e.references]
-    assert [e for e in repaired if len(coco.image_ids(e.class_id)) > 2] == kept
+    correct = [e for e in leaky if e.target not in e.references]
+    assert [e for e in repaired if len(coco.image_ids(e.class_id)) > 2] == correct
     assert all(e.target not in e.references for e in repaired)
-    twos = [e for e in leaky if len(coco.image_ids(e.class_id)) == 2]
-    assert len([e for e in repaired if len(coco.image_ids(e.class_id)) == 2]) == len(twos)
+    of_two_images = [e for e in leaky if len(coco.image_ids(e.class_id)) == 2]
+    assert len([e for e in repaired if len(coco.image_ids(e.class_id)) == 2]) == len(of_two_images)
     assert not any(e.class_id == 21 for e in repaired)
 
 
@@ -117,12 +119,12 @@ def test_coco20i_is_the_official_draw():
         target = np.random.choice(image_names[c], 1, replace=False)[0]
         references = []
         while len(references) < 2:
-            one = np.random.choice(image_names[c], 1, replace=False)[0]
-            if one != target:
-                references.append(str(one))
+            reference = np.random.choice(image_names[c], 1, replace=False)[0]
+            if reference != target:
+                references.append(str(reference))
         expected.append((int(c), str(target), tuple(references)))
-    drawn = coco20i_episodes(image_names, 42, 2, count=60)
-    assert [(e.class_id, e.target, e.references) for e in drawn] == expected
+    episodes = coco20i_episodes(image_names, 42, 2, count=60)
+    assert [(e.class_id, e.target, e.references) for e in episodes] == expected
 
 
 def test_class_lists_have_the_published_sizes():
@@ -134,7 +136,7 @@ def test_class_lists_have_the_published_sizes():
         assert len(lists) == 80
         if sizes:
             assert tuple(sum(len(lists[c]) for c in fold_classes(f)) for f in range(4)) == sizes
-            assert len({image_name for one in lists for image_name in one}) == 39059
+            assert len({image_name for image_names in lists for image_name in image_names}) == 39059
         else:
             # A training fold has the classes of the three others.
             totals = [sum(len(lists[c]) for c in range(80) if c % 4 != f) for f in range(4)]
@@ -144,22 +146,22 @@ def test_class_lists_have_the_published_sizes():
 def test_coco_masks_and_classes(coco):
     for root in (coco, coco.parent):
         source = CocoSource(root)
-        shown = source.load(View(name(3), 3))
+        example = source.load(View(name(3), 3))
         expected = np.zeros((24, 32), bool)
         expected[:8, :8] = expected[16:24, 16:24] = True
-        np.testing.assert_array_equal(shown.mask, expected)
-        assert abs(shown.image.astype(int) - noise(3)[..., ::-1]).mean() < 60
+        np.testing.assert_array_equal(example.mask, expected)
+        assert abs(example.image.astype(int) - noise(3)[..., ::-1]).mean() < 60
     assert source.class_name(17) == "cat"
     assert {(v.image_name, v.class_id) for v in source.views()} == {
-        (name(image), c) for image, many in ANNOTATIONS.items() for c, _ in many
+        (name(image), c) for image, objects in ANNOTATIONS.items() for c, _ in objects
     }
     assert [line.found for line in check(coco)] == [2, 4, 4]
     episodes = source.manifest("segic", 0, 1).episodes
     assert [e.target for e in episodes] == [name(i) for i in (1, 2, 3, 5)]
     assert all(e.target not in e.references for e in episodes)
-    for wrong in (("matcher", 0, 1), ("segic", 1, 1), ("segic", 0, 2)):
+    for arguments in (("matcher", 0, 1), ("segic", 1, 1), ("segic", 0, 2)):
         with pytest.raises(DataError, match="supports the protocols segic"):
-            source.manifest(*wrong)
+            source.manifest(*arguments)
     with pytest.raises(DataError, match="no class 5"):
         source.class_name(5)
 
@@ -176,12 +178,12 @@ def test_coco_masks_and_classes(coco):
         ),
     ],
 )
-def test_a_bad_json_is_named(coco, changes, message):
+def test_a_damaged_json_is_named(coco, changes, message):
     path = coco / "annotations/instances_val2017.json"
     path.write_text(json.dumps(coco_json(**changes)))
-    with pytest.raises(DataError, match=message) as caught:
+    with pytest.raises(DataError, match=message) as error:
         CocoSource(coco)
-    assert str(path) in str(caught.value)
+    assert str(path) in str(error.value)
     path.write_text(path.read_text()[:50])
     with pytest.raises(DataError, match="damaged or not JSON"):
         CocoSource(coco)
@@ -190,23 +192,23 @@ def test_a_bad_json_is_named(coco, changes, message):
         CocoSource(coco)
 
 
-def test_a_bad_segmentation_is_named(coco):
-    bad = [{"image_id": 1, "category_id": 3, "segmentation": {"size": [9, 9], "counts": "abc"}}]
+def test_a_damaged_segmentation_is_named(coco):
+    annotations = [{"image_id": 1, "category_id": 3, "segmentation": {"size": [9, 9], "counts": "abc"}}]
     path = coco / "annotations/instances_val2017.json"
-    path.write_text(json.dumps(coco_json(annotations=bad)))
+    path.write_text(json.dumps(coco_json(annotations=annotations)))
     with pytest.raises(DataError, match=r"instances_val2017\.json, image 1"):
         CocoSource(coco).load(View(name(1), 3))
 
 
-def test_coco20i_on_disk(tmp_path):
+def test_coco20i_reads_its_files_and_names_damaged_ones(tmp_path):
     image_names = class_images("val")
     episodes = coco20i_episodes({c: image_names[c] for c in fold_classes(2)}, 0, 1, count=3)
     write_coco20i(tmp_path / "COCO2014", episodes)
     for root in (tmp_path, tmp_path / "COCO2014"):
         source = Coco20iSource(root)
-        shown = source.load(episodes[0].target_view)
+        example = source.load(episodes[0].target_view)
         labels = label_map([episodes[0].class_id + 1, 80])
-        np.testing.assert_array_equal(shown.mask, labels == episodes[0].class_id + 1)
+        np.testing.assert_array_equal(example.mask, labels == episodes[0].class_id + 1)
     assert source.manifest("matcher", 2, 1).episodes[:3] == tuple(episodes)
     assert source.manifest("segic", 2, 3).shots == 3
     assert source.class_name(79) == "toothbrush"

@@ -1,4 +1,4 @@
-"""INSID3's cross-domain sets, PerSeg and COCO JSON folders: masks by hand, draws call by call, bad files."""
+"""Test INSID3's cross-domain sets, PerSeg and COCO JSON folders: masks, official draws, damaged files."""
 
 # ruff: noqa: NPY002 (the legacy generator is what the official code draws from)
 
@@ -34,45 +34,45 @@ SETS = {
 }
 
 
-def written(tmp_path, name):
+def write_set(tmp_path, name):
     folder, write = SETS[name]
     write(tmp_path / folder)
     return tmp_path / folder
 
 
-def opened(root, name):
+def open_set(root, name):
     return open_benchmark(find_benchmark(name), root)
 
 
-def drawn(count, image_names, classes, shots):
-    """Class idx mod n; target; references until they are not the target."""
+def official_draw(count, image_names, classes, shots):
+    """Yield the official episodes: class number idx mod n, a target, and references that differ from it."""
     np.random.seed(0)
     for number in range(count):
         c = classes[number % len(classes)]
         target = np.random.choice(image_names[c], 1, replace=False)[0]
         references = []
         while len(references) < shots:
-            one = np.random.choice(image_names[c], 1, replace=False)[0]
-            if one != target:
-                references.append(str(one))
+            reference = np.random.choice(image_names[c], 1, replace=False)[0]
+            if reference != target:
+                references.append(str(reference))
         yield Episode(c, str(target), tuple(references))
 
 
 @pytest.mark.parametrize("name", SETS)
 def test_the_folder_and_its_parent_are_accepted(tmp_path, name):
-    root = written(tmp_path, name)
-    views = list(opened(root, name).views())
-    assert views == list(opened(tmp_path, name).views())
+    root = write_set(tmp_path, name)
+    views = list(open_set(root, name).views())
+    assert views == list(open_set(tmp_path, name).views())
     assert len(views) == len(set(views)) > 0
     for view in views:
-        shown = opened(root, name).load(view)
-        assert shown.image.shape == (HEIGHT, WIDTH, 3)
-        assert shown.mask.any()
+        example = open_set(root, name).load(view)
+        assert example.image.shape == (HEIGHT, WIDTH, 3)
+        assert example.mask.any()
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_every_episode_is_a_view_and_no_target_its_reference(tmp_path, name):
-    source = opened(written(tmp_path, name), name)
+def test_episodes_use_known_views_and_other_references(tmp_path, name):
+    source = open_set(write_set(tmp_path, name), name)
     views = set(source.views())
     benchmark = find_benchmark(name)
     for protocol in benchmark.protocols:
@@ -82,50 +82,50 @@ def test_every_episode_is_a_view_and_no_target_its_reference(tmp_path, name):
                 assert {episode.target_view, *episode.reference_views} <= views
                 assert episode.target not in episode.references
             assert {e.class_id for e in manifest.episodes} <= set(manifest.classes)
-    for wrong in (("nonsense", 0, 1), (protocol, benchmark.folds, 1), (protocol, 0, 0)):
+    for arguments in (("nonsense", 0, 1), (protocol, benchmark.folds, 1), (protocol, 0, 0)):
         with pytest.raises(DataError, match="supports the protocols"):
-            source.manifest(*wrong)
+            source.manifest(*arguments)
 
 
 @pytest.mark.parametrize("shots", [1, 3])
 def test_isic(tmp_path, shots):
-    source = opened(written(tmp_path, "isic"), "isic")
+    source = open_set(write_set(tmp_path, "isic"), "isic")
     np.testing.assert_array_equal(source.load(View("2/ISIC_0000005.jpg", 1)).mask, square(5) > 0)
     image_names = {
         0: [f"1/ISIC_{n:07}.jpg" for n in (1, 2, 3)],
         1: [f"2/ISIC_{n:07}.jpg" for n in (4, 5, 6, 7)],
         2: [f"3/ISIC_{n:07}.jpg" for n in (8, 9)],
     }
-    expected = tuple(drawn(600, image_names, [0, 1, 2], shots))
+    expected = tuple(official_draw(600, image_names, [0, 1, 2], shots))
     assert source.manifest("insid3", 0, shots).episodes == expected
     assert source.class_name(2) == "skin lesion"
 
 
 def test_lung(tmp_path):
-    root = written(tmp_path, "lung")
-    source = opened(root, "lung")
+    root = write_set(tmp_path, "lung")
+    source = open_set(root, "lung")
     np.testing.assert_array_equal(source.load(View("CHNCXR_0002_1.png", 0)).mask, square(4) > 0)
     np.testing.assert_array_equal(source.load(View("MCUCXR_0003_1.png", 0)).mask, square(6) > 0)
     masks = sorted(path.name for path in (root / "masks").iterdir())
     image_names = [name if "MCUCXR" in name else name[:-9] + ".png" for name in masks]
-    assert source.manifest("insid3", 0, 1).episodes == tuple(drawn(600, {0: image_names}, [0], 1))
+    assert source.manifest("insid3", 0, 1).episodes == tuple(official_draw(600, {0: image_names}, [0], 1))
     assert [line.found for line in find_benchmark("lung").check(tmp_path)] == [5, 4]
 
 
 def test_isaid(tmp_path):
-    source = opened(written(tmp_path, "isaid"), "isaid")
-    shown = source.load(View("P1_2", 5))
-    np.testing.assert_array_equal(shown.mask, square(8) > 0)
-    np.testing.assert_array_equal(shown.ignored, np.arange(HEIGHT)[:, None].repeat(WIDTH, 1) >= 20)
+    source = open_set(write_set(tmp_path, "isaid"), "isaid")
+    example = source.load(View("P1_2", 5))
+    np.testing.assert_array_equal(example.mask, square(8) > 0)
+    np.testing.assert_array_equal(example.ignored, np.arange(HEIGHT)[:, None].repeat(WIDTH, 1) >= 20)
     assert source.load(View("P1_2", 9)).mask.sum() == 4 * WIDTH
     np.random.seed(0)
     expected = []
     for n in range(3):
         for c in (5, 9):
-            one = f"P1_{n}"
-            while one == f"P1_{n}":
-                one = str(np.random.choice(["P1_0", "P1_1", "P1_2"], 1, replace=False)[0])
-            expected.append(Episode(c, f"P1_{n}", (one,)))
+            reference = f"P1_{n}"
+            while reference == f"P1_{n}":
+                reference = str(np.random.choice(["P1_0", "P1_1", "P1_2"], 1, replace=False)[0])
+            expected.append(Episode(c, f"P1_{n}", (reference,)))
     manifest = source.manifest("insid3", 1, 1)
     assert manifest.episodes == tuple(expected)
     assert manifest.classes == (5, 6, 7, 8, 9)
@@ -134,17 +134,17 @@ def test_isaid(tmp_path):
 
 
 def test_suim(tmp_path):
-    source = opened(written(tmp_path, "suim"), "suim")
+    source = open_set(write_set(tmp_path, "suim"), "suim")
     assert View("d_1_.jpg", "PF") not in set(source.views())  # its mask is below 128
     np.testing.assert_array_equal(source.load(View("d_2_.jpg", "PF")).mask, square(6) > 0)
     codes = ["FV", "HD", "PF", "RI", "RO", "SR", "WR"]
     image_names = {c: [f"d_{n}_.jpg" for n in range(3) if (c, n) != ("PF", 1)] for c in codes}
-    assert source.manifest("insid3", 0, 2).episodes == tuple(drawn(20, image_names, codes, 2))
+    assert source.manifest("insid3", 0, 2).episodes == tuple(official_draw(20, image_names, codes, 2))
     assert source.class_name("WR") == "wreck"
 
 
 def test_permis(tmp_path):
-    source = opened(written(tmp_path, "permis"), "permis")
+    source = open_set(write_set(tmp_path, "permis"), "permis")
     np.testing.assert_array_equal(source.load(View("vid_a/2.jpg", 0)).mask, square(8) > 0)
     assert source.manifest("insid3", 0, 1).episodes == tuple(
         Episode(0, f"vid_{v}/{f}.jpg", (f"vid_{v}/0.jpg",)) for v in "ab" for f in (1, 2)
@@ -156,7 +156,7 @@ def test_permis(tmp_path):
 
 
 def test_perseg(tmp_path):
-    source = opened(written(tmp_path, "perseg"), "perseg")
+    source = open_set(write_set(tmp_path, "perseg"), "perseg")
     np.testing.assert_array_equal(source.load(View("02.jpg", "teapot")).mask, square(8) > 0)
     assert source.manifest("original", 0, 1).episodes == tuple(
         Episode(c, f"0{n}.jpg", ("00.jpg",)) for c in ("red_cup", "teapot") for n in (1, 2)
@@ -165,30 +165,30 @@ def test_perseg(tmp_path):
 
 
 @pytest.mark.parametrize("images", ["images/", ""])
-def test_a_coco_json_in_its_folder_of_annotations(tmp_path, images):
+def test_a_coco_json_in_a_folder_annotations_is_read(tmp_path, images):
     write_coco_folder(tmp_path, images)
     (tmp_path / "annotations").mkdir()
     (tmp_path / "mine.json").rename(tmp_path / "annotations/mine.json")
-    source = opened(tmp_path, "folder")
+    source = open_set(tmp_path, "folder")
     assert source.load(View(f"{3:012}.jpg", 3)).mask.sum() == 128
     (tmp_path / f"{images}{3:012}.jpg").unlink()
     with pytest.raises(DataError, match=f"{images}{3:012}.jpg: there is no such file"):
         source.load(View(f"{3:012}.jpg", 3))
 
 
-def test_a_coco_json_that_lists_a_image_twice(tmp_path):
+def test_a_coco_json_that_lists_an_image_twice_is_refused(tmp_path):
     write_coco_folder(tmp_path)
     path = tmp_path / "mine.json"
     path.write_text(path.read_text().replace(f"{5:012}.jpg", f"{1:012}.jpg"))
     with pytest.raises(DataError, match=rf"mine\.json lists {1:012}\.jpg twice"):
-        opened(tmp_path, "folder")
+        open_set(tmp_path, "folder")
 
 
 @pytest.mark.parametrize("images", ["images/", ""])
-def test_a_coco_json_as_folder(tmp_path, images):
+def test_a_folder_with_a_coco_json_is_read(tmp_path, images):
     write_coco_folder(tmp_path, images)
     for root in (tmp_path, tmp_path / "mine.json"):
-        source = opened(root, "folder")
+        source = open_set(root, "folder")
         assert source.manifest("original", 0, 1).episodes == (
             Episode(3, f"{1:012}.jpg", (f"{3:012}.jpg",)),
             Episode(3, f"{3:012}.jpg", (f"{1:012}.jpg",)),
@@ -204,10 +204,10 @@ def test_a_coco_json_as_folder(tmp_path, images):
         source.class_name(4)
     (tmp_path / "other.json").write_text("{}")
     with pytest.raises(DataError, match=r"holds mine\.json and other\.json"):
-        opened(tmp_path, "folder")
+        open_set(tmp_path, "folder")
 
 
-def cut(path):
+def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
@@ -228,69 +228,72 @@ FIRST = {  # an image and its mask of the first view
 }
 
 
-LISTING = {"isic": 0, "lung": 1, "isaid": None, "suim": 1, "permis": 1, "perseg": 0}  # what makes the list
+# Which of the two lists the images of a set; None: neither.
+LISTING = {"isic": 0, "lung": 1, "isaid": None, "suim": 1, "permis": 1, "perseg": 0}
 
 
 def read_everything(root, name):
-    source = opened(root, name)
+    source = open_set(root, name)
     for view in source.views():
         source.load(view)
 
 
 @pytest.mark.parametrize("name", SETS)
-@pytest.mark.parametrize("which", [0, 1])
-@pytest.mark.parametrize("damage", [cut, other_size, Path.unlink])
-def test_a_bad_file_is_named(tmp_path, name, which, damage):
-    root = written(tmp_path, name)
-    path = root / FIRST[name][which]
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("damage", [truncate, other_size, Path.unlink])
+def test_a_damaged_file_is_named(tmp_path, name, index, damage):
+    root = write_set(tmp_path, name)
+    path = root / FIRST[name][index]
+    views = set(open_set(root, name).views())
     if damage is other_size and path.suffix == ".npy":
         np.save(path, np.array([{}, {}, {}], object), allow_pickle=True)
     else:
         damage(path)
-    if damage is Path.unlink and which == LISTING[name]:
-        read_everything(root, name)  # it is not in the list any more
-        return
-    with pytest.raises(DataError) as caught:
+    if damage is Path.unlink and index == LISTING[name]:
         read_everything(root, name)
-    assert path.name in str(caught.value)
-    assert "\n" not in str(caught.value)
+        assert set(open_set(root, name).views()) < views  # the image is no longer listed
+        return
+    with pytest.raises(DataError) as error:
+        read_everything(root, name)
+    assert path.name in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_what_is_missing_is_said_with_its_source(tmp_path, name):
-    root = written(tmp_path, name)
+def test_missing_data_are_named_with_their_source(tmp_path, name):
+    root = write_set(tmp_path, name)
     benchmark = find_benchmark(name)
     shutil.rmtree(root / FIRST[name][0].split("/")[0])
     if name == "permis":
         shutil.rmtree(root / "vid_b")
-    with pytest.raises(DataError) as caught:
-        opened(root, name)
-    assert benchmark.download in str(caught.value)
+    with pytest.raises(DataError) as error:
+        open_set(root, name)
+    assert benchmark.download in str(error.value)
     assert benchmark.check(root)[0].problem
     with pytest.raises(DataError, match=f"/{root.name}"):  # also from the folder above
-        opened(tmp_path, name)
+        open_set(tmp_path, name)
 
 
-def test_isaid_without_its_lists(tmp_path):
-    root = written(tmp_path, "isaid")
+def test_damaged_lists_of_isaid_are_named(tmp_path):
+    root = write_set(tmp_path, "isaid")
     path = root / "splits/val/fold1.txt"
     path.write_text("P1_0__3\n")
     with pytest.raises(DataError, match=r"fold1\.txt: 'P1_0__3' is not a name__class of this fold"):
-        opened(root, "isaid")
+        open_set(root, "isaid")
     path.write_text("P1_0__6\n")
     with pytest.raises(DataError, match=r"splits/val/fold1\.txt lists one image of ground track field"):
-        opened(root, "isaid").manifest("insid3", 1, 1)
+        open_set(root, "isaid").manifest("insid3", 1, 1)
     for content, message in ((b"\xff\xfe\x00", "missing or not text"), (b"\r\n", "empty")):
         path.write_bytes(content)
         with pytest.raises(DataError, match=rf"fold1\.txt is {message}"):
-            opened(root, "isaid")
+            open_set(root, "isaid")
     path.unlink()
     with pytest.raises(DataError, match="1RBmVHXGhEXak2XB4OeCzQj2yswOmuMB2"):
-        opened(root, "isaid")
+        open_set(root, "isaid")
 
 
-def test_unknown_views_and_classes(tmp_path):
-    source = opened(written(tmp_path, "isic"), "isic")
+def test_unknown_views_and_classes_are_refused(tmp_path):
+    source = open_set(write_set(tmp_path, "isic"), "isic")
     with pytest.raises(DataError, match="no image 9"):
         source.load(View("9", 0))
     with pytest.raises(DataError, match="no class 5"):
@@ -299,15 +302,15 @@ def test_unknown_views_and_classes(tmp_path):
 
 @pytest.mark.parametrize(("name", "class_id"), [("isaid", 15), ("isaid", "ship"), ("permis", 1)])
 def test_an_unknown_class_is_named(tmp_path, name, class_id):
-    source = opened(written(tmp_path, name), name)
+    source = open_set(write_set(tmp_path, name), name)
     with pytest.raises(DataError, match=f"has the class.* not {class_id!r}"):
         source.load(next(source.views())._replace(class_id=class_id))
 
 
 @pytest.mark.parametrize("name", ["isic", "lung", "suim", "perseg"])
 def test_hidden_files_are_not_images(tmp_path, name):
-    root = written(tmp_path, name)
-    before = list(opened(root, name).views())
+    root = write_set(tmp_path, name)
+    before = list(open_set(root, name).views())
     for folder in [path for path in root.rglob("*") if path.is_dir()]:
         for hidden in ("._1.jpg", "._1.png", "._1.bmp", ".DS_Store"):
             (folder / hidden).write_bytes(b"\0")
@@ -315,15 +318,15 @@ def test_hidden_files_are_not_images(tmp_path, name):
         (root / "masks/FV/Thumbs.db").write_bytes(b"\0")
     if name == "perseg":
         (root / "Images/.ipynb_checkpoints").mkdir()
-    assert list(opened(root, name).views()) == before
+    assert list(open_set(root, name).views()) == before
 
 
 def test_endings_in_capitals_are_named(tmp_path):
-    root = written(tmp_path, "isic")
+    root = write_set(tmp_path, "isic")
     path = next((root / "ISIC2018_Task1-2_Training_Input/2").glob("*.jpg"))
     path.rename(path.with_suffix(".JPG"))
     with pytest.raises(DataError, match=rf"{path.stem}\.JPG ends in capitals: rename it"):
-        opened(root, "isic")
+        open_set(root, "isic")
 
 
 def test_folder_has_one_protocol_and_fold(tmp_path):
@@ -333,19 +336,19 @@ def test_folder_has_one_protocol_and_fold(tmp_path):
         for ending in (".jpg", ".png"):
             (tmp_path / f"plain/ant/{stem}{ending}").write_bytes(b"")
     for root in (tmp_path / "json", tmp_path / "plain"):
-        source = opened(root, "folder")
+        source = open_set(root, "folder")
         for protocol, fold, shots in (("matcher", 0, 1), ("original", 1, 1), ("original", 0, 0)):
             with pytest.raises(DataError, match="supports the protocol original"):
                 source.manifest(protocol, fold, shots)
 
 
 @pytest.mark.parametrize("name", [*SETS, "folder"])
-def test_the_files_of_a_view(tmp_path, name):
+def test_a_missing_file_of_a_view_is_named(tmp_path, name):
     if name == "folder":
         write_coco_folder(tmp_path / "mine")
-        source = opened(tmp_path / "mine", name)
+        source = open_set(tmp_path / "mine", name)
     else:
-        source = opened(written(tmp_path, name), name)
+        source = open_set(write_set(tmp_path, name), name)
     views = list(source.views())
     require_files(source, views)
     with pytest.raises(DataError, match="is missing, and an episode needs it"):

@@ -1,4 +1,4 @@
-"""The embedded benchmark: splits, artists, scenes and their masks."""
+"""Test the embedded benchmark: splits, artists, scenes and their masks."""
 
 from dataclasses import replace
 
@@ -20,19 +20,21 @@ def test_no_class_is_in_two_splits():
     assert len(set.union(*names)) == sum(map(len, names))
 
 
-def test_validation_and_novel_classes_share_no_telling_word_with_any_class():
-    def words(concept):
+def test_names_of_validation_and_novel_classes_share_no_word_with_other_classes():
+    def distinctive_words(concept):
         return {
             word for word in concept.name.split("_") if len(word) > 3 and word not in ("with", "face", "done")
         }
 
-    everything = [(split, concept) for split in SPLITS for concept in SpriteBank.load(split).classes]
-    for split, concept in everything:
+    concepts = [(split, concept) for split in SPLITS for concept in SpriteBank.load(split).classes]
+    for split, concept in concepts:
         if split != "base":
-            kin = [
-                other.name for _, other in everything if other != concept and words(other) & words(concept)
+            related = [
+                other.name
+                for _, other in concepts
+                if other != concept and distinctive_words(other) & distinctive_words(concept)
             ]
-            assert not kin, f"{concept.name}: {kin}"
+            assert not related, f"{concept.name}: {related}"
 
 
 def test_the_reference_is_by_another_family_of_artists():
@@ -53,8 +55,8 @@ def test_distractors_are_of_other_classes():
         assert len(set(names)) == 5
 
 
-def test_a_lone_object_covers_its_scaled_alpha():
-    """Without occlusion the mask is the sprite's own alpha at the drawn scale, however it is turned."""
+def test_an_unoccluded_mask_has_the_area_of_the_scaled_sprite():
+    """Check the area of masks without occlusion, at any rotation of the sprite."""
     style = SceneStyle(smallest=0.4, largest=0.4, hue=0.0, colour=0.0)
     concept = SpriteBank.load("novel").classes[0]
     alpha = sprite(concept.name, concept.artists[0])[0][..., 3]
@@ -78,21 +80,21 @@ def test_the_object_stays_visible(style):
         assert set(np.unique(labels)) <= {0, 1, 2, 3, 4}
 
 
-def test_episodes_are_fixed_and_every_scene_is_a_target_once():
+def test_episodes_are_deterministic_and_use_every_scene_as_target_once():
     source = EmojiSource("novel")
     episodes = source.manifest("original", 0, 1).episodes
     targets = [episode.target_view for episode in episodes]
     assert len(targets) == len(set(targets)) == 64 * SCENES
     assert set(targets) == set(source.views())
     assert all(episode.target not in episode.references for episode in episodes)
-    shown, again = source.load(targets[7]), EmojiSource("novel").load(targets[7])
-    assert np.array_equal(shown.image, again.image)
-    assert np.array_equal(shown.mask, again.mask)
+    example, repeated = source.load(targets[7]), EmojiSource("novel").load(targets[7])
+    assert np.array_equal(example.image, repeated.image)
+    assert np.array_equal(example.mask, repeated.mask)
     with pytest.raises(DataError, match="at most 9 shots"):
         source.manifest("original", 0, 10)
 
 
-def test_pairs_follow_the_generator():
+def test_pairs_depend_on_the_generator_alone():
     pairs = EmojiPairs(SpriteBank.load("base"), canvas=64)
     first, second = (pairs.pair(np.random.default_rng(5)) for _ in range(2))
     assert np.array_equal(first.target.image, second.target.image)
@@ -102,11 +104,11 @@ def test_pairs_follow_the_generator():
 
 
 class TwoClasses(EmojiSource):
-    """The first two classes."""
+    """Limit the benchmark to the first two classes."""
 
     def manifest(self, protocol, fold, shots):
-        whole = super().manifest(protocol, fold, shots)
-        return replace(whole, episodes=whole.episodes[: 2 * SCENES])
+        manifest = super().manifest(protocol, fold, shots)
+        return replace(manifest, episodes=manifest.episodes[: 2 * SCENES])
 
 
 def test_export_reads_back_as_the_same_episodes(tmp_path):
@@ -114,13 +116,13 @@ def test_export_reads_back_as_the_same_episodes(tmp_path):
     export(source, "original", tmp_path / "scenes")
     folder = FolderSource(tmp_path / "scenes")
 
-    def listed(source):
+    def episodes(source):
         return {
             (e.class_id, e.target.removesuffix(".jpg"), *(r.removesuffix(".jpg") for r in e.references))
             for e in source.manifest("original", 0, 1).episodes
         }
 
-    assert listed(folder) == listed(source)
+    assert episodes(folder) == episodes(source)
     for view in folder.views():
-        own = view._replace(image_name=view.image_name.removesuffix(".jpg"))
-        assert np.array_equal(folder.load(view).mask, source.load(own).mask)
+        original = view._replace(image_name=view.image_name.removesuffix(".jpg"))
+        assert np.array_equal(folder.load(view).mask, source.load(original).mask)

@@ -1,4 +1,4 @@
-"""Lists of episodes: the published hashes, files that cannot change unnoticed, and the command."""
+"""Test lists of episodes: the published hashes, changed and damaged files, and the command."""
 
 import dataclasses
 import gzip
@@ -34,25 +34,27 @@ PARTS = Manifest(
 
 
 @pytest.mark.parametrize(("name", "digest"), PUBLISHED.items())
-def test_shipped_lists_are_the_published_ones_and_the_draw(name, digest):
+def test_shipped_lists_have_the_published_hashes_and_equal_the_draw(name, digest):
     benchmark, fold, shots = name
     manifest = packaged_manifest(benchmark, "matcher", fold, shots)
     assert manifest.sha256[:16] == digest
-    drawn = coco20i.draw("matcher", fold, shots) if benchmark == "coco20i" else fss1000.draw("matcher", shots)
-    assert manifest == drawn
+    expected = (
+        coco20i.draw("matcher", fold, shots) if benchmark == "coco20i" else fss1000.draw("matcher", shots)
+    )
+    assert manifest == expected
     assert packaged_manifest(benchmark, "insid3", fold, shots).sha256 == manifest.sha256
     assert packaged_manifest(benchmark, "segic", fold, shots) is None
 
 
-def test_first_episodes():
-    """As the published logs have them."""
+def test_the_first_episode_is_that_of_the_published_logs():
+    """Compare COCO-20i's first episode with the published logs."""
     first = packaged_manifest("coco20i", "matcher", 0, 1).episodes[0]
     names = [f"val2014/COCO_val2014_{number:012}.jpg" for number in (507081, 486122)]
     assert first == Episode(72, names[0], (names[1],))
     assert coco20i.draw("segic", 0, 1) != coco20i.draw("matcher", 0, 1)
 
 
-def test_files_come_back_the_same(tmp_path):
+def test_a_written_list_is_read_back_and_deterministic(tmp_path):
     for name in ("a", "b"):
         PARTS.write(tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
@@ -86,7 +88,7 @@ def test_a_changed_file_is_refused(tmp_path, change, message):
         read_manifest(tmp_path / "b")
 
 
-def written(path, *rows, **header):
+def write_list(path, *rows, **header):
     first = {"format": "segic_jax episodes", "version": 1, "benchmark": "parts", "protocol": "matcher"}
     lines = [first | {"fold": 2, "shots": 2, "classes": ["head", "tail"]} | header, *rows]
     path.write_text("\n".join(map(json.dumps, lines)))
@@ -95,9 +97,9 @@ def written(path, *rows, **header):
 
 def test_a_list_written_by_hand_needs_no_hash(tmp_path):
     rows = (["head", "a.jpg", ["b.jpg", "b.jpg"], [3, 0, 1]], ["tail", "é.jpg", ["a.jpg", "b.jpg"]])
-    assert read_manifest(written(tmp_path / "mine", *rows)) == PARTS
+    assert read_manifest(write_list(tmp_path / "mine", *rows)) == PARTS
     with pytest.raises(DataError, match="remove sha256 from that line"):
-        read_manifest(written(tmp_path / "mine", *rows, sha256="0"))
+        read_manifest(write_list(tmp_path / "mine", *rows, sha256="0"))
 
 
 @pytest.mark.parametrize(
@@ -118,15 +120,15 @@ def test_a_list_written_by_hand_needs_no_hash(tmp_path):
 )
 def test_a_row_that_is_not_an_episode_is_refused(tmp_path, row):
     with pytest.raises(DataError, match="mine is not a list of episodes"):
-        read_manifest(written(tmp_path / "mine", row, shots=1))
+        read_manifest(write_list(tmp_path / "mine", row, shots=1))
 
 
 @pytest.mark.parametrize("header", [{"shots": 2}, {"shots": 1, "fold": "0"}, {"shots": 1, "classes": 3}])
-def test_a_first_line_that_says_something_else_is_refused(tmp_path, header):
+def test_a_wrong_header_is_refused(tmp_path, header):
     row = ["head", "a.jpg", ["b.jpg"]]
-    assert read_manifest(written(tmp_path / "mine", row, shots=1)).episodes
+    assert read_manifest(write_list(tmp_path / "mine", row, shots=1)).episodes
     with pytest.raises(DataError, match="mine is not a list of episodes"):
-        read_manifest(written(tmp_path / "mine", row, **header))
+        read_manifest(write_list(tmp_path / "mine", row, **header))
 
 
 def test_a_damaged_file_is_refused(tmp_path):
@@ -143,7 +145,7 @@ def segic(*arguments):
     return stopped.value.code
 
 
-def test_the_command(tmp_path, capsys):
+def test_the_command_makes_hashes_shows_and_compares_lists(tmp_path, capsys):
     assert segic("make", "emoji", "--out", tmp_path) == 0
     path = tmp_path / "emoji_original_fold0_1shot.jsonl.gz"
     emoji = read_manifest(path)

@@ -1,4 +1,4 @@
-"""Images of every kind, and those that cannot be read."""
+"""Test images of every kind, and messages about those that cannot be read."""
 
 import struct
 import zlib
@@ -17,17 +17,17 @@ WHITE = MASK.astype(np.uint8) * 255
 
 
 @pytest.mark.parametrize("ending", ["png", "jpg", "webp"])
-def test_files_that_are_cut_off(tmp_path, ending):
-    path = tmp_path / f"picture.{ending}"
+def test_truncated_files_are_reported(tmp_path, ending):
+    path = tmp_path / f"photo.{ending}"
     image = random_image(0, 80, 90)[0]
     cv2.imwrite(str(path), image)
     assert read_image(path).shape == image.shape
     path.write_bytes(path.read_bytes()[:-700])
-    with pytest.raises(DataError, match=rf"picture\.{ending} is cut off"):
+    with pytest.raises(DataError, match=rf"photo\.{ending} is cut off"):
         read_image(path)
 
 
-def test_files_that_are_not_images(tmp_path):
+def test_missing_files_and_other_formats_are_reported(tmp_path):
     with pytest.raises(DataError, match=r"a\.png: there is no such file"):
         read_image(tmp_path / "a.png")
     for content in (b"", b"text"):
@@ -36,35 +36,35 @@ def test_files_that_are_not_images(tmp_path):
             read_image(tmp_path / "a.png")
 
 
-def test_images_of_every_kind(tmp_path):
-    path = tmp_path / "picture"
+def test_images_of_every_kind_are_read(tmp_path):
+    path = tmp_path / "photo"
 
-    def same(image: Image.Image, ending: str, expected=IMAGE, tolerance=1, **options):
+    def check(image: Image.Image, ending: str, expected=IMAGE, tolerance=1, **options):
         image.save(f"{path}.{ending}", **options)
         for source in (f"{path}.{ending}", Image.open(f"{path}.{ending}")):
-            read = as_image(source)
-            assert read.dtype == np.uint8
-            assert read.shape == expected.shape
-            assert np.abs(read.astype(int) - expected).mean() <= tolerance
+            array = as_image(source)
+            assert array.dtype == np.uint8
+            assert array.shape == expected.shape
+            assert np.abs(array.astype(int) - expected).mean() <= tolerance
 
     rgb = Image.fromarray(IMAGE)
-    same(rgb, "png", tolerance=0)
-    same(Image.fromarray(np.dstack([IMAGE, WHITE])), "png", tolerance=0)  # alpha is ignored
+    check(rgb, "png", tolerance=0)
+    check(Image.fromarray(np.dstack([IMAGE, WHITE])), "png", tolerance=0)  # alpha is ignored
     grey = np.dstack([np.asarray(rgb.convert("L"))] * 3)
-    same(rgb.convert("L"), "png", grey, tolerance=0)
-    same(Image.fromarray(grey[..., 0].astype(np.uint16) * 257), "png", grey)  # 16 bits
+    check(rgb.convert("L"), "png", grey, tolerance=0)
+    check(Image.fromarray(grey[..., 0].astype(np.uint16) * 257), "png", grey)  # 16 bits
     palette = rgb.quantize(32)
-    same(palette, "png", np.asarray(palette.convert("RGB")), tolerance=0)
+    check(palette, "png", np.asarray(palette.convert("RGB")), tolerance=0)
     smooth = Image.fromarray(cv2.blur(IMAGE, (9, 9)))
-    same(smooth.convert("CMYK"), "jpg", np.asarray(smooth), tolerance=4, quality=98)
+    check(smooth.convert("CMYK"), "jpg", np.asarray(smooth), tolerance=4, quality=98)
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned by a quarter
+    exif[0x0112] = 6  # the camera was rotated by 90 degrees
     turned = np.rot90(np.asarray(smooth), -1)
-    same(smooth, "jpg", turned, tolerance=4, quality=98, exif=exif)
+    check(smooth, "jpg", turned, tolerance=4, quality=98, exif=exif)
 
 
 def huge_png() -> bytes:
-    """20 000 x 20 000 pixels of one bit, in 50 KB."""
+    """Return a PNG file of 50 KB with 20 000 x 20 000 pixels of one bit."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -75,7 +75,7 @@ def huge_png() -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
-def test_images_that_cannot_be_used(tmp_path, unchecked_types):
+def test_unusable_images_are_refused(tmp_path, unchecked_types):
     (tmp_path / "huge.png").write_bytes(huge_png())
     with pytest.raises(DataError, match=r"huge\.png has .*million pixels.*shrink"):
         as_image(tmp_path / "huge.png")
@@ -84,8 +84,8 @@ def test_images_that_cannot_be_used(tmp_path, unchecked_types):
     with pytest.raises(DataError, match="20000 x 20000"):
         as_image(np.broadcast_to(np.uint8(0), (20_000, 20_000, 3)))
     Image.fromarray(IMAGE).save(tmp_path / "whole.jpg")
-    whole = (tmp_path / "whole.jpg").read_bytes()
-    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    content = (tmp_path / "whole.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(content[: len(content) // 2])
     (tmp_path / "text.png").write_text("use PNG, JPEG, WebP, TIFF or BMP")
     (tmp_path / "empty.png").write_bytes(b"")
     for name, sentence in [
@@ -95,9 +95,9 @@ def test_images_that_cannot_be_used(tmp_path, unchecked_types):
         ("cut.jpg", "cut off"),
         (".", "cannot be read"),
     ]:
-        with pytest.raises(DataError, match=sentence) as refused:
+        with pytest.raises(DataError, match=sentence) as error:
             as_image(tmp_path / name)
-        assert str(tmp_path) in str(refused.value)
+        assert str(tmp_path) in str(error.value)
     for array in (IMAGE / 255, IMAGE[..., 0], IMAGE[:0], np.dstack([IMAGE, WHITE])):
         with pytest.raises(DataError, match="must be uint8"):
             as_image(array)

@@ -1,4 +1,4 @@
-"""LVIS-92i: the draw against a plain replay of the official one, masks by hand."""
+"""Test LVIS-92i: the draw compared with a replay of the official one, masks, and damaged files."""
 
 import json
 import pickle
@@ -19,7 +19,7 @@ def tiny(tmp_path_factory):
 
 
 def official(content, fold, shots):
-    """Classes and episodes as one process of the official loaders draws them, one image after another."""
+    """Draw classes and episodes as one process of the official loaders does."""
     numbers = [i for i in list(content.keys()) if len(content[i]) > shots]
     classes = [numbers[fold + 10 * v] for v in range(len(numbers) // 10)]
     np.random.seed(0)  # noqa: NPY002
@@ -29,9 +29,9 @@ def official(content, fold, shots):
         target = np.random.choice(list(content[c].keys()), 1, replace=False)[0]  # noqa: NPY002
         references = []
         while True:
-            one = np.random.choice(list(content[c].keys()), 1, replace=False)[0]  # noqa: NPY002
-            if target != one:
-                references.append(one)
+            reference = np.random.choice(list(content[c].keys()), 1, replace=False)[0]  # noqa: NPY002
+            if target != reference:
+                references.append(reference)
             if len(references) == shots:
                 break
         episodes.append((c, target, references))
@@ -60,7 +60,7 @@ def test_masks_are_unions(tiny):
     np.testing.assert_array_equal(second.mask, box_mask(0, 1, 9, 7))
 
 
-def test_views_are_all_of_the_pickle(tiny):
+def test_views_are_those_of_the_pickle(tiny):
     root, content = tiny
     views = list(Lvis92iSource(root).views())
     assert {(v.image_name, v.class_id) for v in views} == {(p, c) for c in content for p in content[c]}
@@ -69,7 +69,7 @@ def test_views_are_all_of_the_pickle(tiny):
     assert image_names == sorted(image_names)
 
 
-def test_a_copy_for_a_worker_is_small_and_reads_for_itself(tiny):
+def test_a_pickled_copy_is_small_and_reads_the_annotations_itself(tiny):
     root, _ = tiny
     source = Lvis92iSource(root)
     view = next(iter(source.views()))
@@ -80,7 +80,7 @@ def test_a_copy_for_a_worker_is_small_and_reads_for_itself(tiny):
     assert copy.manifest("matcher", 0, 1) == source.manifest("matcher", 0, 1)
 
 
-def test_the_episodes_of_official_segic(tiny):
+def test_the_protocol_segic_draws_known_views_without_its_leak(tiny):
     root, content = tiny
     source = Lvis92iSource(root)
     manifest = source.manifest("segic", 3, 1)
@@ -96,21 +96,21 @@ def test_the_episodes_of_official_segic(tiny):
         source.manifest("original", 3, 1)
 
 
-def test_the_leak_of_official_segic(tmp_path):
+def test_the_protocol_segic_leak_repeats_targets_as_references(tmp_path):
     content = write_lvis92i(tmp_path)
     path = tmp_path / "LVIS/lvis_v1_val.json"
     published = json.loads(path.read_text())
-    two = sorted(content)[13]
-    kept = [one for one in published["annotations"] if one["category_id"] != two]
-    of_two = [one for one in published["annotations"] if one["category_id"] == two]
-    images = sorted({one["image_id"] for one in of_two})[:2]
-    published["annotations"] = kept + [one for one in of_two if one["image_id"] in images]
+    class_id = sorted(content)[13]
+    others = [entry for entry in published["annotations"] if entry["category_id"] != class_id]
+    of_class = [entry for entry in published["annotations"] if entry["category_id"] == class_id]
+    images = sorted({entry["image_id"] for entry in of_class})[:2]
+    published["annotations"] = others + [entry for entry in of_class if entry["image_id"] in images]
     path.write_text(json.dumps(published))
     source = Lvis92iSource(tmp_path)
     for protocol, leaks in (("segic", False), ("segic-leak", True)):
         manifests = [source.manifest(protocol, fold, 1) for fold in range(10)]
-        same = {e.class_id for m in manifests for e in m.episodes if e.target == e.references[0]}
-        assert same == ({two} if leaks else set())
+        leaking = {e.class_id for m in manifests for e in m.episodes if e.target == e.references[0]}
+        assert leaking == ({class_id} if leaks else set())
 
 
 def test_class_names(tiny, tmp_path):
@@ -159,14 +159,14 @@ def test_missing_or_damaged_files_are_named(tmp_path):
         DataError, match=r"lvis_val\.pkl, class 1 in val2017/000000000006\.jpg: the mask's size"
     ):
         Lvis92iSource(tmp_path).load(View("val2017/000000000006.jpg", 1))
-    for odd in (
+    for content in (
         [],
         {1: 2},
         {1: {"a.jpg": {}}},
         {"x": {}},
         {1: {"a.jpg": {"annotations": [{"segmentation": [3]}]}}},
     ):
-        path.write_bytes(pickle.dumps(odd))
+        path.write_bytes(pickle.dumps(content))
         with pytest.raises(DataError, match=r"lvis_val\.pkl is not laid out"):
             Lvis92iSource(tmp_path)
     path.write_bytes(path.read_bytes()[:-3])
@@ -178,13 +178,13 @@ def test_missing_or_damaged_files_are_named(tmp_path):
     assert "is missing" in check(tmp_path)[0].problem
 
 
-def test_check_counts(tiny):
+def test_check_counts_classes_and_images(tiny):
     root, _ = tiny
-    found = {one.what: one for one in check(root)}
+    lines = {line.what: line for line in check(root)}
     assert (
-        found["classes of more than 1 image"].found,
-        found["classes of more than 1 image"].needed,
+        lines["classes of more than 1 image"].found,
+        lines["classes of more than 1 image"].needed,
     ) == (20, 920)
-    assert (found["images"].found, found["images"].needed, found["images"].problem) == (12, 12, "")
+    assert (lines["images"].found, lines["images"].needed, lines["images"].problem) == (12, 12, "")
     assert BENCHMARK.folds == 10
     assert BENCHMARK.name == Lvis92iSource.name

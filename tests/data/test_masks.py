@@ -1,4 +1,4 @@
-"""COCO segmentations against masks by hand."""
+"""Compare decoded COCO segmentations with masks written by hand and with pycocotools."""
 
 import numpy as np
 import pytest
@@ -6,22 +6,22 @@ from pycocotools import mask as coco
 
 from segic_jax.data.masks import as_polygon, decode, encode, union
 
-# Columns first: 3 off, 2 on, 1 off, 4 on, 2 off.
+# Column by column: 3 off, 2 on, 1 off, 4 on, 2 off.
 COUNTS = [3, 2, 1, 4, 2]
 
 
-def by_hand(counts, height, width):
+def expand(counts, height, width):
     flat = np.concatenate([np.full(count, n % 2, bool) for n, count in enumerate(counts)])
     return flat.reshape(width, height).T
 
 
-def test_run_lengths_in_every_spelling():
-    expected = by_hand(COUNTS, 3, 4)
+def test_run_lengths_in_every_encoding():
+    expected = expand(COUNTS, 3, 4)
     compressed = coco.encode(np.asfortranarray(expected, np.uint8))["counts"]
     for counts in (COUNTS, np.array(COUNTS), compressed, compressed.decode(), bytearray(compressed)):
-        found = decode({"size": [3, 4], "counts": counts}, 3, 4)
-        assert found.dtype == bool
-        np.testing.assert_array_equal(found, expected)
+        mask = decode({"size": [3, 4], "counts": counts}, 3, 4)
+        assert mask.dtype == bool
+        np.testing.assert_array_equal(mask, expected)
     np.testing.assert_array_equal(decode(expected.astype(np.uint8) * 7, 3, 4), expected)
 
 
@@ -32,23 +32,25 @@ def test_polygons():
     np.testing.assert_array_equal(decode([square], 5, 6), expected)
     np.testing.assert_array_equal(decode([np.array(square, float)], 5, 6), expected)
     expected[0:2, 4:6] = True
-    far = [4.0, 0.0, 9.0, 0.0, 9.0, 2.0, 4.0, 2.0]  # reaches out of the image
-    np.testing.assert_array_equal(decode([square, far], 5, 6), expected)
-    np.testing.assert_array_equal(union([[square], [far]], 5, 6), expected)
+    outside = [4.0, 0.0, 9.0, 0.0, 9.0, 2.0, 4.0, 2.0]  # reaches out of the image
+    np.testing.assert_array_equal(decode([square, outside], 5, 6), expected)
+    np.testing.assert_array_equal(union([[square], [outside]], 5, 6), expected)
     assert not decode([], 5, 6).any()
     assert not union([], 5, 6).any()
 
 
-def test_polygons_as_the_official_loaders_have_them():
+def test_polygons_equal_those_of_pycocotools():
     rng = np.random.default_rng(0)
     for _ in range(20):
         polygons = [rng.uniform(-2, 30, 2 * rng.integers(3, 9)) for _ in range(rng.integers(1, 4))]
         expected = coco.decode(coco.merge(coco.frPyObjects(polygons, 24, 28)))
-        np.testing.assert_array_equal(decode([one.tolist() for one in polygons], 24, 28), expected == 1)
+        np.testing.assert_array_equal(
+            decode([polygon.tolist() for polygon in polygons], 24, 28), expected == 1
+        )
 
 
 @pytest.mark.parametrize(
-    "nonsense",
+    "segmentation",
     [
         None,
         "text",
@@ -69,7 +71,7 @@ def test_polygons_as_the_official_loaders_have_them():
         {"size": 12, "counts": [12]},
         {"size": [3, 4], "counts": None},
         {"size": [3, 4], "counts": [13]},
-        {"size": [3, 4], "counts": [11]},  # the library would leave the last pixel as the memory was
+        {"size": [3, 4], "counts": [11]},  # pycocotools would leave the last pixel uninitialised
         {"size": [3, 4], "counts": []},
         {"size": [3, 4], "counts": [-1, 13]},
         {"size": [3, 4], "counts": ["a"]},
@@ -80,30 +82,30 @@ def test_polygons_as_the_official_loaders_have_them():
         {"size": [3, 4], "counts": b"oooooooooo0"},
     ],
 )
-def test_nonsense_is_a_value_error(nonsense):
+def test_an_invalid_segmentation_is_a_value_error(segmentation):
     with pytest.raises(ValueError, match=r"\w"):
-        decode(nonsense, 3, 4)
+        decode(segmentation, 3, 4)
 
 
-def test_as_polygon():
+def test_a_polygon_is_a_flat_list_of_numbers():
     assert as_polygon([1, 2.5]).dtype == np.float64
     with pytest.raises(ValueError, match="flat list"):
         as_polygon([[1, 2]])
 
 
-def test_a_first_polygon_of_two_points():
+def test_a_polygon_of_two_points_is_refused():
     with pytest.raises(ValueError, match="too few points"):
         decode([[0, 0, 1, 1]], 3, 4)
 
 
 def test_encoded_masks_are_those_of_pycocotools():
     random = np.random.default_rng(0)
-    some = [random.random((height, width)) < 0.5 for height, width in [(1, 1), (1, 9), (9, 1), (13, 8)]]
-    some += [
+    masks = [random.random((height, width)) < 0.5 for height, width in [(1, 1), (1, 9), (9, 1), (13, 8)]]
+    masks += [
         np.pad(random.random((5, 4)) < 0.7, ((1, 0), (2, 3))),
         np.ones((6, 5), bool),
         np.zeros((6, 5), bool),
     ]
-    for mask in some:
+    for mask in masks:
         expected = coco.encode(np.asfortranarray(mask, np.uint8))
         assert encode(mask) == {"size": expected["size"], "counts": str(expected["counts"], "ascii")}

@@ -1,4 +1,4 @@
-"""Pickles of data sets: what pickle itself would give, and nothing for whoever wrote more into the file."""
+"""Test that pickles of data sets are read as pickle reads them, and that no code in them is run."""
 
 import collections
 import contextlib
@@ -24,15 +24,15 @@ PLAIN = [
 ]
 
 
-def assert_same(found, expected):
-    assert type(found) is type(expected)
-    assert found == expected
+def assert_same(actual, expected):
+    assert type(actual) is type(expected)
+    assert actual == expected
     if isinstance(expected, dict):
-        assert list(found) == list(expected)  # the order is part of some protocols
+        assert list(actual) == list(expected)  # the order is part of some protocols
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_plain_data_come_back(tmp_path, protocol):
+def test_plain_data_are_read_back(tmp_path, protocol):
     shared = ["shared"]
     path = tmp_path / "a.pkl"
     for value in [*PLAIN, [shared, shared, {1: shared}]]:
@@ -53,7 +53,7 @@ def test_ordered_and_default_dictionaries_become_plain_ones(tmp_path, protocol):
 
 @pytest.mark.parametrize("core", ["numpy.core", "numpy._core"])
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
-def test_numpy_arrays_and_scalars(tmp_path, protocol, core):
+def test_numpy_arrays_and_scalars_are_read_back(tmp_path, protocol, core):
     path = tmp_path / "a.pkl"
     values = [
         np.arange(6.0).reshape(2, 3),
@@ -70,20 +70,20 @@ def test_numpy_arrays_and_scalars(tmp_path, protocol, core):
         np.str_("text"),
     ]
     for value in values:
-        written = pickle.dumps([value, value], protocol)
-        if core == "numpy.core" and protocol < 4:  # as numpy 1 spells it
-            written = written.replace(b"cnumpy._core.", b"cnumpy.core.")
-        path.write_bytes(written)
-        found, again = read_pickle(path)
-        assert found is again or np.isscalar(found)
-        assert type(found) is type(value)
-        assert found.dtype == value.dtype
-        assert found.shape == value.shape
-        assert repr(found) == repr(value)
+        content = pickle.dumps([value, value], protocol)
+        if core == "numpy.core" and protocol < 4:  # the name in numpy 1
+            content = content.replace(b"cnumpy._core.", b"cnumpy.core.")
+        path.write_bytes(content)
+        first, second = read_pickle(path)
+        assert first is second or np.isscalar(first)
+        assert type(first) is type(value)
+        assert first.dtype == value.dtype
+        assert first.shape == value.shape
+        assert repr(first) == repr(value)
 
 
 class Hostile:
-    """Runs a command when pickle reads it."""
+    """Run a command when pickle reads the file."""
 
     def __init__(self, function, *arguments):
         self.function, self.arguments = function, arguments
@@ -147,7 +147,7 @@ HUGE = (2**40).to_bytes(8, "little")
         b"\x80\x04",
         b"no pickle at all",
         b"\x80\x04.",
-        b"\x80\x03Kar\xff\xff\xff\xff.",  # the memo's last place: pickle allocates 64 GB
+        b"\x80\x03Kar\xff\xff\xff\xff.",  # the memo's last index: pickle allocates 64 GB
         b"\x80\x03K\x01q\xff.",
         b"\x80\x04h\x00.",
         b"\x80\x04\x8e" + HUGE + b".",
@@ -178,10 +178,10 @@ def test_garbage_and_bombs_are_reported_in_one_sentence(tmp_path, content):
         read_pickle(path)
 
 
-def test_arrays_must_be_as_large_as_they_say(tmp_path):
+def test_arrays_must_have_their_declared_size(tmp_path):
     path = tmp_path / "a.pkl"
-    good = pickle.dumps(np.arange(4, dtype=np.uint8), 4)
-    assert b"K\x04\x85" in good  # the shape
+    content = pickle.dumps(np.arange(4, dtype=np.uint8), 4)
+    assert b"K\x04\x85" in content  # the shape
     for shape in (
         b"K\x05\x85",
         b"K\x03\x85",
@@ -190,12 +190,12 @@ def test_arrays_must_be_as_large_as_they_say(tmp_path):
         b"N\x85",
         b"K\x04N\x86",
     ):
-        path.write_bytes(good.replace(b"K\x04\x85", shape))
+        path.write_bytes(content.replace(b"K\x04\x85", shape))
         with pytest.raises(DataError, match="get the file again"):
             read_pickle(path)
 
 
-def test_every_way_to_be_cut_off(tmp_path):
+def test_every_truncation_is_reported(tmp_path):
     value = {"a": [1.5, 2, (3,)], 2: np.arange(3), "b": {4}, "c": np.array([{"d": b"e"}], object)}
     path = tmp_path / "cut.pkl"
     for protocol in (2, 4, 5):
@@ -212,14 +212,14 @@ def test_random_damage_raises_data_errors_only(tmp_path):
     path = tmp_path / "odd.pkl"
     for _ in range(3000):
         changed = content.copy()
-        for place in rng.integers(0, len(content), rng.integers(1, 4)):
-            changed[place] = rng.integers(256)
+        for position in rng.integers(0, len(content), rng.integers(1, 4)):
+            changed[position] = rng.integers(256)
         path.write_bytes(changed)
         with contextlib.suppress(DataError):
             read_pickle(path)
 
 
-def test_missing_files_and_folders(tmp_path):
+def test_missing_files_and_folders_are_reported(tmp_path):
     for read in (read_pickle, read_npy):
         with pytest.raises(DataError, match="no such file"):
             read(tmp_path / "none.pkl")
@@ -227,30 +227,34 @@ def test_missing_files_and_folders(tmp_path):
             read(tmp_path)
 
 
-def test_npy_of_objects_and_of_numbers(tmp_path):
+def test_npy_files_of_objects_and_of_numbers_are_read(tmp_path):
     path = tmp_path / "masks.npz"
     masks = [{7: np.eye(3, dtype=bool)}, {7: np.zeros((3, 3), bool)}, {7: np.ones((2, 3), np.uint8)}]
     np.save(path, masks)  # adds .npy, as PerMIRS/permirs_gen_dataset.py of dvirsamuel/PDM has it
-    found = read_npy(tmp_path / "masks.npz.npy")
-    assert found.shape == (3,)
-    for one, expected in zip(found, masks, strict=True):
-        assert list(one) == [7]
-        np.testing.assert_array_equal(one[7], expected[7])
+    read_masks = read_npy(tmp_path / "masks.npz.npy")
+    assert read_masks.shape == (3,)
+    for entry, expected in zip(read_masks, masks, strict=True):
+        assert list(entry) == [7]
+        np.testing.assert_array_equal(entry[7], expected[7])
     for array in (np.arange(6.0).reshape(2, 3), np.asfortranarray(np.eye(3)), np.array(3), np.zeros((0, 2))):
         np.save(path, array)
         np.testing.assert_array_equal(read_npy(tmp_path / "masks.npz.npy"), array)
 
 
-def test_damaged_npy(tmp_path):
+def test_damaged_npy_files_are_reported(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, np.array([{1: 2}, None], object))
     content = path.read_bytes()
-    bad = [content[:end] for end in (0, 5, 8, 40, len(content) - 1)]
-    bad += [content.replace(b"(2,)", b"(3,)"), content.replace(b"NUMPY\x01", b"NUMPY\x09"), b"x" * 100]
+    damaged_files = [content[:end] for end in (0, 5, 8, 40, len(content) - 1)]
+    damaged_files += [
+        content.replace(b"(2,)", b"(3,)"),
+        content.replace(b"NUMPY\x01", b"NUMPY\x09"),
+        b"x" * 100,
+    ]
     np.save(path, np.arange(4))
     content = path.read_bytes()
-    bad += [content[:-1], content + b"x", content.replace(b"(4,), ", b"(2**40,), ")]
-    for damaged in bad:
+    damaged_files += [content[:-1], content + b"x", content.replace(b"(4,), ", b"(2**40,), ")]
+    for damaged in damaged_files:
         path.write_bytes(damaged)
         with pytest.raises(DataError, match=r"a\.npy"):
             read_npy(path)

@@ -1,4 +1,4 @@
-"""PACO-Part: the draw against a plain replay of the official one, crops and masks by hand."""
+"""Test PACO-Part: the draw compared with a replay of the official one, crops, masks, and damaged files."""
 
 import functools
 import pickle
@@ -21,18 +21,18 @@ def tiny(tmp_path_factory):
 
 
 def official(train, val, fold, shots):
-    """Classes and (class, images, objects) as one process of the official loaders draws them."""
+    """Draw classes and episodes (class, images, objects) as one process of the official loaders does."""
 
     def pick(items):
         return np.random.choice(items, 1, replace=False)[0]  # noqa: NPY002
 
     listed = {}
     for c in val["cid2img"]:
-        seen = []
+        images = []
         listed[c] = []
         for entry in val["cid2img"][c]:
-            if next(iter(entry)) not in seen:
-                seen.append(next(iter(entry)))
+            if next(iter(entry)) not in images:
+                images.append(next(iter(entry)))
                 listed[c].append(entry)
     numbers = list(train["cid2img"].keys())
     classes = [numbers[fold + 4 * v] for v in range(len(numbers) // 4)]
@@ -40,46 +40,48 @@ def official(train, val, fold, shots):
 
     @functools.cache
     def objects(image_id, c):
-        found = {}
-        for one in val["img2anno"][image_id]:
-            if one["category_id"] == c:
-                mask = decode(one["segmentation"], HEIGHT, WIDTH)
-                found.setdefault(one["obj_ann_id"], []).append((one["obj_bbox"], mask))
-        return found
+        objects_of_class = {}
+        for annotation in val["img2anno"][image_id]:
+            if annotation["category_id"] == c:
+                mask = decode(annotation["segmentation"], HEIGHT, WIDTH)
+                objects_of_class.setdefault(annotation["obj_ann_id"], []).append(
+                    (annotation["obj_bbox"], mask)
+                )
+        return objects_of_class
 
-    def frame():
+    def draw_frame():
         c = pick(classes)
-        drawn = []
-        while len(drawn) < 1 + shots:
+        examples = []
+        while len(examples) < 1 + shots:
             entry = pick(listed[c])
             image_id, name = next(iter(entry.items()))
             name = "/".join(name.split("/")[-2:])
-            if drawn and name == drawn[0][0]:
+            if examples and name == examples[0][0]:
                 continue
-            found = objects(image_id, c)
-            chosen = pick(list(found.keys()))
-            x, y, w, h = found[chosen][0][0]
-            mask = np.any([mask for _, mask in found[chosen]], axis=0)
-            drawn.append((name, chosen, mask[int(y) : int(y + h), int(x) : int(x + w)]))
-        return c, drawn
+            objects_of_class = objects(image_id, c)
+            instance = pick(list(objects_of_class.keys()))
+            x, y, w, h = objects_of_class[instance][0][0]
+            mask = np.any([mask for _, mask in objects_of_class[instance]], axis=0)
+            examples.append((name, instance, mask[int(y) : int(y + h), int(x) : int(x + w)]))
+        return c, examples
 
     np.random.seed(0)  # noqa: NPY002
-    episodes, again = [], 0
+    episodes, redraws = [], 0
     for _ in range(2500):
-        c, drawn = frame()
-        while any(0 in mask.shape for *_, mask in drawn):
-            c, drawn = frame()
-            again += 1
-        episodes.append((c, [name for name, *_ in drawn], [chosen for _, chosen, _ in drawn]))
-    return classes, episodes, again
+        c, examples = draw_frame()
+        while any(0 in mask.shape for *_, mask in examples):
+            c, examples = draw_frame()
+            redraws += 1
+        episodes.append((c, [name for name, *_ in examples], [instance for _, instance, _ in examples]))
+    return classes, episodes, redraws
 
 
 @pytest.mark.parametrize(("fold", "shots"), [(0, 1), (1, 1), (2, 1), (3, 1), (0, 5)])
 def test_the_draw_is_the_official_one(tiny, fold, shots):
     root, train, val = tiny
     manifest = PacoPartSource(root).manifest("matcher", fold, shots)
-    classes, episodes, again = official(train, val, fold, shots)
-    assert again > 0
+    classes, episodes, redraws = official(train, val, fold, shots)
+    assert redraws > 0
     assert list(manifest.classes) == classes
     assert [(e.class_id, [e.target, *e.references], list(e.instances)) for e in manifest.episodes] == episodes
     assert manifest.sha256 == PacoPartSource(root / "PACO-Part").manifest("insid3", fold, shots).sha256
@@ -117,34 +119,34 @@ def test_crops_and_masks(tmp_path):
     (tmp_path / "PACO-Part/paco/paco_part_val.pkl").write_bytes(pickle.dumps(val))
     source = PacoPartSource(tmp_path)
     image = read_rgb(tmp_path / "PACO-Part/coco/val2017/000000000001.jpg")
-    shown = source.load(View("val2017/000000000001.jpg", 115, 7))  # rows 3 to 16.1, columns 4 to 15.6
-    np.testing.assert_array_equal(shown.image, image[3:16, 4:15])
+    example = source.load(View("val2017/000000000001.jpg", 115, 7))  # rows 3 to 16.1, columns 4 to 15.6
+    np.testing.assert_array_equal(example.image, image[3:16, 4:15])
     expected = np.zeros((13, 11), bool)
     expected[1:3, 1:5] = True
     expected[7:13, 9:11] = True
-    np.testing.assert_array_equal(shown.mask, expected)
+    np.testing.assert_array_equal(example.mask, expected)
     beyond = source.load(View("val2017/000000000001.jpg", 114, 8))
     assert beyond.mask.shape == beyond.image.shape[:2] == (HEIGHT - 20, WIDTH - 20)
-    of_image = [view[1:] for view in source.views() if view.image_name == "val2017/000000000001.jpg"]
-    assert of_image == [(115, 7), (115, 8), (114, 8)]  # of one crop next to each other
+    views_of_image = [view[1:] for view in source.views() if view.image_name == "val2017/000000000001.jpg"]
+    assert views_of_image == [(115, 7), (115, 8), (114, 8)]  # views of one crop are adjacent
 
 
-def holds_something(x, y, width, height):
-    """As the official loaders crop."""
+def has_pixels(x, y, width, height):
+    """Return whether the crop of the official loaders contains pixels."""
     return np.zeros((HEIGHT, WIDTH))[int(y) : int(y + height), int(x) : int(x + width)].size > 0
 
 
-def test_views(tiny):
+def test_views_are_all_crops_with_pixels(tiny):
     root, _, val = tiny
     source = PacoPartSource(root)
     views = list(source.views())
     expected = {
-        (path.removeprefix("datasets/coco/"), c, one["obj_ann_id"])
+        (path.removeprefix("datasets/coco/"), c, annotation["obj_ann_id"])
         for c, entries in val["cid2img"].items()
         for entry in entries
         for image_id, path in entry.items()
-        for one in val["img2anno"][image_id]
-        if one["category_id"] == c and holds_something(*one["obj_bbox"])
+        for annotation in val["img2anno"][image_id]
+        if annotation["category_id"] == c and has_pixels(*annotation["obj_bbox"])
     }
     assert set(views) == expected
     assert len(views) == len(expected)
@@ -154,7 +156,7 @@ def test_views(tiny):
         source.load(view)
 
 
-def test_only_headers_are_read_for_a_draw(tmp_path):
+def test_a_draw_reads_only_the_headers_of_images(tmp_path):
     write_paco_part(tmp_path)
     expected = PacoPartSource(tmp_path).manifest("matcher", 0, 1)
     for path in (tmp_path / "PACO-Part/coco").rglob("*.jpg"):
@@ -163,7 +165,7 @@ def test_only_headers_are_read_for_a_draw(tmp_path):
     assert PacoPartSource(tmp_path).manifest("matcher", 0, 1) == expected
 
 
-def test_a_copy_for_a_worker_is_small_and_reads_for_itself(tiny):
+def test_a_pickled_copy_reads_the_annotations_itself(tiny):
     source = PacoPartSource(tiny[0])
     copy = pickle.loads(pickle.dumps(source))
     assert copy._annotations is None
@@ -186,24 +188,24 @@ def test_missing_or_damaged_files_are_named(tmp_path):
         DataError, match=r"paco_part_val\.pkl has no object 99 with the part 115 in val2017/x"
     ):
         source.load(View("val2017/x.jpg", 115, 99))
-    behind = next(
+    outside = next(
         View(image_name, class_id, instance)
         for class_id, image_names in source.image_names.items()
         for image_name in image_names
-        for instance, one in source._objects(image_name, class_id).items()
-        if one.rows.start == 40
+        for instance, entry in source._objects(image_name, class_id).items()
+        if entry.rows.start == 40
     )
     with pytest.raises(DataError, match=r"the box of object \d+ holds nothing"):
-        source.load(behind)
+        source.load(outside)
     path = folder / "coco/val2017/000000000001.jpg"
-    good = path.read_bytes()
-    for content, why in ((b"x", "damaged or not an image"), (None, "no such file")):
+    original = path.read_bytes()
+    for content, message in ((b"x", "damaged or not an image"), (None, "no such file")):
         path.unlink() if content is None else path.write_bytes(content)
-        with pytest.raises(DataError, match=rf"000000000001\.jpg.*{why}"):
+        with pytest.raises(DataError, match=rf"000000000001\.jpg.*{message}"):
             source.manifest("matcher", 0, 1)
-    assert {one.what: one.found for one in check(tmp_path)}["validation images"] == 8
+    assert {entry.what: entry.found for entry in check(tmp_path)}["validation images"] == 8
     write_image(path, 0)
-    assert path.read_bytes() == good
+    assert path.read_bytes() == original
     (val_path, train_path) = folder / "paco/paco_part_val.pkl", folder / "paco/paco_part_train.pkl"
     images = [next(iter(entry)) for entry in val["cid2img"][115]]
     for change in (
@@ -240,9 +242,9 @@ def test_missing_or_damaged_files_are_named(tmp_path):
     assert "paco_part_train.pkl" in check(tmp_path)[0].problem
 
 
-def test_check_counts(tiny):
-    found = {one.what: (one.found, one.needed) for one in check(tiny[0])}
-    assert found["classes of the training list"] == (16, 448)
-    assert found["classes drawn for 1 shot"] == (13, 303)
-    assert found["validation images"] == (9, 9)
+def test_check_counts_classes_and_images(tiny):
+    counts = {line.what: (line.found, line.needed) for line in check(tiny[0])}
+    assert counts["classes of the training list"] == (16, 448)
+    assert counts["classes drawn for 1 shot"] == (13, 303)
+    assert counts["validation images"] == (9, 9)
     assert BENCHMARK.folds == 4

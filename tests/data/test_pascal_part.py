@@ -1,4 +1,4 @@
-"""PASCAL-Part: the draw against a plain replay of the official one, crops and masks by hand."""
+"""Test PASCAL-Part: the draw compared with a replay of the official one, crops, masks, and damaged files."""
 
 import json
 import pickle
@@ -22,7 +22,7 @@ def tiny(tmp_path_factory):
 
 
 def official(root, index, fold, shots):
-    """Classes and (class, images, numbers) as one process of the official loaders draws them."""
+    """Draw classes and episodes (class, images, numbers) as one process of the official loaders does."""
     objects = index[CATEGORIES[fold]]["object"]
     names, length = [], 0
     for obj in objects:
@@ -37,18 +37,18 @@ def official(root, index, fold, shots):
         obj, part = names[idx % len(names)].split("+")
         image_names, numbers = [], []
         while len(image_names) < 1 + shots:
-            one = np.random.choice(objects[obj]["part"][part]["val"], 1, replace=False)[0]  # noqa: NPY002
-            if one in image_names:
+            image_name = np.random.choice(objects[obj]["part"][part]["val"], 1, replace=False)[0]  # noqa: NPY002
+            if image_name in image_names:
                 continue
-            annotation = json.loads((folder / f"{one}.json").read_text())
+            annotation = json.loads((folder / f"{image_name}.json").read_text())
             candidates = [o for o in annotation["object"] if o["name"] == obj]
             if len(candidates) == 0:
                 continue
-            chosen = np.random.choice(candidates, 1, replace=False)[0]  # noqa: NPY002
-            if not [p for p in chosen["parts"] if p["name"] == part]:
+            instance = np.random.choice(candidates, 1, replace=False)[0]  # noqa: NPY002
+            if not [p for p in instance["parts"] if p["name"] == part]:
                 continue
-            image_names.append(one)
-            numbers.append(candidates.index(chosen))
+            image_names.append(image_name)
+            numbers.append(candidates.index(instance))
         episodes.append((f"{obj}+{part}", image_names, numbers))
     return names, episodes
 
@@ -67,7 +67,7 @@ def test_the_draw_is_the_official_one(tiny, fold, shots):
     assert manifest.sha256 == PascalPartSource(root / "Pascal-Part").manifest("insid3", fold, shots).sha256
 
 
-def test_the_lengths_count_parts_that_are_not_classes(tiny):
+def test_the_number_of_episodes_counts_parts_that_are_not_classes(tiny):
     root, _ = tiny
     source = PascalPartSource(root / "Pascal-Part/VOCdevkit/VOC2010")
     animals, vehicles = source.manifest("matcher", 0, 1), source.manifest("matcher", 3, 1)
@@ -82,15 +82,15 @@ def test_crops_and_masks(tiny):
     source = PascalPartSource(root)
     folder = root / "Pascal-Part/VOCdevkit/VOC2010"
     image = read_rgb(folder / "JPEGImages/2008_000000.jpg")
-    shown = source.load(View("2008_000000", "cat+HEAD", 0))  # box 2, 3 to 14, 40: beyond the lower edge
-    np.testing.assert_array_equal(shown.image, image[3:HEIGHT, 2:14])
+    example = source.load(View("2008_000000", "cat+HEAD", 0))  # box 2, 3 to 14, 40: beyond the lower edge
+    np.testing.assert_array_equal(example.image, image[3:HEIGHT, 2:14])
     expected = box_mask(2, 4, 7, 8) | box_mask(8, 10, 11, 30)
-    np.testing.assert_array_equal(shown.mask, expected[3:HEIGHT, 2:14])
-    odd = source.load(View("2008_000001", "bird+LEGS", 2))
-    np.testing.assert_array_equal(odd.mask, box_mask(10, 4, 15, 8)[3:HEIGHT, 10:22])
+    np.testing.assert_array_equal(example.mask, expected[3:HEIGHT, 2:14])
+    other = source.load(View("2008_000001", "bird+LEGS", 2))
+    np.testing.assert_array_equal(other.mask, box_mask(10, 4, 15, 8)[3:HEIGHT, 10:22])
 
 
-def test_views_are_what_can_be_loaded_object_by_object(tiny):
+def test_views_are_the_loadable_parts_of_every_object(tiny):
     root, _ = tiny
     source = PascalPartSource(root)
     views = list(source.views())
@@ -101,13 +101,13 @@ def test_views_are_what_can_be_loaded_object_by_object(tiny):
         View("2008_000000", "bird+LEGS", 0),
     ]
     assert len(views) == 8 * (7 + 14)  # 8 classes; even images have one object with parts, odd ones two
-    drawn = {
+    episode_views = {
         view
         for fold in range(4)
         for e in source.manifest("matcher", fold, 1).episodes
         for view in (e.target_view, *e.reference_views)
     }
-    assert drawn <= set(views)
+    assert episode_views <= set(views)
     for view in views[::17]:
         assert source.load(view).mask.any()
     assert pickle.loads(pickle.dumps(source)).load(views[0]).mask.any()
@@ -139,15 +139,15 @@ def test_missing_or_damaged_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"2008_000003\.json: 'cat' 0 has no part 'WHEEL'"):
         source.load(View("2008_000003", "cat+WHEEL", 0))
     annotation = folder / "Annotations_Part_json_merged_part_classes/2008_000003.json"
-    good = json.loads(annotation.read_text())
-    for odd in ("[", "[]", '{"object": 3}', '{"object": [{"name": "cat"}]}', "\xff", "[" * 100_000):
-        annotation.write_bytes(odd.encode("latin-1"))
+    original = json.loads(annotation.read_text())
+    for content in ("[", "[]", '{"object": 3}', '{"object": [{"name": "cat"}]}', "\xff", "[" * 100_000):
+        annotation.write_bytes(content.encode("latin-1"))
         with pytest.raises(DataError, match=r"2008_000003\.json is "):
             source.load(View("2008_000003", "cat+HEAD", 0))
         with pytest.raises(DataError, match=r"2008_000003\.json is "):
             list(source.views())
-    cat = good["object"][0]
-    for changes, why in (
+    cat = original["object"][0]
+    for changes, message in (
         ({"bndbox": {"xmin": 40, "ymin": 3, "xmax": 50, "ymax": 9}}, "holds nothing"),
         ({"parts": [{"name": "HEAD", "mask": [{"size": [3, 4], "counts": "<"}]}]}, "the mask's size is"),
         ({"parts": [{"name": "HEAD", "mask": [{"size": [24, 32], "counts": "<"}]}]}, "run lengths"),
@@ -155,7 +155,7 @@ def test_missing_or_damaged_files_are_named(tmp_path):
         ({"parts": [{"name": "HEAD", "mask": {"size": [3, 4]}}]}, "not laid out"),
     ):
         annotation.write_text(json.dumps({"object": [cat | changes]}))
-        with pytest.raises(DataError, match=rf"2008_000003\.json.*{why}"):
+        with pytest.raises(DataError, match=rf"2008_000003\.json.*{message}"):
             source.load(View("2008_000003", "cat+HEAD", 0))
     annotation.write_text(json.dumps({"object": [{k: cat[k] for k in ("name", "bndbox")}, cat]}))
     numbers = [view.instance for view in source.views() if view.image_name == "2008_000003"]
@@ -170,23 +170,23 @@ def test_missing_or_damaged_files_are_named(tmp_path):
     annotation.unlink()
     with pytest.raises(DataError, match=r"2008_000003\.json is missing"):
         source.manifest("matcher", 0, 5)
-    assert {one.what: one.found for one in check(tmp_path)}["their annotations"] == 13
-    annotation.write_text(json.dumps(good))
+    assert {line.what: line.found for line in check(tmp_path)}["their annotations"] == 13
+    annotation.write_text(json.dumps(original))
     index["animals"]["object"]["cat"]["part"]["HEAD"]["val"] = ["2008_000001", "2008_000001"]
     (folder / "all_obj_part_to_image.json").write_text(json.dumps(index))
     with pytest.raises(DataError, match=r"cat\+HEAD has too few images for 1 shot"):
         PascalPartSource(tmp_path).manifest("matcher", 0, 1)
-    for odd in ("", "{}", '{"animals": []}'):
-        (folder / "all_obj_part_to_image.json").write_text(odd)
+    for content in ("", "{}", '{"animals": []}'):
+        (folder / "all_obj_part_to_image.json").write_text(content)
         with pytest.raises(DataError, match=r"all_obj_part_to_image\.json is "):
             PascalPartSource(tmp_path)
     assert "all_obj_part_to_image.json" in check(tmp_path)[0].problem
 
 
-def test_check_counts(tiny):
-    found = {one.what: (one.found, one.needed) for one in check(tiny[0])}
-    assert found["classes of fold 0 (animals)"] == (3, None)
-    assert found["validation images"] == found["their annotations"] == (14, 14)
+def test_check_counts_classes_and_images(tiny):
+    counts = {line.what: (line.found, line.needed) for line in check(tiny[0])}
+    assert counts["classes of fold 0 (animals)"] == (3, None)
+    assert counts["validation images"] == counts["their annotations"] == (14, 14)
     assert BENCHMARK.folds == 4
 
 
@@ -196,7 +196,7 @@ def test_every_folder_of_the_layout_opens(tiny):
         assert PascalPartSource(root / inner).root == root / "VOCdevkit/VOC2010"
 
 
-def test_a_missing_index_is_named_where_it_belongs(tmp_path):
+def test_a_missing_index_is_named_with_its_full_path(tmp_path):
     folder = tmp_path / "Pascal-Part/VOCdevkit/VOC2010"
     folder.mkdir(parents=True)
     with pytest.raises(

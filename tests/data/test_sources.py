@@ -12,7 +12,7 @@ from segic_jax.errors import DataError
 
 
 class Squares:
-    """Three classes of grey squares; the mask's size tells the image."""
+    """Serve three classes of grey squares; the width of a mask identifies the image."""
 
     name = "squares"
 
@@ -52,15 +52,15 @@ def test_export_and_read_back(folder):
         Episode("ant", "2.jpg", ("3.jpg",)),
         Episode("ant", "3.jpg", ("1.jpg",)),
     )
-    for ours, theirs in zip(manifest.episodes, Squares().manifest("", 0, 1).episodes, strict=True):
-        shown, expected = source.load(ours.target_view), Squares().load(theirs.target_view)
-        np.testing.assert_array_equal(shown.mask, expected.mask)
-        assert abs(shown.image.astype(int) - expected.image).mean() < 6  # JPEG; also: red is red
+    for episode, original in zip(manifest.episodes, Squares().manifest("", 0, 1).episodes, strict=True):
+        example, expected = source.load(episode.target_view), Squares().load(original.target_view)
+        np.testing.assert_array_equal(example.mask, expected.mask)
+        assert abs(example.image.astype(int) - expected.image).mean() < 6  # JPEG; also: red is red
     with pytest.raises(DataError, match="not empty"):
         export(Squares(), "original", folder)
 
 
-def test_numbers_sort_as_numbers_and_shots_wrap(folder):
+def test_numbers_sort_numerically_and_shots_wrap_around(folder):
     for ending in ("jpg", "png"):
         (folder / f"bee/3.{ending}").rename(folder / f"bee/10.{ending}")
     episodes = FolderSource(folder, classes=["bee"]).manifest("original", 0, 2).episodes
@@ -79,7 +79,7 @@ def test_pairs_are_two_images_of_one_class(folder):
     pairs = [source.pair(rng) for _ in range(40)]
     assert {pair.name for pair in pairs} == {"ant", "bee", "cow"}
     widths = {(p.target.masks.sum(), p.reference.masks.sum()) for p in pairs}
-    assert len(widths) == 6  # all ordered couples of three images, never twice the same
+    assert len(widths) == 6  # all ordered pairs of three different images
     assert all(a != b for a, b in widths)
     assert pairs[0].target.masks.shape == (1, 24, 32)
     assert {pair.name for pair in (ClassPairs(source.source, ["bee"]).pair(rng) for _ in range(9))} == {"bee"}
@@ -96,9 +96,9 @@ def test_pixels_are_read_as_stored(folder):
     )
 
 
-def broken(folder, how):
-    """Damage the folder; return what the message must say."""
-    match how:
+def damage(folder, fault):
+    """Damage the folder; return a call that fails, its arguments, and what the message must say."""
+    match fault:
         case "missing folder":
             return FolderSource, (folder / "nowhere",), "nowhere is not a folder"
         case "no class":
@@ -136,9 +136,9 @@ def broken(folder, how):
             (folder / "ant/1.png").write_bytes(b"")
             return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.png is damaged"
         case "truncated jpg" | "truncated png":
-            path = folder / f"ant/1.{how[-3:]}"
+            path = folder / f"ant/1.{fault[-3:]}"
             path.write_bytes(path.read_bytes()[:-30])
-            return FolderSource(folder).load, (View("1.jpg", "ant"),), rf"ant/1\.{how[-3:]} is cut off"
+            return FolderSource(folder).load, (View("1.jpg", "ant"),), rf"ant/1\.{fault[-3:]} is cut off"
         case "vanished":
             source = FolderSource(folder)
             (folder / "ant/1.jpg").unlink()
@@ -146,7 +146,7 @@ def broken(folder, how):
 
 
 @pytest.mark.parametrize(
-    "how",
+    "fault",
     [
         "missing folder",
         "no class",
@@ -162,15 +162,15 @@ def broken(folder, how):
         "vanished",
     ],
 )
-def test_bad_data_is_named(folder, how):
-    call, arguments, message = broken(folder, how)
-    with pytest.raises(DataError, match=message) as caught:
+def test_a_damaged_folder_is_named(folder, fault):
+    call, arguments, message = damage(folder, fault)
+    with pytest.raises(DataError, match=message) as error:
         call(*arguments)
-    assert re.search(r"[^.][:;] [^.]", str(caught.value))  # what is wrong: how to mend it
-    assert "\n" not in str(caught.value)
+    assert re.search(r"[^.][:;] [^.]", str(error.value))  # the problem and how to fix it
+    assert "\n" not in str(error.value)
 
 
-def test_fss1000_splits():
+def test_fss1000_has_the_published_splits():
     splits = {split: class_names(split) for split in ("trn", "val", "test")}
     assert {split: len(names) for split, names in splits.items()} == {"trn": 520, "val": 240, "test": 240}
     assert len({name for names in splits.values() for name in names}) == 1000
@@ -190,32 +190,32 @@ def test_fss1000_reads_both_layouts(tmp_path, parent):
     source = Fss1000Source(root)
     episodes = source.manifest("matcher", 0, 1).episodes
     assert len(episodes) == 2400
-    shown = source.load(episodes[0].target_view)
-    assert shown.image.shape == (4, 4, 3)
-    assert shown.mask.all()
+    example = source.load(episodes[0].target_view)
+    assert example.image.shape == (4, 4, 3)
+    assert example.mask.all()
     assert [line.found for line in check(root)] == [240, 2400, 2400]
     (root / parent / name / "7.jpg").unlink()
     assert [line.found for line in check(root)] == [240, 2399, 2400]
     assert f"{name}/7.jpg is missing" in check(root)[1].problem
 
 
-def test_fss1000_does_without_the_classes_that_no_episode_needs(tmp_path):
+def test_fss1000_needs_only_the_classes_of_its_episodes(tmp_path):
     with pytest.raises(DataError, match=r"abe's_flyingfish is missing: unpack FSS-1000"):
         Fss1000Source(tmp_path)
-    image_name = np.zeros((4, 4), np.uint8)
+    image = np.zeros((4, 4), np.uint8)
     (tmp_path / "abacus").mkdir()  # of the training split
     (tmp_path / "bamboo_slip").mkdir()
     for number in range(1, 11):
         for ending in ("jpg", "png"):
-            cv2.imwrite(str(tmp_path / f"bamboo_slip/{number}.{ending}"), image_name)
+            cv2.imwrite(str(tmp_path / f"bamboo_slip/{number}.{ending}"), image)
     source = Fss1000Source(tmp_path)
     episodes = source.manifest("matcher", 0, 1).episodes
     assert len(episodes) == 2400
-    mine = [
+    views = [
         view for e in episodes if e.class_id == "bamboo_slip" for view in (e.target_view, *e.reference_views)
     ]
-    require_files(source, mine)
-    assert source.load(mine[0]).image.shape == (4, 4, 3)
+    require_files(source, views)
+    assert source.load(views[0]).image.shape == (4, 4, 3)
     with pytest.raises(DataError, match=r"abe's_flyingfish/1\.jpg is missing, and an episode needs it"):
         require_files(source, source.views())
     assert [(line.found, line.needed) for line in check(tmp_path)] == [(1, 240), (10, 2400), (10, 2400)]

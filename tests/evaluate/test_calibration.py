@@ -1,4 +1,4 @@
-"""The calibration of presence and the similarity threshold."""
+"""Test the calibration of presence and the similarity threshold."""
 
 import dataclasses
 
@@ -30,7 +30,7 @@ from segic_jax.weights.bundle import load_bundle, save_bundle
 
 
 def random_samples(count: int = 4000) -> PresenceSamples:
-    """One piece of evidence tells present from absent: normal, two standard deviations apart."""
+    """Draw evidence of which one value is normal with means two standard deviations apart."""
     random = np.random.default_rng(0)
     present = random.random(count) < 0.3
     evidence = random.normal(size=(count, len(EVIDENCE))).astype(np.float32)
@@ -39,8 +39,8 @@ def random_samples(count: int = 4000) -> PresenceSamples:
     return PresenceSamples(evidence, present)
 
 
-def test_the_fit_separates_present_from_absent():
-    """AUROC = Phi(2 / sqrt 2), and even odds in the middle."""
+def test_the_fit_separates_present_from_absent_classes():
+    """Expect AUROC = Phi(2 / sqrt 2), and even odds between the two means."""
     samples = random_samples()
     calibration = fit_calibration(samples)
     presence, present = decide_presence(calibration, samples.evidence)
@@ -68,14 +68,14 @@ def few_classes(monkeypatch):
     )
 
 
-def test_samples_are_of_absent_classes_too(few_classes):
+def test_samples_include_absent_classes(few_classes):
     samples = collect_samples(Segmenter(bundle()), "novel", 3, 1)
     assert samples.evidence.shape == (len(samples.present), len(EVIDENCE))
     assert 0 < samples.present.sum() < len(samples.present) <= 3 * CLASSES_PER_SCENE
     assert np.isfinite(samples.evidence).all()
 
 
-def test_a_calibration_is_kept_in_the_model_file(tmp_path):
+def test_a_calibration_is_saved_in_the_model_file(tmp_path):
     path = tmp_path / "model.safetensors"
     save_bundle(path, bundle(), float16=False)
     before = load_bundle(path)
@@ -89,10 +89,10 @@ def test_a_calibration_is_kept_in_the_model_file(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, after.head, before.head)
     jax.tree.map(np.testing.assert_array_equal, after.backbone, before.backbone)
     segmenter = Segmenter(before)
-    assert Segmenter(after).fingerprint == segmenter.fingerprint  # contexts fit before and after
+    assert Segmenter(after).fingerprint == segmenter.fingerprint  # saved contexts remain valid
 
 
-def test_the_threshold_against_a_plain_loop():
+def test_the_threshold_equals_that_of_a_plain_loop():
     model, source = bundle(), DiskSource()
     manifest = source.manifest("", 0, 1)
     threshold, best = tune_threshold(model, source, manifest)
@@ -109,5 +109,5 @@ def test_the_threshold_against_a_plain_loop():
             for p in predictions
         ]
         scores.append(metrics.mean_iou(class_counts(rows)))
-    assert best == pytest.approx(max(scores), abs=0.3)  # rounding of the shifted map
+    assert best == pytest.approx(max(scores), abs=0.3)  # the shifted map is rounded
     assert threshold == pytest.approx(THRESHOLDS[int(np.argmax(scores))], abs=0.011)

@@ -1,4 +1,4 @@
-"""The stream of episodes: static shapes, order, and what a prediction does not depend on."""
+"""Test the stream of episodes: static shapes, order, and independence of other episodes."""
 
 import dataclasses
 
@@ -24,7 +24,7 @@ def predict(model, source=None, manifest=None, score=lambda prediction: predicti
     return list(predict_episodes({"segic": Engine(model)}, source, tasks, score, **options))
 
 
-def test_predictions_come_in_the_order_of_tasks(model):
+def test_predictions_have_the_order_of_tasks(model):
     predictions = predict(model, in_flight=3)
     assert [prediction.task.index for prediction in predictions] == list(range(8))
     for prediction in predictions:
@@ -34,14 +34,14 @@ def test_predictions_come_in_the_order_of_tasks(model):
         np.testing.assert_array_equal(prediction.target.mask, truth.mask)
 
 
-def test_similarity_and_references_only_where_asked_for(model):
+def test_similarity_and_references_are_returned_on_request(model):
     for prediction in predict(model, similarity=True, references=True):
         reference = DiskSource().load(prediction.task.episode.reference_views[0])
         np.testing.assert_array_equal(prediction.reference.image, reference.image)
         assert -1 <= prediction.similarity.min() < prediction.similarity.max() <= 1 + 1e-6
 
 
-def test_without_a_reference_the_reference_does_not_matter(model):
+def test_the_baseline_without_a_reference_ignores_it(model):
     manifest = DiskSource().manifest("", 0, 1)
     logits = []
     for order in (slice(None), slice(None, None, -1)):
@@ -63,19 +63,19 @@ def test_each_reference_is_encoded_once(model):
 
     source = CountingSource()
     predict(model, source)
-    assert len(source.loaded) == 8 + 8  # every image is a target and, of eight, a reference
+    assert len(source.loaded) == 8 + 8  # each of the 8 images is once a target and once a reference
 
 
-def test_one_compilation_for_all_sizes(model):
+def test_programs_are_compiled_once_for_all_sizes(model):
     predict(model, no_reference=True)
     programs = (engine.extract, engine._pool, engine._decode)
     before = [program._cache_size() for program in programs]
 
-    class CutSource(DiskSource):
+    class CroppedSource(DiskSource):
         def load(self, view):
             image, mask, _ = super().load(view)
             rows = 30 + int(view.image_name)
             return LabelledImage(image[:rows, 5:], mask[:rows, 5:])
 
-    predict(model, CutSource(), no_reference=True, in_flight=3)
+    predict(model, CroppedSource(), no_reference=True, in_flight=3)
     assert [program._cache_size() for program in programs] == before

@@ -1,4 +1,4 @@
-"""Evaluation of episodes against a plain loop, whatever the protocol, shots, folds and baselines."""
+"""Compare the evaluation of episodes with a plain loop, over protocols, shots, folds and baselines."""
 
 import dataclasses
 import json
@@ -40,13 +40,13 @@ def lines(out):
 
 
 @pytest.fixture(scope="module")
-def done(model, tmp_path_factory):
+def finished_run(model, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "out"
     return run(model, out, baselines=True, random_backbone=bundle(seed=5)), out
 
 
-def test_result(model, done):
-    result, out = done
+def test_the_result_and_its_files_are_complete(model, finished_run):
+    result, out = finished_run
     assert json.loads((out / "result.json").read_text()) == result
     assert (result["episodes"], result["classes"]) == (8, 2)
     assert set(result["class_iou"]) == {"disk", "ring"}
@@ -73,8 +73,8 @@ def test_result(model, done):
     }
 
 
-def test_scores_of_a_baseline_are_those_of_its_own_evaluation(done, tmp_path):
-    result, _ = done
+def test_a_baseline_has_the_scores_of_a_separate_evaluation(finished_run, tmp_path):
+    result, _ = finished_run
     random_backbone = run(bundle(seed=5), tmp_path)["scores"]
     scores = result["baselines"]["random_backbone"]
     assert scores == {name: random_backbone[name] for name in scores}
@@ -85,12 +85,12 @@ encode = jax.jit(segic.encode, static_argnums=0)
 
 
 def plain_logits(model, episode, source):
-    """One episode through the functions of models/segic.py; several shots are averaged."""
+    """Segment an episode with the functions of models/segic.py; features of several shots are averaged."""
     canvas = model.config.canvas
     loaded = [source.load(view) for view in episode.reference_views]
     target, truth, _ = source.load(episode.target_view)
     references = [resize_and_pad(view.image, view.mask[None], canvas) for view in loaded]
-    placed, shots = resize_and_pad(target, truth[None], canvas), len(references)
+    padded, shots = resize_and_pad(target, truth[None], canvas), len(references)
     batch = segic.ReferenceBatch(
         images=np.stack([reference.image for reference in references])[None],
         sizes=np.array([reference.size for reference in references])[None],
@@ -103,14 +103,14 @@ def plain_logits(model, episode, source):
     prototypes = segic.Prototypes(
         encoded.pooled, encoded.pooled[:, :, None], np.ones((1, 1, 1), bool), encoded.text
     )
-    sizes = np.array([placed.size])
-    logits, _ = segment(model.config, model.backbone, model.head, placed.image[None], sizes, prototypes)
-    h, w = placed.size
+    sizes = np.array([padded.size])
+    logits, _ = segment(model.config, model.backbone, model.head, padded.image[None], sizes, prototypes)
+    h, w = padded.size
     return cv2.resize(np.asarray(logits)[0, 0, :h, :w], truth.shape[::-1]), truth
 
 
 @pytest.mark.parametrize("shots", [1, 3])
-def test_rows_against_a_plain_loop(model, tmp_path, shots):
+def test_rows_equal_a_plain_loop(model, tmp_path, shots):
     run(model, tmp_path, shots=shots)
     for row, episode in zip(lines(tmp_path), DiskSource().manifest("", 0, shots).episodes, strict=True):
         logits, truth = plain_logits(model, episode, DiskSource())
@@ -121,8 +121,8 @@ def test_rows_against_a_plain_loop(model, tmp_path, shots):
         assert row["iou"] == row["intersection"] / row["union"]
 
 
-def test_a_square_protocol(model, tmp_path):
-    """Truth to the nearest pixel, logits bilinear, both on 518 x 518."""
+def test_a_square_protocol_resizes_truth_and_logits(model, tmp_path):
+    """Compare on 518 x 518 pixels: the truth by nearest neighbour, the logits bilinearly."""
     result = run(model, tmp_path, protocol=find_protocol("matcher"))
     for row, episode in zip(lines(tmp_path), DiskSource().manifest("", 0, 1).episodes, strict=True):
         square = resize_nearest(DiskSource().load(episode.target_view).mask, 518)
@@ -132,7 +132,7 @@ def test_a_square_protocol(model, tmp_path):
 
 
 class IgnoringSource(DiskSource):
-    """The left third of every image is ignored."""
+    """Mark the left third of every image as ignored."""
 
     def load(self, view):
         loaded = super().load(view)
@@ -141,24 +141,24 @@ class IgnoringSource(DiskSource):
         return loaded._replace(ignored=ignored)
 
 
-def test_ignored_pixels_count_nowhere(model, tmp_path):
+def test_ignored_pixels_are_not_counted(model, tmp_path):
     run(model, tmp_path, IgnoringSource())
     for row, episode in zip(lines(tmp_path), DiskSource().manifest("", 0, 1).episodes, strict=True):
         logits, truth = plain_logits(model, episode, DiskSource())
-        counted = np.arange(truth.shape[1]) >= truth.shape[1] // 3
-        assert abs(row["intersection"] - ((logits > 0) & truth & counted).sum()) <= 2
-        assert abs(row["union"] - (((logits > 0) | truth) & counted).sum()) <= 2
-        assert row["pixels"] == truth.shape[0] * counted.sum()
+        used = np.arange(truth.shape[1]) >= truth.shape[1] // 3
+        assert abs(row["intersection"] - ((logits > 0) & truth & used).sum()) <= 2
+        assert abs(row["union"] - (((logits > 0) | truth) & used).sum()) <= 2
+        assert row["pixels"] == truth.shape[0] * used.sum()
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_neither_batch_size_nor_workers_change_a_row(done, model, tmp_path, workers):
+def test_neither_batch_size_nor_workers_change_a_row(finished_run, model, tmp_path, workers):
     run(model, tmp_path, baselines=True, random_backbone=bundle(seed=5), batch_size=3, workers=workers)
-    assert (tmp_path / "episodes.jsonl").read_bytes() == (done[1] / "episodes.jsonl").read_bytes()
+    assert (tmp_path / "episodes.jsonl").read_bytes() == (finished_run[1] / "episodes.jsonl").read_bytes()
 
 
 class BrokenSource(DiskSource):
-    """One image cannot be read."""
+    """Fail to read one image."""
 
     def load(self, view):
         if view.class_id == "ring" and view.image_name == "2":
@@ -167,7 +167,7 @@ class BrokenSource(DiskSource):
 
 
 class LateSource(BrokenSource):
-    """The broken image is a target, and no reference."""
+    """Use the unreadable image as a target only."""
 
     def manifest(self, protocol, fold, shots):
         manifest = super().manifest(protocol, fold, shots)
@@ -176,23 +176,23 @@ class LateSource(BrokenSource):
 
 
 @pytest.mark.parametrize(
-    ("source", "workers", "kept"), [(LateSource(), 0, list(range(6))), (BrokenSource(), 1, [])]
+    ("source", "workers", "indices"), [(LateSource(), 0, list(range(6))), (BrokenSource(), 1, [])]
 )
-def test_rows_before_a_broken_image_are_kept(model, tmp_path, source, workers, kept):
+def test_rows_before_a_broken_image_are_kept(model, tmp_path, source, workers, indices):
     with pytest.raises(DataError, match=r"ring/2\.jpg is cut off"):
         run(model, tmp_path, source, workers=workers)
     part = (tmp_path / "parts/00000.jsonl").read_text().splitlines()
-    assert [json.loads(line)["index"] for line in part] == kept
+    assert [json.loads(line)["index"] for line in part] == indices
 
 
-def test_other_baselines_are_another_run(model, tmp_path):
+def test_a_run_with_other_baselines_is_refused(model, tmp_path):
     run(model, tmp_path, limit=2)
     for options in ({"baselines": True}, {"random_backbone": model}):
         with pytest.raises(DataError, match="holds another run"):
             run(model, tmp_path, **options)
 
 
-def test_several_folds(model, tmp_path):
+def test_scores_are_means_over_folds(model, tmp_path):
     full = DiskSource().manifest("original", 0, 1)
     folds = [
         dataclasses.replace(full, fold=i, classes=(c, "never"), episodes=full.episodes[4 * i : 4 * i + 4])
@@ -200,10 +200,10 @@ def test_several_folds(model, tmp_path):
     ]
     result = run(model, tmp_path, manifests=folds, protocol=find_protocol("matcher"))
     assert [row["fold"] for row in lines(tmp_path)] == [0] * 4 + [1] * 4
-    both = [result["fold_scores"][fold] for fold in "01"]
+    fold_scores = [result["fold_scores"][fold] for fold in "01"]
     for key in ("miou", "fb_iou", "episode_iou"):
-        assert result["scores"][key] == pytest.approx(np.mean([fold[key] for fold in both]), abs=0.01)
-    for fold in both:  # the class without an episode counts as 0
+        assert result["scores"][key] == pytest.approx(np.mean([fold[key] for fold in fold_scores]), abs=0.01)
+    for fold in fold_scores:  # the class without an episode counts as 0
         assert fold["miou"] == fold["miou_fold_classes"]
         assert fold["miou"] == pytest.approx(fold["miou_seen_classes"] / 2, abs=0.01)
 
@@ -236,7 +236,7 @@ def test_missing_baselines_are_noted(model, tmp_path):
     assert "only one class" in without_threshold.table(result)
 
 
-def test_bad_settings_are_refused(model, tmp_path):
+def test_invalid_settings_are_refused(model, tmp_path):
     manifest = DiskSource().manifest("original", 0, 1)
     for episodes, message in (((), "no episodes"), ((Episode("disk", "0", ()),), "at least one shot")):
         with pytest.raises(DataError, match=message):
@@ -250,7 +250,7 @@ def test_bad_settings_are_refused(model, tmp_path):
             run(model, tmp_path, **options)
 
 
-def test_scores_without_files(model, tmp_path):
+def test_score_episodes_writes_no_file_and_gives_the_same_scores(model, tmp_path):
     source = DiskSource()
     scores = score_episodes(model, source, source.manifest("original", 0, 1), limit=4)
     assert scores == run(model, tmp_path, limit=4)["scores"]

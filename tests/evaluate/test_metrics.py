@@ -1,4 +1,4 @@
-"""Scores against the official code's, and against plain loops."""
+"""Compare scores with those of the official code and of plain loops."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from segic_jax.evaluate.protocols import to_image_size
 
 @pytest.fixture(scope="module")
 def pairs(golden):
-    """(prediction, truth) of each golden sample, the logits resized to the label."""
+    """Return (prediction, truth) of each golden sample, with logits resized to the label."""
     values = golden("metrics")
     pairs = []
     for i in range(int(values["in.n"])):
@@ -20,7 +20,7 @@ def pairs(golden):
     return pairs
 
 
-def test_each_image(golden, pairs):
+def test_scores_of_each_image_equal_the_goldens(golden, pairs):
     values = golden("metrics")
     sums = [metrics.intersection_union(*pair) for pair in pairs]
     assert np.array_equal(np.transpose(sums), [values["out.intersection"], values["out.union"]])
@@ -29,7 +29,7 @@ def test_each_image(golden, pairs):
     np.testing.assert_allclose(boundary, values["out.boundary_iou"], rtol=1e-6)
 
 
-def test_class_accumulated_miou(golden, pairs):
+def test_miou_of_accumulated_classes_equals_the_goldens(golden, pairs):
     values = golden("metrics")
     sums = np.array([metrics.intersection_union(*pair) for pair in pairs])
     counts = ClassCounts(values["in.class_id"], sums[:, 0], sums[:, 1])
@@ -70,7 +70,7 @@ def test_interval_contains_the_score_and_shrinks_with_agreement():
     wide, narrow = random_counts(spread=0.8), random_counts(spread=0.1)
     low, high = interval(wide)
     assert low < metrics.mean_iou(wide) < high
-    assert interval(wide) == (low, high)  # seeded
+    assert interval(wide) == (low, high)  # deterministic
     narrow_low, narrow_high = interval(narrow)
     assert narrow_high - narrow_low < (high - low) / 4
 
@@ -80,29 +80,29 @@ def test_interval_equals_a_plain_loop():
     random = np.random.default_rng(7)
     means = []
     for _ in range(50):
-        drawn = random.integers(40, size=40)
+        sample = random.integers(40, size=40)
         fields = (counts.classes, counts.intersection, counts.union)
-        means.append(metrics.mean_iou(ClassCounts(*(field[drawn] for field in fields))))
+        means.append(metrics.mean_iou(ClassCounts(*(field[sample] for field in fields))))
     expected = np.percentile(means, [2.5, 97.5])
     np.testing.assert_allclose(interval(counts, samples=50, seed=7), expected)
 
 
-def test_interval_of_a_class_that_is_never_true():
-    """It is predicted on every image, and no mean counts it."""
+def test_interval_ignores_a_class_that_is_never_true():
+    """Predict a class on every image that is never true: no mean includes it."""
     images = np.repeat(np.arange(40), 2)
     classes = np.tile([0, 1], 40)
     truth = np.tile([4, 0], 40)
-    same = ClassCounts(classes, np.tile([3, 0], 40), np.tile([6, 9], 40), truth, images)
-    assert metrics.bootstrap_interval((40, lambda repeats: metrics.mean_iou(same, repeats))) == (50, 50)
-    better = same.intersection.copy()
+    constant = ClassCounts(classes, np.tile([3, 0], 40), np.tile([6, 9], 40), truth, images)
+    assert metrics.bootstrap_interval((40, lambda repeats: metrics.mean_iou(constant, repeats))) == (50, 50)
+    better = constant.intersection.copy()
     better[::4] = 5
-    counts = ClassCounts(classes, better, same.union, truth, images)
+    counts = ClassCounts(classes, better, constant.union, truth, images)
     low, high = metrics.bootstrap_interval((40, lambda repeats: metrics.mean_iou(counts, repeats)))
     assert 50 < low < metrics.mean_iou(counts) < high < 83.4
 
 
-def test_repeats_equal_a_longer_list():
-    """Images with entries of several classes: to draw one twice is to list it twice."""
+def test_repeats_equal_repeated_entries():
+    """Check that images drawn twice count like images listed twice."""
     random = np.random.default_rng(0)
     items, classes = np.repeat(np.arange(6), 3), random.integers(0, 4, 18)
     union = random.integers(1, 50, 18)
@@ -113,7 +113,7 @@ def test_repeats_equal_a_longer_list():
     assert metrics.class_iou(counts, repeats) == metrics.class_iou(listed)
 
 
-def test_nothing_on_both_sides_counts_as_zero_for_the_class():
+def test_a_class_empty_in_truth_and_prediction_counts_as_zero():
     counts = ClassCounts(*(np.array(values) for values in ([0, 1], [0, 10], [0, 10])))
     assert metrics.mean_iou(counts) == 50
     assert metrics.episode_iou(counts) == 100
@@ -128,8 +128,8 @@ def test_folds_are_resampled_independently():
 
 def test_a_class_without_an_episode_counts_as_zero_in_its_fold():
     counts = random_counts()
-    seen = len(np.unique(counts.classes))
-    assert metrics.fold_mean_iou(counts, 2 * seen) == pytest.approx(metrics.mean_iou(counts) / 2)
+    classes = len(np.unique(counts.classes))
+    assert metrics.fold_mean_iou(counts, 2 * classes) == pytest.approx(metrics.mean_iou(counts) / 2)
 
 
 def test_the_running_score_ends_at_the_score():

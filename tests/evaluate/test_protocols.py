@@ -1,4 +1,4 @@
-"""Sizes at which masks are compared, and the rounding of scores."""
+"""Test the sizes at which masks are compared, and the rounding of scores."""
 
 import dataclasses
 
@@ -16,12 +16,12 @@ from segic_jax.evaluate.protocols import (
 )
 
 
-def test_nearest_takes_the_pixel_below():
+def test_nearest_resizing_rounds_down():
     truth = np.random.default_rng(0).random((61, 83)) < 0.5
     square = resize_nearest(truth, 518)
     assert square.shape == (518, 518)
     y, x = (np.arange(518) * side // 518 for side in truth.shape)
-    assert (square != truth[y[:, None], x]).mean() < 1e-3  # torch's float32 is one below at times
+    assert (square != truth[y[:, None], x]).mean() < 1e-3  # torch's float32 index is sometimes one lower
 
 
 def test_a_copied_mask_is_stretched():
@@ -51,7 +51,7 @@ def test_only_the_mean_over_folds_is_rounded():
     manifests = [dataclasses.replace(DiskSource().manifest("", fold, 1), classes=("a",)) for fold in range(3)]
     result = summarise_rows(rows, manifests, find_protocol("original"))
     assert [result["fold_scores"][fold]["miou"] for fold in "012"] == [10.0, 10.0, 10.01]
-    assert result["scores"]["miou"] == 10.01  # of 10.00733, not of 10.00333
+    assert result["scores"]["miou"] == 10.01  # the mean is 10.00733; that of rounded folds would be 10.00333
     assert result["scores"]["boundary_iou"] is None
 
 

@@ -1,4 +1,4 @@
-"""The page and the table hold what the result says."""
+"""Test that the page and the table show the result."""
 
 from html.parser import HTMLParser
 
@@ -65,13 +65,13 @@ def gallery():
 
 
 class Page(HTMLParser):
-    """Checks that tags close in order and that nothing outside is asked for."""
+    """Check that tags are closed in order and that nothing external is loaded."""
 
     VOID = ("meta", "img", "link", "br")
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.words, self.images = [], [], 0
+        self.open, self.texts, self.images = [], [], 0
         self.feed(text)
         assert self.open == []
 
@@ -88,16 +88,16 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
-        self.words.append(data)
+        self.texts.append(data)
 
 
-def test_the_page_is_complete_and_needs_no_other_file():
+def test_the_page_is_complete_and_self_contained():
     bars, ious = RESULT["class_iou"].items(), [row["iou"] for row in ROWS]
     content = report.render("episodes.html.j2", RESULT, bars, ious, gallery=gallery(), labels=LABELS)
     text = content.decode()
     page = Page(text)
-    shown = " ".join(" ".join(page.words).split())
-    for words in (
+    visible = " ".join(" ".join(page.texts).split())
+    for text_part in (
         "61.50",
         "58.00 to 65.10",
         "disks & <rings>",
@@ -105,9 +105,9 @@ def test_the_page_is_complete_and_needs_no_other_file():
         "30 of 60 episodes",
         "class <899>",
     ):
-        assert words in shown
-    assert "In domain" in shown
-    assert "reference's mask copied" in shown
+        assert text_part in visible
+    assert "In domain" in visible
+    assert "reference's mask copied" in visible
     assert page.images == 18
     assert len(text) < 2_000_000
 
@@ -123,7 +123,7 @@ def test_the_table_fits_on_a_screen():
     assert any("best" in line and "100.0" not in line and "99.9" in line for line in lines)
 
 
-def test_which_episodes_are_drawn():
+def test_best_median_and_worst_episodes_are_selected():
     assert report.select_episodes(ROWS) == {
         "best": [29, 28, 27, 26],
         "median": [17, 16, 15, 14],
@@ -140,5 +140,5 @@ def test_the_sheet_has_a_row_for_each_episode():
     np.testing.assert_array_equal(png, sheet)
 
 
-def test_tables_quote_what_has_a_comma():
+def test_csv_fields_with_a_comma_are_quoted():
     assert report.to_csv(["class", "iou"], [("a, b", 1.5)]) == b'class,iou\n"a, b",1.5\n'

@@ -1,4 +1,4 @@
-"""Rows of a run on disk: complete ones survive, and those of another run are refused."""
+"""Test that complete rows of a run are kept on disk, and that those of another run are refused."""
 
 import os
 from pathlib import Path
@@ -16,14 +16,14 @@ def add(log, *indices):
         log.add({"index": i, "iou": i / 10})
 
 
-def test_a_second_start_reads_the_rows(tmp_path):
+def test_a_resumed_run_reads_the_rows(tmp_path):
     log = RunLog(tmp_path, IDENTITY)
     add(log, 3, 1)
     log.close()
-    again = RunLog(tmp_path, IDENTITY)
-    assert again.gather() == {1: {"index": 1, "iou": 0.1}, 3: {"index": 3, "iou": 0.3}}
-    add(again, 2)
-    assert list(again.gather()) == [1, 2, 3]
+    resumed = RunLog(tmp_path, IDENTITY)
+    assert resumed.gather() == {1: {"index": 1, "iou": 0.1}, 3: {"index": 3, "iou": 0.3}}
+    add(resumed, 2)
+    assert list(resumed.gather()) == [1, 2, 3]
 
 
 def test_a_partial_line_is_dropped(tmp_path):
@@ -43,7 +43,7 @@ def test_another_run_is_refused(tmp_path):
     RunLog(tmp_path, IDENTITY).close()
     with pytest.raises(DataError, match=r"holds another run \(different shots\): choose another --out"):
         RunLog(tmp_path, {**IDENTITY, "shots": 5})
-    (tmp_path / "run.json").write_text("{")  # a refused start has released the folder
+    (tmp_path / "run.json").write_text("{")  # the refused run has released the folder
     with pytest.raises(DataError, match="is damaged"):
         RunLog(tmp_path, IDENTITY)
 
@@ -59,7 +59,7 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
 
 def test_a_partial_line_of_another_host_is_kept(tmp_path):
-    """That host may still be writing it."""
+    """Keep it, since that host may still be writing it."""
     with RunLog(tmp_path, IDENTITY) as log:
         add(log, 0)
     other = tmp_path / "parts/00001.jsonl"
@@ -76,11 +76,11 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
     if Path("/dev/full").exists():
         (tmp_path / "parts").mkdir()
         with RunLog(tmp_path, IDENTITY) as log:
-            log._file, real = os.open("/dev/full", os.O_WRONLY), log._file
+            log._file, file = os.open("/dev/full", os.O_WRONLY), log._file
             with pytest.raises(DataError, match=r"00000\.jsonl cannot be written to: No space left"):
                 add(log, 0)
             assert not log.done
-        os.close(real)
+        os.close(file)
 
 
 def test_damaged_rows_are_named(tmp_path):
@@ -91,7 +91,7 @@ def test_damaged_rows_are_named(tmp_path):
 
 
 @pytest.mark.parametrize("content", ["", "5", "[]", "[" * 100_000, "{}"])
-def test_a_damaged_run_is_said(tmp_path, content):
+def test_a_damaged_run_is_reported(tmp_path, content):
     (tmp_path / "run.json").write_text("{}")
     (tmp_path / "parts").mkdir()
     (tmp_path / "parts/00000.jsonl").write_text(f"{content or 7}\n")

@@ -10,7 +10,7 @@ from segic_jax.evaluate.runner import in_domain, rounded, run_evaluation, spread
 
 
 class CountingEvaluation:
-    """Rows are their own numbers; `stop` is the number that fails."""
+    """Yield rows with their numbers; the row `stop` fails."""
 
     bundle, benchmark = bundle(), DISKS
     unit, score_name = "number", "mean"
@@ -60,7 +60,7 @@ def indices(out):
     return [json.loads(line)["index"] for line in (out / "episodes.jsonl").read_text().splitlines()]
 
 
-def test_result_and_files(tmp_path):
+def test_the_result_and_its_files_are_written(tmp_path):
     evaluation = CountingEvaluation()
     result = run_evaluation(evaluation, tmp_path)
     assert json.loads((tmp_path / "result.json").read_text()) == result
@@ -88,13 +88,13 @@ def test_a_failed_run_continues(tmp_path):
     with pytest.raises(DataError, match="stopped"):
         run_evaluation(CountingEvaluation(stop=5), tmp_path)
     assert not (tmp_path / "result.json").exists()
-    again = CountingEvaluation()
-    assert run_evaluation(again, tmp_path)["sum"] == 280
-    assert again.computed == [5, 6, 7]
-    assert again.scored == list(range(8))  # the running score counts the rows that are there
+    resumed = CountingEvaluation()
+    assert run_evaluation(resumed, tmp_path)["sum"] == 280
+    assert resumed.computed == [5, 6, 7]
+    assert resumed.scored == list(range(8))  # the running score includes the finished rows
 
 
-def test_a_limit_is_spread_and_its_rows_are_used_again(tmp_path):
+def test_a_limit_spreads_rows_that_a_later_run_reuses(tmp_path):
     assert run_evaluation(CountingEvaluation(), tmp_path, limit=4)["sum"] == 120
     assert indices(tmp_path) == [0, 2, 4, 6]
     rest = CountingEvaluation()
@@ -105,7 +105,7 @@ def test_a_limit_is_spread_and_its_rows_are_used_again(tmp_path):
     assert indices(tmp_path) == [0]
 
 
-def test_another_setting_is_another_run(tmp_path):
+def test_a_run_with_another_setting_is_refused(tmp_path):
     run_evaluation(CountingEvaluation(), tmp_path)
     with pytest.raises(DataError, match=r"holds another run \(different setting\)"):
         run_evaluation(CountingEvaluation(setting="b"), tmp_path)
@@ -118,14 +118,14 @@ def test_a_file_that_cannot_be_written_leaves_no_result(tmp_path):
     assert not (tmp_path / "result.json").exists()
 
 
-def test_spread():
+def test_spread_takes_evenly_distributed_indices():
     assert list(spread(range(8), 3)) == [0, 2, 5]
     assert spread(range(8), 100) == spread(range(8), None) == range(8)
     with pytest.raises(ConfigError, match="limit 0"):
         spread(range(8), 0)
 
 
-def test_in_domain_is_unknown_where_the_file_does_not_say():
+def test_in_domain_is_unknown_without_a_note_in_the_model():
     assert in_domain(bundle(), "coco") is None
     trained = bundle()
     trained.notes["trained_on"] = ["coco"]

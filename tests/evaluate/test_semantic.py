@@ -1,4 +1,4 @@
-"""Evaluation of semantic segmentation: chunks, references, results, resuming."""
+"""Test the evaluation of semantic segmentation: chunks, references, results, resuming."""
 
 import json
 from dataclasses import replace
@@ -30,10 +30,10 @@ def concepts(count: int, slots: int) -> Prototypes:
     return Prototypes(pooled=visual[:, :, 0], visual=visual, visual_valid=valid, text=text)
 
 
-def test_chunks_change_nothing():
-    model, small = bundle(), concepts(21, 32)
+def test_logits_do_not_depend_on_chunks():
+    model, prototypes = bundle(), concepts(21, 32)
     image = np.random.default_rng(0).integers(0, 255, (CONFIG.canvas, 50, 3), dtype=np.uint8)
-    chunked = np.array(list(class_logits(Engine(model), image, small)))
+    chunked = np.array(list(class_logits(Engine(model), image, prototypes)))
     padded = np.full((1, CONFIG.canvas, CONFIG.canvas, 3), 128, np.uint8)
     padded[0, :, :50] = image
     features = engine.extract(CONFIG, model.backbone, padded, np.array([[CONFIG.canvas, 50]]))
@@ -120,12 +120,12 @@ def test_result_is_the_sum_of_the_rows(tmp_path):
 def test_neither_batch_size_nor_interruption_changes_a_row(tmp_path, monkeypatch):
     root, options = write_ade20k(tmp_path / "data"), {"bank": "val", "merge": "argmax"}
     result = run(root, tmp_path / "one", batch_size=1, **options)
-    other = run(root, tmp_path / "three", batch_size=3, **options)
+    in_batches = run(root, tmp_path / "three", batch_size=3, **options)
     assert rows(tmp_path / "three") == rows(tmp_path / "one")
     image = root / "ade20k/images/validation/ADE_val_3.jpg"
     content = image.read_bytes()
     image.write_bytes(content[: len(content) // 2])
-    real = semantic.score_image
+    score_image = semantic.score_image
     with pytest.raises(DataError, match=r"ADE_val_3\.jpg is cut off"):
         run(root, tmp_path / "killed", batch_size=1, **options)
     image.write_bytes(content)
@@ -135,22 +135,22 @@ def test_neither_batch_size_nor_interruption_changes_a_row(tmp_path, monkeypatch
         calls.append(image)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return real(image, *rest)
+        return score_image(image, *rest)
 
     monkeypatch.setattr(semantic, "score_image", stop_at_second)
     with pytest.raises(KeyboardInterrupt):
         run(root, tmp_path / "killed", batch_size=1, **options)
     assert len(rows(tmp_path / "killed")) == 1
     calls[:] = [None, None]
-    again = run(root, tmp_path / "killed", batch_size=1, **options)
-    assert len(calls) == 4  # two images were left
-    for repeated in (other, again):
+    resumed = run(root, tmp_path / "killed", batch_size=1, **options)
+    assert len(calls) == 4  # two images remained
+    for repeated in (in_batches, resumed):
         assert repeated | {"seconds": 0} == result | {"seconds": 0}
     with pytest.raises(DataError, match="holds another run"):
         run(root, tmp_path / "one", bank="val", merge="independent")
 
 
-def test_all_classes_are_decoded(tmp_path):
+def test_all_classes_with_a_reference_are_decoded(tmp_path):
     root, out = write_ade20k(tmp_path / "data"), tmp_path / "out"
     result = run(root, out, classes="all", limit=2)
     assert result["pictures"] == 2
@@ -159,7 +159,7 @@ def test_all_classes_are_decoded(tmp_path):
     assert {int(c) for line in rows(out).values() for c in json.loads(line)["classes"]} <= {0, 2, 4, 149}
 
 
-def test_a_limit_is_spread(tmp_path):
+def test_a_limit_is_spread_over_the_list(tmp_path):
     root = write_ade20k(tmp_path / "data")
     result = run(root, tmp_path / "out", limit=1, bank="val")
     run(root, tmp_path / "out", limit=2, bank="val")
@@ -170,8 +170,8 @@ def test_a_limit_is_spread(tmp_path):
             run(root, tmp_path / "out", bank="val", **options)
 
 
-def test_the_other_benchmarks(tmp_path):
-    """The score again from the rows, by a loop; COCO ignores no pixel."""
+def test_scores_of_the_other_benchmarks_follow_from_the_rows(tmp_path):
+    """Compute the scores from the rows by a loop; COCO ignores no pixel."""
     root = tmp_path / "data"
     write_ade847(root)
     write_pc459(root)
@@ -197,9 +197,11 @@ def test_the_other_benchmarks(tmp_path):
 def test_the_truth_scores_100(tmp_path, monkeypatch):
     def true_logits(image, classes, logits, merge):
         masks = dict(zip(image.classes, image.masks, strict=True))
-        return real(image, classes, [np.where(masks[c], 1, -1).astype(np.float32) for c in classes], merge)
+        return score_image(
+            image, classes, [np.where(masks[c], 1, -1).astype(np.float32) for c in classes], merge
+        )
 
-    real = semantic.score_image
+    score_image = semantic.score_image
     monkeypatch.setattr(semantic, "score_image", true_logits)
     result = run(write_ade20k(tmp_path / "data"), tmp_path / "out")
     assert result["scores"] == {"miou": 100, "interval_95": [100, 100], "miou_official": 100}

@@ -1,4 +1,4 @@
-"""Pixel counts of classes on an image, by hand and against loops over pixels."""
+"""Compare pixel counts of classes on an image with numbers by hand and loops over pixels."""
 
 import numpy as np
 import pytest
@@ -17,16 +17,16 @@ LOGITS = np.array(
     [
         [[2, 2, 2, 2], [-1, -1, -1, -1]],  # of class 1
         [[3, -1, 1, 1], [-1, 1, 3, -1]],  # of class 4
-        [[-1, -1, 5, -1], [-1, -1, -1, 5]],  # of class 7, which is not there
+        [[-1, -1, 5, -1], [-1, -1, -1, 5]],  # of class 7, which is absent
     ],
     np.float32,
 )
 
 
-def test_independent_classes():
+def test_independent_classes_may_overlap():
     counts = score_image(TRUTH, (1, 4, 7), LOGITS, "independent")
     assert counts == {
-        1: ClassPixels(2, 4, 5, 3),  # 2 right of 3; one pixel of 4, and one more on ignored ground
+        1: ClassPixels(2, 4, 5, 3),  # 2 of 3 pixels, and one of class 4; another is ignored
         4: ClassPixels(3, 4, 5, 3),
         7: ClassPixels(0, 1, 2, 0),
     }
@@ -34,7 +34,7 @@ def test_independent_classes():
 
 def test_the_largest_logit_decides():
     assert score_image(TRUTH, (1, 4, 7), LOGITS, "argmax") == {
-        # Winners: 4 1 7 1 / none 4 4 7.
+        # Winning classes: 4 1 7 1 / none 4 4 7.
         1: ClassPixels(1, 3, 4, 3),
         4: ClassPixels(2, 4, 4, 3),
         7: ClassPixels(0, 1, 2, 0),
@@ -65,7 +65,7 @@ def test_scores_equal_loops_over_pixels(merge):
         )
         decoded = (0, 2, 3, 9)
         rows = random.normal(-0.5, 1, (4, 5, 7)).astype(np.float32)
-        rows[1] = -np.abs(rows[1])  # nowhere
+        rows[1] = -np.abs(rows[1])  # predicted nowhere
         resized = resize(rows, (height, width))
         expected: dict[int, list[int]] = {}
         for y, x in np.ndindex(height, width):
@@ -73,8 +73,8 @@ def test_scores_equal_loops_over_pixels(merge):
             if merge == "argmax" and above:
                 above = [max(above, key=lambda c: resized[decoded.index(c), y, x])]
             for c in {*above, int(labels[y, x])} - {-1}:
-                true, found = labels[y, x] == c, c in above
-                add = (true and found, labels[y, x] >= 0, True, true)
+                in_truth, in_prediction = labels[y, x] == c, c in above
+                add = (in_truth and in_prediction, labels[y, x] >= 0, True, in_truth)
                 expected[c] = [a + int(b) for a, b in zip(expected.get(c, [0] * 4), add, strict=True)]
         assert {c: [*n] for c, n in score_image(image, decoded, rows, merge).items()} == expected
 

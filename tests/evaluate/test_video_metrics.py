@@ -35,13 +35,13 @@ def test_benchmark_equals_official(golden, videos):
     assert official_csv(result) == str(values["out.benchmark.csv"])
 
 
-def test_frames_may_come_one_by_one(videos):
-    streams = [Video(name, iter(truth), iter(found)) for name, truth, found in videos]
+def test_frames_may_be_iterators(videos):
+    streams = [Video(name, iter(truth), iter(prediction)) for name, truth, prediction in videos]
     assert score_videos(streams) == score_videos(videos)
 
 
-def slow_outline(mask):
-    """Pixels, in loops: (y, x) that differ from a neighbour to the right, below or right below."""
+def plain_outline(mask):
+    """Return pixels (y, x) that differ from a neighbour to the right, below or right below, by loops."""
     height, width = mask.shape
     pixels = []
     for y in range(height):
@@ -52,9 +52,9 @@ def slow_outline(mask):
     return np.array(pixels).reshape(-1, 2)
 
 
-def slow_f(truth, found):
-    """Distances between all pairs of outline pixels."""
-    a, b = slow_outline(truth), slow_outline(found)
+def plain_f(truth, prediction):
+    """Compute F from the distances between all pairs of outline pixels."""
+    a, b = plain_outline(truth), plain_outline(prediction)
     if not len(a) or not len(b):
         return float(len(a) == len(b))
     near = np.hypot(*(a[:, None] - b[None]).transpose(2, 0, 1)) <= np.ceil(0.008 * np.hypot(*truth.shape))
@@ -63,7 +63,7 @@ def slow_f(truth, found):
 
 
 def blobs(random, number, shape):
-    """Random rectangles, some empty, some up to the border."""
+    """Draw random rectangles, some of them empty, some at the border."""
     masks = np.zeros((number, *shape), bool)
     for mask in masks:
         for _ in range(random.integers(0, 3)):
@@ -75,12 +75,14 @@ def blobs(random, number, shape):
 @pytest.mark.parametrize("shape", [(40, 30), (1, 50), (33, 150), (200, 210)])  # radius 1, 1, 2, 3
 def test_frame_scores_equal_loops(shape):
     random = np.random.default_rng(4)
-    truth, found = blobs(random, 8, shape), blobs(random, 8, shape)
-    found[:4] = truth[:4] ^ (random.random(found[:4].shape) < 0.002)
-    truth[0] = found[1] = True  # without any outline
-    j, f = frame_scores(truth, found)
-    np.testing.assert_allclose(f, [slow_f(*pair) for pair in zip(truth, found, strict=True)], rtol=1e-12)
-    for score, a, b in zip(j, truth, found, strict=True):
+    truth, prediction = blobs(random, 8, shape), blobs(random, 8, shape)
+    prediction[:4] = truth[:4] ^ (random.random(prediction[:4].shape) < 0.002)
+    truth[0] = prediction[1] = True  # masks without an outline
+    j, f = frame_scores(truth, prediction)
+    np.testing.assert_allclose(
+        f, [plain_f(*pair) for pair in zip(truth, prediction, strict=True)], rtol=1e-12
+    )
+    for score, a, b in zip(j, truth, prediction, strict=True):
         assert score == ((a & b).sum() / (a | b).sum() if (a | b).any() else 1)
 
 
@@ -91,27 +93,27 @@ def test_outline_lies_on_the_upper_left_side():
     np.testing.assert_array_equal(video_metrics.outline(mask), expected)
 
 
-def test_disk():
+def test_disk_kernels_contain_the_grid_points_of_a_circle():
     assert video_metrics.disk_kernel(0).tolist() == [[1]]
     assert video_metrics.disk_kernel(1).tolist() == [[0, 1, 0], [1, 1, 1], [0, 1, 0]]
-    assert video_metrics.disk_kernel(8).sum() == 197  # as many grid points as a circle of radius 8 holds
+    assert video_metrics.disk_kernel(8).sum() == 197  # the number of grid points in a circle of radius 8
 
 
 def frames(*columns):
-    """Frames of 6 x 6 pixels; each argument gives the object of the left and of the right half."""
+    """Return frames of 6 x 6 pixels; an argument gives the objects in the left and the right half."""
     video = np.zeros((len(columns), 6, 6), np.uint8)
     for frame, (left, right) in zip(video, columns, strict=True):
         frame[:, :3], frame[:, 3:] = left, right
     return video
 
 
-def test_an_object_counts_from_where_it_is_first_seen():
+def test_an_object_counts_from_its_first_frame():
     truth = frames((7, 0), (7, 200), (7, 200), (7, 0))
-    found = frames((7, 0), (7, 0), (7, 200), (7, 0))
-    scores = score_video(truth, found)
+    prediction = frames((7, 0), (7, 0), (7, 200), (7, 0))
+    scores = score_video(truth, prediction)
     assert list(scores) == [7, 200]
     assert scores[7] == ([1.0] * 4, [1.0] * 4, 0, True)
-    # Missed, found, and rightly gone.
+    # The object is missed, found, and correctly absent.
     assert scores[200].first == 1
     assert scores[200].j_frames == [0, 1, 1]
     assert scores[200].j == pytest.approx(200 / 3)
@@ -123,8 +125,8 @@ def test_an_object_only_in_the_prediction_is_not_in_the_table():
     assert [row.object_id for row in score_videos([video]).objects] == [1]
 
 
-def test_the_ends_are_left_out():
-    # In the truth only at the ends, hence no object at all; the prediction's does not count.
+def test_the_first_and_last_frame_are_left_out():
+    # The object is in the truth only in the first and last frame, and hence does not count.
     video = Video("a", frames((3, 0), (0, 0), (0, 0), (3, 0)), frames((3, 0), (3, 0), (0, 0), (3, 0)))
     result = score_videos([video])
     assert result.objects == []
@@ -132,20 +134,20 @@ def test_the_ends_are_left_out():
     assert [row[1:] for row in score_videos([video], skip_ends=False).objects] == [(3, 75, 75, 75)]
 
 
-def test_numbers_above_255_and_mixed_types():
+def test_ids_above_255_and_mixed_types_are_supported():
     truth = frames((1, 0)).astype(np.int32) * 1000
     assert score_video(truth, truth.astype(np.uint16))[1000].j == 100
     assert score_video(truth, frames((0, 1)))[1000].j == 0
 
 
-def test_empty_videos():
+def test_empty_videos_have_no_objects():
     assert score_video([], []) == {}
     empty = frames((0, 0), (0, 0))
     assert score_video(empty, empty) == {}
     assert score_videos([]).objects == []
 
 
-def test_frames_that_do_not_match():
+def test_mismatched_frames_are_refused():
     with pytest.raises(ValueError, match="the prediction ends after 1 frames"):
         score_video(frames((1, 0), (1, 0)), frames((1, 0)))
     with pytest.raises(ValueError, match=r"frame 0: truth is \(6, 6\) pixels, prediction \(6, 5\)"):

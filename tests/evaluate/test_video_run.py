@@ -1,4 +1,4 @@
-"""Video benchmarks end to end on tiny trees in the official layouts."""
+"""Test video benchmarks from end to end on tiny trees in the official layouts."""
 
 import dataclasses
 import json
@@ -46,7 +46,7 @@ def comparable(result):
     return {key: value for key, value in result.items() if "second" not in key and key != "environment"}
 
 
-def test_davis(bundle, tmp_path):
+def test_davis_scores_equal_loops_and_files_are_complete(bundle, tmp_path):
     write_davis17(tmp_path / "DAVIS")
     out = tmp_path / "out"
     result = run(bundle, "davis17", tmp_path, out)
@@ -79,22 +79,22 @@ def test_davis(bundle, tmp_path):
 
 def test_a_killed_run_continues(bundle, tmp_path):
     write_davis17(tmp_path / "DAVIS")
-    whole = run(bundle, "davis17", tmp_path, tmp_path / "whole")
+    complete = run(bundle, "davis17", tmp_path, tmp_path / "whole")
     first = run(bundle, "davis17", tmp_path, tmp_path / "out", limit=1)
     assert first["videos"] == 1
-    # Killed while the second video was written.
+    # As if killed while the second video was written.
     (tmp_path / "out/predictions/cows.part").mkdir()
     (tmp_path / "out/predictions/cows.part/00000.png").write_bytes(b"half")
     before = (tmp_path / "out/predictions/bear/00001.png").stat().st_mtime_ns
-    again = run(bundle, "davis17", tmp_path, tmp_path / "out")
-    assert comparable(again) == comparable(whole)
+    resumed = run(bundle, "davis17", tmp_path, tmp_path / "out")
+    assert comparable(resumed) == comparable(complete)
     assert (tmp_path / "out/predictions/bear/00001.png").stat().st_mtime_ns == before
     assert {path.name for path in (tmp_path / "out/predictions").iterdir()} == {"bear", "cows"}
     with pytest.raises(DataError, match="another run"):
         run(bundle, "davis17", tmp_path, tmp_path / "out", semantics="repaired")
 
 
-def test_a_limit_is_spread(bundle, tmp_path):
+def test_a_limit_is_spread_over_the_list(bundle, tmp_path):
     names = tuple((name, (1,)) for name in "abcd")
     write_davis17(tmp_path / "DAVIS", videos=names)
     result = run(bundle, "davis17", tmp_path, tmp_path / "out", limit=2)
@@ -104,7 +104,7 @@ def test_a_limit_is_spread(bundle, tmp_path):
         run(bundle, "davis17", tmp_path, tmp_path / "out", limit=0)
 
 
-def test_youtube(bundle, tmp_path):
+def test_youtube_writes_a_submission_in_both_semantics(bundle, tmp_path):
     write_ytvos18(tmp_path / "ytbvos18")
     result = run(bundle, "ytvos18", tmp_path, tmp_path / "official")
     assert result["scores"] is None
@@ -115,16 +115,16 @@ def test_youtube(bundle, tmp_path):
             f"Annotations/{video}/{t:05}.png" for video in ("aa", "bb") for t in (0, 5, 10)
         ]
     official = [png(path) for path in sorted((tmp_path / "official/predictions/bb").iterdir())]
-    assert set(np.unique(official)) <= {0, 1}  # object 2 as 1; 5, which comes late, never
+    assert set(np.unique(official)) <= {0, 1}  # object 2 has id 1; object 5 appears later and is ignored
     run(bundle, "ytvos18", tmp_path, tmp_path / "repaired", semantics="repaired")
     repaired = [png(path) for path in sorted((tmp_path / "repaired/predictions/bb").iterdir())]
     assert set(np.unique(repaired[:3])) <= {0, 2}
-    given = png(tmp_path / "ytbvos18/val/Annotations/bb/00015.png")
-    np.testing.assert_array_equal(repaired[3] == 5, given == 5)
+    annotation = png(tmp_path / "ytbvos18/val/Annotations/bb/00015.png")
+    np.testing.assert_array_equal(repaired[3] == 5, annotation == 5)
     assert len(official) == len(repaired) == 5
 
 
-def test_the_hold_out_is_scored(bundle, tmp_path):
+def test_the_hold_out_is_scored_and_saved(bundle, tmp_path):
     write_ytvos18(tmp_path / "ytbvos18")
     scores = run(bundle, "ytvos18_holdout", tmp_path, tmp_path / "out", semantics="repaired")["scores"]
     assert scores["objects"] == 4
@@ -133,20 +133,20 @@ def test_the_hold_out_is_scored(bundle, tmp_path):
     frames = [source.frame(clip, t) for t in range(5)]
     maps = {t: source.annotation(clip, t) for t in range(5)}
     predicted = list(track_annotations(Engine(bundle), frames, maps, semantics="repaired"))
-    written = [png(path) for path in sorted((tmp_path / "out/predictions/bb").iterdir())]
-    np.testing.assert_array_equal(predicted, written)
+    saved = [png(path) for path in sorted((tmp_path / "out/predictions/bb").iterdir())]
+    np.testing.assert_array_equal(predicted, saved)
 
 
-def cut(path):
+def truncate(path):
     path.write_bytes(path.read_bytes()[:-40])
 
 
-BREAK = {
+FAULTS = {
     "cut frame": (
-        lambda d: cut(d / "JPEGImages/480p/cows/00003.jpg"),
+        lambda d: truncate(d / "JPEGImages/480p/cows/00003.jpg"),
         r"^[^;]*cows/00003\.jpg is cut off or damaged; [^;]*$",
     ),
-    "cut map": (lambda d: cut(d / "Annotations/480p/cows/00003.png"), r"cows/00003\.png is"),
+    "cut map": (lambda d: truncate(d / "Annotations/480p/cows/00003.png"), r"cows/00003\.png is"),
     "other size": (
         lambda d: Image.fromarray(np.ones((3, 4), np.uint8)).save(d / "Annotations/480p/cows/00000.png"),
         r"cows/00000\.png is 4 x 3 pixels",
@@ -162,19 +162,19 @@ BREAK = {
 }
 
 
-@pytest.mark.parametrize("how", BREAK)
-def test_bad_files_are_named(bundle, tmp_path, how):
+@pytest.mark.parametrize("fault", FAULTS)
+def test_damaged_files_are_named(bundle, tmp_path, fault):
     write_davis17(tmp_path / "DAVIS")
-    damage, message = BREAK[how]
+    damage, message = FAULTS[fault]
     damage(tmp_path / "DAVIS/2017")
     with pytest.raises(DataError, match=message):
         run(bundle, "davis17", tmp_path, tmp_path / "out")
-    if "later" in how or "cut" in how:  # what is done is kept
+    if "later" in fault or "cut" in fault:  # finished videos are kept
         assert (tmp_path / "out/predictions/bear").is_dir()
         assert (tmp_path / "out/parts/00000.jsonl").read_text().count("\n") == 1
 
 
-def test_bad_meta_is_named(tmp_path):
+def test_a_damaged_meta_json_is_named(tmp_path):
     write_ytvos18(tmp_path)
     path = tmp_path / "val/meta.json"
     for content, message in (
@@ -190,7 +190,7 @@ def test_bad_meta_is_named(tmp_path):
         open_benchmark(find_benchmark("ytvos18"), tmp_path)
 
 
-def test_checks(tmp_path):
+def test_checks_count_files(tmp_path):
     write_davis17(tmp_path / "DAVIS")
     lines = find_benchmark("davis17").check(tmp_path)
     assert [line.found for line in lines] == [2, 10, 10]
@@ -200,8 +200,8 @@ def test_checks(tmp_path):
     assert find_benchmark("davis17").check(tmp_path / "none")[0].problem
 
 
-def test_the_largest_id_of_a_palette(bundle, tmp_path):
-    """255, without any background."""
+def test_the_largest_id_of_a_palette_is_written(bundle, tmp_path):
+    """Write a map that is 255 everywhere, without background."""
     images = np.zeros((3, 40, 56, 3), np.uint8)
     labels = np.full((3, 40, 56), 255, np.uint8)
     write_clip(tmp_path / "2017/JPEGImages/480p/v", tmp_path / "2017/Annotations/480p/v", images, labels)
@@ -240,8 +240,8 @@ def test_the_interval_resamples_videos():
     random = np.random.default_rng(0)
     means = []
     for _ in range(1000):
-        drawn = [rows[i]["objects"] for i in random.integers(len(rows), size=len(rows))]
-        means.append(sum(s["jf"] for row in drawn for s in row) / max(sum(map(len, drawn)), 1))
+        sample = [rows[i]["objects"] for i in random.integers(len(rows), size=len(rows))]
+        means.append(sum(s["jf"] for row in sample for s in row) / max(sum(map(len, sample)), 1))
     assert scores["interval_95"] == [round(end, 2) for end in np.percentile(means, [2.5, 97.5])]
 
 
@@ -249,13 +249,13 @@ def test_the_interval_resamples_videos():
 def test_no_file_is_decoded_twice(bundle, tmp_path, monkeypatch, semantics):
     reads = []
     for name in ("frame", "annotation"):
-        read = getattr(VideoSource, name)
+        method = getattr(VideoSource, name)
 
-        def counted(self, clip, number, read=read, name=name):
+        def read_and_record(self, clip, number, method=method, name=name):
             reads.append((name, clip.name, number))
-            return read(self, clip, number)
+            return method(self, clip, number)
 
-        monkeypatch.setattr(VideoSource, name, counted)
+        monkeypatch.setattr(VideoSource, name, read_and_record)
     write_davis17(tmp_path / "DAVIS")
     run(bundle, "davis17", tmp_path, tmp_path / "out", semantics=semantics)
     assert sorted(reads) == sorted(

@@ -1,4 +1,4 @@
-"""Reference batches from the goldens, which hold them in PyTorch's layout."""
+"""Make reference batches from the goldens, which hold them in PyTorch's layout."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -6,18 +6,18 @@ import numpy as np
 from segic_jax.models import segic
 
 
-def last(array):
+def channels_last(array):
     """Return an NCHW array as NHWC."""
     return jnp.moveaxis(jnp.asarray(array), 1, -1)
 
 
-def references(images, sizes, masks, picture, text):
+def references(images, sizes, masks, image_index, text):
     """Return a batch of one with one shot for each concept."""
     return segic.ReferenceBatch(
-        images=last(images)[None],
+        images=channels_last(images)[None],
         sizes=jnp.asarray(sizes)[None],
         masks=jnp.asarray(masks)[None, :, None],
-        image_index=jnp.asarray(picture)[None, :, None],
+        image_index=jnp.asarray(image_index)[None, :, None],
         valid=jnp.ones((1, len(masks), 1), bool),
         text=jnp.asarray(text)[None],
     )

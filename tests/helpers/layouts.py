@@ -1,4 +1,4 @@
-"""A tiny tree of every benchmark, in its official layout."""
+"""Write a tiny tree of every benchmark, in its official layout."""
 
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Tiny COCO 2014, COCO 2017 and FSS-1000 trees in the official layouts."""
+"""Write tiny COCO 2014, COCO 2017 and FSS-1000 trees in the official layouts."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 HEIGHT, WIDTH = 24, 32
-# Image id -> [(class, polygon)]; 1 and 3 alone have class 3; 17 is on three images.
+# Image id -> [(class, polygon)]; class 3 is on the images 1 and 3, class 17 on three images.
 ANNOTATIONS = {
     1: [(17, [2, 2, 10, 2, 10, 10, 2, 10]), (3, [20, 4, 28, 4, 28, 20, 20, 20])],
     2: [(17, [4, 4, 16, 4, 16, 20, 4, 20])],
@@ -21,7 +21,7 @@ def noise(seed):
 
 
 def label_map(values):
-    """Stripes of values."""
+    """Return horizontal stripes of `values`."""
     labels = np.zeros((HEIGHT, WIDTH), np.uint8)
     for i, value in enumerate(values):
         labels[4 * i : 4 * i + 4] = value
@@ -29,21 +29,21 @@ def label_map(values):
 
 
 def write_coco20i(root: Path, episodes):
-    """`root` becomes COCO2014/ with the images of some episodes; each shows its class and class 79."""
+    """Write COCO2014/ as `root` with the images of some episodes; each shows its class and class 79."""
     classes: dict[str, set[int]] = {}
     for episode in episodes:
         for image_name in (episode.target, *episode.references):
             classes.setdefault(image_name, {79}).add(episode.class_id)
-    for seed, (image_name, shown) in enumerate(classes.items()):
+    for seed, (image_name, class_ids) in enumerate(classes.items()):
         for path in (root / image_name, root / "annotations" / image_name):
             path.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(root / image_name), noise(seed))
-        labels = label_map([one + 1 for one in sorted(shown)])
+        labels = label_map([class_id + 1 for class_id in sorted(class_ids)])
         cv2.imwrite(str((root / "annotations" / image_name).with_suffix(".png")), labels)
 
 
 def write_fss1000(root: Path, classes, parent=""):
-    """All ten images of the classes; the mask is a square of the image's number."""
+    """Write all ten images of the classes; the mask of image n is a square of n pixels a side."""
     for name in classes:
         folder = root / parent / name
         folder.mkdir(parents=True)
@@ -58,7 +58,7 @@ def coco_json(**changes):
     annotations = [
         {"id": i, "image_id": image, "category_id": class_id, "iscrowd": 0, "segmentation": [polygon]}
         for i, (image, class_id, polygon) in enumerate(
-            (image, *one) for image, many in ANNOTATIONS.items() for one in many
+            (image, *annotation) for image, objects in ANNOTATIONS.items() for annotation in objects
         )
     ]
     return {
@@ -71,7 +71,7 @@ def coco_json(**changes):
 
 
 def write_coco(root: Path):
-    """`root` becomes coco/."""
+    """Write coco/ as `root`."""
     (root / "val2017").mkdir(parents=True)
     (root / "annotations").mkdir()
     for i in (1, 2, 3, 4, 5):

@@ -1,4 +1,4 @@
-"""Tiny trees of INSID3's cross-domain sets, of PerSeg and of a COCO JSON, in the official layouts."""
+"""Write tiny trees of INSID3's cross-domain sets, PerSeg and a COCO JSON, in the official layouts."""
 
 import json
 
@@ -8,37 +8,39 @@ from layouts_coco import HEIGHT, WIDTH, coco_json, noise
 
 
 def square(size, value=255):
-    """`size` x `size` pixels of `value`, top left."""
+    """Return a mask with `size` x `size` pixels of `value` at the top left."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[:size, :size] = value
     return mask
 
 
-def put(path, pixels):
+def write_pixels(path, pixels):
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), pixels)
 
 
 def write_isic(root):
-    """`root` becomes ISIC/: 3, 4 and 2 images; the square of number n has n pixels a side."""
+    """Write ISIC/ as `root`: 3, 4 and 2 images; the mask of image n is a square of n pixels a side."""
     n = 0
     for folder, count in enumerate((3, 4, 2), start=1):
         for _ in range(count):
             n += 1
-            put(root / f"ISIC2018_Task1-2_Training_Input/{folder}/ISIC_{n:07}.jpg", noise(n))
-            put(root / f"ISIC2018_Task1_Training_GroundTruth/ISIC_{n:07}_segmentation.png", square(n))
+            write_pixels(root / f"ISIC2018_Task1-2_Training_Input/{folder}/ISIC_{n:07}.jpg", noise(n))
+            write_pixels(
+                root / f"ISIC2018_Task1_Training_GroundTruth/ISIC_{n:07}_segmentation.png", square(n)
+            )
 
 
 def write_lung(root):
-    """`root` becomes LungSegmentation/: two masks of each hospital, one image without a mask."""
+    """Write LungSegmentation/ as `root`: two masks of each hospital, and one image without a mask."""
     for n, name in enumerate(("CHNCXR_0001_0", "CHNCXR_0002_1", "MCUCXR_0001_0", "MCUCXR_0003_1"), start=3):
-        put(root / f"CXR_png/{name}.png", noise(n))
-        put(root / ("masks/" + name + ("" if "MCU" in name else "_mask") + ".png"), square(n))
-    put(root / "CXR_png/CHNCXR_0009_0.png", noise(9))
+        write_pixels(root / f"CXR_png/{name}.png", noise(n))
+        write_pixels(root / ("masks/" + name + ("" if "MCU" in name else "_mask") + ".png"), square(n))
+    write_pixels(root / "CXR_png/CHNCXR_0009_0.png", noise(9))
 
 
 def write_isaid(root):
-    """`root` becomes iSAID/: fold f has its first and last class on three patches; 255 is ignored."""
+    """Write iSAID/ as `root`: fold f has its first and last class on three patches; 255 is ignored."""
     for fold in range(3):
         lines = []
         for n in range(3):
@@ -46,8 +48,8 @@ def write_isaid(root):
             labels = square(6 + n, 5 * fold + 1) + square(0)
             labels[12:16] = 5 * fold + 5
             labels[20:] = 255
-            put(root / f"val/images/{name}.png", noise(10 * fold + n))
-            put(root / f"val/semantic_png/{name}_instance_color_RGB.png", labels)
+            write_pixels(root / f"val/images/{name}.png", noise(10 * fold + n))
+            write_pixels(root / f"val/semantic_png/{name}_instance_color_RGB.png", labels)
             lines += [f"{name}__{5 * fold + 1}", f"{name}__{5 * fold + 5}"]
         path = root / f"splits/val/fold{fold}.txt"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -55,36 +57,36 @@ def write_isaid(root):
 
 
 def write_suim(root):
-    """`root` becomes SUIM/: three images, all classes on each but an empty mask in one."""
+    """Write SUIM/ as `root`: three images with all classes, except one empty mask."""
     for n in range(3):
-        put(root / f"images/d_{n}_.jpg", noise(n))
+        write_pixels(root / f"images/d_{n}_.jpg", noise(n))
         for folder in ("FV", "HD", "PF", "RI", "RO", "SR", "WR"):
             empty = folder == "PF" and n == 1
-            put(root / f"masks/{folder}/d_{n}_.bmp", square(4 + n, 100 if empty else 255))
+            write_pixels(root / f"masks/{folder}/d_{n}_.bmp", square(4 + n, 100 if empty else 255))
 
 
 def write_permis(root):
-    """`root` becomes PerMIRS/: two videos; the first track is the object."""
+    """Write PerMIRS/ as `root`: two videos; the first track is the object."""
     for n, video in enumerate(("vid_b", "vid_a")):
         frames = np.empty(3, object)
         for frame in range(3):
-            put(root / video / f"{frame}.jpg", noise(frame))
+            write_pixels(root / video / f"{frame}.jpg", noise(frame))
             frames[frame] = {7: square(5 + n + frame, 1), 9: square(2, 1)}
         np.save(root / video / "masks.npz.npy", frames, allow_pickle=True)
 
 
 def write_perseg(root):
-    """`root` holds Images/ and Annotations/: two objects of three images, masks in red."""
+    """Write Images/ and Annotations/ into `root`: two objects on three images each, with red masks."""
     for name in ("teapot", "red_cup"):
         for n in range(3):
-            put(root / f"Images/{name}/{n:02}.jpg", noise(n))
-            put(
+            write_pixels(root / f"Images/{name}/{n:02}.jpg", noise(n))
+            write_pixels(
                 root / f"Annotations/{name}/{n:02}.png", np.dstack([square(0), square(0), square(6 + n, 128)])
             )
 
 
 def write_coco_folder(root, images="images/"):
-    """A COCO JSON with its images in images/."""
+    """Write a COCO JSON with its images in the folder `images`."""
     for n in (1, 2, 3, 4, 5):
-        put(root / f"{images}{n:012}.jpg", noise(n))
+        write_pixels(root / f"{images}{n:012}.jpg", noise(n))
     (root / "mine.json").write_text(json.dumps(coco_json()))

@@ -1,4 +1,4 @@
-"""Tiny data sets in the exact layouts of LVIS-92i, PASCAL-Part and PACO-Part."""
+"""Write tiny data sets in the exact layouts of LVIS-92i, PASCAL-Part and PACO-Part."""
 
 import json
 import pickle
@@ -12,7 +12,7 @@ HEIGHT, WIDTH = 24, 32
 
 
 def rectangle(left: int, top: int, right: int, bottom: int) -> list[float]:
-    """A polygon that covers the rows [top, bottom) and the columns [left, right)."""
+    """Return a polygon that covers the rows [top, bottom) and the columns [left, right)."""
     return [float(v) for v in (left, top, right, top, right, bottom, left, bottom)]
 
 
@@ -23,7 +23,7 @@ def box_mask(left: int, top: int, right: int, bottom: int) -> np.ndarray:
 
 
 def run_lengths(mask: np.ndarray) -> dict:
-    """Compressed, as pycocotools writes them: size and bytes."""
+    """Return compressed run lengths as pycocotools writes them: size and bytes."""
     return dict(coco.encode(np.asfortranarray(mask, np.uint8)))
 
 
@@ -39,27 +39,32 @@ def write_pickle(path: Path, content: object) -> None:
 
 
 def write_lvis92i(root: Path) -> dict:
-    """<root>/LVIS with 23 classes over 12 images. Returns what lvis_val.pkl holds.
+    """Write <root>/LVIS with 23 classes on 12 images, and return the content of lvis_val.pkl.
 
-    Every object is a rectangle: polygons in even, run lengths in odd images.
+    Every object is a rectangle: a polygon in even images, run lengths in odd images.
     """
     names = [f"{'train2017' if n % 5 == 4 else 'val2017'}/{n + 1:012}.jpg" for n in range(12)]
     counts = [7] * 12 + [3] * 8 + [1] * 3  # images of each class
     content: dict[int, dict] = {}
     annotations = []
     for position, count in enumerate(counts):
-        class_id = (position * 7) % 23 + 1  # the order of the file is not that of the ids
+        class_id = (position * 7) % 23 + 1  # ids are not in the order of the file
         content[class_id] = {}
         for step in range(count):
             number = (position + 5 * step) % 12
             box = (position % 8, step, position % 8 + 9, step + 6)
             segmentation = [rectangle(*box)] if number % 2 == 0 else run_lengths(box_mask(*box))
-            one = {"id": len(annotations) + 1, "image_id": number + 1, "category_id": class_id, "area": 54}
+            annotation = {
+                "id": len(annotations) + 1,
+                "image_id": number + 1,
+                "category_id": class_id,
+                "area": 54,
+            }
             entry = content[class_id][names[number]] = {"height": HEIGHT, "width": WIDTH, "annotations": []}
-            entry["annotations"].append(one | {"bbox": [*box[:2], 9, 6], "segmentation": segmentation})
-            annotations.append(one | {"bbox": [*box[:2], 9, 6], "segmentation": [rectangle(*box)]})
+            entry["annotations"].append(annotation | {"bbox": [*box[:2], 9, 6], "segmentation": segmentation})
+            annotations.append(annotation | {"bbox": [*box[:2], 9, 6], "segmentation": [rectangle(*box)]})
             if step == 0:  # a second object of the class
-                extra = one | {"id": len(annotations) + 1, "segmentation": [rectangle(20, 12, 24, 20)]}
+                extra = annotation | {"id": len(annotations) + 1, "segmentation": [rectangle(20, 12, 24, 20)]}
                 entry["annotations"].append(extra)
                 annotations.append(extra)
     write_pickle(root / "LVIS/lvis_val.pkl", content)
@@ -84,10 +89,10 @@ def write_lvis92i(root: Path) -> dict:
 
 
 def write_pascal_part(root: Path) -> dict:
-    """<root>/Pascal-Part with 14 images. Returns what all_obj_part_to_image.json holds.
+    """Write <root>/Pascal-Part with 14 images, and return the content of all_obj_part_to_image.json.
 
-    In each image are three objects of every name; the first has all parts (those of even images two of
-    each), the second has none, the third has them in odd images.
+    Each image has three objects of every name. The first has all parts (two of each in even images), the
+    second has none, and the third has all parts in odd images.
     """
     folder = root / "Pascal-Part/VOCdevkit/VOC2010"
     names = {
@@ -115,7 +120,7 @@ def write_pascal_part(root: Path) -> dict:
         for objects_of_fold in names.values():
             for name, parts in objects_of_fold.items():
                 for instance in range(3):
-                    has = instance == 0 or (instance == 2 and number % 2 == 1)
+                    has_parts = instance == 0 or (instance == 2 and number % 2 == 1)
                     left = 2 + 4 * instance
                     boxes = [(left, 4, left + 5, 8), (left + 6, 10, left + 9, 30)][: 1 + (number % 2 == 0)]
                     objects.append(
@@ -124,7 +129,7 @@ def write_pascal_part(root: Path) -> dict:
                             "bndbox": {"xmin": left, "ymin": 3, "xmax": str(left + 12), "ymax": 40},
                             "parts": [
                                 {"name": part, "mask": [_ascii(run_lengths(box_mask(*box))) for box in boxes]}
-                                for part in (parts if has else [])
+                                for part in (parts if has_parts else [])
                             ],
                         }
                     )
@@ -139,9 +144,9 @@ def _ascii(segmentation: dict) -> dict:
 
 
 def write_paco_part(root: Path) -> tuple[dict, dict]:
-    """<root>/PACO-Part with 16 classes over 9 images. Returns what both pickles hold.
+    """Write <root>/PACO-Part with 16 classes on 9 images, and return the content of both pickles.
 
-    Some boxes lie behind the image, some have less than a pixel, some begin left of it.
+    Some boxes lie outside the image, some are smaller than a pixel, and some extend beyond the image.
     """
     names = [f"{'train2017' if n % 4 == 3 else 'val2017'}/{n + 1:012}.jpg" for n in range(9)]
     train = {
@@ -156,7 +161,7 @@ def write_paco_part(root: Path) -> tuple[dict, dict]:
         class_id = 115 - n
         image_names = [(n + 2 * step) % 9 for step in range(1 if n == 3 else 4 + n % 4)]
         entries = [{1000 + number: f"datasets/coco/{names[number]}"} for number in image_names]
-        val["cid2img"][class_id] = entries + entries[:2]  # the published lists hold some twice
+        val["cid2img"][class_id] = entries + entries[:2]  # the published lists repeat some entries
         for number in image_names:
             for instance in range(1 + (n + number) % 3):
                 for part in range(1 + number % 2):

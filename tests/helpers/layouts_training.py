@@ -1,4 +1,4 @@
-"""Tiny training splits of every source of `segic_jax.data.training_sources`, in the official layouts."""
+"""Write tiny training splits of every source of `segic_jax.data.training_sources`, in official layouts."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from segic_jax.config import SourceConfig
 from segic_jax.data.sources import coco20i, fss1000
 
 HEIGHT, WIDTH = 60, 80
-DOG, KITE = 18, 38  # ids of COCO; class numbers 16 and 33: folds 0 and 1
+DOG, KITE = 18, 38  # COCO's ids of the classes 16 and 33, in the folds 0 and 1
 SQUARES = [[4, 4, 34, 4, 34, 34, 4, 34], [40, 30, 76, 30, 76, 56, 40, 56]]
 OFFICIAL = ("coco_semantic", "ade20k_semantic", "coco_instances", "lvis_instances")
 FURTHER = ("objects365_instances", "paco_instances", "lip_instances", "fss1000", "folder")
@@ -36,7 +36,7 @@ def source_configs(root: Path, names=OFFICIAL) -> tuple[SourceConfig, ...]:
 
 
 def write_training(root: Path, monkeypatch) -> Path:
-    """The four official sources below `root`; COCO-20i's lists are cut to two images a class."""
+    """Write the four official sources below `root`, and limit COCO-20i's lists to two images a class."""
     write_coco20i_train(root / "COCO2014", monkeypatch)
     write_ade20k(root)
     write_coco_train(root / "coco")
@@ -45,7 +45,7 @@ def write_training(root: Path, monkeypatch) -> Path:
 
 
 def write_further(root: Path) -> Path:
-    """The other ones."""
+    """Write the other sources."""
     write_objects365(root / "objects365")
     write_paco(root / "paco")
     write_lip(root / "lip")
@@ -55,18 +55,18 @@ def write_further(root: Path) -> Path:
 
 
 def write_coco20i_train(root: Path, monkeypatch) -> None:
-    """Stripes of the classes that the cut lists name."""
-    cut = [image_names[:2] for image_names in coco20i.class_images("trn")]
-    monkeypatch.setattr(coco20i, "class_images", lambda split: cut)
+    """Write images with stripes of the classes that the shortened lists name."""
+    short_lists = [image_names[:2] for image_names in coco20i.class_images("trn")]
+    monkeypatch.setattr(coco20i, "class_images", lambda split: short_lists)
     classes: dict[str, list[int]] = {}
-    for class_id, image_names in enumerate(cut):
+    for class_id, image_names in enumerate(short_lists):
         for image_name in image_names:
             classes.setdefault(image_name, []).append(class_id)
     for folder in (root / "train2014", root / "annotations/train2014"):
         folder.mkdir(parents=True)
-    for seed, (image_name, shown) in enumerate(classes.items()):
+    for seed, (image_name, class_ids) in enumerate(classes.items()):
         cv2.imwrite(str(root / image_name), noise(seed))
-        labels = label_map([one + 1 for one in shown])
+        labels = label_map([class_id + 1 for class_id in class_ids])
         cv2.imwrite(str((root / "annotations" / image_name).with_suffix(".png")), labels)
 
 
@@ -78,7 +78,7 @@ def write_noise(path: Path, seed: int) -> None:
 
 
 def run_lengths(polygon, text: bool):
-    """As a list of numbers, or as COCO's text of them."""
+    """Return run lengths as a list of numbers, or as COCO's compressed text."""
     encoded = coco_masks.frPyObjects([polygon], HEIGHT, WIDTH)[0]
     if text:
         return {"size": [HEIGHT, WIDTH], "counts": encoded["counts"].decode()}
@@ -88,8 +88,8 @@ def run_lengths(polygon, text: bool):
 
 
 def coco_train_json() -> dict:
-    """Images 9 (a dog and a kite), 3 (a crowd of kites), 5 (a dog of two polygons), 7 without an object."""
-    # COCO's ids have gaps; every class is there, so that a fold of COCO-20i can be left out.
+    """Return the images 9 (a dog, a kite), 3 (a crowd of kites), 5 (a dog of two polygons), 7 (no object)."""
+    # COCO's ids have gaps. All classes are listed, so that a fold of COCO-20i can be left out.
     gaps = {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}
     ids = [number for number in range(1, 91) if number not in gaps]
     objects = [
@@ -103,8 +103,8 @@ def coco_train_json() -> dict:
             {"id": i, "file_name": f"{i:012}.jpg", "height": HEIGHT, "width": WIDTH} for i in (9, 3, 5, 7)
         ],
         "annotations": [
-            {"id": i, "image_id": image, "category_id": c, "segmentation": of, "iscrowd": crowd}
-            for i, (image, c, of, crowd) in enumerate(objects, 1)
+            {"id": i, "image_id": image, "category_id": c, "segmentation": segmentation, "iscrowd": crowd}
+            for i, (image, c, segmentation, crowd) in enumerate(objects, 1)
         ],
         "categories": [
             {"id": number, "name": name} for number, name in zip(ids, coco20i.class_names(), strict=True)
@@ -120,8 +120,8 @@ def write_coco_train(root: Path) -> None:
 
 
 def write_lvis_train(root: Path) -> None:
-    """Two images, of which one is of COCO's validation; three objects on the first."""
-    places = {11: "train2017", 22: "val2017"}
+    """Write two images, one of them from COCO's validation split; the first has three objects."""
+    folders = {11: "train2017", 22: "val2017"}
     content = {
         "images": [
             {
@@ -130,7 +130,7 @@ def write_lvis_train(root: Path) -> None:
                 "height": HEIGHT,
                 "width": WIDTH,
             }
-            for i, folder in places.items()
+            for i, folder in folders.items()
         ],
         "annotations": [
             {"id": i, "image_id": image, "category_id": 1, "segmentation": [polygon]}
@@ -141,7 +141,7 @@ def write_lvis_train(root: Path) -> None:
     }
     root.mkdir(parents=True)
     (root / "lvis_v1_train.json").write_text(json.dumps(content))
-    for number, folder in places.items():
+    for number, folder in folders.items():
         write_noise(root / folder / f"{number:012}.jpg", number)
 
 

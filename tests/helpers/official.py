@@ -1,4 +1,4 @@
-"""Random weights under official names, and the same under the names that others give them."""
+"""Make random weights under the official names and under the names of other libraries."""
 
 import json
 
@@ -19,7 +19,7 @@ TEMPLATES = {"backbone": backbone_template, "text": text_template, "head": head_
 
 
 def random_tensors(template, seed=0):
-    """By official name, in torch's layout, float32."""
+    """Return float32 tensors in torch's layout by official name."""
     random = np.random.default_rng(seed)
     return {
         name: (random.normal(size=spec.shape) / 8).astype(np.float32)
@@ -28,7 +28,7 @@ def random_tensors(template, seed=0):
 
 
 def backbone(config=VIT):
-    """As DINOv2's hub files, with the mask token that no forward pass reads."""
+    """Return the tensors of DINOv2's hub files, with the mask token that inference does not use."""
     width = config.width
     return random_tensors(backbone_template(config)) | {"mask_token": np.ones((1, width), np.float32)}
 
@@ -42,7 +42,7 @@ def head():
 
 
 def chunked(tensors):
-    """As DINOv2's own training writes it: two blocks a chunk, each under its number in the whole."""
+    """Return the names of DINOv2's own training: two blocks a chunk, numbered across chunks."""
     named = {}
     for name, tensor in tensors.items():
         if name.startswith("blocks."):
@@ -82,14 +82,17 @@ def hugging_face(tensors, prefix=""):
                 leaf = rest.rsplit(".", 1)[1]
                 named[f"encoder.layer.{block}.attention.attention.{part}.{leaf}"] = third
             continue
-        for ours, theirs in inner.items():
-            rest = rest.replace(ours, theirs)
+        for official_name, name_there in inner.items():
+            rest = rest.replace(official_name, name_there)
         named[f"encoder.layer.{block}.{rest}"] = tensor
     return {prefix + name: tensor for name, tensor in named.items()}
 
 
 def timm(tensors):
-    """As timm's `_convert_dinov2`: no mask token; with registers the class position joins the class token."""
+    """Convert like timm's `_convert_dinov2`, which drops the mask token.
+
+    With registers, it adds the class position to the class token.
+    """
     named = {name: tensor for name, tensor in tensors.items() if name != "mask_token"}
     if "register_tokens" in named:
         named["reg_token"] = named.pop("register_tokens")
@@ -103,17 +106,17 @@ def timm(tensors):
 
 def clip_model(tensors):
     """Return the tensors of CLIPModel, with the parts that SegIC does not use."""
-    beside = ("vision_model.embeddings.class_embedding", "visual_projection.weight", "logit_scale")
+    unused = ("vision_model.embeddings.class_embedding", "visual_projection.weight", "logit_scale")
     return (
         {f"text_model.{name}": tensor for name, tensor in tensors.items()}
-        | {name: np.ones(2, np.float32) for name in beside}
+        | {name: np.ones(2, np.float32) for name in unused}
         | {"text_projection.weight": np.ones((2, 2), np.float32)}
         | {"text_model.embeddings.position_ids": np.arange(77)[None]}
     )
 
 
 def segic(head_tensors, backbone_tensors=None, text_tensors=None):
-    """SEGIC.state_dict(): the trained part, or complete."""
+    """Return SEGIC.state_dict(): the trained part, or the complete model."""
     named = dict(head_tensors)
     if backbone_tensors:
         named |= {f"encoder.dinov2.{name}": tensor for name, tensor in backbone_tensors.items()}
@@ -124,7 +127,7 @@ def segic(head_tensors, backbone_tensors=None, text_tensors=None):
 
 
 def tokenizer_json(size=300):
-    """A tokenizer.json of CLIP's kind with `size` tokens: single letters, start and end."""
+    """Return a tokenizer.json like CLIP's with `size` tokens: single letters, start and end."""
     letters = [chr(code) for code in range(33, 127)]
     vocab = {token: i for i, token in enumerate([*letters, *(letter + "</w>" for letter in letters)])}
     vocab |= {f"unused{i}": i for i in range(len(vocab), size - 2)}

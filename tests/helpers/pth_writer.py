@@ -1,4 +1,4 @@
-"""Writes torch checkpoints without torch, one pickle instruction after the other; hostile ones too."""
+"""Write torch checkpoints without torch from single pickle instructions, including hostile ones."""
 
 import io
 import struct
@@ -25,11 +25,11 @@ MAGIC = 0x1950A86A20F9469CFC6C
 
 
 class Ops(bytes):
-    """Pickle instructions that leave one value on the stack."""
+    """Hold pickle instructions that leave one value on the stack."""
 
 
 def ops(value) -> Ops:
-    """Instructions that make a value."""
+    """Return the instructions that make a value."""
     if isinstance(value, Ops):
         return value
     if value is None or isinstance(value, bool):
@@ -69,7 +69,7 @@ def tensor(stored: Ops, offset, size, stride) -> Ops:
 
 
 def array(value: np.ndarray, key: str, *view) -> Ops:
-    """The tensor with these numbers, alone in its storage."""
+    """Return the instructions for a tensor with a storage of its own."""
     steps = tuple(step // value.itemsize for step in value.strides)
     return tensor(storage(str(value.dtype), key, value.size, *view), 0, value.shape, steps)
 
@@ -79,7 +79,13 @@ def pickled(value) -> bytes:
 
 
 def write_zip(path: Path, content, storages: dict[str, bytes], *, folder="archive", packed=False, extra=()):
-    """Args: content: a value, or a whole pickle as bytes; storages: by key; extra: more (name, bytes)."""
+    """Write the zip format.
+
+    Args:
+        content: a value, or a complete pickle as bytes.
+        storages: the data by key.
+        extra: further entries (name, bytes).
+    """
     content = content if type(content) is bytes else pickled(content)
     kind = zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED
     with zipfile.ZipFile(path, "w", kind) as archive:
@@ -91,7 +97,13 @@ def write_zip(path: Path, content, storages: dict[str, bytes], *, folder="archiv
 
 
 def write_legacy(path: Path, content, storages: dict[str, tuple[int, bytes]], *, start=()):
-    """Args: storages: (count, bytes) by key; start: pickles that replace the first ones."""
+    """Write the format of old torch versions.
+
+    Args:
+        content: a value, or a complete pickle as bytes.
+        storages: (count, bytes) by key.
+        start: pickles that replace the first ones.
+    """
     content = content if type(content) is bytes else pickled(content)
     pickles = [pickled(MAGIC), pickled(1001), pickled({"little_endian": True}), content, pickled([*storages])]
     pickles[: len(start)] = start

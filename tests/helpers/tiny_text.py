@@ -52,7 +52,7 @@ def byte_characters() -> list[str]:
     return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
 
 
-def learned_merges(count: int = 150) -> list[tuple[str, str]]:
+def learn_merges(count: int = 150) -> list[tuple[str, str]]:
     """Learn merges: the most frequent pair of neighbours in the corpus, repeatedly."""
     characters = byte_characters()
     words = [[characters[byte] for byte in word.encode()] for word in CORPUS.split()]
@@ -63,15 +63,15 @@ def learned_merges(count: int = 150) -> list[tuple[str, str]]:
         if not pairs:
             break
         merges.append(max(pairs, key=lambda pair: (pairs[pair], pair)))
-        words = [merged(word, merges[-1]) for word in words]
+        words = [merge(word, merges[-1]) for word in words]
     return merges
 
 
-def merged(word: list[str], pair: tuple[str, str]) -> list[str]:
+def merge(word: list[str], pair: tuple[str, str]) -> list[str]:
     """Join every occurrence of `pair`, from the left."""
     joined: list[str] = []
     for symbol in word:
-        # What has been joined already does not join again in this round.
+        # A symbol that was joined in this round is not joined again.
         if joined and (joined[-1], symbol) == pair:
             joined[-1] += symbol
         else:
@@ -81,10 +81,10 @@ def merged(word: list[str], pair: tuple[str, str]) -> list[str]:
 
 def vocabulary() -> dict[str, int]:
     """Return the vocabulary in CLIP's order: bytes, bytes that end a word, merges, two special tokens."""
-    # Only the order of the bytes is not CLIP's, which begins with the printable ones.
+    # CLIP's order differs for bytes alone: it begins with the printable ones.
     characters = byte_characters()
     symbols = characters + [character + "</w>" for character in characters]
-    symbols += [first + second for first, second in learned_merges()] + [START, END]
+    symbols += [first + second for first, second in learn_merges()] + [START, END]
     return {symbol: i for i, symbol in enumerate(symbols)}
 
 
@@ -116,7 +116,7 @@ def tokenizer_json(**changes) -> bytes:
             "continuing_subword_prefix": "",
             "end_of_word_suffix": "</w>",
             "vocab": vocab,
-            "merges": [" ".join(pair) for pair in learned_merges()],
+            "merges": [" ".join(pair) for pair in learn_merges()],
         },
     }
     return json.dumps(content | changes).encode()

@@ -39,7 +39,7 @@ CONFIG = Config(
 
 
 class Squares:
-    """Serve pairs of noise images with a bright or a dark square, the concept, at two places."""
+    """Serve pairs of noise images with a bright or a dark square, the concept, at different positions."""
 
     class_names = ("square", "hole")
     has_instances = False

@@ -1,4 +1,4 @@
-"""Contexts: merged, reduced, extended, saved and read back."""
+"""Test that contexts are merged, reduced, extended, saved and read back."""
 
 import errno
 from pathlib import Path
@@ -17,52 +17,52 @@ def segmenter():
     return Segmenter(bundle())
 
 
-def example(seed: int, name: str | None, **more) -> Example:
-    return Example(*random_image(seed, 60 + seed, 70), name=name, **more)
+def example(seed: int, name: str | None, **fields) -> Example:
+    return Example(*random_image(seed, 60 + seed, 70), name=name, **fields)
 
 
 def test_contexts_are_added_and_dropped(segmenter):
-    """Merging equals fitting together, and a dropped class leaves no trace."""
+    """Check that merging equals fitting together, and that a dropped class leaves no trace."""
     first = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
     second = segmenter.fit([example(3, "c"), example(4, "a")])
-    both = first + second
-    assert both.names == ("a", "b", "c")
-    assert both.shots == {"a": 2, "b": 1, "c": 1}
-    assert len(both.references) == 5
-    together = segmenter.fit(
+    merged = first + second
+    assert merged.names == ("a", "b", "c")
+    assert merged.shots == {"a": 2, "b": 1, "c": 1}
+    assert len(merged.references) == 5
+    fitted_together = segmenter.fit(
         [example(0, "a"), example(1, "b"), example(2, "b", negative=True), example(3, "c"), example(4, "a")]
     )
     target = random_image(9, 50, 80)[0]
     for added, fitted in (
-        (both, together),
-        (both.drop("c", "b"), segmenter.fit([example(0, "a"), example(4, "a")])),
-        (both.drop("a"), together.drop("a")),
+        (merged, fitted_together),
+        (merged.drop("c", "b"), segmenter.fit([example(0, "a"), example(4, "a")])),
+        (merged.drop("a"), fitted_together.drop("a")),
     ):
         assert added.names == fitted.names
         assert len(added.references) == len(fitted.references)
         results = [segmenter.predict(target, context) for context in (added, fitted)]
         np.testing.assert_allclose(results[0].small_logits, results[1].small_logits, atol=1e-4)
         np.testing.assert_allclose(results[0].presence, results[1].presence, atol=1e-4)
-    assert both.drop("b").negatives == ()
+    assert merged.drop("b").negatives == ()
     with pytest.raises(DataError, match=r"no class 'd' in the context; it has a, b, c"):
-        both.drop("d")
+        merged.drop("d")
     with pytest.raises(DataError, match="no class"):
-        segmenter.predict(target, both.drop("a", "b", "c"))
+        segmenter.predict(target, merged.drop("a", "b", "c"))
     with pytest.raises(DataError, match="different models"):
         first + Segmenter(bundle(seed=3)).fit(example(0, "a"))
 
 
 def test_examples_are_added_to_a_context(segmenter):
-    """A negative may belong to a class of the context."""
+    """Check also a negative example of a class that is already in the context."""
     first = segmenter.fit([example(0, "a"), example(1, "b")])
-    more = segmenter.fit(
+    extended = segmenter.fit(
         [example(2, "c"), example(3, "a", negative=True), example(4, None, negative=True)], first
     )
-    assert more.names == ("a", "b", "c")
-    assert [negative.against for negative in more.negatives] == [("a",), ("a", "b", "c")]
-    assert [int(negative.place[0, 0]) for negative in more.negatives] == [3, 4]
-    only = segmenter.fit(example(3, "a", negative=True), first)
-    assert only.names == ("a", "b")
+    assert extended.names == ("a", "b", "c")
+    assert [negative.against for negative in extended.negatives] == [("a",), ("a", "b", "c")]
+    assert [int(negative.place[0, 0]) for negative in extended.negatives] == [3, 4]
+    with_negative = segmenter.fit(example(3, "a", negative=True), first)
+    assert with_negative.names == ("a", "b")
     with pytest.raises(DataError, match="'x', which has no positive one"):
         segmenter.fit(example(3, "x", negative=True), first)
 
@@ -91,17 +91,19 @@ def test_a_context_is_saved_and_loaded(segmenter, tmp_path):
         segmenter.load_context(tmp_path / "d.segic")
 
 
-def full(*_):
+def raise_disk_full(*_):
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
-def interrupted(*_):
+def raise_interrupt(*_):
     raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize(("stop", "error"), [(full, DataError), (interrupted, KeyboardInterrupt)])
-def test_nothing_is_left_half_written(segmenter, tmp_path, monkeypatch, stop, error):
-    """A full disk and Ctrl-C: the older file stays, and no other appears."""
+@pytest.mark.parametrize(
+    ("stop", "error"), [(raise_disk_full, DataError), (raise_interrupt, KeyboardInterrupt)]
+)
+def test_a_failed_save_keeps_the_old_file(segmenter, tmp_path, monkeypatch, stop, error):
+    """Check that a full disk and Ctrl-C leave the old file and no other."""
     context = segmenter.fit(example(0, "a"))
     context.save(tmp_path / "c.segic")
 
@@ -124,7 +126,7 @@ def test_nothing_is_left_half_written(segmenter, tmp_path, monkeypatch, stop, er
 
 
 def test_damaged_contexts_are_refused(segmenter, tmp_path):
-    """Whatever byte is changed or missing: an error, or a context that still predicts."""
+    """Change or remove bytes: the result is an error, or a context that still predicts."""
     context = segmenter.fit([example(0, "a"), example(1, "b"), example(2, "b", negative=True)])
     context.save(tmp_path / "complete")
     content = (tmp_path / "complete").read_bytes()
@@ -135,8 +137,8 @@ def test_damaged_contexts_are_refused(segmenter, tmp_path):
         if number % 3 == 0:
             damaged = damaged[: random.integers(len(content))]
         else:
-            at = random.integers(len(content))
-            damaged[at : at + 4] = random.integers(0, 256, 4, np.uint8).tobytes()
+            position = random.integers(len(content))
+            damaged[position : position + 4] = random.integers(0, 256, 4, np.uint8).tobytes()
         (tmp_path / "damaged").write_bytes(damaged)
         try:
             segmenter.predict(target, segmenter.load_context(tmp_path / "damaged"))

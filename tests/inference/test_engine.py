@@ -1,4 +1,4 @@
-"""The engine: the one place that runs a model, compiled once, whatever the batch, concepts and devices."""
+"""Test that only the engine runs a model, and that its programs are compiled once for all inputs."""
 
 import ast
 from pathlib import Path
@@ -20,11 +20,11 @@ from segic_jax.models import segic
 PACKAGE = Path(segic.__file__).parents[1]
 # The rooms that use a model for inference; training and the parity report run the networks themselves.
 ROOMS = ("inference", "evaluate", "app", "commands")
-DOCTOR = "commands/doctor.py"  # times a matrix product, and counts operations without running any
+DOCTOR = "commands/doctor.py"  # times a matrix product, and counts operations without running them
 PURE = ("inference/engine.py", "inference/memory.py", "inference/matching.py")  # what the engine compiles
 COMPILED = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, _, **more: COMPILED.append(event) if event.endswith("backend_compile_duration") else None
+    lambda event, _, **fields: COMPILED.append(event) if event.endswith("backend_compile_duration") else None
 )
 
 
@@ -33,7 +33,7 @@ def runner():
     return Engine(bundle())
 
 
-def placed(seed: int, height: int = 50, width: int = 64):
+def random_padded_image(seed: int, height: int = 50, width: int = 64):
     image, mask = random_image(seed, height, width)
     return resize_and_pad(image, mask[None], CONFIG.canvas)
 
@@ -46,8 +46,8 @@ def prototypes(rows: int, concepts: int, valid: int | None = None) -> segic.Prot
     return segic.Prototypes(pooled=visual[:, :, 0], visual=visual, visual_valid=flags, text=text)
 
 
-def uses(path: Path) -> set[str]:
-    """What a module compiles (`jit`), and the functions that it takes from models/segic.py."""
+def model_uses(path: Path) -> set[str]:
+    """Return which of `jit`, `pmap` and the functions of models/segic.py a module uses."""
     tree, names = ast.parse(path.read_text("utf-8")), set()
     aliases = {
         alias.asname or alias.name
@@ -70,9 +70,9 @@ def uses(path: Path) -> set[str]:
 
 def test_no_other_module_runs_a_model():
     paths = [path for room in ROOMS for path in sorted((PACKAGE / room).rglob("*.py"))]
-    uses_of = {str(path.relative_to(PACKAGE)): names for path in paths if (names := uses(path))}
+    uses_of = {str(path.relative_to(PACKAGE)): names for path in paths if (names := model_uses(path))}
     assert set(uses_of) - set(PURE) == {DOCTOR}
-    assert {"jit", "extract", "decode_stages"} <= uses_of["inference/engine.py"]  # the check can see
+    assert {"jit", "extract", "decode_stages"} <= uses_of["inference/engine.py"]  # the check finds uses
     assert "jit" not in uses_of["inference/memory.py"] | uses_of["inference/matching.py"]
 
 
@@ -94,12 +94,12 @@ def track(model):
 @pytest.mark.parametrize("use", [predict, evaluate, track])
 def test_every_use_goes_through_the_engine(use, monkeypatch):
     created, encoded = [], []
-    place, extract = jax.device_put, engine.extract
+    device_put, extract = jax.device_put, engine.extract
     monkeypatch.setattr(engine, "extract", lambda *inputs: encoded.append(1) or extract(*inputs))
-    monkeypatch.setattr(jax, "device_put", lambda x, *more: created.append(x) or place(x, *more))
+    monkeypatch.setattr(jax, "device_put", lambda x, *options: created.append(x) or device_put(x, *options))
     model = bundle()
     use(model)
-    assert encoded
+    assert len(encoded) > 0
     weights = [x for x in created if isinstance(x, tuple) and x[0] is model.backbone]
     assert len(weights) == 1  # placed once
 
@@ -110,16 +110,16 @@ def test_image_sizes_concepts_and_shots_compile_nothing_new():
     for count in (1, 4, 16):
         segmenter.predict(random_image(0, 50, 60)[0], segmenter.fit(examples[:count]))
     before = len(COMPILED)
-    assert before > 0  # the listener hears something
-    more = [Example(*random_image(30 + i, 50, 50 + i), name="0", negative=i % 2 > 0) for i in range(5)]
+    assert before > 0  # the listener works
+    further = [Example(*random_image(30 + i, 50, 50 + i), name="0", negative=i % 2 > 0) for i in range(5)]
     for i in range(50):
-        context = segmenter.fit([*examples[: 1 + i % 20], *more[: i % 6]])
+        context = segmenter.fit([*examples[: 1 + i % 20], *further[: i % 6]])
         segmenter.predict(random_image(i, 30 + 3 * i, 150 - 2 * i)[0], context)
     assert len(COMPILED) == before
 
 
-def test_concepts_that_read_each_other_compile_a_few_programs(runner):
-    images = runner.features([placed(0)], 1)
+def test_joint_decoding_compiles_a_few_programs(runner):
+    images = runner.features([random_padded_image(0)], 1)
 
     def decode(counts):
         for count in counts:
@@ -140,27 +140,27 @@ def test_chunks_hold_all_concepts():
         assert sum(sizes) <= padded_concepts(concepts)
 
 
-def test_a_few_concepts_at_a_time_change_nothing(runner, monkeypatch):
-    """A CPU decodes as many concepts together as its cache holds."""
-    images = runner.features([placed(0)], 1)
+def test_logits_do_not_depend_on_the_size_of_a_group(runner, monkeypatch):
+    """Decode in groups of several sizes; on a CPU the cache limits a group."""
+    images = runner.features([random_padded_image(0)], 1)
     expected = np.asarray(runner.decode(images, prototypes(1, 7)).logits)
-    for at_once in (1, 3, None):
-        monkeypatch.setattr(runner, "_at_once", at_once)
+    for group_size in (1, 3, None):
+        monkeypatch.setattr(runner, "_at_once", group_size)
         logits = np.asarray(runner.decode(images, prototypes(1, 7)).logits)
         np.testing.assert_allclose(logits, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def test_rows_of_a_batch_do_not_touch_each_other(runner):
-    """An accelerator takes eight images at a time; the rows beyond them are padding."""
-    both = runner.features([placed(0), placed(1, 64, 30)], engine.ACCELERATOR_ROWS)
-    assert both.features.shape[0] == engine.ACCELERATOR_ROWS
-    decoded = runner.decode(both, prototypes(engine.ACCELERATOR_ROWS, 2))
-    for row, image in enumerate((placed(0), placed(1, 64, 30))):
-        alone = runner.features([image], 1)
-        np.testing.assert_allclose(both.features[row], alone.features[0], atol=1e-4)
-        both_rows = prototypes(engine.ACCELERATOR_ROWS, 2)
-        row_prototypes = jax.tree.map(lambda x, row=row: x[row : row + 1], both_rows)
-        expected = runner.decode(alone, row_prototypes)
+def test_rows_of_a_batch_are_independent(runner):
+    """Compare a batch of the size for accelerators, of which two rows are used, with single images."""
+    batch = runner.features([random_padded_image(0), random_padded_image(1, 64, 30)], engine.ACCELERATOR_ROWS)
+    assert batch.features.shape[0] == engine.ACCELERATOR_ROWS
+    decoded = runner.decode(batch, prototypes(engine.ACCELERATOR_ROWS, 2))
+    for row, image in enumerate((random_padded_image(0), random_padded_image(1, 64, 30))):
+        single = runner.features([image], 1)
+        np.testing.assert_allclose(batch.features[row], single.features[0], atol=1e-4)
+        batch_prototypes = prototypes(engine.ACCELERATOR_ROWS, 2)
+        row_prototypes = jax.tree.map(lambda x, row=row: x[row : row + 1], batch_prototypes)
+        expected = runner.decode(single, row_prototypes)
         scale = np.abs(expected.logits).max()
         np.testing.assert_allclose(decoded.logits[row], expected.logits[0], atol=1e-4 * scale)
         np.testing.assert_allclose(decoded.similarity[row], expected.similarity[0], atol=1e-5)
@@ -168,8 +168,8 @@ def test_rows_of_a_batch_do_not_touch_each_other(runner):
 
 def test_features_stay_on_the_device_of_their_image(runner):
     assert runner.rows == 1  # on a CPU
-    images = runner.features([placed(0)])
+    images = runner.features([random_padded_image(0)])
     assert images.features.devices() == {runner.devices[0]}
-    pooled = runner.pool(images, placed(0).masks[None])
+    pooled = runner.pool(images, random_padded_image(0).masks[None])
     assert pooled.shape == (1, 1, CONFIG.vit.width)
     assert not np.asarray(runner.pool(images, np.zeros((1, 1, 64, 64), bool))).any()

@@ -1,4 +1,4 @@
-"""Every form in which an image and an object may come, and what is said to those that cannot be used."""
+"""Test every form of images and objects, and the messages about those that cannot be used."""
 
 import cv2
 import numpy as np
@@ -24,7 +24,7 @@ def segmenter():
     return Segmenter(bundle())
 
 
-def test_one_object_in_every_form(tmp_path):
+def test_an_object_is_read_in_every_form(tmp_path):
     Image.fromarray(WHITE).save(tmp_path / "mask.png")
     Image.fromarray(LABELS).save(tmp_path / "labels.png")
     rle = coco.encode(np.asfortranarray(MASK, np.uint8))
@@ -50,63 +50,63 @@ def test_one_object_in_every_form(tmp_path):
     for form in forms:
         assert np.array_equal(Example(IMAGE, **form).object_mask(IMAGE), MASK), form
     for polygon in (outline, outline.tolist(), [outline.ravel().tolist()], [outline.tolist()]):
-        drawn = Example(IMAGE, polygon=polygon).object_mask(IMAGE)
-        assert (drawn & MASK).sum() / (drawn | MASK).sum() > 0.9
-    boxed = np.zeros_like(MASK)
-    boxed[5:20, 10:31] = True
-    assert np.array_equal(Example(IMAGE, box=(10, 5, 30.5, 20)).object_mask(IMAGE), boxed)
+        mask = Example(IMAGE, polygon=polygon).object_mask(IMAGE)
+        assert (mask & MASK).sum() / (mask | MASK).sum() > 0.9
+    expected = np.zeros_like(MASK)
+    expected[5:20, 10:31] = True
+    assert np.array_equal(Example(IMAGE, box=(10, 5, 30.5, 20)).object_mask(IMAGE), expected)
 
 
 @pytest.mark.parametrize("tag", range(1, 9))
-def test_images_and_masks_are_turned_as_their_tag_says(tmp_path, tag):
-    """Files by OpenCV and by Pillow, and opened images, all the same."""
+def test_images_and_masks_are_rotated_by_their_exif_tag(tmp_path, tag):
+    """Check files, which OpenCV reads, and images opened by Pillow."""
     exif = Image.Exif()
     exif[0x0112] = tag
     image, mask = Image.fromarray(IMAGE), Image.fromarray(WHITE)
     image.save(tmp_path / "image.png", exif=exif)
     mask.save(tmp_path / "mask.png", exif=exif)
-    plain = ImageOps.exif_transpose(Image.open(tmp_path / "image.png"))
-    for shown in (tmp_path / "image.png", Image.open(tmp_path / "image.png")):
-        assert np.array_equal(as_image(shown), np.asarray(plain))
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "mask.png"))) > 0
-    for shown in (tmp_path / "mask.png", Image.open(tmp_path / "mask.png")):
-        assert np.array_equal(as_mask(shown), expected)
+    expected_image = ImageOps.exif_transpose(Image.open(tmp_path / "image.png"))
+    for source in (tmp_path / "image.png", Image.open(tmp_path / "image.png")):
+        assert np.array_equal(as_image(source), np.asarray(expected_image))
+    expected_mask = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "mask.png"))) > 0
+    for source in (tmp_path / "mask.png", Image.open(tmp_path / "mask.png")):
+        assert np.array_equal(as_mask(source), expected_mask)
 
 
-def test_damage_is_said_once(tmp_path, capfd, unchecked_types):
-    """One wrong bit in a PNG; images that Pillow cannot read; odd arrays. libpng stays silent."""
+def test_damage_is_reported_only_in_the_exception(tmp_path, capfd, unchecked_types):
+    """Read a PNG with a wrong bit, invalid Pillow images and arrays; libpng must print nothing."""
     Image.fromarray(IMAGE).save(tmp_path / "whole.png")
     content = bytearray((tmp_path / "whole.png").read_bytes())
     content[len(content) // 2] ^= 4
     (tmp_path / "bit.png").write_bytes(content)
     (tmp_path / "last.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-1])
     for name in ("bit.png", "last.png"):
-        for read in (as_image, as_mask):
+        for reader in (as_image, as_mask):
             with pytest.raises(DataError, match=rf"{name} is cut off or damaged"):
-                read(tmp_path / name)
-    for odd, sentence in [
+                reader(tmp_path / name)
+    for source, sentence in [
         (Image.open(tmp_path / "bit.png"), "damaged"),
         (Image.new("RGB", (0, 0)), "uint8"),
         ([[1], [1, 2]], "array"),
         ("a\0b.png", "cannot be read"),
     ]:
         with pytest.raises(DataError, match=sentence):
-            as_image(odd)
+            as_image(source)
     assert capfd.readouterr().err == ""
 
 
-def test_masks_with_soft_edges_are_no_labels(tmp_path):
+def test_masks_with_soft_edges_are_thresholded(tmp_path):
     large = cv2.resize(WHITE, (600, 700))
     soft = cv2.GaussianBlur(large, (9, 9), 0)
     cv2.imwrite(str(tmp_path / "soft.png"), soft)
     cv2.imwrite(str(tmp_path / "soft.jpg"), soft)
     expected = large > 127
     for mask in (soft, tmp_path / "soft.png", tmp_path / "soft.jpg", soft.astype(np.uint16) * 257):
-        read = as_mask(mask)
-        assert (read & expected).sum() / (read | expected).sum() > 0.98
+        result = as_mask(mask)
+        assert (result & expected).sum() / (result | expected).sum() > 0.98
 
 
-def test_masks_that_cannot_be_used(tmp_path, unchecked_types):
+def test_unusable_masks_are_refused(tmp_path, unchecked_types):
     Image.fromarray(LABELS).save(tmp_path / "labels.png")
     palette = Image.fromarray(LABELS, "P")
     palette.putpalette([0, 0, 0] * 3 + [200, 10, 10] * 4 + [9, 90, 200])
@@ -162,7 +162,7 @@ def test_masks_that_cannot_be_used(tmp_path, unchecked_types):
         ({"rle": 3}, "rle cannot be used"),
     ],
 )
-def test_objects_that_make_no_sense(unchecked_types, form, sentence):
+def test_invalid_objects_are_refused(unchecked_types, form, sentence):
     with pytest.raises(DataError, match=sentence):
         Example(IMAGE, **form).object_mask(IMAGE)
 
@@ -176,7 +176,7 @@ def test_images_of_extreme_shapes_work(segmenter, size):
     assert np.isfinite(result.presence).all()
 
 
-def test_an_object_smaller_than_a_pixel_of_the_canvas_teaches_something(segmenter):
+def test_an_object_smaller_than_a_canvas_pixel_gives_a_prototype(segmenter):
     mask = np.zeros((900, 1200), bool)
     mask[450, 700] = True
     image = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), np.uint8)
@@ -188,9 +188,9 @@ def test_an_object_smaller_than_a_pixel_of_the_canvas_teaches_something(segmente
 
 
 @pytest.mark.usefixtures("unchecked_types")
-def test_references_that_cannot_be_used(segmenter):
+def test_unusable_references_are_refused(segmenter):
     image, mask = random_image(0, 70, 60)
-    for shown, sentence in [
+    for fields, sentence in [
         ({}, "exactly one of mask"),
         ({"mask": np.zeros_like(mask)}, "empty"),
         ({"mask": mask[1:]}, "60 x 69 pixels, its image 60 x 70"),
@@ -198,14 +198,14 @@ def test_references_that_cannot_be_used(segmenter):
         ({"mask": mask, "box": (0, 0, 1, 1)}, "exactly one"),
     ]:
         with pytest.raises(DataError, match=sentence):
-            segmenter.fit(Example(image, **shown))
+            segmenter.fit(Example(image, **fields))
     with pytest.raises(DataError, match="at least one"):
         segmenter.fit([])
     with pytest.raises(DataError, match="uint8"):
         segmenter.fit(Example(image / 255, mask))
 
 
-def test_mask_files(tmp_path):
+def test_mask_files_of_every_kind_are_read(tmp_path):
     _, mask = random_image(0, 40, 30)
     file, white = tmp_path / "mask.png", mask.astype(np.uint8) * 255
 
@@ -227,7 +227,7 @@ def test_mask_files(tmp_path):
 
 
 def palette_png(indices: np.ndarray) -> bytes:
-    """A PNG of colour type 3 whose colours are all dark."""
+    """Return a PNG file of colour type 3 whose colours are all dark."""
     import struct
     import zlib
 
@@ -245,7 +245,7 @@ def palette_png(indices: np.ndarray) -> bytes:
     )
 
 
-def test_palette_masks_go_by_index(tmp_path):
+def test_palette_masks_are_read_by_index(tmp_path):
     indices = np.random.default_rng(0).integers(0, 2, (20, 31), dtype=np.uint8)
     (tmp_path / "mask.png").write_bytes(palette_png(indices))
     assert np.array_equal(as_mask(tmp_path / "mask.png"), indices > 0)

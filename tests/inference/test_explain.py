@@ -1,4 +1,4 @@
-"""Explanations point at the patches that match."""
+"""Test that explanations point at the patches that match."""
 
 import numpy as np
 import pytest
@@ -14,8 +14,8 @@ def segmenter():
     return Segmenter(bundle())
 
 
-def example(seed: int, name: str | None, **more) -> Example:
-    return Example(*random_image(seed, 60 + seed, 70), name=name, **more)
+def example(seed: int, name: str | None, **fields) -> Example:
+    return Example(*random_image(seed, 60 + seed, 70), name=name, **fields)
 
 
 def test_explanations_point_at_pixels_of_both_images(segmenter):
@@ -38,8 +38,8 @@ def test_explanations_point_at_pixels_of_both_images(segmenter):
             assert 0 <= match.target[1] <= 50
 
 
-def test_a_reference_explains_itself(segmenter):
-    """On the reference itself, the strongest matches are of a patch with itself."""
+def test_a_reference_matches_itself(segmenter):
+    """Check that on the reference itself the strongest matches are of patches with themselves."""
     image, mask = random_image(0, 64, 64)
     context = segmenter.fit(Example(image, mask))
     for match in segmenter.explain(image, context)[0].matches[:5]:
@@ -48,7 +48,7 @@ def test_a_reference_explains_itself(segmenter):
 
 
 def test_predicting_and_explaining_is_one_pass(segmenter, monkeypatch):
-    """The backbone runs once, and both answers are those of `predict` and `explain`."""
+    """Check that the backbone runs once, and both results are those of `predict` and `explain`."""
     context = segmenter.fit([example(0, "a"), example(1, "b")])
     target = random_image(9, 50, 80)[0]
     predicted = segmenter.predict(target, context)

@@ -1,4 +1,4 @@
-"""Matching of patches against plain loops."""
+"""Compare the matching of patches with plain loops."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -47,8 +47,8 @@ def test_matches_equal_loops_over_patches():
             np.testing.assert_allclose(matches.matched[0, row, kind].reshape(-1), best, atol=1e-5)
         mutual = 0
         for patch in np.flatnonzero(reference.kind == INSIDE):
-            chosen = max(np.flatnonzero(on_image), key=lambda i, patch=patch: cosine[patch, i])
-            mutual += cosine[patch, chosen] >= cosine[:, chosen].max()
+            nearest = max(np.flatnonzero(on_image), key=lambda i, patch=patch: cosine[patch, i])
+            mutual += cosine[patch, nearest] >= cosine[:, nearest].max()
         assert matches.mutual[0, row] == pytest.approx(mutual / (reference.kind == INSIDE).sum())
     (patches,) = runner.match_patches(images, concept_slots(concepts))
     inside = concepts[0].patches[concepts[0].kind == INSIDE].astype(np.float32) @ target.T
@@ -67,7 +67,7 @@ def test_a_reference_is_pooled_inside_its_mask():
     assert np.asarray(pooled.valid).sum() == 5 * 8
 
 
-def test_a_mask_that_fills_no_patch_stands_for_the_one_it_covers_most():
+def test_a_mask_that_fills_no_patch_pools_the_patch_it_covers_most():
     features = np.random.default_rng(2).normal(size=(GRID, GRID, CHANNELS)).astype(np.float32)
     mask = np.zeros((CONFIG.canvas, CONFIG.canvas), bool)
     mask[30, 30:35] = True  # two pixels of one patch, three of the next
@@ -76,7 +76,7 @@ def test_a_mask_that_fills_no_patch_stands_for_the_one_it_covers_most():
     np.testing.assert_allclose(pooled.visual, features[3, 4], atol=1e-6)
 
 
-def test_patches_on_the_image_have_their_centre_there():
+def test_patches_on_the_image_have_their_centre_on_it():
     sizes = np.array([[64, 64], [12, 13], [1, 1], [20, 64]])
     counts = [int(on_image.sum()) for on_image in patches_on_image(sizes, 64, 8)]
     assert counts == [64, 1 * 2, 1, 2 * 8]

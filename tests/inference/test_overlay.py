@@ -1,4 +1,4 @@
-"""Masks drawn on images are visible on every background, each class in its own colour."""
+"""Test that masks are visible on every background, each class in its own colour."""
 
 import cv2
 import numpy as np
@@ -9,34 +9,34 @@ from segic_jax.inference.overlay import DARK, WHITE, class_colours, draw_masks, 
 MASK = cv2.circle(np.zeros((200, 300), np.uint8), (150, 100), 60, 1, -1) > 0
 
 
-def test_colours_differ_and_stay():
-    many = class_colours(255)
-    assert len(set(many)) == 255
-    assert all(class_colours(count) == many[:count] for count in (0, 1, 7, 8, 100))
+def test_class_colours_are_distinct_and_stable():
+    colours = class_colours(255)
+    assert len(set(colours)) == 255
+    assert all(class_colours(count) == colours[:count] for count in (0, 1, 7, 8, 100))
 
 
 @pytest.mark.parametrize("colour", [*class_colours(12), (255, 255, 255), (0, 0, 0)])
-def test_an_outline_is_seen_on_its_own_colour(colour):
+def test_an_outline_is_visible_on_its_own_colour(colour):
     ground = np.full((200, 300, 3), colour, np.uint8)
-    drawn = draw_outline(ground, MASK, colour)
-    changed = np.abs(drawn.astype(int) - ground).max(-1)
-    ring = cv2.dilate(MASK.astype(np.uint8), np.ones((5, 5))) - MASK  # what is just outside
+    outlined = draw_outline(ground, MASK, colour)
+    changed = np.abs(outlined.astype(int) - ground).max(-1)
+    ring = cv2.dilate(MASK.astype(np.uint8), np.ones((5, 5))) - MASK  # pixels just outside the mask
     assert (changed[ring > 0] > 80).mean() > 0.25
-    assert not changed[MASK].any()  # the lines around hide nothing of the object
+    assert not changed[MASK].any()  # the outline hides no pixel of the object
     assert (ground == colour).all()  # drawn on a copy
 
 
 def test_overlays_tint_every_mask():
     grey = np.full((200, 300, 3), 128, np.uint8)
     masks = [cv2.circle(np.zeros((200, 300), np.uint8), (x, 100), 50, 1, -1) > 0 for x in (75, 225)]
-    drawn = draw_masks(grey, masks, class_colours(2))
+    overlay = draw_masks(grey, masks, class_colours(2))
     for mask, colour in zip(masks, class_colours(2), strict=True):
         inner = cv2.erode(mask.astype(np.uint8), np.ones((15, 15))) > 0
-        assert np.abs(drawn[inner] - (64 + np.array(colour) / 2)).max() <= 1
+        assert np.abs(overlay[inner] - (64 + np.array(colour) / 2)).max() <= 1
 
 
-def test_masks_are_drawn_only_around_themselves():
-    """Drawing in the window around a mask gives the pixels of drawing on the whole image."""
+def test_drawing_in_a_window_equals_drawing_on_the_image():
+    """Compare with masks and outlines that are drawn on the complete image."""
     random = np.random.default_rng(0)
     for side in (1, 5, 60, 150):
         image = random.integers(0, 256, (side, side + 3, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""docs/own_images.md: every block of Python runs."""
+"""Test that every Python block in docs/own_images.md runs."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own_images.md").read_t
 
 
 @pytest.mark.parametrize(
-    ("number", "written"),
+    ("number", "files_written"),
     [
         (0, {"out/labels/1.png", "out/overlays/1.png", "out/annotations/1.json"}),
         (1, {"mine.segic"}),
@@ -18,13 +18,13 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own_images.md").read_t
         (3, set()),
     ],
 )
-def test_a_block_runs_and_writes(number, written, tmp_path, monkeypatch):
+def test_a_block_runs_and_writes(number, files_written, tmp_path, monkeypatch):
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     exec(compile(BLOCKS[number], f"block {number}", "exec"), {})
     files = (path.relative_to(tmp_path) for path in tmp_path.rglob("*") if path.is_file())
-    assert {str(path) for path in files if path.parts[0] != "examples"} == written
+    assert {str(path) for path in files if path.parts[0] != "examples"} == files_written
 
 
-def test_every_block_is_run():
+def test_every_block_is_tested():
     assert len(BLOCKS) == 4

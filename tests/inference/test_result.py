@@ -1,4 +1,4 @@
-"""Results are computed once, in strips: the same for any strip, and in little memory."""
+"""Test that results are computed once, in strips of any size, and with little memory."""
 
 import errno
 import json
@@ -22,24 +22,24 @@ from segic_jax.inference.result import merge_coco_files
 from segic_jax.inference.segmenter import Segmenter
 
 
-def test_strips_change_nothing(monkeypatch):
-    whole = blob_result(611, 420)
-    expected = whole.label_map, whole.masks, whole.overlay(), whole.logits()
-    assert whole.areas.min() > 1000
-    np.testing.assert_array_equal(expected[2], draw_masks(whole.image, whole.masks, whole.colours))
+def test_results_do_not_depend_on_the_strips(monkeypatch):
+    result = blob_result(611, 420)
+    expected = result.label_map, result.masks, result.overlay(), result.logits()
+    assert result.areas.min() > 1000
+    np.testing.assert_array_equal(expected[2], draw_masks(result.image, result.masks, result.colours))
     monkeypatch.setattr(results, "STRIP", 420 * 40)
-    strips = replace(whole)
-    for one, other in zip(
-        expected, (strips.label_map, strips.masks, strips.overlay(), strips.logits()), strict=True
+    in_strips = replace(result)
+    for values, values_in_strips in zip(
+        expected, (in_strips.label_map, in_strips.masks, in_strips.overlay(), in_strips.logits()), strict=True
     ):
-        np.testing.assert_array_equal(one, other)
-    assert strips.areas.tolist() == whole.areas.tolist()
-    assert strips.boxes == whole.boxes
-    np.testing.assert_allclose(strips.scores, whole.scores, rtol=1e-6)
+        np.testing.assert_array_equal(values, values_in_strips)
+    assert in_strips.areas.tolist() == result.areas.tolist()
+    assert in_strips.boxes == result.boxes
+    np.testing.assert_allclose(in_strips.scores, result.scores, rtol=1e-6)
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (7, 1), (1, 9), (50, 33)])
-def test_a_png_of_strips_holds_the_image(height, width):
+def test_a_png_written_in_strips_holds_the_image(height, width):
     image = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     file = b"".join(rgb_png(width, height, (image[i : i + 4] for i in range(0, height, 4))))
     assert np.array_equal(cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR_RGB), image)
@@ -63,11 +63,11 @@ def test_each_class_is_resampled_once(tmp_path, monkeypatch):
     result, resampled = blob_result(300, 400), np.zeros((3, 300), int)
     logit_rows = results.Result._logit_rows
 
-    def counted(self, concept, start, stop):
+    def count_rows(self, concept, start, stop):
         resampled[concept, start:stop] += 1
         return logit_rows(self, concept, start, stop)
 
-    monkeypatch.setattr(results.Result, "_logit_rows", counted)
+    monkeypatch.setattr(results.Result, "_logit_rows", count_rows)
     result.save(tmp_path)
     result.coco_file()
     result.overlay(100)
@@ -76,15 +76,15 @@ def test_each_class_is_resampled_once(tmp_path, monkeypatch):
     assert resampled.max() == 1
 
 
-def test_measures_are_those_of_the_logits():
-    """A mask, its measures and the label map follow from the logits, whatever the threshold."""
-    for cut in (-0.1, 0.0, 0.125):
-        result = blob_result(97, 120).threshold(cut)
+def test_masks_and_measures_follow_from_the_logits():
+    """Check masks, areas, scores, boxes and the label map at several thresholds."""
+    for threshold in (-0.1, 0.0, 0.125):
+        result = blob_result(97, 120).threshold(threshold)
         logits = result.logits()
-        np.testing.assert_array_equal(result.masks, logits > cut)
-        np.testing.assert_array_equal(result.areas, (logits > cut).sum((1, 2)))
+        np.testing.assert_array_equal(result.masks, logits > threshold)
+        np.testing.assert_array_equal(result.areas, (logits > threshold).sum((1, 2)))
         np.testing.assert_array_equal(
-            result.label_map, np.where(logits.max(0) > cut, logits.argmax(0) + 1, 0)
+            result.label_map, np.where(logits.max(0) > threshold, logits.argmax(0) + 1, 0)
         )
         for mask, values, score, box in zip(result.masks, logits, result.scores, result.boxes, strict=True):
             assert score == pytest.approx((1 / (1 + np.exp(-values[mask]))).mean(), abs=1e-6)
@@ -97,12 +97,12 @@ def segmenter():
     return Segmenter(bundle())
 
 
-def example(seed: int, name: str | None, **more) -> Example:
-    return Example(*random_image(seed, 60 + seed, 70), name=name, **more)
+def example(seed: int, name: str | None, **fields) -> Example:
+    return Example(*random_image(seed, 60 + seed, 70), name=name, **fields)
 
 
-def found(segmenter):
-    """A Result with something in it."""
+def make_result(segmenter):
+    """Return a result with known logits: two regions of class a, one of class b."""
     context = segmenter.fit([example(0, "a"), example(1, "b")])
     result = segmenter.predict(random_image(9, 50, 80)[0], context)
     logits = np.full((2, 32, 32), -1.0, np.float32)
@@ -111,12 +111,12 @@ def found(segmenter):
 
 
 def test_thresholds_boxes_areas_and_instances(segmenter):
-    result = found(segmenter)
-    for cut in (0.0, 2.5):
-        other = result.threshold(cut)
-        assert np.array_equal(other.masks, result.logits() > cut)
-        assert other.areas.tolist() == other.masks.sum((1, 2)).tolist()
-        for mask, box in zip(other.masks, other.boxes, strict=True):
+    result = make_result(segmenter)
+    for threshold in (0.0, 2.5):
+        changed = result.threshold(threshold)
+        assert np.array_equal(changed.masks, result.logits() > threshold)
+        assert changed.areas.tolist() == changed.masks.sum((1, 2)).tolist()
+        for mask, box in zip(changed.masks, changed.boxes, strict=True):
             y, x = np.nonzero(mask)
             assert box == (x.min(), y.min(), x.max() + 1, y.max() + 1)
     objects = result.instances(0)
@@ -129,26 +129,26 @@ def test_thresholds_boxes_areas_and_instances(segmenter):
     assert result.threshold(9.0).instances(0) == []
 
 
-def test_results_in_files(segmenter, tmp_path):
-    result = found(segmenter)
-    written = result.save(tmp_path / "out")
-    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(written)
-    assert [path.parent.name for path in written] == ["overlays", "labels", "annotations"]
-    assert [path.name for path in written] == ["street.png", "street.png", "street.json"]
-    assert np.array_equal(cv2.imread(str(written[0]), cv2.IMREAD_COLOR_RGB), result.overlay())
-    labels = Image.open(written[1])
+def test_a_result_is_saved_as_files(segmenter, tmp_path):
+    result = make_result(segmenter)
+    paths = result.save(tmp_path / "out")
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(paths)
+    assert [path.parent.name for path in paths] == ["overlays", "labels", "annotations"]
+    assert [path.name for path in paths] == ["street.png", "street.png", "street.json"]
+    assert np.array_equal(cv2.imread(str(paths[0]), cv2.IMREAD_COLOR_RGB), result.overlay())
+    labels = Image.open(paths[1])
     assert np.array_equal(np.asarray(labels), result.label_map)
     assert tuple(labels.getpalette()[3:9]) == result.colours[0] + result.colours[1]
-    content = json.loads(written[2].read_text())
-    assert [one["name"] for one in content["categories"]] == ["a", "b"]
-    for one, mask in zip(content["annotations"], result.masks, strict=True):
-        assert np.array_equal(coco.decode(one["segmentation"]), mask)
-        assert one["area"] == mask.sum()
-        assert one["bbox"] == coco.toBbox(one["segmentation"]).tolist()
+    content = json.loads(paths[2].read_text())
+    assert [entry["name"] for entry in content["categories"]] == ["a", "b"]
+    for entry, mask in zip(content["annotations"], result.masks, strict=True):
+        assert np.array_equal(coco.decode(entry["segmentation"]), mask)
+        assert entry["area"] == mask.sum()
+        assert entry["bbox"] == coco.toBbox(entry["segmentation"]).tolist()
     assert content["images"][0]["presence"].keys() == {"a", "b"}
-    both = merge_coco_files([content, content])
-    assert [one["image_id"] for one in both["annotations"]] == [1, 1, 2, 2]
-    assert [one["id"] for one in both["annotations"]] == [1, 2, 3, 4]
+    merged = merge_coco_files([content, content])
+    assert [entry["image_id"] for entry in merged["annotations"]] == [1, 1, 2, 2]
+    assert [entry["id"] for entry in merged["annotations"]] == [1, 2, 3, 4]
     (tmp_path / "file").touch()
     with pytest.raises(DataError, match="cannot be created"):
         result.save(tmp_path / "file")
@@ -157,9 +157,9 @@ def test_results_in_files(segmenter, tmp_path):
 
 
 @pytest.mark.parametrize("stop", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
-def test_a_result_is_never_half_written(segmenter, tmp_path, monkeypatch, stop):
-    """A full disk and Ctrl-C: the older files stay, and no other appears."""
-    result = found(segmenter)
+def test_a_failed_save_keeps_the_old_files(segmenter, tmp_path, monkeypatch, stop):
+    """Check that a full disk and Ctrl-C leave the old files and no other."""
+    result = make_result(segmenter)
     result.save(tmp_path)
 
     def fail(*_):
@@ -177,18 +177,18 @@ def test_a_result_is_never_half_written(segmenter, tmp_path, monkeypatch, stop):
     assert files() == before
 
 
-def test_logits_are_those_of_the_evaluation(segmenter):
-    """Small map -> canvas -> crop -> own size, in strips, equals the two steps on whole maps."""
+def test_logits_equal_those_of_the_evaluation(segmenter):
+    """Compare logits computed in strips with the two resizing steps on complete maps."""
     context = segmenter.fit(
         [Example(*random_image(0, 70, 60)), Example(*random_image(3, 60, 60), name="other")]
     )
     result = segmenter.predict(random_image(1, 131, 90)[0], context)
     h, w = result.placed
-    whole = resize(resize(result.small_logits, (64, 64))[:, :h, :w], (131, 90))
-    np.testing.assert_allclose(result.logits(), whole, atol=1e-4)
+    expected = resize(resize(result.small_logits, (64, 64))[:, :h, :w], (131, 90))
+    np.testing.assert_allclose(result.logits(), expected, atol=1e-4)
 
 
-def test_nothing_found_scores_zero():
+def test_an_empty_prediction_scores_zero():
     model = bundle()
     names = [name for name in model.head if name.startswith("mask_decoder/output_hypernetworks_mlps")]
     model.head.update({name: np.zeros_like(model.head[name]) for name in names})  # all logits are 0

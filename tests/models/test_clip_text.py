@@ -1,4 +1,4 @@
-"""The text tower against transformers' CLIPTextModel."""
+"""Compare the text tower with transformers' CLIPTextModel."""
 
 import jax
 import numpy as np
@@ -33,7 +33,7 @@ def test_equals_the_official_tower(golden, golden_weights):
 
 
 def test_padding_does_not_reach_the_pooled_feature(golden, golden_weights):
-    """The tower is causal and pools before the padding, so ids and mask there are free."""
+    """Change ids and mask in the padding: the tower is causal and pools before it."""
     arrays = golden("text")
     params = from_torch(clip_text_tensors(golden_weights("text")), TEMPLATE.shapes)
     ids, mask = arrays["in.input_ids"].astype(np.int32), arrays["in.attention_mask"].astype(bool)
@@ -42,5 +42,5 @@ def test_padding_does_not_reach_the_pooled_feature(golden, golden_weights):
 
 
 def test_published_size():
-    """ViT-L/14's text tower has 123.06 million parameters."""
+    """Check the 123.06 million parameters of ViT-L/14's text tower."""
     assert count(Template(lambda rngs: ClipText(TextConfig(), rngs=rngs)).shapes) == 123_060_480

@@ -1,4 +1,4 @@
-"""Prompt encoder and mask decoder against the official ones."""
+"""Compare the prompt encoder and mask decoder with the official ones."""
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def encode(params, **inputs) -> Prompts:
 
 
 def inputs_of(arrays, case: str) -> dict:
-    """The golden's rows are three concepts of one image."""
+    """Return the inputs of a golden case, whose rows are three concepts of one image."""
     tokens = jnp.asarray(arrays["in.texts"])[None]
     inputs = dict.fromkeys(("points", "point_labels", "boxes", "use_box", "masks"))
     if case != "textonly":
@@ -71,7 +71,7 @@ def test_prompts(case, golden, params):
     arrays = golden("prompt_decoder")
     prompts = encode(params, **inputs_of(arrays, case))
     sparse, valid = np.asarray(prompts.sparse[0]), np.asarray(prompts.sparse_valid[0])
-    # The official code has no slot for what is not read.
+    # The official code has no slots for unused tokens.
     official = np.stack([row[keep] for row, keep in zip(sparse, valid, strict=True)])
     close(official, arrays[f"out.{case}.sparse"])
     close(np.moveaxis(prompts.dense[0], -1, 1), arrays[f"out.{case}.dense"])
@@ -88,7 +88,7 @@ def test_masks_and_ious(case, golden, params):
 
 
 def test_task_indicator(golden, params):
-    """Token 0 for classes, 1 for instances."""
+    """Check mask token 0 for classes and 1 for instances."""
     arrays = golden("prompt_decoder")
     logits, iou = decode(params, image_of(arrays), encode(params, **inputs_of(arrays, "textonly")))
     token = arrays["in.task_indicator"].astype(int).reshape(-1)
@@ -98,7 +98,7 @@ def test_task_indicator(golden, params):
 
 
 def test_images_with_and_without_boxes_in_one_batch(golden, params):
-    """use_box picks per image between what the official code does with and without boxes."""
+    """Check that use_box chooses for each image between the official results with and without boxes."""
     arrays = golden("prompt_decoder")
     inputs = {
         name: None if value is None else jnp.concatenate([value, value])

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_batch import golden_references, last, references
+from golden_batch import channels_last, golden_references, references
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import segic
@@ -32,26 +32,26 @@ def weights(golden_weights):
 @pytest.mark.parametrize(
     "name", ["segic_infer_semantic", "segic_infer_instances", "segic_infer_empty_reference"]
 )
-def test_inference_goldens(golden, weights, name):
+def test_logits_equal_the_inference_goldens(golden, weights, name):
     g = golden(name)
     backbone, head = weights
     context = encode(backbone, golden_references(g))
     np.testing.assert_allclose(context.pooled[0], g["mid.inst_feat"], atol=1e-4)
-    logits, iou = segment(backbone, head, last(g["in.image"]), g["in.ori_size"], context)
+    logits, iou = segment(backbone, head, channels_last(g["in.image"]), g["in.ori_size"], context)
     height, width = g["in.ori_size"][0]
     np.testing.assert_allclose(logits[0, :, :height, :width], g["out.masks"][:, 0], atol=1e-4)
     np.testing.assert_allclose(iou[0], g["out.iou_pred"][:, 0], atol=1e-4)
 
 
-def test_middle_of_the_instance_golden(golden, weights):
+def test_intermediate_arrays_equal_the_instance_golden(golden, weights):
     g = golden("segic_infer_instances")
     backbone, head = weights
-    pictures = jnp.concatenate([last(g["in.image"]), last(g["in.image_dual"])])
+    images = jnp.concatenate([channels_last(g["in.image"]), channels_last(g["in.image_dual"])])
     sizes = np.concatenate([g["in.ori_size"], g["in.ori_size_dual"]])
-    features = extract(backbone, pictures, sizes)
-    np.testing.assert_allclose(features, last(g["mid.image_embeddings"]), atol=1e-4)
+    features = extract(backbone, images, sizes)
+    np.testing.assert_allclose(features, channels_last(g["mid.image_embeddings"]), atol=1e-4)
     module = segic.head_template(TINY).bind(head)
-    np.testing.assert_allclose(module.embed_image(features[:1]), last(g["mid.neck_out"]), atol=1e-4)
+    np.testing.assert_allclose(module.embed_image(features[:1]), channels_last(g["mid.neck_out"]), atol=1e-4)
     context = segic.encode_features(features[None, 1:], golden_references(g))
     tokens, valid = module.tokens(context, jnp.ones(1, bool))
     np.testing.assert_allclose(tokens[0], g["mid.text_tokens"], atol=1e-4)
@@ -63,23 +63,23 @@ def test_middle_of_the_instance_golden(golden, weights):
 def test_three_classes_from_three_images(golden, weights):
     g = golden("segic_semseg")
     backbone, head = weights
-    given = references(
+    batch = references(
         g["in.ref_image"],
         g["in.ref_ori_size"],
         g["in.ref_label"] / 255,
         np.arange(3),
         g["mid.ref_text_features"],
     )
-    context = encode(backbone, given)
+    context = encode(backbone, batch)
     np.testing.assert_allclose(context.pooled[0], g["out.inst_feats"][:, 0], atol=1e-4)
     tokens, _ = segic.head_template(TINY).bind(head).tokens(context, jnp.ones(1, bool))
     np.testing.assert_allclose(tokens[0, :, 0], g["out.prompt_tokens"][:, 0], atol=1e-4)
-    logits, iou = segment(backbone, head, last(g["in.image"]), g["in.ori_size"], context)
+    logits, iou = segment(backbone, head, channels_last(g["in.image"]), g["in.ori_size"], context)
     height, width = g["in.ori_size"][0]
     masks = logits[0, :, :height, :width]
     np.testing.assert_allclose(masks, g["out.masks"][:, 0], atol=1e-4)
     np.testing.assert_allclose(iou[0], g["out.iou_pred"][:, 0], atol=1e-4)
-    # `custom_eval` of train.py: mean confidence of all pixels, and the masks at the image's own size.
+    # As `custom_eval` of train.py: the mean confidence of all pixels, and the masks at the image's size.
     score = np.mean(jax.nn.sigmoid(np.abs(masks)), axis=(1, 2))
     np.testing.assert_allclose(score, g["out.mask_score"], atol=1e-4)
     full = bilinear(masks[..., None], tuple(g["in.full_hw"].tolist()))[..., 0]
@@ -88,7 +88,7 @@ def test_three_classes_from_three_images(golden, weights):
 
 @pytest.fixture(scope="module")
 def small():
-    """A small random head, features of two targets, and a context of four concepts with three shots."""
+    """Return a small random model, two targets, and references of four concepts with three shots."""
     config = ModelConfig(
         vit=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
         head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
@@ -97,8 +97,8 @@ def small():
     )
     rng = np.random.default_rng(0)
     masks = rng.random((2, 4, 3, 64, 64)) > 0.4
-    masks[:, :, :, :16, :16] = True  # no mask is empty on the grid
-    given = segic.ReferenceBatch(
+    masks[:, :, :, :16, :16] = True  # no mask is empty on the grid of patches
+    references_batch = segic.ReferenceBatch(
         images=rng.integers(0, 256, (2, 5, 64, 64, 3), np.uint8),
         sizes=rng.integers(30, 65, (2, 5, 2)),
         masks=masks,
@@ -112,104 +112,109 @@ def small():
     sizes = np.array([[64, 40], [50, 64]])
 
     @jax.jit
-    def run(targets, sizes, given):
-        return segic.segment(config, backbone, head, targets, sizes, segic.encode(config, backbone, given))
+    def run(targets, sizes, references_batch):
+        return segic.segment(
+            config, backbone, head, targets, sizes, segic.encode(config, backbone, references_batch)
+        )
 
-    return run, targets, sizes, given, config, backbone
+    return run, targets, sizes, references_batch, config, backbone
 
 
-def take(given, *index):
-    return jax.tree.map(lambda x: x[index], given)
+def take(batch, *index):
+    return jax.tree.map(lambda x: x[index], batch)
 
 
 def test_padding_changes_nothing(small):
-    """One image with two concepts of two shots, alone and in a batch with garbage in unused slots."""
-    run, targets, sizes, given, _, _ = small
-    valid = given.valid.copy()
+    """Compare an image with two concepts of two shots, alone and in a batch with garbage in unused slots."""
+    run, targets, sizes, batch, _, _ = small
+    valid = batch.valid.copy()
     valid[0, 2:] = valid[0, :, 1] = False
     valid[1] = False
-    padded = dataclasses.replace(given, valid=valid)
-    kept = np.ix_([0], [0, 1], [0, 2])
-    alone = dataclasses.replace(
-        take(given, slice(0, 1)),
-        masks=given.masks[kept],
-        image_index=given.image_index[kept],
-        valid=valid[kept],
-        text=given.text[:1, :2],
+    padded = dataclasses.replace(batch, valid=valid)
+    used = np.ix_([0], [0, 1], [0, 2])
+    single = dataclasses.replace(
+        take(batch, slice(0, 1)),
+        masks=batch.masks[used],
+        image_index=batch.image_index[used],
+        valid=valid[used],
+        text=batch.text[:1, :2],
     )
-    expected = run(targets[:1], sizes[:1], alone)
-    got = run(targets, sizes, padded)
-    for a, b in zip(expected, got, strict=True):
+    expected = run(targets[:1], sizes[:1], single)
+    logits = run(targets, sizes, padded)
+    for a, b in zip(expected, logits, strict=True):
         np.testing.assert_allclose(a[0], b[0, :2], atol=1e-5)
         assert np.isfinite(b).all()
 
 
-def test_concepts_that_read_nothing_of_each_other(small):
-    """Their tokens left out, or all there and masked."""
-    _, targets, sizes, given, config, backbone = small
+def test_masked_tokens_of_other_concepts_equal_no_tokens(small):
+    """Compare decoding without the tokens of other concepts, and with masked ones."""
+    _, targets, sizes, batch, config, backbone = small
     head = segic.head_template(config).init(0)
     features = jax.jit(partial(segic.extract, config))(backbone, targets, sizes)
-    context = jax.jit(partial(segic.encode, config))(backbone, given)
+    context = jax.jit(partial(segic.encode, config))(backbone, batch)
 
     def logits(use_cross):
         decoded = jax.jit(partial(segic.decode_stages, config))(head, features, context, use_cross=use_cross)
         return decoded.logits
 
     @jax.jit
-    def alone(features, context):
+    def decode_separately(features, context):
         return segic.decode_stages(config, head, features, context, use_cross=False).logits
 
     masked = logits(np.zeros(2, bool))
-    np.testing.assert_allclose(alone(features, context), masked, atol=1e-5)
+    np.testing.assert_allclose(decode_separately(features, context), masked, atol=1e-5)
     assert np.abs(masked - logits(np.ones(2, bool))).max() > 1e-3
 
 
-def test_order_of_concepts_permutes_the_answer(small):
-    run, targets, sizes, given, _, _ = small
+def test_the_order_of_concepts_permutes_the_logits(small):
+    run, targets, sizes, batch, _, _ = small
     order = [2, 0, 3, 1]
     permuted = dataclasses.replace(
-        given,
-        **{name: getattr(given, name)[:, order] for name in ("masks", "image_index", "valid", "text")},
+        batch,
+        **{name: getattr(batch, name)[:, order] for name in ("masks", "image_index", "valid", "text")},
     )
-    for a, b in zip(run(targets, sizes, given), run(targets, sizes, permuted), strict=True):
+    for a, b in zip(run(targets, sizes, batch), run(targets, sizes, permuted), strict=True):
         np.testing.assert_allclose(a[:, order], b, atol=1e-5)
 
 
-def test_pixels_beyond_the_size_are_not_read(small):
-    run, targets, sizes, given, _, _ = small
+def test_pixels_in_the_padding_are_not_used(small):
+    run, targets, sizes, batch, _, _ = small
     other = targets.copy()
     other[0, :, 40:], other[1, 50:] = 7, 200
-    for a, b in zip(run(targets, sizes, given), run(other, sizes, given), strict=True):
+    for a, b in zip(run(targets, sizes, batch), run(other, sizes, batch), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_same_shot_many_times_pools_the_same(small):
-    _, _, _, given, config, backbone = small
+def test_a_repeated_shot_pools_to_the_same_feature(small):
+    _, _, _, batch, config, backbone = small
     first = np.ix_(range(2), range(4), [0])
-    one = dataclasses.replace(
-        given, masks=given.masks[first], image_index=given.image_index[first], valid=np.ones((2, 4, 1), bool)
+    single = dataclasses.replace(
+        batch, masks=batch.masks[first], image_index=batch.image_index[first], valid=np.ones((2, 4, 1), bool)
     )
-    three = dataclasses.replace(
-        one, **{name: np.repeat(getattr(one, name), 3, axis=2) for name in ("masks", "image_index", "valid")}
+    repeated = dataclasses.replace(
+        single,
+        **{name: np.repeat(getattr(single, name), 3, axis=2) for name in ("masks", "image_index", "valid")},
     )
-    once, thrice = (jax.jit(segic.encode, static_argnums=0)(config, backbone, r) for r in (one, three))
-    np.testing.assert_allclose(once.pooled, thrice.pooled, rtol=1e-5, atol=1e-6)
-    np.testing.assert_array_equal(thrice.valid, True)
+    pooled_once, pooled_repeatedly = (
+        jax.jit(segic.encode, static_argnums=0)(config, backbone, r) for r in (single, repeated)
+    )
+    np.testing.assert_allclose(pooled_once.pooled, pooled_repeatedly.pooled, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(pooled_repeatedly.valid, True)
 
 
 def test_shots_are_averaged_over_the_valid_ones(small):
-    _, _, _, given, config, backbone = small
-    context = jax.jit(segic.encode, static_argnums=0)(config, backbone, given)
+    _, _, _, batch, config, backbone = small
+    context = jax.jit(segic.encode, static_argnums=0)(config, backbone, batch)
     np.testing.assert_allclose(
         context.pooled[0, 1], (context.visual[0, 1, 0] + context.visual[0, 1, 2]) / 2, atol=1e-6
     )
     np.testing.assert_array_equal(context.visual[0, 1, 1], 0)
 
 
-def test_half_precision_backbone_gives_float32_features(small):
+def test_a_bfloat16_backbone_gives_float32_features(small):
     _, targets, sizes, _, config, backbone = small
     extract = jax.jit(partial(segic.extract, config))
     full = extract(backbone, targets, sizes)
-    half = extract({name: value.astype(jnp.bfloat16) for name, value in backbone.items()}, targets, sizes)
-    assert half.dtype == jnp.float32
-    np.testing.assert_allclose(full, half, atol=0.1)
+    features = extract({name: value.astype(jnp.bfloat16) for name, value in backbone.items()}, targets, sizes)
+    assert features.dtype == jnp.float32
+    np.testing.assert_allclose(full, features, atol=0.1)

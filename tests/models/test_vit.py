@@ -1,4 +1,4 @@
-"""The backbone against the official DINOv2."""
+"""Compare the backbone with the official DINOv2."""
 
 import dataclasses
 
@@ -32,7 +32,7 @@ def close(actual, expected):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_equals_the_official_backbone(variant, golden, golden_weights):
-    """A wide and a square image: patch and position embeddings, every token before and after the norm."""
+    """Compare patch and position embeddings, and tokens before and after the norm, on two image shapes."""
     arrays = golden(f"backbone_{variant}")
     model = template(VARIANTS[variant])
     params = from_torch(golden_weights(f"backbone_{variant}"), model.shapes)
@@ -63,7 +63,7 @@ def test_stored_grid_is_not_resampled():
 @pytest.mark.parametrize("registers", [False, True])
 @pytest.mark.parametrize(
     ("size", "parameters"),
-    # The hub's models have one more vector, the unused mask_token.
+    # The hub's models have an additional vector, the unused mask_token.
     [
         ("s", 22_056_576 - 384),
         ("b", 86_580_480 - 768),

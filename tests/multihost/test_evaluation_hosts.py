@@ -1,4 +1,4 @@
-"""Evaluations in processes of their own: on several hosts and devices, broken, killed and continued."""
+"""Test evaluations on several hosts and devices, with unreadable images, kills and resuming."""
 
 import dataclasses
 import json
@@ -97,7 +97,7 @@ def run(kind, root, out, batch_size=1, workers=0):
 
 
 def start(folder, program, *arguments, devices=1, hosts=1):
-    """Start the program on each host; a file, since worker processes import it again."""
+    """Start the program on each host, from a file, since worker processes import it again."""
     path = folder / "program.py"
     path.write_text(START + program)
     environment = os.environ | {
@@ -135,7 +135,7 @@ def wait_for_rows(parts, rows=1):
 
 
 def files(out):
-    """Everything that a run leaves, without times and places."""
+    """Return the files of a run, without times and paths."""
     result = json.loads((out / "result.json").read_text())
     for name in ("seconds", "frames_per_second", "environment"):
         result.pop(name, None)
@@ -146,7 +146,7 @@ def files(out):
 
 @pytest.fixture(scope="module")
 def episodes(tmp_path_factory):
-    """The files of a run in this process."""
+    """Return the files of a run in this process."""
     out = tmp_path_factory.mktemp("episodes")
     run("episodes", None, out)
     return files(out)
@@ -155,7 +155,7 @@ def episodes(tmp_path_factory):
 @pytest.mark.parametrize(
     ("hosts", "devices", "batch_size", "workers"), [(1, 8, 7, 0), (1, 2, 1, 2), (2, 2, 3, 0)]
 )
-def test_devices_batches_workers_and_hosts_change_nothing(
+def test_results_do_not_depend_on_devices_batches_workers_and_hosts(
     episodes, tmp_path, hosts, devices, batch_size, workers
 ):
     arguments = ("episodes", "-", tmp_path / "out", "-", batch_size, workers)
@@ -173,11 +173,11 @@ def test_a_killed_run_ends_with_the_same_result(episodes, tmp_path):
     assert part.read_text().count("\n") == 4
     assert not (out / "result.json").exists()
     run("episodes", None, out)
-    assert part.read_text().count("\n") == 8  # nothing twice
+    assert part.read_text().count("\n") == 8  # no row is repeated
     assert files(out) == episodes
 
 
-def test_a_broken_image_of_one_host_ends_both(tmp_path):
+def test_an_unreadable_image_on_one_host_stops_both(tmp_path):
     root, out = write_ade20k(tmp_path / "data"), tmp_path / "out"
     complete = run("semantic", root, tmp_path / "complete")
     image = root / "ade20k/images/validation/ADE_val_2.jpg"
@@ -202,8 +202,8 @@ def test_one_host_continues_what_two_began(tmp_path):
     for process in processes:
         process.kill()
         process.communicate()
-    kept = [json.loads(path.read_text().splitlines()[0])["index"] for path in parts]
-    assert sorted(kept) == [0, 1]
+    indices = [json.loads(path.read_text().splitlines()[0])["index"] for path in parts]
+    assert sorted(indices) == [0, 1]
     assert not (out / "result.json").exists()
     run("video", root, out)
     assert files(out) == files(tmp_path / "complete")
@@ -215,8 +215,8 @@ def test_two_hosts_gather_their_rows(tmp_path, disk):
         processes = start(tmp_path, LOG, tmp_path / "out", disk, hosts=2)
         return [output.splitlines()[-2:] for output, _ in finish(processes)]
 
-    everything = str([(i, i % 2) for i in range(6)])
-    assert rows() == [["[]", everything]] * 2
-    assert rows() == [[str(list(range(6))), everything]] * 2
+    all_rows = str([(i, i % 2) for i in range(6)])
+    assert rows() == [["[]", all_rows]] * 2
+    assert rows() == [[str(list(range(6))), all_rows]] * 2
     path = tmp_path / "out" / ("0" if disk == "own" else "") / "run.json"
     assert json.loads(path.read_text()) == {"run": 1}

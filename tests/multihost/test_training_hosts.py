@@ -1,4 +1,4 @@
-"""Real processes with collectives between them: the same training on every topology."""
+"""Test that processes with collectives between them train equally on every topology."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def start(workdir, hosts, devices, *options):
     ]
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(HELPERS.parents[1]), str(HELPERS)]),
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # half the time: it is spent in compiling
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # compiling takes most of the time
     }
     return [
         subprocess.Popen(
@@ -67,8 +67,8 @@ def curve(workdir):
 
 
 @pytest.fixture(scope="module")
-def one_process(tmp_path_factory):
-    """One process with four devices."""
+def single_process(tmp_path_factory):
+    """Train in one process with four devices."""
     workdir = tmp_path_factory.mktemp("one")
     finish(start(workdir, 1, 4))
     return workdir
@@ -83,36 +83,36 @@ def one_process(tmp_path_factory):
     ],
     ids=["2x2", "4x1, workers", "in parts, the backbone split"],
 )
-def test_the_loss_curve_is_that_of_one_process(one_process, tmp_path, hosts, devices, options):
+def test_the_loss_curve_equals_that_of_one_process(single_process, tmp_path, hosts, devices, options):
     finish(start(tmp_path, hosts, devices, *options))
     assert len(curve(tmp_path)) == STEPS
-    np.testing.assert_allclose(curve(tmp_path), curve(one_process), rtol=2e-6)
+    np.testing.assert_allclose(curve(tmp_path), curve(single_process), rtol=2e-6)
 
 
-def test_eight_devices_then_two(one_process, tmp_path):
-    """Saved on one topology, restored on another; the batch of eight rows makes it possible."""
+def test_a_training_on_eight_devices_resumes_on_two(single_process, tmp_path):
+    """Save on eight devices and resume on two; the batch has eight rows."""
     finish(start(tmp_path, 1, 8, "stop"))
     assert len(curve(tmp_path)) == 3
     finish(start(tmp_path, 1, 2))
-    np.testing.assert_allclose(curve(tmp_path), curve(one_process), rtol=2e-6)
+    np.testing.assert_allclose(curve(tmp_path), curve(single_process), rtol=2e-6)
 
 
-def test_sigterm_to_one_host_saves_on_all_and_the_rest_is_the_same(one_process, tmp_path):
+def test_sigterm_to_one_host_saves_on_all_and_the_training_resumes(single_process, tmp_path):
     processes = start(tmp_path, 2, 2, "slow")
     deadline = time.monotonic() + 240
     while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     processes[1].send_signal(signal.SIGTERM)
-    told = finish(processes)
-    assert "Stopped and saved after step" in told[0]
+    outputs = finish(processes)
+    assert "Stopped and saved after step" in outputs[0]
     assert len(curve(tmp_path)) < STEPS
     finish(start(tmp_path, 2, 2))
     assert [line["step"] for line in read_metrics(tmp_path)] == list(range(1, STEPS + 1))
-    np.testing.assert_allclose(curve(tmp_path), curve(one_process), rtol=2e-6)
+    np.testing.assert_allclose(curve(tmp_path), curve(single_process), rtol=2e-6)
 
 
-def test_one_of_the_three_values_is_not_enough(tmp_path):
+def test_an_incomplete_configuration_of_hosts_is_reported(tmp_path):
     environment = os.environ | {"JAX_NUM_PROCESSES": "2", "PYTHONPATH": str(HELPERS.parents[1])}
     command = [sys.executable, HELPERS / "tiny_training.py", tmp_path, "1", "1"]
-    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert "--num-hosts is given but --coordinator (JAX_COORDINATOR_ADDRESS) is not" in found.stderr
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert "--num-hosts is given but --coordinator (JAX_COORDINATOR_ADDRESS) is not" in process.stderr

@@ -70,12 +70,12 @@ def photo(rng, height: int, width: int) -> np.ndarray:
     return np.clip(image + rng.integers(-20, 21, image.shape), 0, 255).astype(np.uint8).transpose(2, 0, 1)
 
 
-def placed(image: np.ndarray, label: np.ndarray, canvas: int):
+def fit_canvas(image: np.ndarray, label: np.ndarray, canvas: int):
     """Apply the official `Resize` to one image; return the image, soft masks and (h, w)."""
     if max(image.shape[1:]) == canvas:
-        beside = (0, canvas - image.shape[2], 0, canvas - image.shape[1])
+        padding = (0, canvas - image.shape[2], 0, canvas - image.shape[1])
         tensors = torch.from_numpy(image).float(), torch.from_numpy(label).float()
-        return F.pad(tensors[0], beside, value=128), F.pad(tensors[1], beside), image.shape[1:]
+        return F.pad(tensors[0], padding, value=128), F.pad(tensors[1], padding), image.shape[1:]
     sample = {"image": torch.from_numpy(image).float(), "label": torch.from_numpy(label).float()}
     sample |= {f"{name}_dual": value for name, value in sample.items()}
     sample = Resize([canvas, canvas])(sample)
@@ -114,10 +114,10 @@ class Flow:
 
     def similarity(self, features, pooled, eps: float):
         """Return similarity maps [n, m, S // 4, S // 4] of features [c, g, g] and prototypes [n, m, c]."""
-        quarter = F.interpolate(features[None], (self.canvas // 4,) * 2, mode="bilinear")
-        quarter = quarter / quarter.norm(dim=1, keepdim=True).clamp(min=eps)
+        upsampled = F.interpolate(features[None], (self.canvas // 4,) * 2, mode="bilinear")
+        upsampled = upsampled / upsampled.norm(dim=1, keepdim=True).clamp(min=eps)
         pooled = pooled / pooled.norm(dim=-1, keepdim=True).clamp(min=eps)
-        return torch.einsum("chw,nmc->nmhw", quarter[0], pooled)
+        return torch.einsum("chw,nmc->nmhw", upsampled[0], pooled)
 
     def peaks(self, maps):
         """Return the peaks [n, 2] of maps [n, S, S] as (x, y)."""
@@ -130,10 +130,10 @@ class Flow:
 
     def visual_tokens(self, tokens, cross: bool):
         """Return the visual tokens [n, tokens, width] of n concepts with m tokens each."""
-        count, each = tokens.shape[:2]
+        count, per_concept = tokens.shape[:2]
         if not cross:
             return tokens
-        kinds = torch.eye(count, dtype=torch.long).repeat_interleave(each, 1)
+        kinds = torch.eye(count, dtype=torch.long).repeat_interleave(per_concept, 1)
         return tokens.flatten(0, 1)[None] + self.model.inst_type_embed(kinds)
 
     def sparse(self, points, labels, boxes, texts):
@@ -209,7 +209,7 @@ def inference(flow: Flow, rng, spec: GoldensSpec, kind: str) -> dict:
         image, label = photo(rng, *size), blobs(rng, count, *size)
         if kind == "empty_reference" and end:
             label[:] = 0
-        canvas, soft, ori = placed(image, label, flow.canvas)
+        canvas, soft, ori = fit_canvas(image, label, flow.canvas)
         out |= {f"in.orig_image{end}": image, f"in.orig_label{end}": label, f"in.image{end}": canvas[None]}
         out |= {f"in.label{end}": soft, f"in.ori_size{end}": np.array([ori])}
         parts.append((canvas, soft, ori, label))
@@ -234,9 +234,9 @@ def inference(flow: Flow, rng, spec: GoldensSpec, kind: str) -> dict:
     logits = F.interpolate(out["out.masks"], spec.image, mode="bilinear")[:, 0]
     if logits.abs().min() < 1e-6:
         raise Unsuitable
-    found, truth = logits.numpy() > 0, parts[0][3] > 128
-    out["out.intersection"], out["out.union"] = (found & truth).sum(), (found | truth).sum()
-    pairs = list(zip(found, truth, strict=True))
+    predicted, truth = logits.numpy() > 0, parts[0][3] > 128
+    out["out.intersection"], out["out.union"] = (predicted & truth).sum(), (predicted | truth).sum()
+    pairs = list(zip(predicted, truth, strict=True))
     out["out.mean_iou"] = np.float32(np.mean([iou(a, b) for a, b in pairs]))
     out["out.mean_boundary_iou"] = np.float32(np.mean([iou(boundary(a), boundary(b)) for a, b in pairs]))
     return out
@@ -247,10 +247,10 @@ def semseg(flow: Flow, rng, spec: GoldensSpec) -> dict:
     """Make segic_semseg."""
     names = [f"class {i}" for i in range(spec.classes)]
     references = [
-        placed(photo(rng, *size), blobs(rng, 1, *size), flow.canvas)
+        fit_canvas(photo(rng, *size), blobs(rng, 1, *size), flow.canvas)
         for size in (spec.reference, spec.image, spec.frame, *[spec.reference] * spec.classes)[: len(names)]
     ]
-    image, _, ori = placed(photo(rng, *spec.image), blobs(rng, 1, *spec.image), flow.canvas)
+    image, _, ori = fit_canvas(photo(rng, *spec.image), blobs(rng, 1, *spec.image), flow.canvas)
     soft = torch.cat([reference[1] for reference in references])
     sizes = [reference[2] for reference in references]
     images = torch.stack([reference[0] for reference in references])
@@ -289,14 +289,14 @@ def video(flow: Flow, rng, spec: GoldensSpec) -> dict:
     index = np.zeros(spec.frame, np.uint8)
     for i, mask in zip(spec.ids, blobs(rng, len(spec.ids), *spec.frame), strict=True):
         index[(mask > 0) & (index == 0)] = i
-    given = np.stack([(index == i) * np.uint8(255) for i in spec.ids])
-    if (given.sum((1, 2)) < 255 * 60).any() or (index > 0).all():
+    masks_of_ids = np.stack([(index == i) * np.uint8(255) for i in spec.ids])
+    if (masks_of_ids.sum((1, 2)) < 255 * 60).any() or (index > 0).all():
         raise Unsuitable
-    on_canvas = [placed(frame, given, flow.canvas) for frame in frames]
+    on_canvas = [fit_canvas(frame, masks_of_ids, flow.canvas) for frame in frames]
     images, ori = torch.stack([frame[0] for frame in on_canvas]), on_canvas[0][2]
     soft = on_canvas[0][1]
     out = {"in.frames": frames, "in.first_frame_index": index, "in.inst_ids": np.array(spec.ids)}
-    out |= {"in.inst_masks": given, "mid.images": images, "mid.inst_masks": soft}
+    out |= {"in.inst_masks": masks_of_ids, "mid.images": images, "mid.inst_masks": soft}
     out["mid.ori_size"] = np.array(ori)
     text = flow.texts([INSTANCES] * len(frames), out)
     features = flow.model.encoder(flow.pixels(images.clone(), [ori] * len(frames)))
@@ -350,7 +350,7 @@ def training(flow: Flow, rng, spec: GoldensSpec) -> tuple[dict, dict]:
     sides = []
     for end, sizes in (("", (spec.image, spec.frame)), ("_dual", (spec.reference, spec.image))):
         on_canvas = [
-            placed(photo(rng, *sizes[i % 2]), blobs(rng, n, *sizes[i % 2]), flow.canvas)
+            fit_canvas(photo(rng, *sizes[i % 2]), blobs(rng, n, *sizes[i % 2]), flow.canvas)
             for i, n in enumerate(counts)
         ]
         out[f"in.image{end}"] = torch.stack([image for image, _, _ in on_canvas])

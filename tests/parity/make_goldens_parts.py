@@ -1,7 +1,7 @@
-"""The goldens' files about parts of the model, data and scores, of any sizes, from torch, numpy and cv2.
+"""Make the goldens' files about parts of the model, data and scores, of any sizes, with torch, numpy and cv2.
 
-Each function takes the `in.*` arrays of its file and returns the others, as the goldens' README describes
-what the official code does; `make_parts` draws such inputs. Nothing of segic_jax is used.
+Each function takes the `in.*` arrays of its file and returns the others, following the description of the
+official code in the goldens' README; `make_parts` draws such inputs. Nothing of segic_jax is used.
 """
 
 import math
@@ -22,7 +22,7 @@ VARIANTS = ("mlp", "reg", "swiglu", "swiglu_reg")
 
 @dataclass(frozen=True)
 class Parts:
-    """What one folder is made of; sides in pixels, `patches` in patches of 14."""
+    """Describe the contents of one folder; sizes are in pixels, `patches` in patches of 14."""
 
     seed: int
     sizes: Sizes
@@ -36,7 +36,7 @@ class Parts:
     losses: int = 4
     loss_points: int = 400
     small: tuple[int, float, float] = (64, 3.0, 0.75)
-    pictures: tuple[tuple[int, int], ...] = ((97, 131), (83, 61), (64, 64))
+    image_sizes: tuple[tuple[int, int], ...] = ((97, 131), (83, 61), (64, 64))
     jitters: tuple[float, ...] = (0.02, 0.31, 0.98)
     frame: tuple[int, int] = (60, 80)
     frames: int = 2
@@ -50,7 +50,7 @@ class Parts:
 
 
 class SwiGLU(nn.Module):
-    """silu of the first half times the second."""
+    """Multiply silu of the first half of the hidden layer by the second half."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -63,7 +63,7 @@ class SwiGLU(nn.Module):
 
 
 class Vit(Dino):
-    """DINOv2 with registers, SwiGLU and antialiased positions."""
+    """Implement DINOv2 with registers, SwiGLU and antialiased positions."""
 
     def __init__(self, sizes: Sizes, registers: int, swiglu: bool):
         super().__init__(sizes)
@@ -79,17 +79,17 @@ class Vit(Dino):
         if rows == columns == self.side:
             return self.pos_embed
         table = self.pos_embed[:, 1:].unflatten(1, (self.side, self.side)).movedim(-1, 1)
-        how = {"mode": "bicubic", "antialias": self.antialias}
+        options = {"mode": "bicubic", "antialias": self.antialias}
         if self.offset:
-            how["scale_factor"] = [(n + self.offset) / self.side for n in (rows, columns)]
+            options["scale_factor"] = [(n + self.offset) / self.side for n in (rows, columns)]
         else:
-            how["size"] = (rows, columns)
-        table = F.interpolate(table, **how).flatten(2).transpose(1, 2)
+            options["size"] = (rows, columns)
+        table = F.interpolate(table, **options).flatten(2).transpose(1, 2)
         return torch.cat([self.pos_embed[:, :1], table], dim=1)
 
     @torch.no_grad()
     def stages(self, pixels) -> dict:
-        """By the name of the array."""
+        """Return the arrays of a forward pass by name."""
         patches = self.patch_embed(pixels)
         positions = self.positions(*(side // 14 for side in pixels.shape[-2:]))
         x = torch.cat([self.cls_token.expand(len(pixels), -1, -1), patches], dim=1) + positions
@@ -114,8 +114,8 @@ class Vit(Dino):
         return out | ({"out.x_norm_regtokens": normed[:, 1 : 1 + registers]} if registers else {})
 
 
-def roughened(module: nn.Module, seed: int) -> nn.Module:
-    """Norms and biases away from their neutral start."""
+def perturb(module: nn.Module, seed: int) -> nn.Module:
+    """Move norms and biases away from their neutral initialisation."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -124,19 +124,19 @@ def roughened(module: nn.Module, seed: int) -> nn.Module:
     return module
 
 
-def backbone(model: Vit, given: dict) -> dict:
-    """backbone_*."""
+def backbone(model: Vit, inputs: dict) -> dict:
+    """Make backbone_VARIANT."""
     return {
         f"{name}.{i}": value
-        for i in range(int(given["in.n_inputs"]))
-        for name, value in model.stages(torch.as_tensor(given[f"in.image.{i}"])).items()
+        for i in range(int(inputs["in.n_inputs"]))
+        for name, value in model.stages(torch.as_tensor(inputs[f"in.image.{i}"])).items()
     }
 
 
 @torch.no_grad()
-def text(model: TextModel, given: dict) -> dict:
-    """text."""
-    ids, attended = (torch.as_tensor(given[f"in.{name}"]) for name in ("input_ids", "attention_mask"))
+def text(model: TextModel, inputs: dict) -> dict:
+    """Make text."""
+    ids, attended = (torch.as_tensor(inputs[f"in.{name}"]) for name in ("input_ids", "attention_mask"))
     tower = model.text_model
     x = tower.embeddings["token_embedding"](ids) + tower.embeddings["position_embedding"].weight
     mask = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool).tril() & attended.bool()[:, None, None]
@@ -154,11 +154,11 @@ def text(model: TextModel, given: dict) -> dict:
 
 
 @torch.no_grad()
-def prompt_decoder(flow: Flow, given: dict) -> dict:
-    """prompt_decoder."""
+def prompt_decoder(flow: Flow, inputs: dict) -> dict:
+    """Make prompt_decoder."""
     model, canvas = flow.model, flow.canvas
     encoder, decoder = model.prompt_encoder, model.mask_decoder
-    tensors = {name.removeprefix("in."): torch.as_tensor(value) for name, value in given.items()}
+    tensors = {name.removeprefix("in."): torch.as_tensor(value) for name, value in inputs.items()}
     texts, image, position = tensors["texts"], tensors["image_embeddings"], encoder.get_dense_pe()
     kinds = torch.stack([encoder.point_embeddings[i].weight[0] for i in range(4)])
     no_point = encoder.not_a_point_embed.weight
@@ -168,52 +168,52 @@ def prompt_decoder(flow: Flow, given: dict) -> dict:
     padding = no_point.expand(len(texts), 1, -1)
     corners = encoder.pe_layer((tensors["boxes"].reshape(-1, 2, 2) + 0.5) / canvas) + kinds[2:]
     downscaled = encoder.mask_downscaling(tensors["masks"])
-    nothing = encoder.no_mask_embed.weight[:, :, None, None].expand_as(downscaled)
+    no_mask = encoder.no_mask_embed.weight[:, :, None, None].expand_as(downscaled)
     out = {"out.image_pe": position}
     for case, sparse, dense in (
         ("points", [points, padding, texts], downscaled),
         ("boxes", [points, corners, texts], downscaled),
-        ("textonly", [texts], nothing),
+        ("textonly", [texts], no_mask),
     ):
         sparse = torch.cat(sparse, dim=1)
-        own = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
-        tokens = torch.cat([own.expand(len(sparse), -1, -1), sparse], dim=1)
-        cells = image + dense
+        output_tokens = torch.cat([decoder.iou_token.weight, decoder.mask_tokens.weight])
+        tokens = torch.cat([output_tokens.expand(len(sparse), -1, -1), sparse], dim=1)
+        image_tokens = image + dense
         tokens, flat = decoder.transformer(
-            cells.flatten(2).transpose(1, 2), position.flatten(2).transpose(1, 2), tokens
+            image_tokens.flatten(2).transpose(1, 2), position.flatten(2).transpose(1, 2), tokens
         )
-        upscaled = decoder.output_upscaling(flat.transpose(1, 2).reshape(cells.shape))
+        upscaled = decoder.output_upscaling(flat.transpose(1, 2).reshape(image_tokens.shape))
         filters = [head(tokens[:, 1 + i]) for i, head in enumerate(decoder.output_hypernetworks_mlps)]
         masks = torch.einsum("nkc,nchw->nkhw", torch.stack(filters, 1), upscaled)
         ious = decoder.iou_prediction_head(tokens[:, 0])
         out |= {f"out.{case}.sparse": sparse, f"out.{case}.dense": dense}
         out |= {f"out.{case}.low_res_masks": masks[:, :1], f"out.{case}.iou": ious[:, :1]}
         out |= {f"out.{case}.all_masks": masks, f"out.{case}.all_iou": ious}
-    rows, which = torch.arange(len(texts)), tensors["task_indicator"].long()
+    rows, task = torch.arange(len(texts)), tensors["task_indicator"].long()
     return out | {
-        "out.textonly.task_masks": masks[rows, which][:, None],
-        "out.textonly.task_iou": ious[rows, which][:, None],
+        "out.textonly.task_masks": masks[rows, task][:, None],
+        "out.textonly.task_iou": ious[rows, task][:, None],
     }
 
 
 def losses_at(logits, targets, coords):
-    """(cross-entropy, dice), means over masks [n, 1, h, w]."""
+    """Return cross-entropy and dice loss at the points, averaged over masks [n, 1, h, w]."""
     x, t = sampled(logits[:, 0], coords), sampled(targets[:, 0], coords)
     p = x.sigmoid()
     dice = 1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)
     return F.binary_cross_entropy_with_logits(x, t, reduction="none").mean(1).mean(), dice.mean()
 
 
-def chosen(logits, candidates, uniform, count: int):
-    """The `count` least certain candidates, then the uniform points."""
+def select_points(logits, candidates, uniform, count: int):
+    """Select the `count` least certain candidates, and append the uniform points."""
     uncertainty = -sampled(logits[:, 0], candidates).abs()
     index = uncertainty.topk(count, dim=1).indices
     return torch.cat([candidates.gather(1, index[..., None].expand(-1, -1, 2)), uniform], 1), uncertainty
 
 
-def loss_masks(given: dict) -> dict:
-    """loss_masks."""
-    tensors = {name.removeprefix("in."): torch.as_tensor(value) for name, value in given.items()}
+def loss_masks(inputs: dict) -> dict:
+    """Make loss_masks."""
+    tensors = {name.removeprefix("in."): torch.as_tensor(value) for name, value in inputs.items()}
     logits, targets = tensors["logits"].clone().requires_grad_(), tensors["targets"]
     coords = tensors["point_coords"]
     mask, dice = losses_at(logits, targets, coords)
@@ -224,11 +224,13 @@ def loss_masks(given: dict) -> dict:
     out |= {"mid.point_logits": sampled(logits[:, 0], coords)}
     out["mid.point_labels"] = sampled(targets[:, 0], coords)
     uniform = tensors["uniform_random"]
-    points, _ = chosen(logits, tensors["uniform_oversampled"], uniform, coords.shape[1] - uniform.shape[1])
+    points, _ = select_points(
+        logits, tensors["uniform_oversampled"], uniform, coords.shape[1] - uniform.shape[1]
+    )
     mask, dice = losses_at(logits, targets, points)
     out |= {"out.sampled_coords": points, "out.sampled_loss_mask": mask, "out.sampled_loss_dice": dice}
     count = int(float(tensors["small_importance"]) * int(tensors["small_num_points"]))
-    out["out.small_coords"], out["mid.small_uncertainty"] = chosen(
+    out["out.small_coords"], out["mid.small_uncertainty"] = select_points(
         logits, tensors["small_uniform_oversampled"], tensors["small_uniform_random"], count
     )
     out["out.border_samples"] = sampled(logits[:, 0], tensors["border_coords"])[:, None]
@@ -236,26 +238,26 @@ def loss_masks(given: dict) -> dict:
 
 
 def on_canvas(planes, canvas: int, value: int):
-    """Padded right and below."""
+    """Pad at the right and at the bottom."""
     return F.pad(planes, (0, canvas - planes.shape[-1], 0, canvas - planes.shape[-2]), value=value)
 
 
-def preprocess(given: dict, canvas: int) -> dict:
-    """preprocess."""
+def preprocess(inputs: dict, canvas: int) -> dict:
+    """Make preprocess."""
     out = {}
-    for i in range(int(given["in.n_resize"])):
-        planes = [torch.as_tensor(given[f"in.resize.{i}.{kind}"]).float() for kind in ("image", "label")]
+    for i in range(int(inputs["in.n_resize"])):
+        planes = [torch.as_tensor(inputs[f"in.resize.{i}.{kind}"]).float() for kind in ("image", "label")]
         scale = canvas / max(planes[0].shape[1:])
         planes = [F.interpolate(x[None], scale_factor=scale, mode="bilinear")[0] for x in planes]
         out[f"out.resize.{i}.ori_size"] = np.array(planes[0].shape[1:])
         for kind, x, value in zip(("image", "label"), planes, (128, 0), strict=True):
             out[f"out.resize.{i}.{kind}"] = on_canvas(x, canvas, value)
-    for i in range(int(given["in.n_lsj"])):
-        planes = [torch.as_tensor(given[f"in.lsj.{i}.{kind}"]).float() for kind in ("image", "label")]
+    for i in range(int(inputs["in.n_lsj"])):
+        planes = [torch.as_tensor(inputs[f"in.lsj.{i}.{kind}"]).float() for kind in ("image", "label")]
         sides = torch.tensor(planes[0].shape[1:])
-        longer = ((torch.as_tensor(given[f"in.lsj.{i}.u_scale"]) * 1.9 + 0.1) * canvas).round()
+        longer = ((torch.as_tensor(inputs[f"in.lsj.{i}.u_scale"]) * 1.9 + 0.1) * canvas).round()
         sides = (sides * torch.minimum(longer / sides[0], longer / sides[1])).round().long().tolist()
-        u = given[f"in.lsj.{i}.u_offset"]
+        u = inputs[f"in.lsj.{i}.u_offset"]
         starts = [math.floor(u[axis] * (max(side - canvas, 0) + 1)) for axis, side in enumerate(sides)]
         rows, columns = (slice(start, start + canvas) for start in starts)
         planes = [F.interpolate(x[None], sides, mode="bilinear")[0][:, rows, columns] for x in planes]
@@ -263,12 +265,12 @@ def preprocess(given: dict, canvas: int) -> dict:
         out[f"out.lsj.{i}.offsets"] = np.array(starts)
         for kind, x, value in zip(("image", "label"), planes, (128, 0), strict=True):
             out[f"out.lsj.{i}.{kind}"] = on_canvas(x, canvas, value)
-    for i in range(int(given["in.n_flip"])):
+    for i in range(int(inputs["in.n_flip"])):
         for kind in ("image", "label"):
-            plain = given[f"in.resize.{i}.{kind}"]
-            out[f"out.flip.{i}.{kind}"] = plain[:, :, ::-1] if given["in.flip_u"][i] >= 0.5 else plain
-    frames = torch.as_tensor(given["in.vos.images"]).float()
-    masks = torch.as_tensor(given["in.vos.inst_masks"])[None].float()
+            plain = inputs[f"in.resize.{i}.{kind}"]
+            out[f"out.flip.{i}.{kind}"] = plain[:, :, ::-1] if inputs["in.flip_u"][i] >= 0.5 else plain
+    frames = torch.as_tensor(inputs["in.vos.images"]).float()
+    masks = torch.as_tensor(inputs["in.vos.inst_masks"])[None].float()
     scale = canvas / max(frames.shape[-2:])
     frames, masks = (F.interpolate(x, scale_factor=scale, mode="bilinear") for x in (frames, masks))
     out["out.vos.ori_size"] = np.array(frames.shape[-2:])
@@ -279,7 +281,7 @@ def preprocess(given: dict, canvas: int) -> dict:
 
 
 def contour(mask: np.ndarray) -> np.ndarray:
-    """Pixels unlike one of the three neighbours right and below."""
+    """Return the pixels that differ from a neighbour to the right, below, or right below."""
     out = np.zeros_like(mask)
     out[:, :-1] |= mask[:, :-1] != mask[:, 1:]
     out[:-1] |= mask[:-1] != mask[1:]
@@ -287,14 +289,14 @@ def contour(mask: np.ndarray) -> np.ndarray:
     return out
 
 
-def j_and_f(truth: np.ndarray, found: np.ndarray) -> tuple[float, float]:
-    """Of one object in one frame."""
-    union = (truth | found).sum()
-    j = (truth & found).sum() / union if union else 1.0
+def j_and_f(truth: np.ndarray, predicted: np.ndarray) -> tuple[float, float]:
+    """Return J and F of one object in one frame."""
+    union = (truth | predicted).sum()
+    j = (truth & predicted).sum() / union if union else 1.0
     radius = math.ceil(0.008 * math.hypot(*truth.shape))
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     disk = (x**2 + y**2 <= radius**2).astype(np.uint8)
-    lines = contour(truth), contour(found)
+    lines = contour(truth), contour(predicted)
     wide = [cv2.dilate(line.astype(np.uint8), disk) > 0 for line in lines]
     if not lines[0].any() or not lines[1].any():
         return j, float(lines[0].any() == lines[1].any())
@@ -305,45 +307,45 @@ def j_and_f(truth: np.ndarray, found: np.ndarray) -> tuple[float, float]:
     return j, 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def judged(truth: np.ndarray, found: np.ndarray):
-    """({id: J of each frame}, {id: F of each frame}, ids in the truth) of one video."""
-    j, f, seen, in_truth = {}, {}, set(), set()
-    for t, p in zip(truth, found, strict=True):
+def score_video(truth: np.ndarray, predicted: np.ndarray):
+    """Return {id: J of each frame}, {id: F of each frame}, and the ids in the truth, of one video."""
+    j, f, ids, in_truth = {}, {}, set(), set()
+    for t, p in zip(truth, predicted, strict=True):
         in_truth |= set(np.unique(t).tolist()) - {0}
-        seen |= in_truth | set(np.unique(p).tolist()) - {0}
-        for i in seen:
-            one = j_and_f(t == i, p == i)
-            j.setdefault(i, []).append(one[0])
-            f.setdefault(i, []).append(one[1])
+        ids |= in_truth | set(np.unique(p).tolist()) - {0}
+        for i in ids:
+            scores = j_and_f(t == i, p == i)
+            j.setdefault(i, []).append(scores[0])
+            f.setdefault(i, []).append(scores[1])
     return j, f, list(in_truth)
 
 
-def metrics(given: dict) -> dict:
-    """metrics."""
-    count = int(given["in.n"])
+def metrics(inputs: dict) -> dict:
+    """Make metrics."""
+    count = int(inputs["in.n"])
     pairs = []
     for i in range(count):
-        label = given[f"in.label.{i}"]
-        logits = torch.as_tensor(given[f"in.logits.{i}"])
+        label = inputs[f"in.label.{i}"]
+        logits = torch.as_tensor(inputs[f"in.logits.{i}"])
         logits = F.interpolate(logits, label.shape[2:], mode="bilinear")
         pairs.append((logits[0, 0].numpy() > 0, label[0, 0] > 128))
-    both, either = (
+    intersections, unions = (
         np.array(x) for x in zip(*(((a & b).sum(), (a | b).sum()) for a, b in pairs), strict=True)
     )
-    out = {"out.intersection": both, "out.union": either}
+    out = {"out.intersection": intersections, "out.union": unions}
     out["out.mask_iou"] = np.array([np.float32(iou(a, b)) for a, b in pairs], np.float64)
     out["out.boundary_iou"] = np.array(
         [np.float32(iou(boundary(a), boundary(b))) for a, b in pairs], np.float64
     )
-    ids = np.unique(given["in.class_id"])
-    sums = [[x[given["in.class_id"] == i].sum() for i in ids] for x in (both, either)]
+    ids = np.unique(inputs["in.class_id"])
+    sums = [[x[inputs["in.class_id"] == i].sum() for i in ids] for x in (intersections, unions)]
     sums = np.array(sums, np.float32)
     out |= {"out.valid_ids": ids, "out.class_intersection": sums[0], "out.class_union": sums[1]}
     out["out.miou"] = np.float32((sums[0] / np.maximum(sums[1], 1)).mean() * 100)
     lines, scores = [], []
-    for v in range(int(given["in.jf.n_videos"])):
-        videos = given[f"in.jf.gt.{v}"], given[f"in.jf.pred.{v}"]
-        j, f, in_truth = judged(*videos)
+    for v in range(int(inputs["in.jf.n_videos"])):
+        videos = inputs[f"in.jf.gt.{v}"], inputs[f"in.jf.pred.{v}"]
+        j, f, in_truth = score_video(*videos)
         name = f"out.jf.{v}"
         out[f"{name}.object_ids"] = np.array(list(j))
         out[f"{name}.frames_counted"] = np.array([len(x) for x in j.values()])
@@ -353,12 +355,12 @@ def metrics(given: dict) -> dict:
         out[f"{name}.j"], out[f"{name}.f"] = (
             np.array([np.mean(x[i]) * 100 for i in in_truth]) for x in (j, f)
         )
-    for name, v in sorted((f"v{v}", v) for v in range(int(given["in.jf.n_videos"]))):
-        j, f, in_truth = judged(given[f"in.jf.gt.{v}"][1:-1], given[f"in.jf.pred.{v}"][1:-1])
+    for name, v in sorted((f"v{v}", v) for v in range(int(inputs["in.jf.n_videos"]))):
+        j, f, in_truth = score_video(inputs[f"in.jf.gt.{v}"][1:-1], inputs[f"in.jf.pred.{v}"][1:-1])
         for i in in_truth:
             scores.append((np.mean(j[i]) * 100, np.mean(f[i]) * 100))
-            both = sum(scores[-1]) / 2
-            lines.append(f"{name:<12},{i:03}, {both:>4.1f}, {scores[-1][0]:>4.1f}, {scores[-1][1]:>4.1f}\n")
+            mean = sum(scores[-1]) / 2
+            lines.append(f"{name:<12},{i:03}, {mean:>4.1f}, {scores[-1][0]:>4.1f}, {scores[-1][1]:>4.1f}\n")
     j, f = np.mean(scores, axis=0)
     head = "sequence    ,obj,  J&F,    J,    F\n"
     head += f"Global score,   , {(j + f) / 2:.1f}, {j:.1f}, {f:.1f}\n"
@@ -366,24 +368,24 @@ def metrics(given: dict) -> dict:
     return out | {"out.benchmark.csv": np.array(head + "".join(lines))}
 
 
-def optim(given: dict) -> dict:
-    """optim."""
+def optim(inputs: dict) -> dict:
+    """Make optim."""
     out = {}
     for tag in ("short", "long"):
         names = "param", "param_zero_grad", "param_no_grad"
-        parameters = [nn.Parameter(torch.as_tensor(given[f"in.{name}"]).clone()) for name in names]
-        optimizer = torch.optim.AdamW(parameters, lr=float(given["in.lr"]), weight_decay=1e-4)
-        drop = int(given["in.short.drop"]) if tag == "short" else 10
+        parameters = [nn.Parameter(torch.as_tensor(inputs[f"in.{name}"]).clone()) for name in names]
+        optimizer = torch.optim.AdamW(parameters, lr=float(inputs["in.lr"]), weight_decay=1e-4)
+        drop = int(inputs["in.short.drop"]) if tag == "short" else 10
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, drop)
-        each = 1 if tag == "short" else int(given["in.long.steps_per_epoch"])
+        steps_per_epoch = 1 if tag == "short" else int(inputs["in.long.steps_per_epoch"])
         history, rates = [], []
-        for step, grad in enumerate(given[f"in.{tag}.grads"]):
+        for step, grad in enumerate(inputs[f"in.{tag}.grads"]):
             parameters[0].grad = torch.as_tensor(grad)
             parameters[1].grad = torch.zeros_like(parameters[1])
             rates.append(optimizer.param_groups[0]["lr"])
             optimizer.step()
             history.append([p.detach().clone() for p in parameters])
-            if (step + 1) % each == 0:
+            if (step + 1) % steps_per_epoch == 0:
                 schedule.step()
         out |= {
             f"out.{tag}.{name}": torch.stack(values)
@@ -396,7 +398,7 @@ def optim(given: dict) -> dict:
 
 
 def make_parts(folder: Path, spec: Parts) -> None:
-    """All of them, and the weights of the encoders; prompt_decoder reads the segic.safetensors.gz there."""
+    """Write all files and the encoders' weights; prompt_decoder uses the folder's segic.safetensors.gz."""
     rng, sizes, canvas = np.random.default_rng(spec.seed), spec.sizes, spec.sizes.canvas
 
     def floats(*shape: int, scale: float = 1.0) -> np.ndarray:
@@ -405,16 +407,16 @@ def make_parts(folder: Path, spec: Parts) -> None:
     for variant in VARIANTS:
         torch.manual_seed(spec.seed)
         registers = spec.registers if "reg" in variant else 0
-        model = roughened(Vit(sizes, registers, "swiglu" in variant), spec.seed)
+        model = perturb(Vit(sizes, registers, "swiglu" in variant), spec.seed)
         save_file(model.state_dict(), folder / f"backbone_{variant}.safetensors")
-        given = {"in.n_inputs": np.array(len(spec.patches)), "in.antialias": np.array(bool(registers))}
-        given |= {"in.offset": np.array(model.offset), "in.num_register_tokens": np.array(registers)}
+        inputs = {"in.n_inputs": np.array(len(spec.patches)), "in.antialias": np.array(bool(registers))}
+        inputs |= {"in.offset": np.array(model.offset), "in.num_register_tokens": np.array(registers)}
         for i, (rows, columns) in enumerate(spec.patches):
-            given[f"in.image.{i}"] = floats(spec.batch, 3, 14 * rows, 14 * columns)
-        write(folder, f"backbone_{variant}", given | backbone(model, given))
+            inputs[f"in.image.{i}"] = floats(spec.batch, 3, 14 * rows, 14 * columns)
+        write(folder, f"backbone_{variant}", inputs | backbone(model, inputs))
 
     torch.manual_seed(spec.seed)
-    tower = roughened(TextModel(sizes), spec.seed)
+    tower = perturb(TextModel(sizes), spec.seed)
     save_file(tower.state_dict(), folder / "text.safetensors")
     lengths = [0, 90, *rng.integers(1, 70, spec.text_rows - 2)]
     tokens = CharacterTokenizer(sizes.text_vocab)(
@@ -422,12 +424,12 @@ def make_parts(folder: Path, spec: Parts) -> None:
     )
     ids, attended = tokens["input_ids"].numpy(), tokens["attention_mask"].numpy()
     ids[-1][attended[-1] == 0] = 0
-    given = {"in.input_ids": ids, "in.attention_mask": attended}
-    write(folder, "text", given | text(tower, given))
+    inputs = {"in.input_ids": ids, "in.attention_mask": attended}
+    write(folder, "text", inputs | text(tower, inputs))
 
     flow = Flow(model_of(sizes, spec.seed))
     n, grid = spec.prompts, canvas // 14
-    given = {
+    inputs = {
         "in.point_coords": rng.uniform(0, canvas, (n, spec.points, 2)).astype(np.float32),
         "in.point_labels": rng.choice([1, 0, -1], (n, spec.points)).astype(np.float32),
         "in.boxes": np.sort(rng.uniform(0, canvas, (n, 2, 2)), axis=1).reshape(n, 4).astype(np.float32),
@@ -436,22 +438,22 @@ def make_parts(folder: Path, spec: Parts) -> None:
         "in.image_embeddings": floats(1, sizes.width, grid, grid),
         "in.task_indicator": rng.random(n) < 0.5,
     }
-    given["in.boxes"][-1] = 0
-    write(folder, "prompt_decoder", given | prompt_decoder(flow, given))
+    inputs["in.boxes"][-1] = 0
+    write(folder, "prompt_decoder", inputs | prompt_decoder(flow, inputs))
 
     n, points, low = spec.losses, spec.loss_points, 4 * grid
     count, oversample, importance = spec.small
-    certain, small = int(0.75 * points), int(importance * count)
+    least_certain, small = int(0.75 * points), int(importance * count)
     sides = [*np.linspace(0, 1, 7)]
     border = np.array([(x, y) for x in sides for y in sides], np.float32)
-    given = {
+    inputs = {
         "in.logits": cv2.resize(floats(8, 8, n, scale=3), (low, low))
         .reshape(low, low, n)
         .transpose(2, 0, 1)[:, None],
         "in.targets": (blobs(rng, n, canvas, canvas)[:, None] > 0).astype(np.float32),
         "in.point_coords": rng.random((n, points, 2), np.float32),
         "in.uniform_oversampled": rng.random((n, 3 * points, 2), np.float32),
-        "in.uniform_random": rng.random((n, points - certain, 2), np.float32),
+        "in.uniform_random": rng.random((n, points - least_certain, 2), np.float32),
         "in.small_num_points": np.array(count),
         "in.small_oversample": np.array(oversample),
         "in.small_importance": np.array(importance),
@@ -459,39 +461,39 @@ def make_parts(folder: Path, spec: Parts) -> None:
         "in.small_uniform_random": rng.random((n, count - small, 2), np.float32),
         "in.border_coords": np.broadcast_to(border, (n, *border.shape)).copy(),
     }
-    given["in.targets"][-1] = 0
-    write(folder, "loss_masks", given | loss_masks(given))
+    inputs["in.targets"][-1] = 0
+    write(folder, "loss_masks", inputs | loss_masks(inputs))
 
-    given = {"in.n_resize": np.array(len(spec.pictures)), "in.n_lsj": np.array(len(spec.jitters))}
-    for i, size in enumerate(spec.pictures):
-        given |= {
+    inputs = {"in.n_resize": np.array(len(spec.image_sizes)), "in.n_lsj": np.array(len(spec.jitters))}
+    for i, size in enumerate(spec.image_sizes):
+        inputs |= {
             f"in.resize.{i}.image": photo(rng, *size),
             f"in.resize.{i}.label": blobs(rng, 1 + i % 3, *size),
         }
     for i, u in enumerate(spec.jitters):
-        size = spec.pictures[i % len(spec.pictures)]
-        given |= {f"in.lsj.{i}.image": photo(rng, *size), f"in.lsj.{i}.label": blobs(rng, 1 + i % 3, *size)}
-        given |= {f"in.lsj.{i}.u_scale": np.array([u], np.float32), f"in.lsj.{i}.u_offset": rng.random(2)}
-    given |= {"in.n_flip": np.array(3), "in.flip_u": np.array([0.5, 0.49, 0.9])}
-    given["in.vos.images"] = np.stack([photo(rng, *spec.frame) for _ in range(spec.frames)])
-    given["in.vos.inst_masks"] = blobs(rng, len(spec.ids), *spec.frame)
-    write(folder, "preprocess", given | preprocess(given, canvas))
+        size = spec.image_sizes[i % len(spec.image_sizes)]
+        inputs |= {f"in.lsj.{i}.image": photo(rng, *size), f"in.lsj.{i}.label": blobs(rng, 1 + i % 3, *size)}
+        inputs |= {f"in.lsj.{i}.u_scale": np.array([u], np.float32), f"in.lsj.{i}.u_offset": rng.random(2)}
+    inputs |= {"in.n_flip": np.array(3), "in.flip_u": np.array([0.5, 0.49, 0.9])}
+    inputs["in.vos.images"] = np.stack([photo(rng, *spec.frame) for _ in range(spec.frames)])
+    inputs["in.vos.inst_masks"] = blobs(rng, len(spec.ids), *spec.frame)
+    write(folder, "preprocess", inputs | preprocess(inputs, canvas))
 
-    given = {"in.n": np.array(spec.scores), "in.class_id": rng.choice([3, 7, 42], spec.scores)}
+    inputs = {"in.n": np.array(spec.scores), "in.class_id": rng.choice([3, 7, 42], spec.scores)}
     for i in range(spec.scores):
         height, width = rng.integers(20, 60, 2)
         low = rng.integers(10, 70, 2)
-        given[f"in.logits.{i}"] = cv2.resize(floats(6, 6), tuple(low.tolist()))[None, None]
-        given[f"in.label.{i}"] = cv2.blur(blobs(rng, 1, height, width)[0], (3, 3))[None, None].astype(
+        inputs[f"in.logits.{i}"] = cv2.resize(floats(6, 6), tuple(low.tolist()))[None, None]
+        inputs[f"in.label.{i}"] = cv2.blur(blobs(rng, 1, height, width)[0], (3, 3))[None, None].astype(
             np.float32
         )
         if i < 3:  # 0: nothing found, 1: nothing there, 2: neither
             if i != 1:
-                given[f"in.logits.{i}"][:] = -1
+                inputs[f"in.logits.{i}"][:] = -1
             if i != 0:
-                given[f"in.label.{i}"][:] = 0
-    given["in.class_id"][2] = 77
-    given["in.jf.n_videos"] = np.array(spec.videos)
+                inputs[f"in.label.{i}"][:] = 0
+    inputs["in.class_id"][2] = 77
+    inputs["in.jf.n_videos"] = np.array(spec.videos)
     for v in range(spec.videos):
         size = spec.video if v % 2 == 0 else spec.video[::-1]
         for side in ("gt", "pred"):
@@ -502,19 +504,22 @@ def make_parts(folder: Path, spec: Parts) -> None:
                         frame[mask > 0] = i
                 if side == "pred" and v and t > spec.video_frames // 2:
                     frame[:5, :5] = 99  # never in the truth
-            given[f"in.jf.{side}.{v}"] = frames
-    write(folder, "metrics", given | metrics(given))
+            inputs[f"in.jf.{side}.{v}"] = frames
+    write(folder, "metrics", inputs | metrics(inputs))
 
-    each, (epochs, drop) = 3, spec.short
-    given = {
+    steps_per_epoch, (epochs, drop) = 3, spec.short
+    inputs = {
         "in.param": floats(spec.parameters),
         "in.param_zero_grad": floats(4),
         "in.param_no_grad": floats(2),
     }
-    given |= {"in.lr": np.array(1e-4), "in.short.drop": np.array(drop), "in.short.epochs": np.array(epochs)}
-    given |= {"in.short.grads": floats(epochs, spec.parameters), "in.long.steps_per_epoch": np.array(each)}
-    given["in.long.grads"] = floats(12 * each, spec.parameters)
-    write(folder, "optim", given | optim(given))
+    inputs |= {"in.lr": np.array(1e-4), "in.short.drop": np.array(drop), "in.short.epochs": np.array(epochs)}
+    inputs |= {
+        "in.short.grads": floats(epochs, spec.parameters),
+        "in.long.steps_per_epoch": np.array(steps_per_epoch),
+    }
+    inputs["in.long.grads"] = floats(12 * steps_per_epoch, spec.parameters)
+    write(folder, "optim", inputs | optim(inputs))
 
 
 FIRST_PARTS = Parts(
@@ -529,7 +534,7 @@ FIRST_PARTS = Parts(
     tokens=2,
     losses=3,
     small=(33, 2.5, 0.5),
-    pictures=((84, 50), (85, 84), (7, 300)),
+    image_sizes=((84, 50), (85, 84), (7, 300)),
     jitters=(0.0, 0.5, 0.999, 0.26),
     frame=(91, 64),
     scores=4,
@@ -549,7 +554,7 @@ SECOND_PARTS = Parts(
     points=1,
     tokens=1,
     losses=1,
-    pictures=((140, 139), (142, 9), (333, 500)),
+    image_sizes=((140, 139), (142, 9), (333, 500)),
     frame=(140, 140),
     frames=1,
     videos=1,

@@ -1,4 +1,4 @@
-"""PyTorch's side of the benchmark does the same work as ours; the official code's entry points are called."""
+"""Test that PyTorch's side of the benchmark does our work, and calls the official entry points."""
 
 import dataclasses
 import json
@@ -30,20 +30,20 @@ MODEL = dataclasses.replace(CONFIG, vit=VIT, canvas=112)  # the canvas of the st
 @pytest.mark.parametrize(
     ("stage", "ffn"), [*product(("backbone", "products"), ("mlp", "swiglu")), ("decoder", "mlp")]
 )
-def test_both_sides_compute_as_much(stage, ffn):
+def test_both_sides_do_the_same_number_of_operations(stage, ffn):
     model = dataclasses.replace(MODEL, vit=dataclasses.replace(VIT, ffn=ffn))
     size = Size(model, batch=2, concepts=3)
     request = request_for(stage, size)
-    spelled_out = sdpa_kernel(SDPBackend.MATH)  # the fused attention of a CPU is not counted
-    with spelled_out, FlopCounterMode(display=False) as counter, torch.inference_mode():
+    unfused = sdpa_kernel(SDPBackend.MATH)  # the fused attention of a CPU is not counted
+    with unfused, FlopCounterMode(display=False) as counter, torch.inference_mode():
         call, _ = torch_worker.BUILDERS[request.pop("kind")](**request)
         call()
     ours = count_flops(STAGES[stage](size).function, *STAGES[stage](size).arguments)
     assert counter.get_total_flops() == pytest.approx(ours, rel=0.03)
 
 
-def test_a_run_beside_both(tmp_path, monkeypatch):
-    """The official code is the stand-in of test_dump_torch.py, since no checkout is at hand."""
+def test_a_run_compares_with_pytorch_and_the_official_code(tmp_path, monkeypatch):
+    """Use the stand-in of test_dump_torch.py for the official code."""
     monkeypatch.setattr(matrix, "QUICK", {"batches": (1,), "concepts": (1,), "shots": (1,)})
     monkeypatch.setattr(run, "OFFICIAL_CONCEPTS", (2,))
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[2]}")
@@ -53,11 +53,11 @@ def test_a_run_beside_both(tmp_path, monkeypatch):
         path.write_text(text.replace("parse_args()", "parse_known_args()[0]"))
     args = run.Args(quick=True, stages=("backbone",), seconds=0, out=tmp_path, official=tmp_path / "checkout")
     run.measure(args, [dataclasses.replace(MODEL, head=dataclasses.replace(MODEL.head, depth=1))])
-    found = json.loads((tmp_path / "run.json").read_text())
-    assert "threads" in found["conditions"]["torch"]
-    compared = [(row["stage"], row["concepts"]) for row in found["rows"] if row["ratio"]]
+    report = json.loads((tmp_path / "run.json").read_text())
+    assert "threads" in report["conditions"]["torch"]
+    compared = [(row["stage"], row["concepts"]) for row in report["rows"] if row["ratio"]]
     assert compared == [("backbone", 1), ("backbone", 1), ("whole with references", 2)]
-    assert all(row["their_memory"] is not None for row in found["rows"])
+    assert all(row["their_memory"] is not None for row in report["rows"])
 
 
 def test_a_folder_without_the_official_code_is_refused(tmp_path, monkeypatch):

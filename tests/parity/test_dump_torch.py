@@ -1,4 +1,4 @@
-"""The cross-framework report, on a small random torch model behind the interface of the official checkout."""
+"""Test the cross-framework report on a small random model behind the interface of the official checkout."""
 
 import json
 import shutil
@@ -40,11 +40,11 @@ def get_args_parser():
 
 
 @pytest.mark.parametrize("name", ["segic_infer_semantic", "segic_infer_instances"])
-def test_the_torch_model_is_the_official_one(golden, golden_weights, monkeypatch, name):
+def test_the_torch_model_equals_the_official_model(golden, golden_weights, monkeypatch, name):
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)
     arrays = golden(name)
     state = {key: torch.tensor(value) for key, value in golden_weights("segic").items()}
-    model = torch_segic.SEGIC(torch_segic.Sizes.of(state, canvas=112, vit_heads=4, text_heads=4))
+    model = torch_segic.SEGIC(torch_segic.Sizes.from_state(state, canvas=112, vit_heads=4, text_heads=4))
     model.load_state_dict(state)
     prompts = {key: torch.tensor(arrays[f"mid.{key}"]) for key in ("input_ids", "attention_mask")}
     model.encoder.tokenizer = lambda texts: prompts
@@ -63,7 +63,7 @@ def test_the_torch_model_is_the_official_one(golden, golden_weights, monkeypatch
 
 
 def run(folder, *arguments):
-    """tools/dump_torch.py in a process of its own, inside `folder`."""
+    """Run tools/dump_torch.py in a separate process, inside `folder`."""
     command = [sys.executable, SCRIPT, *map(str, arguments)]
     environment = {"PYTHONPATH": str(HERE), "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
@@ -71,7 +71,7 @@ def run(folder, *arguments):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A checkout, a checkpoint, and two pairs of images of different sizes."""
+    """Write a checkout, a checkpoint, and two pairs of images of different sizes."""
     folder = tmp_path_factory.mktemp("official")
     for name, text in CHECKOUT.items():
         path = folder / "checkout" / name
@@ -87,8 +87,8 @@ def folder(tmp_path_factory):
         mask[20:70, 30:80] = 255
         for kind, size in (("reference", mask.shape[::-1]), ("target", (101 + i, 130))):
             coarse = random.integers(0, 255, (6, 8, 3), np.uint8)
-            picture = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
-            cv2.imwrite(str(folder / f"{kind}{i}.png"), picture)
+            image = cv2.resize(coarse, size, interpolation=cv2.INTER_CUBIC)
+            cv2.imwrite(str(folder / f"{kind}{i}.png"), image)
         cv2.imwrite(str(folder / f"mask{i}.png"), mask)
     cv2.imwrite(str(folder / "blank.png"), np.zeros((90, 120), np.uint8))
     return folder
@@ -99,21 +99,21 @@ MODEL = ("--segic", "checkout", "--checkpoint", "head.pth")
 
 
 @pytest.fixture(scope="module")
-def made(folder):
-    """The dump of both pairs."""
-    done = run(folder, *MODEL, "--images", *PAIRS, "--class-name", CLASS, "--out", "dump")
-    assert done.returncode == 0, done.stderr
+def complete_dump(folder):
+    """Dump both pairs, and return the folder."""
+    process = run(folder, *MODEL, "--images", *PAIRS, "--class-name", CLASS, "--out", "dump")
+    assert process.returncode == 0, process.stderr
     return folder / "dump"
 
 
 @pytest.fixture
-def dump(made, tmp_path):
-    """A copy that a test may damage."""
-    return Path(shutil.copytree(made, tmp_path / "dump"))
+def dump(complete_dump, tmp_path):
+    """Copy the dump for a test that damages it."""
+    return Path(shutil.copytree(complete_dump, tmp_path / "dump"))
 
 
 def change(path, **changed):
-    """Write an .npz again with changed arrays (two underscores for a dot); None leaves one out."""
+    """Rewrite an .npz file with changed arrays (two underscores for a dot); None removes an array."""
     with np.load(path) as stored:
         arrays = {name: stored[name] for name in stored.files}
     for name, function in changed.items():
@@ -122,17 +122,17 @@ def change(path, **changed):
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
 
 
-def test_every_stage_agrees(made, tmp_path):
+def test_every_stage_agrees(complete_dump, tmp_path):
     page = tmp_path / "new" / "report.html"
-    assert write_report(made, page)
+    assert write_report(complete_dump, page)
     content = json.loads(page.with_suffix(".json").read_text())
     exact = [row for row in content["rows"] if row["dtype"] == "float32"]
     assert len(exact) == 2 * 27
     assert all(row["passed"] for row in exact)
     assert max(row["relative_error"] for row in exact) < 1e-5
-    half = {row["stage"]: row for row in content["rows"] if row["dtype"] == "bfloat16"}
-    assert 1e-4 < half["features"]["relative_error"] < 5e-2
-    assert half["features"]["tolerance"] is half["features"]["passed"] is None
+    bfloat16 = {row["stage"]: row for row in content["rows"] if row["dtype"] == "bfloat16"}
+    assert 1e-4 < bfloat16["features"]["relative_error"] < 5e-2
+    assert bfloat16["features"]["tolerance"] is bfloat16["features"]["passed"] is None
     for pair in content["pairs"]:
         assert pair["mask_iou"]["float32"] == 1
         assert pair["mask_iou"]["bfloat16"] > 0.95
@@ -141,8 +141,8 @@ def test_every_stage_agrees(made, tmp_path):
     assert content["torch"]["checkpoint"]["file"] == "head.pth"
 
 
-def test_the_page_needs_nothing_else(made, tmp_path):
-    write_report(made, tmp_path / "report.html")
+def test_the_page_is_self_contained(complete_dump, tmp_path):
+    write_report(complete_dump, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     assert page.count('src="data:image/jpeg;base64,') == page.count("src=") == 8
     assert page.count("<svg") == 2
@@ -163,7 +163,7 @@ def test_a_stage_that_differs_is_named(dump, tmp_path):
     assert "changed since the dump" in page
 
 
-def test_what_is_no_number_fails(dump, tmp_path):
+def test_nan_and_wrong_shapes_fail(dump, tmp_path):
     change(dump / "pair_0.npz", mid__sim=lambda x: x * np.nan, mid__dense=lambda x: x[:, 1:])
     assert not write_report(dump, tmp_path / "report.html")
     rows = json.loads((tmp_path / "report.json").read_text())["rows"]
@@ -201,7 +201,7 @@ def rewrite(path, old, new):
         (lambda dump: rewrite(dump / "manifest.json", '"pair_0.npz",', '"../pair_0.npz",'), "is damaged"),
     ],
 )
-def test_a_damaged_dump_is_one_sentence(dump, tmp_path, damage, message):
+def test_a_damaged_dump_is_reported_in_one_sentence(dump, tmp_path, damage, message):
     damage(dump)
     with pytest.raises(InputError, match=message) as error:
         write_report(dump, tmp_path / "report.html")
@@ -209,9 +209,9 @@ def test_a_damaged_dump_is_one_sentence(dump, tmp_path, damage, message):
     assert not (tmp_path / "report.html").exists()
 
 
-def test_the_page_has_its_ending(made, tmp_path):
+def test_a_report_must_end_in_html(complete_dump, tmp_path):
     with pytest.raises(DumpError, match=r"must end in \.html"):
-        write_report(made, tmp_path / "report.json")
+        write_report(complete_dump, tmp_path / "report.json")
 
 
 @pytest.mark.parametrize(
@@ -229,17 +229,17 @@ def test_the_page_has_its_ending(made, tmp_path):
         ),
     ],
 )
-def test_the_script_refuses(folder, tmp_path, arguments, message):
-    done = run(folder, *arguments, "--out", tmp_path / "out")
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_arguments_of_the_script_are_refused(folder, tmp_path, arguments, message):
+    process = run(folder, *arguments, "--out", tmp_path / "out")
+    assert process.returncode == 2
+    assert message in process.stderr
+    assert "Traceback" not in process.stderr
 
 
 def test_a_missing_package_is_named(folder, tmp_path):
     broken = Path(shutil.copytree(folder / "checkout", tmp_path / "checkout"))
     (broken / "train.py").write_text("import detectron2_is_not_here\n")
     arguments = ("--checkpoint", "head.pth", "--images", *PAIRS, "--out", tmp_path / "out")
-    done = run(folder, "--segic", broken, *arguments)
-    assert done.returncode == 2
-    assert "package 'detectron2_is_not_here' is missing (needed for train)" in done.stderr
+    process = run(folder, "--segic", broken, *arguments)
+    assert process.returncode == 2
+    assert "package 'detectron2_is_not_here' is missing (needed for train)" in process.stderr

@@ -57,8 +57,8 @@ def failed(rows):
 def changed(folder, tmp_path, name, **arrays):
     """Copy one file with some arrays changed; None removes an array."""
     with np.load(folder / f"{name}.npz") as file:
-        kept = {key: file[key] for key in file.files if arrays.get(key, 0) is not None}
-    write(tmp_path, name, kept | {key: value for key, value in arrays.items() if value is not None})
+        remaining = {key: file[key] for key in file.files if arrays.get(key, 0) is not None}
+    write(tmp_path, name, remaining | {key: value for key, value in arrays.items() if value is not None})
     return tmp_path
 
 
@@ -79,7 +79,7 @@ def test_missing_arrays_fail(folder, golden):
     assert all(rows[name]["max_abs_error"] is None for name in failed(rows))
 
 
-def test_without_only_a_missing_file_fails(folder, tmp_path):
+def test_a_missing_file_fails_unless_only_leaves_it_out(folder, tmp_path):
     shutil.copy(folder / "metrics.npz", tmp_path)
     code, rows = run(tmp_path)
     assert code == 1
@@ -121,7 +121,7 @@ def test_arrays_that_are_not_in_the_format_are_named(folder, tmp_path, capsys):
     assert "not in the format, and not read: metrics out.more" in capsys.readouterr().out
 
 
-def test_a_cut_file_does_not_stop_the_others(folder, tmp_path, capsys):
+def test_a_truncated_file_does_not_stop_the_others(folder, tmp_path, capsys):
     data = (folder / "preprocess.npz").read_bytes()
     (tmp_path / "preprocess.npz").write_bytes(data[: len(data) // 2])
     shutil.copy(folder / "metrics.npz", tmp_path)
@@ -131,7 +131,7 @@ def test_a_cut_file_does_not_stop_the_others(folder, tmp_path, capsys):
     assert "preprocess.npz is missing or damaged" in capsys.readouterr().err
 
 
-def test_weights_that_are_missing_or_cut(folder, tmp_path, capsys):
+def test_missing_or_truncated_weights_are_reported(folder, tmp_path, capsys):
     shutil.copy(folder / "text.npz", tmp_path)
     assert run(tmp_path, "--only", "text")[0] == 2
     assert "no weights text.safetensors" in capsys.readouterr().err
@@ -140,18 +140,18 @@ def test_weights_that_are_missing_or_cut(folder, tmp_path, capsys):
     assert "text.safetensors is damaged" in capsys.readouterr().err
 
 
-def test_an_array_of_a_wrong_shape(folder, golden, tmp_path, capsys):
+def test_an_array_of_a_wrong_shape_fails(folder, golden, tmp_path, capsys):
     changed(folder, tmp_path, "optim", **{"in.short.grads": golden("optim")["in.short.grads"][:, :-1]})
     assert run(tmp_path, "--only", "optim")[0] == 2
     assert "optim.npz does not have the format's shapes" in capsys.readouterr().err
 
 
-def test_no_goldens(tmp_path, capsys):
+def test_a_folder_without_goldens_is_refused(tmp_path, capsys):
     assert run(tmp_path) == (2, None)
     assert "holds no .npz file" in capsys.readouterr().err
 
 
-def test_an_unknown_name(folder, capsys):
+def test_an_unknown_name_is_refused(folder, capsys):
     assert run(folder, "--only", "metric") == (2, None)
     assert "--only metric" in (error := capsys.readouterr().err)
     assert "segic_vos" in error
@@ -211,8 +211,10 @@ def numpy_dinov2(t, image, *, heads, depth, patch):
         q, k, v = qkv.reshape(n, x.shape[1], 3, heads, -1).transpose(2, 0, 3, 1, 4)
         scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        read = (weights / weights.sum(-1, keepdims=True)) @ v
-        x = x + t[f"{name}.ls1.gamma"] * linear(read.swapaxes(1, 2).reshape(x.shape), t, f"{name}.attn.proj")
+        attended = (weights / weights.sum(-1, keepdims=True)) @ v
+        x = x + t[f"{name}.ls1.gamma"] * linear(
+            attended.swapaxes(1, 2).reshape(x.shape), t, f"{name}.attn.proj"
+        )
         hidden = linear(layer_norm(x, t, f"{name}.norm2"), t, f"{name}.mlp.fc1")
         hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
         x = x + t[f"{name}.ls2.gamma"] * linear(hidden, t, f"{name}.mlp.fc2")
@@ -220,7 +222,7 @@ def numpy_dinov2(t, image, *, heads, depth, patch):
 
 
 def test_other_sizes(tmp_path):
-    """Width 20, 5 heads, 2 blocks, patches of 4 pixels, 3 batches of 2 images."""
+    """Check a backbone of width 20 with 5 heads, 2 blocks and patches of 4 pixels, on 3 batches."""
     random, width, depth, side, patch = np.random.default_rng(0), 20, 2, 3, 4
     shapes = {
         "cls_token": (1, 1, width),

@@ -1,4 +1,4 @@
-"""Small random DINOv2 modules of Hugging Face against what is converted from the files they save."""
+"""Compare small random DINOv2 modules of Hugging Face with the weights converted from the files they save."""
 
 import jax
 import numpy as np
@@ -22,7 +22,7 @@ SIZES = {"stored": (56, 56), "larger": (98, 98), "wide": (56, 112), "tall": (126
 
 
 def module(registers: bool, swiglu: bool, **sizes):
-    """Width 48 with 4 heads, a 4 x 4 grid of positions, every parameter random."""
+    """Return a module of width 48 with 4 heads and a 4 x 4 grid of positions; every parameter is random."""
     torch.manual_seed(0)
     settings = {
         "hidden_size": 48,
@@ -44,11 +44,11 @@ def module(registers: bool, swiglu: bool, **sizes):
 @pytest.mark.parametrize("swiglu", [False, True])
 @pytest.mark.parametrize("registers", [False, True])
 @pytest.mark.parametrize("safe", [True, False])
-def test_features_of_the_saved_module(tmp_path, registers, swiglu, safe):
+def test_converted_weights_give_the_features_of_the_saved_module(tmp_path, registers, swiglu, safe):
     model = module(registers, swiglu)
     if safe:
         model.save_pretrained(tmp_path / "hub")
-        source = tmp_path / "hub"  # config.json says the heads
+        source = tmp_path / "hub"  # config.json holds the number of heads
     else:
         source = tmp_path / "pytorch_model.bin"
         torch.save(model.state_dict(), source)
@@ -68,7 +68,7 @@ def test_features_of_the_saved_module(tmp_path, registers, swiglu, safe):
 @pytest.mark.parametrize("registers", [False, True])
 @pytest.mark.parametrize("size", ["s", "b", "l", "g"])
 def test_published_sizes(size, registers):
-    """Our published configurations have the tensors of Hugging Face's modules, mask token aside."""
+    """Check that our configurations have the tensors of Hugging Face's modules, except the mask token."""
     config = ViTConfig.dinov2(size, registers=registers)
     with torch.device("meta"):
         kind = transformers.Dinov2WithRegistersModel if registers else transformers.Dinov2Model
@@ -85,16 +85,16 @@ def test_published_sizes(size, registers):
     numbers = sum(p.numel() for name, p in model.named_parameters() if "mask_token" not in name)
     expected = {"s": 22_056_192, "b": 86_579_712, "l": 304_367_616, "g": 1_136_479_232}[size]
     assert numbers == expected + registers * 4 * config.width
-    theirs = {name: np.broadcast_to(np.float32(0), p.shape) for name, p in model.named_parameters()}
-    joined = {name: value for name, value in theirs.items() if ".attention.attention." not in name}
+    tensors = {name: np.broadcast_to(np.float32(0), p.shape) for name, p in model.named_parameters()}
+    joined = {name: value for name, value in tensors.items() if ".attention.attention." not in name}
     [part] = recognise(joined, config=None, what="module")
     assert vit_config(part.tensors) == config
     in_file = part.in_file({n: s.shape for n, s in torch_shapes(backbone_template(config).shapes).items()})
-    assert in_file == {name: value.shape for name, value in theirs.items() if "mask_token" not in name}
+    assert in_file == {name: value.shape for name, value in tensors.items() if "mask_token" not in name}
 
 
 class MetaBlock(torch.nn.Module):
-    """DINOv2's block: attribute names and order of computation of its hub files."""
+    """Implement DINOv2's block with the attribute names and the order of computation of its hub files."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -114,14 +114,14 @@ class MetaBlock(torch.nn.Module):
         batch, tokens, width = x.shape
         qkv = self.attn["qkv"](self.norm1(x)).reshape(batch, tokens, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        read = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-        x = x + self.ls1["gamma"] * self.attn["proj"](read)
+        attended = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+        x = x + self.ls1["gamma"] * self.attn["proj"](attended)
         hidden = torch.nn.functional.gelu(self.mlp["fc1"](self.norm2(x)))
         return x + self.ls2["gamma"] * self.mlp["fc2"](hidden)
 
 
 class MetaViT(torch.nn.Module):
-    """DINOv2 without registers, with its own way to resample the position embedding."""
+    """Implement DINOv2 without registers, with Meta's resampling of the position embedding."""
 
     def __init__(self, width=48, heads=4, depth=2, side=4):
         super().__init__()

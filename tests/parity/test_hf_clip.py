@@ -1,4 +1,4 @@
-"""CLIP's text side against transformers: small random towers, and the tokenizer on awkward strings."""
+"""Compare CLIP's text tower and tokenizer with transformers, on small random towers and awkward strings."""
 
 import json
 import random
@@ -21,21 +21,21 @@ OPTIONS = {"padding": "max_length", "truncation": True, "max_length": 77, "retur
 
 
 def prompts(count: int = 500) -> list[str]:
-    """The awkward ones, then pieces of them at random."""
+    """Return the awkward strings, then random combinations of their pieces."""
     draw = random.Random(0)
     pieces = [piece for prompt in AWKWARD for piece in (prompt[:20], *prompt[:60].split())]
     letters = [character for prompt in AWKWARD for character in prompt[:60]]
-    made = list(AWKWARD)
-    while len(made) < count:
-        some = draw.choices(pieces, k=draw.randint(1, 6)) + draw.choices(letters, k=draw.randint(0, 8))
-        draw.shuffle(some)
-        made.append(draw.choice(["", " ", "  ", "\n"]).join(some))
-    return made
+    texts = list(AWKWARD)
+    while len(texts) < count:
+        chosen = draw.choices(pieces, k=draw.randint(1, 6)) + draw.choices(letters, k=draw.randint(0, 8))
+        draw.shuffle(chosen)
+        texts.append(draw.choice(["", " ", "  ", "\n"]).join(chosen))
+    return texts
 
 
 @pytest.fixture(scope="module")
-def theirs(tmp_path_factory):
-    """CLIPTokenizer in Python, and CLIPTokenizerFast, which AutoTokenizer gives the official code."""
+def clip_tokenizers(tmp_path_factory):
+    """Return CLIPTokenizer in Python, and CLIPTokenizerFast, which AutoTokenizer gives the official code."""
     folder = tmp_path_factory.mktemp("clip")
     (folder / "vocab.json").write_text(json.dumps(vocabulary()))
     lines = ["#version: 0.2", *(" ".join(pair) for pair in learned_merges()), ""]
@@ -44,47 +44,51 @@ def theirs(tmp_path_factory):
     return transformers.CLIPTokenizer(**files), transformers.CLIPTokenizerFast(**files)
 
 
-def assert_same(tokenizer: Tokenizer, their, texts: list[str]):
+def assert_same(tokenizer: Tokenizer, clip_tokenizer, texts: list[str]):
     ids, mask = tokenizer(texts)
-    expected = their(texts, **OPTIONS)
+    expected = clip_tokenizer(texts, **OPTIONS)
     for i, text in enumerate(texts):
         assert ids[i].tolist() == expected["input_ids"][i].tolist(), repr(text)
         assert mask[i].tolist() == expected["attention_mask"][i].astype(bool).tolist(), repr(text)
 
 
 @pytest.mark.parametrize("source", ["converted", "written by hand"])
-def test_tokens_equal_the_fast_tokenizer(theirs, source):
-    _, fast = theirs
+def test_tokens_equal_the_fast_tokenizer(clip_tokenizers, source):
+    _, fast = clip_tokenizers
     converted = fast.backend_tokenizer.to_str().encode()
     assert_same(Tokenizer(converted if source == "converted" else tokenizer_json()), fast, prompts())
 
 
-def test_tokens_equal_the_slow_tokenizer_where_the_fast_one_does(theirs):
-    """Without ftfy the slow one drops control and format characters, sets CJK apart with spaces and gives a
-    final sigma its own form; with ftfy it mends HTML entities and some look-alikes besides. Beside
-    punctuation it misses special tokens in capitals. The official code gets the fast one."""
-    slow, _ = theirs
+def test_tokens_equal_the_slow_tokenizer_where_the_fast_one_does(clip_tokenizers):
+    """Compare with the slow tokenizer on texts that both treat alike.
+
+    Without ftfy, the slow tokenizer drops control and format characters, separates CJK characters with
+    spaces, and lower-cases a final sigma differently. With ftfy, it also repairs HTML entities and some
+    look-alike characters. It does not recognise special tokens in capitals next to punctuation. The
+    official code gets the fast tokenizer.
+    """
+    slow, _ = clip_tokenizers
     if slow.fix_text:
         pytest.skip("ftfy is installed")
-    assert_same(Tokenizer(tokenizer_json()), slow, [same_for_both(text) for text in prompts()])
+    assert_same(Tokenizer(tokenizer_json()), slow, [drop_differences(text) for text in prompts()])
 
 
-def same_for_both(text: str) -> str:
-    """Without what the two treat differently."""
+def drop_differences(text: str) -> str:
+    """Remove what the two tokenizers treat differently."""
     text = "".join(character for character in text if not differs(character))
     return text.replace("ENDOFTEXT", "endoftext")
 
 
 def differs(character: str) -> bool:
     control = unicodedata.category(character)[0] == "C" and character not in "\t\n\r"
-    # The slow one takes a long s (U+017F) for an s of a contraction.
+    # The slow tokenizer treats a long s (U+017F) as the s of a contraction.
     return control or "CJK" in unicodedata.name(character, "") or character in "\ufffd\u017fΣ"
 
 
 @pytest.mark.parametrize("eos", ["legacy", "last"])
-def test_features_equal_the_official_tower(theirs, eos):
-    """eos_token_id 2 is what the published config.json says: transformers then pools at the largest id."""
-    _, fast = theirs
+def test_features_equal_the_official_tower(clip_tokenizers, eos):
+    """Test also the published eos_token_id 2, with which transformers pools at the largest id."""
+    _, fast = clip_tokenizers
     size = len(vocabulary())
     torch.manual_seed(0)
     model = transformers.CLIPTextModel(

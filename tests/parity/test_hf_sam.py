@@ -1,6 +1,6 @@
-"""Prompt encoder and mask decoder against SAM's in transformers, from which SegIC's were made.
+"""Compare the prompt encoder and mask decoder with SAM's in transformers, on small random modules.
 
-Without SegIC's additions (text and instance tokens); small random modules.
+SegIC derives from SAM; its additions, text and instance tokens, are left out.
 """
 
 import re
@@ -22,7 +22,7 @@ transformers = require_transformers()
 modeling_sam = require_module("transformers.models.sam.modeling_sam")
 
 WIDTH, GRID, CONCEPTS = 64, 6, 3
-CONFIG = ModelConfig(  # SAM's mask prompt shrinks by two and two
+CONFIG = ModelConfig(  # SAM downscales a mask prompt by 2 twice
     vit=ViTConfig(patch_size=4, width=32, num_heads=4),
     head=HeadConfig(width=WIDTH, mlp_width=96, iou_width=40, mask_channels=8),
     canvas=4 * GRID,
@@ -52,8 +52,8 @@ NAMES = (
 def official_names(module):
     named = {}
     for name, tensor in module.state_dict().items():
-        for theirs, ours in NAMES:
-            name = re.sub(theirs, ours, name)
+        for pattern, replacement in NAMES:
+            name = re.sub(pattern, replacement, name)
         named[name] = tensor.numpy()
     return named
 
@@ -81,7 +81,7 @@ def sam():
             "hidden_size": WIDTH,
             "mlp_dim": 96,
             "iou_head_hidden_dim": 40,
-            "layer_norm_eps": 1e-5,  # of the original; transformers' default differs
+            "layer_norm_eps": 1e-5,  # as in the original; transformers' default differs
         },
     )
     config.mask_decoder_config._attn_implementation = "eager"
@@ -112,11 +112,14 @@ def test_prompts_and_masks(sam, case):
             None if x is None else torch.from_numpy(x[:, None]) for x in (points, labels, boxes, masks)
         ]
         sparse, dense = encoder(*as_torch)
-        cells = (np.arange(GRID) + 0.5) / GRID
-        grid = torch.from_numpy(np.stack(np.meshgrid(cells, cells), axis=-1).astype(np.float32))
+        centres = (np.arange(GRID) + 0.5) / GRID
+        grid = torch.from_numpy(np.stack(np.meshgrid(centres, centres), axis=-1).astype(np.float32))
         position = encoder.shared_embedding(grid).permute(2, 0, 1)[None].expand(CONCEPTS, -1, -1, -1)
         images = torch.from_numpy(image).permute(2, 0, 1)[None].expand(CONCEPTS, -1, -1, -1)
-        expected = [decoder(images, position, sparse, dense, multimask_output=many) for many in (False, True)]
+        expected = [
+            decoder(images, position, sparse, dense, multimask_output=multimask)
+            for multimask in (False, True)
+        ]
 
     @jax.jit
     def run(encoder_params, decoder_params):

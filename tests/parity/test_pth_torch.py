@@ -1,4 +1,4 @@
-"""The checkpoint reader against torch.load on files of the installed torch; skipped where torch is absent."""
+"""Compare the checkpoint reader with torch.load on files that the installed torch writes."""
 
 import collections
 import warnings
@@ -22,7 +22,7 @@ def save(path, content, new, **settings):
 
 
 def assert_same(path, select=lambda content: content):
-    """Names, order, shapes, types and bits as torch reads them."""
+    """Check that names, order, shapes, types and bits are those that torch reads."""
     expected = select(torch.load(path, map_location="cpu", weights_only=True))
     actual = read_pth(path)
     assert list(actual) == list(expected)
@@ -66,7 +66,7 @@ def test_pickle_protocols(tmp_path, new, protocol):
 
 
 @FORMATS
-def test_not_a_number_keeps_its_bits(tmp_path, new):
+def test_nan_keeps_its_bits(tmp_path, new):
     bits = torch.tensor([0x7FC00001, 0x7F800001, -1, -(2**31), 0x7F800000], dtype=torch.int32)
     assert_same(save(tmp_path / "a.pth", {"x": bits.view(torch.float32)}, new))
 
@@ -100,7 +100,7 @@ def test_training_checkpoint(tmp_path, new, key):
     model(torch.ones(1, 3)).sum().backward()
     optimizer.step()
     schedule.step()
-    beside = {
+    other_entries = {
         "optimizer": optimizer.state_dict(),
         "lr_scheduler": schedule.state_dict(),
         "epoch": 3,
@@ -110,14 +110,14 @@ def test_training_checkpoint(tmp_path, new, key):
         "counts": collections.Counter("aab"),
         "bytes": bytearray(b"abc"),
     }
-    path = save(tmp_path / "a.pth", {**beside, key: model.state_dict()}, new)
+    path = save(tmp_path / "a.pth", {**other_entries, key: model.state_dict()}, new)
     assert_same(path, lambda content: content[key])
 
 
 @FORMATS
 def test_refused_kinds_of_tensors_and_modules(tmp_path, new):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own, about sparse and quantized tensors
+        warnings.simplefilter("ignore")  # torch warns about sparse and quantized tensors
         cases = {
             "module": torch.nn.Linear(2, 2),
             "sparse": {"x": torch.eye(3).to_sparse()},
@@ -141,7 +141,7 @@ def test_torchscript_is_refused(tmp_path):
         read_pth(tmp_path / "a.pth")
 
 
-def test_without_checksums(tmp_path):
+def test_a_file_without_checksums_is_read(tmp_path):
     computed = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(False)
     try:

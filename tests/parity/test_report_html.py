@@ -8,7 +8,7 @@ IMAGE = np.full((20, 30, 3), 90, np.uint8)
 
 
 def row(stage, dtype, error, *, file="pair_0.npz", passed=True):
-    judged = dtype == "float32"
+    is_float32 = dtype == "float32"
     return {
         "file": file,
         "array": f"mid.{stage}",
@@ -17,8 +17,8 @@ def row(stage, dtype, error, *, file="pair_0.npz", passed=True):
         "max_abs_error": error,
         "relative_error": error,
         "largest": 1.0,
-        "tolerance": 1e-4 if judged else None,
-        "passed": passed if judged else None,
+        "tolerance": 1e-4 if is_float32 else None,
+        "passed": passed if is_float32 else None,
     }
 
 
@@ -50,7 +50,7 @@ def test_text_from_files_is_escaped():
     assert not any(raw in text for raw in ("<block>", "<i>", "<script>"))
 
 
-def test_the_verdict():
+def test_the_page_says_whether_all_stages_passed():
     assert "Passed: all 2 float32 stages" in render_page(content(rows()), [[]])
     text = render_page(content(rows(error=0.5, passed=False)), [[]])
     assert "Failed: the first float32 stage that exceeds its tolerance is &lt;block&gt; in pair_0.npz" in text
@@ -65,7 +65,7 @@ def test_the_worst_pair_of_a_stage_is_chosen():
     assert worst_rows([missing, second], "max_abs_error") == {"block": {"float32": missing}}
 
 
-def test_a_plot_of_nothing_but_zeros():
+def test_zeros_and_missing_errors_can_be_plotted():
     zeros = [row("point", dtype, 0.0) for dtype in ("float32", "bfloat16")]
     assert "<svg" in plot(zeros, "max_abs_error", "title")
     assert "nan" not in plot([*zeros, *rows(error=None)], "max_abs_error", "title")

@@ -1,4 +1,4 @@
-"""Every primitive against the installed torch, on random numbers; skipped where torch is absent."""
+"""Compare every primitive with the installed torch on random numbers."""
 
 import jax
 import jax.numpy as jnp
@@ -29,11 +29,11 @@ def normal(*shape):
 
 
 def torch_image(x):
-    """Channels last to torch's channels first."""
+    """Return a torch tensor with channels first."""
     return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, -3)))
 
 
-def ours(tensor):
+def channels_last(tensor):
     return np.moveaxis(tensor.detach().numpy(), -3, -1)
 
 
@@ -44,28 +44,32 @@ def test_bilinear(size_in, size_out):
     x = normal(2, *size_in, 3)
     expected = F.interpolate(torch_image(x), size=size_out, mode="bilinear", align_corners=False)
     # torch rounds the source coordinate to float32.
-    np.testing.assert_allclose(resize.bilinear(jnp.asarray(x), size_out), ours(expected), atol=5e-5)
+    np.testing.assert_allclose(resize.bilinear(jnp.asarray(x), size_out), channels_last(expected), atol=5e-5)
 
 
 @pytest.mark.parametrize("size", [8, 16, 36, 64])
-def test_position_table_as_the_plain_dinov2_resizes_it(size):
+def test_position_table_is_resized_as_by_dinov2_without_registers(size):
     x = normal(1, 37, 37, 4)
     scale = (size + 0.1) / 37
     expected = F.interpolate(torch_image(x), scale_factor=(scale, scale), mode="bicubic", antialias=False)
     weights = resize.bicubic_weights(37, size, 0.1)
-    np.testing.assert_allclose(resize.separable(jnp.asarray(x), weights, weights), ours(expected), atol=1e-4)
+    np.testing.assert_allclose(
+        resize.separable(jnp.asarray(x), weights, weights), channels_last(expected), atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("size", [8, 16, 36, 64])
-def test_position_table_as_dinov2_with_registers_resizes_it(size):
+def test_position_table_is_resized_as_by_dinov2_with_registers(size):
     x = normal(1, 37, 37, 4)
     expected = F.interpolate(torch_image(x), size=(size, size), mode="bicubic", antialias=True)
     weights = resize.bicubic_antialias_weights(37, size)
-    np.testing.assert_allclose(resize.separable(jnp.asarray(x), weights, weights), ours(expected), atol=1e-5)
+    np.testing.assert_allclose(
+        resize.separable(jnp.asarray(x), weights, weights), channels_last(expected), atol=1e-5
+    )
 
 
 class InPlace(layers.UpConv):
-    """The pixels of square images, as torch returns them."""
+    """Return the pixels of square images in their places, as torch does."""
 
     def __init__(self, rngs):
         super().__init__(3, 5, rngs=rngs)
@@ -94,7 +98,9 @@ def test_convolutions_under_torch_names(make, reference):
     params = from_torch(tensors, {f"conv/{name}": shape for name, shape in template.shapes.items()})
     params = {name.removeprefix("conv/"): value for name, value in params.items()}
     x = normal(2, 14, 14 if make is InPlace else 21, 3)
-    np.testing.assert_allclose(template.bind(params)(jnp.asarray(x)), ours(module(torch_image(x))), atol=2e-6)
+    np.testing.assert_allclose(
+        template.bind(params)(jnp.asarray(x)), channels_last(module(torch_image(x))), atol=2e-6
+    )
 
 
 def test_layer_norm_far_from_zero():
@@ -113,21 +119,21 @@ def test_gelu():
 def test_attention_with_a_mask(tokens):
     q, k, v = (normal(1, tokens, 2, 16) for _ in range(3))
     mask = RNG.random((1, 1, 1, tokens)) < 0.7
-    found = attention(*map(jnp.asarray, (q, k, v)), jnp.asarray(mask))
-    np.testing.assert_allclose(found, torch_attention(q, k, v, mask), atol=2e-6)
+    attended = attention(*map(jnp.asarray, (q, k, v)), jnp.asarray(mask))
+    np.testing.assert_allclose(attended, torch_attention(q, k, v, mask), atol=2e-6)
 
 
 @pytest.mark.parametrize("tokens", [50, 1500])
-def test_attention_whole_and_head_by_head(tokens):
+def test_attention_for_few_and_many_tokens(tokens):
     q, k, v = (normal(2, tokens, 2, 16) for _ in range(3))
-    found = attention(*map(jnp.asarray, (q, k, v)))
-    np.testing.assert_allclose(found, torch_attention(q, k, v), atol=2e-6)
-    halves = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v))
-    np.testing.assert_allclose(attention(*halves).astype(np.float32), found, atol=3e-2)
+    attended = attention(*map(jnp.asarray, (q, k, v)))
+    np.testing.assert_allclose(attended, torch_attention(q, k, v), atol=2e-6)
+    rounded = (jnp.asarray(x, jnp.bfloat16) for x in (q, k, v))
+    np.testing.assert_allclose(attention(*rounded).astype(np.float32), attended, atol=3e-2)
 
 
 def torch_attention(q, k, v, mask=None):
-    """torch's, with tokens before heads."""
+    """Apply torch's attention to arrays with tokens before heads."""
     mask = None if mask is None else torch.from_numpy(mask)
     heads_first = (torch.from_numpy(x).transpose(-2, -3) for x in (q, k, v))
     return F.scaled_dot_product_attention(*heads_first, mask).transpose(-2, -3).numpy()
@@ -168,22 +174,22 @@ def test_mask_losses():
     cross_entropy = F.binary_cross_entropy_with_logits(x, t)
     p = x.sigmoid()
     dice = (1 - (2 * (p * t).sum(1) + 1) / (p.sum(1) + t.sum(1) + 1)).mean()
-    found = mask_losses(logits, targets, coords, np.ones((2, 2), bool))
-    np.testing.assert_allclose(found, [cross_entropy, dice], atol=1e-6)
+    losses = mask_losses(logits, targets, coords, np.ones((2, 2), bool))
+    np.testing.assert_allclose(losses, [cross_entropy, dice], atol=1e-6)
 
 
 def test_adamw_with_the_step_schedule():
     config, steps = OptimConfig(learning_rate=1e-2, weight_decay=0.1), 12
     start, gradients = normal(20), normal(steps, 20)
     parameter = torch.nn.Parameter(torch.from_numpy(start.copy()))
-    theirs = torch.optim.AdamW([parameter], lr=1e-2, weight_decay=0.1)
-    schedule = torch.optim.lr_scheduler.StepLR(theirs, step_size=10)
+    torch_optimizer = torch.optim.AdamW([parameter], lr=1e-2, weight_decay=0.1)
+    schedule = torch.optim.lr_scheduler.StepLR(torch_optimizer, step_size=10)
     optimizer = make_optimizer(config, steps)
     params = {"a": jnp.asarray(start)}
     state = optimizer.init(params)
     for gradient in gradients:
         parameter.grad = torch.from_numpy(gradient)
-        theirs.step()
+        torch_optimizer.step()
         schedule.step()
         updates, state = optimizer.update({"a": jnp.asarray(gradient)}, state, params)
         params = optax.apply_updates(params, updates)
@@ -191,7 +197,7 @@ def test_adamw_with_the_step_schedule():
 
 
 def sizes_and_canvases(number):
-    """Random ones, those a pixel off the canvas among them: there an axis may keep its size."""
+    """Yield random sizes with a canvas; some are a pixel off the canvas, so that an axis keeps its size."""
     random = np.random.default_rng(1)
     for _ in range(number):
         canvas = int(random.choice([56, 112, 224]))
@@ -209,15 +215,15 @@ def test_images_of_many_sizes_fit_the_canvas_as_in_torch():
         expected = F.interpolate(
             torch_image(image[None].astype(np.float32)), scale_factor=scale, mode="bilinear"
         )[0].numpy()
-        what = f"{height} x {width} to {canvas}"
-        found = resample(image.transpose(2, 0, 1), *fitted_taps(height, width, canvas))
-        np.testing.assert_allclose(found, expected, atol=2e-3, err_msg=what)
-        placed = resize_and_pad(image, np.zeros((0, height, width), bool), canvas)
-        assert placed.size == expected.shape[1:], what
+        message = f"{height} x {width} to {canvas}"
+        resampled = resample(image.transpose(2, 0, 1), *fitted_taps(height, width, canvas))
+        np.testing.assert_allclose(resampled, expected, atol=2e-3, err_msg=message)
+        on_canvas = resize_and_pad(image, np.zeros((0, height, width), bool), canvas)
+        assert on_canvas.size == expected.shape[1:], message
 
 
 def test_images_of_many_sizes_are_jittered_as_in_torch():
-    """The official arithmetic of sizes (utils/dataloader.py:266-277) in torch, without the crop."""
+    """Compare with the official sizes (utils/dataloader.py:266-277), computed in torch, without the crop."""
     for (height, width), canvas in sizes_and_canvases(300):
         uniform = torch.rand(1)
         size = torch.tensor([height, width])
@@ -230,6 +236,6 @@ def test_images_of_many_sizes_are_jittered_as_in_torch():
         rows, columns = jittered_taps(
             height, width, canvas, np.array([uniform.item(), 0, 0]), scales=(0.1, 2.0)
         )
-        kept = expected[0, :, :canvas, :canvas].numpy()
-        what = f"{height} x {width} to {scaled.tolist()}"
-        np.testing.assert_allclose(resample(image, rows, columns), kept, atol=2e-3, err_msg=what)
+        on_canvas = expected[0, :, :canvas, :canvas].numpy()
+        message = f"{height} x {width} to {scaled.tolist()}"
+        np.testing.assert_allclose(resample(image, rows, columns), on_canvas, atol=2e-3, err_msg=message)

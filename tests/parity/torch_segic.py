@@ -1,7 +1,7 @@
-"""SegIC in plain torch under the official state-dict names: the reference model of the tests beside it.
+"""Implement SegIC in plain PyTorch under the official state-dict names, as the reference model of the tests.
 
-Written from the facts in the goldens' README and independent of segic_jax; `test_dump_torch.py` checks it
-against the goldens of the official code. The attributes that `tools/dump_torch.py` touches are there too.
+It follows the goldens' README and uses nothing of segic_jax; `test_dump_torch.py` checks it against the
+goldens of the official code. It has the attributes that `tools/dump_torch.py` accesses.
 """
 
 import random
@@ -16,7 +16,7 @@ from torch import nn
 
 @dataclass(frozen=True)
 class Sizes:
-    """Of one model; the defaults are small enough for tests."""
+    """Describe the sizes of one model; the defaults are small enough for tests."""
 
     canvas: int = 112
     vit_width: int = 32
@@ -33,8 +33,8 @@ class Sizes:
     mlp: int = 64
 
     @classmethod
-    def of(cls, state: dict, canvas: int, vit_heads: int, text_heads: int) -> "Sizes":
-        """The sizes of a complete state dict; heads and canvas leave no trace in it."""
+    def from_state(cls, state: dict, canvas: int, vit_heads: int, text_heads: int) -> "Sizes":
+        """Read the sizes from a complete state dict, which does not show the heads and the canvas."""
 
         def shape(name: str) -> tuple[int, ...]:
             return tuple(state[name].shape)
@@ -62,13 +62,13 @@ class Sizes:
 
 
 def attend(q, k, v, heads: int, mask=None):
-    """Softmax attention on [batch, tokens, width]."""
+    """Apply softmax attention to [batch, tokens, width]."""
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of [batch, channels, height, width]."""
+    """Normalise the channels of [batch, channels, height, width]."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -81,7 +81,7 @@ class ChannelNorm(nn.Module):
 
 
 class Residual(nn.Module):
-    """One transformer block of DINOv2."""
+    """Implement one transformer block of DINOv2."""
 
     def __init__(self, width: int, heads: int):
         super().__init__()
@@ -101,7 +101,7 @@ class Residual(nn.Module):
 
 
 class Patches(nn.Module):
-    """Pictures to tokens."""
+    """Embed images as patch tokens."""
 
     def __init__(self, width: int, patch: int):
         super().__init__()
@@ -112,7 +112,7 @@ class Patches(nn.Module):
 
 
 class Dino(nn.Module):
-    """DINOv2 without registers, with the position offset 0.1."""
+    """Implement DINOv2 without registers, with the position offset 0.1."""
 
     patch_size, num_register_tokens, interpolate_offset, interpolate_antialias = 14, 0, 0.1, False
 
@@ -145,7 +145,7 @@ class Dino(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """One layer of CLIP's text tower."""
+    """Implement one layer of CLIP's text tower."""
 
     def __init__(self, width: int, mlp: int, heads: int):
         super().__init__()
@@ -165,7 +165,7 @@ class TextLayer(nn.Module):
 
 
 class TextTransformer(nn.Module):
-    """CLIP's text tower, pooled at the first end-of-text token."""
+    """Implement CLIP's text tower, pooled at the first end-of-text token."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -193,7 +193,7 @@ class TextTransformer(nn.Module):
 
 
 class TextModel(nn.Module):
-    """The shell that transformers puts around it."""
+    """Wrap the text tower as transformers does."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -205,7 +205,7 @@ class TextModel(nn.Module):
 
 
 class CharacterTokenizer:
-    """Start, one id for each character, end; padded with the end."""
+    """Encode a text as start token, one token for each character and end token, padded with end tokens."""
 
     model_max_length = 77
 
@@ -226,7 +226,7 @@ class CharacterTokenizer:
 
 
 class Encoder(nn.Module):
-    """Both frozen encoders."""
+    """Hold both frozen encoders."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -244,19 +244,19 @@ class Encoder(nn.Module):
 
 
 class Fourier(nn.Module):
-    """Random Fourier features of a place in 0..1."""
+    """Compute random Fourier features of positions in 0..1."""
 
     def __init__(self, width: int):
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, width // 2))
 
-    def forward(self, place):
-        angle = 2 * torch.pi * ((2 * place - 1) @ self.positional_encoding_gaussian_matrix)
+    def forward(self, position):
+        angle = 2 * torch.pi * ((2 * position - 1) @ self.positional_encoding_gaussian_matrix)
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
 class PromptEncoder(nn.Module):
-    """SAM's prompt encoder with texts; boxes are not read at inference."""
+    """Implement SAM's prompt encoder with text tokens; boxes are not used at inference."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -290,7 +290,7 @@ class PromptEncoder(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """SAM's attention with its own inner width."""
+    """Implement SAM's attention, whose inner width may differ from the outer one."""
 
     def __init__(self, width: int, inner: int, heads: int):
         super().__init__()
@@ -303,7 +303,7 @@ class CrossAttention(nn.Module):
 
 
 class TwoWayBlock(nn.Module):
-    """Tokens among themselves, tokens to image, MLP, image to tokens."""
+    """Apply self-attention, attention from tokens to image, an MLP, and attention from image to tokens."""
 
     def __init__(self, sizes: Sizes, first: bool):
         super().__init__()
@@ -315,22 +315,22 @@ class TwoWayBlock(nn.Module):
         self.norm1, self.norm2, self.norm3, self.norm4 = (nn.LayerNorm(width) for _ in range(4))
         self.mlp = nn.ModuleDict({"lin1": nn.Linear(width, sizes.mlp), "lin2": nn.Linear(sizes.mlp, width)})
 
-    def forward(self, tokens, image, token_place, image_place):
+    def forward(self, tokens, image, token_position, image_position):
         if self.first:
             tokens = self.norm1(self.self_attn(tokens, tokens, tokens))
         else:
-            placed = tokens + token_place
-            tokens = self.norm1(tokens + self.self_attn(placed, placed, tokens))
-        placed_image = image + image_place
-        read = self.cross_attn_token_to_image(tokens + token_place, placed_image, image)
-        tokens = self.norm2(tokens + read)
+            positioned = tokens + token_position
+            tokens = self.norm1(tokens + self.self_attn(positioned, positioned, tokens))
+        positioned_image = image + image_position
+        attended = self.cross_attn_token_to_image(tokens + token_position, positioned_image, image)
+        tokens = self.norm2(tokens + attended)
         tokens = self.norm3(tokens + self.mlp["lin2"](self.mlp["lin1"](tokens).relu()))
-        read = self.cross_attn_image_to_token(placed_image, tokens + token_place, tokens)
-        return tokens, self.norm4(image + read)
+        attended = self.cross_attn_image_to_token(positioned_image, tokens + token_position, tokens)
+        return tokens, self.norm4(image + attended)
 
 
 class TwoWay(nn.Module):
-    """The decoder's transformer."""
+    """Implement the two-way transformer of the mask decoder."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -339,16 +339,16 @@ class TwoWay(nn.Module):
         self.final_attn_token_to_image = CrossAttention(sizes.width, sizes.width // 2, sizes.heads)
         self.norm_final_attn = nn.LayerNorm(sizes.width)
 
-    def forward(self, image, image_place, place):
-        tokens = place
+    def forward(self, image, image_position, token_position):
+        tokens = token_position
         for layer in self.layers:
-            tokens, image = layer(tokens, image, place, image_place)
-        read = self.final_attn_token_to_image(tokens + place, image + image_place, image)
-        return self.norm_final_attn(tokens + read), image
+            tokens, image = layer(tokens, image, token_position, image_position)
+        attended = self.final_attn_token_to_image(tokens + token_position, image + image_position, image)
+        return self.norm_final_attn(tokens + attended), image
 
 
 class Mlp(nn.Module):
-    """Linear layers with ReLU between them."""
+    """Apply linear layers with ReLU between them."""
 
     def __init__(self, *widths: int):
         super().__init__()
@@ -361,7 +361,7 @@ class Mlp(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """SAM's mask decoder, first mask only."""
+    """Implement SAM's mask decoder, limited to the first mask."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -389,20 +389,22 @@ class MaskDecoder(nn.Module):
     ):
         assert not multimask_output
         assert task_indicator is None
-        own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens = torch.cat([own.expand(len(sparse_prompt_embeddings), -1, -1), sparse_prompt_embeddings], 1)
-        cells = image_embeddings + dense_prompt_embeddings
-        tokens, flat = self.transformer(
-            cells.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2), tokens
+        output_tokens = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat(
+            [output_tokens.expand(len(sparse_prompt_embeddings), -1, -1), sparse_prompt_embeddings], 1
         )
-        upscaled = self.output_upscaling(flat.transpose(1, 2).reshape(cells.shape))
+        image = image_embeddings + dense_prompt_embeddings
+        tokens, flat = self.transformer(
+            image.flatten(2).transpose(1, 2), image_pe.flatten(2).transpose(1, 2), tokens
+        )
+        upscaled = self.output_upscaling(flat.transpose(1, 2).reshape(image.shape))
         filters = self.output_hypernetworks_mlps[0](tokens[:, 1])
         logits = torch.einsum("nc,nchw->nhw", filters, upscaled)
         return logits[:, None], self.iou_prediction_head(tokens[:, 0])[:, :1]
 
 
 def cal_sim(features, pooled, eps: float = 1e-4):
-    """Cosine of [1, c, h, w] with [n, m, c] -> [n, m, h, w]."""
+    """Return the cosine similarity [n, m, h, w] of features [1, c, h, w] and prototypes [n, m, c]."""
     features = features / features.norm(dim=1, keepdim=True).clamp(min=eps)
     pooled = pooled / pooled.norm(dim=-1, keepdim=True).clamp(min=eps)
     return torch.einsum("chw,nmc->nmhw", features[0], pooled)
@@ -412,7 +414,7 @@ misc = SimpleNamespace(cal_sim=cal_sim)  # the official code calls it through th
 
 
 class SEGIC(nn.Module):
-    """Inference on one picture and one reference picture."""
+    """Run inference on one target and one reference image."""
 
     def __init__(self, sizes: Sizes):
         super().__init__()
@@ -432,10 +434,10 @@ class SEGIC(nn.Module):
         self.register_buffer("pixel_std", torch.tensor([0.229, 0.224, 0.225])[:, None, None])
 
     def train(self, mode: bool = True):
-        super().train(mode)  # returns nothing, as the official one
+        super().train(mode)  # returns None, as the official method does
 
     def state_dict(self):
-        """The trained part, as the official one saves it."""
+        """Return the trained part, as the official method does."""
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         return {
             name: value
@@ -444,15 +446,15 @@ class SEGIC(nn.Module):
         }
 
     def extract_inst_feat(self, features, masks):
-        cells = F.interpolate(masks, features.shape[-2:], mode="bilinear")[:, 0] > 0.5
-        sums = torch.einsum("chw,nhw->nc", features[0], cells.float())
-        return sums / cells.sum((1, 2)).clamp(min=1)[:, None]
+        inside = F.interpolate(masks, features.shape[-2:], mode="bilinear")[:, 0] > 0.5
+        sums = torch.einsum("chw,nhw->nc", features[0], inside.float())
+        return sums / inside.sum((1, 2)).clamp(min=1)[:, None]
 
     def forward(self, data: dict, inference: bool):
         assert inference
-        random.random()  # the official one draws, whatever comes of it
-        pictures = torch.cat([data["image"].cuda(), data["image_dual"].cuda()])
-        pixels = (pictures / 255 - self.pixel_mean) / self.pixel_std
+        random.random()  # the official model draws a number here, too
+        images = torch.cat([data["image"].cuda(), data["image_dual"].cuda()])
+        pixels = (images / 255 - self.pixel_mean) / self.pixel_std
         for x, (h, w) in zip(pixels, torch.cat([data["ori_size"], data["ori_size_dual"]]), strict=True):
             x[:, h:], x[:, :, w:] = 0, 0
         features = self.encoder(pixels)
@@ -465,12 +467,12 @@ class SEGIC(nn.Module):
         pooled = self.extract_inst_feat(features[1:], masks)
         visual = self.inst_proj(pooled)
         image = self.neck(features[:1])
-        quarter = F.interpolate(features[:1], (self.img_size // 4,) * 2, mode="bilinear")
-        similarity = misc.cal_sim(quarter, pooled[:, None], eps=1e-8)
+        upsampled = F.interpolate(features[:1], (self.img_size // 4,) * 2, mode="bilinear")
+        similarity = misc.cal_sim(upsampled, pooled[:, None], eps=1e-8)
         similarity = F.interpolate(similarity, (self.img_size,) * 2, mode="bilinear")
         count = len(masks)
-        place = similarity.flatten(1).argmax(1)
-        point = torch.stack([place % self.img_size, place // self.img_size], -1)[:, None].float()
+        peak = similarity.flatten(1).argmax(1)
+        point = torch.stack([peak % self.img_size, peak // self.img_size], -1)[:, None].float()
         kinds = self.inst_type_embed(torch.eye(count, dtype=torch.long))  # [own concept, token, width]
         texts = torch.cat([text.expand(count, -1, -1), visual[None] + kinds], dim=1)
         sparse, dense = self.prompt_encoder(
@@ -489,13 +491,13 @@ class SEGIC(nn.Module):
 
 
 def build_model(args) -> SEGIC:
-    """A random one; the encoders are the same each time, as downloaded ones are."""
+    """Return a random model, with the same encoders each time, as if they were downloaded."""
     torch.manual_seed(0)
     return SEGIC(Sizes())
 
 
 class Resize:
-    """The longer side fills the canvas; padding right and below."""
+    """Resize images so that the longer side fills the canvas, and pad at the right and at the bottom."""
 
     def __init__(self, size: list[int]):
         self.size = size
@@ -507,8 +509,8 @@ class Resize:
             planes = torch.cat([image, sample[f"label{end}"]])[None]
             planes = F.interpolate(planes, scale_factor=scale, mode="bilinear")[0]
             h, w = planes.shape[-2:]
-            beside = (0, self.size[0] - w, 0, self.size[0] - h)
-            sample[f"image{end}"] = F.pad(planes[:3], beside, value=128)
-            sample[f"label{end}"] = F.pad(planes[3:], beside)
+            padding = (0, self.size[0] - w, 0, self.size[0] - h)
+            sample[f"image{end}"] = F.pad(planes[:3], padding, value=128)
+            sample[f"label{end}"] = F.pad(planes[3:], padding)
             sample[f"ori_size{end}"] = torch.tensor([h, w])
         return sample

@@ -1,4 +1,4 @@
-"""Files and folders appear under their names only once they are complete."""
+"""Test that files and folders appear under their names only once they are complete."""
 
 import os
 
@@ -28,7 +28,7 @@ def test_a_file_is_replaced_when_it_is_complete(tmp_path):
     assert os.listdir(tmp_path) == ["result.json"]
 
 
-def test_a_refusal_of_the_disk_names_the_file(tmp_path):
+def test_an_error_of_the_disk_names_the_file(tmp_path):
     with pytest.raises(DataError, match=r"none/a\.txt cannot be written to: No such file"):
         atomic_write(tmp_path / "none/a.txt", b"")
     with (
@@ -38,7 +38,7 @@ def test_a_refusal_of_the_disk_names_the_file(tmp_path):
         part.write_bytes(b"")
 
 
-def test_the_part_has_a_name_that_fits(tmp_path):
+def test_the_partial_file_has_a_valid_name(tmp_path):
     assert part_path(tmp_path / "a.mp4") == tmp_path / "a.mp4.part"
     assert part_path(tmp_path / "a.mp4", keep_suffix=True) == tmp_path / "a.part.mp4"
     longest = tmp_path / ("n" * 251 + ".png")

@@ -8,7 +8,7 @@ from segic_jax.runtime.compile_cache import VARIABLE, compile_cache_folder, use_
 
 
 @pytest.fixture(autouse=True)
-def _restored():
+def _restore_cache_folder():
     folder = jax.config.jax_compilation_cache_dir
     yield
     jax.config.update("jax_compilation_cache_dir", folder)
@@ -25,9 +25,9 @@ def test_a_second_process_compiles_nothing(tmp_path, monkeypatch):
     )
 
     def files():
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stderr == ""
-        assert done.stdout.strip() == str(compile_cache_folder())
+        process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert process.stderr == ""
+        assert process.stdout.strip() == str(compile_cache_folder())
         return sorted((path.name, path.stat().st_mtime_ns) for path in compile_cache_folder().iterdir())
 
     first = files()
@@ -35,7 +35,7 @@ def test_a_second_process_compiles_nothing(tmp_path, monkeypatch):
     assert files() == first
 
 
-def test_the_environment_decides(tmp_path, monkeypatch):
+def test_the_environment_sets_the_folder(tmp_path, monkeypatch):
     monkeypatch.setenv(VARIABLE, str(tmp_path / "mine"))
     assert use_compile_cache() == tmp_path / "mine"
     monkeypatch.setenv(VARIABLE, "")

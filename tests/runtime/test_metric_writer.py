@@ -1,4 +1,4 @@
-"""The log of a run: readable lines, each step once, whatever moment the run is killed at."""
+"""Test that the log of a run has each step once, even if the run is killed at any moment."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from segic_jax.errors import ConfigError, InputError
 from segic_jax.runtime.metric_writer import FILE, MetricWriter, read_metrics
 
 STEPS, SAVE = 12, 4
-# A training in small: a line a step; every fourth step is validated, which gives a second line, and saved.
+# Simulate a training: a line for each step, and a validation line and a checkpoint every few steps.
 PROGRAM = """
 import os, sys, time
 from pathlib import Path
@@ -47,7 +47,7 @@ def train(workdir: Path, start: int, steps: int = STEPS) -> None:
 def test_lines_are_json_and_bad_numbers_are_null(tmp_path):
     writer = MetricWriter(tmp_path / "new" / "run")
     writer.write(1, {"loss": 0.5, "miou": float("nan")})
-    # On disk at once, without closing.
+    # The line is on disk before the writer is closed.
     assert read_metrics(tmp_path / "new" / "run") == [{"step": 1, "loss": 0.5, "miou": None}]
     writer.close()
 
@@ -68,29 +68,29 @@ def test_a_resumed_run_drops_lines_after_its_checkpoint(tmp_path):
         json.loads(line)
 
 
-def test_a_log_cut_at_any_byte_is_continued_equally(tmp_path, monkeypatch):
+def test_a_log_truncated_at_any_byte_is_completed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)  # some 2000 times
     train(tmp_path, 0)
-    whole = (tmp_path / FILE).read_bytes()
-    for cut in range(len(whole)):
-        (tmp_path / FILE).write_bytes(whole[:cut])
-        # A checkpoint is only there if the line of its validation is.
+    complete = (tmp_path / FILE).read_bytes()
+    for length in range(len(complete)):
+        (tmp_path / FILE).write_bytes(complete[:length])
+        # A checkpoint exists only if the line of its validation does.
         validated = [line["step"] for line in read_metrics(tmp_path) if "validation/miou" in line]
-        for start in {0, *validated[-2:]}:  # the latest, or the one before where that is damaged
-            (tmp_path / FILE).write_bytes(whole[:cut])
+        for start in {0, *validated[-2:]}:  # the latest checkpoint, or the previous one if that is damaged
+            (tmp_path / FILE).write_bytes(complete[:length])
             train(tmp_path, start)
-            assert (tmp_path / FILE).read_bytes() == whole
+            assert (tmp_path / FILE).read_bytes() == complete
 
 
 def test_ten_kills_neither_lose_nor_repeat_a_step(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    chance = random.Random(1)
+    rng = random.Random(1)
 
     def command(folder: Path, pause: float):
         folder.mkdir(exist_ok=True)
         return [sys.executable, "-c", PROGRAM, str(folder), "60", "7", str(pause)]
 
-    subprocess.run(command(tmp_path / "straight", 0), env=environment, check=True)
+    subprocess.run(command(tmp_path / "uninterrupted", 0), env=environment, check=True)
     for _ in range(10):
         process = subprocess.Popen(command(tmp_path / "killed", 0.003), env=environment)
         log, deadline = tmp_path / "killed" / FILE, time.monotonic() + 60
@@ -99,20 +99,20 @@ def test_ten_kills_neither_lose_nor_repeat_a_step(tmp_path):
             if log.exists() and log.stat().st_size != before:
                 break  # it has started to write
             time.sleep(0.001)
-        time.sleep(chance.uniform(0, 0.05))
+        time.sleep(rng.uniform(0, 0.05))
         process.kill()
         process.wait()
     subprocess.run(command(tmp_path / "killed", 0), env=environment, check=True)
-    assert (tmp_path / "killed" / FILE).read_bytes() == (tmp_path / "straight" / FILE).read_bytes()
+    assert (tmp_path / "killed" / FILE).read_bytes() == (tmp_path / "uninterrupted" / FILE).read_bytes()
 
 
 def test_a_kill_during_opening_leaves_the_log_complete(tmp_path, monkeypatch):
     train(tmp_path, 0)
-    whole = (tmp_path / FILE).read_bytes()
+    complete = (tmp_path / FILE).read_bytes()
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         MetricWriter(tmp_path, start_step=4)
-    assert (tmp_path / FILE).read_bytes() == whole
+    assert (tmp_path / FILE).read_bytes() == complete
 
 
 def test_a_damaged_line_is_named_and_the_others_are_kept(tmp_path, capsys):
@@ -126,7 +126,7 @@ def test_a_damaged_line_is_named_and_the_others_are_kept(tmp_path, capsys):
     assert (tmp_path / FILE).read_bytes().splitlines(keepends=True) == [*lines[:1], *lines[2:]]
 
 
-def test_a_folder_without_a_log(tmp_path):
+def test_a_folder_without_a_log_is_reported(tmp_path):
     with pytest.raises(InputError, match=r"has no metrics\.jsonl: give the work directory"):
         read_metrics(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Prefetched work comes in order, stays bounded, and is cancelled when nobody takes the rest."""
+"""Test that prefetched work is ordered and bounded, and cancelled when the consumer stops."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ import pytest
 from segic_jax.runtime.prefetch import prefetch, prefetch_results
 
 
-def test_results_come_in_order():
+def test_results_have_the_order_of_the_items():
     def work(item: int) -> int:
         time.sleep(0.01 * (3 - item % 4))
         return 10 * item
@@ -20,7 +20,7 @@ def test_results_come_in_order():
     assert pairs == [(i, 10 * i) for i in range(9)]
 
 
-def test_no_more_than_the_limit_is_in_work():
+def test_at_most_limit_items_are_in_flight():
     taken = []
 
     def items():
@@ -33,11 +33,11 @@ def test_no_more_than_the_limit_is_in_work():
         assert len(taken) <= count + 3
 
 
-def test_an_exception_comes_at_its_place_and_cancels_the_rest():
-    begun, release = [], threading.Event()
+def test_an_exception_is_raised_in_order_and_cancels_the_rest():
+    started, release = [], threading.Event()
 
     def work(item: int) -> int:
-        begun.append(item)
+        started.append(item)
         if item == 1:
             raise ValueError("the second item")
         if item > 1:
@@ -49,18 +49,18 @@ def test_an_exception_comes_at_its_place_and_cancels_the_rest():
     threading.Timer(0.2, release.set).start()
     with pytest.raises(ValueError, match="the second item"):
         next(results)
-    assert begun in ([0, 1], [0, 1, 2])
+    assert started in ([0, 1], [0, 1, 2])
 
 
 def test_a_consumer_that_stops_cancels_the_rest():
-    begun = []
+    started = []
 
     def work(item: int) -> int:
-        begun.append(item)
+        started.append(item)
         time.sleep(0.02)
         return item
 
     results = prefetch_results(work, range(100), threads=1, limit=50)
     assert next(results) == 0
     results.close()
-    assert len(begun) < 10
+    assert len(started) < 10

@@ -13,7 +13,7 @@ def test_short_work_prints_a_bar_on_a_terminal_only(capsys, monkeypatch):
     assert capsys.readouterr().err == ""
 
 
-def test_a_log_gets_long_work(capsys, monkeypatch):
+def test_long_work_is_logged_without_a_terminal(capsys, monkeypatch):
     monkeypatch.setattr(progress, "LOG_INTERVAL", 0)
     list(progress.bar(range(3), desc="scenes"))
     assert "scenes" in capsys.readouterr().err

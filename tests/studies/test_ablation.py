@@ -1,4 +1,4 @@
-"""Ablations: the default is SegIC itself, prompts are withheld, extensions work, runs resume."""
+"""Test ablations: the default equals SegIC, prompts are withheld, extensions work, runs resume."""
 
 import dataclasses
 import json
@@ -63,7 +63,7 @@ BUDGET = run.Budget(steps=2, backbone_steps=1, size=SIZE)
 
 @pytest.fixture(scope="module")
 def bundle():
-    """A model that has learned nothing."""
+    """Return an untrained model."""
     return Bundle(
         MODEL,
         tiny.parameters(backbone_template(MODEL.vit), 0),
@@ -74,7 +74,7 @@ def bundle():
 
 @pytest.fixture(scope="module")
 def config(bundle, tmp_path_factory):
-    """Its backbone, and trainings of seconds."""
+    """Return a configuration for short trainings with that model's backbone."""
     file = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_bundle(file, bundle)
     return Config(
@@ -94,7 +94,7 @@ def store(bundle, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch():
-    """Two pairs with two concepts, one of which is a negative prompt in the second pair."""
+    """Return two pairs of two concepts; one is a negative prompt in the second pair."""
     rng = np.random.default_rng(0)
     grid, width = MODEL.grid, MODEL.vit.width
     features = rng.normal(size=(2, 2, grid, grid, width)).astype(np.float32)
@@ -122,27 +122,27 @@ def batch():
     return jax.tree.map(jnp.asarray, batch), negatives, jnp.asarray(table)
 
 
-def test_without_changes_it_is_the_training_of_segic(bundle, batch):
+def test_the_default_equals_the_training_of_segic(bundle, batch):
     batch, negatives, table = batch
     head = bundle.head
     features = batch["target_features"], batch["reference_features"]
-    given = MODEL, head, *features, batch, table, negatives
-    expected = jax.jit(forward.train_forward, static_argnums=0)(*given)
+    inputs = MODEL, head, *features, batch, table, negatives
+    expected = jax.jit(forward.train_forward, static_argnums=0)(*inputs)
     prompted = partial(forward.train_forward, decode=partial(decode_prompted, Prompting()))
-    got = jax.jit(prompted, static_argnums=0)(*given)
-    for one, other in zip(expected, got, strict=True):
-        np.testing.assert_allclose(one.decoded.logits, other.decoded.logits, atol=1e-5)
-        np.testing.assert_array_equal(one.context_masks, other.context_masks)
-    alone = jax.eval_shape(lambda: forward.train_forward(*given, reversal=False))
-    assert len(alone) == 1
+    actual = jax.jit(prompted, static_argnums=0)(*inputs)
+    for a, b in zip(expected, actual, strict=True):
+        np.testing.assert_allclose(a.decoded.logits, b.decoded.logits, atol=1e-5)
+        np.testing.assert_array_equal(a.context_masks, b.context_masks)
+    single_pass = jax.eval_shape(lambda: forward.train_forward(*inputs, reversal=False))
+    assert len(single_pass) == 1
 
 
-def test_its_scores_are_those_of_the_evaluation(bundle, store):
-    """Up to the half precision of the kept features."""
+def test_the_scores_equal_those_of_the_evaluation(bundle, store):
+    """Allow for the float16 precision of the stored features."""
     counts = evaluate(VALIDATION, Variant(DEFAULT, "", ""), bundle.head, store)
     source = EmojiSource("validation")
     manifest = source.manifest("original", 0, 1)
-    names = tuple(one.name for one in episode_classes(VALIDATION, SIZE))
+    names = tuple(concept.name for concept in episode_classes(VALIDATION, SIZE))
     episodes = tuple(episode for episode in manifest.episodes if episode.class_id in names)
     part = dataclasses.replace(manifest, classes=names, episodes=episodes)
     expected = score_episodes(bundle, source, part)["miou"]
@@ -157,8 +157,8 @@ def test_intervals_draw_classes_with_replacement():
     assert compare.estimate(scores) == pytest.approx((scores.mean(), low, high))
 
 
-def decoded(bundle: Bundle, prompting: Prompting, seed: int, text: float = 0.0):
-    """One fixed target with references that differ by `seed`."""
+def decode_pair(bundle: Bundle, prompting: Prompting, seed: int, text: float = 0.0):
+    """Decode a fixed target with references that depend on `seed`."""
     grid, width = MODEL.grid, MODEL.vit.width
     target = np.random.default_rng(9).normal(size=(1, grid, grid, width)).astype(np.float32)
     features = np.random.default_rng(seed).normal(size=(1, 1, grid, grid, width)).astype(np.float32)
@@ -170,64 +170,72 @@ def decoded(bundle: Bundle, prompting: Prompting, seed: int, text: float = 0.0):
 
 @partial(jax.jit, static_argnums=0)
 def program(prompting: Prompting, head, target, shots: ShotBatch):
-    """Logits, map and which tokens are read."""
+    """Return logits, similarity map and valid tokens."""
     return decode_prompted(
         prompting, MODEL, head, target, shots, pool_shots(shots), boxes=None, use_box=None, use_cross=True
     )[1]
 
 
-def test_a_withheld_prompt_changes_nothing(bundle):
-    nothing = Prompting(geometric=False, visual=False)
-    np.testing.assert_array_equal(decoded(bundle, nothing, 1).logits, decoded(bundle, nothing, 2).logits)
+def test_a_withheld_prompt_has_no_influence(bundle):
+    text_only = Prompting(geometric=False, visual=False)
+    np.testing.assert_array_equal(
+        decode_pair(bundle, text_only, 1).logits, decode_pair(bundle, text_only, 2).logits
+    )
     assert (
-        np.abs(decoded(bundle, nothing, 1).logits - decoded(bundle, nothing, 1, text=1.0).logits).max() > 1e-3
+        np.abs(
+            decode_pair(bundle, text_only, 1).logits - decode_pair(bundle, text_only, 1, text=1.0).logits
+        ).max()
+        > 1e-3
     )
     visual, geometric = Prompting(geometric=False), Prompting(visual=False)
-    assert not decoded(bundle, visual, 1).map.any()
-    assert np.abs(decoded(bundle, visual, 1).logits - decoded(bundle, visual, 2).logits).max() > 1e-3
-    assert decoded(bundle, geometric, 1).tokens_valid.sum() == 1  # the empty sentence's
-    assert np.abs(decoded(bundle, geometric, 1).logits - decoded(bundle, geometric, 2).logits).max() > 1e-3
+    assert not decode_pair(bundle, visual, 1).map.any()
+    assert np.abs(decode_pair(bundle, visual, 1).logits - decode_pair(bundle, visual, 2).logits).max() > 1e-3
+    assert decode_pair(bundle, geometric, 1).tokens_valid.sum() == 1  # that of the empty prompt
+    assert (
+        np.abs(decode_pair(bundle, geometric, 1).logits - decode_pair(bundle, geometric, 2).logits).max()
+        > 1e-3
+    )
 
 
-def one_reference(cells: np.ndarray, inside: np.ndarray) -> ShotBatch:
-    """`cells` [g, g, channels] as a reference, with a mask of the cells `inside`."""
+def one_reference(patches: np.ndarray, inside: np.ndarray) -> ShotBatch:
+    """Return patches [g, g, channels] as a reference, with a mask of the patches `inside`."""
     masks = np.kron(inside, np.ones((8, 8), bool)).astype(bool)
     return ShotBatch(
-        jnp.asarray(cells, jnp.float32)[None, None],
+        jnp.asarray(patches, jnp.float32)[None, None],
         jnp.asarray(masks)[None, None, None],
         jnp.zeros((1, 1, 4)),
         jnp.ones((1, 1), bool),
     )
 
 
-def test_mutual_choice():
-    """Axis 0 is the object, axis 1 the background, of which a part also looks a little like the object."""
+def test_mutual_matches_exclude_patches_nearer_to_the_background():
+    """Represent the object by axis 0 and the background by axis 1, with one patch between them."""
     axes = np.eye(3)
     inside = np.array([[True, False], [False, False]])
     shots = one_reference(np.array([[axes[0], axes[1]], [axes[1], axes[0] + 2 * axes[1]]]), inside)
     target = np.array([[axes[0], axes[1]], [0.5 * axes[0] + axes[1], -axes[0]]])
-    found = mutual_matches(jnp.asarray(target, jnp.float32)[None], shots, pool_shots(shots).mean(2))
-    # The third cell's cosine is above 0, but a background cell of the reference is more like it.
-    np.testing.assert_array_equal(found[0, 0], [[1, 0], [0, 0]])
+    matches = mutual_matches(jnp.asarray(target, jnp.float32)[None], shots, pool_shots(shots).mean(2))
+    # The third patch has a positive cosine, but a background patch of the reference is more similar.
+    np.testing.assert_array_equal(matches[0, 0], [[1, 0], [0, 0]])
 
 
 def test_prototypes_are_the_parts_of_an_object():
     axes = np.eye(4)
-    cells = axes[np.array([[0, 0, 1, 3], [0, 1, 1, 3], [2, 2, 2, 3], [3, 3, 3, 3]])]
-    found = cluster_prototypes(one_reference(cells, cells[..., 3] == 0))[0, 0]
-    assert found.shape == (PROTOTYPES, 4)
-    np.testing.assert_allclose(sorted(map(tuple, np.asarray(found))), axes[[2, 1, 0]], atol=1e-6)
+    patches = axes[np.array([[0, 0, 1, 3], [0, 1, 1, 3], [2, 2, 2, 3], [3, 3, 3, 3]])]
+    prototypes = cluster_prototypes(one_reference(patches, patches[..., 3] == 0))[0, 0]
+    assert prototypes.shape == (PROTOTYPES, 4)
+    np.testing.assert_allclose(sorted(map(tuple, np.asarray(prototypes))), axes[[2, 1, 0]], atol=1e-6)
 
 
-def test_several_points_lie_on_different_hills():
+def test_several_points_lie_on_different_maxima():
     similarity = np.zeros((1, 1, 16, 16), np.float32)
     similarity[0, 0, 2, 3], similarity[0, 0, 12, 13], similarity[0, 0, 7, 1] = 1.0, 0.9, 0.3
     similarity[0, 0, 14, 2] = -1.0
-    found: GeometricPrompt = several_points(geometric_prompt(jnp.asarray(similarity), 64), 64)
-    assert found.points_valid[0, 0].tolist() == [True, True, False, True]  # the third hill is too low
-    assert found.point_labels[0, 0].tolist() == [1, 1, 1, 0]
-    near = np.asarray(found.points[0, 0])[[0, 1, 3]] / 4
-    np.testing.assert_allclose(near, [[3, 2], [13, 12], [2, 14]], atol=1)
+    prompt: GeometricPrompt = several_points(geometric_prompt(jnp.asarray(similarity), 64), 64)
+    assert prompt.points_valid[0, 0].tolist() == [True, True, False, True]  # the third maximum is too low
+    assert prompt.point_labels[0, 0].tolist() == [1, 1, 1, 0]
+    points = np.asarray(prompt.points[0, 0])[[0, 1, 3]] / 4
+    np.testing.assert_allclose(points, [[3, 2], [13, 12], [2, 14]], atol=1)
 
 
 def test_pairs_show_one_class_in_two_scenes(store):
@@ -235,8 +243,8 @@ def test_pairs_show_one_class_in_two_scenes(store):
     pairs = Pairs(scenes, views, 497, 2, DataConfig(), text_keep=1.0, negative=1.0)
     assert len(pairs.by_class) > 0
     batch = pairs.batch(np.random.default_rng(0), 40)
-    again = pairs.batch(np.random.default_rng(0), 40)
-    assert all(np.array_equal(batch[name], again[name]) for name in batch)
+    repeated = pairs.batch(np.random.default_rng(0), 40)
+    assert all(np.array_equal(batch[name], repeated[name]) for name in batch)
     assert 5 < batch["is_instance"].sum() < 35
     for row in range(40):
         target, reference = batch["target"][row], batch["reference"][row]
@@ -253,57 +261,57 @@ def test_pairs_show_one_class_in_two_scenes(store):
                 )
             ]
             assert classes[0] == classes[1] == batch["class_row"][row] - 2
-            shown = scenes.objects[[target, reference], :, 0]
-            assert not np.isin(batch["negative_rows"][row] - 2, shown[shown >= 0]).any()
+            objects = scenes.objects[[target, reference], :, 0]
+            assert not np.isin(batch["negative_rows"][row] - 2, objects[objects >= 0]).any()
 
 
-def test_features_of_another_kind(store):
-    """The same images, larger: the pooled features lie on the usual grid, and leave nothing behind."""
+def test_fine_features_have_the_usual_grid_and_are_deleted(store):
+    """Pool features of larger images to the usual grid, and delete them."""
     fine = BackboneInput(fine=True)
-    usual, pooled_ones = store.features(VALIDATION, BackboneInput()), store.features(VALIDATION, fine)
-    assert usual.shape == pooled_ones.shape == (2 * SCENES, 4, 4, MODEL.vit.width)
-    assert not np.array_equal(usual, pooled_ones)
+    usual, pooled = store.features(VALIDATION, BackboneInput()), store.features(VALIDATION, fine)
+    assert usual.shape == pooled.shape == (2 * SCENES, 4, 4, MODEL.vit.width)
+    assert not np.array_equal(usual, pooled)
     store.delete(fine)
-    left = [file.name for file in store.folder.glob("*_supervised_*")]
-    assert left
-    assert not any("fine" in name for name in left)
+    remaining = [file.name for file in store.folder.glob("*_supervised_*")]
+    assert len(remaining) == 1
+    assert not any("fine" in name for name in remaining)
 
 
-def test_the_self_supervised_backbone_is_told_drawings_and_no_classes(monkeypatch):
-    drawn = []
+def test_the_self_supervised_backbone_uses_drawings_instead_of_classes(monkeypatch):
+    compositions = []
 
-    def composed(rng, objects, canvas, style):
-        drawn.append(objects)
+    def record(rng, objects, canvas, style):
+        compositions.append(objects)
         return np.zeros((canvas, canvas, 3), np.uint8), np.zeros((canvas, canvas), np.uint8)
 
-    monkeypatch.setattr(backbones, "compose", composed)
+    monkeypatch.setattr(backbones, "compose", record)
     bank = SpriteBank.load("base")
     for positives, one_artist in (("drawings", True), ("classes", False)):
-        drawn.clear()
+        compositions.clear()
         identities = backbones.scene_group(np.random.default_rng(0), bank, positives, 8)["identities"]
-        shown = {
-            (int(thing), *which)
-            for row, objects in zip(identities, drawn, strict=True)
-            for thing, which in zip(row, objects, strict=False)
+        objects_seen = {
+            (int(identity), *drawing)
+            for row, objects in zip(identities, compositions, strict=True)
+            for identity, drawing in zip(row, objects, strict=False)
         }
-        assert (len(shown) == len({thing for thing, _, _ in shown})) == one_artist
-        assert len({name for _, name, _ in shown}) == backbones.IDENTITIES
+        assert (len(objects_seen) == len({identity for identity, _, _ in objects_seen})) == one_artist
+        assert len({name for _, name, _ in objects_seen}) == backbones.IDENTITIES
 
 
 def counts(scores: list[int]) -> PixelCounts:
-    """Classes of one episode of 100 pixels with these scores."""
+    """Return classes with these scores, of one episode with 100 pixels each."""
     return PixelCounts(np.array(scores)[:, None], np.full((len(scores), 1), 100))
 
 
 def test_the_bootstrap_draws_the_same_classes_for_both():
-    """Two classes: the mean of two draws is one's score, the other's, or between, with 1/4, 1/4 and 1/2."""
+    """Check intervals: the mean of two classes drawn twice is either score or their mean."""
     assert compare.estimate(np.array([1.0, 3.0])) == (2, 1, 3)
-    wild = [10, 80, 35, 60, 5]
-    better = compare.difference(counts([score + 4 for score in wild]), counts(wild))
-    np.testing.assert_allclose(better, (4, 4, 4))  # however much classes differ
-    low, high = compare.estimate(np.array(wild, float))[1:]
+    scores_of_classes = [10, 80, 35, 60, 5]
+    better = compare.difference(counts([score + 4 for score in scores_of_classes]), counts(scores_of_classes))
+    np.testing.assert_allclose(better, (4, 4, 4))  # although the classes differ
+    low, high = compare.estimate(np.array(scores_of_classes, float))[1:]
     assert high - low > 20
-    # The interval of a mean of many: 1.96 standard errors either way.
+    # For many scores the interval is the mean plus and minus 1.96 standard errors.
     scores = np.random.default_rng(0).normal(size=400)
     mean, low, high = compare.estimate(scores)
     error = 1.96 * scores.std() / 20
@@ -314,7 +322,7 @@ def test_a_winner_is_above_zero_on_validation_classes():
     rows = (Variant(DEFAULT, "default", ""), Variant("a", "extensions", ""), Variant("b", "extensions", ""))
     results = {
         DEFAULT: {VALIDATION: counts([10, 20, 30])},
-        "a": {VALIDATION: counts([60, 60, 20])},  # better on average, not surely
+        "a": {VALIDATION: counts([60, 60, 20])},  # better on average, but not significantly
         "b": {VALIDATION: counts([11, 22, 33])},
     }
     assert report.winner(report.make_table(rows, results)) == "b"
@@ -322,7 +330,7 @@ def test_a_winner_is_above_zero_on_validation_classes():
     assert report.winner(report.make_table(rows, results)) is None
 
 
-def test_rows_and_their_choice():
+def test_variants_are_chosen_by_group_with_their_default():
     rows = make_variants(128, 8)
     assert {row.input.canvas for row in rows} == {0, 96, 160}
     assert len({row.name for row in rows}) == len(rows)
@@ -332,17 +340,17 @@ def test_rows_and_their_choice():
         choose_variants(rows, "nonsense")
 
 
-def test_a_run_goes_on_where_it_was_killed(config, tmp_path, monkeypatch, capsys):
+def test_a_killed_run_resumes(config, tmp_path, monkeypatch, capsys):
     out, trained = tmp_path / "out", []
     train = run.train_head
 
-    def watched(row, *others):
+    def record_and_train(row, *others):
         trained.append(row.name)
         if trained == [DEFAULT, "seed"]:
             raise KeyboardInterrupt
         return train(row, *others)
 
-    monkeypatch.setattr(run, "train_head", watched)
+    monkeypatch.setattr(run, "train_head", record_and_train)
     with pytest.raises(KeyboardInterrupt):
         run.run_ablation(config, out, only="seed", budget=BUDGET)
     table = run.run_ablation(config, out, only="seed", budget=BUDGET)
@@ -352,17 +360,17 @@ def test_a_run_goes_on_where_it_was_killed(config, tmp_path, monkeypatch, capsys
     assert (out / "plot.png").stat().st_size > 1000
     assert json.loads((out / "table.json").read_text())["rows"][1]["name"] == "seed"
 
-    # What is there is not done again; what is done anew comes out the same.
+    # Finished rows are not trained again; a repeated row has the same result.
     (out / "rows/seed.json").unlink()
     assert run.run_ablation(config, out, only="seed", budget=BUDGET) == table
     assert trained[3:] == ["seed"]
 
-    other = dataclasses.replace(config, optim=OptimConfig(learning_rate=2e-3))
+    changed = dataclasses.replace(config, optim=OptimConfig(learning_rate=2e-3))
     with pytest.raises(ConfigError, match=r"other settings \(optim\): give another folder"):
-        run.run_ablation(other, out, only="seed", budget=BUDGET)
+        run.run_ablation(changed, out, only="seed", budget=BUDGET)
 
 
-def test_mistakes_are_one_sentence(tmp_path, capsys):
+def test_a_missing_configuration_is_reported(tmp_path, capsys):
     args = command.Args(str(tmp_path / "none.py"), tmp_path / "out")
     assert run_command(lambda: command.main(args)) == 2
     assert "there is no such configuration file" in capsys.readouterr().err

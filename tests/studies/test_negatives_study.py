@@ -1,4 +1,4 @@
-"""Negative examples and look-alikes."""
+"""Test the study of negative examples and look-alikes."""
 
 import dataclasses
 
@@ -38,8 +38,8 @@ def test_scores_of_known_masks():
 
 def test_scenes_are_repeatable_and_show_their_objects():
     sprites = SpriteBank.load("novel").classes[:3]
-    first, again, other = scene(sprites, "a", 0), scene(sprites, "a", 0), scene(sprites, "a", 1)
-    assert np.array_equal(first.image, again.image)
+    first, repeated, other = scene(sprites, "a", 0), scene(sprites, "a", 0), scene(sprites, "a", 1)
+    assert np.array_equal(first.image, repeated.image)
     assert not np.array_equal(first.image, other.image)
     assert first.names == tuple(sprite.name for sprite in sprites)
     assert set(np.unique(first.labels)) == {0, 1, 2, 3}

@@ -1,4 +1,4 @@
-"""Checkpoints: what is kept, what comes back, and what is refused."""
+"""Test which checkpoints are kept, what is restored, and what is refused."""
 
 import shutil
 
@@ -35,28 +35,28 @@ def save(tmp_path, *steps):
     checkpoints.close()
 
 
-def restored(tmp_path):
+def restore(tmp_path):
     checkpoints = Checkpoints(tmp_path)
-    found = checkpoints.restore_latest(items(0), META)
+    result = checkpoints.restore_latest(items(0), META)
     checkpoints.close()
-    return found
+    return result
 
 
-def kept(tmp_path):
+def kept_steps(tmp_path):
     return sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
 
 
-def test_keeps_the_latest_two_and_the_best(tmp_path):
-    assert restored(tmp_path) is None
+def test_the_latest_two_and_the_best_are_kept(tmp_path):
+    assert restore(tmp_path) is None
     save(tmp_path, (1, None), (2, 0.9), (3, 0.5), (4, float("nan")), (5, 0.6))
-    assert kept(tmp_path) == [2, 4, 5]
-    step, found, notes = restored(tmp_path)
+    assert kept_steps(tmp_path) == [2, 4, 5]
+    step, state, notes = restore(tmp_path)
     assert (step, notes) == (5, {})
-    assert all(np.array_equal(found["params"][name], value) for name, value in scaled(5).items())
-    assert np.array_equal(found["untrained"]["pe_layer/matrix"], UNTRAINED["pe_layer/matrix"])
-    assert jax.tree.structure(found["opt_state"]) == jax.tree.structure(items(0)["opt_state"])
+    assert all(np.array_equal(state["params"][name], value) for name, value in scaled(5).items())
+    assert np.array_equal(state["untrained"]["pe_layer/matrix"], UNTRAINED["pe_layer/matrix"])
+    assert jax.tree.structure(state["opt_state"]) == jax.tree.structure(items(0)["opt_state"])
     save(tmp_path, (6, 0.7), (7, 0.7))
-    assert kept(tmp_path) == [2, 6, 7]
+    assert kept_steps(tmp_path) == [2, 6, 7]
 
     for best, step in ((False, 7), (True, 2)):
         head, meta = load_head(tmp_path, best=best)
@@ -65,13 +65,13 @@ def test_keeps_the_latest_two_and_the_best(tmp_path):
         assert meta.keys() - META.keys() == {"sha256", "notes"}
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, capsys):
-    """Whatever file of the newest one is cut, emptied, overwritten or gone."""
+def test_a_damaged_checkpoint_is_moved_and_the_previous_one_is_restored(tmp_path, capsys):
+    """Truncate, overwrite or delete each file of the newest checkpoint."""
     save(tmp_path / "whole", (1, 0.5), (2, 0.4))
     newest = tmp_path / "whole/checkpoints/2"
     names = sorted(str(path.relative_to(newest)) for path in newest.rglob("*") if path.is_file())
     assert len(names) > 8
-    noticed = 0
+    detected = 0
     for number, name in enumerate(names):
         workdir = tmp_path / str(number)
         shutil.copytree(tmp_path / "whole", workdir)
@@ -85,42 +85,42 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_is_used(tmp_path, 
         else:
             content[middle : middle + 4] = b"\xff\x00\xff\x00"
             file.write_bytes(content)
-        step, found, _ = restored(workdir)
-        # Not every file is needed; but what is given is always what was written.
-        assert all(np.array_equal(found["params"][k], value) for k, value in scaled(step).items()), name
+        step, state, _ = restore(workdir)
+        # Not every file is needed, but what is restored is always what was saved.
+        assert all(np.array_equal(state["params"][k], value) for k, value in scaled(step).items()), name
         if step == 1:
-            noticed += 1
+            detected += 1
             assert (workdir / "damaged/2").is_dir()
-            assert kept(workdir) == [1]
+            assert kept_steps(workdir) == [1]
             assert "The checkpoint of step 2 is damaged" in capsys.readouterr().out
             save(workdir, (2, 0.4))
-            assert restored(workdir)[0] == 2
-    assert noticed > 8
+            assert restore(workdir)[0] == 2
+    assert detected > 8
 
 
-def test_all_damaged_is_an_error_and_moves_nothing(tmp_path):
+def test_if_all_are_damaged_nothing_is_moved(tmp_path):
     save(tmp_path, (1, None), (2, None))
     for path in tmp_path.rglob("checkpoints/*/params/**/*"):
         if path.is_file():
             path.write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"No checkpoint in .* can be read"):
-        restored(tmp_path)
-    assert kept(tmp_path) == [1, 2]
+        restore(tmp_path)
+    assert kept_steps(tmp_path) == [1, 2]
 
 
-def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
+def test_a_full_disk_is_reported_in_one_sentence(tmp_path, monkeypatch):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, items(1), META)
 
-    def full(*args, **kwargs):
+    def raise_disk_full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints._manager, "save", full)
+    monkeypatch.setattr(checkpoints._manager, "save", raise_disk_full)
     with pytest.raises(CheckpointError, match=r"step 2 cannot be written.*No space left.*make room") as error:
         checkpoints.save(2, items(2), META)
     assert "\n" not in str(error.value)
     checkpoints.close()
-    assert restored(tmp_path)[0] == 1
+    assert restore(tmp_path)[0] == 1
 
 
 def test_another_backbone_or_setting_is_refused(tmp_path):
@@ -133,15 +133,15 @@ def test_another_backbone_or_setting_is_refused(tmp_path):
         check_meta(META, META | {"backbone": {"name": "c", "sha256": "1" * 64}}, tmp_path)
 
 
-def test_fingerprint_sees_names_and_values_but_not_order():
-    print_ = fingerprint(PARAMS)
-    assert fingerprint(dict(reversed(PARAMS.items()))) == print_
-    assert fingerprint({name: np.asarray(value, np.float16) for name, value in PARAMS.items()}) == print_
-    assert fingerprint({name + "x": value for name, value in PARAMS.items()}) != print_
-    assert fingerprint(scaled(2)) != print_
+def test_the_fingerprint_depends_on_names_and_values_but_not_on_order():
+    hash_value = fingerprint(PARAMS)
+    assert fingerprint(dict(reversed(PARAMS.items()))) == hash_value
+    assert fingerprint({name: np.asarray(value, np.float16) for name, value in PARAMS.items()}) == hash_value
+    assert fingerprint({name + "x": value for name, value in PARAMS.items()}) != hash_value
+    assert fingerprint(scaled(2)) != hash_value
 
 
-def test_no_checkpoint_is_one_sentence(tmp_path):
+def test_a_missing_checkpoint_is_reported(tmp_path):
     with pytest.raises(CheckpointError, match="There is no checkpoint in"):
         load_head(tmp_path)
     Checkpoints(tmp_path).close()

@@ -1,4 +1,4 @@
-"""Operations against those counted by hand."""
+"""Compare counted operations with numbers derived by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -21,27 +21,27 @@ def test_products_and_convolutions():
 
 def test_loops_branches_and_gradients():
     square = jax.ShapeDtypeStruct((6, 6), jnp.float32)
-    once = 2 * 6**3
-    assert count_flops(lambda x: jax.lax.map(lambda row: row @ x, jnp.stack([x] * 5)), square) == 5 * once
-    assert count_flops(jax.jit(lambda x: jnp.sin(x) @ x), square) == once
-    assert count_flops(lambda x: jax.lax.cond(x[0, 0] > 0, lambda: x @ x, lambda: x), square) == once
-    assert count_flops(jax.grad(lambda x: (x @ x).sum()), square) == 3 * once
-    again = jax.grad(jax.checkpoint(lambda x: jnp.sin(jnp.sin(x @ x) @ x).sum()))
-    assert count_flops(again, square) > count_flops(
+    product = 2 * 6**3
+    assert count_flops(lambda x: jax.lax.map(lambda row: row @ x, jnp.stack([x] * 5)), square) == 5 * product
+    assert count_flops(jax.jit(lambda x: jnp.sin(x) @ x), square) == product
+    assert count_flops(lambda x: jax.lax.cond(x[0, 0] > 0, lambda: x @ x, lambda: x), square) == product
+    assert count_flops(jax.grad(lambda x: (x @ x).sum()), square) == 3 * product
+    with_remat = jax.grad(jax.checkpoint(lambda x: jnp.sin(jnp.sin(x @ x) @ x).sum()))
+    assert count_flops(with_remat, square) > count_flops(
         jax.grad(lambda x: jnp.sin(jnp.sin(x @ x) @ x).sum()), square
     )
 
 
 def test_a_backbone_by_hand():
-    """The usual formula, also where attention runs in a loop (above 1024 tokens)."""
+    """Compare with the usual formula, also where attention runs in a loop (above 1024 tokens)."""
     for side in (8, 40):
         vit = ViTConfig(patch_size=2, width=32, depth=3, num_heads=4, pos_grid=8)
         template = backbone_template(vit)
         image = jax.ShapeDtypeStruct((1, 2 * side, 2 * side, 3), jnp.float32)
         params = {name: jax.ShapeDtypeStruct(x.shape, jnp.float32) for name, x in template.shapes.items()}
-        found = count_flops(lambda p, x, t=template: t.bind(p)(x).patches, params, image)
+        counted = count_flops(lambda p, x, t=template: t.bind(p)(x).patches, params, image)
         tokens, width = side**2 + 1, 32
         block = 2 * tokens * 12 * width**2 + 2 * 2 * tokens**2 * width
         expected = 3 * block + 2 * side**2 * 12 * width
-        # Chunks of the queries are padded to a whole number; positions are interpolated by products.
-        assert expected <= found <= 1.35 * expected
+        # Chunks of queries are padded, and positions are interpolated by products.
+        assert expected <= counted <= 1.35 * expected

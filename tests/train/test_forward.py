@@ -15,13 +15,13 @@ TINY = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32,
 
 
 def loss_of(config, head, target, reference, batch, table, points, negatives=None, remat=False, **weights):
-    """The loss and its parts, from features."""
+    """Return the loss and its parts, computed from features."""
     passes = forward.train_forward(config, head, target, reference, batch, table, negatives, remat=remat)
     return losses.train_loss(passes, batch, points, negatives=negatives, **weights)
 
 
 def slots(rows, counts, largest):
-    """[masks of all images, ...] -> [images, largest, ...], zeros in unused slots."""
+    """Reshape [masks of all images, ...] to [images, largest, ...], with zeros in unused slots."""
     out = np.zeros((len(counts), largest, *rows.shape[1:]), rows.dtype)
     for image, part in enumerate(np.split(rows, np.cumsum(counts)[:-1])):
         out[image, : len(part)] = part
@@ -30,7 +30,7 @@ def slots(rows, counts, largest):
 
 @pytest.fixture(scope="module")
 def step(golden, golden_weights):
-    """Everything about the golden training step: three images with 1, 3 and 2 masks, in 3 slots."""
+    """Return the golden training step: three images with 1, 3 and 2 masks, in 3 slots."""
     g = golden("segic_train_ragged")
     counts = g["in.counts"]
     head = from_torch(split_segic(golden_weights("segic")).head, segic.head_template(TINY).shapes)
@@ -44,15 +44,17 @@ def step(golden, golden_weights):
         "use_box": np.stack([g["in.fwd.use_box"], g["in.rev.use_box"]], axis=1),
         "use_cross": np.stack([g["in.fwd.use_cross"], g["in.rev.use_cross"]], axis=1),
     }
-    coords = np.stack([slots(g[f"mid.{way}.loss_point_coords"], counts, 3) for way in ("fwd", "rev")])
+    coords = np.stack(
+        [slots(g[f"mid.{direction}.loss_point_coords"], counts, 3) for direction in ("fwd", "rev")]
+    )
     return g, head, (features[:3], features[3:], batch, g["mid.text_features"]), coords
 
 
 def test_logits_of_both_passes(step):
     g, head, inputs, _ = step
     passes = jax.jit(forward.train_forward, static_argnums=0)(TINY, head, *inputs)
-    for name, one in zip(("fwd", "rev"), passes, strict=True):
-        logits = one.decoded.logits
+    for name, result in zip(("fwd", "rev"), passes, strict=True):
+        logits = result.decoded.logits
         expected = g[f"mid.{name}.low_res_masks"][:, 0]
         np.testing.assert_allclose(logits[inputs[2]["valid"]], expected, atol=1e-4)
 
@@ -82,7 +84,7 @@ def test_losses_and_every_gradient(step, golden_gradients):
 
 @pytest.fixture(scope="module")
 def small():
-    """A small random head, and a training batch of three pairs with up to three concepts."""
+    """Return the loss of a small random head, and a batch of three pairs with up to three concepts."""
     config = ModelConfig(
         vit=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
         head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
@@ -118,7 +120,7 @@ def small():
     return run, features, batch
 
 
-def test_invalid_concepts_and_images_change_nothing(small):
+def test_invalid_concepts_and_images_have_no_influence(small):
     run, features, batch = small
     points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
     other = dict(batch)
@@ -132,7 +134,7 @@ def test_invalid_concepts_and_images_change_nothing(small):
     for name, value in gradients.items():
         np.testing.assert_allclose(value, expected_gradients[name], atol=1e-5, err_msg=name)
 
-    # Each image alone gives its share: 2 and 3 masks of 5.
+    # Single images contribute their share: 2 and 3 masks of 5.
     first, second = (
         run(features, {**batch, "valid": batch["valid"] & (np.arange(3) == i)[:, None]}, points)[0]
         for i in (0, 1)
@@ -140,34 +142,34 @@ def test_invalid_concepts_and_images_change_nothing(small):
     np.testing.assert_allclose((2 * first + 3 * second) / 5, expected, rtol=1e-5)
 
 
-def test_nothing_valid_gives_zero_loss_and_finite_gradients(small):
+def test_a_batch_without_valid_masks_has_zero_loss_and_finite_gradients(small):
     run, features, batch = small
-    nothing = {
+    empty_batch = {
         **batch,
         "valid": np.zeros((3, 3), bool),
         "target_masks": np.zeros((3, 3, 64, 64), bool),
         "reference_masks": np.zeros((3, 3, 64, 64), bool),
     }
     points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
-    loss, gradients = run(np.zeros_like(features), nothing, points)
+    loss, gradients = run(np.zeros_like(features), empty_batch, points)
     assert loss == 0
     for name, value in gradients.items():
         assert np.isfinite(value).all(), name
 
 
-def test_drawn_points_follow_the_key(small):
+def test_drawn_points_depend_on_the_key(small):
     run, features, batch = small
-    first, again, other = (
+    first, repeated, other = (
         run(features, batch, losses.draw_points(jax.random.key(seed), jnp.arange(3), 3, num_points=64))[0]
         for seed in (0, 0, 1)
     )
-    assert first == again
+    assert first == repeated
     assert first != other
     assert jnp.isfinite(first)
 
 
-def test_negative_prompts_change_what_they_should(small):
-    """Those of the third image alone: its loss is theirs, and nobody else's changes."""
+def test_negative_prompts_contribute_with_their_weight(small):
+    """Give the third image, which has no masks, negative prompts, and derive their share of the loss."""
     run, features, batch = small
     config, head, table = run.config, run.head, run.table
     points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
@@ -186,18 +188,18 @@ def test_negative_prompts_change_what_they_should(small):
         )[1]  # fmt: skip
 
     without, heavy, light = parts(None, 0.1), parts(negatives, 1.0), parts(negatives, 0.1)
-    for name, alone in without.items():
-        # (5 old + 2 new) / 7 and (5 old + 0.2 new) / 5.2 for the same `old` and `new`.
-        new = (7 * heavy[name] - 5 * alone) / 2
-        np.testing.assert_allclose(light[name], (5 * alone + 0.2 * new) / 5.2, rtol=1e-5)
+    for name, positive in without.items():
+        # (5 positive + 2 negative) / 7 with weight 1, (5 positive + 0.2 negative) / 5.2 with weight 0.1.
+        negative = (7 * heavy[name] - 5 * positive) / 2
+        np.testing.assert_allclose(light[name], (5 * positive + 0.2 * negative) / 5.2, rtol=1e-5)
     assert set(light) - set(without) == {"loss_score", "loss_score_reverse"}
-    # In parts that divide by the whole batch's totals the losses add up.
+    # Losses of parts add up if they are divided by the totals of the batch.
     totals = losses.batch_totals(losses.mask_weights(batch["valid"], negatives, 0.1))
     for name, value in parts(negatives, 0.1, totals).items():
         np.testing.assert_allclose(value, light[name], rtol=1e-6)
 
 
-def test_remat_changes_no_gradient(small):
+def test_remat_does_not_change_gradients(small):
     run, features, batch = small
     points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
 

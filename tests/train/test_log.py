@@ -1,4 +1,4 @@
-"""The log of a training: its numbers, on the screen and in the file."""
+"""Test the log of a training on the screen and in the file."""
 
 import io
 import itertools
@@ -23,7 +23,7 @@ CONFIG = TrainConfig(steps=10, batch_size=4, log_every=2)
 
 
 class Device:
-    """What a TrainingLog reads of an accelerator."""
+    """Provide what a TrainingLog reads of an accelerator."""
 
     def __init__(self, kind: str, used: int | None = None):
         self.device_kind, self.used = kind, used
@@ -39,7 +39,7 @@ def use_devices(monkeypatch, every, local) -> None:
 
 
 class Clock:
-    """A clock that only `spend` moves."""
+    """Replace the clock by one that only `spend` advances."""
 
     def __init__(self, monkeypatch):
         self.now = 100.0
@@ -54,16 +54,16 @@ def metrics(*losses):
 
 
 def interval(clock: Clock, log: TrainingLog, seconds, waits: float) -> None:
-    """Steps as the loop makes them: each ends while the next one is under way."""
-    for before in (0, *seconds[:-1]):
+    """Report steps like the loop, in which a step ends while the next one is under way."""
+    for previous in (0, *seconds[:-1]):
         with log.waiting():
             clock.spend(waits)
-        clock.spend(max(before - waits, 0))
+        clock.spend(max(previous - waits, 0))
         log.stepped()
     clock.spend(seconds[-1])
 
 
-def test_numbers_of_an_interval(tmp_path, monkeypatch, capsys):
+def test_times_and_means_of_an_interval_are_logged(tmp_path, monkeypatch, capsys):
     use_devices(monkeypatch, [Device("cpu")], [Device("cpu")])
     clock = Clock(monkeypatch)
     log = TrainingLog(CONFIG, tmp_path, start=0)
@@ -86,7 +86,7 @@ def test_numbers_of_an_interval(tmp_path, monkeypatch, capsys):
     assert scores == {
         "step": 5, "validation/miou": 41.256, "validation/fb_iou": 60, "validation/coco20i_fold0/miou": 30,
     }  # fmt: skip
-    # The device waits for the first batch of an interval; the second one comes while it works.
+    # The device waits for the first batch of an interval; the second one arrives while it works.
     assert second["step_seconds"] == pytest.approx(4.5 / 2)
     assert second["input_wait"] == pytest.approx(1 / 4.5)
     assert second["unreadable"] == 3
@@ -99,7 +99,7 @@ def test_numbers_of_an_interval(tmp_path, monkeypatch, capsys):
     ]
 
 
-def test_flops_and_memory(tmp_path, monkeypatch, capsys):
+def test_flops_and_memory_are_logged_for_known_devices(tmp_path, monkeypatch, capsys):
     clock = Clock(monkeypatch)
     log = TrainingLog(CONFIG, tmp_path, start=0)
     log.begin(1e12)
@@ -132,11 +132,11 @@ def test_flops_and_memory(tmp_path, monkeypatch, capsys):
         ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None), ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
     ],
 )  # fmt: skip
-def test_peaks(kind, peak):
+def test_peak_flops_of_devices(kind, peak):
     assert peak_flops(kind) == peak
 
 
-def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
+def test_a_terminal_gets_a_progress_bar(tmp_path, monkeypatch):
     screen = io.StringIO()
     screen.isatty = lambda: True
     monkeypatch.setattr(sys, "stdout", screen)
@@ -146,16 +146,16 @@ def test_a_bar_on_a_terminal(tmp_path, monkeypatch):
     log.validation(5, {"miou": 41.256})
     log.stepped()
     log.close()
-    said = screen.getvalue()
-    assert "step 4/10" in said
-    assert "step 6/10" in said
-    assert "loss 0.5000" in said
-    assert "left" in said
-    assert "step 5/10  validation miou 41.26\n" in said
+    text = screen.getvalue()
+    assert "step 4/10" in text
+    assert "step 6/10" in text
+    assert "loss 0.5000" in text
+    assert "left" in text
+    assert "step 5/10  validation miou 41.26\n" in text
     assert len(read_metrics(tmp_path)) == 2
 
 
-def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
+def test_other_hosts_write_nothing(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(log_module, "is_main_host", lambda: False)
     log = TrainingLog(CONFIG, tmp_path, start=0)
     with log.waiting():
@@ -168,8 +168,8 @@ def test_other_processes_write_nothing(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_step_costs_nothing(tmp_path):
-    """Ten thousand steps' calls in far less than a training step's time each."""
+def test_logging_a_step_takes_microseconds(tmp_path):
+    """Log ten thousand steps in less than a second."""
     log = TrainingLog(CONFIG, tmp_path, start=0)
     begin = log_module.time.monotonic()
     for _ in range(10_000):
@@ -180,7 +180,7 @@ def test_a_step_costs_nothing(tmp_path):
     log.close()
 
 
-def test_samples_are_drawn_and_the_old_ones_go(tmp_path, monkeypatch, capsys):
+def test_sample_images_are_drawn_and_old_ones_deleted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(validation, "SAMPLE_EPISODES", 2)
     monkeypatch.setattr(validation, "KEPT_SAMPLES", 3)
     source, model = DiskSource(), bundle()
@@ -189,10 +189,10 @@ def test_samples_are_drawn_and_the_old_ones_go(tmp_path, monkeypatch, capsys):
         draw_samples(model, source, manifest, tmp_path, step)
     files = sorted((tmp_path / "samples").iterdir())
     assert [path.name for path in files] == ["step_00000050.png", "step_00001500.png", "step_00200000.png"]
-    pictures = [cv2.imread(str(path)) for path in files]
-    assert pictures[0].shape == (2 * (TILE + CAPTION), 5 * (TILE + 4), 3)
-    for one, other in itertools.pairwise(pictures):
-        np.testing.assert_array_equal(one, other)  # the same episodes each time
+    images = [cv2.imread(str(path)) for path in files]
+    assert images[0].shape == (2 * (TILE + CAPTION), 5 * (TILE + 4), 3)
+    for earlier, later in itertools.pairwise(images):
+        np.testing.assert_array_equal(earlier, later)  # the same episodes each time
 
     def fail(view):
         raise DataError(f"{view.image_name} is gone.")

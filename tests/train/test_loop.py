@@ -1,4 +1,4 @@
-"""The loop: it learns, stops and goes on to the bit, and refuses to go on wrongly."""
+"""Test that the loop learns, resumes bit by bit after a stop, and refuses another model or setting."""
 
 import dataclasses
 import os
@@ -26,31 +26,31 @@ from segic_jax.train.optim import UNTRAINED
 
 
 class StopsAt(Squares):
-    """Sends SIGTERM to this process when a pair is drawn for the given time."""
+    """Send SIGTERM to this process when the pair with the given number is drawn."""
 
     def __init__(self, pair: int):
-        self.left = pair
+        self.remaining = pair
 
     def pair(self, rng):
-        self.left -= 1
-        if self.left == 0:
+        self.remaining -= 1
+        if self.remaining == 0:
             os.kill(os.getpid(), signal.SIGTERM)
         return super().pair(rng)
 
 
-class TurnsBadAt(Squares):
-    """Names a class whose text feature is not finite from the given pair on."""
+class TurnsInfiniteAt(Squares):
+    """Return a class whose text feature is not finite from the given pair on."""
 
     def __init__(self, pair: int):
-        self.left = pair
+        self.remaining = pair
 
     def pair(self, rng):
-        self.left -= 1
+        self.remaining -= 1
         pair = super().pair(rng)
-        return pair if self.left > 0 else dataclasses.replace(pair, name="nan")
+        return pair if self.remaining > 0 else dataclasses.replace(pair, name="nan")
 
 
-def same(a: dict, b: dict) -> bool:
+def same_arrays(a: dict, b: dict) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
@@ -59,13 +59,13 @@ def losses(workdir: Path) -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory):
-    """One training without a stop."""
+def uninterrupted(tmp_path_factory):
+    """Train without interruption; return the work directory and the outcome."""
     workdir = tmp_path_factory.mktemp("straight")
     return workdir, run(workdir)
 
 
-def test_sigterm_saves_and_the_rest_is_the_same_to_the_bit(straight, tmp_path):
+def test_a_training_stopped_by_sigterm_resumes_bit_by_bit(uninterrupted, tmp_path):
     before = signal.getsignal(signal.SIGTERM)
     stopped = run(tmp_path, source=StopsAt(pair=24))
     assert not stopped.finished
@@ -77,11 +77,11 @@ def test_sigterm_saves_and_the_rest_is_the_same_to_the_bit(straight, tmp_path):
 
     resumed = run(tmp_path)
     assert resumed.finished
-    assert same(resumed.head, straight[1].head)
-    assert losses(tmp_path) == losses(straight[0])
+    assert same_arrays(resumed.head, uninterrupted[1].head)
+    assert losses(tmp_path) == losses(uninterrupted[0])
 
 
-def test_killed_at_any_moment_it_goes_on_the_same_to_the_bit(straight, tmp_path):
+def test_a_killed_training_resumes_bit_by_bit(uninterrupted, tmp_path):
     process = subprocess.Popen(
         [sys.executable, tiny_training.__file__, tmp_path, "8", "1"],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -93,13 +93,13 @@ def test_killed_at_any_moment_it_goes_on_the_same_to_the_bit(straight, tmp_path)
     process.kill()
     process.wait()
     assert (tmp_path / "checkpoints" / "3").exists()
-    assert same(run(tmp_path).head, straight[1].head)
-    assert losses(tmp_path) == losses(straight[0])
+    assert same_arrays(run(tmp_path).head, uninterrupted[1].head)
+    assert losses(tmp_path) == losses(uninterrupted[0])
 
 
-def test_it_learns_and_keeps_the_best(tmp_path):
+def test_the_loss_falls_and_the_best_head_is_kept(tmp_path):
     scores = iter([30.0, 20.0, 10.0])
-    heads, drawn = [], []
+    heads, sampled_steps = [], []
 
     class Validation:
         def scores(self, head):
@@ -107,12 +107,12 @@ def test_it_learns_and_keeps_the_best(tmp_path):
             return {"miou": next(scores)}
 
         def draw(self, head, workdir, step):
-            drawn.append(step)
+            sampled_steps.append(step)
 
     config = with_train(steps=40, log_every=10, eval_every=15, checkpoint_every=100)
     optim = dataclasses.replace(CONFIG.optim, learning_rate=3e-3, drop_at=1.0)
     outcome = run(tmp_path, dataclasses.replace(config, optim=optim), validation=Validation())
-    assert drawn == [15, 30, 40]
+    assert sampled_steps == [15, 30, 40]
     curve = losses(tmp_path)
     assert curve[-1] < 0.9 * curve[0]
 
@@ -123,49 +123,51 @@ def test_it_learns_and_keeps_the_best(tmp_path):
     lines = [(line["step"], line["validation/miou"]) for line in read_metrics(tmp_path) if "loss" not in line]
     assert lines == [(15, 30.0), (30, 20.0), (40, 10.0)]
     head, meta = load_head(tmp_path)
-    assert same(head, heads[2])
-    assert same(head, outcome.head)
+    assert same_arrays(head, heads[2])
+    assert same_arrays(head, outcome.head)
     assert meta["config"]["train"]["steps"] == 40
-    assert same(load_head(tmp_path, best=True)[0], heads[0])
+    assert same_arrays(load_head(tmp_path, best=True)[0], heads[0])
 
 
-def test_log_lines(straight):
-    lines = read_metrics(straight[0])
+def test_the_log_has_a_line_for_each_step(uninterrupted):
+    lines = read_metrics(uninterrupted[0])
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert lines[0].keys() >= {
         "loss", "loss_mask", "loss_dice", "loss_mask_reverse", "loss_dice_reverse", "grad_norm",
         "loss_score", "loss_score_reverse", "learning_rate", "step_seconds", "pairs_per_second",
     }  # fmt: skip
-    parts = [lines[0][f"loss_{kind}{way}"] for kind in ("mask", "dice", "score") for way in ("", "_reverse")]
+    parts = [
+        lines[0][f"loss_{kind}{suffix}"] for kind in ("mask", "dice", "score") for suffix in ("", "_reverse")
+    ]
     assert lines[0]["loss"] == pytest.approx(sum(parts) / 2, rel=1e-6)
-    # Dropped after round(8 * 10 / 12) = 7 steps.
+    # The learning rate drops after round(8 * 10 / 12) = 7 steps.
     assert [line["learning_rate"] for line in lines] == pytest.approx([1e-3] * 7 + [1e-4])
 
 
-def test_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path):
     backbone = {name: value * np.nan for name, value in parts().backbone.items()}
     with pytest.raises(TrainingError, match=r"step 1 \(pairs 0 to 7\) is nan.*no checkpoint was written"):
         run(tmp_path / "a", backbone=backbone)
 
-    # Without threads, which would draw pairs of later batches first.
+    # Use no threads, which would draw pairs of later batches first.
     config = with_train(checkpoint_every=1)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, threads=0))
     with pytest.raises(TrainingError, match=r"the checkpoint of step \d+ is the last good one"):
-        run(tmp_path / "b", config, source=TurnsBadAt(pair=20))
+        run(tmp_path / "b", config, source=TurnsInfiniteAt(pair=20))
     head, _ = load_head(tmp_path / "b")
     assert all(np.isfinite(value).all() for value in head.values())
 
 
-def test_another_backbone_is_refused(straight):
+def test_another_backbone_or_seed_is_refused(uninterrupted):
     other = {name: value + 1 for name, value in parts().backbone.items()}
     with pytest.raises(CheckpointError, match="was trained on the backbone tiny"):
-        run(straight[0], backbone=other)
+        run(uninterrupted[0], backbone=other)
     with pytest.raises(CheckpointError, match=r"train\.seed = 3, but it is 4 now"):
-        run(straight[0], with_train(seed=4))
+        run(uninterrupted[0], with_train(seed=4))
 
 
 class Unreadable(Squares):
-    """Every third draw cannot be read."""
+    """Fail to read every third pair."""
 
     def pair(self, rng):
         if rng.random() < 0.33:
@@ -173,28 +175,30 @@ class Unreadable(Squares):
         return super().pair(rng)
 
 
-def test_unreadable_images_are_counted_and_too_many_stop_the_training(tmp_path, capfd):
+def test_unreadable_images_are_counted_and_limited(tmp_path, capfd):
     run(tmp_path / "a", source=Unreadable())
     counts = [line["unreadable"] for line in read_metrics(tmp_path / "a")]
     assert counts == sorted(counts)
     assert 5 < counts[-1] < 70
     assert capfd.readouterr().err.count("squares/7.jpg is cut off") == 1
-    few = dataclasses.replace(CONFIG, data=dataclasses.replace(CONFIG.data, max_unreadable=counts[-1] - 1))
+    limited = dataclasses.replace(
+        CONFIG, data=dataclasses.replace(CONFIG.data, max_unreadable=counts[-1] - 1)
+    )
     with pytest.raises(TrainingError, match=f"{counts[-1]} pairs could not be read up to step 8, more than"):
-        run(tmp_path / "b", few, source=Unreadable())
+        run(tmp_path / "b", limited, source=Unreadable())
 
 
 def test_nothing_compiles_after_the_first_steps(tmp_path):
-    """200 batches of semantic pairs and instances, with all the random draws there are."""
-    compiled, drawn = [], []
+    """Train on 200 batches of semantic pairs and instances, with all random choices enabled."""
+    compiled, pairs_drawn = [], []
 
     def listen(event, seconds, **_):
         if "backend_compile" in event:
-            compiled.append(len(drawn))
+            compiled.append(len(pairs_drawn))
 
     class Counting(Mixture):
         def pair(self, rng):
-            drawn.append(0)
+            pairs_drawn.append(0)
             return super().pair(rng)
 
     bank = SpriteBank.load("base")
@@ -207,13 +211,15 @@ def test_nothing_compiles_after_the_first_steps(tmp_path):
         run(tmp_path, config, source=source, text=text)
     finally:
         jax.monitoring.clear_event_listeners()
-    assert len(drawn) >= 200 * 8
+    assert len(pairs_drawn) >= 200 * 8
     assert compiled
-    assert not [at for at in compiled if 20 * 8 < at < 199 * 8]  # at the end a checkpoint is written
+    assert not [
+        count for count in compiled if 20 * 8 < count < 199 * 8
+    ]  # writing the last checkpoint compiles
 
 
-def test_a_stop_at_a_validation_is_made_up_for(tmp_path):
-    """Step 4 is one with a validation, and the signal comes there: the next start validates first."""
+def test_a_validation_missed_by_a_stop_is_repeated(tmp_path):
+    """Stop at step 4, which has a validation: the resumed training validates first."""
     heads = []
 
     class Validation:

@@ -9,7 +9,7 @@ from segic_jax.train import optim
 
 
 @pytest.mark.parametrize(("tag", "drop_at"), [("short", 2 / 3), ("long", 10 / 12)])
-def test_adamw_golden(golden, tag, drop_at):
+def test_adamw_equals_the_goldens(golden, tag, drop_at):
     g = golden("optim")
     grads = g[f"in.{tag}.grads"]
     config = OptimConfig(drop_at=drop_at)
@@ -29,7 +29,7 @@ def test_adamw_golden(golden, tag, drop_at):
     np.testing.assert_allclose(state[0].nu["param"], g[f"out.{tag}.exp_avg_sq"], rtol=1e-6)
 
 
-def test_untrained_parameters_are_the_official_ones(golden, golden_weights):
+def test_untrained_parameters_are_those_of_the_official_code(golden, golden_weights):
     official = [name for name in golden_weights("segic") if not name.startswith(("encoder.", "pixel_"))]
     trained = optim.trainable_names(dict.fromkeys(name.replace(".", "/") for name in official))
     untrained = set(official) - {name.replace("/", ".") for name in trained}
@@ -37,14 +37,14 @@ def test_untrained_parameters_are_the_official_ones(golden, golden_weights):
     assert untrained == without_grad | {"prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"}
 
 
-def test_cosine_rises_and_falls():
+def test_the_cosine_schedule_warms_up_and_decays():
     rate = optim.learning_rate(OptimConfig(schedule="cosine", learning_rate=1.0, warmup_steps=4), 24)
     np.testing.assert_allclose(
         [rate(0), rate(3), rate(4), rate(14), rate(24)], [0.25, 1, 1, 0.5, 0], atol=1e-6
     )
 
 
-def test_bad_settings_are_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(ConfigError, match=r"optim\.drop_at 10"):
         OptimConfig(drop_at=10)
     with pytest.raises(ConfigError, match=r"optim\.warmup_steps"):

@@ -1,4 +1,4 @@
-"""The pretraining's losses and its restart."""
+"""Test the losses of the pretraining, and that it resumes."""
 
 from dataclasses import replace
 
@@ -24,41 +24,41 @@ SETTINGS = PretrainConfig(
 )
 
 
-def group():
+def make_group():
     return pretrain.scene_group(np.random.default_rng(0), SpriteBank.load("base"), SETTINGS, MODEL.canvas)
 
 
 def test_a_group_names_the_class_of_every_object():
-    scenes = group()
+    scenes = make_group()
     assert scenes["images"].shape == (4, 32, 32, 3)
     for labels, classes in zip(scenes["labels"], scenes["classes"], strict=True):
-        present = np.unique(labels[labels > 0])
-        assert (classes[present - 1] >= 0).all()
+        objects = np.unique(labels[labels > 0])
+        assert (classes[objects - 1] >= 0).all()
     assert len(np.unique(scenes["classes"][scenes["classes"] >= 0])) <= SETTINGS.group_classes
 
 
-def test_a_step_sees_some_patches_and_the_last_steps_all():
+def test_steps_read_a_sample_of_patches_and_the_last_steps_read_all():
     groups = pretrain.SceneGroups(SpriteBank.load("base"), replace(SETTINGS, full_share=0.5), MODEL)
     assert ["patches" in groups(number) for number in range(4)] == [True, True, False, False]
     scenes = groups(0)
     inside = (scenes["labels"] > 0).reshape(4, 4, 8, 4, 8).mean((2, 4)).reshape(4, 16) >= 0.5
     for patches in scenes["patches"]:
         assert len(set(patches.tolist())) == 9
-    drawn = np.take_along_axis(inside, scenes["patches"], axis=1)
-    assert drawn.mean() > inside.mean()
+    sampled = np.take_along_axis(inside, scenes["patches"], axis=1)
+    assert sampled.mean() > inside.mean()
 
-    # A patch that is not read changes nothing.
+    # A patch that is not sampled has no influence.
     params, extra = backbone_template(MODEL.vit).init(0), pretrain.init_extra(MODEL, 497, 0)
     images, labels = (scenes[name].copy() for name in ("images", "labels"))
     hidden = next(patch for patch in range(16) if patch not in scenes["patches"][0])
-    rows, columns = (slice(8 * place, 8 * place + 8) for place in divmod(hidden, 4))
+    rows, columns = (slice(8 * index, 8 * index + 8) for index in divmod(hidden, 4))
     images[0, rows, columns], labels[0, rows, columns] = 0, 0
     loss = jax.jit(lambda group: pretrain.pretrain_loss(MODEL, SETTINGS, params, extra, **group)[0])
     assert loss(scenes) == loss(scenes | {"images": images, "labels": labels})
 
 
-def test_mixed_precision_hardly_turns_the_gradient():
-    """Of the backbone's matrices, at a size where products are in bfloat16."""
+def test_mixed_precision_changes_gradients_little():
+    """Compare gradients of the backbone at a size where products are in bfloat16."""
     vit = replace(MODEL.vit, width=64)
     model = replace(MODEL, vit=vit)
     params, extra = backbone_template(vit).init(0), pretrain.init_extra(model, 497, 0)
@@ -66,14 +66,16 @@ def test_mixed_precision_hardly_turns_the_gradient():
     def gradient(params, scenes):
         return jax.grad(lambda p: pretrain.pretrain_loss(model, SETTINGS, p, extra, **scenes)[0])(params)
 
-    full, half = (jax.jit(one)(params, group()) for one in (gradient, mixed_precision(gradient)))
+    full, mixed = (
+        jax.jit(function)(params, make_group()) for function in (gradient, mixed_precision(gradient))
+    )
     for name, value in full.items():
-        assert np.linalg.norm(half[name] - value) < 0.03 * np.linalg.norm(value) + 1e-6, name
-    assert any((half[name] != value).any() for name, value in full.items())
+        assert np.linalg.norm(mixed[name] - value) < 0.03 * np.linalg.norm(value) + 1e-6, name
+    assert any((mixed[name] != value).any() for name, value in full.items())
 
 
-def test_features_that_name_their_class_have_almost_no_loss():
-    """Each patch one object; its feature is the class's own axis, the background's another one."""
+def test_features_that_identify_the_class_have_almost_no_loss():
+    """Give each class, and the background, a feature along its own axis."""
     classes = jnp.array([[0, 1], [1, 0], [0, 2]])
     share = jnp.zeros((3, 6, 3)).at[:, :2, 0].set(1).at[:, 2:4, 1].set(1).at[:, 4:, 2].set(1)
     axes = jnp.eye(4)
@@ -81,18 +83,18 @@ def test_features_that_name_their_class_have_almost_no_loss():
     tokens = axes[patch_class]
     extra = {"match_scale": jnp.array(40.0), "match_level": jnp.array(0.5)}
     weight = jnp.full((3, 6), 1 / 18)
-    good = pretrain.matching_loss(tokens, tokens, share, classes, weight, extra)
-    bad = pretrain.matching_loss(tokens[:, ::-1], tokens[:, ::-1], share, classes, weight, extra)
-    assert good < 1e-3 < 1 < bad
+    correct = pretrain.matching_loss(tokens, tokens, share, classes, weight, extra)
+    swapped = pretrain.matching_loss(tokens[:, ::-1], tokens[:, ::-1], share, classes, weight, extra)
+    assert correct < 1e-3 < 1 < swapped
 
     extra = {"class_vectors": axes, "class_scale": jnp.array(40.0)}
-    good = pretrain._class_loss(tokens, share, classes, weight, extra)
-    bad = pretrain._class_loss(tokens[:, ::-1], share, classes, weight, extra)
-    assert good < 1e-3 < 1 < bad
+    correct = pretrain._class_loss(tokens, share, classes, weight, extra)
+    swapped = pretrain._class_loss(tokens[:, ::-1], share, classes, weight, extra)
+    assert correct < 1e-3 < 1 < swapped
 
 
 def test_gradients_are_finite_even_without_any_object():
-    scenes = group()
+    scenes = make_group()
     scenes["classes"][:] = -1
     scenes["labels"][:] = 0
     params = backbone_template(MODEL.vit).init(0)
@@ -103,17 +105,17 @@ def test_gradients_are_finite_even_without_any_object():
     assert all(np.isfinite(value).all() for value in jax.tree.leaves(gradients))
 
 
-def test_going_on_after_a_stop_gives_the_same_bits(tmp_path, monkeypatch, capsys):
+def test_a_stopped_pretraining_resumes_bit_by_bit(tmp_path, monkeypatch, capsys):
     file = pretrain.pretrained(SETTINGS, MODEL, tmp_path / "straight")
-    straight = load_file(file)
-    read = read_frozen(file, MODEL.vit).backbone  # as the training of the head does
-    assert all(np.array_equal(read[name], straight[f"backbone/{name}"]) for name in read)
+    uninterrupted = load_file(file)
+    backbone = read_frozen(file, MODEL.vit).backbone  # as the training of the head does
+    assert all(np.array_equal(backbone[name], uninterrupted[f"backbone/{name}"]) for name in backbone)
 
-    asked = iter([False, False, True])
-    monkeypatch.setattr(pretrain.distributed.StopRequest, "reached", lambda self, step: next(asked))
+    stop_requests = iter([False, False, True])
+    monkeypatch.setattr(pretrain.distributed.StopRequest, "reached", lambda self, step: next(stop_requests))
     assert pretrain.pretrained(SETTINGS, MODEL, tmp_path / "stopped") is None
     assert "Stopped and saved after pretraining step" in capsys.readouterr().out
     monkeypatch.undo()
     resumed = load_file(pretrain.pretrained(SETTINGS, MODEL, tmp_path / "stopped"))
-    assert straight.keys() == resumed.keys()
-    assert all(np.array_equal(straight[name], resumed[name]) for name in straight)
+    assert uninterrupted.keys() == resumed.keys()
+    assert all(np.array_equal(uninterrupted[name], resumed[name]) for name in uninterrupted)

@@ -1,4 +1,4 @@
-"""Whole trainings from files: the paper's recipe on tiny data in the official layouts; fine-tuning."""
+"""Test complete trainings from files: the paper's recipe on tiny data sets, and fine-tuning."""
 
 import dataclasses
 import os
@@ -31,24 +31,24 @@ ROOT = Path(__file__).parents[2]
 CANVAS = 64
 
 
-def frozen_weights(path: Path) -> Path:
-    """A small backbone and a text tower in one file, as `segic convert` joins them."""
+def write_frozen_weights(path: Path) -> Path:
+    """Write a small backbone and a text tower into one file, as `segic convert` does."""
     model = tiny.bundle()
     backbone = {name: np.asarray(value) for name, value in model.backbone.items()}
     write_weights(path, Weights(vit=tiny.CONFIG.vit, backbone=backbone, tower=tiny_text.tower()))
     return path
 
 
-def shrunk(config: Config, root: Path, **train) -> Config:
-    """The same experiment on a small model and the data in `root`, for a few steps."""
+def shrink(config: Config, root: Path, **train) -> Config:
+    """Return the experiment for a small model, the data in `root`, and a few steps."""
     sources = tuple(
-        dataclasses.replace(one, root=str(root / Path(one.root).relative_to("data")))
-        for one in config.sources
+        dataclasses.replace(source, root=str(root / Path(source.root).relative_to("data")))
+        for source in config.sources
     )
     settings = {"steps": 3, "batch_size": 8, "num_points": 32, "log_every": 1, "checkpoint_every": 2} | train
     return dataclasses.replace(
         config,
-        backbone=str(frozen_weights(root / "frozen.safetensors")),
+        backbone=str(write_frozen_weights(root / "frozen.safetensors")),
         sources=sources,
         validations=(),
         model=tiny.CONFIG,
@@ -62,12 +62,12 @@ def data(tmp_path, monkeypatch):
     return write_training(tmp_path / "data", monkeypatch)
 
 
-def test_the_whole_recipe_runs(data, tmp_path, monkeypatch):
-    """All four sources, class names through the text tower, negative prompts, boxes, jitter and views."""
-    config = shrunk(load_config("segic_dinov2_l_negatives"), data)
-    assert [one.name for one in config.sources] == [one.name for one in OFFICIAL_SOURCES]
+def test_the_recipe_of_the_paper_runs(data, tmp_path, monkeypatch):
+    """Use all four sources, the text tower, negative prompts, boxes, jitter and views."""
+    config = shrink(load_config("segic_dinov2_l_negatives"), data)
+    assert [source.name for source in config.sources] == [source.name for source in OFFICIAL_SOURCES]
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, negative=1.0))
-    monkeypatch.setattr(run_module, "BenchmarkValidation", None)  # there is none to be made
+    monkeypatch.setattr(run_module, "BenchmarkValidation", None)  # no validation is configured
     assert run(config, tmp_path / "run") == 0
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -80,38 +80,40 @@ def test_the_whole_recipe_runs(data, tmp_path, monkeypatch):
 
 def test_a_strict_fold_names_no_novel_class(data):
     fold = load_config("coco20i_fold1")
-    source = open_mixture(shrunk(fold, data).sources, CANVAS)
-    everything = open_mixture(source_configs(data, ("coco_semantic",)), CANVAS)
-    novel = set(everything.class_names) - set(source.class_names)
+    source = open_mixture(shrink(fold, data).sources, CANVAS)
+    all_classes = open_mixture(source_configs(data, ("coco_semantic",)), CANVAS)
+    novel = set(all_classes.class_names) - set(source.class_names)
     assert len(novel) == 20
     for seed in range(30):
         pair = source.pair(np.random.default_rng(seed))
         assert pair.name not in novel
         assert not novel & set(pair.absent)
-    # So that `eval.py` does not call its test classes known.
-    assert {run_module._data_set(one) for one in fold.sources} == {"coco without the classes of fold 1"}
+    # Otherwise `segic eval` would report the benchmark as in domain.
+    assert {run_module._data_set(source_config) for source_config in fold.sources} == {
+        "coco without the classes of fold 1"
+    }
 
 
-def text_of(config, tower, known=None):
+def encode_text(config, tower, features=None):
     source = open_mixture((SourceConfig("emoji"), SourceConfig("emoji_instances")), CANVAS)
-    return run_module.text_features(config, source, tower, known or {})
+    return run_module.text_features(config, source, tower, features or {})
 
 
-def test_text_features():
+def test_text_features_come_from_the_tower_or_are_zero():
     config = Config(backbone="b", model=tiny.CONFIG, data=DataConfig(text_keep=0.0))
-    without = text_of(config, None)
+    without = encode_text(config, None)
     assert len(without) > 100
     assert all(not value.any() for prompt, value in without.items() if prompt != INSTANCE_PROMPT)
     assert without[INSTANCE_PROMPT].any()
-    encoded = text_of(config, tiny_text.tower())
+    encoded = encode_text(config, tiny_text.tower())
     assert encoded.keys() == without.keys()
     assert len({value.tobytes() for value in encoded.values()}) > 100
-    kept = text_of(config, tiny_text.tower(), {"": np.full(4, 7.0)})
-    assert kept[""].tolist() == [7.0] * 4
+    with_features = encode_text(config, tiny_text.tower(), {"": np.full(4, 7.0)})
+    assert with_features[""].tolist() == [7.0] * 4
     with pytest.raises(ConfigError, match=r"data\.text_keep is 0\.75, but b holds no text tower"):
-        text_of(dataclasses.replace(config, data=DataConfig()), None)
+        encode_text(dataclasses.replace(config, data=DataConfig()), None)
     with pytest.raises(ConfigError, match=r"has width 8, but model\.text_width is 4"):
-        text_of(config, tiny_text.tower(width=8))
+        encode_text(config, tiny_text.tower(width=8))
 
 
 @pytest.mark.parametrize(
@@ -125,9 +127,9 @@ def test_text_features():
         ({"validations": (ValidationConfig("nothing"),)}, "There is no benchmark 'nothing'"),
     ],
 )
-def test_what_is_wrong_is_one_sentence_and_exit_code_2(tmp_path, capsys, changes, message):
+def test_wrong_settings_are_reported_in_one_sentence_with_exit_code_2(tmp_path, capsys, changes, message):
     config = Config(
-        backbone=str(frozen_weights(tmp_path / "frozen.safetensors")),
+        backbone=str(write_frozen_weights(tmp_path / "frozen.safetensors")),
         model=tiny.CONFIG,
         data=DataConfig(max_concepts=1, text_keep=0.0),
         validations=(),
@@ -138,7 +140,7 @@ def test_what_is_wrong_is_one_sentence_and_exit_code_2(tmp_path, capsys, changes
     assert "\n" not in error
 
 
-def test_fine_tuning_starts_from_the_model_and_ends_with_a_better_one(tmp_path):
+def test_fine_tuning_improves_the_model_and_keeps_the_backbone(tmp_path):
     WRITE["folder"](tmp_path / "mine")
     save_bundle(tmp_path / "start.safetensors", tiny.bundle(), float16=False)
     command = [sys.executable, "-m", "segic_jax", "finetune", "--data", tmp_path / "mine"]
@@ -156,7 +158,7 @@ def test_fine_tuning_starts_from_the_model_and_ends_with_a_better_one(tmp_path):
     assert [line["step"] for line in lines if "validation/miou" in line] == [10, 20, 30]
 
 
-def test_fine_tuning_without_data_is_one_sentence(tmp_path, capsys):
+def test_fine_tuning_without_data_is_reported(tmp_path, capsys):
     save_bundle(tmp_path / "start.safetensors", tiny.bundle())
     finetune = Finetune(
         data=tmp_path / "gone", workdir=tmp_path / "out", weights=str(tmp_path / "start.safetensors")
@@ -165,7 +167,7 @@ def test_fine_tuning_without_data_is_one_sentence(tmp_path, capsys):
     assert "gone" in capsys.readouterr().err
 
 
-def test_a_file_in_place_of_the_work_directory_is_said_at_once(tmp_path, capsys):
+def test_a_file_in_place_of_the_work_directory_is_reported(tmp_path, capsys):
     (tmp_path / "file").touch()
     for workdir in (tmp_path / "file", tmp_path / "file/below"):
         assert run(Config(backbone=""), workdir) == 2

@@ -23,7 +23,7 @@ from segic_jax.weights.text import encode_prompts
 
 
 def parts() -> dict[str, dict]:
-    """The fields of Weights that each part fills."""
+    """Return the fields of Weights that each part fills."""
     model = bundle()
     return {
         "backbone": {"vit": CONFIG.vit, "backbone": model.backbone},
@@ -33,7 +33,7 @@ def parts() -> dict[str, dict]:
     }
 
 
-def equal(before, after):
+def assert_equal(before, after):
     assert before.keys() == after.keys()
     for name in before:
         assert before[name].dtype == after[name].dtype
@@ -64,56 +64,56 @@ def test_text_features_of_the_table():
         bundle().text_features(["disk", "cat", "dog"])
 
 
-def test_text_features_of_the_tower_are_remembered(monkeypatch):
+def test_text_features_of_the_tower_are_cached(monkeypatch):
     model = dataclasses.replace(bundle(), tower=tower())
-    asked = []
+    calls = []
 
     def encode(tower, prompts):
-        asked.append(list(prompts))
+        calls.append(list(prompts))
         return encode_prompts(tower, prompts)
 
     monkeypatch.setattr("segic_jax.weights.bundle.encode_prompts", encode)
     features = model.text_features(["cat", "disk", "dog", "cat", ""])
-    assert asked == [["a photo of a cat", "a photo of a dog"]]
+    assert calls == [["a photo of a cat", "a photo of a dog"]]
     expected = encode_prompts(model.tower, ["a photo of a cat", "a photo of a dog"])
     np.testing.assert_allclose(features[[0, 2]], list(expected.values()), atol=1e-6)
     np.testing.assert_array_equal(features[[0, 1, 4]], [features[3], np.ones(4), np.zeros(4)])
     np.testing.assert_array_equal(model.text_feature("dog"), features[2])
-    assert len(asked) == 1
+    assert len(calls) == 1
 
 
 @pytest.mark.parametrize("float16", [False, True])
 @pytest.mark.parametrize(
     "names", [("backbone",), ("head",), ("tower",), ("tower", "text"), ("backbone", "tower", "head", "text")]
 )
-def test_any_parts_in_one_file(tmp_path, names, float16):
+def test_any_parts_are_saved_in_one_file(tmp_path, names, float16):
     fields = {name: value for part in names for name, value in parts()[part].items()}
     path = tmp_path / "w.safetensors"
     write_weights(path, Weights(**fields, notes={"a": [1, "é"]}), float16=float16)
-    found = read_weights(path)
-    assert found.notes == {"a": [1, "é"]}
-    assert found.path == path
+    weights = read_weights(path)
+    assert weights.notes == {"a": [1, "é"]}
+    assert weights.path == path
     for name in ("vit", "model"):
-        assert getattr(found, name) == fields.get(name)
+        assert getattr(weights, name) == fields.get(name)
     for name in ("backbone", "head"):
         if name not in fields:
-            assert getattr(found, name) is None
+            assert getattr(weights, name) is None
             continue
         stored = {key: np.asarray(value) for key, value in fields[name].items()}
-        equal(
-            {key: x.astype(np.float16) if float16 else x for key, x in stored.items()}, getattr(found, name)
+        assert_equal(
+            {key: x.astype(np.float16) if float16 else x for key, x in stored.items()}, getattr(weights, name)
         )
-    equal(fields.get("text", {}), found.text)
+    assert_equal(fields.get("text", {}), weights.text)
     if "tower" in fields:
-        assert found.tower.config == fields["tower"].config
-        assert found.tower.tokenizer == tokenizer_json()
+        assert weights.tower.config == fields["tower"].config
+        assert weights.tower.tokenizer == tokenizer_json()
         np.testing.assert_allclose(
-            encode_prompts(found.tower, ["a cat"])["a cat"],
+            encode_prompts(weights.tower, ["a cat"])["a cat"],
             encode_prompts(fields["tower"], ["a cat"])["a cat"],
             atol=1e-2 if float16 else 0,
         )
     else:
-        assert found.tower is None
+        assert weights.tower is None
 
 
 def test_the_same_weights_give_the_same_bytes(tmp_path):
@@ -137,24 +137,24 @@ def test_a_file_of_parts_is_not_a_complete_model(tmp_path, names, message):
         load_bundle(tmp_path / "w.safetensors")
 
 
-def test_a_tower_gives_the_empty_prompt(tmp_path):
+def test_the_tower_encodes_the_empty_prompt(tmp_path):
     fields = parts()["backbone"] | parts()["head"] | parts()["tower"]
     write_weights(tmp_path / "w.safetensors", Weights(**fields))
     model = load_bundle(tmp_path / "w.safetensors")
     np.testing.assert_allclose(model.text_feature(), encode_prompts(tower(), [""])[""], atol=1e-6)
     save_bundle(tmp_path / "again.safetensors", model, float16=False)
-    equal(load_bundle(tmp_path / "again.safetensors").text, model.text)
+    assert_equal(load_bundle(tmp_path / "again.safetensors").text, model.text)
 
 
-def test_parts_that_do_not_go_together(tmp_path):
-    everything = parts()
-    wide = everything["head"] | {"tower": tower(width=8)}
+def test_inconsistent_parts_are_refused(tmp_path):
+    all_parts = parts()
+    wide = all_parts["head"] | {"tower": tower(width=8)}
     other = dataclasses.replace(CONFIG, vit=dataclasses.replace(CONFIG.vit, pos_offset=0.0))
     for fields, message in (
         (wide, "text_width"),
-        (everything["backbone"] | everything["head"] | {"model": other}, "another backbone"),
-        (everything["backbone"] | {"vit": dataclasses.replace(CONFIG.vit, depth=1)}, "unknown: blocks/1"),
-        (everything["tower"] | {"text": {"": np.zeros(3)}}, "text_width"),
+        (all_parts["backbone"] | all_parts["head"] | {"model": other}, "another backbone"),
+        (all_parts["backbone"] | {"vit": dataclasses.replace(CONFIG.vit, depth=1)}, "unknown: blocks/1"),
+        (all_parts["tower"] | {"text": {"": np.zeros(3)}}, "text_width"),
     ):
         with pytest.raises(BundleError, match=message):
             write_weights(tmp_path / "w.safetensors", Weights(**fields))
@@ -173,7 +173,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, value, float16):
 def test_bfloat16_is_kept_as_it_is(tmp_path):
     values = {name: np.asarray(value).astype(ml_dtypes.bfloat16) for name, value in bundle().backbone.items()}
     write_weights(tmp_path / "w.safetensors", Weights(vit=CONFIG.vit, backbone=values))
-    equal(read_weights(tmp_path / "w.safetensors").backbone, values)
+    assert_equal(read_weights(tmp_path / "w.safetensors").backbone, values)
     values["norm/bias"][0] = np.nan
     with pytest.raises(BundleError, match="backbone/norm/bias holds NaN"):
         write_weights(tmp_path / "w.safetensors", Weights(vit=CONFIG.vit, backbone=values))
@@ -208,7 +208,7 @@ def test_the_empty_prompt_is_required(tmp_path):
         save_bundle(tmp_path / "m.safetensors", dataclasses.replace(bundle(), text={}))
 
 
-def broken(path, change):
+def rewrite(path, change):
     """Rewrite the file after `change(tensors, metadata)`."""
     with safe_open(path, framework="numpy") as file:
         metadata = file.metadata()
@@ -217,11 +217,11 @@ def broken(path, change):
     save_file(tensors, path, metadata)
 
 
-def forget_a_tensor(tensors, metadata):
+def missing_tensor(tensors, metadata):
     del tensors["head/prompt_proj/bias"]
 
 
-def another_width(tensors, metadata):
+def another_depth(tensors, metadata):
     config = json.loads(metadata["config"])
     config["vit"]["depth"] = 3
     metadata["config"] = json.dumps(config)
@@ -231,7 +231,7 @@ def no_heads(tensors, metadata):
     metadata["config"] = metadata["config"].replace('"num_heads": 2', '"num_heads": 0')
 
 
-def a_word_for_a_number(tensors, metadata):
+def text_for_a_number(tensors, metadata):
     metadata["config"] = metadata["config"].replace('"depth": 2', '"depth": "two"')
 
 
@@ -257,7 +257,7 @@ def no_json(tensors, metadata):
     metadata["notes"] = "{"
 
 
-def notes_of_nothing(tensors, metadata):
+def null_notes(tensors, metadata):
     metadata["notes"] = "null"
 
 
@@ -267,31 +267,31 @@ def another_format(tensors, metadata):
 
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize(
-    ("change", "named"),
+    ("change", "message"),
     [
-        (forget_a_tensor, "prompt_proj/bias"),
-        (another_width, "blocks/2"),
+        (missing_tensor, "prompt_proj/bias"),
+        (another_depth, "blocks/2"),
         (no_heads, "num_heads 0 must be"),
-        (a_word_for_a_number, "depth 'two' must be an integer"),
+        (text_for_a_number, "depth 'two' must be an integer"),
         (unknown_field, "colour"),
         (unknown_tensor, "unknown tail/bias"),
         (no_configuration, "config"),
         (more_prompts_than_rows, "shorter"),
         (no_json, "does not fit this version"),
-        (notes_of_nothing, "notes"),
+        (null_notes, "notes"),
         (another_format, "format"),
     ],
 )
-def test_a_file_that_does_not_fit_is_named(tmp_path, change, named):
+def test_an_inconsistent_file_is_named(tmp_path, change, message):
     path = tmp_path / "m.safetensors"
     save_bundle(path, bundle())
-    broken(path, change)
-    with pytest.raises(BundleError, match=named) as error:
+    rewrite(path, change)
+    with pytest.raises(BundleError, match=message) as error:
         load_bundle(path)
     assert "m.safetensors" in str(error.value)
 
 
-def test_a_type_that_numpy_lacks(tmp_path):
+def test_a_type_that_numpy_lacks_is_reported(tmp_path):
     path = tmp_path / "m.safetensors"
     save_bundle(path, dataclasses.replace(bundle(), tower=tower()))
     content = path.read_bytes()
@@ -301,11 +301,11 @@ def test_a_type_that_numpy_lacks(tmp_path):
 
 
 def _longer(content: bytes, by: int) -> bytes:
-    """The header's length after it grew."""
+    """Return the header's length after it grew by `by` bytes."""
     return (int.from_bytes(content[:8], "little") + by).to_bytes(8, "little")
 
 
-def test_missing_and_damaged_files(tmp_path):
+def test_missing_and_damaged_files_are_named(tmp_path):
     with pytest.raises(BundleError, match="no such"):
         load_bundle(tmp_path / "m.safetensors")
     path = tmp_path / "cut.safetensors"
@@ -315,8 +315,8 @@ def test_missing_and_damaged_files(tmp_path):
         load_bundle(path)
 
 
-def test_official_weights_are_to_be_converted(tmp_path):
-    """What a newcomer tries first: the downloaded file itself."""
+def test_official_weights_are_refused_with_the_convert_command(tmp_path):
+    """Try to load a downloaded file without converting it."""
     (tmp_path / "segic.pth").write_bytes(b"\x80\x02}q\x00.")
     with pytest.raises(BundleError, match=r"not a model of this project.*segic convert .*segic\.pth"):
         load_bundle(tmp_path / "segic.pth")

@@ -1,4 +1,4 @@
-"""Official files to a file of this project and back; whatever can be wrong with them has a sentence."""
+"""Test the conversion of official files to this project's format and back, and messages about bad files."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import official
 import pytest
-from golden_batch import golden_references, last
+from golden_batch import channels_last, golden_references
 from safetensors.numpy import load_file, save_file
 
 from segic_jax.config import ViTConfig
@@ -28,7 +28,7 @@ from segic_jax.weights.torch_names import from_torch, torch_shapes
 
 @pytest.fixture
 def files(tmp_path):
-    """Everything that a whole model needs, each as one may have it."""
+    """Write the files of a complete model as they are published."""
     clip = tmp_path / "clip"
     clip.mkdir()
     save_file(official.clip_model(official.text()), clip / "model.safetensors")
@@ -44,14 +44,14 @@ encode = jax.jit(segic.encode, static_argnums=0)
 segment = jax.jit(segic.segment, static_argnums=0)
 
 
-def same(actual, expected):
+def assert_same(actual, expected):
     assert actual.keys() == expected.keys()
     for name in expected:
         assert actual[name].dtype == expected[name].dtype
         np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
 
 
-def test_a_complete_model(files):
+def test_a_complete_model_is_converted(files):
     sources = [files / "segic.safetensors", files / "clip", files / "dinov2.safetensors"]
     report = convert(sources, files / "out.safetensors", canvas=112)
     assert report.missing == ()
@@ -63,8 +63,10 @@ def test_a_complete_model(files):
 
     bundle = load_bundle(files / "out.safetensors")
     assert bundle.config == official.MODEL
-    same(dict(bundle.backbone), from_torch(official.backbone(), segic.backbone_template(official.VIT).shapes))
-    same(dict(bundle.head), from_torch(official.head(), segic.head_template(official.MODEL).shapes))
+    assert_same(
+        dict(bundle.backbone), from_torch(official.backbone(), segic.backbone_template(official.VIT).shapes)
+    )
+    assert_same(dict(bundle.head), from_torch(official.head(), segic.head_template(official.MODEL).shapes))
     assert bundle.notes["sha256"] == report.hashes
     assert "Meta" in bundle.notes["origins"]["backbone"]
     tower = TextTower(
@@ -77,8 +79,8 @@ def test_a_complete_model(files):
     assert bundle.text_feature("cat").shape == (64,)
 
 
-def test_in_steps_as_in_one(files):
-    """Part by part through files of this project; the report says what comes next."""
+def test_converting_in_steps_equals_converting_at_once(files):
+    """Convert part by part through files of this project; the report names the next step."""
     out = files / "out.safetensors"
     convert([files / "segic.safetensors", files / "clip", files / "dinov2.safetensors"], out, canvas=112)
     report = convert([files / "segic.safetensors"], files / "head.safetensors", canvas=112)
@@ -89,16 +91,16 @@ def test_in_steps_as_in_one(files):
         load_bundle(files / "head.safetensors")
     convert([files / "clip", files / "head.safetensors"], files / "two.safetensors")
     convert([files / "two.safetensors", files / "dinov2.safetensors"], files / "three.safetensors")
-    whole, stepwise = read_weights(out), read_weights(files / "three.safetensors")
-    assert stepwise.model == whole.model
-    same(stepwise.head, whole.head)
-    same(stepwise.backbone, whole.backbone)
-    same(stepwise.text, whole.text)
-    assert stepwise.tower.config == whole.tower.config == official.TEXT
+    at_once, stepwise = read_weights(out), read_weights(files / "three.safetensors")
+    assert stepwise.model == at_once.model
+    assert_same(stepwise.head, at_once.head)
+    assert_same(stepwise.backbone, at_once.backbone)
+    assert_same(stepwise.text, at_once.text)
+    assert stepwise.tower.config == at_once.tower.config == official.TEXT
 
 
-def test_the_goldens_predict_through_a_converted_model(golden, golden_weights, tmp_path):
-    """SegIC's complete state dict, and its trained part joined with the backbone from elsewhere."""
+def test_a_converted_model_predicts_the_goldens(golden, golden_weights, tmp_path):
+    """Convert SegIC's complete state dict, and its trained part joined with another file's backbone."""
     weights = golden_weights("segic")
     trained = {name: w for name, w in weights.items() if not name.startswith(("encoder", "pixel"))}
     backbone = {
@@ -125,10 +127,17 @@ def test_the_goldens_predict_through_a_converted_model(golden, golden_weights, t
         out = tmp_path / "out.safetensors"
         convert([tmp_path / f"{name}.safetensors" for name in names], out, canvas=112, num_heads=4)
         bundle = load_bundle(out)
-        assert bundle.config.vit.pos_offset == 0.1  # as the head was trained, whoever ships the backbone
+        assert (
+            bundle.config.vit.pos_offset == 0.1
+        )  # that of the head's training, for any source of the backbone
         context = encode(bundle.config, bundle.backbone, golden_references(g))
         logits, iou = segment(
-            bundle.config, bundle.backbone, bundle.head, last(g["in.image"]), g["in.ori_size"], context
+            bundle.config,
+            bundle.backbone,
+            bundle.head,
+            channels_last(g["in.image"]),
+            g["in.ori_size"],
+            context,
         )
         height, width = g["in.ori_size"][0]
         np.testing.assert_allclose(logits[0, :, :height, :width], g["out.masks"][:, 0], atol=1e-4)
@@ -138,9 +147,9 @@ def test_the_goldens_predict_through_a_converted_model(golden, golden_weights, t
 def test_export_round_trips(files, tmp_path):
     convert([files / "segic.safetensors"], files / "ours.safetensors", canvas=112)
     assert export_head(files / "ours.safetensors", files / "exported.safetensors") == len(official.head())
-    same(load_file(files / "exported.safetensors"), official.head())
+    assert_same(load_file(files / "exported.safetensors"), official.head())
     convert([files / "exported.safetensors"], files / "again.safetensors", canvas=112)
-    same(read_weights(files / "again.safetensors").head, read_weights(files / "ours.safetensors").head)
+    assert_same(read_weights(files / "again.safetensors").head, read_weights(files / "ours.safetensors").head)
 
 
 def test_export_of_the_published_shape_has_148_tensors(golden_weights, tmp_path):
@@ -150,7 +159,7 @@ def test_export_of_the_published_shape_has_148_tensors(golden_weights, tmp_path)
     save_file(head, tmp_path / "official.safetensors")
     convert([tmp_path / "official.safetensors"], tmp_path / "ours.safetensors", canvas=112)
     assert export_head(tmp_path / "ours.safetensors", tmp_path / "out.safetensors") == 148
-    same(load_file(tmp_path / "out.safetensors"), head)
+    assert_same(load_file(tmp_path / "out.safetensors"), head)
 
 
 def test_export_needs_a_head(files):
@@ -160,7 +169,7 @@ def test_export_needs_a_head(files):
 
 
 def test_a_backbone_keeps_its_position_resampling(files):
-    """Hugging Face's module and Meta's differ; SegIC's head was trained with Meta's."""
+    """Check that a backbone keeps its resampling unless it joins SegIC's head, trained with Meta's."""
     save_file(official.hugging_face(official.backbone()), files / "hf.safetensors")
     for sources, offset in (
         (["dinov2.safetensors"], 0.1),
@@ -174,21 +183,21 @@ def test_a_backbone_keeps_its_position_resampling(files):
     assert read_weights(files / "out.safetensors").vit.pos_offset == 0.1
 
 
-def test_a_hub_folder_in_shards(files):
+def test_a_sharded_folder_is_converted(files):
     folder = files / "sharded"
     folder.mkdir()
     tensors = official.hugging_face(official.backbone())
     names = sorted(tensors)
-    places = {name: f"model-0000{1 + (i % 2)}-of-00002.safetensors" for i, name in enumerate(names)}
-    for shard in set(places.values()):
-        save_file({name: tensors[name] for name in names if places[name] == shard}, folder / shard)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    shards = {name: f"model-0000{1 + (i % 2)}-of-00002.safetensors" for i, name in enumerate(names)}
+    for shard in set(shards.values()):
+        save_file({name: tensors[name] for name in names if shards[name] == shard}, folder / shard)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
     (folder / "config.json").write_text(json.dumps({"num_attention_heads": 4, "hidden_size": 64}))
     report = convert([folder], files / "out.safetensors")
     weights = read_weights(files / "out.safetensors")
-    assert weights.vit.num_heads == 4  # config.json's word before 64 channels a head
+    assert weights.vit.num_heads == 4  # config.json counts more than 64 channels a head
     shapes = segic.backbone_template(weights.vit).shapes
-    same(weights.backbone, from_torch(official.backbone(), shapes))
+    assert_same(weights.backbone, from_torch(official.backbone(), shapes))
     assert report.hashes.keys() == {f"sharded/{path.name}" for path in folder.iterdir()}
     (folder / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(SourceError, match="model-00002-of-00002"):
@@ -206,11 +215,11 @@ def test_float16_and_bfloat16_sources_are_kept_exactly(files, dtype):
         np.testing.assert_array_equal(value.astype(np.float32), expected[name].astype(np.float32))
 
 
-def test_float64_is_taken_where_it_is_exact(files):
+def test_float64_is_accepted_only_if_exact_in_float32(files):
     tensors = {name: tensor.astype(np.float64) for name, tensor in official.backbone().items()}
     save_file(tensors, files / "double.safetensors")
     convert([files / "double.safetensors"], files / "out.safetensors")
-    same(
+    assert_same(
         read_weights(files / "out.safetensors").backbone,
         from_torch(official.backbone(), segic.backbone_template(official.VIT).shapes),
     )
@@ -239,16 +248,16 @@ def test_a_head_of_this_project_keeps_its_canvas(files):
 
 def test_training_reads_any_backbone(files):
     expected = from_torch(official.backbone(), segic.backbone_template(official.VIT).shapes)
-    same(read_frozen(files / "dinov2.safetensors", official.VIT).backbone, expected)
+    assert_same(read_frozen(files / "dinov2.safetensors", official.VIT).backbone, expected)
     save_file(official.hugging_face(official.backbone()), files / "hf.safetensors")
-    same(read_frozen(files / "hf.safetensors", official.VIT).backbone, expected)
+    assert_same(read_frozen(files / "hf.safetensors", official.VIT).backbone, expected)
     with pytest.raises(ConvertError, match="holds no backbone"):
         read_frozen(files / "segic.safetensors", official.VIT)
     with pytest.raises(ParamsError, match=r"unknown: blocks\.2\."):
         read_frozen(files / "dinov2.safetensors", ViTConfig(width=64, depth=2, num_heads=1, pos_grid=5))
 
 
-def test_a_tokenizer_may_be_given_or_lie_beside(files):
+def test_the_tokenizer_is_an_argument_or_a_file_in_the_folder(files):
     (files / "clip" / "tokenizer.json").rename(files / "tokenizer.json")
     source, out = files / "clip" / "model.safetensors", files / "out.safetensors"
     with pytest.raises(ConvertError, match=r"clip.*put tokenizer\.json"):
@@ -260,20 +269,20 @@ def test_a_tokenizer_may_be_given_or_lie_beside(files):
 
 
 def test_a_complete_checkpoint_without_a_tokenizer_loses_only_its_text_tower(files):
-    whole = official.segic(official.head(), official.backbone(), official.text())
-    save_file(whole, files / "whole.safetensors")
+    state = official.segic(official.head(), official.backbone(), official.text())
+    save_file(state, files / "whole.safetensors")
     report = convert([files / "whole.safetensors"], files / "out.safetensors", canvas=112)
     assert report.missing == ("text",)
     assert "tokenizer.json" in str(report)
     convert([files / "out.safetensors", files / "clip"], files / "joined.safetensors")
     sources = [files / "whole.safetensors", files / "clip" / "tokenizer.json"]
     assert convert(sources, files / "once.safetensors", canvas=112).missing == ()
-    joined, once = load_bundle(files / "joined.safetensors"), load_bundle(files / "once.safetensors")
-    assert joined.config == once.config == official.MODEL
-    same(joined.text, once.text)
+    joined, at_once = load_bundle(files / "joined.safetensors"), load_bundle(files / "once.safetensors")
+    assert joined.config == at_once.config == official.MODEL
+    assert_same(joined.text, at_once.text)
 
 
-def faulty(change):
+def with_fault(change):
     def write(files):
         tensors = official.backbone()
         change(tensors)
@@ -287,7 +296,7 @@ def infinite(tensors):
     tensors["blocks.1.norm1.weight"][3] = np.inf
 
 
-def whole_numbers(tensors):
+def integers(tensors):
     tensors["norm.weight"] = np.ones(64, np.int64)
 
 
@@ -302,12 +311,12 @@ def wide_text(files):
     return [files / "wide.safetensors", files / "clip"]
 
 
-def shallow(files):
+def wrong_depth(files):
     (files / "clip" / "config.json").write_text(json.dumps({"text_config": {"num_hidden_layers": 3}}))
     return [files / "clip"]
 
 
-def damaged(files):
+def damaged_file(files):
     (files / "bad.safetensors").write_bytes(b"x" * 100)
     return [files / "bad.safetensors"]
 
@@ -328,24 +337,24 @@ def text_file(files):
 
 
 @pytest.mark.parametrize(
-    ("sources", "words"),
+    ("sources", "message"),
     [
-        (faulty(infinite), r"bad\.safetensors: blocks\.1\.norm1\.weight holds NaN or infinite"),
-        (faulty(whole_numbers), r"norm\.weight holds int64"),
-        (faulty(without_patches), r"bad\.safetensors.*lacks patch_embed\.proj\.weight"),
+        (with_fault(infinite), r"bad\.safetensors: blocks\.1\.norm1\.weight holds NaN or infinite"),
+        (with_fault(integers), r"norm\.weight holds int64"),
+        (with_fault(without_patches), r"bad\.safetensors.*lacks patch_embed\.proj\.weight"),
         (lambda files: [files / "dinov2.safetensors"] * 2, "both hold a backbone"),
         (lambda files: [files / "nothing.pth"], r"nothing\.pth: there is no such"),
         (lambda files: [files / "clip" / "tokenizer.json"], "no weights"),
         (wide_text, r"width 64, but the head of .*wide\.safetensors was trained with width 65"),
-        (shallow, r"config\.json says num_hidden_layers 3, the tensors say 2"),
-        (damaged, r"bad\.safetensors is not a readable"),
+        (wrong_depth, r"config\.json says num_hidden_layers 3, the tensors say 2"),
+        (damaged_file, r"bad\.safetensors is not a readable"),
         (empty_folder, r"bad holds none of model\.safetensors"),
         (no_tokenizer, r"bad\.json is not a tokenizer\.json"),
         (text_file, r"bad\.txt: weights are"),
     ],
 )
-def test_wrong_sources_are_reported_and_nothing_is_written(files, sources, words):
-    with pytest.raises(ParamsError, match=words) as error:
+def test_wrong_sources_are_reported_and_nothing_is_written(files, sources, message):
+    with pytest.raises(ParamsError, match=message) as error:
         convert(sources(files), files / "out.safetensors")
     assert "\n" not in str(error.value)
     assert not (files / "out.safetensors").exists()
@@ -369,25 +378,25 @@ def test_read_safetensors_maps_every_dtype(tmp_path):
         "e": np.zeros((0, 4), np.uint8),
     }
     save_file(tensors, tmp_path / "good.safetensors")
-    same(read_safetensors(tmp_path / "good.safetensors"), tensors)
+    assert_same(read_safetensors(tmp_path / "good.safetensors"), tensors)
 
 
 _PEAK = """
 import sys
 from segic_jax.weights.convert import convert
 convert([sys.argv[1]], sys.argv[2])
-# Not getrusage: that one begins with what the parent had.
+# Not getrusage, whose peak includes that of the parent.
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="peak memory is read from /proc")
 def test_a_full_size_vit_l_takes_little_memory(tmp_path):
-    """The whole process, with all its libraries, stays below 1.5 times the state dict."""
+    """Check that the process, with all its libraries, uses less than 1.5 times the state dict's memory."""
     random = np.random.default_rng(0)
     source, out = tmp_path / "vitl.safetensors", tmp_path / "out.safetensors"
     shapes = torch_shapes(segic.backbone_template(ViTConfig.dinov2("l")).shapes)
-    tensors = {  # views of little memory, which the writer spreads out one by one
+    tensors = {  # broadcast views, which the writer expands one at a time
         name: np.broadcast_to(random.random(spec.shape[-1:], np.float32), spec.shape)
         for name, spec in shapes.items()
     }
@@ -401,5 +410,5 @@ def test_a_full_size_vit_l_takes_little_memory(tmp_path):
     )
     assert int(run.stdout) * 1024 < 1.5 * sum(tensor.nbytes for tensor in tensors.values())
     assert out.stat().st_size == pytest.approx(source.stat().st_size, rel=1e-4)
-    for path in (source, out):  # pytest would keep 2.4 GB
+    for path in (source, out):  # pytest would keep these 2.4 GB
         path.unlink()

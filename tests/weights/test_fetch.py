@@ -1,4 +1,4 @@
-"""Fetching known weights, against a local server that answers as the Hugging Face hub does."""
+"""Test fetching known weights from a local server that answers as the Hugging Face hub does."""
 
 import errno
 import hashlib
@@ -41,13 +41,13 @@ TINY = CatalogEntry(
 
 
 class Hub:
-    """The server, what it holds and how it misbehaves."""
+    """Serve files as the hub does, with configurable faults."""
 
     def __init__(self):
         self.files = {"model.safetensors": save(TENSORS), "config.json": CONFIG}
-        self.sent: dict[str, bytes] = {}  # instead of the file, under its hash
-        self.cut = 0  # bytes after which the first download of a large file breaks off
-        self.status, self.code = 200, ""  # of every answer
+        self.replacements: dict[str, bytes] = {}  # served instead of the file, under the file's hash
+        self.break_at = 0  # bytes after which the first download of a large file breaks off, if not 0
+        self.status, self.code = 200, ""  # of every response
         self.requests: list[tuple[str, str, str]] = []  # method, file, range
         hub = self
 
@@ -93,7 +93,7 @@ class Hub:
             request.send_header("X-Linked-Size", str(len(content)))
             request.send_header("Content-Length", "0")
         else:
-            body = self.sent.get(name, content)
+            body = self.replacements.get(name, content)
             start = int((request.headers.get("Range") or "bytes=0-")[6:].split("-")[0])
             request.send_response(206 if start else 200)
             if start:
@@ -104,20 +104,20 @@ class Hub:
         request.send_header("X-Repo-Commit", hashlib.sha1(b"".join(self.files.values())).hexdigest())
         request.end_headers()
         if request.command == "GET":
-            end, self.cut = (self.cut, 0) if large and self.cut else (len(body), self.cut)
+            end, self.break_at = (self.break_at, 0) if large and self.break_at else (len(body), self.break_at)
             request.wfile.write(body[start:end])
             request.close_connection = True
 
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub that this process talks to, an empty cache of each kind, and TINY among the known weights."""
+    """Start a hub for this process, with empty caches, and add TINY to the known weights."""
     hub = Hub()
-    here = partial(huggingface_hub.hf_hub_download, endpoint=hub.url, cache_dir=tmp_path / "hub")
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", here)
+    download = partial(huggingface_hub.hf_hub_download, endpoint=hub.url, cache_dir=tmp_path / "hub")
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 100_000)
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between its attempts
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the pause between attempts
     monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
     monkeypatch.setenv("SEGIC_CACHE", str(tmp_path / "cache"))
     monkeypatch.setitem(CATALOG, "tiny", TINY)
@@ -127,7 +127,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def convert(monkeypatch):
-    """A stand-in for the converter: copies, and notes its sources."""
+    """Replace the converter by a function that copies tensors and records its sources."""
 
     def convert(sources, out):
         convert.sources.append(list(sources))
@@ -154,17 +154,17 @@ def test_download_is_checked_converted_and_kept(hub, convert, tmp_path):
     (source,) = convert.sources[0]
     assert source.name == "model.safetensors"
     assert (source.parent / "config.json").read_bytes() == CONFIG  # the converter finds it there
-    assert [child.name for child in path.parent.iterdir()] == [path.name]  # nothing half-made
+    assert [child.name for child in path.parent.iterdir()] == [path.name]  # no partial file
 
-    asked = len(hub.requests)
+    count = len(hub.requests)
     assert fetch("tiny") == path
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == count
     assert {row.name: row.path for row in list_catalog()}["tiny"] == path
     assert [line.split()[-2] for line in catalog_table().splitlines() if line.startswith("tiny ")] == ["yes"]
 
 
 def test_an_interrupted_download_resumes(hub, convert):
-    hub.cut = 1_000_000
+    hub.break_at = 1_000_000
     with suppress(FetchError):  # since its version 1, huggingface_hub tries again by itself
         fetch("tiny")
     fetch("tiny")
@@ -174,11 +174,11 @@ def test_an_interrupted_download_resumes(hub, convert):
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
 def test_file_that_differs_from_its_hash_is_refused(hub, convert, tmp_path, name):
-    hub.sent[name] = hub.files[name].replace(b"t", b"T")  # of the same length
+    hub.replacements[name] = hub.files[name].replace(b"t", b"T")  # of the same length
     with pytest.raises(FetchError, match=rf"tiny: {name} of .* has the hash [0-9a-f]+ instead of [0-9a-f]+"):
         fetch("tiny")
     assert not find_or_none("tiny")
-    hub.sent.clear()
+    hub.replacements.clear()
     fetch("tiny")  # the bad file was deleted
     assert not convert.sources[1:]
 
@@ -190,11 +190,11 @@ def find_or_none(name):
         return None
 
 
-def test_published_hash_counts_more_than_the_hub_s(hub, convert, monkeypatch, tmp_path):
-    found = hashlib.sha256(hub.files["model.safetensors"]).hexdigest()
+def test_the_published_hash_overrides_that_of_the_hub(hub, convert, monkeypatch, tmp_path):
+    digest = hashlib.sha256(hub.files["model.safetensors"]).hexdigest()
     files = (CatalogFile("model.safetensors", "0" * 64), TINY.files[1])
     monkeypatch.setitem(CATALOG, "tiny", replace(TINY, files=files))
-    with pytest.raises(FetchError, match=f"has the hash {found} instead of {'0' * 64}; it was deleted"):
+    with pytest.raises(FetchError, match=f"has the hash {digest} instead of {'0' * 64}; it was deleted"):
         fetch("tiny")
     assert not blobs(tmp_path)
 
@@ -218,15 +218,15 @@ def test_other_weights_under_the_name_are_refused(hub, convert, monkeypatch, tmp
 )
 def test_refusals_name_the_fix(hub, convert, tmp_path, status, code, reason):
     hub.status, hub.code = status, code
-    with pytest.raises(FetchError, match=reason) as caught:
+    with pytest.raises(FetchError, match=reason) as error:
         fetch("tiny")
     assert "download model.safetensors and config.json from https://huggingface.co/somebody/tiny" in str(
-        caught.value
+        error.value
     )
-    assert f"`segic convert FOLDER --out {tmp_path / 'cache/tiny.safetensors'}`" in str(caught.value)
+    assert f"`segic convert FOLDER --out {tmp_path / 'cache/tiny.safetensors'}`" in str(error.value)
 
 
-def test_no_server(hub, convert):
+def test_an_unreachable_server_is_reported(hub, convert):
     hub.close()
     with pytest.raises(FetchError, match="no answer from "):
         fetch("tiny")
@@ -251,26 +251,26 @@ def test_foreign_file_in_the_cache_is_left_alone(hub, convert, tmp_path):
 def test_joined_weights_use_cached_parts(hub, convert, monkeypatch, tmp_path):
     other = replace(TINY, name="other", repository="somebody/nothing")
     monkeypatch.setitem(CATALOG, "other", other)
-    both = CatalogEntry("both", "", "", 500_003, 0, parts=("other", "tiny"))
-    monkeypatch.setitem(CATALOG, "both", both)
-    mine = tmp_path / "cache/other.safetensors"
-    mine.parent.mkdir()
-    save_file({"head/mine": np.zeros(3, np.float32)}, mine)
+    joined = CatalogEntry("both", "", "", 500_003, 0, parts=("other", "tiny"))
+    monkeypatch.setitem(CATALOG, "both", joined)
+    cached = tmp_path / "cache/other.safetensors"
+    cached.parent.mkdir()
+    save_file({"head/mine": np.zeros(3, np.float32)}, cached)
     fetch("both")
     assert [path.name for path in convert.sources[0]] == ["other.safetensors", "model.safetensors"]
-    assert not (tmp_path / "cache/tiny.safetensors").exists()  # it lies in the joined file
+    assert not (tmp_path / "cache/tiny.safetensors").exists()  # it is part of the joined file
 
 
-def test_full_disk(hub, monkeypatch, tmp_path):
-    def full(sources, out):
+def test_a_full_disk_is_reported(hub, monkeypatch, tmp_path):
+    def raise_disk_full(sources, out):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
 
-    monkeypatch.setitem(sys.modules, "segic_jax.weights.convert", SimpleNamespace(convert=full))
+    monkeypatch.setitem(sys.modules, "segic_jax.weights.convert", SimpleNamespace(convert=raise_disk_full))
     with pytest.raises(FetchError, match=r"No space left.*free 2 MB there, or set SEGIC_CACHE"):
         fetch("tiny")
 
 
-def test_huggingface_hub_is_needed_only_here(hub, convert, monkeypatch):
+def test_a_missing_huggingface_hub_is_reported(hub, convert, monkeypatch):
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(FetchError, match="pip install huggingface_hub"):
         fetch("tiny")
@@ -296,15 +296,15 @@ except FetchError as error:
 
 
 def test_environment_of_the_hub_is_honoured(hub, tmp_path):
-    """HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, which huggingface_hub reads when it is imported."""
+    """Check HF_ENDPOINT, HF_HOME and HF_HUB_OFFLINE, which huggingface_hub reads when it is imported."""
 
-    def run(cache: str, **more: str) -> str:
-        environment = dict(os.environ, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "home"), **more)
+    def run(cache: str, **variables: str) -> str:
+        environment = dict(os.environ, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "home"), **variables)
         environment["SEGIC_CACHE"] = str(tmp_path / cache)
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
         )
-        return done.stdout.strip()
+        return process.stdout.strip()
 
     refused = run("first", HF_HUB_OFFLINE="1")
     assert refused.startswith("FetchError")
@@ -312,12 +312,12 @@ def test_environment_of_the_hub_is_honoured(hub, tmp_path):
     assert "download model.safetensors and config.json from https://huggingface.co/somebody/tiny" in refused
     assert not hub.requests
     assert run("first", HF_HUB_OFFLINE="0") == str(tmp_path / "first/tiny.safetensors")
-    asked = len(hub.requests)
+    count = len(hub.requests)
     assert run("second", HF_HUB_OFFLINE="1") == str(tmp_path / "second/tiny.safetensors")  # from HF_HOME
-    assert len(hub.requests) == asked
+    assert len(hub.requests) == count
 
 
-def test_cache_folder_by_environment(monkeypatch, tmp_path):
+def test_the_environment_sets_the_cache_folder(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("SEGIC_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -328,7 +328,7 @@ def test_cache_folder_by_environment(monkeypatch, tmp_path):
     assert cache_folder() == tmp_path / "mine"
 
 
-def test_find(monkeypatch, tmp_path):
+def test_find_returns_files_and_says_how_to_get_missing_weights(monkeypatch, tmp_path):
     monkeypatch.setenv("SEGIC_CACHE", str(tmp_path))
     assert find("").name == "emoji_tiny.safetensors"
     file = tmp_path / "mine.safetensors"
@@ -348,7 +348,7 @@ def test_find(monkeypatch, tmp_path):
         fetch("dinov2-xl")
 
 
-def test_the_real_converter(hub, monkeypatch, tmp_path):
+def test_fetched_weights_are_converted(hub, monkeypatch, tmp_path):
     import official
 
     from segic_jax.models.params import count
@@ -356,7 +356,7 @@ def test_the_real_converter(hub, monkeypatch, tmp_path):
     from segic_jax.weights.bundle import read_weights
     from segic_jax.weights.torch_names import from_torch
 
-    config = replace(official.VIT, num_heads=4)  # told only by config.json, which lies beside the weights
+    config = replace(official.VIT, num_heads=4)  # only config.json holds the number of heads
     tensors, shapes = official.backbone(config), backbone_template(config).shapes
     hub.files = {
         "model.safetensors": save(official.hugging_face(tensors)),
@@ -364,7 +364,7 @@ def test_the_real_converter(hub, monkeypatch, tmp_path):
     }
     monkeypatch.setitem(CATALOG, "tiny", replace(TINY, parameters=count(shapes)))
     weights = read_weights(fetch("tiny"))
-    assert weights.vit == replace(config, pos_offset=0.0)  # Hugging Face's way
+    assert weights.vit == replace(config, pos_offset=0.0)  # the resampling of Hugging Face
     for name, value in from_torch(tensors, shapes).items():
         np.testing.assert_array_equal(weights.backbone[name], value)
 
@@ -374,29 +374,29 @@ def test_the_real_converter(hub, monkeypatch, tmp_path):
     assert not list((tmp_path / "other").iterdir())
 
 
-def test_parameter_counts_are_those_of_the_models():
+def test_parameter_counts_equal_those_of_the_models():
     from segic_jax.config import ModelConfig, TextConfig, ViTConfig
     from segic_jax.models.clip_text import text_template
     from segic_jax.models.params import count
     from segic_jax.models.segic import backbone_template, head_template
 
-    def numbers(template, config):
-        one, two = (count(template(replace(config, depth=depth)).shapes) for depth in (1, 2))
-        return one + (config.depth - 1) * (two - one)
+    def count_at_depth(template, config):
+        shallow, deeper = (count(template(replace(config, depth=depth)).shapes) for depth in (1, 2))
+        return shallow + (config.depth - 1) * (deeper - shallow)
 
     for size in "sblg":
         for registers in (False, True):
             config = ViTConfig.dinov2(size, registers=registers)
             name = f"dinov2-{size}" + ("-reg" if registers else "")
-            assert CATALOG[name].parameters == numbers(backbone_template, config), name
+            assert CATALOG[name].parameters == count_at_depth(backbone_template, config), name
     head = count(head_template(ModelConfig(vit=ViTConfig.dinov2("l"))).shapes)
     assert CATALOG["segic-l-80k"].parameters == CATALOG["segic-l-160k"].parameters == head
-    assert CATALOG["clip-l14-text"].parameters == numbers(text_template, TextConfig())
-    whole = CATALOG["segic-l"]
-    assert whole.parameters == sum(CATALOG[part].parameters for part in whole.parts)
+    assert CATALOG["clip-l14-text"].parameters == count_at_depth(text_template, TextConfig())
+    joined = CATALOG["segic-l"]
+    assert joined.parameters == sum(CATALOG[part].parameters for part in joined.parts)
 
 
-def test_the_page_names_every_known_file():
+def test_the_documentation_names_every_known_file():
     page = (Path(module.__file__).parents[2] / "docs/weights.md").read_text("utf-8")
     for weights in CATALOG.values():
         facts = [weights.name, weights.repository, weights.mirror.rpartition("/")[2], weights.mirror_sha256]

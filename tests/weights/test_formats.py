@@ -1,4 +1,4 @@
-"""One set of weights under everybody's names gives the same parameters."""
+"""Test that weights under the names of several libraries give the same parameters."""
 
 import dataclasses
 
@@ -22,7 +22,7 @@ VITS = {
     "swiglu": dataclasses.replace(official.VIT, ffn="swiglu"),
     "swiglu and registers": dataclasses.replace(official.VIT, ffn="swiglu", **official.REGISTERS),
 }
-WAYS = {
+LAYOUTS = {
     "Meta": (lambda tensors: tensors, formats.META),
     "in chunks": (official.chunked, formats.META),
     "Hugging Face": (official.hugging_face, formats.HUGGING_FACE),
@@ -30,28 +30,28 @@ WAYS = {
 }
 
 
-def same(actual, expected):
+def assert_same(actual, expected):
     assert actual.keys() == expected.keys()
     for name in expected:
         np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kind", VITS)
-def test_backbones(kind, way):
-    config, (rename, origin) = VITS[kind], WAYS[way]
+def test_backbones_of_every_layout(kind, layout):
+    config, (rename, origin) = VITS[kind], LAYOUTS[layout]
     tensors = official.backbone(config)
     [part] = recognise(rename(tensors), config=None, what="file")
     assert (part.kind, part.origin) == ("backbone", origin)
     assert any("mask_token" in name for name in part.left_out)
     assert vit_config(part.tensors) == config
     shapes = backbone_template(config).shapes
-    same(part.parameters(shapes), from_torch(tensors, shapes))
+    assert_same(part.parameters(shapes), from_torch(tensors, shapes))
 
 
 @pytest.mark.parametrize("kind", VITS)
-def test_timm(kind):
-    """Without registers as Meta's; with them, the class token holds its position and that one is zero."""
+def test_backbones_of_timm(kind):
+    """Check timm's layout: with registers, the class token includes its position, which is zero."""
     config, tensors = VITS[kind], official.backbone(VITS[kind])
     [part] = recognise(official.timm(tensors), config=None, what="file")
     assert part.origin == (formats.META if kind == "mlp" else formats.TIMM)
@@ -59,12 +59,12 @@ def test_timm(kind):
     shapes = backbone_template(config).shapes
     params, expected = part.parameters(shapes), from_torch(tensors, shapes)
     if config.num_registers:
-        placed = expected["cls_token"] + expected["pos_embed"][:, :1]
-        np.testing.assert_array_equal(params["cls_token"] + params["pos_embed"][:, :1], placed)
+        with_position = expected["cls_token"] + expected["pos_embed"][:, :1]
+        np.testing.assert_array_equal(params["cls_token"] + params["pos_embed"][:, :1], with_position)
         expected = expected | {name: params[name] for name in ("cls_token",)}
         np.testing.assert_array_equal(params["pos_embed"][:, 1:], expected["pos_embed"][:, 1:])
         expected["pos_embed"] = params["pos_embed"]
-    same(params, expected)
+    assert_same(params, expected)
 
 
 def without_prefix(tensors):
@@ -76,41 +76,41 @@ def without_prefix(tensors):
 
 
 @pytest.mark.parametrize("rename", [lambda tensors: tensors, without_prefix])
-def test_clip(rename):
+def test_clip_with_and_without_prefix(rename):
     tensors = official.text()
     [part] = recognise(rename(official.clip_model(tensors)), config=None, what="file")
     assert (part.kind, part.origin) == ("text", formats.CLIP)
     assert text_config(part.tensors) == official.TEXT
     shapes = text_template(official.TEXT).shapes
-    same(part.parameters(shapes), from_torch(tensors, shapes))
+    assert_same(part.parameters(shapes), from_torch(tensors, shapes))
     assert any("position_ids" in name for name in part.left_out)
 
 
 def test_clip_lists_the_tensors_left_out():
     [part] = recognise(official.clip_model(official.text()), config=None, what="file")
-    beside = {"logit_scale", "visual_projection.weight", "text_projection.weight"}
-    assert beside < set(part.left_out)
+    unused = {"logit_scale", "visual_projection.weight", "text_projection.weight"}
+    assert unused < set(part.left_out)
 
 
-def test_segic_complete():
-    whole = official.segic(official.head(), official.backbone(), official.text())
-    parts = {part.kind: part for part in recognise(whole, config=None, what="file")}
+def test_a_complete_segic_has_three_parts():
+    state = official.segic(official.head(), official.backbone(), official.text())
+    parts = {part.kind: part for part in recognise(state, config=None, what="file")}
     assert parts.keys() == {"head", "backbone", "text"}
     config = model_config(parts["head"].tensors, vit_config(parts["backbone"].tensors), 112)
     assert config == official.MODEL
     shapes = head_template(config).shapes
-    same(parts["head"].parameters(shapes), from_torch(official.head(), shapes))
+    assert_same(parts["head"].parameters(shapes), from_torch(official.head(), shapes))
     left_out = {name for part in parts.values() for name in part.left_out}
     assert left_out == {"encoder.dinov2.mask_token", "pixel_mean", "pixel_std"}
 
 
-def test_segic_trained_part():
+def test_the_trained_part_of_segic_is_a_head():
     [part] = recognise(official.head(), config=None, what="file")
     assert (part.kind, part.origin, part.left_out) == ("head", formats.SEGIC, ())
 
 
 @pytest.mark.parametrize("variant", ["mlp", "reg", "swiglu", "swiglu_reg"])
-def test_goldens_show_their_configuration(golden_weights, variant):
+def test_the_configuration_of_the_goldens_is_recognised(golden_weights, variant):
     [part] = recognise(golden_weights(f"backbone_{variant}"), config=None, what="file")
     assert vit_config(part.tensors, num_heads=4) == ViTConfig(
         width=48,
@@ -123,8 +123,8 @@ def test_goldens_show_their_configuration(golden_weights, variant):
 
 @pytest.mark.parametrize(
     ("size", "registers", "numbers"),
-    # Of the hub's state dicts without mask_token, which has one number a channel (384, 768, 1024, 1536),
-    # and without registers; all eight are in test_vit.py and parity/test_hf_backbones.py.
+    # Counts exclude the hub's mask_token, a number for each channel (384, 768, 1024, 1536), and the
+    # registers; all eight models are in test_vit.py and parity/test_hf_backbones.py.
     [
         ("s", True, 22_056_192),
         ("b", False, 86_579_712),
@@ -132,8 +132,8 @@ def test_goldens_show_their_configuration(golden_weights, variant):
         ("g", False, 1_136_479_232),
     ],
 )
-def test_published_sizes(size, registers, numbers):
-    """Shapes alone give the published configuration back; nothing is allocated."""
+def test_published_configurations_are_recognised(size, registers, numbers):
+    """Recognise the published configurations from shapes alone, without allocating memory."""
     config = ViTConfig.dinov2(size, registers=registers)
     template = backbone_template(config)
     assert count(template.shapes) == numbers + registers * 4 * config.width
@@ -148,7 +148,7 @@ def test_published_sizes(size, registers, numbers):
 
 
 @pytest.mark.parametrize("hidden", [40, 64, 256, 168])
-def test_any_hidden_width_of_a_swiglu(hidden):
+def test_the_hidden_width_of_a_swiglu_is_read(hidden):
     config = dataclasses.replace(official.VIT, ffn="swiglu", mlp_ratio=1.5 * hidden / 64)
     assert config.ffn_hidden == hidden
     assert vit_config(official.backbone(config)).ffn_hidden == hidden
@@ -164,7 +164,7 @@ def test_every_fault_is_named_as_in_the_file():
     [part] = recognise(tensors, config=None, what="model.safetensors")
     with pytest.raises(ParamsError) as error:
         part.parameters(backbone_template(official.VIT).shapes)
-    for words in (
+    for message in (
         "model.safetensors",
         f" {block}norm1.weight",
         f" {block}attention.attention.key.bias",
@@ -172,21 +172,21 @@ def test_every_fault_is_named_as_in_the_file():
         f"{block}attention.attention.query.weight (3, 64), expected (64, 64)",
         "dinov2.layernorm.bias (63,), expected (64,)",
     ):
-        assert words in str(error.value)
+        assert message in str(error.value)
 
 
 @pytest.mark.parametrize("rename", [official.timm, official.chunked])
-def test_a_lost_tensor_is_named_as_in_the_file(rename):
+def test_a_missing_tensor_is_named_as_in_the_file(rename):
     config = VITS["swiglu and registers"]
     tensors = rename(official.backbone(config))
-    lost = next(name for name in tensors if name.startswith(("blocks.2.mlp", "backbone.blocks.1.2.mlp")))
-    del tensors[lost]
+    missing = next(name for name in tensors if name.startswith(("blocks.2.mlp", "backbone.blocks.1.2.mlp")))
+    del tensors[missing]
     [part] = recognise(tensors, config=None, what="file")
-    with pytest.raises(ParamsError, match=f"missing: {lost}"):
+    with pytest.raises(ParamsError, match=f"missing: {missing}"):
         part.parameters(backbone_template(config).shapes)
 
 
-def test_sizes_that_cannot_be():
+def test_inconsistent_sizes_are_refused():
     tensors = official.backbone()
     with pytest.raises(FormatError, match=r"width 64.*into 7 attention heads"):
         vit_config(tensors, num_heads=7)
@@ -218,7 +218,7 @@ def test_sizes_that_cannot_be():
         ({"vision_model.encoder.layers.0.self_attn.q_proj.weight": np.ones(1)}, "vision_model"),
     ],
 )
-def test_something_else(tensors, named):
+def test_other_models_are_refused(tensors, named):
     with pytest.raises(FormatError, match=named) as error:
         recognise(tensors, config=None, what="other.pth")
     assert "other.pth" in str(error.value)
@@ -231,6 +231,6 @@ def test_something_else(tensors, named):
         (official.hugging_face(official.backbone()), {"layer_norm_eps": 1e-5}),
     ],
 )
-def test_settings_that_shapes_do_not_show(tensors, config):
+def test_unsupported_settings_of_config_json_are_refused(tensors, config):
     with pytest.raises(FormatError, match=r"config\.json says (hidden_act|layer_norm_eps)"):
         recognise(tensors, config=config, what="folder")

@@ -1,4 +1,4 @@
-"""The .safetensors writer, read back by the safetensors library."""
+"""Read files of the .safetensors writer with the safetensors library."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ TENSORS = {
 }
 
 
-def test_every_type_and_stride_comes_back(tmp_path):
+def test_every_type_and_stride_is_read_back(tmp_path):
     path = tmp_path / "t.safetensors"
     write_safetensors(path, TENSORS, {"b": "2", "a": "é"})
     loaded = load_file(path)
@@ -51,11 +51,11 @@ def test_every_type_and_stride_comes_back(tmp_path):
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
-    one, two = tmp_path / "1", tmp_path / "2"
-    write_safetensors(one, TENSORS, {"a": "1", "b": "2"})
-    write_safetensors(two, dict(reversed(TENSORS.items())), {"b": "2", "a": "1"})
-    assert one.read_bytes() == two.read_bytes()
-    assert int.from_bytes(one.read_bytes()[:8], "little") % 8 == 0  # the data are aligned
+    first, second = tmp_path / "1", tmp_path / "2"
+    write_safetensors(first, TENSORS, {"a": "1", "b": "2"})
+    write_safetensors(second, dict(reversed(TENSORS.items())), {"b": "2", "a": "1"})
+    assert first.read_bytes() == second.read_bytes()
+    assert int.from_bytes(first.read_bytes()[:8], "little") % 8 == 0  # the data are aligned
 
 
 def test_float16_applies_to_floating_point_tensors_only(tmp_path):
@@ -67,7 +67,7 @@ def test_float16_applies_to_floating_point_tensors_only(tmp_path):
     assert loaded["int64"].dtype == np.int64
 
 
-def test_one_copy_at_a_time(tmp_path):
+def test_the_writer_copies_one_tensor_at_a_time(tmp_path):
     tensors = {str(i): np.ones((512, 512), np.float32).T for i in range(8)}  # 1 MiB each
     tracemalloc.start()
     try:
@@ -92,8 +92,8 @@ def test_what_cannot_be_written_is_named(tmp_path, name, value, message):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_file_takes_the_place_of_files_only(tmp_path):
-    """A rename would replace a device, and a name that just fits would become too long."""
+def test_only_files_are_replaced(tmp_path):
+    """Refuse devices, which a rename would replace; allow names of the maximal length."""
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "folder").mkdir()
     for name in ("pipe", "folder", "", "a\0b"):
@@ -104,8 +104,8 @@ def test_a_file_takes_the_place_of_files_only(tmp_path):
     assert sorted(map(len, os.listdir(tmp_path))) == [4, 6, 255]
 
 
-def test_a_full_disk(tmp_path):
-    """The limit on the size of a file stands in for it."""
+def test_a_full_disk_keeps_the_old_file(tmp_path):
+    """Simulate a full disk by a limit on the size of files."""
     script = (
         "import numpy as np, resource, signal, sys\n"
         "from segic_jax.weights.safetensors_file import WriteError, write_safetensors\n"
@@ -125,7 +125,7 @@ def test_a_full_disk(tmp_path):
 
 
 class Killer:
-    """A tensor whose reading ends the process, as a power cut would."""
+    """Kill the process when the tensor is read, as a power failure would."""
 
     shape, dtype = (4,), np.dtype(np.uint8)  # the narrowest type is written last
 

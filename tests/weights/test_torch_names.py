@@ -1,4 +1,4 @@
-"""Official state dicts to our names and back, losing and inventing nothing."""
+"""Test that official state dicts are renamed to our names and back without loss."""
 
 import numpy as np
 import pytest
@@ -26,17 +26,17 @@ def templates():
 
 def test_round_trip_of_a_complete_state_dict(official):
     prefixes = ("encoder.dinov2.", "encoder.text_model.text_model.", "")
-    back = {}
+    round_trip = {}
     for tensors, template, prefix in zip(split_segic(official), templates(), prefixes, strict=True):
-        back |= to_torch(from_torch(tensors, template.shapes), prefix)
-    assert set(official) - set(back) == {"encoder.dinov2.mask_token", "pixel_mean", "pixel_std"}
-    assert set(back) <= set(official)
-    for name, tensor in back.items():
+        round_trip |= to_torch(from_torch(tensors, template.shapes), prefix)
+    assert set(official) - set(round_trip) == {"encoder.dinov2.mask_token", "pixel_mean", "pixel_std"}
+    assert set(round_trip) <= set(official)
+    for name, tensor in round_trip.items():
         np.testing.assert_array_equal(tensor, official[name], err_msg=name)
 
 
-def test_views_and_shapes(official):
-    """Nothing is copied either way, and shapes go the same way as arrays."""
+def test_renaming_copies_nothing_and_maps_shapes(official):
+    """Check that both directions give views, and that shapes are mapped like arrays."""
     tensors, shapes = split_segic(official).head, templates()[2].shapes
     back = to_torch(from_torch(tensors, shapes))
     assert all(np.shares_memory(back[name], tensors[name]) for name in tensors)
@@ -45,8 +45,8 @@ def test_views_and_shapes(official):
     }
 
 
-def test_the_trained_part_alone(official):
-    """What the official training saves: 148 tensors, no encoder."""
+def test_the_trained_part_is_split_without_encoders(official):
+    """Split what the official training saves: 148 tensors without encoders."""
     head = split_segic(official).head
     assert len(head) == 148
     parts = split_segic(to_torch(from_torch(head, templates()[2].shapes)))
@@ -55,7 +55,7 @@ def test_the_trained_part_alone(official):
     assert set(parts.head) == set(head)
 
 
-def test_every_fault_is_named(official):
+def test_missing_unknown_and_wrong_tensors_are_named(official):
     head = dict(split_segic(official).head)
     shapes = templates()[2].shapes
     head["neck.0.weights"] = head.pop("neck.0.weight")
@@ -66,7 +66,7 @@ def test_every_fault_is_named(official):
         assert part in str(error.value)
 
 
-def test_a_kernel_with_an_odd_number_of_dimensions(official):
+def test_a_kernel_with_three_dimensions_is_refused(official):
     head = dict(split_segic(official).head)
     head["inst_proj.weight"] = head["inst_proj.weight"][None]
     with pytest.raises(ParamsError, match=r"inst_proj\.weight has 3 dimensions"):
