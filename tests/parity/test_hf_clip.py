@@ -7,7 +7,7 @@ import unicodedata
 import numpy as np
 import pytest
 from requirements import require_torch, require_transformers
-from tiny_text import AWKWARD, learned_merges, tokenizer_json, vocabulary
+from tiny_text import AWKWARD, learn_merges, tokenizer_json, vocabulary
 
 from segic_jax.config import TextConfig
 from segic_jax.models.clip_text import text_template
@@ -38,7 +38,7 @@ def clip_tokenizers(tmp_path_factory):
     """Return CLIPTokenizer in Python, and CLIPTokenizerFast, which AutoTokenizer gives the official code."""
     folder = tmp_path_factory.mktemp("clip")
     (folder / "vocab.json").write_text(json.dumps(vocabulary()))
-    lines = ["#version: 0.2", *(" ".join(pair) for pair in learned_merges()), ""]
+    lines = ["#version: 0.2", *(" ".join(pair) for pair in learn_merges()), ""]
     (folder / "merges.txt").write_text("\n".join(lines))
     files = {"vocab_file": str(folder / "vocab.json"), "merges_file": str(folder / "merges.txt")}
     return transformers.CLIPTokenizer(**files), transformers.CLIPTokenizerFast(**files)
