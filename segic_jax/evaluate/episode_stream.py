@@ -6,9 +6,7 @@ the batch size nor on the number of devices, workers or hosts.
 """
 
 import dataclasses
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import absl.flags
@@ -23,6 +21,7 @@ from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.engine import Decoding, Engine
 from segic_jax.models.segic import Prototypes
+from segic_jax.runtime.prefetch import prefetch_results
 
 BLOCK = 256  # episodes whose references are encoded before their targets
 SCORING_THREADS = 4
@@ -93,31 +92,36 @@ def predict_episodes(
     batches = _plan_batches(tasks, engine.rows, references)
     items = [item for batch in batches for item in batch]
     images = _read_ahead(_Read(source, items, engine.config.canvas), workers)
-    with ThreadPoolExecutor(SCORING_THREADS) as pool:
-        waiting: deque[Future[T]] = deque()
-        try:
-            for batch in batches:
-                loaded = [next(images) for _ in batch]
-                if errors := [image.error for image in loaded if image.error]:
-                    while waiting:
-                        yield waiting.popleft().result()
-                    raise DataError(errors[0])
-                batch_tasks = [item.task for item in batch if item.task is not None]
-                if not batch_tasks:
-                    for model in models.values():
-                        model.add([item.view for item in batch], [image.canvas for image in loaded])
-                    continue
-                decodings = _decode(models, batch_tasks, [image.canvas for image in loaded], no_reference)
-                for row, (task, image) in enumerate(zip(batch_tasks, loaded, strict=True)):
-                    waiting.append(pool.submit(_score, score, task, image, row, decodings, similarity))
-                while len(waiting) > max(in_flight, engine.rows):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:  # an error, or the caller stopped
-            for future in waiting:
-                future.cancel()
-            images.close()
+    errors: list[str] = []
+
+    def decode() -> Iterator[_Decoded]:
+        """Decode all targets; end at the first image that cannot be read."""
+        for batch in batches:
+            loaded = [next(images) for _ in batch]
+            errors.extend(image.error for image in loaded if image.error)
+            if errors:
+                return
+            canvases = [image.canvas for image in loaded]
+            batch_tasks = [item.task for item in batch if item.task is not None]
+            if not batch_tasks:
+                for model in models.values():
+                    model.add([item.view for item in batch], canvases)
+                continue
+            decodings = _decode(models, batch_tasks, canvases, no_reference)
+            for row, (task, image) in enumerate(zip(batch_tasks, loaded, strict=True)):
+                yield _Decoded(task, image, row, decodings)
+
+    def score_decoded(decoded: _Decoded) -> T:
+        return score(_prediction(decoded, similarity))
+
+    try:
+        yield from prefetch_results(
+            score_decoded, decode(), threads=SCORING_THREADS, limit=max(in_flight, engine.rows)
+        )
+    finally:
+        images.close()
+    if errors:
+        raise DataError(errors[0])
 
 
 class _Item(NamedTuple):
@@ -251,23 +255,24 @@ def blank(prototypes: Prototypes) -> Prototypes:
     return dataclasses.replace(prototypes, **zeros)
 
 
-def _score(
-    score: Callable[[Prediction], T],
-    task: Task,
-    image: _Image,
-    row: int,
-    decodings: Mapping[str, Decoding],
-    similarity: bool,
-) -> T:
-    """Fetch one row of the results from the device and score it."""
+class _Decoded(NamedTuple):
+    """Hold a task whose results may still be on their way from the device."""
+
+    task: Task
+    image: _Image
+    row: int  # of `decodings`
+    decodings: Mapping[str, Decoding]  # of a batch of targets
+
+
+def _prediction(decoded: _Decoded, similarity: bool) -> Prediction:
+    """Fetch one row of the results from the device."""
+    task, image, row, decodings = decoded
     assert image.target is not None
-    return score(
-        Prediction(
-            task,
-            image.target,
-            image.reference,
-            image.canvas.size,
-            np.asarray(decodings["segic"].similarity)[row, 0] if similarity else None,
-            {name: np.asarray(decoding.logits)[row, 0] for name, decoding in decodings.items()},
-        )
+    return Prediction(
+        task,
+        image.target,
+        image.reference,
+        image.canvas.size,
+        np.asarray(decodings["segic"].similarity)[row, 0] if similarity else None,
+        {name: np.asarray(decoding.logits)[row, 0] for name, decoding in decodings.items()},
     )

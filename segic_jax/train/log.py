@@ -21,9 +21,9 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from segic_jax.config import TrainConfig
+from segic_jax.runtime import progress
 from segic_jax.runtime.distributed import gather_json, is_main_host
 from segic_jax.runtime.metric_writer import MetricWriter, read_metrics
 from segic_jax.train.flops import peak_flops
@@ -45,7 +45,7 @@ class TrainingLog:
         if is_main_host():
             self._writer = MetricWriter(workdir, start_step=start, tensorboard=config.tensorboard)
             if sys.stdout.isatty():
-                self._bar = tqdm(
+                self._bar = progress.bar(
                     total=config.steps,
                     initial=start,
                     file=sys.stdout,

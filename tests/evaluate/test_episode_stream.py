@@ -7,6 +7,7 @@ import pytest
 from tiny import DiskSource, bundle
 
 from segic_jax.data.episodes import LabelledImage
+from segic_jax.errors import DataError
 from segic_jax.evaluate.episode_stream import predict_episodes
 from segic_jax.evaluate.episodes import make_tasks
 from segic_jax.inference import engine
@@ -64,6 +65,31 @@ def test_each_reference_is_encoded_once(model):
     source = CountingSource()
     predict(model, source)
     assert len(source.loaded) == 8 + 8  # each of the 8 images is once a target and once a reference
+
+
+def test_results_before_an_unreadable_target_are_given_first(model):
+    class DamagedSource(DiskSource):
+        """The target of the sixth episode cannot be read; its image can, as a reference."""
+
+        def __init__(self):
+            episodes = self.manifest("", 0, 1).episodes
+            self.damaged = episodes[5].target_view
+            self.good_reads = any(self.damaged in episode.reference_views for episode in episodes)
+
+        def load(self, view):
+            if view == self.damaged:
+                if not self.good_reads:
+                    raise DataError("the sixth target is damaged")
+                self.good_reads = False
+            return super().load(view)
+
+    source = DamagedSource()
+    tasks = make_tasks(model, source, [source.manifest("", 0, 1)])
+    results = predict_episodes({"segic": Engine(model)}, source, tasks, lambda p: p.task.index)
+    for index in range(5):
+        assert next(results) == index
+    with pytest.raises(DataError, match="the sixth target is damaged"):
+        next(results)
 
 
 def test_programs_are_compiled_once_for_all_sizes(model):

@@ -15,6 +15,7 @@ from segic_jax.data.episodes import ClassId, Episode, EpisodeSource, LabelledIma
 from segic_jax.data.images import read_grey, read_rgb, require_size
 from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json, require_original
 from segic_jax.errors import DataError
+from segic_jax.runtime.atomic_write import atomic_write
 
 IMAGE_ENDINGS = (".jpg", ".jpeg")
 
@@ -93,7 +94,7 @@ def export(source: EpisodeSource, protocol: str, out_dir: str | Path) -> int:
         The number of images.
 
     Raises:
-        DataError: `out_dir` is not empty.
+        DataError: `out_dir` is not empty, or cannot be written to.
     """
     out_dir = Path(out_dir)
     if out_dir.exists() and any(out_dir.iterdir()):
@@ -135,7 +136,7 @@ def _images(folder: Path) -> list[str]:
 
 
 def _write(path: Path, array: np.ndarray, options: list[int]) -> None:
-    path.write_bytes(cv2.imencode(path.suffix, array, options)[1].tobytes())
+    atomic_write(path, cv2.imencode(path.suffix, array, options)[1].tobytes())
 
 
 def open_folder(root: Path | str) -> FolderSource | CocoFolderSource:

@@ -6,7 +6,6 @@
 Source: INSID3 datasets/suim.py.
 """
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -16,9 +15,11 @@ from segic_jax.data.images import ENDINGS, read_grey
 from segic_jax.data.layout import find_root, list_files
 from segic_jax.data.mask_files import MaskFileSource
 from segic_jax.errors import DataError
+from segic_jax.runtime.prefetch import prefetch_results
 
 DOWNLOAD = "Kaggle, heyoujue/suim-merged (both splits; INSID3 docs/data.md)"
 IMAGES = 1635
+THREADS = 4
 NAMES = {
     "FV": "fish",
     "HD": "human diver",
@@ -38,14 +39,14 @@ def open_source(root: Path | str) -> MaskFileSource:
     """
     root = find_root(root, "SUIM", "images", DOWNLOAD)
     endings, image_names = {}, {}
-    with ThreadPoolExecutor(4) as pool:
-        for folder in NAMES:
-            masks = list_files(root / "masks" / folder, "", DOWNLOAD)
-            masks = [mask for mask in masks if Path(mask).suffix.lower() in ENDINGS]
-            non_empty = pool.map(_is_non_empty, [root / "masks" / folder / mask for mask in masks])
-            kept = [mask for mask, keep in zip(masks, non_empty, strict=True) if keep]
-            image_names[folder] = [f"{mask.split('.')[0]}.jpg" for mask in kept]
-            endings |= {(folder, mask.split(".")[0]): mask for mask in kept}
+    for folder in NAMES:
+        masks = list_files(root / "masks" / folder, "", DOWNLOAD)
+        masks = [mask for mask in masks if Path(mask).suffix.lower() in ENDINGS]
+        paths = [root / "masks" / folder / mask for mask in masks]
+        non_empty = prefetch_results(_is_non_empty, paths, threads=THREADS, limit=16 * THREADS)
+        kept = [mask for mask, keep in zip(masks, non_empty, strict=True) if keep]
+        image_names[folder] = [f"{mask.split('.')[0]}.jpg" for mask in kept]
+        endings |= {(folder, mask.split(".")[0]): mask for mask in kept}
     return MaskFileSource(
         name="suim",
         protocols=("insid3", "original"),
