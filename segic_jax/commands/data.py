@@ -46,7 +46,7 @@ class List:
 class Build:
     """Copy a benchmark into a TFDS data set in array_record files, which load faster.
 
-      segic data build fss1000 --root FSS-1000 --out tfds/
+      segic data build fss1000 --data-root FSS-1000 --out tfds/
 
     Evaluation and training then read the copy in place of the original files, with the same results. To
     resume a stopped build, repeat the command.
@@ -56,7 +56,7 @@ class Build:
     """The benchmark's name; `segic data list` shows all names."""
     out: Path
     """The folder in which to write NAME/1.0.0/."""
-    root: Path | None = None
+    data_root: Annotated[Path | None, tyro.conf.arg(aliases=["--root"])] = None
     """The folder with the original data."""
     shots: tuple[int, ...] = (1, 5)
     """The numbers of references for which to draw and store episodes."""
@@ -78,9 +78,9 @@ class Build:
         benchmark = find_benchmark(self.name)
         try:
             with record_reads() as read:  # of lists and annotations, which opening the source reads
-                source = open_benchmark(benchmark, self.root)
+                source = open_benchmark(benchmark, self.data_root)
             folder = build(
-                benchmark, source, self.root, self.out, read=read, shots=self.shots, threads=self.threads
+                benchmark, source, self.data_root, self.out, read=read, shots=self.shots, threads=self.threads
             )
         except KeyboardInterrupt:
             print("\nTo resume the build, repeat the command.", file=sys.stderr)

@@ -147,7 +147,7 @@ def test_optional_files_are_no_problem(tmp_path, capsys):
 
 def test_a_built_data_set_is_checked_without_its_original_layout(tmp_path, capsys):
     write_isic(tmp_path / "ISIC")
-    assert segic("build", "isic", "--root", tmp_path, "--out", tmp_path / "built") == 0
+    assert segic("build", "isic", "--data-root", tmp_path, "--out", tmp_path / "built") == 0
     assert segic("check", "isic", "--data-root", tmp_path / "built") == 0
     assert "No problems found." in capsys.readouterr().out
 
