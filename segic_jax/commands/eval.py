@@ -127,6 +127,7 @@ class Eval:
         if self.list:
             print(list_benchmarks())
             return None
+        self._require_counts()
         benchmark = find_benchmark(self.benchmark)
         self._refuse_other_kinds(benchmark)
         distributed.initialize(self.hosts)
@@ -141,6 +142,17 @@ class Eval:
             print(evaluation.table(result))
             print(f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}")
         return result
+
+    def _require_counts(self) -> None:
+        """Raise ConfigError, before data are read, if a number is too small."""
+        batch_size, workers = self.image_options.batch_size, self.episode_options.workers
+        for option, number, least in (
+            ("--limit", self.limit, 1),
+            ("--batch-size", batch_size, 1),
+            ("--workers", workers, 0),
+        ):
+            if number is not None and number < least:
+                raise ConfigError(f"{option} {number} must be at least {least}.")
 
     def _refuse_other_kinds(self, benchmark: "BenchmarkSpec") -> None:
         """Refuse options that the benchmark's kind would ignore.
