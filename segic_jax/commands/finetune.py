@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from segic_jax.config import Config, DataConfig, OptimConfig, SourceConfig, TrainConfig, ValidationConfig
+from segic_jax.errors import DataError
 
 
 @dataclass
@@ -39,11 +40,15 @@ class Finetune:
         """Return the configuration that the arguments describe.
 
         Raises:
+            DataError: a folder is missing.
             BundleError: the model file cannot be used.
         """
         from segic_jax.weights.bundle import load_bundle
         from segic_jax.weights.fetch import find
 
+        for option, folder in (("--data", self.data), ("--validation", self.validation)):
+            if folder is not None and not folder.is_dir():
+                raise DataError(f"{option} {folder} is not a folder: give one with a folder for each class.")
         path = str(find(self.weights).resolve())
         bundle = load_bundle(path)
         validations = () if self.validation is None else (ValidationConfig("folder", str(self.validation)),)

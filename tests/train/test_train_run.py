@@ -17,7 +17,7 @@ from layouts_training import source_configs, write_training
 from segic_jax.commands.finetune import Finetune
 from segic_jax.config import INSTANCE_PROMPT, Config, DataConfig, SourceConfig, ValidationConfig
 from segic_jax.data.training_sources import open_mixture
-from segic_jax.errors import ConfigError
+from segic_jax.errors import ConfigError, DataError
 from segic_jax.models.params import as_float32
 from segic_jax.runtime.metric_writer import read_metrics
 from segic_jax.train import run as run_module
@@ -158,13 +158,11 @@ def test_fine_tuning_improves_the_model_and_keeps_the_backbone(tmp_path):
     assert [line["step"] for line in lines if "validation/miou" in line] == [10, 20, 30]
 
 
-def test_fine_tuning_without_data_is_reported(tmp_path, capsys):
-    save_bundle(tmp_path / "start.safetensors", tiny.bundle())
-    finetune = Finetune(
-        data=tmp_path / "gone", workdir=tmp_path / "out", weights=str(tmp_path / "start.safetensors")
-    )
-    assert finetune.run() == 2
-    assert "gone" in capsys.readouterr().err
+def test_fine_tuning_without_data_is_reported(tmp_path):
+    gone = tmp_path / "gone"
+    for option, folders in (("data", {"data": gone}), ("validation", {"data": tmp_path, "validation": gone})):
+        with pytest.raises(DataError, match=rf"--{option} \S+gone is not a folder: give one with a folder"):
+            Finetune(**folders, workdir=tmp_path / "out").run()
 
 
 def test_a_file_in_place_of_the_work_directory_is_reported(tmp_path, capsys):
