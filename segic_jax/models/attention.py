@@ -1,4 +1,4 @@
-"""Softmax attention with a bounded working set, in the form that suits the platform it is compiled for.
+"""Compute softmax attention with a bounded working set, in the form that suits the target platform.
 
 No form holds [heads, queries, keys] at once where that is large: cuDNN's kernel on an NVIDIA GPU in reduced
 precision, one head after the other on a CPU, blocks of queries elsewhere. `jax.lax.platform_dependent` leaves

@@ -1,4 +1,4 @@
-"""CLIP's text tower: token ids -> one feature for each prompt.
+"""Encode prompts with CLIP's text tower: token ids -> one feature for each prompt.
 
 Attribute names are those of transformers' CLIPTextModel below `text_model`, so weights port by name.
 SegIC pools at the end-of-text token, without CLIP's text projection (model/backbone/custom_dino.py:41-54).

@@ -1,4 +1,4 @@
-"""Correspondence: from reference features and masks to the similarity map and its peak on the target.
+"""Find what corresponds to a reference: features and masks -> similarity map on the target, and its peak.
 
 Pure functions without parameters (model/segic.py:397-406, 502, 545-552, 648-664 and
 utils/misc.py:35-48, 404-438 of the official code); nothing here carries a gradient.

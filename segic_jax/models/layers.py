@@ -1,4 +1,4 @@
-"""The primitives that the official code takes from torch, channels last.
+"""Provide the primitives that the official code takes from torch, channels last.
 
 Each difference between torch and JAX defaults has its one place here: exact GELU, LayerNorm epsilon
 and variance, convolutions as matrix products (on a CPU their weight gradient is 15 times faster).

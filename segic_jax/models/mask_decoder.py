@@ -1,4 +1,4 @@
-"""Neck features and prompts -> mask logits at four times the grid, and predicted IoUs.
+"""Decode neck features and prompts to mask logits at four times the grid, and predicted IoUs.
 
 Follows model/segment_anything_training/modeling/mask_decoder.py and transformer.py, with two extensions: a
 batch holds several concepts of each image, and a token that is not valid is masked as a key in every

@@ -1,4 +1,4 @@
-"""Parameters as a flat {name: array} dictionary, and modules built around them by name.
+"""Hold parameters as a flat {name: array} dictionary, and build modules around them by name.
 
 `nnx.merge` matches leaves by position, so a dictionary in another order would permute blocks without
 warning. Everything here goes by name and checks every shape.

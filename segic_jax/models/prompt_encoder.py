@@ -1,4 +1,4 @@
-"""Points, boxes, mask prompts and tokens -> sparse and dense prompts for the mask decoder.
+"""Encode points, boxes, mask prompts and tokens as sparse and dense prompts for the mask decoder.
 
 Follows model/segment_anything_training/modeling/prompt_encoder.py:73-160, 177-220, with the mask strides
 of model/backbone/__init__.py:119-170. Where the official code concatenates whatever an image has, every

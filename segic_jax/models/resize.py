@@ -1,4 +1,4 @@
-"""Resampling equal to torch's `interpolate`, as products with small constant matrices.
+"""Resample as torch's `interpolate` does, by products with small constant matrices.
 
 Each function returns or uses weights [out, in] computed in numpy at trace time.
 """

@@ -1,4 +1,4 @@
-"""The flow of SegIC: reference images with masks -> Prototypes; target features + Prototypes -> mask logits.
+"""Run SegIC: reference images with masks -> Prototypes; target features + Prototypes -> mask logits.
 
 Pure functions over flat parameter dictionaries, to be called inside `jax.jit` (model/segic.py of the
 official code). A concept is a class or an instance; a shot is one reference mask of it.

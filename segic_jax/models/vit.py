@@ -1,4 +1,4 @@
-"""DINOv2's vision transformer: pixels on a canvas -> normalised patch tokens on a grid.
+"""Run DINOv2's vision transformer: pixels on a canvas -> normalised patch tokens on a grid.
 
 Attribute names are the official ones (dinov2/models/vision_transformer.py), so weights port by name.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints of a training under `workdir/checkpoints`, one directory per step.
+"""Save and restore the checkpoints of a training under `workdir/checkpoints`, one directory per step.
 
 Items: `params` (trained part of the head), `untrained` (its fixed arrays, so that a checkpoint and a
 backbone make a model), whatever else the training keeps (`opt_state`, `queue`), and `meta` (configuration,

@@ -1,4 +1,4 @@
-"""The forward pass of training: decode the targets, then the references by context reversal.
+"""Run the forward pass of training: decode the targets, then the references by context reversal.
 
 Reversal segments the reference with the predicted target masks as its context (segic.py:458-476). Both passes
 have the same concepts.

@@ -1,4 +1,4 @@
-"""The log of a training: `metrics.jsonl`, TensorBoard if asked for, and lines or a bar on the screen.
+"""Write the log of a training: `metrics.jsonl`, TensorBoard if asked for, and lines or a bar on the screen.
 
 `metrics.jsonl` gets a line per log interval, with the mean metrics of its steps and
     learning_rate

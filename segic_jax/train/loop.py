@@ -1,4 +1,4 @@
-"""The training loop: from batches to the head's parameters, with a log and checkpoints.
+"""Train the head in a loop: from batches to parameters, with a log and checkpoints.
 
 A training is a function of (config, seed, step): stopped at any step and started again with the same work
 directory, it gives the same bits as one without a stop.

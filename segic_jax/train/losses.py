@@ -1,4 +1,4 @@
-"""Mask losses at sampled points: logits on the low-resolution grid against labels on the canvas.
+"""Compute mask losses at sampled points: logits on the low-resolution grid, labels on the canvas.
 
 Cross-entropy and dice of PointRend / Mask2Former (utils/loss_mask.py:6-221 of the official code).
 Labels are read only at the points, logits are never enlarged.

@@ -1,4 +1,4 @@
-"""Mixed precision for any function: matrix products with bfloat16 operands and float32 sums.
+"""Run any function in mixed precision: matrix products with bfloat16 operands and float32 sums.
 
 Everything between the products stays in float32, and so do the parameters. The traced program is rewritten,
 so that models need no second way of writing a product and the products of a gradient are included. On a CPU

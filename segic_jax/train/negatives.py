@@ -1,4 +1,4 @@
-"""Negative prompts: concepts that are in neither image of a pair, whose mask is empty.
+"""Choose negative prompts: concepts that are in neither image of a pair, whose mask is empty.
 
 A queue keeps the latest pooled features of every class; a negative prompt is made of one of them and the name
 of its class (segic.py:577-614, 763-782). The queue is part of the training's state: the same on every device,

@@ -1,4 +1,4 @@
-"""The optimizer: AdamW on the trainable parameters, with a learning rate that depends on the step only."""
+"""Make the optimizer: AdamW on the trainable parameters, with a learning rate that depends on the step."""
 
 from collections.abc import Iterable
 

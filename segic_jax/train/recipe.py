@@ -1,4 +1,4 @@
-"""The official training recipe (train.py, scripts/segic_dist.sh of the official code; paper, section 4).
+"""Define the official training recipe (train.py and scripts/segic_dist.sh; paper, section 4).
 
 This module adds what the defaults of `DataConfig`, `OptimConfig` and `TrainConfig` do not give. All folders
 are below `data/`, in the layout of the official code; `--sources.0.root DIR` sets another.

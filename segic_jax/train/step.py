@@ -1,4 +1,4 @@
-"""One training step: features of both images from the frozen backbone, the loss of the head, AdamW.
+"""Make one training step: features of both images from the frozen backbone, the head's loss, AdamW.
 
 The state is {"step", "params", "opt_state", "queue"}: params are the trainable part of the head, whose fixed
 rest is an argument; the queue is that of negative prompts, empty without them. The loss is a sum over the

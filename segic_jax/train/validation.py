@@ -1,4 +1,4 @@
-"""Validation during training: scores and sample images of the same episodes every time."""
+"""Validate during training: scores and sample images of the same episodes every time."""
 
 import sys
 from collections.abc import Mapping

@@ -1,1 +1,1 @@
-"""Ablations in miniature on the embedded benchmark: `python -m studies.ablation --config FILE --out DIR`."""
+"""Run small ablations on the embedded benchmark: `python -m studies.ablation --config NAME --out DIR`."""
