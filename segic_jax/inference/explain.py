@@ -43,7 +43,7 @@ def explain_classes(
         placed: the target on the canvas.
         size: (height, width) of the target.
         chunks: matches of the Context's concepts, in order.
-        count: how many matches to list for a class, at most one a patch.
+        count: how many matches to list for a class, at most one per patch.
     """
     heat, best, index = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
     return [

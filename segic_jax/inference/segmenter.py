@@ -160,7 +160,7 @@ class Segmenter:
         """Explain each class: where the target looks like the examples, and which patches match which.
 
         Args:
-            matches: how many of the strongest matches to list for a class, at most one a patch of the target.
+            matches: how many of the strongest matches to list for a class, at most one per patch.
 
         Raises:
             DataError: as `predict`.
