@@ -69,25 +69,43 @@ def parse(arguments: Sequence[str]) -> Any:
     """
     if any("\0" in argument for argument in arguments):
         raise InputError("An argument contains a NUL byte: leave it out.")
-    import tyro
-
     name, *rest = arguments or [""]
-    settings = {
-        "config": (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
-    }
     if name in COMMANDS:  # only this command's module is imported
         command = _command(name)
         if hasattr(command, "parse"):  # its options depend on an argument: the configuration of a training
             return command.parse(rest)
-        return tyro.cli(
-            command, prog=f"segic {name}", description=inspect.getdoc(command), args=rest, **settings
-        )
-    commands = (
+        return _parse_command(command, f"segic {name}", rest)
+    return _parse_choice({name: _command(name) for name in COMMANDS}, "segic", DESCRIPTION, arguments)
+
+
+def _parse_command(command: type, program: str, arguments: Sequence[str]) -> Any:
+    """Parse the arguments of a command, or of the one of its ACTIONS that the first argument names."""
+    description = inspect.getdoc(command) or ""
+    actions: dict[str, type] | None = getattr(command, "ACTIONS", None)
+    if actions is None:
+        return _parse(command, program, description, arguments)
+    if arguments and arguments[0] in actions:
+        name, *rest = arguments
+        return _parse_command(actions[name], f"{program} {name}", rest)
+    return _parse_choice(actions, program, description, arguments)
+
+
+def _parse_choice(commands: dict[str, type], program: str, description: str, arguments: Sequence[str]) -> Any:
+    """Print the help, a line for each command, or report a wrong name of a command."""
+    import tyro
+
+    lines = (
         Annotated[command, tyro.conf.subcommand(name, description=(command.__doc__ or "").partition("\n")[0])]
-        for name, command in ((name, _command(name)) for name in COMMANDS)
+        for name, command in commands.items()
     )
-    union = functools.reduce(operator.or_, commands)
-    return tyro.cli(union, prog="segic", description=DESCRIPTION, args=arguments, **settings)
+    return _parse(functools.reduce(operator.or_, lines), program, description, arguments)
+
+
+def _parse(form: Any, program: str, description: str, arguments: Sequence[str]) -> Any:
+    import tyro
+
+    config = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagCreatePairsOff)
+    return tyro.cli(form, prog=program, description=description, args=arguments, config=config)
 
 
 def _command(name: str) -> type:

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import ClassVar
 
 import tyro
 
@@ -92,16 +92,7 @@ class Build:
         return 0
 
 
-@dataclass
 class Data:
     """List the benchmarks, check their files on disk, or build fast copies of them."""
 
-    action: (
-        Annotated[Check, tyro.conf.subcommand("check")]
-        | Annotated[List, tyro.conf.subcommand("list")]
-        | Annotated[Build, tyro.conf.subcommand("build")]
-    )
-
-    def run(self) -> int:
-        """Run the chosen action."""
-        return self.action.run()
+    ACTIONS: ClassVar = {"check": Check, "list": List, "build": Build}

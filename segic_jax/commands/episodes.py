@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, ClassVar
 
 import tyro
 
@@ -129,17 +129,7 @@ def _describe(episode: "Episode", space: str = " ") -> str:
     return f"{episode.class_id}{space}{episode.target}{space}<- {', '.join(episode.references)}"
 
 
-@dataclass
 class Episodes:
     """Work with lists of episodes: which target is predicted from which references."""
 
-    command: (
-        Annotated[Make, tyro.conf.subcommand("make")]
-        | Annotated[Show, tyro.conf.subcommand("show")]
-        | Annotated[Hash, tyro.conf.subcommand("hash")]
-        | Annotated[Diff, tyro.conf.subcommand("diff")]
-    )
-
-    def run(self) -> int:
-        """Run the chosen command."""
-        return self.command.run()
+    ACTIONS: ClassVar = {"make": Make, "show": Show, "hash": Hash, "diff": Diff}

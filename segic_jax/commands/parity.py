@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import ClassVar, Literal
 
 import tyro
 
@@ -52,15 +52,7 @@ class Goldens:
         return replay_goldens(self.folder, self.only, self.json, self.dtype)
 
 
-@dataclass
 class Parity:
     """Compare this project with the official PyTorch code."""
 
-    action: (
-        Annotated[Report, tyro.conf.subcommand("report")]
-        | Annotated[Goldens, tyro.conf.subcommand("goldens")]
-    )
-
-    def run(self) -> int:
-        """Run the chosen action."""
-        return self.action.run()
+    ACTIONS: ClassVar = {"report": Report, "goldens": Goldens}

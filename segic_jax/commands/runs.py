@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import ClassVar
 
 import tyro
 
@@ -45,12 +45,7 @@ class List:
         return 0
 
 
-@dataclass
 class Runs:
     """List trainings, or plot their curves."""
 
-    action: Annotated[Plot, tyro.conf.subcommand("plot")] | Annotated[List, tyro.conf.subcommand("list")]
-
-    def run(self) -> int:
-        """Run the chosen action."""
-        return self.action.run()
+    ACTIONS: ClassVar = {"plot": Plot, "list": List}

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import ClassVar
 
 import tyro
 
@@ -87,12 +87,7 @@ class Fetch:
         return 0
 
 
-@dataclass
 class Weights:
     """List the weights that can be fetched, or fetch one of them."""
 
-    action: Annotated[List, tyro.conf.subcommand("list")] | Annotated[Fetch, tyro.conf.subcommand("fetch")]
-
-    def run(self) -> int:
-        """Run the chosen action."""
-        return self.action.run()
+    ACTIONS: ClassVar = {"list": List, "fetch": Fetch}

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from segic_jax.commands import command_line
 from segic_jax.commands.command_line import COMMANDS, main, run_command
 
 ROOT = Path(__file__).parents[2]
@@ -40,6 +41,34 @@ def test_the_version_is_printed(segic, capsys):
 def test_help_has_examples(segic, capsys, name):
     assert segic(name, "--help") == 0
     assert f"  segic {name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "actions"),
+    [
+        ("data", ["check", "list", "build"]),
+        ("episodes", ["make", "show", "hash", "diff"]),
+        ("parity", ["report", "goldens"]),
+        ("runs", ["plot", "list"]),
+        ("weights", ["list", "fetch"]),
+    ],
+)
+def test_help_of_a_group_has_the_first_sentence_of_each_action(segic, capsys, command, actions):
+    assert segic(command, "--help") == 0
+    _, _, listing = capsys.readouterr().out.partition("subcommands")
+    entries = [" ".join(entry.replace("│", " ").split()) for entry in listing.split("•")[1:]]
+    assert [entry.split()[0] for entry in entries] == actions
+    for name, entry in zip(actions, entries, strict=True):
+        description = command_line._command(command).ACTIONS[name].__doc__.splitlines()[0]
+        assert entry.rstrip("╰─╯ ") == f"{name} {description}"
+    assert segic(command, "nonsense") == 2
+
+
+def test_help_of_an_action_has_its_examples(segic, capsys):
+    assert segic("data", "build", "--help") == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: segic data build ")
+    assert "\n  segic data build fss1000 --root FSS-1000 --out tfds/\n" in out
 
 
 def test_ctrl_c_during_the_imports_is_reported(monkeypatch, capsys):
