@@ -22,7 +22,8 @@ from jax.extend.core import Jaxpr, Var
 from benchmarks.stages import HOST, IMAGE, STAGES, VITS, Size, model
 from benchmarks.tables import digits, markdown
 from segic_jax.config import ModelConfig
-from segic_jax.train.flops import flops_of, peak_flops
+from segic_jax.runtime.topology import peak_flops
+from segic_jax.train.flops import flops_of
 
 
 @dataclass

@@ -57,6 +57,7 @@ HEAVY = (
     "commands/test_predict.py",
     "commands/test_calibrate.py",
     "commands/test_doctor.py",
+    "commands/test_plan.py",
     "inference/test_tracker.py",
     "inference/test_engine.py",
     "inference/test_presence.py",

@@ -27,6 +27,7 @@ COMMANDS = {
     "doctor": "doctor.Doctor",
     "train": "train.Train",
     "finetune": "finetune.Finetune",
+    "plan": "plan.Plan",
     "eval": "eval.Eval",
     "calibrate": "calibrate.Calibrate",
     "weights": "weights.Weights",

@@ -5,6 +5,7 @@ backbone can be sharded too.
 """
 
 import json
+import math
 import os
 import signal
 from collections.abc import Iterator, Mapping
@@ -152,18 +153,22 @@ def shard_parameters(
         params: the same full arrays in every process.
         min_size: arrays with fewer elements are replicated.
     """
-    devices = mesh.devices.size
 
     def place(value):
         value = np.asarray(value)
-        axes = [axis for axis in np.argsort(value.shape)[::-1] if value.shape[axis] % devices == 0]
-        names: list[str | None] = [None] * value.ndim
-        if value.size >= min_size and axes:
-            names[axes[0]] = "data"
-        sharding = NamedSharding(mesh, PartitionSpec(*names))
+        sharding = parameter_sharding(mesh, value.shape, min_size)
         return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
     return {name: place(value) for name, value in params.items()}
+
+
+def parameter_sharding(mesh: Mesh, shape: tuple[int, ...], min_size: int = 2**20) -> NamedSharding:
+    """Return where `shard_parameters` places a parameter of this shape."""
+    axes = [axis for axis in np.argsort(shape)[::-1] if shape[axis] % mesh.devices.size == 0]
+    names: list[str | None] = [None] * len(shape)
+    if math.prod(shape) >= min_size and axes:
+        names[axes[0]] = "data"
+    return NamedSharding(mesh, PartitionSpec(*names))
 
 
 class StopRequest:

@@ -1,4 +1,4 @@
-"""Count the floating point operations of a function, and say how fast a device can be.
+"""Count the floating point operations of a function.
 
 Operations are those of matrix products and convolutions in the traced program, so loops count as often as
 they run (XLA's cost analysis counts a loop's body once) and the number does not depend on the machine. A
@@ -6,35 +6,13 @@ multiplication and an addition are two.
 """
 
 import math
-import re
+from collections import Counter
 from collections.abc import Callable
 
 import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr
 
-# Dense bfloat16 operations a second of one JAX device, by words of its `device_kind`; the first match counts.
-# NVIDIA's data sheets give twice as much, with sparsity. Cloud TPU: cloud.google.com/tpu/docs/v6e and so on.
-PEAK_FLOPS = (
-    ("H200 NVL", 835e12),  # NVIDIA H200 data sheet
-    ("H200", 989e12),
-    ("H100 NVL", 835e12),  # NVIDIA H100 data sheet
-    ("H100 PCIe", 756e12),
-    ("H100", 989e12),  # SXM
-    ("A100", 312e12),  # NVIDIA A100 data sheet
-    ("L4", 121e12),  # NVIDIA L4 data sheet
-    ("RTX 4090", 165e12),  # NVIDIA Ada architecture paper; sums in float32
-    ("V100", 125e12),  # NVIDIA V100 data sheet; float16, for it has no bfloat16
-    ("TPU v6 lite", 918e12),
-    ("TPU v6e", 918e12),
-    ("TPU v5 lite", 197e12),
-    ("TPU v5e", 197e12),
-    ("TPU v5p", 459e12),
-    ("TPU v5", 459e12),
-    ("TPU v4", 275e12),
-    ("TPU v3", 61.5e12),  # half a chip, which is two devices
-    ("TPU v2", 22.5e12),  # half a chip
-)
-_SLOWER = {"mig", "laptop", "d"}  # a part of a card, or a slower card of nearly the same name
+Products = Counter[tuple[str, str]]  # (dtype, precision: DEFAULT, HIGH or HIGHEST) -> operations
 
 
 def count_flops(function: Callable, *arguments) -> int:
@@ -43,32 +21,67 @@ def count_flops(function: Callable, *arguments) -> int:
 
 
 def flops_of(jaxpr: Jaxpr) -> int:
-    """Return the operations of a traced program."""
-    return sum(_equation_flops(equation) for equation in jaxpr.eqns)
+    """Return the operations of a traced program; of branches, the one with the most counts."""
+    return sum(products_of(jaxpr).values())
 
 
-def peak_flops(device_kind: str) -> float | None:
-    """Return the peak of one device; None where it is not known, as for a CPU."""
-    words = set(re.findall(r"\w+", device_kind.lower()))
-    if words & _SLOWER:
-        return None
-    return next((peak for name, peak in PEAK_FLOPS if set(name.lower().split()) <= words), None)
+def products_of(jaxpr: Jaxpr, platform: str | None = None) -> Products:
+    """Return the operations of a traced program by the type of their operands.
+
+    Args:
+        platform: of code that depends on it, count what is compiled for `tpu`, `cuda` or `cpu`.
+    """
+    total: Products = Counter()
+    for equation in jaxpr.eqns:
+        total.update(_equation_products(equation, platform))
+    return total
 
 
-def _equation_flops(equation) -> int:
+def _equation_products(equation, platform: str | None) -> Products:
     name, parameters = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         shape = equation.invars[0].aval.shape
-        return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        flops = 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
+        return Counter({_kind(equation): flops})
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         outputs = kernel[parameters["dimension_numbers"].rhs_spec[0]]
-        return 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs
+        flops = 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs
+        return Counter({_kind(equation): flops})
+    if name.startswith("dot_product_attention_"):  # cuDNN: two products forward, five backward
+        queries, keys = (
+            variable.aval.shape for variable in equation.invars[:2]
+        )  # [batch, tokens, heads, channels]
+        products = 5 if "bwd" in name else 2
+        return Counter({_kind(equation): 2 * products * math.prod(queries) * keys[1]})
     if name == "cond":
-        return max(flops_of(branch.jaxpr) for branch in parameters["branches"])
-    times = parameters["length"] if name == "scan" else 1  # a while loop counts once: its length is unknown
-    return times * sum(flops_of(inner) for value in parameters.values() for inner in _inner_programs(value))
+        platforms = parameters.get("branches_platforms")
+        branches = [products_of(branch.jaxpr, platform) for branch in parameters["branches"]]
+        if platform and platforms:
+            default = platforms.index(None) if None in platforms else 0
+            matching = (i for i, names in enumerate(platforms) if names and platform in names)
+            return branches[next(matching, default)]
+        return max(branches, key=lambda products: sum(products.values()))
+    times = 1  # also of a while loop, whose length is unknown
+    if name == "scan":
+        times = parameters["length"]
+    elif name == "pallas_call":  # the program of one cell of the grid
+        times = math.prod(parameters["grid_mapping"].grid)
+    elif name == "shard_map":  # the program of one device
+        times = math.prod(parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"])
+    total: Products = Counter()
+    for value in parameters.values():
+        for inner in _inner_programs(value):
+            for kind, flops in products_of(inner, platform).items():
+                total[kind] += times * flops
+    return total
+
+
+def _kind(equation) -> tuple[str, str]:
+    precision = equation.params.get("precision")
+    precision = precision[0] if isinstance(precision, tuple) else precision
+    return equation.invars[0].aval.dtype.name, getattr(precision, "name", "DEFAULT")
 
 
 def _inner_programs(value) -> list[Jaxpr]:

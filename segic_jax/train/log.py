@@ -26,7 +26,7 @@ from segic_jax.config import TrainConfig
 from segic_jax.runtime import progress
 from segic_jax.runtime.distributed import gather_json, is_main_host
 from segic_jax.runtime.metric_writer import MetricWriter, read_metrics
-from segic_jax.train.flops import peak_flops
+from segic_jax.runtime.topology import peak_flops
 
 
 class TrainingLog:

@@ -17,7 +17,7 @@ import numpy as np
 from segic_jax.config import Config, to_dict
 from segic_jax.data.pairs import PairSource
 from segic_jax.data.pipeline import training_batches
-from segic_jax.errors import ConfigError, TrainingError
+from segic_jax.errors import TrainingError
 from segic_jax.models.params import Params, check
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.runtime import distributed
@@ -25,7 +25,7 @@ from segic_jax.train.checkpoint import METRIC, Checkpoints, fingerprint
 from segic_jax.train.flops import flops_of
 from segic_jax.train.log import TrainingLog
 from segic_jax.train.optim import learning_rate, make_optimizer, trainable_names
-from segic_jax.train.step import Frozen, State, init_state, make_train_step
+from segic_jax.train.step import Frozen, State, check_batch, init_state, make_train_step
 
 
 @runtime_checkable
@@ -67,18 +67,14 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
     SIGTERM or Ctrl-C saves a checkpoint and returns.
 
     Raises:
-        ConfigError, ParamsError: the parts do not fit each other.
+        ConfigError, ParamsError: the parts do not fit each other or the devices.
         CheckpointError: `workdir` holds another experiment, or the disk is full.
         DataError: the data cannot be used.
         TrainingError: the loss or the gradient is not finite, or too many images cannot be read.
     """
     mesh = distributed.make_mesh()
     settings = config.train
-    if settings.batch_size // settings.accumulate % mesh.size:
-        raise ConfigError(
-            f"train.batch_size {settings.batch_size} / train.accumulate {settings.accumulate} must be "
-            f"divisible by the number of devices, {mesh.size}."
-        )
+    check_batch(settings, mesh.size)
     check(parts.backbone, backbone_template(config.model.vit).shapes, "backbone parameters")
     head = head_template(config.model).init(settings.seed) if parts.head is None else parts.head
     check(head, head_template(config.model).shapes, "head parameters")

@@ -14,7 +14,8 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
-from segic_jax.config import Config, ModelConfig
+from segic_jax.config import Config, ModelConfig, TrainConfig
+from segic_jax.errors import ConfigError
 from segic_jax.models.params import Params
 from segic_jax.models.segic import extract
 from segic_jax.runtime.distributed import replicated
@@ -33,6 +34,19 @@ class Frozen(NamedTuple):
     backbone: Params
     untrained: Params  # the parameters of the head that no gradient reaches
     text_table: Float[Array, "prompts text_width"]
+
+
+def check_batch(settings: TrainConfig, devices: int) -> None:
+    """Check that each device gets equally many rows of every part of a batch.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if settings.batch_size // settings.accumulate % devices:
+        raise ConfigError(
+            f"train.batch_size {settings.batch_size} / train.accumulate {settings.accumulate} must be "
+            f"divisible by the number of devices, {devices}."
+        )
 
 
 def init_state(

@@ -2,10 +2,11 @@
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import pallas
 
 from segic_jax.config import ViTConfig
 from segic_jax.models.segic import backbone_template
-from segic_jax.train.flops import count_flops
+from segic_jax.train.flops import count_flops, flops_of, products_of
 
 
 def test_products_and_convolutions():
@@ -30,6 +31,38 @@ def test_loops_branches_and_gradients():
     assert count_flops(with_remat, square) > count_flops(
         jax.grad(lambda x: jnp.sin(jnp.sin(x @ x) @ x).sum()), square
     )
+
+
+def test_kinds_of_products_and_code_that_depends_on_the_platform():
+    def product(x):
+        return jax.lax.platform_dependent(
+            x, tpu=lambda x: (x.astype(jnp.bfloat16) @ x.astype(jnp.bfloat16)).astype(x.dtype),
+            default=lambda x: jnp.matmul(x, x, precision="highest") @ x,
+        )  # fmt: skip
+
+    once, jaxpr = 2 * 6**3, jax.make_jaxpr(product)(jnp.zeros((6, 6))).jaxpr
+    assert list(products_of(jaxpr, "tpu").values()) == [once]
+    assert {dtype for dtype, _ in products_of(jaxpr, "tpu")} == {"bfloat16"}
+    assert products_of(jaxpr, "cuda")["float32", "HIGHEST"] >= once
+    assert products_of(jaxpr, "cuda").total() == flops_of(jaxpr) == 2 * once
+
+
+def test_kernels_and_programs_of_devices():
+    """A Pallas kernel runs once a cell of its grid, a program under shard_map once a device."""
+
+    def kernel(x, y):
+        y[...] = x[...] @ x[...]
+
+    def blocks(x):
+        block = pallas.BlockSpec((8, 8), lambda i: (i, 0))
+        call = pallas.pallas_call(kernel, x, grid=(4,), in_specs=[block], out_specs=block, interpret=True)
+        return call(x)
+
+    assert count_flops(blocks, jax.ShapeDtypeStruct((32, 8), jnp.float32)) == 4 * 2 * 8**3
+    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    rows = jax.sharding.PartitionSpec("data")
+    share = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
+    assert count_flops(share, jax.ShapeDtypeStruct((8, 3), jnp.float32)) == 4 * 2 * 2 * 3 * 2
 
 
 def test_a_backbone_by_hand():

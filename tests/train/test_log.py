@@ -13,9 +13,9 @@ from segic_jax.config import TrainConfig
 from segic_jax.errors import DataError
 from segic_jax.evaluate.report import CAPTION, TILE
 from segic_jax.runtime.metric_writer import FILE, read_metrics
+from segic_jax.runtime.topology import peak_flops
 from segic_jax.train import log as log_module
 from segic_jax.train import validation
-from segic_jax.train.flops import peak_flops
 from segic_jax.train.log import TrainingLog
 from segic_jax.train.validation import draw_samples
 

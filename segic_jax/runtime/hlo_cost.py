@@ -1,0 +1,431 @@
+"""Estimate the memory traffic and the collectives of a compiled program from its HLO text.
+
+XLA's cost analysis counts the body of a loop once. Here a loop counts as often as it runs, wherever the text
+says how often. Like XLA's analysis, an instruction outside of fusions reads its operands from memory and
+writes its result to it, and slices touch only what they take. Arrays in a chip's own memory (`S(1)` in the
+layout of a TPU) cost nothing.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import NamedTuple
+
+COLLECTIVES = (
+    "all-reduce",
+    "all-gather",
+    "reduce-scatter",
+    "all-to-all",
+    "ragged-all-to-all",
+    "collective-permute",
+    "collective-broadcast",
+)
+# Instructions that only name, group or reinterpret arrays.
+_FREE = {
+    "parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "add-dependency",
+    "opt-barrier", "partition-id", "replica-id", "domain",
+}  # fmt: skip
+_SLICES = {"slice", "dynamic-slice", "gather"}  # read as much as they return
+_SAME_ELEMENTS = {"bitcast", "reshape", "copy", "convert", "transpose"}
+_BITS = {"pred": 8, "token": 0, "opaque": 0}
+_ARRAY = re.compile(r"(\w+)\[([^\]]*)\](?:\{([^}]*)\})?")
+_LINE = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = ")
+_CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'"?known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*[:=]\s*"?(\d+)')
+_OP_NAME = re.compile(r'op_name="([^"]*)"')
+_FRAME = re.compile(r"stack_frame_id=(\d+)")
+_TABLE_ENTRY = re.compile(r'(\d+) (?:"(.*)"|\{(.*)\})$')
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """Represent a line of the text."""
+
+    name: str
+    shape: str  # of the result, with layouts
+    opcode: str
+    operands: tuple[str, ...]  # names
+    attributes: str  # what follows the operands
+    is_root: bool
+    value: str = ""  # of a constant
+
+    def called(self, attribute: str) -> str | None:
+        """Return the computation that an attribute such as `calls` or `body` names."""
+        return next((name for key, name in _CALLED.findall(self.attributes) if key == attribute), None)
+
+
+class Source(NamedTuple):
+    """Say where in the Python program an instruction comes from."""
+
+    files: tuple[str, ...]  # of the call, the innermost first; empty where the compiler does not say
+    is_backward: bool  # part of a gradient
+
+
+@dataclass
+class Cost:
+    """Hold the costs of a program on one device."""
+
+    bytes: float = 0.0  # read from memory and written to it
+    collectives: Counter = field(default_factory=Counter)  # kind -> how often
+    collective_bytes: Counter = field(default_factory=Counter)  # kind -> bytes of the larger side
+    sent_bytes: float = 0.0  # that leave the device, at least
+    unknown_loops: int = 0  # that the text does not say the length of: they count once
+    by_source: Counter = field(default_factory=Counter)  # Source -> bytes
+
+    def add(self, other: "Cost", times: int = 1) -> None:
+        """Add the cost of a computation that runs `times` times."""
+        self.bytes += times * other.bytes
+        self.sent_bytes += times * other.sent_bytes
+        self.unknown_loops += other.unknown_loops
+        for mine, theirs in (
+            (self.collectives, other.collectives),
+            (self.collective_bytes, other.collective_bytes),
+            (self.by_source, other.by_source),
+        ):
+            for key, value in theirs.items():
+                mine[key] += times * value
+
+
+def program_cost(text: str, *, devices: int = 1, loops: bool = True, on_chip: bool = True) -> Cost:
+    """Return the cost of a compiled program.
+
+    Args:
+        text: `compiled.as_text()`.
+        devices: of the program, for collectives that name no groups.
+        loops: False counts the body of a loop once, as XLA does.
+        on_chip: whether memory spaces other than 0 are inside of the chip; False counts them as well.
+    """
+    return _Program(text, devices, loops, on_chip).cost
+
+
+def shape_bytes(shape: str, *, on_chip: bool = False) -> int:
+    """Return the bytes of an array or a tuple, with the padding of its tiles.
+
+    Args:
+        shape: such as `bf16[4,100]{1,0:T(8,128)(2,1)}`.
+        on_chip: leave out arrays whose layout names a memory space.
+    """
+    total = 0
+    for dtype, sizes, layout in _ARRAY.findall(shape):
+        if on_chip and re.search(r"S\([1-9]\d*\)", layout):
+            continue
+        dimensions = [int(size.lstrip("<=")) for size in sizes.split(",") if size.strip()]
+        order, _, tiling = layout.partition(":")
+        tile = re.search(r"T\(([\d,]+)\)", tiling)
+        if tile and dimensions and order:
+            physical = [dimensions[int(axis)] for axis in reversed(order.split(","))]
+            tiles = [int(size) for size in tile[1].split(",")]
+            physical = [1] * (len(tiles) - len(physical)) + physical
+            for axis, size in enumerate(reversed(tiles), 1):
+                physical[-axis] = -(-physical[-axis] // size) * size
+            dimensions = physical
+        total += math.prod(dimensions) * _bits(dtype) // 8
+    return total
+
+
+def _bits(dtype: str) -> int:
+    if dtype in _BITS:
+        return _BITS[dtype]
+    match = re.match(r"[a-z]+(\d+)", dtype)
+    return int(match[1]) if match else 0
+
+
+def parse_program(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    """Return the instructions of every computation by its name, and the name of the entry."""
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", None
+    for line in text.splitlines():
+        if current is None:
+            if line.endswith("{") and "->" in line:
+                name = line.removeprefix("ENTRY ").lstrip("%").split(" ")[0].split("(")[0]
+                entry = name if line.startswith("ENTRY ") else entry
+                current = computations.setdefault(name, [])
+        elif line.startswith("}"):
+            current = None
+        elif match := _LINE.match(line):
+            current.append(_parse_instruction(match, line[match.end() :]))
+    return computations, entry
+
+
+def _parse_instruction(match: re.Match, rest: str) -> Instruction:
+    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
+    shape, rest = rest[:end], rest[end:].lstrip()
+    opcode, _, rest = rest.partition("(")
+    if opcode == "constant":
+        return Instruction(match[2], shape, opcode, (), "", bool(match[1]), rest.partition(")")[0])
+    end = _closing("(" + rest, 0)
+    operands = tuple(re.findall(r"%([\w.\-]+)", rest[: end - 1]))
+    value = rest[: end - 1] if opcode == "parameter" else ""
+    return Instruction(match[2], shape, opcode, operands, rest[end:], bool(match[1]), value)
+
+
+def _closing(text: str, start: int) -> int:
+    """Return the index of the parenthesis that closes the one at `start`."""
+    depth = 0
+    for index in range(start, len(text)):
+        depth += (text[index] == "(") - (text[index] == ")")
+        if depth == 0:
+            return index
+    return len(text)
+
+
+class _Program:
+    """Walk the computations of a program; each is counted once and used as often as it runs."""
+
+    def __init__(self, text: str, devices: int, loops: bool, on_chip: bool):
+        self._computations, self._entry = parse_program(text)
+        self._by_name = {
+            name: {instruction.name: instruction for instruction in instructions}
+            for name, instructions in self._computations.items()
+        }
+        self._devices, self._loops, self._on_chip = devices, loops, on_chip
+        self._costs: dict[str, Cost] = {}
+        self._frames = _parse_frames(text)
+
+    @cached_property
+    def cost(self) -> Cost:
+        return self._computation(self._entry)
+
+    def _computation(self, name: str) -> Cost:
+        if name not in self._costs:
+            total = Cost()
+            for instruction in self._computations.get(name, ()):
+                self._add(total, name, instruction)
+            self._costs[name] = total
+        return self._costs[name]
+
+    def _add(self, total: Cost, computation: str, instruction: Instruction) -> None:
+        """Add what one instruction costs outside of a fusion."""
+        opcode = instruction.opcode
+        if opcode in _FREE or opcode.endswith(("-done", "-update")):
+            return
+        if opcode == "while":
+            body, condition = instruction.called("body"), instruction.called("condition")
+            trips = self._trips(computation, instruction) if self._loops else 1
+            if trips is None:
+                total.unknown_loops += 1
+                trips = 1
+            for name in (body, condition):
+                total.add(self._computation(name or ""), trips)
+            return
+        if opcode == "conditional":
+            branches = _BRANCHES.search(instruction.attributes)
+            names = re.findall(r"[\w.\-]+", branches[1]) if branches else []
+            names += [instruction.called(f"{side}_computation") or "" for side in ("true", "false")]
+            costs = [self._computation(name) for name in names if name]
+            total.add(max(costs, key=lambda cost: cost.bytes, default=Cost()))
+            return
+        if opcode == "call" or opcode == "async-start":
+            total.add(self._computation(instruction.called("calls") or instruction.called("to_apply") or ""))
+            return
+        base = opcode.removesuffix("-start")
+        if base in COLLECTIVES:
+            self._add_collective(total, computation, instruction, base)
+        moved = self._moved(computation, instruction, base)
+        total.bytes += moved
+        total.by_source[self._source(computation, instruction)] += moved
+        if opcode == "fusion":  # TPUs compute while they send
+            for inner in self._inside(instruction.called("calls")):
+                if inner[1].opcode.removesuffix("-start") in COLLECTIVES:
+                    self._add_collective(total, *inner, inner[1].opcode.removesuffix("-start"))
+
+    def _source(self, computation: str, instruction: Instruction) -> Source:
+        """Return where an instruction comes from; a copy that the compiler adds, where it is first used."""
+        for _ in range(8):
+            frame, name = _FRAME.search(instruction.attributes), _OP_NAME.search(instruction.attributes)
+            if frame:
+                is_backward = name is not None and "transpose(" in name[1]
+                return Source(self._frames.get(int(frame[1]), ()), is_backward)
+            user = self._first_users(computation).get(instruction.name)
+            if user is None or user.opcode in ("tuple", "while"):
+                break
+            instruction = user
+        return Source((), False)
+
+    @cache  # noqa: B019 - a program lives as long as its walk
+    def _first_users(self, computation: str) -> dict[str, Instruction]:
+        users: dict[str, Instruction] = {}
+        for instruction in self._computations[computation]:
+            for operand in instruction.operands:
+                users.setdefault(operand, instruction)
+        return users
+
+    def _inside(self, name: str | None) -> Iterator[tuple[str, Instruction]]:
+        for instruction in self._computations.get(name or "", ()):
+            yield name or "", instruction
+            if instruction.opcode in ("fusion", "call", "async-start"):
+                yield from self._inside(instruction.called("calls") or instruction.called("to_apply"))
+
+    def _bytes(self, shape: str) -> int:
+        return shape_bytes(shape, on_chip=self._on_chip)
+
+    def _operand(self, computation: str, name: str) -> str:
+        operand = self._by_name[computation].get(name)
+        return operand.shape if operand else ""
+
+    def _moved(self, computation: str, instruction: Instruction, base: str) -> int:
+        """Return the bytes that an instruction reads and writes; those of arrays on the chip are 0."""
+        shape = _result(instruction.shape, instruction.opcode)
+        result = self._bytes(shape)
+        operands = [self._bytes(self._operand(computation, name)) for name in instruction.operands]
+        if base == "fusion":
+            return self._fusion(instruction, result, operands)
+        if base in _SLICES:
+            return result + min(operands[0], shape_bytes(shape)) + sum(operands[1:])
+        if base == "dynamic-update-slice":
+            update = shape_bytes(self._operand(computation, instruction.operands[1]))
+            return operands[1] + min(result, update)
+        if base == "scatter":  # operands, indices, updates
+            updates = sum(operands[len(operands) // 2 + 1 :])
+            return 3 * updates + operands[len(operands) // 2]
+        if base == "custom-call":
+            estimate = re.search(r'"?bytes_accessed"?:\s*"?(\d+)', instruction.attributes)
+            if 'custom_call_target="AllocateBuffer"' in instruction.attributes:
+                return 0
+            return max(int(estimate[1]) if estimate else 0, result + sum(operands))
+        return result + sum(operands)
+
+    def _fusion(self, instruction: Instruction, result: int, operands: list[int]) -> int:
+        name = instruction.called("calls") or ""
+        parameters = {
+            int(inner.value or 0): inner
+            for inner in self._computations.get(name, ())
+            if inner.opcode == "parameter"
+        }
+        read = 0
+        for index, size in enumerate(operands):
+            parameter = parameters.get(index)
+            read += size if parameter is None or not size else min(size, self._read(name, parameter.name))
+        return read + (self._written(name, result) if result else 0)
+
+    def _read(self, computation: str, name: str) -> int:
+        """Return the bytes that a fused computation reads of one of its values."""
+        value, total = self._by_name[computation][name], 0
+        size = shape_bytes(value.shape)
+        for user in self._computations[computation]:
+            for position, operand in enumerate(user.operands):
+                if operand != name:
+                    continue
+                if user.opcode in _SLICES and position == 0:
+                    total += shape_bytes(user.shape)
+                elif user.opcode == "dynamic-update-slice" and position == 0:
+                    pass  # in place
+                elif user.opcode in _SAME_ELEMENTS and not user.is_root:
+                    share = size / max(shape_bytes(user.shape), 1)
+                    total += round(share * self._read(computation, user.name))
+                elif user.opcode == "fusion":
+                    inner = user.called("calls") or ""
+                    parameters = (i for i in self._computations[inner] if i.opcode == "parameter")
+                    total += next(
+                        (self._read(inner, i.name) for i in parameters if int(i.value or 0) == position), size
+                    )
+                else:
+                    total += size
+        return min(size, total)
+
+    def _written(self, computation: str, result: int) -> int:
+        """Return the bytes that a fused computation writes; an update in place writes only the update."""
+        by_name = self._by_name.get(computation, {})
+        root = next((value for value in by_name.values() if value.is_root), None)
+        if root is None:
+            return result
+        outputs = [by_name[name] for name in root.operands] if root.opcode == "tuple" else [root]
+        written = 0
+        for output in outputs:
+            shape = output.shape
+            while output.opcode in ("bitcast", "copy", "convert", "reshape") and output.operands:
+                output = by_name[output.operands[0]]
+            if output.opcode == "dynamic-update-slice":
+                shape = by_name[output.operands[1]].shape
+            elif output.opcode == "fusion" and output is not root:
+                inner = output.called("calls") or ""
+                written += self._written(inner, self._bytes(shape))
+                continue
+            written += shape_bytes(shape)
+        return min(result, written)
+
+    def _trips(self, computation: str, loop: Instruction) -> int | None:
+        """Return how often a loop runs: as its attributes say, else from a comparison with a constant."""
+        if match := _TRIPS.search(loop.attributes):
+            return int(match[1])
+        values = [value for _, value in self._inside(loop.called("condition"))]
+        constants = [
+            value.value for value in values if value.opcode == "constant" and value.shape[:3] == "s32"
+        ]
+        comparisons = [value.attributes for value in values if value.opcode == "compare"]
+        if len(constants) == 1 and len(comparisons) == 1 and "direction=LT" in comparisons[0]:
+            return int(constants[0]) if constants[0].isdecimal() else None
+        return None
+
+    def _add_collective(self, total: Cost, computation: str, instruction: Instruction, kind: str) -> None:
+        result = shape_bytes(_result(instruction.shape, instruction.opcode))
+        operands = sum(shape_bytes(self._operand(computation, name)) for name in instruction.operands)
+        payload = max(result, operands)
+        group = _group_size(instruction.attributes) or self._devices
+        total.collectives[kind] += 1
+        total.collective_bytes[kind] += payload
+        # A ring sends each part once around, a sum twice.
+        rounds = {"all-reduce": 2 * (group - 1) / group, "collective-permute": 1.0}
+        total.sent_bytes += payload * rounds.get(kind, (group - 1) / group)
+
+
+def _parse_frames(text: str) -> dict[int, tuple[str, ...]]:
+    """Return the files of every stack frame, the innermost first, from the tables before the computations."""
+    tables: dict[str, dict[int, str]] = {}
+    current: dict[int, str] = {}
+    for line in text.splitlines()[1:]:
+        if line.endswith("{") and "->" in line:
+            break
+        if match := _TABLE_ENTRY.match(line):
+            current[int(match[1])] = match[2] or match[3]
+        elif line:
+            current = tables.setdefault(line, {})
+
+    def field_of(table: str, key: int, name: str) -> int:
+        match = re.search(rf"\b{name}=(\d+)", tables.get(table, {}).get(key, ""))
+        return int(match[1]) if match else 0
+
+    # The first frame has no parent; where it names itself, all parents are counted from 1.
+    offset = field_of("StackFrames", 1, "parent_frame_id")
+    frames: dict[int, tuple[str, ...]] = {}
+    for key in sorted(tables.get("StackFrames", {})):
+        location = field_of("StackFrames", key, "file_location_id")
+        file = tables.get("FileNames", {}).get(field_of("FileLocations", location, "file_name_id"), "")
+        parent = field_of("StackFrames", key, "parent_frame_id") - offset
+        frames[key] = (file, *frames.get(parent, ()))
+    return frames
+
+
+def _result(shape: str, opcode: str) -> str:
+    """Return the part of a shape that an instruction writes: the start of an asynchronous one holds more."""
+    if not opcode.endswith("-start") or not shape.startswith("(") or opcode == "all-reduce-start":
+        return shape
+    parts = _elements(shape)
+    return parts[0] if opcode == "copy-start" or len(parts) < 2 else parts[1]
+
+
+def _elements(shape: str) -> list[str]:
+    """Split a tuple's shape into its elements."""
+    parts, depth, start = [], 0, 1
+    for index, character in enumerate(shape):
+        depth += (character in "([{") - (character in ")]}")
+        if (character == "," and depth == 1) or depth == 0:
+            parts.append(shape[start:index].strip())
+            start = index + 1
+    return parts
+
+
+def _group_size(attributes: str) -> int | None:
+    """Return how many devices exchange data in a collective."""
+    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
+        return int(match[2])
+    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
+        return len(match[1].split(","))
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
+        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", match[1])}
+        return math.prod(sizes.get(name, 1) for name in re.findall(r"'([^']+)'", match[2]))
+    return None
