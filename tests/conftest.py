@@ -99,6 +99,7 @@ UNCHECKED = (
     "parity",
     "studies",
     "commands/test_doctor.py",
+    "commands/test_plan.py",
     "data/test_build.py",
     "train/test_forward.py",
     "train/test_pretrain.py",
