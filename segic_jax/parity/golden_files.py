@@ -38,8 +38,8 @@ _IMAGES = (
     ("mid.images", "mid.ori_size", "mid.image_embeddings"),
 )
 _PROMPTS = tuple(
-    (f"mid.{which}input_ids", f"mid.{which}attention_mask", f"mid.{which}text_features")
-    for which in ("", "tgt_", "ref_")
+    (f"mid.{prefix}input_ids", f"mid.{prefix}attention_mask", f"mid.{prefix}text_features")
+    for prefix in ("", "tgt_", "ref_")
 )
 
 

@@ -129,10 +129,10 @@ def _compare_pair(dump: Dump, index: int) -> Pair:
     )
 
 
-def _crop_canvas(arrays: Arrays, which: str) -> RGBImage:
+def _crop_canvas(arrays: Arrays, suffix: str) -> RGBImage:
     """Return an image on the canvas without the padding."""
-    height, width = arrays[f"in.ori_size{which}"][0]
-    canvas = np.moveaxis(arrays[f"in.image{which}"][0], 0, -1)
+    height, width = arrays[f"in.ori_size{suffix}"][0]
+    canvas = np.moveaxis(arrays[f"in.image{suffix}"][0], 0, -1)
     return np.rint(canvas[:height, :width]).clip(0, 255).astype(np.uint8)
 
 

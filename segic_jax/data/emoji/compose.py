@@ -76,10 +76,10 @@ def _spread(rng, count: int) -> np.ndarray:
     return chosen
 
 
-def _paste(rng, scene, labels, which, label, centre, style) -> int:
+def _paste(rng, scene, labels, drawing, label, centre, style) -> int:
     """Paste one object and return how many pixels it has inside and outside the image."""
     size = scene.shape[0]
-    matrix, source = _placed(rng, which, size, centre, style)
+    matrix, source = _placed(rng, drawing, size, centre, style)
     source = _recoloured(rng, source, style)
     height, width = source.shape[:2]
     corners = matrix @ np.array([[0, width, width, 0], [0, 0, height, height], [1, 1, 1, 1]], np.float64)
@@ -96,9 +96,9 @@ def _paste(rng, scene, labels, which, label, centre, style) -> int:
     return int((source[..., 3] > 127).sum() * area)
 
 
-def _placed(rng, which, size, centre, style) -> tuple[np.ndarray, np.ndarray]:
+def _placed(rng, drawing, size, centre, style) -> tuple[np.ndarray, np.ndarray]:
     """Draw the affine map from sprite to scene pixels, and choose the resolution of the sprite."""
-    full, reduced = sprite(*which)
+    full, reduced = sprite(*drawing)
     longest = rng.uniform(style.smallest, style.largest) * size
     source = reduced if longest < 0.6 * max(full.shape) else full
     height, width = source.shape[:2]

@@ -92,12 +92,12 @@ def check(root: Path) -> list[CheckLine]:
     except DataError as error:
         return [CheckLine("COCO val2017", "missing", problem=str(error))]
     image_names = {view.image_name for view in source.views()}
-    found = sum((source.root / "val2017" / image_name).is_file() for image_name in image_names)
+    on_disk = sum((source.root / "val2017" / image_name).is_file() for image_name in image_names)
     gone = f"some are missing from {source.root / 'val2017'}: unpack them again."
     return [
         CheckLine("classes", len(source.coco.categories), 80),
         CheckLine("annotated images", len(image_names), 4952),
-        CheckLine("of them on disk", found, len(image_names), "" if found == len(image_names) else gone),
+        CheckLine("of them on disk", on_disk, len(image_names), "" if on_disk == len(image_names) else gone),
     ]
 
 

@@ -69,9 +69,9 @@ def check(root: Path) -> list[CheckLine]:
         source = Fss1000Source(root)
     except DataError as error:
         return [CheckLine("FSS-1000", "missing", problem=str(error))]
-    found = sum((source.root / name).is_dir() for name in source.image_names)
+    classes = sum((source.root / name).is_dir() for name in source.image_names)
     paths = [source.paths(view) for view in source.views()]
-    lines = [CheckLine("test classes", found, len(source.image_names))]
+    lines = [CheckLine("test classes", classes, len(source.image_names))]
     for what, files in zip(("images", "masks"), zip(*paths, strict=True), strict=True):
         gone = [path for path in files if not path.is_file()]
         problem = f"{gone[0]} is missing: get it from {DOWNLOAD}." if gone else ""

@@ -126,13 +126,13 @@ def check(root: Path) -> list[CheckLine]:
     except DataError as error:
         return [CheckLine("iSAID", "missing", problem=str(error))]
     patches = {view.image_name for view in source.views()}
-    found = sum((source.root / "val/images" / f"{patch}.png").is_file() for patch in patches)
+    on_disk = sum((source.root / "val/images" / f"{patch}.png").is_file() for patch in patches)
     lines = sum(map(len, source.lines))
     gone = f"some are missing from {source.root / 'val/images'}: unpack them again."
     return [
         CheckLine("lines of the lists", lines),
         CheckLine("patches of the lists", len(patches)),
-        CheckLine("of them on disk", found, len(patches), "" if found == len(patches) else gone),
+        CheckLine("of them on disk", on_disk, len(patches), "" if on_disk == len(patches) else gone),
         CheckLine("patches on disk", sum(1 for _ in (source.root / "val/images").glob("*.png")), 6363),
     ]
 

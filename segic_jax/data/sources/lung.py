@@ -45,12 +45,12 @@ def check(root: Path) -> list[CheckLine]:
     """Count images and masks."""
     try:
         source = open_source(root)
-        found = len(
+        images = len(
             list_files(find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD) / "CXR_png", ".png", DOWNLOAD)
         )
     except DataError as error:
         return [CheckLine("chest X-rays", "missing", problem=str(error))]
-    return [CheckLine("images", found, 800), CheckLine("masks", len(source.image_names[0]), 704)]
+    return [CheckLine("images", images, 800), CheckLine("masks", len(source.image_names[0]), 704)]
 
 
 BENCHMARK = BenchmarkSpec(

@@ -194,7 +194,7 @@ def check(root: Path) -> list[CheckLine]:
         return [CheckLine("LVIS-92i", "missing", problem=str(error))]
     classes = sum(len(image_names) > 1 for image_names in source.image_names.values())
     image_names = {image_name for image_names in source.image_names.values() for image_name in image_names}
-    found = sum((source.root / "coco" / image_name).is_file() for image_name in image_names)
+    on_disk = sum((source.root / "coco" / image_name).is_file() for image_name in image_names)
     try:
         names, damage = len(source._json().categories) if source.json_path() else 0, ""
     except DataError as error:
@@ -203,7 +203,7 @@ def check(root: Path) -> list[CheckLine]:
     gone = f"some are missing from {source.root / 'coco'}: unpack COCO's train2017 and val2017 there."
     return [
         CheckLine("classes of more than 1 image", classes, CLASSES, "" if classes == CLASSES else other),
-        CheckLine("images", found, len(image_names), "" if found == len(image_names) else gone),
+        CheckLine("images", on_disk, len(image_names), "" if on_disk == len(image_names) else gone),
         CheckLine(
             "class names and protocol segic, of lvis_v1_val.json (may be missing)", names, None, damage
         ),

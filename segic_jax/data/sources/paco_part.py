@@ -258,7 +258,7 @@ def check(root: Path) -> list[CheckLine]:
     except DataError as error:
         return [CheckLine("PACO-Part", "missing", problem=str(error))]
     image_names = {image_name for image_names in source.image_names.values() for image_name in image_names}
-    found = sum((source.root / "coco" / image_name).is_file() for image_name in image_names)
+    on_disk = sum((source.root / "coco" / image_name).is_file() for image_name in image_names)
     drawn = sum(len(source.fold_classes(fold, 1)) for fold in range(FOLDS))
     other = f"not the published lists: get {DOWNLOAD}."
     gone = f"some are missing from {source.root / 'coco'}: unpack COCO's train2017 and val2017 there."
@@ -270,7 +270,9 @@ def check(root: Path) -> list[CheckLine]:
             "" if len(source.train_classes) == CLASSES else other,
         ),
         CheckLine("classes drawn for 1 shot", drawn, DRAWN, "" if drawn == DRAWN else other),
-        CheckLine("validation images", found, len(image_names), "" if found == len(image_names) else gone),
+        CheckLine(
+            "validation images", on_disk, len(image_names), "" if on_disk == len(image_names) else gone
+        ),
     ]
 
 

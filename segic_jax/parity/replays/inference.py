@@ -68,10 +68,10 @@ class Stages(NamedTuple):
 def replay_inference(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
     """Check segic_infer_*.npz: one reference image with all masks."""
     label = check.input("in.label_dual")
-    images = [check.input(f"in.image{which}") for which in ("", "_dual")]
-    sizes = [check.input(f"in.ori_size{which}") for which in ("", "_dual")]
-    for which in ("", "_dual"):
-        _check_resized(check, which, label.shape[-1])
+    images = [check.input(f"in.image{suffix}") for suffix in ("", "_dual")]
+    sizes = [check.input(f"in.ori_size{suffix}") for suffix in ("", "_dual")]
+    for suffix in ("", "_dual"):
+        _check_resized(check, suffix, label.shape[-1])
     check.equal("in.counts", [len(label)])
     names = zip(check.input("in.class_name"), check.input("in.is_inst"), strict=True)
     prompts = [INSTANCE_PROMPT if is_instance else class_prompt(str(name)) for name, is_instance in names]
@@ -100,11 +100,11 @@ def replay_semseg(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike)
     label, target = check.input("in.ref_label"), check.input("in.image")
     classes = len(label)
     tokens = {}
-    for which, count in (("tgt", len(target)), ("ref", classes)):
-        ids, mask = (check.input(f"mid.{which}_{name}") for name in ("input_ids", "attention_mask"))
-        tokens[which] = ids.astype(np.int32), mask.astype(bool)
-        names = check.input("in.class_name") if which == "ref" else count * [EMPTY_PROMPT]
-        check.equal(f"mid.{which}_prompts", [class_prompt(str(name)) for name in names])
+    for side, count in (("tgt", len(target)), ("ref", classes)):
+        ids, mask = (check.input(f"mid.{side}_{name}") for name in ("input_ids", "attention_mask"))
+        tokens[side] = ids.astype(np.int32), mask.astype(bool)
+        names = check.input("in.class_name") if side == "ref" else count * [EMPTY_PROMPT]
+        check.equal(f"mid.{side}_prompts", [class_prompt(str(name)) for name in names])
     ids, mask = (np.concatenate(parts) for parts in zip(tokens["tgt"], tokens["ref"], strict=True))
     inputs = Inputs(
         images=channels_last(np.concatenate([target, check.input("in.ref_image")])),
@@ -117,9 +117,9 @@ def replay_semseg(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike)
     )
     stages = _run(goldens.segic(target.shape[-1]), inputs, dtype)
     check.close("mid.tgt_encoder_in", channels_first(stages.head.pixels[:1]))
-    for which, rows in (("tgt", slice(0, 1)), ("ref", slice(1, None))):
-        check.close(f"mid.{which}_text_features", stages.text[rows])
-        check.close(f"mid.{which}_image_embeddings", channels_first(stages.features[rows]))
+    for side, rows in (("tgt", slice(0, 1)), ("ref", slice(1, None))):
+        check.close(f"mid.{side}_text_features", stages.text[rows])
+        check.close(f"mid.{side}_image_embeddings", channels_first(stages.features[rows]))
     check.close("out.prompt_tokens", stages.head.decoded.tokens[0, :, :1])
     check.close("out.inst_feats", stages.head.prototypes.visual[0])
     _check_decoding(check, "mid.tgt_", stages)
@@ -131,16 +131,16 @@ def replay_semseg(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike)
     check.equal("out.full_masks", masks[:, None])
 
 
-def _check_resized(check: Checker, which: str, canvas: int) -> None:
+def _check_resized(check: Checker, suffix: str, canvas: int) -> None:
     """Check the official `Resize` of the file's images, before our canvas rounds them."""
-    image, label = (check.input(f"in.orig_{kind}{which}") for kind in ("image", "label"))
+    image, label = (check.input(f"in.orig_{kind}{suffix}") for kind in ("image", "label"))
     taps = fitted_taps(image.shape[1], image.shape[2], canvas)
     resized = resample(image, *taps)
     size = resized.shape[1:]
     padding = [(0, 0), *((0, canvas - side) for side in size)]
-    check.close(f"in.image{which}", np.pad(resized, padding, constant_values=PADDING)[None], IMAGES)
-    check.close(f"in.label{which}", np.pad(resample(label, *taps), padding), IMAGES)
-    check.equal(f"in.ori_size{which}", [size])
+    check.close(f"in.image{suffix}", np.pad(resized, padding, constant_values=PADDING)[None], IMAGES)
+    check.close(f"in.label{suffix}", np.pad(resample(label, *taps), padding), IMAGES)
+    check.equal(f"in.ori_size{suffix}", [size])
 
 
 def _check_decoding(check: Checker, prefix: str, stages: Stages) -> None:

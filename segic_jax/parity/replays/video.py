@@ -107,8 +107,8 @@ def _check_index_masks(
     """
     name = "out.index_masks"
     expected = check.input(name)
-    given = jnp.asarray(masks, jnp.float32)
-    first = tracker.index_map(given, size, frame_size)
+    first_masks = jnp.asarray(masks, jnp.float32)
+    first = tracker.index_map(first_masks, size, frame_size)
     stored = segic.upsample(check.input("mid.low_res_masks")[:, :, 0], masks.shape[-1])
     rest = [_index_mask(*pair, size, frame_size) for pair in zip(logits, stored, strict=True)]
     actual = np.stack([first, *rest])
@@ -116,7 +116,7 @@ def _check_index_masks(
         check.equal(name, actual)
         return
     check.equal(name, np.concatenate([expected[:1], actual[1:]]))
-    values = np.asarray(bilinear(given[:, : size[0], : size[1], None], frame_size)[..., 0])
+    values = np.asarray(bilinear(first_masks[:, : size[0], : size[1], None], frame_size)[..., 0])
     inside = values >= _ROUNDING
     beside = np.stack([cv2.dilate(mask.astype(np.uint8), np.ones((3, 3))) > 0 for mask in inside])
     on_threshold = (beside & ~inside).any(0)
