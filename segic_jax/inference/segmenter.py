@@ -154,7 +154,7 @@ class Segmenter:
         """
         self._require_usable(context)
         started = self._start_many(iter(list_images(targets)), context, cut, keep_absent, on_error)
-        return prefetch_results(lambda finish: finish(), started, threads=THREADS, limit=2 * self.engine.rows)
+        return prefetch_results(lambda finish: finish(), started, threads=THREADS, limit=self.engine.rows)
 
     def explain(self, target: ImageLike, context: Context, *, matches: int = 24) -> list[Explanation]:
         """Explain each class: where the target looks like the examples, and which patches match which.
@@ -260,7 +260,7 @@ class Segmenter:
         rows, batch = self.engine.rows, []
         with (
             ThreadPoolExecutor(THREADS) as pool,
-            closing(prefetch(pool, self._read_target, targets, 2 * rows)) as reading,
+            closing(prefetch(pool, self._read_target, targets, rows)) as reading,
         ):
             for target, future in reading:
                 try:
