@@ -15,9 +15,8 @@ from jaxtyping import Array, Bool, Float, Int
 from segic_jax.config import ModelConfig
 from segic_jax.models import segic
 from segic_jax.models.correspondence import cosine_map, grid_masks
-from segic_jax.models.layers import l2_normalise
+from segic_jax.models.layers import bilinear, l2_normalise
 from segic_jax.models.params import Params
-from segic_jax.models.resize import bilinear
 
 INSIDE, OUTSIDE = range(2)
 KINDS = 2  # of reference patches: inside the object, and beside it

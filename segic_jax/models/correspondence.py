@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from segic_jax.models.layers import l2_normalise
+from segic_jax.models.layers import bilinear_weights, l2_normalise
 from segic_jax.models.params import AnyArray
-from segic_jax.models.resize import bilinear_weights
 
 ROUNDING = 5e-7  # of a cosine in float32: eight units in the last place of 1
 

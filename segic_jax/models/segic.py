@@ -17,11 +17,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig, ViTConfig
 from segic_jax.models.correspondence import best_point, grid_masks, similarity_map, upsample_maps
-from segic_jax.models.layers import Conv3x3, Embedding, LayerNorm2d, Linear, PatchConv
+from segic_jax.models.layers import Conv3x3, Embedding, LayerNorm2d, Linear, PatchConv, bilinear
 from segic_jax.models.mask_decoder import MaskDecoder
 from segic_jax.models.params import AnyArray, Params, Template
 from segic_jax.models.prompt_encoder import PromptEncoder, Prompts
-from segic_jax.models.resize import bilinear
 from segic_jax.models.vit import DinoVisionTransformer
 
 # ImageNet statistics of pixels in 0..1 (segic.py:362-366).

@@ -12,8 +12,15 @@ from jaxtyping import Array, Float
 
 from segic_jax.config import ViTConfig
 from segic_jax.models.attention import attention
-from segic_jax.models.layers import LayerNorm, Linear, PatchConv, gelu
-from segic_jax.models.resize import bicubic_antialias_weights, bicubic_weights, separable
+from segic_jax.models.layers import (
+    LayerNorm,
+    Linear,
+    PatchConv,
+    bicubic_antialias_weights,
+    bicubic_weights,
+    gelu,
+    separable,
+)
 
 _normal = nnx.initializers.truncated_normal(0.02)
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, Int
 from segic_jax.config import EMPTY_PROMPT, ModelConfig, class_prompt
 from segic_jax.data.emoji.source import SCENES
 from segic_jax.models.correspondence import grid_masks
+from segic_jax.models.layers import bilinear
 from segic_jax.models.params import Params
-from segic_jax.models.resize import bilinear
 from segic_jax.models.segic import upsample
 from segic_jax.train.forward import ShotBatch
 from studies.ablation.features import FeatureStore

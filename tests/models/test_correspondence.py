@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 
 from segic_jax.models import correspondence
-from segic_jax.models.layers import l2_normalise
-from segic_jax.models.resize import bilinear
+from segic_jax.models.layers import bilinear, l2_normalise
 
 CASES = ["segic_infer_semantic", "segic_infer_instances", "segic_infer_empty_reference"]
 

@@ -9,7 +9,7 @@ from golden_batch import channels_last, golden_references, references
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import segic
-from segic_jax.models.resize import bilinear
+from segic_jax.models.layers import bilinear
 from segic_jax.weights.torch_names import from_torch, split_segic
 
 TINY = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)

@@ -11,7 +11,7 @@ from requirements import require_torch
 from segic_jax.config import OptimConfig
 from segic_jax.data.augment import jittered_taps
 from segic_jax.data.preprocess import fitted_taps, resample, resize_and_pad
-from segic_jax.models import layers, resize
+from segic_jax.models import layers
 from segic_jax.models.attention import attention
 from segic_jax.models.correspondence import cosine_map
 from segic_jax.models.params import Template
@@ -44,7 +44,7 @@ def test_bilinear(size_in, size_out):
     x = normal(2, *size_in, 3)
     expected = F.interpolate(torch_image(x), size=size_out, mode="bilinear", align_corners=False)
     # torch rounds the source coordinate to float32.
-    np.testing.assert_allclose(resize.bilinear(jnp.asarray(x), size_out), channels_last(expected), atol=5e-5)
+    np.testing.assert_allclose(layers.bilinear(jnp.asarray(x), size_out), channels_last(expected), atol=5e-5)
 
 
 @pytest.mark.parametrize("size", [8, 16, 36, 64])
@@ -52,9 +52,9 @@ def test_position_table_is_resized_as_by_dinov2_without_registers(size):
     x = normal(1, 37, 37, 4)
     scale = (size + 0.1) / 37
     expected = F.interpolate(torch_image(x), scale_factor=(scale, scale), mode="bicubic", antialias=False)
-    weights = resize.bicubic_weights(37, size, 0.1)
+    weights = layers.bicubic_weights(37, size, 0.1)
     np.testing.assert_allclose(
-        resize.separable(jnp.asarray(x), weights, weights), channels_last(expected), atol=1e-4
+        layers.separable(jnp.asarray(x), weights, weights), channels_last(expected), atol=1e-4
     )
 
 
@@ -62,9 +62,9 @@ def test_position_table_is_resized_as_by_dinov2_without_registers(size):
 def test_position_table_is_resized_as_by_dinov2_with_registers(size):
     x = normal(1, 37, 37, 4)
     expected = F.interpolate(torch_image(x), size=(size, size), mode="bicubic", antialias=True)
-    weights = resize.bicubic_antialias_weights(37, size)
+    weights = layers.bicubic_antialias_weights(37, size)
     np.testing.assert_allclose(
-        resize.separable(jnp.asarray(x), weights, weights), channels_last(expected), atol=1e-5
+        layers.separable(jnp.asarray(x), weights, weights), channels_last(expected), atol=1e-5
     )
 
 

@@ -14,7 +14,7 @@ from segic_jax.inference import engine, tracker
 from segic_jax.inference.memory import EPS, decode_frame, first_memory
 from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
-from segic_jax.models.resize import bilinear
+from segic_jax.models.layers import bilinear
 from segic_jax.parity.checker import FEATURES, IMAGES, Checker, Row, channels_first
 from segic_jax.parity.golden_files import Goldens
 from segic_jax.parity.replays.modules import cast_params, text_features, valid_sparse_prompts
