@@ -37,17 +37,17 @@ def conditions(torch: dict | None) -> dict[str, str]:
     """
     device = jax.devices()[0]
     precision = jax.config.values["jax_default_matmul_precision"] or "default"
-    found = {
+    values = {
         "device": device.device_kind,  # of a CPU nothing but that
         "processor": processor(),
         "versions": f"Python {platform.python_version()}, jax {jax.__version__}",
         "products": f"jax_default_matmul_precision {precision}",
     }
     if os.environ.get("XLA_FLAGS"):
-        found["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
+        values["XLA_FLAGS"] = os.environ["XLA_FLAGS"]
     if torch:
-        found["torch"] = f"{torch['version']} on {torch['device']}, {torch['threads']} threads"
-    return found | {"command": " ".join(["python -m", _module(), *sys.argv[1:]])}
+        values["torch"] = f"{torch['version']} on {torch['device']}, {torch['threads']} threads"
+    return values | {"command": " ".join(["python -m", _module(), *sys.argv[1:]])}
 
 
 def _module() -> str:

@@ -61,7 +61,7 @@ class Curve(NamedTuple):
     """Hold the points of one growing quantity, with all others constant."""
 
     what: str
-    of: str  # which stage, and what stays
+    setting: str  # the stage, and the constant quantities
     points: list[Point]
 
 
@@ -87,31 +87,31 @@ def measured(args: Args) -> list[Curve]:
     """Yield one curve after another."""
     bench = Bench(args.seconds, float("inf"), None)
 
-    def curve(what: str, stage: str, of: str, sizes: dict[int, Size]) -> Curve:
+    def curve(what: str, stage: str, setting: str, sizes: dict[int, Size]) -> Curve:
         points = []
         for at, size in sizes.items():
             row = bench.row(stage, size)
             if row.ours:
                 points.append(Point(at, row.ours.median, row.temporary or 0))
                 print(f"{what} {at}: {milliseconds(points[-1].seconds)} ms", flush=True)
-        return Curve(what, of, points)
+        return Curve(what, setting, points)
 
     backbones = [Size(model(args.vit, canvas)) for canvas in args.canvases]
     head, small = model(args.vit, args.canvas), model(args.vit, args.small)
-    at, whole = f"{args.canvas} px", f"{args.small} px"
+    at, small_canvas = f"{args.canvas} px", f"{args.small} px"
     return [
         curve("tokens", "backbone", "backbone, one image", {size.tokens: size for size in backbones}),
         curve("concepts", "head", f"head, {at}", {n: Size(head, concepts=n) for n in args.concepts}),
         curve(
             "shots",
             "whole with references",
-            f"image and references, {whole}",
+            f"image and references, {small_canvas}",
             {n: Size(small, shots=n) for n in args.shots},
         ),
-        curve("batch", "whole", f"images, {whole}", {n: Size(small, batch=n) for n in args.batches}),
+        curve("batch", "whole", f"images, {small_canvas}", {n: Size(small, batch=n) for n in args.batches}),
         Curve(
             "devices",
-            f"{max(args.devices)} images, {whole}",
+            f"{max(args.devices)} images, {small_canvas}",
             [simulated(n, small, max(args.devices), args.seconds) for n in args.devices],
         ),
     ]
@@ -124,16 +124,16 @@ def simulated(devices: int, config: ModelConfig, batch: int, seconds: float) -> 
         CalledProcessError: the process failed; its messages are on stderr.
     """
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    given = (json.dumps(to_dict(config)), str(batch), str(seconds))
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.simulated", *given],
+    arguments = (json.dumps(to_dict(config)), str(batch), str(seconds))
+    process = subprocess.run(
+        [sys.executable, "-m", "benchmarks.simulated", *arguments],
         cwd=ROOT,
         env={**os.environ, "XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         text=True,
         check=True,
     )
-    point = Point(**json.loads(done.stdout.splitlines()[-1]))
+    point = Point(**json.loads(process.stdout.splitlines()[-1]))
     print(f"devices {devices}: {milliseconds(point.seconds)} ms", flush=True)
     return point
 
@@ -147,7 +147,7 @@ def table(curves: Sequence[Curve]) -> str:
             lines.append(
                 [
                     curve.what if point is first else "",
-                    curve.of if point is first else "",
+                    curve.setting if point is first else "",
                     str(point.at),
                     milliseconds(point.seconds),
                     f"{digits(point.seconds / first.seconds)}",
@@ -167,14 +167,14 @@ def draw(curves: Sequence[Curve], path: Path) -> None:
         # As wide as a page of text, where its letters keep their size.
         rows = -(-len(curves) // COLUMNS)
         figure = Figure(figsize=(3 * COLUMNS, 2.6 * rows), layout="constrained")
-        for place, curve in enumerate(curves, 1):
-            axes = figure.add_subplot(rows, COLUMNS, place)
+        for index, curve in enumerate(curves, 1):
+            axes = figure.add_subplot(rows, COLUMNS, index)
             at = [point.at for point in curve.points]
             axes.plot(at, [1000 * point.seconds for point in curve.points], "o-", color="C0", markersize=3)
             right = axes.twinx()
             memory = [point.temporary / 2**20 for point in curve.points]
             right.plot(at, memory, "s--", color="C1", markersize=3)
-            axes.set(title=curve.of, xlabel=curve.what, ylim=(0, None), xlim=(0, None))
+            axes.set(title=curve.setting, xlabel=curve.what, ylim=(0, None), xlim=(0, None))
             right.set(ylim=(0, None))
             axes.set_ylabel("ms", color="C0")
             right.set_ylabel("MiB beside weights and inputs", color="C1")

@@ -36,26 +36,26 @@ def cells(model: ModelConfig, stages: tuple[str, ...], quick: bool) -> Iterator[
     by_concepts = [{"concepts": count} for count in concepts]
     by_shots = [{"shots": count} for count in shots]
     cross = [a | b for a, b in product(by_batch, by_concepts)]
-    either = by_concepts + by_batch[1:]
-    wanted = {
+    concepts_and_batches = by_concepts + by_batch[1:]
+    sizes = {
         "backbone": [a | b for a, b in product(precisions, by_batch)],
         "products": [a | b for a, b in product(precisions, by_batch)],
         "neck": [a | b for a, b in product(precisions, by_batch)],
         "references": [a | b for a, b in product(by_shots, by_concepts[::2])] + by_batch[1:],
-        "correspondence": either,
-        "prompts": either,
+        "correspondence": concepts_and_batches,
+        "prompts": concepts_and_batches,
         "decoder": [
             *cross,
             *({"concepts": 5} | a for a in by_shots[1:]),
             *(a | precisions[1] for a in by_batch),
         ],
-        "up-sampling": either,
-        HOST: either,
-        "head": [*either, *({"concepts": 5} | a for a in by_shots[1:])],
-        "head, each alone": either,
+        "up-sampling": concepts_and_batches,
+        HOST: concepts_and_batches,
+        "head": [*concepts_and_batches, *({"concepts": 5} | a for a in by_shots[1:])],
+        "head, each alone": concepts_and_batches,
         "whole": [*by_concepts[::2], *by_batch[1:], *(a | precisions[1] for a in by_batch)],
         "whole with references": [*by_shots, *by_batch[1:], precisions[1]],
     }
     for stage in stages or ALL:
-        for fields in wanted[stage]:
+        for fields in sizes[stage]:
             yield stage, Size(model, **fields)

@@ -131,16 +131,16 @@ class Bench:
 
 def alternating(sides: Mapping[str, Callable[[], float]], seconds: float) -> dict[str, Times]:
     """Time the sides in turn for `seconds`, ROUNDS times at least; each side returns its own time."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
+    times: dict[str, list[float]] = {name: [] for name in sides}
     begin = time.perf_counter()
     for round_ in range(MOST_ROUNDS):
         if round_ >= ROUNDS and time.perf_counter() - begin > seconds:
             break
         for name, run in sides.items():
-            found[name].append(run())
+            times[name].append(run())
     return {
         name: Times(float(np.median(values)), min(values), max(values), len(values))
-        for name, values in found.items()
+        for name, values in times.items()
     }
 
 

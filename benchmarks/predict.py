@@ -78,7 +78,10 @@ def main(args: Args) -> None:
                 {name: _figures(tree, work, references, args.images) for name, tree in trees.items()}
                 for _ in range(args.rounds)
             ]
-    best = {name: Figures(*map(min, zip(*(one[name] for one in rounds), strict=True))) for name in rounds[0]}
+    best = {
+        name: Figures(*map(min, zip(*(figures[name] for figures in rounds), strict=True)))
+        for name in rounds[0]
+    }
     for name, figures in best.items():
         print(
             f"{name:<10} {figures.seconds_per_image:.3f} s an image, "
@@ -133,9 +136,9 @@ def _revisions(work: Path, baseline: str) -> Iterator[dict[str, Path]]:
 
 
 def _git(*arguments: str) -> None:
-    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise ConfigError(f"git {' '.join(arguments)} fails: {done.stderr.strip()}")
+    process = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
+    if process.returncode:
+        raise ConfigError(f"git {' '.join(arguments)} fails: {process.stderr.strip()}")
 
 
 def _figures(tree: Path, work: Path, references: list[str], images: int) -> Figures:
@@ -163,9 +166,9 @@ def _predict(tree: Path, work: Path, targets: str, references: list[str]) -> Usa
         if process.returncode:
             log.seek(0)
             raise ConfigError(f"{' '.join(command)} fails: {log.read()[-500:]}")
-    written = len(list((out / "overlays").glob("*.png")))
-    if written != len(list((work / targets).iterdir())):
-        raise ConfigError(f"{tree}: {written} overlays were written.")
+    count = len(list((out / "overlays").glob("*.png")))
+    if count != len(list((work / targets).iterdir())):
+        raise ConfigError(f"{tree}: {count} overlays were written.")
     shutil.rmtree(out)
     return Usage(wall, usage.ru_utime + usage.ru_stime, 1024 * usage.ru_maxrss)
 

@@ -98,13 +98,13 @@ def main(args: Args) -> None:
 
 def counted(models: dict[str, ModelConfig]) -> Iterator[Line]:
     """Return the lines of one canvas."""
-    some = next(iter(models.values()))
+    any_model = next(iter(models.values()))
     for stage in ("backbone", "neck", "correspondence"):
         for vit, config in models.items():
             yield Line(stage, vit, Size(config), cost(stage, Size(config)))
     for stage in ("prompts", "decoder", "up-sampling", HOST):
         for concepts in (1, 20):
-            size = Size(some, concepts=concepts)
+            size = Size(any_model, concepts=concepts)
             yield Line(stage, "", size, host_cost(size) if stage == HOST else cost(stage, size))
 
 
@@ -112,12 +112,14 @@ def cost(stage: str, size: Size) -> Cost:
     """Count the work of a traced program."""
     function, arguments = STAGES[stage](size)
     traced, results = jax.make_jaxpr(function, return_shape=True)(*arguments)
-    used = used_inputs(traced.jaxpr)
+    is_input_used = used_inputs(traced.jaxpr)
     by_precision = {}
     for precision in ("float32", "bfloat16"):
         shapes = jax.tree.leaves(_in_precision(arguments, precision) if stage == "backbone" else arguments)
-        read = sum(_bytes(shape) for shape, is_used in zip(shapes, used, strict=True) if is_used)
-        by_precision[precision] = read + sum(map(_bytes, jax.tree.leaves(results)))
+        input_bytes = sum(
+            _bytes(shape) for shape, is_used in zip(shapes, is_input_used, strict=True) if is_used
+        )
+        by_precision[precision] = input_bytes + sum(map(_bytes, jax.tree.leaves(results)))
     return Cost(flops_of(traced.jaxpr), by_precision)
 
 
@@ -130,11 +132,11 @@ def host_cost(size: Size) -> Cost:
 
 def used_inputs(program: Jaxpr) -> list[bool]:
     """Return the inputs on which the results depend; an inner program counts as using all of its inputs."""
-    needed = {one for one in program.outvars if isinstance(one, Var)}
+    needed = {variable for variable in program.outvars if isinstance(variable, Var)}
     for equation in reversed(program.eqns):
         if needed.intersection(equation.outvars):
-            needed.update(one for one in equation.invars if isinstance(one, Var))
-    return [one in needed for one in program.invars]
+            needed.update(variable for variable in equation.invars if isinstance(variable, Var))
+    return [variable in needed for variable in program.invars]
 
 
 def table(lines: Sequence[Line], measured: Sequence[dict]) -> str:
@@ -142,7 +144,7 @@ def table(lines: Sequence[Line], measured: Sequence[dict]) -> str:
     columns = ["stage", "GFLOP", "MB float32", "MB bfloat16", *(f"{device.name}, ms" for device in DEVICES)]
     rows = []
     for line in lines:
-        found = _found(line, measured)
+        seconds = _measured_seconds(line, measured)
         bfloat16 = digits(line.cost.bytes["bfloat16"] / 1e6) if line.stage == "backbone" else ""
         rows.append(
             [
@@ -151,7 +153,7 @@ def table(lines: Sequence[Line], measured: Sequence[dict]) -> str:
                 digits(line.cost.bytes["float32"] / 1e6),
                 bfloat16,
                 *(_milliseconds(*line.floor(device)) for device in DEVICES),
-                *([digits(1000 * found) if found else ""] if measured else []),
+                *([digits(1000 * seconds) if seconds else ""] if measured else []),
             ]
         )
     if measured:
@@ -159,8 +161,8 @@ def table(lines: Sequence[Line], measured: Sequence[dict]) -> str:
     return markdown(columns, rows)
 
 
-def _found(line: Line, measured: Sequence[dict]) -> float | None:
-    wanted = {
+def _measured_seconds(line: Line, measured: Sequence[dict]) -> float | None:
+    fields = {
         "stage": line.stage,
         "canvas": line.size.model.canvas,
         "batch": 1,
@@ -172,7 +174,7 @@ def _found(line: Line, measured: Sequence[dict]) -> float | None:
         if line.vit and run["vit"] != line.vit:
             continue
         for row in run["rows"]:
-            if row["ours"] and all(row[name] == value for name, value in wanted.items()):
+            if row["ours"] and all(row[name] == value for name, value in fields.items()):
                 return row["ours"]["median"]
     return None
 
@@ -190,7 +192,7 @@ def _milliseconds(seconds: float, memory: bool) -> str:
 def _in_precision(arguments: tuple, precision: str) -> list:
     """Cast the weights, which come first, to another precision."""
     weights, *inputs = arguments
-    return [{name: jax.ShapeDtypeStruct(one.shape, precision) for name, one in weights.items()}, *inputs]
+    return [{name: jax.ShapeDtypeStruct(spec.shape, precision) for name, spec in weights.items()}, *inputs]
 
 
 def _bytes(shape) -> int:

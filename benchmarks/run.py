@@ -99,12 +99,12 @@ def measure(args: Args, models: list[ModelConfig]) -> None:
                 measured(bench, stage, size, request_for(stage, size))
         for model in models:
             if official and model.canvas == canvas:
-                beside = Bench(args.seconds, float("inf"), official)
+                comparison = Bench(args.seconds, float("inf"), official)
                 for concepts in OFFICIAL_CONCEPTS:
                     request = {"kind": "official", **_official(args, concepts)}
-                    measured(beside, "whole with references", Size(model, concepts=concepts), request)
-        targets, more = gpu_targets(bench)
-        rows += more
+                    measured(comparison, "whole with references", Size(model, concepts=concepts), request)
+        targets, target_rows = gpu_targets(bench)
+        rows += target_rows
     if device == "cpu" and args.vit == "b":
         targets = cpu_targets(rows) + targets
     text = row_table(rows) + "\n" + target_table(targets)

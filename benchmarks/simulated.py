@@ -36,10 +36,10 @@ def main(config: str, batch: str, seconds: str) -> None:
 
     run()
     times = alternating({"ours": clocked(run)}, float(seconds))["ours"]
-    found = {"at": mesh.size, "seconds": times.median}
+    point = {"at": mesh.size, "seconds": times.median}
     memory = program.memory_analysis()
     assert memory
-    print(json.dumps(found | {"temporary": memory.temp_size_in_bytes}))
+    print(json.dumps(point | {"temporary": memory.temp_size_in_bytes}))
 
 
 if __name__ == "__main__":

@@ -86,9 +86,9 @@ def products(size: Size) -> Stage:
 
 def references(size: Size) -> Stage:
     """Pool the features of reference images, one for each shot, inside their masks to prototypes."""
-    given = _references(size)
+    batch = _references(size)
     features = _features(size, size.shots)
-    return Stage(segic.encode_features, (features, replace(given, images=None, sizes=None)))
+    return Stage(segic.encode_features, (features, replace(batch, images=None, sizes=None)))
 
 
 def neck(size: Size) -> Stage:
@@ -102,11 +102,11 @@ def neck(size: Size) -> Stage:
 def correspondence(size: Size) -> Stage:
     """Compute similarity maps on the canvas and their peaks from features and prototypes."""
 
-    def found(features, pooled):
+    def match(features, pooled):
         at_canvas = upsample_maps(similarity_map(features, pooled, size.model.canvas), size.model.canvas)
         return at_canvas, best_point(at_canvas)
 
-    return Stage(found, (_features(size), _context(size).pooled))
+    return Stage(match, (_features(size), _context(size).pooled))
 
 
 def prompts(size: Size) -> Stage:
@@ -136,22 +136,22 @@ def prompts(size: Size) -> Stage:
 def decoder(size: Size) -> Stage:
     """Run SAM's mask decoder alone: image and prompts to low-resolution logits and predicted IoU."""
 
-    def decoded(head, image, given):
+    def decoded(head, image, prompts):
         module = _head(size).bind(head)
         position = module.prompt_encoder.dense_position().astype(image.dtype)
-        logits, iou = module.mask_decoder(image, position, given)
+        logits, iou = module.mask_decoder(image, position, prompts)
         return logits[:, :, 0], iou[:, :, 0]
 
     config, shape = size.model, (size.batch, size.concepts)
     grid, width = (config.grid, config.grid), config.head.width
     slots = POINT_SLOTS + 1 + size.concepts * size.shots  # a concept also reads the others' tokens
-    given = Prompts(
+    prompts = Prompts(
         sparse=_floats(*shape, slots, width, dtype=size.precision),
         sparse_valid=Shape((*shape, slots), bool),
         dense=_floats(*shape, *grid, width, dtype=size.precision),
     )
     image = _floats(size.batch, *grid, width, dtype=size.precision)
-    return Stage(decoded, (_params(_head(size), size.precision), image, given))
+    return Stage(decoded, (_params(_head(size), size.precision), image, prompts))
 
 
 def upsampling(size: Size) -> Stage:
@@ -179,7 +179,7 @@ def head_alone(size: Size) -> Stage:
     return Stage(decoded, head(size).arguments)
 
 
-def whole(size: Size) -> Stage:
+def complete(size: Size) -> Stage:
     """Run images to mask logits on the canvas in one program, with given prototypes."""
     return Stage(
         lambda params, head, images, sizes, context: segic.segment(
@@ -194,21 +194,21 @@ def whole(size: Size) -> Stage:
     )
 
 
-def whole_with_references(size: Size) -> Stage:
+def complete_with_references(size: Size) -> Stage:
     """Run reference images, masks and targets to mask logits in one program."""
 
-    def segmented(params, head, images, sizes, given):
+    def segmented(params, head, images, sizes, references):
         # One call of the backbone: XLA on a CPU would run two beside each other, and hold the memory of both.
-        batch, pictures = given.images.shape[:2]
-        shown = given.images.reshape(batch * pictures, *given.images.shape[2:])
-        sizes = jnp.concatenate([sizes, given.sizes.reshape(-1, 2)])
-        features = segic.extract(size.model, params, jnp.concatenate([images, shown]), sizes)
-        theirs = features[batch:].reshape(batch, pictures, *features.shape[1:])
-        context = segic.encode_features(theirs, replace(given, images=None, sizes=None))
+        batch, shots = references.images.shape[:2]
+        reference_images = references.images.reshape(batch * shots, *references.images.shape[2:])
+        sizes = jnp.concatenate([sizes, references.sizes.reshape(-1, 2)])
+        features = segic.extract(size.model, params, jnp.concatenate([images, reference_images]), sizes)
+        reference_features = features[batch:].reshape(batch, shots, *features.shape[1:])
+        context = segic.encode_features(reference_features, replace(references, images=None, sizes=None))
         logits, iou = segic.decode(size.model, head, features[:batch], context)
         return segic.upsample(logits, size.model.canvas), iou
 
-    return Stage(segmented, (*whole(size).arguments[:4], _references(size)))
+    return Stage(segmented, (*complete(size).arguments[:4], _references(size)))
 
 
 STAGES: dict[str, Callable[[Size], Stage]] = {
@@ -222,8 +222,8 @@ STAGES: dict[str, Callable[[Size], Stage]] = {
     "up-sampling": upsampling,
     "head": head,
     "head, each alone": head_alone,
-    "whole": whole,
-    "whole with references": whole_with_references,
+    "whole": complete,
+    "whole with references": complete_with_references,
 }
 HOST = "post-processing"  # numpy on the host, see `post_processing`
 
@@ -234,7 +234,7 @@ def post_processing(size: Size) -> Callable[[], None]:
     canvas = config.canvas
     rng = np.random.default_rng(0)
     coarse = rng.normal(size=(size.batch, size.concepts, 8, 8)).astype(np.float32)
-    fine = coarse.repeat(config.grid // 2, -1).repeat(config.grid // 2, -2)  # a few large regions
+    logits_of_images = coarse.repeat(config.grid // 2, -1).repeat(config.grid // 2, -2)  # a few large regions
     results = [
         dict(
             names=tuple(map(str, range(size.concepts))),
@@ -248,12 +248,12 @@ def post_processing(size: Size) -> Callable[[], None]:
             placed=(canvas * height // width, canvas),
             colours=class_colours(size.concepts),
         )
-        for logits in fine
+        for logits in logits_of_images
     ]
 
     def finish():
-        for one in results:
-            result = Result(**one)  # a new one: a Result keeps what it has measured
+        for fields in results:
+            result = Result(**fields)  # a new one: a Result keeps what it has measured
             _ = result.label_map, result.scores, result.masks
 
     return finish
@@ -265,7 +265,7 @@ def filled(arguments: Any, seed: int = 0) -> Any:
     Every reference mask lies on the first image; the time depends on the number of images only.
     """
     rng = np.random.default_rng(seed)
-    drawn = 0.05 * rng.standard_normal(99_991, np.float32)  # repeated: a backbone has 1e8 numbers and more
+    numbers = 0.05 * rng.standard_normal(99_991, np.float32)  # repeated: a backbone has 1e8 numbers and more
 
     def fill(path: tuple, spec: Shape) -> np.ndarray:
         if spec.dtype == bool:
@@ -275,7 +275,7 @@ def filled(arguments: Any, seed: int = 0) -> Any:
         if spec.dtype == np.int32:
             is_index = jax.tree_util.keystr(path).endswith(".image_index")
             return np.full(spec.shape, 0 if is_index else _WHOLE, np.int32)
-        return np.resize(drawn.astype(spec.dtype), spec.shape)
+        return np.resize(numbers.astype(spec.dtype), spec.shape)
 
     return jax.tree_util.tree_map_with_path(fill, arguments)
 
@@ -300,9 +300,9 @@ def _images(size: Size, *shape: int) -> tuple[Shape, Shape]:
     return Shape((*shape, side, side, 3), np.uint8), Shape((*shape, 2), np.int32)
 
 
-def _features(size: Size, *pictures: int, dtype: str = "float32") -> Shape:
+def _features(size: Size, *images: int, dtype: str = "float32") -> Shape:
     config = size.model
-    return _floats(size.batch, *pictures, config.grid, config.grid, config.vit.width, dtype=dtype)
+    return _floats(size.batch, *images, config.grid, config.grid, config.vit.width, dtype=dtype)
 
 
 def _small_logits(size: Size) -> Shape:

@@ -33,17 +33,17 @@ def row_table(rows: Sequence[Row]) -> str:
     """Format a table for each canvas, and below it the cells that were left out, with reasons."""
     text = ""
     for canvas in sorted({row.canvas for row in rows}):
-        there = [row for row in rows if row.canvas == canvas]
-        text += f"{canvas} pixels, {there[0].tokens} tokens:\n\n"
-        text += markdown(COLUMNS, [_cells(row) for row in there if row.ours])
+        of_canvas = [row for row in rows if row.canvas == canvas]
+        text += f"{canvas} pixels, {of_canvas[0].tokens} tokens:\n\n"
+        text += markdown(COLUMNS, [_cells(row) for row in of_canvas if row.ours])
         out = [
             f"{row.stage} ({_size(row)}; {row.note.removeprefix('left out: ')})"
-            for row in there
+            for row in of_canvas
             if not row.ours
         ]
         text += f"\nLeft out: {', '.join(out)}.\n\n" if out else "\n"
         text += "".join(
-            f"{row.stage} ({_size(row)}): {row.note}\n\n" for row in there if row.ours and row.note
+            f"{row.stage} ({_size(row)}): {row.note}\n\n" for row in of_canvas if row.ours and row.note
         )
     return text
 
@@ -52,7 +52,8 @@ def target_table(targets: Iterable[Target]) -> str:
     """Format the targets and what was measured."""
     verdict = {None: "", True: "met", False: "missed"}
     return markdown(
-        ("quantity", "target", "measured", ""), [(t.what, t.wanted, t.found, verdict[t.met]) for t in targets]
+        ("quantity", "target", "measured", ""),
+        [(t.what, t.requirement, t.measurement, verdict[t.met]) for t in targets],
     )
 
 

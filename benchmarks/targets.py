@@ -23,8 +23,8 @@ class Target(NamedTuple):
     """Hold one line of the table."""
 
     what: str
-    wanted: str
-    found: str
+    requirement: str
+    measurement: str
     met: bool | None  # None: not measured in this run
 
 
@@ -50,11 +50,11 @@ def cpu_targets(rows: Sequence[Row]) -> list[Target]:
         }
         for canvas in sorted({canvas for canvas, _ in heads}):
             if (canvas, 1) in heads and (canvas, 20) in heads:
-                many, one = heads[canvas, 20], heads[canvas, 1]
-                times, work = (a / b for a, b in zip(many, one, strict=True))
+                twenty_concepts, single_concept = heads[canvas, 20], heads[canvas, 1]
+                times, work = (a / b for a, b in zip(twenty_concepts, single_concept, strict=True))
                 text = f"{stage}, {canvas} px: 20 concepts over 1"
-                found = f"{times:.1f} times; operations {work:.1f}"
-                targets.append(Target(text, "at most 5 times", found, times <= 5))
+                measurement = f"{times:.1f} times; operations {work:.1f}"
+                targets.append(Target(text, "at most 5 times", measurement, times <= 5))
     return targets
 
 
@@ -73,12 +73,12 @@ def gpu_targets(bench: Bench) -> tuple[list[Target], list[Row]]:
     share = row.flops / row.ours.median / peak if row.ours and row.flops else None
     config = official(ViTConfig.dinov2("l"), "")
     pairs, parts = pairs_per_second(replace(config, train=replace(config.train, batch_size=8)), "bfloat16")
-    found = (
+    measurement = (
         (f"{100 * share:.0f} % of {peak / 1e12:.0f} TFLOP/s" if share else row.note, share and share >= 0.55),
         (f"{row.ratio:.2f}" if row.ratio else row.note or "no PyTorch", row.ratio and row.ratio <= 1),
         (f"{pairs:.1f}, 8 pairs in {parts} parts", pairs >= 40),
     )
-    return [Target(*text, *one) for text, one in zip(texts, found, strict=True)], [row]
+    return [Target(*text, *value) for text, value in zip(texts, measurement, strict=True)], [row]
 
 
 def product_rate(side: int = SIDE) -> float:

@@ -108,11 +108,11 @@ def backbone(vit, canvas, batch, precision):
 def products(tokens, shapes, precision):
     """Build matrix products [tokens, inputs] x [inputs, outputs] as in linear layers."""
     weights = [_numbers(outputs, inputs, precision=precision) for inputs, outputs in shapes]
-    given = {inputs: _numbers(tokens, inputs, precision=precision) for inputs, _ in shapes}
+    inputs_of_width = {inputs: _numbers(tokens, inputs, precision=precision) for inputs, _ in shapes}
 
     def run():
         for weight in weights:
-            torch.nn.functional.linear(given[weight.shape[1]], weight)
+            torch.nn.functional.linear(inputs_of_width[weight.shape[1]], weight)
 
     return run, {}
 

@@ -61,9 +61,9 @@ def make_scenes(source: EmojiSource, look_alikes: dict[str, str], count: int) ->
 def score(masks: Sequence[Bool[np.ndarray, "height width"]], scenes: Sequence[SearchScene]) -> Scores:
     """Score the predicted masks of the classes on their scenes."""
     iou, both, alone = [], [], []
-    for mask, (_, drawn, present) in zip(masks, scenes, strict=True):
-        count = len(drawn.names)
-        truth, alike = drawn.labels == (1 if present else count + 1), drawn.labels == count - 1
+    for mask, (_, drawn_scene, present) in zip(masks, scenes, strict=True):
+        count = len(drawn_scene.names)
+        truth, alike = drawn_scene.labels == (1 if present else count + 1), drawn_scene.labels == count - 1
         if alike.sum() < LEAST_VISIBLE or (present and truth.sum() < LEAST_VISIBLE):
             continue
         covered = (mask & alike).sum() / alike.sum()

@@ -1,4 +1,4 @@
-"""The experiments of configs/: they build, at the published sizes, without allocating; mistakes are named."""
+"""Test that the experiments of configs/ build at the published sizes, and that mistakes are named."""
 
 import dataclasses
 import re
@@ -41,7 +41,7 @@ def test_every_experiment_builds(path):
 
 
 def test_the_large_head_has_the_published_size():
-    """5.38 million, of which the IoU head and the no-mask embedding get no gradient."""
+    """Expect 5.38 million parameters; the IoU head and the no-mask embedding get no gradient."""
     shapes = head_template(load_config(CONFIGS / "segic_dinov2_l.py").model).shapes
     assert count(shapes) == pytest.approx(5.38e6, rel=0.01)
     assert count({name: shapes[name] for name in trainable_names(shapes)}) < count(shapes)
@@ -62,22 +62,22 @@ def test_the_large_head_has_the_published_size():
         (lambda: load_config("nowhere.py"), r"nowhere\.py: there is no such configuration file"),
     ],
 )
-def test_a_setting_that_cannot_work_is_named(make, message):
+def test_an_invalid_setting_is_named(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
 
 
 def fields(config, prefix="") -> dict[str, object]:
-    """Every setting by its name on the command line."""
-    found = {}
+    """Return every setting by its name on the command line."""
+    values = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
         if field.name in ("sources", "validations"):
-            found |= fields(value[0], f"{prefix}{field.name}.N.")
+            values |= fields(value[0], f"{prefix}{field.name}.N.")
         elif dataclasses.is_dataclass(value) and field.name not in ("vit", "head"):
-            found |= fields(value, f"{prefix}{field.name}.")
-        found[prefix + field.name] = value
-    return found
+            values |= fields(value, f"{prefix}{field.name}.")
+        values[prefix + field.name] = value
+    return values
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def fields(config, prefix="") -> dict[str, object]:
         (b"def get_config():\n    return 5", "returned int"),
     ],
 )
-def test_a_file_that_is_no_experiment_is_named(tmp_path, content, message):
+def test_a_file_that_is_no_configuration_is_named(tmp_path, content, message):
     (tmp_path / "c.py").write_bytes(content)
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / "c.py")
@@ -105,5 +105,5 @@ def test_the_documentation_has_every_field_with_its_default():
     assert not {name for name in rows if "." in name and name not in defaults}
     for name, value in defaults.items():
         if isinstance(value, int | float | str | bool | tuple) and "." in name and rows[name] != "required":
-            shown = eval(rows[name])  # a literal of this repository
-            assert shown == value, name
+            documented = eval(rows[name])  # a literal of this repository
+            assert documented == value, name

@@ -35,9 +35,9 @@ def segic(site, tmp_path):
     def run(*arguments: str) -> str:
         command = [sys.executable, "-m", "segic_jax", *map(str, arguments)]
         environment = os.environ | {"PYTHONPATH": str(site)}
-        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     return run
 
@@ -60,14 +60,14 @@ def test_contents(site):
 def test_the_wheel_is_what_runs(segic, site):
     assert segic("--version") == f"segic_jax {segic_jax.__version__}\n"
     program = "import segic_jax; print(segic_jax.__file__)"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "-c", program],
         cwd=site.parent,
         env=os.environ | {"PYTHONPATH": str(site)},
         capture_output=True,
         text=True,
     )
-    assert done.stdout.strip() == str(site / "segic_jax/__init__.py")
+    assert process.stdout.strip() == str(site / "segic_jax/__init__.py")
 
 
 def test_evaluate(segic, tmp_path):

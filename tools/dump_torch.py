@@ -95,7 +95,8 @@ def dump(options: argparse.Namespace) -> None:
     resize = imported("utils.dataloader").Resize(arguments.input_size)
 
     print(
-        f"About {announced(model, arguments, options, len(samples)):.1f} GB go to {options.out}.", flush=True
+        f"About {estimate_size(model, arguments, options, len(samples)):.1f} GB go to {options.out}.",
+        flush=True,
     )
     write_weights(torch, model, options.out / "weights.safetensors")
     for index, pair in enumerate(samples):
@@ -121,8 +122,8 @@ def sample(reference: Path, mask: Path, target: Path) -> dict:
 
     def read(path: Path, mode: str) -> np.ndarray:
         try:
-            with Image.open(path) as picture:
-                return np.array(picture.convert(mode))
+            with Image.open(path) as image:
+                return np.array(image.convert(mode))
         except OSError as error:
             raise DumpError(f"{path} is not a readable image: {error}") from error
 
@@ -194,21 +195,21 @@ def official_model(torch, options: argparse.Namespace):
 def built_model(checkout: Path, flags: list[str], output: Path):
     """Return the official model before a checkpoint is loaded, and its arguments."""
     sys.path.insert(0, str(checkout.resolve()))
-    given, sys.argv = sys.argv, ["train.py", *flags, "--output", str(output)]
+    argv, sys.argv = sys.argv, ["train.py", *flags, "--output", str(output)]
     try:
         arguments = imported("train").get_args_parser()  # parses sys.argv by itself
     finally:
-        sys.argv = given
+        sys.argv = argv
     return imported("model.segic").build_model(arguments), arguments
 
 
-def announced(model, arguments, options: argparse.Namespace, pairs: int) -> float:
+def estimate_size(model, arguments, options: argparse.Namespace, pairs: int) -> float:
     """Estimate the size of the folder in GB."""
     dino, side = model.encoder.dinov2, max(arguments.input_size)
     tokens = (side // dino.patch_size) ** 2
     width = dino.cls_token.shape[-1]
-    kept = tokens if options.all_tokens else SAMPLED
-    stages = 7 * tokens * width + 2 * len(dino.blocks) * kept * width + 16 * side * side
+    sampled = tokens if options.all_tokens else SAMPLED
+    stages = 7 * tokens * width + 2 * len(dino.blocks) * sampled * width + 16 * side * side
     weights = sum(p.numel() for p in model.parameters())
     return 4e-9 * (weights + pairs * stages)
 
@@ -237,13 +238,13 @@ class Stages:
         tensor = tensor.detach().float() if tensor.is_floating_point() else tensor
         self.arrays[f"mid.{name}"] = tensor.cpu().numpy().copy()  # later code may write into the tensor
 
-    def after(self, owner, method: str, seen) -> None:
-        """Call `seen(result, *args, **kwargs)` after every call of `owner.method`."""
+    def after(self, owner, method: str, callback) -> None:
+        """Call `callback(result, *args, **kwargs)` after every call of `owner.method`."""
         original = getattr(owner, method)
 
         def wrapper(*args, **kwargs):
             result = original(*args, **kwargs)
-            seen(result, *args, **kwargs)
+            callback(result, *args, **kwargs)
             return result
 
         self._wrapped.append((owner, method, vars(owner).get(method)))
@@ -251,11 +252,11 @@ class Stages:
 
     def undo(self) -> None:
         """Remove the wrappers."""
-        for owner, method, own in reversed(self._wrapped):
-            if own is None:
+        for owner, method, original in reversed(self._wrapped):
+            if original is None:
                 delattr(owner, method)
             else:
-                setattr(owner, method, own)
+                setattr(owner, method, original)
 
 
 def watch(model, all_tokens: bool) -> Stages:
@@ -272,16 +273,16 @@ def watch(model, all_tokens: bool) -> Stages:
         keep("image_embeddings", output)
 
     def block(index):
-        def seen(output, *args, **kwargs):
+        def record(output, *args, **kwargs):
             if all_tokens:
-                chosen = np.arange(output.shape[1])
+                selected = np.arange(output.shape[1])
             else:
                 random = np.random.default_rng(0)  # the same tokens of every block and pair
-                chosen = np.sort(random.permutation(output.shape[1])[:SAMPLED])
-            stages.arrays["mid.block_tokens"] = chosen
-            keep(f"block.{index}", output[:, chosen])
+                selected = np.sort(random.permutation(output.shape[1])[:SAMPLED])
+            stages.arrays["mid.block_tokens"] = selected
+            keep(f"block.{index}", output[:, selected])
 
-        return seen
+        return record
 
     def prompted(output, prompts):
         stages.arrays["mid.prompts"] = np.array(prompts)
@@ -327,19 +328,19 @@ def watch(model, all_tokens: bool) -> Stages:
 
 def run(torch, model, resize, pair: dict, options: argparse.Namespace) -> dict:
     """Run one forward pass; return arrays by their names in the goldens' format."""
-    placed = {
+    sample = {
         "imidx": 0,
         "image": torch.tensor(pair["orig_image"], dtype=torch.float32),
         "image_dual": torch.tensor(pair["orig_image_dual"], dtype=torch.float32),
         "label_dual": torch.tensor(pair["orig_label_dual"], dtype=torch.float32),
     }
-    placed["label"] = torch.zeros_like(placed["image"][:1])  # the target's mask: read in training only
-    placed["shape"] = torch.tensor(placed["image"].shape[-2:])
-    placed = resize(placed)
+    sample["label"] = torch.zeros_like(sample["image"][:1])  # the target's mask: read in training only
+    sample["shape"] = torch.tensor(sample["image"].shape[-2:])
+    sample = resize(sample)
     data: dict[str, Any] = {
-        **{key: placed[key][None] for key in ("image", "image_dual", "ori_size", "ori_size_dual")},
-        "label": [placed["label"]],
-        "label_dual": [placed["label_dual"]],
+        **{key: sample[key][None] for key in ("image", "image_dual", "ori_size", "ori_size_dual")},
+        "label": [sample["label"]],
+        "label_dual": [sample["label_dual"]],
         "class_name": [options.class_name],
         "is_inst": torch.tensor([False]),
     }
@@ -347,7 +348,7 @@ def run(torch, model, resize, pair: dict, options: argparse.Namespace) -> dict:
         **{f"in.{key}": value for key, value in pair.items()},
         **{f"in.{key}": data[key].numpy().copy() for key in ("image", "image_dual")},
         **{f"in.{key}": data[key].numpy().copy() for key in ("ori_size", "ori_size_dual", "is_inst")},
-        "in.label_dual": placed["label_dual"].numpy().copy(),
+        "in.label_dual": sample["label_dual"].numpy().copy(),
         "in.class_name": np.array([options.class_name]),
         "in.counts": np.array([1]),
     }
@@ -415,14 +416,14 @@ def commit(checkout: Path) -> str | None:
     environment = {**os.environ, "GIT_CEILING_DIRECTORIES": str(checkout.resolve().parent)}
 
     def git(*command: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             ["git", "-C", str(checkout), *command],
             capture_output=True,
             text=True,
             check=True,
             env=environment,
         )
-        return done.stdout.strip()
+        return process.stdout.strip()
 
     try:
         changed = git("status", "--porcelain", "--untracked-files=no")

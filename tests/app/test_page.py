@@ -145,8 +145,8 @@ def test_paint_search_threshold_correct_and_download(page, tmp_path):
 
 
 def test_wrong_uploads_are_reported_and_nothing_breaks(page, tmp_path):
-    good = Image.new("RGB", (50, 40), "red")
-    good.save(tmp_path / "good.png")
+    image = Image.new("RGB", (50, 40), "red")
+    image.save(tmp_path / "good.png")
     (tmp_path / "text.png").write_text("not an image")
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "intact.png")

@@ -106,7 +106,7 @@ def test_a_mask_file_must_have_the_aspect_ratio_of_its_image(tmp_path):
         uploads.read_mask_upload(path, "m.png", (20, 40))
 
 
-def test_marks_come_back_as_they_were_painted():
+def test_painted_marks_are_read_back():
     image = NamedImage("a", GREY)
     mask = np.zeros((60, 80), bool)
     mask[20:40, 16:48] = True
@@ -135,22 +135,22 @@ def test_malformed_marks_are_reported(text):
 
 
 def test_invalid_examples_are_reported(monkeypatch):
-    session, some = Session(), np.ones((60, 80), bool)
+    session, mask = Session(), np.ones((60, 80), bool)
     with pytest.raises(DataError, match="Add an image"):
-        session.add_shot("cat", some, None)
+        session.add_shot("cat", mask, None)
     session.draft = NamedImage("a", GREY)
-    for mask in (None, ~some):
+    for empty in (None, ~mask):
         with pytest.raises(DataError, match="Nothing is marked"):
-            session.add_shot("cat", mask, None)
+            session.add_shot("cat", empty, None)
     with pytest.raises(DataError, match="Add an example of cat before"):
-        session.add_shot("cat", some, None, negative=True)
+        session.add_shot("cat", mask, None, negative=True)
     monkeypatch.setattr(uploads, "MAX_CLASSES", 0)
     with pytest.raises(DataError, match="limit is 0 classes"):
-        session.add_shot("cat", some, None)
+        session.add_shot("cat", mask, None)
     monkeypatch.setattr(uploads, "MAX_EXAMPLES", 0)
     with pytest.raises(DataError, match="limit is 0 examples"):
-        session.add_shot("cat", some, None)
-    assert session.draft is not None  # nothing is lost
+        session.add_shot("cat", mask, None)
+    assert session.draft == NamedImage("a", GREY)  # the draft is kept
     assert not session.shots
 
 
@@ -168,10 +168,10 @@ def test_names_and_boxes_are_cleaned():
 
 
 def test_removing_the_last_example_of_a_class_removes_its_negatives():
-    session, some = Session(), np.ones((60, 80), bool)
+    session, mask = Session(), np.ones((60, 80), bool)
     for name, negative in (("cat", False), ("cat", True), ("dog", False)):
         session.draft = NamedImage("a", GREY)
-        session.add_shot(name, some, None, negative)
+        session.add_shot(name, mask, None, negative)
     session.selected_shot = 0
     session.remove_shot()
     assert list(session.colours) == ["dog"]
@@ -228,7 +228,7 @@ def test_a_corrected_mask_becomes_an_example_and_drops_old_results(searched):
 
 
 def test_downloads_match_the_page(searched, tmp_path):
-    labels, overlay, coco, context, everything = export(searched, tmp_path)
+    labels, overlay, coco, context, archive = export(searched, tmp_path)
     expected = searched.styled(searched.searched_target.result)
     np.testing.assert_array_equal(np.asarray(Image.open(labels)), expected.label_map)
     assert Image.open(overlay).size == expected.image.shape[1::-1]
@@ -237,7 +237,7 @@ def test_downloads_match_the_page(searched, tmp_path):
     assert {row["image_id"] for row in content["annotations"]} <= {row["id"] for row in content["images"]}
     assert len({row["id"] for row in content["annotations"]}) == len(content["annotations"])
     assert Segmenter.load().load_context(context).names == searched.context.names
-    assert len(zipfile.ZipFile(everything).namelist()) == 2 * len(searched.targets) + 1
+    assert len(zipfile.ZipFile(archive).namelist()) == 2 * len(searched.targets) + 1
     assert sorted(p.name for p in tmp_path.rglob("*.part")) == []
 
 
@@ -250,9 +250,9 @@ def test_file_names_are_safe_and_unique():
 
 
 def test_names_cannot_be_html(searched):
-    session, some = Session(), np.ones((60, 80), bool)
+    session, mask = Session(), np.ones((60, 80), bool)
     session.draft = NamedImage("a", GREY)
-    session.add_shot("<img src=x onerror=alert(1)>", some, None)
+    session.add_shot("<img src=x onerror=alert(1)>", mask, None)
     assert "<img" not in rendering.class_list(session)
     assert "<table" in rendering.presence_table(searched.styled(searched.searched_target.result))
 
@@ -262,13 +262,13 @@ def test_matches_are_drawn(searched):
     heat, examples = rendering.render_matches(explanation, target.pixels, searched.reference_image)
     assert heat.shape == target.pixels.shape
     assert not np.array_equal(examples, searched.reference_image(0)[0])
-    chosen = rendering.spread_matches(explanation.matches, 60.0)
-    points = np.array([match.target for match in chosen])
+    spread = rendering.spread_matches(explanation.matches, 60.0)
+    points = np.array([match.target for match in spread])
     distances = np.hypot(*(points[:, None] - points[None]).transpose(2, 0, 1))
-    assert distances[~np.eye(len(chosen), dtype=bool)].min() >= 60
+    assert distances[~np.eye(len(spread), dtype=bool)].min() >= 60
 
 
-def test_places_that_match_the_same_part_of_an_example_share_its_number():
+def test_points_that_match_the_same_part_of_an_example_share_its_number():
     def render(*points):
         matches = tuple(Match(point, 0, (30.0, 40.0), 0.9) for point in points)
         explanation = Explanation("cat", np.zeros(GREY.shape[:2], np.float32), matches)
@@ -320,16 +320,16 @@ def test_wrong_contexts_are_reported(searched, tmp_path, monkeypatch):
 
     searched.context.save(path)
     content = path.read_bytes()
-    for wrong in (b"", b"text", content[: len(content) // 2]):
-        path.write_bytes(wrong)
+    for damaged in (b"", b"text", content[: len(content) // 2]):
+        path.write_bytes(damaged)
         assert "pets.segic is damaged or not a saved context" in message()
     Image.fromarray(GREY).save(path, format="PNG")
     assert "not a saved context" in message()
     replace(searched.context, model="of other weights").save(path)
     assert "pets.segic belongs to another model" in message()
     (reference,) = searched.context.references
-    for wrong in (b"no JPEG", reference.preview[:300]):
-        replace(searched.context, references=(replace(reference, preview=wrong),)).save(path)
+    for damaged in (b"no JPEG", reference.preview[:300]):
+        replace(searched.context, references=(replace(reference, preview=damaged),)).save(path)
         assert "pets.segic is damaged: a preview" in message()
     replace(searched.context, references=(reference,) * (uploads.MAX_REFERENCES + 1)).save(path)
     assert "the limits are 300" in message()
@@ -343,10 +343,10 @@ def test_wrong_contexts_are_reported(searched, tmp_path, monkeypatch):
 
 
 def test_colours_stay_with_their_classes(searched, tmp_path):
-    session, some = Session(), np.ones((60, 80), bool)
+    session, mask = Session(), np.ones((60, 80), bool)
     for name in ("a", "b", "c"):
         session.draft = NamedImage("a", GREY)
-        session.add_shot(name, some, None)
+        session.add_shot(name, mask, None)
     second = session.colours["b"]
     session.remove_class("a")
     assert session.colours["b"] == second

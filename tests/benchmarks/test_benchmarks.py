@@ -112,7 +112,7 @@ def test_targets_compare_rows():
     backbone = dataclasses.replace(row("backbone", 2.0), theirs=Times(1.6, 1, 2, 3), resident=10**9)
     twenty_concepts = row("head", 0.4, concepts=20, flops=6 * 10**9)
     rows = [backbone, row("head", 0.1), twenty_concepts, row("head", 9.0, batch=8)]
-    assert [(t.found, t.met) for t in cpu_targets(rows)] == [
+    assert [(t.measurement, t.met) for t in cpu_targets(rows)] == [
         ("1.25", False),
         ("1.00 GB", True),
         ("4.0 times; operations 6.0", True),

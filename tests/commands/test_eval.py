@@ -78,18 +78,18 @@ def test_every_benchmark_is_evaluated(weights, tmp_path, name, capsys):
     out = capsys.readouterr().out
     assert out.startswith(f"{name}: ")
     assert result["benchmark"] == name
-    assert result["model"]["sha256"]
-    if BENCHMARKS[name].kind != "episodes":
-        return
-    assert {path.name for path in (tmp_path / "out").iterdir()} >= {
-        "result.json",
-        "per_class.csv",
-        "episodes.jsonl",
-        "report.html",
-    }
-    rows = lines(tmp_path / "out")
+    assert len(result["model"]["sha256"]) == 64
+    kind, rows = BENCHMARKS[name].kind, lines(tmp_path / "out")
+    table = "per_object.csv" if kind == "video" else "per_class.csv"
+    files = {"result.json", "episodes.jsonl", "report.html", *([table] if result["scores"] else [])}
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= files
+    {"episodes": check_episodes, "semseg": check_semantic, "video": check_videos}[kind](result, rows)
+    assert (name in ("emoji", "folder")) == bool(result.get("baselines"))
+
+
+def check_episodes(result, rows):
+    """Compute the mIoU from the rows, as the mean over folds."""
     assert len(rows) == result["episodes"] > 0
-    # The headline by hand, from the rows.
     means = []
     for number in {row["fold"] for row in rows}:
         sums: dict = {}
@@ -99,7 +99,28 @@ def test_every_benchmark_is_evaluated(weights, tmp_path, name, capsys):
             pixels[1] += row["union"]
         means.append(100 * np.mean([i / max(u, 1) for i, u in sums.values()]))
     assert result["scores"]["miou_seen_classes"] == pytest.approx(np.mean(means), abs=0.011)
-    assert (name in ("emoji", "folder")) == bool(result["baselines"])
+
+
+def check_semantic(result, rows):
+    """Compute the mIoU from the pixel counts of all images."""
+    sums: dict = {}
+    for row in rows:
+        for number, counts in row["classes"].items():
+            sums[number] = np.add(sums.get(number, 0), counts)
+    ious = [100 * counts[0] / counts[1] for counts in sums.values() if counts[3]]
+    assert len(ious) == result["classes_seen"] > 0
+    assert result["scores"]["miou"] == pytest.approx(np.mean(ious), abs=0.006)
+
+
+def check_videos(result, rows):
+    """Compute J&F from the rows; the validation set of YouTube-VOS has no public truth."""
+    assert len(rows) == result["videos"] == 2
+    if result["benchmark"] == "ytvos18":
+        assert result["scores"] is None
+        return
+    scores = [scored["jf"] for row in rows for scored in row["objects"]]
+    assert len(scores) == result["scores"]["objects"] > 0
+    assert result["scores"]["jf"] == pytest.approx(np.mean(scores), abs=0.006)
 
 
 def test_the_shipped_episodes_are_evaluated(weights, tmp_path):

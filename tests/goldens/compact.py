@@ -34,14 +34,14 @@ DROPPED = {
 
 
 def pack(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Smaller forms where they lose nothing; the suffix of the name says which."""
-    packed, seen = {}, {}
+    """Store arrays in smaller forms where that loses nothing; a suffix of the name gives the form."""
+    packed, names = {}, {}
     for name, array in arrays.items():
         key = (array.shape, array.dtype.str, array.tobytes())
-        if array.size > 100 and key in seen:
-            name, array = name + "@same", np.array(seen[key])
+        if array.size > 100 and key in names:
+            name, array = name + "@same", np.array(names[key])
         else:
-            seen[key] = name
+            names[key] = name
             if array.dtype == np.float32 and array.size > 100:
                 suffix, array = _narrow(array)
                 name += suffix
@@ -62,7 +62,7 @@ def _narrow(array: np.ndarray) -> tuple[str, np.ndarray]:
 
 
 def sample_gradients(gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Entries `@index` of each flattened tensor, among them the largest; and [largest, sum]."""
+    """Return entries `@index` of each flattened tensor, including the largest, and [largest, sum]."""
     sampled = {}
     for name, gradient in gradients.items():
         flat = gradient.ravel()
@@ -76,7 +76,7 @@ def sample_gradients(gradients: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def write(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    """An .npz that `numpy.load` reads like any other; each array by LZMA or bzip2, the smaller one."""
+    """Write an .npz file with each array compressed by LZMA or bzip2, whichever is smaller."""
     with zipfile.ZipFile(path, "w") as file:
         for name, array in arrays.items():
             buffer = io.BytesIO()
@@ -95,9 +95,9 @@ def main(source: Path, target: Path) -> None:
             continue
         dropped = re.compile(DROPPED.get(path.stem, r"(?!)"))
         with np.load(path) as arrays:
-            gone = [name for name in arrays.files if dropped.fullmatch(name)]
-            kept = {name: arrays[name] for name in arrays.files if name not in gone}
-        write(target / path.name, pack(kept) | {"@dropped": np.array(gone, str)})
+            removed = [name for name in arrays.files if dropped.fullmatch(name)]
+            remaining = {name: arrays[name] for name in arrays.files if name not in removed}
+        write(target / path.name, pack(remaining) | {"@dropped": np.array(removed, str)})
     for path in sorted([*source.glob("*.safetensors"), *source.glob("*.safetensors.gz")]):
         data = path.read_bytes()
         tensors = load(gzip.decompress(data) if path.suffix == ".gz" else data)

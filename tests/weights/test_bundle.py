@@ -9,10 +9,11 @@ from safetensors.numpy import save_file
 from tiny import CONFIG, bundle
 from tiny_text import tokenizer_json, tower
 
+from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.errors import BundleError
+from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.weights.bundle import (
     SHIPPED,
-    Bundle,
     Weights,
     load_bundle,
     read_weights,
@@ -181,9 +182,13 @@ def test_bfloat16_is_kept_as_it_is(tmp_path):
 
 def test_the_shipped_model_loads():
     model = load_bundle(SHIPPED)
-    assert isinstance(model, Bundle)
+    assert model.name == "emoji_tiny.safetensors"
     assert model.tower is None
-    assert "cosine_threshold" in model.notes
+    assert model.text.keys() == {"", INSTANCE_PROMPT}
+    assert model.config.canvas == 128
+    assert model.backbone.keys() == backbone_template(model.config.vit).shapes.keys()
+    assert model.head.keys() == head_template(model.config).shapes.keys()
+    assert model.notes["cosine_threshold"] == 0.31
 
 
 def test_a_broken_tokenizer_names_the_file(tmp_path):
