@@ -5,7 +5,7 @@ counting allocates nothing; `filled` makes the arrays.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -88,7 +88,7 @@ def references(size: Size) -> Stage:
     """Pool the features of reference images, one for each shot, inside their masks to prototypes."""
     batch = _references(size)
     features = _features(size, size.shots)
-    return Stage(segic.encode_features, (features, replace(batch, images=None, sizes=None)))
+    return Stage(segic.encode_features, (features, batch._replace(images=None, sizes=None)))
 
 
 def neck(size: Size) -> Stage:
@@ -204,7 +204,7 @@ def complete_with_references(size: Size) -> Stage:
         sizes = jnp.concatenate([sizes, references.sizes.reshape(-1, 2)])
         features = segic.extract(size.model, params, jnp.concatenate([images, reference_images]), sizes)
         reference_features = features[batch:].reshape(batch, shots, *features.shape[1:])
-        context = segic.encode_features(reference_features, replace(references, images=None, sizes=None))
+        context = segic.encode_features(reference_features, references._replace(images=None, sizes=None))
         logits, iou = segic.decode(size.model, head, features[:batch], context)
         return segic.upsample(logits, size.model.canvas), iou
 

@@ -92,28 +92,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=ranks.__getitem__)
 
 
-# Files whose tests run without the checks of annotations: they pass shapes without values, or JAX unflattens
-# a checked class with placeholders, and not every annotation allows it yet.
-UNCHECKED = (
-    "benchmarks",
-    "parity",
-    "studies",
-    "commands/test_doctor.py",
-    "commands/test_plan.py",
-    "data/test_build.py",
-    "train/test_forward.py",
-    "train/test_pretrain.py",
-)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item):
-    """Switch the checks of annotations off for the files that are listed in UNCHECKED."""
-    path = item.path.relative_to(TESTS)
-    jaxtyping.config.update("jaxtyping_disable", bool({path.as_posix(), path.parts[0]} & set(UNCHECKED)))
-    return (yield)
-
-
 @pytest.fixture
 def unchecked_types():
     """Let a test give arguments of wrong types on purpose, to see what the code itself says about them."""

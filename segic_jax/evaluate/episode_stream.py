@@ -5,8 +5,8 @@ targets. The engine always gets the same number of images, on the canvas, so a p
 the batch size nor on the number of devices, workers or hosts.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import absl.flags
@@ -159,7 +159,7 @@ class _Image(NamedTuple):
     error: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Read:
     """Read the image of an item by its number; called in threads or worker processes."""
 
@@ -252,7 +252,7 @@ def _decode(
 def blank(prototypes: Prototypes) -> Prototypes:
     """Return zeros in place of references: the similarity map is flat and its peak is (0, 0)."""
     zeros = {name: np.zeros_like(getattr(prototypes, name)) for name in ("pooled", "visual")}
-    return dataclasses.replace(prototypes, **zeros)
+    return prototypes._replace(**zeros)
 
 
 class _Decoded(NamedTuple):

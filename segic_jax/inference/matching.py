@@ -4,7 +4,6 @@ Pure functions; `engine` compiles them. A patch is a cell of the backbone's grid
 PATCHES patches of its references of each kind, so that shapes do not depend on the number of shots.
 """
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
@@ -23,9 +22,7 @@ KINDS = 2  # of reference patches: inside the object, and beside it
 PATCHES = 128  # of each kind and concept
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ConceptSlots:
+class ConceptSlots(NamedTuple):
     """Hold concepts that are decoded together; unused slots have no valid token and no valid patch."""
 
     context: segic.Prototypes  # batch of 1

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.layers import Embedding, LayerNorm2d, PatchConv, gelu
+from segic_jax.models.params import AnyArray
 
 
 class Prompts(NamedTuple):
@@ -51,14 +52,14 @@ class PromptEncoder(nnx.Module):
     def __call__(
         self,
         *,
-        points: Float[Array, "batch concepts points 2"] | None,
-        point_labels: Int[Array, "batch concepts points"] | None,
-        boxes: Float[Array, "batch concepts 4"] | None,
-        use_box: Bool[Array, " batch"] | None,
-        masks: Float[Array, "batch concepts canvas canvas"] | None,
-        tokens: Float[Array, "batch concepts tokens width"],
-        tokens_valid: Bool[Array, "batch concepts tokens"],
-        points_valid: Bool[Array, "batch concepts points"] | None = None,
+        points: Float[AnyArray, "batch concepts points 2"] | None,
+        point_labels: Int[AnyArray, "batch concepts points"] | None,
+        boxes: Float[AnyArray, "batch concepts 4"] | None,
+        use_box: Bool[AnyArray, " batch"] | None,
+        masks: Float[AnyArray, "batch concepts canvas canvas"] | None,
+        tokens: Float[AnyArray, "batch concepts tokens width"],
+        tokens_valid: Bool[AnyArray, "batch concepts tokens"],
+        points_valid: Bool[AnyArray, "batch concepts points"] | None = None,
     ) -> Prompts:
         """Return the prompts, with slots in this order: points, padding point, two box corners, tokens.
 

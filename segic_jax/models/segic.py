@@ -5,7 +5,6 @@ official code). A concept is a class or an instance; a shot is one reference mas
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache, partial
 from typing import NamedTuple
 
@@ -28,9 +27,7 @@ PIXEL_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 PIXEL_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ReferenceBatch:
+class ReferenceBatch(NamedTuple):
     """Hold reference images and masks of several concepts in fixed slots; unused slots are not `valid`."""
 
     images: AnyArray | None  # uint8 or float [batch, images, S, S, 3], 0..255; padding may hold anything
@@ -41,9 +38,7 @@ class ReferenceBatch:
     text: Float[AnyArray, "batch concepts text_width"]  # text feature of each concept's prompt
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Prototypes:
+class Prototypes(NamedTuple):
     """Hold all that decoding needs to know about the references; independent of target and head."""
 
     pooled: Float[AnyArray, "batch concepts channels"]  # mean over the valid shots

@@ -5,7 +5,6 @@ have the same concepts.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -19,9 +18,7 @@ from segic_jax.models.params import AnyArray, Params
 from segic_jax.models.segic import DecoderStages, Prototypes, decode_stages, upsample
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ShotBatch:
+class ShotBatch(NamedTuple):
     """Hold the references of a batch; a shot shows all concepts on one image."""
 
     features: Float[AnyArray, "batch shots g g channels"]
@@ -30,9 +27,7 @@ class ShotBatch:
     valid: Bool[AnyArray, "batch concepts"]
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class NegativeBatch:
+class NegativeBatch(NamedTuple):
     """Hold negative prompts in slots of a training batch: concepts that are in neither image of the pair."""
 
     valid: Bool[AnyArray, "batch passes concepts"]
@@ -56,7 +51,7 @@ Decode = Callable[..., tuple[Prototypes, DecoderStages]]  # takes what `decode_s
 def decode_shots(
     config: ModelConfig,
     head: Params,
-    target: Float[Array, "batch g g channels"],
+    target: Float[AnyArray, "batch g g channels"],
     shots: ShotBatch,
     pooled: Float[Array, "batch concepts shots channels"],
     *,

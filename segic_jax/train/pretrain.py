@@ -27,7 +27,7 @@ from segic_jax.config import ModelConfig, PretrainConfig, to_dict
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.models.layers import l2_normalise
-from segic_jax.models.params import Params
+from segic_jax.models.params import AnyArray, Params
 from segic_jax.models.segic import backbone_template, normalise_pixels
 from segic_jax.models.vit import DinoVisionTransformer
 from segic_jax.runtime import distributed
@@ -219,10 +219,10 @@ def pretrain_loss(
     pretrain: PretrainConfig,
     backbone: Params,
     extra: Params,
-    images: UInt8[Array, "scenes S S 3"],
-    labels: UInt8[Array, "scenes S S"],
-    classes: Int[Array, "scenes objects"],
-    patches: Int[Array, "scenes patches"] | None = None,
+    images: UInt8[AnyArray, "scenes S S 3"],
+    labels: UInt8[AnyArray, "scenes S S"],
+    classes: Int[AnyArray, "scenes objects"],
+    patches: Int[AnyArray, "scenes patches"] | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the sum of both losses, and each.
 
@@ -249,7 +249,7 @@ def pretrain_loss(
     return class_loss + match_loss, {"class_loss": class_loss, "match_loss": match_loss}
 
 
-def _patch_tokens(vit: DinoVisionTransformer, pixels: Array, patches: Array | None) -> Array:
+def _patch_tokens(vit: DinoVisionTransformer, pixels: Array, patches: AnyArray | None) -> Array:
     """Return the features of all or some patches: [scenes, patches, width]."""
     x = vit.embed(pixels)
     first = 1 + vit.config.num_registers

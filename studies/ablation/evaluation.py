@@ -1,6 +1,5 @@
 """Segment the fixed episodes with a head, and count pixels at the scenes' own size."""
 
-from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
@@ -61,7 +60,7 @@ def evaluate(part: str, variant: Variant, head: Params, store: FeatureStore) -> 
 def _count(
     config: ModelConfig, prompting: Prompting, head: Params, target: Array, shots: ShotBatch, truth: Array
 ) -> Int[Array, "2 episodes"]:
-    shots = replace(shots, masks=grid_masks(shots.masks, config.canvas) > 0)  # as `data.preprocess` does
+    shots = shots._replace(masks=grid_masks(shots.masks, config.canvas) > 0)  # as `data.preprocess` does
     _, stages = decode_prompted(
         prompting, config, head, target, shots, pool_shots(shots), boxes=None, use_box=None, use_cross=True
     )

@@ -1,4 +1,3 @@
-import dataclasses
 from functools import partial
 
 import jax
@@ -130,10 +129,9 @@ def test_padding_changes_nothing(small):
     valid = batch.valid.copy()
     valid[0, 2:] = valid[0, :, 1] = False
     valid[1] = False
-    padded = dataclasses.replace(batch, valid=valid)
+    padded = batch._replace(valid=valid)
     used = np.ix_([0], [0, 1], [0, 2])
-    single = dataclasses.replace(
-        take(batch, slice(0, 1)),
+    single = take(batch, slice(0, 1))._replace(
         masks=batch.masks[used],
         image_index=batch.image_index[used],
         valid=valid[used],
@@ -169,8 +167,7 @@ def test_masked_tokens_of_other_concepts_equal_no_tokens(small):
 def test_the_order_of_concepts_permutes_the_logits(small):
     run, targets, sizes, batch, _, _ = small
     order = [2, 0, 3, 1]
-    permuted = dataclasses.replace(
-        batch,
+    permuted = batch._replace(
         **{name: getattr(batch, name)[:, order] for name in ("masks", "image_index", "valid", "text")},
     )
     for a, b in zip(run(targets, sizes, batch), run(targets, sizes, permuted), strict=True):
@@ -188,11 +185,10 @@ def test_pixels_in_the_padding_are_not_used(small):
 def test_a_repeated_shot_pools_to_the_same_feature(small):
     _, _, _, batch, config, backbone = small
     first = np.ix_(range(2), range(4), [0])
-    single = dataclasses.replace(
-        batch, masks=batch.masks[first], image_index=batch.image_index[first], valid=np.ones((2, 4, 1), bool)
+    single = batch._replace(
+        masks=batch.masks[first], image_index=batch.image_index[first], valid=np.ones((2, 4, 1), bool)
     )
-    repeated = dataclasses.replace(
-        single,
+    repeated = single._replace(
         **{name: np.repeat(getattr(single, name), 3, axis=2) for name in ("masks", "image_index", "valid")},
     )
     pooled_once, pooled_repeatedly = (

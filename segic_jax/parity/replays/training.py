@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, OptimConfig, class_prompt
 from segic_jax.inference import engine
@@ -162,7 +162,7 @@ def _check_pass(
     check: Checker,
     prefix: str,
     passes: tuple[forward.TrainPass, forward.TrainPass],
-    batch: dict[str, Bool[np.ndarray, "..."]],
+    batch: dict[str, np.ndarray],
     index: int,
     inst_proj,
 ) -> None:
