@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from segic_jax.config import TextConfig
 from segic_jax.models.attention import attention
 from segic_jax.models.layers import Embedding, LayerNorm, Linear, quick_gelu
-from segic_jax.models.params import Template
+from segic_jax.models.params import AnyArray, Template
 
 _norm_epsilon = 1e-5
 
@@ -37,7 +37,7 @@ class ClipText(nnx.Module):
         self.final_layer_norm = LayerNorm(config.width, epsilon=_norm_epsilon, rngs=rngs)
 
     def __call__(
-        self, ids: Int[Array, "batch length"], attention_mask: Bool[Array, "batch length"]
+        self, ids: Int[AnyArray, "batch length"], attention_mask: Bool[AnyArray, "batch length"]
     ) -> TextFeatures:
         """Return the features; `attention_mask` is False on padding.
 
@@ -63,7 +63,7 @@ class TextEmbeddings(nnx.Module):
         self.token_embedding = Embedding(config.vocab_size, config.width, rngs=rngs)
         self.position_embedding = Embedding(config.max_length, config.width, rngs=rngs)
 
-    def __call__(self, ids: Int[Array, "batch length"]) -> Float[Array, "batch length width"]:
+    def __call__(self, ids: Int[AnyArray, "batch length"]) -> Float[Array, "batch length width"]:
         # Indexed, not called: a call computes in the precision that the module was made with.
         return self.token_embedding.embedding[ids] + self.position_embedding.embedding[: ids.shape[1]]
 

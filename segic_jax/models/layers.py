@@ -31,7 +31,7 @@ class Linear(nnx.Linear):
     def __init__(self, features_in: int, features_out: int, *, kernel_init=torch_uniform, rngs: nnx.Rngs):
         super().__init__(features_in, features_out, kernel_init=kernel_init, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "*batch _"]) -> Float[Array, "*batch _"]:
+    def __call__(self, x: Float[AnyArray, "*batch _"]) -> Float[Array, "*batch _"]:
         assert self.bias is not None
         y = jnp.matmul(x, self.kernel[...], preferred_element_type=jnp.float32) + self.bias[...]
         return y.astype(x.dtype)
@@ -62,7 +62,7 @@ class PatchConv(nnx.Module):
         self.kernel = nnx.Param(torch_uniform(rngs.params(), (size, size, features_in, features_out)))
         self.bias = nnx.Param(jnp.zeros(features_out)) if bias else None
 
-    def __call__(self, x: Float[Array, "*batch height width _"]) -> Float[Array, "*batch rows columns _"]:
+    def __call__(self, x: Float[AnyArray, "*batch height width _"]) -> Float[Array, "*batch rows columns _"]:
         *batch, height, width, channels = x.shape
         s = self.size
         x = x.reshape(*batch, height // s, s, width // s, s, channels)
@@ -77,7 +77,7 @@ class Conv3x3(nnx.Module):
     def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
         self.kernel = nnx.Param(torch_uniform(rngs.params(), (3, 3, features_in, features_out)))
 
-    def __call__(self, x: Float[Array, "*batch height width _"]) -> Float[Array, "*batch height width _"]:
+    def __call__(self, x: Float[AnyArray, "*batch height width _"]) -> Float[Array, "*batch height width _"]:
         *batch, height, width, channels = x.shape
         x = jnp.pad(x, [(0, 0)] * len(batch) + [(1, 1), (1, 1), (0, 0)])
         shifted = [x[..., i : i + height, j : j + width, :] for i in range(3) for j in range(3)]
@@ -96,7 +96,7 @@ class UpConv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (2, 2, features_out, features_in)))
         self.bias = nnx.Param(jnp.zeros(features_out))
 
-    def __call__(self, x: Float[Array, "*batch pixels _"]) -> Float[Array, "*batch finer_pixels _"]:
+    def __call__(self, x: Float[AnyArray, "*batch pixels _"]) -> Float[Array, "*batch finer_pixels _"]:
         """Replace every pixel by the four that it becomes, next to one another."""
         y = x @ self.kernel.reshape(-1, x.shape[-1]).T  # [..., pixels, 2 * 2 * out]
         return y.reshape(*x.shape[:-2], -1, len(self.bias)) + self.bias
@@ -121,16 +121,16 @@ class MLP(nnx.Module):
         widths = [width_in] + [hidden] * (depth - 1) + [width_out]
         self.layers = nnx.List(Linear(a, b, rngs=rngs) for a, b in pairwise(widths))
 
-    def __call__(self, x: Float[Array, "*batch _"]) -> Float[Array, "*batch _"]:
+    def __call__(self, x: Float[AnyArray, "*batch _"]) -> Float[Array, "*batch _"]:
         for layer in self.layers[:-1]:
             x = jax.nn.relu(layer(x))
         return self.layers[-1](x)
 
 
-def l2_normalise(x: Float[Array, "*batch channels"], eps: float) -> Float[Array, "*batch channels"]:
+def l2_normalise(x: Float[AnyArray, "*batch channels"], eps: float) -> Float[Array, "*batch channels"]:
     """Return x / max(|x|, eps), with a finite gradient at 0."""
     squared = jnp.sum(x * x, axis=-1, keepdims=True)
-    return x * jax.lax.rsqrt(jnp.maximum(squared, math.pow(eps, 2)))
+    return jnp.multiply(x, jax.lax.rsqrt(jnp.maximum(squared, math.pow(eps, 2))))
 
 
 def bilinear(x: Float[AnyArray, "*batch height width channels"], size: tuple[int, int]) -> Array:

@@ -22,6 +22,7 @@ from segic_jax.models.layers import (
     gelu,
     pixel_shuffle,
 )
+from segic_jax.models.params import AnyArray
 from segic_jax.models.prompt_encoder import Prompts
 
 _NORM_EPSILON = 1e-5  # torch's default; LayerNorm2d in the upscaling has 1e-6
@@ -52,8 +53,8 @@ class MaskDecoder(nnx.Module):
 
     def __call__(
         self,
-        image: Float[Array, "batch grid grid width"],
-        image_position: Float[Array, "grid grid width"],
+        image: Float[AnyArray, "batch grid grid width"],
+        image_position: Float[AnyArray, "grid grid width"],
         prompts: Prompts,
     ) -> tuple[Float[Array, "batch concepts masks size size"], Float[Array, "batch concepts masks"]]:
         """Return logits (foreground above 0) and predicted IoUs of every mask token.

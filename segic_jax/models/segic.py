@@ -96,11 +96,12 @@ class SegicHead(nnx.Module):
         self.prompt_proj = Linear(config.text_width, width, rngs=rngs)
         self.inst_proj = Linear(config.vit.width, width, rngs=rngs)
 
-    def embed_image(self, features: Float[Array, "batch g g channels"]) -> Float[Array, "batch g g width"]:
+    def embed_image(self, features: Float[AnyArray, "batch g g channels"]) -> Float[Array, "batch g g width"]:
         """Apply the neck to backbone features."""
+        embedding = jnp.asarray(features)
         for layer in self.neck:
-            features = layer(features)
-        return features
+            embedding = layer(embedding)
+        return embedding
 
     def tokens(
         self,

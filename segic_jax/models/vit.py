@@ -21,6 +21,7 @@ from segic_jax.models.layers import (
     gelu,
     separable,
 )
+from segic_jax.models.params import AnyArray
 
 _normal = nnx.initializers.truncated_normal(0.02)
 
@@ -51,7 +52,7 @@ class DinoVisionTransformer(nnx.Module):
         self.blocks = nnx.List(Block(config, rngs=rngs) for _ in range(config.depth))
         self.norm = LayerNorm(width, epsilon=1e-6, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> ViTFeatures:
+    def __call__(self, images: Float[AnyArray, "batch height width 3"]) -> ViTFeatures:
         """Return the features of normalised images (zero mean, unit variance, padding 0)."""
         rows, columns = (side // self.config.patch_size for side in images.shape[1:3])
         x = self.embed(images)
@@ -66,7 +67,7 @@ class DinoVisionTransformer(nnx.Module):
             before_norm=x,
         )
 
-    def embed(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch tokens channels"]:
+    def embed(self, images: Float[AnyArray, "batch height width 3"]) -> Float[Array, "batch tokens channels"]:
         """Return class token, registers and patches, with their positions, before the first block."""
         x = self.patch_embed(images)
         batch, rows, columns, width = x.shape
@@ -103,7 +104,9 @@ class PatchEmbed(nnx.Module):
     def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
         self.proj = PatchConv(config.patch_size, 3, config.width, rngs=rngs)
 
-    def __call__(self, images: Float[Array, "batch height width 3"]) -> Float[Array, "batch rows columns _"]:
+    def __call__(
+        self, images: Float[AnyArray, "batch height width 3"]
+    ) -> Float[Array, "batch rows columns _"]:
         return self.proj(images)
 
 
