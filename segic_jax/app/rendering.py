@@ -5,14 +5,11 @@ from html import escape
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
 
 from segic_jax.app.session import Session, Shot
 from segic_jax.inference.explain import Explanation, Match
-from segic_jax.inference.overlay import Colour, RGBImage, class_colours, draw_mask, heat_map, shrink
+from segic_jax.inference.overlay import AnyImage, Colour, RGBImage, class_colours, draw_mask, heat_map, shrink
 from segic_jax.inference.result import Result
-
-AnyImage = UInt8[np.ndarray, "_ _ 3"]  # RGB, of any size
 
 THUMBNAIL_SIDE = 320
 MAX_MATCHES = 6

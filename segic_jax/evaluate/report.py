@@ -37,7 +37,7 @@ class GalleryItem(NamedTuple):
     wrong_prediction: Mask | None = None  # the prediction from a reference of another class
     wrong_class: str = ""  # that class
 
-    def tiles(self) -> list[tuple[str, Image]]:
+    def tiles(self) -> list[tuple[str, UInt8[np.ndarray, "_ _ 3"]]]:
         """Return captions and images, from the reference to the truth."""
         iou = "" if self.iou is None else f", IoU {100 * self.iou:.0f}"
         tiles = [

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image
 
 RGBImage = UInt8[np.ndarray, "height width 3"]
+AnyImage = UInt8[np.ndarray, "_ _ 3"]  # RGB; in a list, images may differ in size
 Mask = Bool[np.ndarray, "height width"]
 Colour = tuple[int, int, int]
 WHITE, DARK = (255, 255, 255), (30, 30, 30)

@@ -17,7 +17,7 @@ import segic_jax
 from segic_jax.errors import DumpError
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.evaluate.report import GREEN, RED
-from segic_jax.inference.overlay import RGBImage, draw_mask
+from segic_jax.inference.overlay import AnyImage, RGBImage, draw_mask
 from segic_jax.parity.dump import Arrays, Dump, read_dump, read_pair, sha256
 from segic_jax.parity.report_html import render_page
 from segic_jax.parity.stages import DTYPES, Stage, replay
@@ -31,7 +31,7 @@ class Pair:
     names: dict[str, str]  # file, reference, mask, target, class_name
     stages: dict[str, list[Stage]]  # by precision
     mask_iou: dict[str, float]  # of torch's mask and ours, by precision; NaN if both are empty
-    images: list[tuple[RGBImage, str]]  # with captions
+    images: list[tuple[AnyImage, str]]  # with captions
 
 
 def write_report(dump: Path, html: Path) -> bool:

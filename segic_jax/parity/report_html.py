@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 
-from segic_jax.inference.overlay import RGBImage
+from segic_jax.inference.overlay import AnyImage
 
 _COLOURS = {"float32": "#1f5fa8", "bfloat16": "#c8641b"}
 _IMAGE_SIDE = 360  # longer side in pixels
@@ -38,7 +38,7 @@ svg text { font: 10px system-ui, sans-serif }
 """
 
 
-def render_page(content: dict[str, Any], images: Sequence[Sequence[tuple[RGBImage, str]]]) -> str:
+def render_page(content: dict[str, Any], images: Sequence[Sequence[tuple[AnyImage, str]]]) -> str:
     """Render the page.
 
     Args:
@@ -118,7 +118,7 @@ def _masks(content: dict) -> str:
     return _rows(header, lines)
 
 
-def _images(pair: dict, images: Sequence[tuple[RGBImage, str]]) -> str:
+def _images(pair: dict, images: Sequence[tuple[AnyImage, str]]) -> str:
     figures = "".join(
         f'<figure><img alt="{_e(text)}" src="{_jpeg(image)}"><figcaption>{_e(text)}</figcaption></figure>'
         for image, text in images
@@ -126,7 +126,7 @@ def _images(pair: dict, images: Sequence[tuple[RGBImage, str]]) -> str:
     return f'<p class="small">{_e(pair.get("target"))}</p><div class="images">{figures}</div>'
 
 
-def _jpeg(image: RGBImage) -> str:
+def _jpeg(image: AnyImage) -> str:
     """Return a data URL."""
     scale = min(1.0, _IMAGE_SIDE / max(image.shape[:2]))
     size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
