@@ -7,10 +7,10 @@ multiplication and an addition are two.
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 Products = Counter[tuple[str, str]]  # (dtype, precision: DEFAULT, HIGH or HIGHEST) -> operations
 
@@ -32,50 +32,61 @@ def products_of(jaxpr: Jaxpr, platform: str | None = None) -> Products:
         platform: of code that depends on it, count what is compiled for `tpu`, `cuda` or `cpu`.
     """
     total: Products = Counter()
-    for equation in jaxpr.eqns:
-        total.update(_equation_products(equation, platform))
+    for equation, times in equations_of(jaxpr, platform):
+        if flops := _equation_flops(equation):
+            total[_kind(equation)] += times * flops
     return total
 
 
-def _equation_products(equation, platform: str | None) -> Products:
+def equations_of(jaxpr: Jaxpr, platform: str | None = None, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
+    """Return all equations of a traced program, at any depth, and how often each runs on all devices.
+
+    A while loop, whose length is unknown, counts once; of branches, the one with the most operations counts.
+    """
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        yield equation, times
+        if name == "cond":
+            yield from equations_of(_chosen_branch(parameters, platform), platform, times)
+            continue
+        inner_times = times
+        if name == "scan":
+            inner_times *= parameters["length"]
+        elif name == "pallas_call":  # the program of one cell of the grid
+            inner_times *= math.prod(parameters["grid_mapping"].grid)
+        elif name == "shard_map":  # the program of one device
+            inner_times *= math.prod(
+                parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"]
+            )
+        for value in parameters.values():
+            for inner in _inner_programs(value):
+                yield from equations_of(inner, platform, inner_times)
+
+
+def _chosen_branch(parameters: dict, platform: str | None) -> Jaxpr:
+    branches = [branch.jaxpr for branch in parameters["branches"]]
+    platforms = parameters.get("branches_platforms")
+    if platform is None or not platforms:
+        return max(branches, key=lambda branch: products_of(branch, platform).total())
+    default = platforms.index(None) if None in platforms else 0
+    return branches[next((i for i, names in enumerate(platforms) if names and platform in names), default)]
+
+
+def _equation_flops(equation) -> int:
     name, parameters = equation.primitive.name, equation.params
     if name == "dot_general":
         (contracted, _), _ = parameters["dimension_numbers"]
         shape = equation.invars[0].aval.shape
-        flops = 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
-        return Counter({_kind(equation): flops})
+        return 2 * equation.outvars[0].aval.size * math.prod(shape[axis] for axis in contracted)
     if name == "conv_general_dilated":
         kernel = equation.invars[1].aval.shape
         outputs = kernel[parameters["dimension_numbers"].rhs_spec[0]]
-        flops = 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs
-        return Counter({_kind(equation): flops})
-    if name.startswith("dot_product_attention_"):  # cuDNN: two products forward, five backward
-        queries, keys = (
-            variable.aval.shape for variable in equation.invars[:2]
-        )  # [batch, tokens, heads, channels]
-        products = 5 if "bwd" in name else 2
-        return Counter({_kind(equation): 2 * products * math.prod(queries) * keys[1]})
-    if name == "cond":
-        platforms = parameters.get("branches_platforms")
-        branches = [products_of(branch.jaxpr, platform) for branch in parameters["branches"]]
-        if platform and platforms:
-            default = platforms.index(None) if None in platforms else 0
-            matching = (i for i, names in enumerate(platforms) if names and platform in names)
-            return branches[next(matching, default)]
-        return max(branches, key=lambda products: sum(products.values()))
-    times = 1  # also of a while loop, whose length is unknown
-    if name == "scan":
-        times = parameters["length"]
-    elif name == "pallas_call":  # the program of one cell of the grid
-        times = math.prod(parameters["grid_mapping"].grid)
-    elif name == "shard_map":  # the program of one device
-        times = math.prod(parameters["mesh"].shape[axis] for axis in parameters["newly_manual_axes"])
-    total: Products = Counter()
-    for value in parameters.values():
-        for inner in _inner_programs(value):
-            for kind, flops in products_of(inner, platform).items():
-                total[kind] += times * flops
-    return total
+        return 2 * equation.outvars[0].aval.size * math.prod(kernel) // outputs
+    # cuDNN on [batch, tokens, heads, channels]: two products forward, five backward.
+    if name.startswith("dot_product_attention_") and not any(map(_inner_programs, parameters.values())):
+        queries, keys = (variable.aval.shape for variable in equation.invars[:2])
+        return 2 * (5 if "bwd" in name else 2) * math.prod(queries) * keys[1]
+    return 0
 
 
 def _kind(equation) -> tuple[str, str]:

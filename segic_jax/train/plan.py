@@ -26,6 +26,7 @@ from segic_jax.runtime.distributed import parameter_sharding, replicated
 from segic_jax.runtime.hlo_cost import Cost, program_cost
 from segic_jax.runtime.topology import Target, compile_only_devices
 from segic_jax.train.flops import Products, products_of
+from segic_jax.train.kernel_traffic import repeated_reads
 from segic_jax.train.optim import make_optimizer, trainable_names
 from segic_jax.train.step import Frozen, check_batch, init_state, make_train_step
 
@@ -246,6 +247,7 @@ class _Compiled:
     """Hold a program after the compiler has seen it."""
 
     products: Products
+    kernel_bytes: int  # that kernels read again and again, on all devices
     seconds: float
     executable: Any = None
     failure: str = ""
@@ -263,13 +265,17 @@ class _Compiled:
 
     def plan(self, *, devices: int, **settings) -> Plan:
         """Return the plan of the program."""
-        cost = Cost()
+        cost, parts = Cost(), {}
         if self.executable is not None:
             cost = program_cost(self.executable.as_text(), devices=devices)
+            parts = traffic_parts(cost)
+            if self.kernel_bytes:
+                parts["kernels, repeated reads"] = self.kernel_bytes / devices
+                cost.bytes += self.kernel_bytes / devices
         return Plan(
             products=self.products,
             cost=cost,
-            parts=traffic_parts(cost),
+            parts=parts,
             compile_seconds=self.seconds,
             failure=self.failure,
             devices=devices,
@@ -282,14 +288,15 @@ def _compile(function: jax.stages.Wrapped, *arguments: Shapes) -> _Compiled:
     begin = time.perf_counter()
     traced = function.trace(*arguments)
     platform = _platform(arguments)
-    products = products_of(traced.jaxpr.jaxpr, platform)
+    program = traced.jaxpr.jaxpr
+    products, kernel_bytes = products_of(program, platform), repeated_reads(program, platform)
     try:
         executable, failure = traced.lower().compile(), ""
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        executable, failure = None, " ".join(str(error).split())
-    return _Compiled(products, time.perf_counter() - begin, executable, failure)
+        executable, failure = None, " ".join(str(error).partition(": ")[2].split())
+    return _Compiled(products, kernel_bytes, time.perf_counter() - begin, executable, failure)
 
 
 def _platform(arguments: Shapes) -> str:

@@ -46,8 +46,8 @@ def _program_to_json(plan: Plan) -> dict:
             for kind, count in plan.cost.collectives.items()
         },
         "sent_bytes_per_device": plan.cost.sent_bytes,
-        "seconds": plan.seconds,
-        "roofline_seconds": plan.roofline_seconds,
+        "seconds": None if plan.failure else plan.seconds,
+        "roofline_seconds": None if plan.failure else plan.roofline_seconds,
         f"{plan.unit}_per_second": None if plan.failure else plan.rows / plan.roofline_seconds,
         "recipe_hours": _hours(plan),
         "compile_seconds": plan.compile_seconds,
