@@ -11,15 +11,17 @@ from segic_jax.weights.torch_names import to_torch
 SHIPPED = Path(__file__).parents[2] / "segic_jax/weights/emoji_tiny.safetensors"
 
 
-def as_numpy(params):
-    return {name: np.asarray(value) for name, value in params.items()}
+def official_tensors(params):
+    """Return tensors under official names; `save_file` ignores strides, so each is made contiguous."""
+    tensors = to_torch({name: np.asarray(value) for name, value in params.items()})
+    return {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
 def test_official_weights_are_converted_and_exported(segic, files, tmp_path, capsys):
     """Convert a head and a backbone, and export the head again."""
     head, backbone = tmp_path / "segic.safetensors", tmp_path / "dinov2.safetensors"
-    save_file(to_torch(as_numpy(bundle().head)), head)
-    save_file(to_torch(as_numpy(bundle().backbone)), backbone)
+    save_file(official_tensors(bundle().head), head)
+    save_file(official_tensors(bundle().backbone), backbone)
     assert segic("convert", backbone, "--num-heads", "2", "--out", tmp_path / "part.safetensors") == 0
     assert "not a complete model yet" in capsys.readouterr().out
     assert segic("convert", head, backbone, "--out", tmp_path / "x.safetensors") == 2
