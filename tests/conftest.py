@@ -1,4 +1,4 @@
-"""Fixtures that read the goldens, compact (tests/goldens) or full (the folder SEGIC_GOLDENS names)."""
+"""Provide fixtures that read the goldens, compact (tests/goldens) or full (the folder SEGIC_GOLDENS)."""
 
 import atexit
 import gzip
@@ -15,8 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load
 
-# Accelerators round products otherwise. Processes that tests start are told, too: their programs are then the
-# same as here.
+# Without it accelerators round the operands of products. The variable is for processes that tests start.
 jax.config.update("jax_default_matmul_precision", "highest")
 os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
 
@@ -94,7 +93,7 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def unchecked_types():
-    """Let a test give arguments of wrong types on purpose, to see what the code itself says about them."""
+    """Switch the checks of annotations off, so that a test can pass arguments of wrong types."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
@@ -106,7 +105,7 @@ FOLDER = Path(FULL) if FULL else Path(__file__).parent / "goldens"
 
 
 class Golden(dict):
-    """{name: array}; a test that needs an array of the full set only is skipped."""
+    """Map names to arrays, and skip a test that needs an array which only the full set has."""
 
     def __missing__(self, name: str):
         if name in self.get("@dropped", ()):
@@ -116,7 +115,7 @@ class Golden(dict):
 
 @dataclass(frozen=True)
 class Gradient:
-    """The golden gradient of one tensor, in torch's layout: all of it, or a sample of entries."""
+    """Hold the golden gradient of one tensor in torch's layout: all entries, or a sample."""
 
     index: np.ndarray  # into the flattened tensor
     values: np.ndarray
@@ -124,26 +123,26 @@ class Gradient:
     sum: float  # of the whole tensor
 
     def error(self, gradient: np.ndarray) -> float:
-        """Largest difference, as a fraction of the largest entry (absolute where that is zero)."""
+        """Return the largest difference, divided by the largest entry unless that is zero."""
         difference = np.abs(np.asarray(gradient).ravel()[self.index] - self.values).max()
         return float(difference / (self.largest or 1.0))
 
 
 @pytest.fixture(scope="session")
 def golden():
-    """golden("text") -> {name: array} of that file."""
+    """Return a function that reads a file: golden("text") gives {name: array}."""
     return lambda name: _compact(name) if not FULL else _full(name)
 
 
 @pytest.fixture(scope="session")
 def golden_weights():
-    """golden_weights("segic") -> the state dict with the official names, float32."""
+    """Return a function that reads weights: golden_weights("segic") gives a float32 official state dict."""
     return lambda name: _compact(f"{name}.weights") if not FULL else _full_weights(name)
 
 
 @pytest.fixture(scope="session")
 def golden_gradients():
-    """golden_gradients("segic_train_ragged") -> {official name: Gradient}."""
+    """Return a function that reads gradients of a file as {official name: Gradient}."""
 
     def read(name: str) -> dict[str, Gradient]:
         if FULL:
