@@ -192,9 +192,11 @@ class _Program:
 
     def _computation(self, name: str) -> Cost:
         if name not in self._costs:
-            total = Cost()
+            total, channels = Cost(), set()
             for instruction in self._computations.get(name, ()):
                 self._add(total, name, instruction)
+                if instruction.opcode == "fusion":
+                    self._add_fused_collectives(total, instruction, channels)
             self._costs[name] = total
         return self._costs[name]
 
@@ -228,22 +230,40 @@ class _Program:
         moved = self._moved(computation, instruction, base)
         total.bytes += moved
         total.by_source[self._source(computation, instruction)] += moved
-        if opcode == "fusion":  # TPUs compute while they send
-            for inner in self._inside(instruction.called("calls")):
-                if inner[1].opcode.removesuffix("-start") in COLLECTIVES:
-                    self._add_collective(total, *inner, inner[1].opcode.removesuffix("-start"))
+
+    def _add_fused_collectives(self, total: Cost, fusion: Instruction, channels: set[str]) -> None:
+        """Add the collectives in a fusion: on a TPU several fusions, which also compute, take part in one.
+
+        Args:
+            channels: of the collectives that are counted already.
+        """
+        for computation, instruction in self._inside(fusion.called("calls")):
+            kind = instruction.opcode.removesuffix("-start")
+            channel = re.search(r"channel_id=(\d+)", instruction.attributes)
+            if kind in COLLECTIVES and (channel is None or channel[0] not in channels):
+                self._add_collective(total, computation, instruction, kind)
+                channels.update([channel[0]] if channel else [])
 
     def _source(self, computation: str, instruction: Instruction) -> Source:
-        """Return where an instruction comes from; a copy that the compiler adds, where it is first used."""
-        for _ in range(8):
-            frame, name = _FRAME.search(instruction.attributes), _OP_NAME.search(instruction.attributes)
-            if frame:
-                is_backward = name is not None and "transpose(" in name[1]
-                return Source(self._frames.get(int(frame[1]), ()), is_backward)
-            user = self._first_users(computation).get(instruction.name)
-            if user is None or user.opcode in ("tuple", "while"):
-                break
-            instruction = user
+        """Return where an instruction comes from.
+
+        A copy that the compiler adds comes from where it is first used, or else from what it copies.
+        """
+        by_name, users = self._by_name[computation], self._first_users(computation)
+        chains = (
+            lambda step: users.get(step.name),
+            lambda step: by_name.get(step.operands[0]) if step.operands else None,
+        )
+        for following in chains:
+            step: Instruction | None = instruction
+            for _ in range(8):
+                if step is None or step.opcode in ("tuple", "while"):
+                    break
+                if frame := _FRAME.search(step.attributes):
+                    name = _OP_NAME.search(step.attributes)
+                    is_backward = name is not None and "transpose(" in name[1]
+                    return Source(self._frames.get(int(frame[1]), ()), is_backward)
+                step = following(step)
         return Source((), False)
 
     @cache  # noqa: B019 - a program lives as long as its walk

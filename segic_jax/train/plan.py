@@ -30,7 +30,7 @@ from segic_jax.train.kernel_traffic import repeated_reads
 from segic_jax.train.optim import make_optimizer, trainable_names
 from segic_jax.train.step import Frozen, check_batch, init_state, make_train_step
 
-# Parts of the program, by the innermost of these files in the call of an operation.
+# Parts of the program, by the innermost file in the call of an operation whose path contains one of these.
 PARTS = {
     "models/vit.py": "backbone",
     "models/prompt_encoder.py": "prompt encoder",
@@ -38,6 +38,7 @@ PARTS = {
     "models/correspondence.py": "similarity maps",
     "train/losses.py": "losses",
     "train/optim.py": "optimizer",
+    "/optax/": "optimizer",
     "models/segic.py": "neck and tokens",
 }
 PROMPTS = 232  # rows of the text table: classes of COCO and ADE20K, instances, the empty prompt
@@ -236,7 +237,7 @@ def traffic_parts(cost: Cost) -> dict[str, float]:
     """Return the bytes that each part of the code moves, the largest first."""
     parts: Counter[str] = Counter()
     for source, moved in cost.by_source.items():
-        names = (name for file in source.files for end, name in PARTS.items() if file.endswith(end))
+        names = (name for file in source.files for part, name in PARTS.items() if part in file)
         name = next(names, "rest")
         parts[f"{name}, gradient" if source.is_backward else name] += moved
     return dict(parts.most_common())

@@ -147,6 +147,32 @@ def test_a_text_counted_by_hand():
     assert program_cost(TEXT, loops=False).bytes == cost.bytes - loop_bytes * 11 / 12
 
 
+def test_a_collective_of_several_fusions_counts_once():
+    """A TPU starts it in one fusion, continues it in others that compute, and ends it in the last."""
+    fusions = "".join(
+        f"""%part.{i} (x.{i}: f32[4]) -> f32[16] {{
+  %x.{i} = f32[4]{{0}} parameter(0)
+  ROOT %all.{i} = f32[16]{{0}} all-gather(%x.{i}), channel_id=3, replica_groups=[1,4]<=[4], dimensions={{0}}
+}}
+
+"""
+        for i in range(3)
+    )
+    calls = "".join(
+        f"  %use.{i} = f32[16]{{0}} fusion(%x), kind=kCustom, calls=%part.{i}\n" for i in range(3)
+    )
+    text = f"""HloModule fused
+
+{fusions}ENTRY %main (x: f32[4]) -> f32[16] {{
+  %x = f32[4]{{0}} parameter(0)
+{calls}  ROOT %again = f32[16]{{0}} all-gather(%x), channel_id=4, replica_groups=[1,4]<=[4], dimensions={{0}}
+}}
+"""
+    cost = program_cost(text)
+    assert cost.collectives == {"all-gather": 2}
+    assert cost.sent_bytes == 2 * 64 * 3 / 4
+
+
 def test_the_source_of_traffic():
     by_files = {
         source.files: (moved, source.is_backward) for source, moved in program_cost(TEXT).by_source.items()
