@@ -3,7 +3,6 @@
 import json
 
 import pytest
-from requirements import require_module
 
 from segic_jax.runtime import topology
 
@@ -46,7 +45,7 @@ def test_errors(segic, config, capsys, monkeypatch, arguments, sentence):
 
 
 def test_a_small_model_on_four_chips(segic, config, capsys):
-    require_module("libtpu")
+    pytest.importorskip("libtpu")
     assert segic("plan", "--config", config, "--target", "v5e:2x2", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["chip"]["source"].startswith("https://")
@@ -62,7 +61,7 @@ def test_a_small_model_on_four_chips(segic, config, capsys):
 
 
 def test_the_table(segic, config, capsys):
-    require_module("libtpu")
+    pytest.importorskip("libtpu")
     arguments = ["--program", "predict", "--batch-size", "3", "--model.vit.depth", "2"]
     assert segic("plan", "--config", config, "--target", "v6e:2x2", *arguments) == 0
     table = capsys.readouterr().out
@@ -72,7 +71,7 @@ def test_the_table(segic, config, capsys):
 
 
 def test_a_batch_that_cannot_be_split(segic, config, capsys):
-    require_module("libtpu")
+    pytest.importorskip("libtpu")
     arguments = ["--program", "train", "--batch-size", "6"]
     assert segic("plan", "--config", config, "--target", "v5e:2x2", *arguments) == 2
     assert "train.batch_size 6 / train.accumulate 1 must be divisible" in capsys.readouterr().err

@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from requirements import require_module
 
 from segic_jax.errors import InputError
 from segic_jax.runtime import topology
@@ -63,7 +62,7 @@ def test_a_missing_compiler(monkeypatch):
 )
 def test_devices_to_compile_for(package, text, kind):
     """In a process of its own: a plug-in looks for devices as soon as JAX starts. Nothing is said of them."""
-    require_module(package)
+    pytest.importorskip(package)
     code = (
         "from segic_jax.runtime import topology as t; t.start_compilers();"
         f"devices = t.compile_only_devices(t.parse_target('{text}'));"
@@ -74,7 +73,7 @@ def test_devices_to_compile_for(package, text, kind):
 
 
 def test_an_arrangement_that_no_chip_has(monkeypatch):
-    require_module("libtpu")
+    pytest.importorskip("libtpu")
     for name, value in topology.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="v5e:3x3 cannot be compiled for"):
