@@ -9,7 +9,7 @@ layout of a TPU) cost nothing.
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import NamedTuple
@@ -90,16 +90,25 @@ class Cost:
                 mine[key] += times * value
 
 
-def program_cost(text: str, *, devices: int = 1, loops: bool = True, on_chip: bool = True) -> Cost:
+def program_cost(
+    text: str,
+    *,
+    devices: int = 1,
+    kernels: Mapping[tuple[tuple[int, ...], ...], Sequence[int]] | None = None,
+    loops: bool = True,
+    on_chip: bool = True,
+) -> Cost:
     """Return the cost of a compiled program.
 
     Args:
         text: `compiled.as_text()`.
         devices: of the program, for collectives that name no groups.
+        kernels: what Pallas kernels read of each operand beyond reading it once, in bytes, by the shapes of
+            the operands; reads of operands on the chip cost nothing.
         loops: False counts the body of a loop once, as XLA does.
         on_chip: whether memory spaces other than 0 are inside of the chip; False counts them as well.
     """
-    return _Program(text, devices, loops, on_chip).cost
+    return _Program(text, devices, kernels or {}, loops, on_chip).cost
 
 
 def shape_bytes(shape: str, *, on_chip: bool = False) -> int:
@@ -125,6 +134,12 @@ def shape_bytes(shape: str, *, on_chip: bool = False) -> int:
             dimensions = physical
         total += math.prod(dimensions) * _bits(dtype) // 8
     return total
+
+
+def _dimensions(shape: str) -> tuple[int, ...]:
+    """Return the sizes of an array's axes."""
+    match = _ARRAY.match(shape)
+    return tuple(int(size.lstrip("<=")) for size in match[2].split(",") if size.strip()) if match else ()
 
 
 def _bits(dtype: str) -> int:
@@ -176,13 +191,13 @@ def _closing(text: str, start: int) -> int:
 class _Program:
     """Walk the computations of a program; each is counted once and used as often as it runs."""
 
-    def __init__(self, text: str, devices: int, loops: bool, on_chip: bool):
+    def __init__(self, text: str, devices: int, kernels: Mapping, loops: bool, on_chip: bool):
         self._computations, self._entry = parse_program(text)
         self._by_name = {
             name: {instruction.name: instruction for instruction in instructions}
             for name, instructions in self._computations.items()
         }
-        self._devices, self._loops, self._on_chip = devices, loops, on_chip
+        self._devices, self._kernels, self._loops, self._on_chip = devices, kernels, loops, on_chip
         self._costs: dict[str, Cost] = {}
         self._frames = _parse_frames(text)
 
@@ -303,10 +318,12 @@ class _Program:
             updates = sum(operands[len(operands) // 2 + 1 :])
             return 3 * updates + operands[len(operands) // 2]
         if base == "custom-call":
-            estimate = re.search(r'"?bytes_accessed"?:\s*"?(\d+)', instruction.attributes)
             if 'custom_call_target="AllocateBuffer"' in instruction.attributes:
                 return 0
-            return max(int(estimate[1]) if estimate else 0, result + sum(operands))
+            shapes = (self._operand(computation, name) for name in instruction.operands)
+            repeated = self._kernels.get(tuple(map(_dimensions, shapes)), ())
+            once = result + sum(operands)
+            return once + sum(extra for extra, size in zip(repeated, operands, strict=False) if size)
         return result + sum(operands)
 
     def _fusion(self, instruction: Instruction, result: int, operands: list[int]) -> int:

@@ -3,40 +3,42 @@
 import math
 from collections.abc import Sequence
 
-from jax.extend.core import Jaxpr, JaxprEqn, Var
+from jax.extend.core import Jaxpr, Var
 
 from segic_jax.train.flops import equations_of
 
+Shapes = tuple[tuple[int, ...], ...]
 LANES, SUBLANES = 128, 8  # a TPU stores arrays in tiles of this size
 
 
-def repeated_reads(jaxpr: Jaxpr, platform: str | None = None) -> int:
-    """Return the bytes that all kernels of a program move beyond each of their arrays once, on all devices.
+def repeated_reads(jaxpr: Jaxpr, platform: str | None = None) -> dict[Shapes, tuple[int, ...]]:
+    """Return what the kernels of a program read of each operand beyond reading it once, in bytes of one call.
 
     Args:
         platform: as for `flops.products_of`.
+
+    Returns:
+        By the shapes of the operands, which tell the kernels of a program apart.
     """
-    kernels = (
-        (equation, times)
-        for equation, times in equations_of(jaxpr, platform)
-        if equation.primitive.name == "pallas_call"
+    reads = {}
+    for equation, _ in equations_of(jaxpr, platform):
+        if equation.primitive.name == "pallas_call":
+            mapping = equation.params["grid_mapping"]
+            blocks = mapping.block_mappings[: mapping.num_inputs]
+            shapes = tuple(tuple(block.array_aval.shape) for block in blocks)
+            reads[shapes] = tuple(_repeated_bytes(block, mapping.grid) for block in blocks)
+    return reads
+
+
+def _repeated_bytes(block, grid: tuple[int, ...]) -> int:
+    """Count a block whenever the next cell of the grid needs another one than the last."""
+    last = max(
+        (axis for axis in _axes_read(block.index_map_jaxpr.jaxpr, len(grid)) if grid[axis] > 1), default=-1
     )
-    return sum(times * _repeated_bytes(equation) for equation, times in kernels)
-
-
-def _repeated_bytes(equation: JaxprEqn) -> int:
-    """A block is moved whenever the next cell of the grid needs another one than the last."""
-    mapping, total = equation.params["grid_mapping"], 0
-    for block in mapping.block_mappings:
-        axes = _axes_read(block.index_map_jaxpr.jaxpr, len(mapping.grid))
-        last = max((axis for axis in axes if mapping.grid[axis] > 1), default=-1)
-        fetches = math.prod(mapping.grid[: last + 1])
-        shape = [getattr(size, "block_size", size) for size in block.block_shape]
-        moved = fetches * _tiled_bytes(
-            [size if isinstance(size, int) else 1 for size in shape], block.array_aval
-        )
-        total += max(moved - _tiled_bytes(block.array_aval.shape, block.array_aval), 0)
-    return total
+    array, fetches = block.array_aval, math.prod(grid[: last + 1])
+    sizes = (getattr(size, "block_size", size) for size in block.block_shape)
+    shape = [size if isinstance(size, int) else 1 for size in sizes]  # 1 along axes that the kernel drops
+    return max(fetches * _tiled_bytes(shape, array) - _tiled_bytes(array.shape, array), 0)
 
 
 def _axes_read(index_map: Jaxpr, axes: int) -> set[int]:

@@ -248,7 +248,7 @@ class _Compiled:
     """Hold a program after the compiler has seen it."""
 
     products: Products
-    kernel_bytes: int  # that kernels read again and again, on all devices
+    kernels: Mapping  # of `kernel_traffic.repeated_reads`
     seconds: float
     executable: Any = None
     failure: str = ""
@@ -266,17 +266,13 @@ class _Compiled:
 
     def plan(self, *, devices: int, **settings) -> Plan:
         """Return the plan of the program."""
-        cost, parts = Cost(), {}
+        cost = Cost()
         if self.executable is not None:
-            cost = program_cost(self.executable.as_text(), devices=devices)
-            parts = traffic_parts(cost)
-            if self.kernel_bytes:
-                parts["kernels, repeated reads"] = self.kernel_bytes / devices
-                cost.bytes += self.kernel_bytes / devices
+            cost = program_cost(self.executable.as_text(), devices=devices, kernels=self.kernels)
         return Plan(
             products=self.products,
             cost=cost,
-            parts=parts,
+            parts=traffic_parts(cost),
             compile_seconds=self.seconds,
             failure=self.failure,
             devices=devices,
@@ -290,14 +286,14 @@ def _compile(function: jax.stages.Wrapped, *arguments: Shapes) -> _Compiled:
     traced = function.trace(*arguments)
     platform = _platform(arguments)
     program = traced.jaxpr.jaxpr
-    products, kernel_bytes = products_of(program, platform), repeated_reads(program, platform)
+    products, kernels = products_of(program, platform), repeated_reads(program, platform)
     try:
         executable, failure = traced.lower().compile(), ""
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         executable, failure = None, " ".join(str(error).partition(": ")[2].split())
-    return _Compiled(products, kernel_bytes, time.perf_counter() - begin, executable, failure)
+    return _Compiled(products, kernels, time.perf_counter() - begin, executable, failure)
 
 
 def _platform(arguments: Shapes) -> str:

@@ -147,6 +147,20 @@ def test_a_text_counted_by_hand():
     assert program_cost(TEXT, loops=False).bytes == cost.bytes - loop_bytes * 11 / 12
 
 
+def test_kernels_that_read_an_operand_again():
+    text = """HloModule kernel
+
+ENTRY %main (x: f32[4], y: f32[8]) -> f32[4] {
+  %x = f32[4]{0} parameter(0)
+  %y = f32[8]{0:S(1)} parameter(1)
+  ROOT %call = f32[4]{0} custom-call(%x, %y), custom_call_target="tpu_custom_call"
+}
+"""
+    assert program_cost(text).bytes == 32
+    assert program_cost(text, kernels={((4,), (8,)): (1000, 70)}).bytes == 1032
+    assert program_cost(text, kernels={((4,), (8,)): (1000, 70)}, on_chip=False).bytes == 1032 + 32 + 70
+
+
 def test_a_collective_of_several_fusions_counts_once():
     """A TPU starts it in one fusion, continues it in others that compute, and ends it in the last."""
     fusions = "".join(
