@@ -65,6 +65,9 @@ class Source(NamedTuple):
     is_backward: bool  # part of a gradient
 
 
+NOWHERE = Source((), False)
+
+
 @dataclass
 class Cost:
     """Hold the costs of a program on one device."""
@@ -76,18 +79,23 @@ class Cost:
     unknown_loops: int = 0  # that the text does not say the length of: they count once
     by_source: Counter = field(default_factory=Counter)  # Source -> bytes
 
-    def add(self, other: "Cost", times: int = 1) -> None:
-        """Add the cost of a computation that runs `times` times."""
+    def add(self, other: "Cost", times: int = 1, source: Source = NOWHERE) -> None:
+        """Add the cost of a computation that runs `times` times.
+
+        Args:
+            source: of what the compiler does not say the source of.
+        """
         self.bytes += times * other.bytes
         self.sent_bytes += times * other.sent_bytes
         self.unknown_loops += other.unknown_loops
         for mine, theirs in (
             (self.collectives, other.collectives),
             (self.collective_bytes, other.collective_bytes),
-            (self.by_source, other.by_source),
         ):
             for key, value in theirs.items():
                 mine[key] += times * value
+        for key, value in other.by_source.items():
+            self.by_source[source if key == NOWHERE else key] += times * value
 
 
 def program_cost(
@@ -226,8 +234,9 @@ class _Program:
             if trips is None:
                 total.unknown_loops += 1
                 trips = 1
+            source = self._source(computation, instruction)
             for name in (body, condition):
-                total.add(self._computation(name or ""), trips)
+                total.add(self._computation(name or ""), trips, source)
             return
         if opcode == "conditional":
             branches = _BRANCHES.search(instruction.attributes)
@@ -272,14 +281,14 @@ class _Program:
         for following in chains:
             step: Instruction | None = instruction
             for _ in range(8):
-                if step is None or step.opcode in ("tuple", "while"):
+                if step is None or step.opcode == "tuple":
                     break
                 if frame := _FRAME.search(step.attributes):
                     name = _OP_NAME.search(step.attributes)
                     is_backward = name is not None and "transpose(" in name[1]
                     return Source(self._frames.get(int(frame[1]), ()), is_backward)
                 step = following(step)
-        return Source((), False)
+        return NOWHERE
 
     @cache  # noqa: B019 - a program lives as long as its walk
     def _first_users(self, computation: str) -> dict[str, Instruction]:
@@ -390,9 +399,7 @@ class _Program:
         if match := _TRIPS.search(loop.attributes):
             return int(match[1])
         values = [value for _, value in self._inside(loop.called("condition"))]
-        constants = [
-            value.value for value in values if value.opcode == "constant" and value.shape[:3] == "s32"
-        ]
+        constants = [value.value for value in values if value.opcode == "constant"]
         comparisons = [value.attributes for value in values if value.opcode == "compare"]
         if len(constants) == 1 and len(comparisons) == 1 and "direction=LT" in comparisons[0]:
             return int(constants[0]) if constants[0].isdecimal() else None
