@@ -87,8 +87,9 @@ class Conv3x3(nnx.Module):
 class UpConv(nnx.Module):
     """Apply torch's ConvTranspose2d with kernel 2 and stride 2; the kernel is [2, 2, out, in].
 
-    Layers that treat each pixel by itself may follow before `pixel_shuffle` moves the pixels to their places:
-    moving one logit a pixel costs less than moving all channels.
+    Channels come before pixels, for they are few and a TPU pads the last axis to 128. Layers that treat each
+    pixel by itself may follow before `pixel_shuffle` moves the pixels to their places: moving one logit a
+    pixel costs less than moving all channels.
     """
 
     def __init__(self, features_in: int, features_out: int, *, rngs: nnx.Rngs):
@@ -96,20 +97,27 @@ class UpConv(nnx.Module):
         self.kernel = nnx.Param(init(rngs.params(), (2, 2, features_out, features_in)))
         self.bias = nnx.Param(jnp.zeros(features_out))
 
-    def __call__(self, x: Float[AnyArray, "*batch pixels _"]) -> Float[Array, "*batch finer_pixels _"]:
-        """Replace every pixel by the four that it becomes, next to one another."""
-        y = x @ self.kernel.reshape(-1, x.shape[-1]).T  # [..., pixels, 2 * 2 * out]
-        return y.reshape(*x.shape[:-2], -1, len(self.bias)) + self.bias
+    def __call__(self, x: Float[AnyArray, "*batch _ pixels"]) -> Float[Array, "*batch 2 2 _ pixels"]:
+        """Replace every pixel by two rows and two columns of pixels."""
+        *batch, channels, pixels = x.shape
+        y = self.kernel.reshape(-1, channels) @ x
+        return y.reshape(*batch, 2, 2, -1, pixels) + self.bias[:, None]
 
 
 def pixel_shuffle(
     x: Float[Array, "*batch pixels"], grid: int, times: int
-) -> Float[Array, "*batch side side"]:
-    """Arrange the pixels that `times` UpConvs made of grid x grid pixels as an image."""
-    *batch, _ = x.shape
-    first = len(batch)
-    x = x.reshape(*batch, grid, grid, *[2, 2] * times)  # rows and columns in turn, the coarse ones first
-    rows, columns = (range(first + start, x.ndim, 2) for start in (0, 1))
+) -> Float[Array, "*batch_of_images side side"]:
+    """Arrange the pixels that `times` UpConvs made of grid x grid pixels as images.
+
+    Args:
+        x: [*batch_of_images, 2, 2, ..., 2, 2, pixels]: rows and columns in turn, from the first UpConv on.
+    """
+    first = x.ndim - 1 - 2 * times
+    batch = x.shape[:first]
+    x = x.reshape(*x.shape[:-1], grid, grid)
+    rows, columns = (
+        [last, *range(first + start, x.ndim - 2, 2)] for start, last in ((0, x.ndim - 2), (1, x.ndim - 1))
+    )
     side = grid * 2**times
     return x.transpose(*range(first), *rows, *columns).reshape(*batch, side, side)
 

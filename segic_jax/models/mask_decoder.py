@@ -40,7 +40,7 @@ class MaskDecoder(nnx.Module):
         self.output_upscaling = nnx.List(
             [
                 UpConv(width, width // 4, rngs=rngs),
-                LayerNorm2d(width // 4, rngs=rngs),
+                LayerNorm2d(width // 4, reduction_axes=-2, feature_axes=-2, rngs=rngs),  # over the channels
                 gelu,
                 UpConv(width // 4, width // 8, rngs=rngs),
                 gelu,
@@ -56,11 +56,15 @@ class MaskDecoder(nnx.Module):
         image: Float[AnyArray, "batch grid grid width"],
         image_position: Float[AnyArray, "grid grid width"],
         prompts: Prompts,
+        masks: int | None = None,
     ) -> tuple[Float[Array, "batch concepts masks size size"], Float[Array, "batch concepts masks"]]:
-        """Return logits (foreground above 0) and predicted IoUs of every mask token.
+        """Return logits (foreground above 0) and predicted IoUs of the mask tokens.
 
         SegIC uses mask token 0, or with a task indicator 0 for classes and 1 for instances
         (mask_decoder.py:103-110).
+
+        Args:
+            masks: of the first so many mask tokens; all if None.
         """
         batch, concepts, _, width = prompts.sparse.shape
         grid = image.shape[1]
@@ -74,14 +78,17 @@ class MaskDecoder(nnx.Module):
         tokens, embedding = self.transformer(
             embedding, image_position.reshape(grid * grid, width), tokens, valid
         )
-        iou_token, mask_tokens = tokens[:, :, 0], tokens[:, :, 1 : output_tokens.shape[2]]
+        mlps = self.output_hypernetworks_mlps[:masks]
+        iou_token, mask_tokens = tokens[:, :, 0], tokens[:, :, 1 : 1 + len(mlps)]
 
+        embedding = jnp.swapaxes(embedding, 2, 3)  # [batch, concepts, width, pixels]
         for layer in self.output_upscaling:
-            embedding = layer(embedding)
-        filters = [mlp(mask_tokens[:, :, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)]
-        # [batch, concepts, masks, pixels]
-        logits = jnp.stack(filters, axis=2) @ jnp.swapaxes(embedding, 2, 3)
-        return pixel_shuffle(logits, grid, times=2), self.iou_prediction_head(iou_token)
+            embedding = layer(embedding)  # [batch, concepts, 2, 2, 2, 2, channels, pixels] after the last one
+        filters = jnp.stack([mlp(mask_tokens[:, :, i]) for i, mlp in enumerate(mlps)], axis=2)
+        logits = filters[:, :, None, None, None, None] @ embedding  # masks in place of channels
+        return pixel_shuffle(jnp.moveaxis(logits, -2, 2), grid, times=2), self.iou_prediction_head(iou_token)[
+            ..., : len(mlps)
+        ]
 
 
 class TwoWayTransformer(nnx.Module):

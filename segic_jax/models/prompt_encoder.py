@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
-from segic_jax.models.layers import Embedding, LayerNorm2d, PatchConv, gelu
+from segic_jax.models.layers import Embedding, LayerNorm2d, PatchConv, bilinear_weights, gelu
 from segic_jax.models.params import AnyArray
 
 
@@ -40,10 +40,10 @@ class PromptEncoder(nnx.Module):
         self.mask_downscaling = nnx.List(
             [
                 PatchConv(config.vit.patch_size // 2, 1, channels // 4, rngs=rngs),
-                LayerNorm2d(channels // 4, rngs=rngs),
+                LayerNorm2d(channels // 4, reduction_axes=-3, feature_axes=-3, rngs=rngs),
                 gelu,
                 PatchConv(2, channels // 4, channels, rngs=rngs),
-                LayerNorm2d(channels, rngs=rngs),
+                LayerNorm2d(channels, reduction_axes=-3, feature_axes=-3, rngs=rngs),
                 gelu,
                 PatchConv(1, channels, width, rngs=rngs),
             ]
@@ -56,7 +56,7 @@ class PromptEncoder(nnx.Module):
         point_labels: Int[AnyArray, "batch concepts points"] | None,
         boxes: Float[AnyArray, "batch concepts 4"] | None,
         use_box: Bool[AnyArray, " batch"] | None,
-        masks: Float[AnyArray, "batch concepts canvas canvas"] | None,
+        masks: Float[AnyArray, "batch concepts side side"] | None,
         tokens: Float[AnyArray, "batch concepts tokens width"],
         tokens_valid: Bool[AnyArray, "batch concepts tokens"],
         points_valid: Bool[AnyArray, "batch concepts points"] | None = None,
@@ -69,7 +69,8 @@ class PromptEncoder(nnx.Module):
             boxes: (x0, y0, x1, y1) pixels; None for no corner slots.
             use_box: images whose boxes are read; the others read the padding point instead, as SAM does
                 for points without a box. None: all of them if there are boxes.
-            masks: mask prompts (the similarity maps), any range; None for the learned "no mask".
+            masks: mask prompts (the similarity maps), any range; of the canvas's size or smaller, then they
+                count as enlarged to it (bilinear). None for the learned "no mask".
             tokens: text and instance tokens.
             tokens_valid: which of them are read.
             points_valid: which points are read; all of them if None.
@@ -119,10 +120,25 @@ class PromptEncoder(nnx.Module):
         if masks is None:
             no_mask = self.no_mask_embed.embedding[0]
             return jnp.broadcast_to(no_mask, (batch, concepts, self.grid, self.grid, *no_mask.shape))
-        x = masks[..., None]
-        for layer in self.mask_downscaling:
-            x = layer(x)
-        return x
+        first, second, third = (layer for layer in self.mask_downscaling if isinstance(layer, PatchConv))
+        norms = [layer for layer in self.mask_downscaling if isinstance(layer, nnx.LayerNorm)]
+        assert first.bias is not None
+        assert second.bias is not None
+        assert third.bias is not None
+        # Neither the map on the canvas nor its patches are made: with rows R and columns C of the resize by
+        # their place in a patch, the first convolution is the sum over that place of (R map) (C kernel).
+        grid, size = self.grid, first.size
+        resize = bilinear_weights(masks.shape[-1], self.canvas)
+        resize = resize.reshape(grid, 2, size, -1)  # [patch, half, pixel of the half, pixel of the map]
+        columns = jnp.einsum("xyo,ghyw->xohgw", first.kernel[:, :, 0], resize)
+        rows = jnp.einsum("ghxv,...vw->...hgxw", resize, masks)
+        # [..., half row, channels, patch row, (half column, patch column)]: a wide last axis.
+        x = jnp.einsum("...hgxw,xocw->...hogc", rows, columns.reshape(*columns.shape[:2], 2 * grid, -1))
+        x = gelu(norms[0](x + first.bias[:, None, None]))
+        x = x.reshape(*x.shape[:-1], 2, grid)
+        x = jnp.einsum("...higwc,hwio->...ogc", x, second.kernel[...])
+        x = gelu(norms[1](x + second.bias[:, None, None]))
+        return jnp.einsum("...igc,io->...gco", x, third.kernel[0, 0]) + third.bias[...]
 
 
 class FourierPosition(nnx.Module):

@@ -55,8 +55,8 @@ class Prototypes(NamedTuple):
 class GeometricPrompt(NamedTuple):
     """Hold the geometric prompt: where to look on the target."""
 
-    similarity: Float[Array, "batch concepts quarter quarter"]  # cosine map at canvas // 4
-    map: Float[Array, "batch concepts S S"]  # the same at the canvas: the mask prompt
+    similarity: Float[Array, "batch concepts quarter quarter"]  # cosine map at canvas // 4, the mask prompt
+    map: Float[Array, "batch concepts S S"]  # the same enlarged to the canvas
     points: Float[Array, "batch concepts points 2"]  # (x, y) on the canvas
     point_labels: Int[Array, "batch concepts points"]  # 1 foreground, 0 background
     points_valid: Bool[Array, "batch concepts points"] | None = None  # all of them if None
@@ -65,8 +65,8 @@ class GeometricPrompt(NamedTuple):
 class DecoderStages(NamedTuple):
     """Hold every stage of one decoding in order; under jit, what a caller drops is not computed."""
 
-    similarity: Float[Array, "batch concepts quarter quarter"]  # cosine map at canvas // 4
-    map: Float[Array, "batch concepts S S"]  # the same at the canvas: the mask prompt
+    similarity: Float[Array, "batch concepts quarter quarter"]  # cosine map at canvas // 4, the mask prompt
+    map: Float[Array, "batch concepts S S"]  # the same enlarged to the canvas
     points: Float[Array, "batch concepts points 2"]  # (x, y) on the canvas
     point_labels: Int[Array, "batch concepts points"]  # 1 foreground, 0 background
     tokens: Float[Array, "batch concepts tokens width"]  # text token, then visual tokens
@@ -332,11 +332,12 @@ def decode_embedded(
         points_valid=geometric.points_valid,
         boxes=boxes,
         use_box=use_box,
-        masks=geometric.map,
+        masks=geometric.similarity,
         tokens=tokens,
         tokens_valid=tokens_valid,
     )
-    decode_masks = partial(module.mask_decoder, image, module.prompt_encoder.dense_position())
+    # SAM's other mask tokens are not used.
+    decode_masks = partial(module.mask_decoder, image, module.prompt_encoder.dense_position(), masks=1)
     logits, iou = _decode_in_parts(decode_masks, prompts, concepts_at_once)
     return DecoderStages(
         geometric.similarity,
@@ -347,7 +348,7 @@ def decode_embedded(
         tokens_valid,
         image,
         prompts,
-        logits=logits[:, :, 0],  # the other three are SAM's multimask outputs
+        logits=logits[:, :, 0],
         iou=iou[:, :, 0],
     )
 

@@ -75,8 +75,8 @@ class InPlace(layers.UpConv):
         super().__init__(3, 5, rngs=rngs)
 
     def __call__(self, x):
-        pixels = super().__call__(x.reshape(len(x), -1, 3))
-        return jnp.moveaxis(layers.pixel_shuffle(jnp.moveaxis(pixels, -1, 1), x.shape[1], 1), 1, -1)
+        pixels = super().__call__(jnp.swapaxes(x.reshape(len(x), -1, 3), 1, 2))
+        return jnp.moveaxis(layers.pixel_shuffle(jnp.moveaxis(pixels, -2, 1), x.shape[1], 1), 1, -1)
 
 
 @pytest.mark.parametrize(
