@@ -27,9 +27,15 @@ def pool(
 
     A mask that is nowhere above 0.5 on the grid gives a zero feature (segic.py:397-406).
     """
+    return pool_inside(features, grid_masks(masks, features.shape[-2]))
+
+
+def pool_inside(
+    features: Float[AnyArray, "*batch_f g g channels"], inside: Float[AnyArray, "*batch_m g g"]
+) -> Float[Array, "*batch channels"]:
+    """Do as `pool` with masks on the grid: 1 for the patches inside, else 0."""
     grid, channels = features.shape[-2:]
-    inside = grid_masks(masks, grid)
-    inside = inside.reshape(*inside.shape[:-2], 1, grid * grid)
+    inside = jnp.reshape(inside, (*inside.shape[:-2], 1, grid * grid))
     sums = inside @ features.reshape(*features.shape[:-3], grid * grid, channels)
     return (sums / jnp.maximum(inside.sum(-1, keepdims=True), 1))[..., 0, :]
 

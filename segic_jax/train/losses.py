@@ -19,10 +19,10 @@ from segic_jax.train.forward import NegativeBatch, TrainPass
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class PointDraws:
-    """Hold the uniform numbers in 0..1 from which the loss points of both passes are made."""
+    """Hold the uniform numbers in 0..1 from which the loss points of some masks are made."""
 
-    oversampled: Float[Array, "batch passes concepts candidates 2"]  # only the most uncertain are used
-    uniform: Float[Array, "batch passes concepts rest 2"]  # all used
+    oversampled: Float[Array, "*masks candidates 2"]  # only the most uncertain are used
+    uniform: Float[Array, "*masks rest 2"]  # all used
     num_uncertain: int = field(metadata={"static": True})  # how many candidates are used
 
 
@@ -35,7 +35,7 @@ def draw_points(
     oversample: float = 3.0,
     importance: float = 0.75,
 ) -> PointDraws:
-    """Draw the random numbers of some rows of a batch, for the forward and the reversed pass.
+    """Draw the random numbers of some rows of a batch: of masks [batch, passes, concepts].
 
     Args:
         key: made from (seed, step).
@@ -151,42 +151,63 @@ def batch_totals(weights: Float[Array, "batch passes concepts"]) -> Totals:
     return Totals(weights.sum((0, 2)), (weights > 0).sum((0, 2)).astype(jnp.float32))
 
 
+def pass_losses(
+    logits: Float[AnyArray, "*masks h w"],
+    iou: Float[AnyArray, "*masks"],
+    targets: Bool[AnyArray, "*masks S S"],
+    points: PointDraws | Float[AnyArray, "*masks points 2"],
+    weights: Float[AnyArray, "*masks"],
+    negative: Bool[AnyArray, "*masks"] | None,
+    totals: Totals,
+    index: int,
+) -> dict[str, Float[Array, ""]]:
+    """Return what some masks of a pass add to its losses: cross-entropy and dice (segic.py:458-476).
+
+    With negative prompts there is the score loss, too (segic.py:763-782): from the predicted IoU, whether a
+    prompt is a negative one.
+
+    Args:
+        weights: see `mask_weights`.
+        negative: which masks are those of negative prompts; None without negative prompts.
+        index: 0 for the forward pass, 1 for the reversed one.
+    """
+    suffix = "_reverse" if index else ""
+    if isinstance(points, PointDraws):
+        points = sample_points(logits, points.oversampled, points.uniform, points.num_uncertain)
+    cross_entropy, dice = mask_losses(logits, targets, points, weights, totals.weights[index])
+    parts = {"loss_mask" + suffix: cross_entropy, "loss_dice" + suffix: dice}
+    if negative is not None:
+        wrong = jnp.where(negative, jax.nn.softplus(iou), jax.nn.softplus(-iou))
+        parts["loss_score" + suffix] = weighted_mean(wrong, weights > 0, totals.masks[index])
+    return parts
+
+
 def train_loss(
     passes: Sequence[TrainPass],
     batch: Mapping[str, AnyArray],
-    points: PointDraws | Float[AnyArray, "passes batch concepts points 2"],
+    points: PointDraws | Float[AnyArray, "batch passes concepts points 2"],
     *,
     negatives: NegativeBatch | None = None,
     negative_weight: float = 0.1,
-    totals: Totals | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Return the loss of the forward pass, or of it and the reversed one, and its parts.
-
-    The mean over the passes; each is cross-entropy + dice (segic.py:458-476), and with negative prompts the
-    score loss (segic.py:763-782): from the predicted IoU, whether a prompt is a negative one.
+    """Return the loss of `train.forward.train_forward`'s passes, the mean over them, and its parts.
 
     Args:
-        passes, batch: see `train.forward.train_forward`.
+        batch: see `train.forward.pass_inputs`.
         points: `draw_points(key, ...)`, or the loss points themselves (x, y in 0..1).
-        totals: those of the global batch where `batch` is a part of it; then the losses of the parts add up.
     """
     parts = {}
     weights = mask_weights(batch["valid"], negatives, negative_weight)
-    totals = batch_totals(weights) if totals is None else totals
-    targets = batch["target_masks"], batch["reference_masks"]
-    for index, (suffix, train_pass) in enumerate(zip(("", "_reverse"), passes, strict=False)):
-        logits, weight = train_pass.decoded.logits, weights[:, index]
-        if isinstance(points, PointDraws):
-            coords = sample_points(
-                logits, points.oversampled[:, index], points.uniform[:, index], points.num_uncertain
-            )
-        else:
-            coords = points[index]
-        parts["loss_mask" + suffix], parts["loss_dice" + suffix] = mask_losses(
-            logits, targets[index], coords, weight, totals.weights[index]
+    totals = batch_totals(weights)
+    for index, train_pass in enumerate(passes):
+        parts |= pass_losses(
+            train_pass.decoded.logits,
+            train_pass.decoded.iou,
+            batch["reference_masks" if index else "target_masks"],
+            jax.tree.map(lambda x, index=index: x[:, index], points),
+            weights[:, index],
+            None if negatives is None else negatives.valid[:, index],
+            totals,
+            index,
         )
-        if negatives is not None:
-            score = train_pass.decoded.iou
-            wrong = jnp.where(negatives.valid[:, index], jax.nn.softplus(score), jax.nn.softplus(-score))
-            parts["loss_score" + suffix] = weighted_mean(wrong, weight > 0, totals.masks[index])
     return jnp.stack(list(parts.values())).sum() / len(passes), parts

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float
 
 from segic_jax.config import Config, ModelConfig, TrainConfig
@@ -19,9 +20,10 @@ from segic_jax.errors import ConfigError
 from segic_jax.models.params import Params
 from segic_jax.models.segic import extract
 from segic_jax.runtime.distributed import replicated
-from segic_jax.train.forward import Decode, decode_shots, train_forward
-from segic_jax.train.losses import batch_totals, draw_points, mask_weights, train_loss
+from segic_jax.train.forward import SEGIC, Prompting
+from segic_jax.train.losses import batch_totals, draw_points, mask_weights
 from segic_jax.train.negatives import choose, empty_queue, push
+from segic_jax.train.packing import loss_and_gradients
 
 State = dict  # "step": int32 [], "params": Params, "opt_state": optax's, "queue": train.negatives.Queue or {}
 Batch = dict[str, Array]  # segic_jax.data.pipeline
@@ -90,7 +92,7 @@ def make_train_step(
     mesh: Mesh,
     *,
     prepare: Callable[[ModelConfig, Frozen, Batch], Batch] = with_features,
-    decode: Decode = decode_shots,
+    prompting: Prompting = SEGIC,
     reversal: bool = True,
 ) -> jax.stages.Wrapped:
     """Return the jitted step: (state, frozen, batch) -> (state, metrics). It consumes the state.
@@ -99,41 +101,39 @@ def make_train_step(
     of the batch replace some that could not be read.
 
     Args:
-        prepare: makes what `train.forward.train_forward` reads from (part of) a batch of the pipeline.
-        decode, reversal: see `train.forward.train_forward`.
+        prepare: makes what `train.forward.pass_inputs` reads from (part of) a batch of the pipeline.
+        prompting: how prompts are made of the references.
+        reversal: whether there is a reversed pass.
     """
     settings = config.train
 
-    def gradients_of(params: Params, frozen: Frozen, part: dict, key: jax.Array, totals):
-        """Return what a part of the batch adds to metrics and gradient, and its features for the queue."""
-        batch, rows = prepare(config.model, frozen, part["batch"]), part["rows"]
-        points = draw_points(key, rows, batch["valid"].shape[1], num_points=settings.num_points)
+    def on_device(params: Params, untrained: Params, text_table, key, totals, rows, batch, negatives):
+        """Return what the rows of a device add to metrics and gradient, and their features for the queue."""
+        packed = loss_and_gradients(
+            config.model,
+            params,
+            untrained,
+            batch,
+            text_table,
+            draw_points(key, rows, batch["valid"].shape[1], num_points=settings.num_points),
+            totals,
+            negatives,
+            negative_weight=settings.negative_weight,
+            prompting=prompting,
+            reversal=reversal,
+            remat=settings.remat,
+        )
+        # The first concept is never a negative prompt.
+        return jax.tree.map(lambda x: x[None], (packed.metrics, packed.gradients)), packed.pooled[:, 0]
 
-        def loss(params: Params):
-            passes = train_forward(
-                config.model,
-                {**params, **frozen.untrained},
-                batch["target_features"],
-                batch["reference_features"],
-                batch,
-                frozen.text_table,
-                part["negatives"],
-                decode=decode,
-                reversal=reversal,
-                remat=settings.remat,
-            )
-            value, parts = train_loss(
-                passes,
-                batch,
-                points,
-                negatives=part["negatives"],
-                negative_weight=settings.negative_weight,
-                totals=totals,
-            )
-            return value, (parts, passes[0].pooled[:, 0])  # the first concept is never a negative prompt
-
-        (value, (parts, pooled)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-        return ({"loss": value, **parts}, gradients), pooled
+    # Each device loops over its own chunks. Sums over devices wait until all parts are added up.
+    on_devices = jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(P(), P(), P(), P(), P(), P("data"), P("data"), P("data")),
+        out_specs=P("data"),
+        check_vma=False,
+    )
 
     def train_step(state: State, frozen: Frozen, batch: Batch) -> tuple[State, Metrics]:
         rows = jnp.arange(settings.batch_size)
@@ -147,10 +147,19 @@ def make_train_step(
         inputs = {"batch": batch, "rows": rows, "negatives": negatives}
 
         def run_part(part):
-            return gradients_of(state["params"], frozen, part, points_key, totals)
+            return on_devices(
+                state["params"],
+                frozen.untrained,
+                frozen.text_table,
+                points_key,
+                totals,
+                part["rows"],
+                prepare(config.model, frozen, part["batch"]),
+                part["negatives"],
+            )
 
         if settings.accumulate == 1:
-            (metrics, gradients), pooled = run_part(inputs)
+            sums, pooled = run_part(inputs)
         else:
             # Every accumulate-th row, so that each device computes on its own rows.
             parts = jax.tree.map(lambda x: _strided(x, settings.accumulate), inputs)
@@ -163,8 +172,9 @@ def make_train_step(
                 terms, pooled = run_part(part)
                 return jax.tree.map(jnp.add, sums, terms), pooled
 
-            (metrics, gradients), pooled = jax.lax.scan(add, zeros, parts)
+            sums, pooled = jax.lax.scan(add, zeros, parts)
             pooled = jnp.moveaxis(pooled, 0, 1).reshape(settings.batch_size, -1)
+        metrics, gradients = jax.tree.map(lambda x: x.sum(0), sums)
 
         updates, opt_state = optimizer.update(gradients, state["opt_state"], state["params"])
         state = {

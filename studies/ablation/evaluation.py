@@ -16,7 +16,7 @@ from segic_jax.models.params import Params
 from segic_jax.models.segic import upsample
 from segic_jax.train.forward import ShotBatch
 from studies.ablation.features import FeatureStore
-from studies.ablation.prompting import Prompting, decode_prompted, pool_shots
+from studies.ablation.prompting import Prompting, decode_prompted
 from studies.ablation.scenes import episode_classes, references
 from studies.ablation.text_features import text_feature
 from studies.ablation.variants import Variant
@@ -44,26 +44,38 @@ def evaluate(part: str, variant: Variant, head: Params, store: FeatureStore) -> 
     for start in range(0, len(episodes), BATCH):
         targets = np.array([target for target, _ in episodes[start : start + BATCH]])
         scenes = np.array([shots for _, shots in episodes[start : start + BATCH]])
-        shots = ShotBatch(
-            features=features[scenes.ravel()].reshape(*scenes.shape, *features.shape[1:]).astype(np.float32),
-            masks=(labels[scenes.ravel()] == 1).reshape(len(scenes), 1, variant.shots, *labels.shape[1:]),
-            text=text[targets // SCENES][:, None],
-            valid=np.ones((len(targets), 1), bool),
+        shown = features[scenes.ravel()].reshape(*scenes.shape, *features.shape[1:]).astype(np.float32)
+        masks = (labels[scenes.ravel()] == 1).reshape(len(scenes), 1, variant.shots, *labels.shape[1:])
+        counts.append(
+            _count(
+                config,
+                variant.prompting,
+                head,
+                features[targets].astype(np.float32),
+                shown,
+                masks,
+                text[targets // SCENES][:, None],
+                labels[targets] == 1,
+            )
         )
-        target = features[targets].astype(np.float32)
-        counts.append(_count(config, variant.prompting, head, target, shots, labels[targets] == 1))
     both = np.concatenate(jax.device_get(counts), axis=1)
     return PixelCounts(*both.reshape(2, len(classes), SCENES))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _count(
-    config: ModelConfig, prompting: Prompting, head: Params, target: Array, shots: ShotBatch, truth: Array
+    config: ModelConfig,
+    prompting: Prompting,
+    head: Params,
+    target: Array,
+    features: Array,
+    masks: Array,
+    text: Array,
+    truth: Array,
 ) -> Int[Array, "2 episodes"]:
-    shots = shots._replace(masks=grid_masks(shots.masks, config.canvas) > 0)  # as `data.preprocess` does
-    _, stages = decode_prompted(
-        prompting, config, head, target, shots, pool_shots(shots), boxes=None, use_box=None, use_cross=True
-    )
+    on_canvas = grid_masks(masks, config.canvas) > 0  # as `data.preprocess` does
+    shots = ShotBatch(features, grid_masks(on_canvas, config.grid), text, jnp.ones(masks.shape[:2], bool))
+    stages = decode_prompted(prompting, config, head, target, shots)
     logits = upsample(stages.logits, config.canvas)[:, 0, :, :, None]
     inside = bilinear(logits, truth.shape[1:])[..., 0] > 0
     return jnp.stack([(inside & truth).sum((1, 2)), (inside | truth).sum((1, 2))])

@@ -7,16 +7,17 @@ prompt carries no information. An extension exchanges the map, the points or the
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from segic_jax.config import ModelConfig
-from segic_jax.models.correspondence import best_point, grid_masks, pool, similarity_map, upsample_maps
+from segic_jax.models.correspondence import best_point, pool_inside, similarity_map, upsample_maps
 from segic_jax.models.layers import l2_normalise
-from segic_jax.models.params import Params
+from segic_jax.models.params import AnyArray, Params
 from segic_jax.models.segic import (
     DecoderStages,
     GeometricPrompt,
@@ -24,6 +25,7 @@ from segic_jax.models.segic import (
     decode_with_prompts,
     geometric_prompt,
 )
+from segic_jax.train import forward
 from segic_jax.train.forward import ShotBatch
 
 PROTOTYPES = 3  # of a reference, beside its mean
@@ -49,26 +51,37 @@ class Prompting:
 
 def pool_shots(shots: ShotBatch) -> Float[Array, "batch concepts shots channels"]:
     """Return the pooled feature of every shot."""
-    return pool(shots.features[:, None], shots.masks)
+    return pool_inside(shots.features[:, None], shots.inside)
+
+
+def training_prompts(prompting: Prompting) -> forward.Prompting:
+    """Return what the training step needs to make the prompts that `prompting` gives."""
+    return forward.Prompting(partial(describe, prompting), partial(locate, prompting))
 
 
 def decode_prompted(
     prompting: Prompting,
     config: ModelConfig,
     head: Params,
-    target: Float[Array, "batch g g channels"],
+    target: Float[AnyArray, "batch g g channels"],
+    shots: ShotBatch,
+) -> DecoderStages:
+    """Decode with the prompts that `prompting` gives."""
+    prototypes, similarity = describe(prompting, config, target, shots, pool_shots(shots))
+    return decode_with_prompts(config, head, target, prototypes, locate(prompting, similarity, config.canvas))
+
+
+def describe(
+    prompting: Prompting,
+    config: ModelConfig,
+    target: Float[AnyArray, "batch g g channels"],
     shots: ShotBatch,
     pooled: Float[Array, "batch concepts shots channels"],
-    *,
-    boxes: Float[Array, "batch concepts 4"] | None,
-    use_box: Bool[Array, " batch"] | None,
-    use_cross: Bool[Array, " batch"] | bool,
-) -> tuple[Prototypes, DecoderStages]:
-    """Decode with the prompts that `prompting` gives; a `train.forward.Decode` once that is bound.
+) -> tuple[Prototypes, Float[Array, "batch concepts quarter quarter"]]:
+    """Return prototypes and similarity map.
 
     Args:
         pooled: `pool_shots(shots)`, with the features of negative prompts in their slots.
-        boxes, use_box, use_cross: see `models.segic.decode_stages`.
     """
     mean = pooled.mean(2)
     visual = pooled if prompting.shots != "mean" else mean[:, :, None]
@@ -91,22 +104,15 @@ def decode_prompted(
         mutual = upsample_maps(mutual_matches(target, shots, mean), config.canvas // 4)
         beside = prompting.extension == "mutual_beside"
         similarity = (similarity + mutual) / 2 if beside else similarity * mutual
-    geometric = geometric_prompt(similarity, config.canvas)
-    if prompting.extension == "points":
-        geometric = several_points(geometric, config.canvas)
-    if not prompting.geometric:
-        boxes = use_box = None
-    stages = decode_with_prompts(
-        config,
-        head,
-        target,
-        prototypes,
-        geometric,
-        boxes=boxes,
-        use_box=use_box,
-        use_cross=use_cross,
-    )
-    return prototypes, stages
+    return prototypes, similarity
+
+
+def locate(
+    prompting: Prompting, similarity: Float[Array, "batch concepts quarter quarter"], canvas: int
+) -> GeometricPrompt:
+    """Make a geometric prompt of a similarity map."""
+    geometric = geometric_prompt(similarity, canvas)
+    return several_points(geometric, canvas) if prompting.extension == "points" else geometric
 
 
 def mutual_matches(
@@ -124,7 +130,7 @@ def mutual_matches(
     forward = l2_normalise(mean, 1e-8) @ jnp.swapaxes(patches, 1, 2) > 0
     of_shots = l2_normalise(shots.features.reshape(batch, count, grid * grid, channels), 1e-8)
     nearest = jnp.argmax(patches[:, None] @ jnp.swapaxes(of_shots, 2, 3), axis=-1)  # [batch, shots, patches]
-    inside = grid_masks(shots.masks, grid).reshape(*shots.masks.shape[:3], grid * grid)
+    inside = shots.inside.reshape(*shots.inside.shape[:3], grid * grid)
     votes = jnp.take_along_axis(inside, nearest[:, None], axis=-1).sum(2)
     backward = votes >= (count + 1) // 2
     return (forward & backward).astype(jnp.float32).reshape(batch, -1, grid, grid)
@@ -137,7 +143,7 @@ def cluster_prototypes(shots: ShotBatch) -> Float[Array, "batch concepts prototy
     """
     batch, count, grid, _, channels = shots.features.shape
     patches = shots.features.reshape(batch, 1, count * grid * grid, channels)
-    inside = grid_masks(shots.masks, grid).reshape(batch, shots.masks.shape[1], -1)
+    inside = shots.inside.reshape(batch, shots.inside.shape[1], -1)
     unit = l2_normalise(patches, 1e-8)
 
     def mean_of(weights: Float[Array, "batch concepts groups patches"]):

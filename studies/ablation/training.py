@@ -20,7 +20,7 @@ from segic_jax.train.optim import make_optimizer, trainable_names
 from segic_jax.train.step import Frozen, init_state, make_train_step
 from studies.ablation.features import FeatureStore
 from studies.ablation.pairs import Pairs
-from studies.ablation.prompting import Prompting, decode_prompted
+from studies.ablation.prompting import Prompting, training_prompts
 from studies.ablation.scenes import TRAINING, VIEWS
 from studies.ablation.text_features import text_feature
 from studies.ablation.variants import Variant
@@ -96,8 +96,8 @@ def _train_step(config: Config, prompting: Prompting, reversal: bool) -> jax.sta
         config,
         make_optimizer(config.optim, config.train.steps),
         distributed.make_mesh(),
-        prepare=_with_masks,
-        decode=partial(decode_prompted, prompting),
+        prepare=partial(_with_masks, prompting),
+        prompting=training_prompts(prompting),
         reversal=reversal,
     )
 
@@ -113,9 +113,11 @@ def _with_features(rows: dict[str, np.ndarray], sources: Sequence[Source]) -> di
     return batch | {"unreadable": np.zeros(len(source_of_row), np.int32)}
 
 
-def _with_masks(config: ModelConfig, frozen: Frozen, batch: dict[str, Array]) -> dict[str, Array]:
+def _with_masks(
+    prompting: Prompting, config: ModelConfig, frozen: Frozen, batch: dict[str, Array]
+) -> dict[str, Array]:
     """Make masks on the canvas of labels, and convert the features to float32."""
-    batch = dict(batch)
+    batch = {**batch, "use_box": batch["use_box"] & prompting.geometric}
     for side in ("target", "reference"):
         labels, concept_labels = batch.pop(side + "_labels"), batch.pop(side + "_concept_labels")
         inside = labels[:, None] == concept_labels[..., None, None].astype(labels.dtype)

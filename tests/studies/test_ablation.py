@@ -16,6 +16,7 @@ from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.episodes import score_episodes
+from segic_jax.models.correspondence import grid_masks
 from segic_jax.models.segic import (
     GeometricPrompt,
     backbone_template,
@@ -38,6 +39,7 @@ from studies.ablation.prompting import (
     mutual_matches,
     pool_shots,
     several_points,
+    training_prompts,
 )
 from studies.ablation.scenes import SCENES, TRAINING, VALIDATION, VIEWS, Size, episode_classes
 from studies.ablation.variants import DEFAULT, Variant, choose_variants, make_variants
@@ -124,15 +126,13 @@ def batch():
 
 def test_the_default_equals_the_training_of_segic(bundle, batch):
     batch, negatives, table = batch
-    head = bundle.head
-    features = batch["target_features"], batch["reference_features"]
-    inputs = MODEL, head, *features, batch, table, negatives
+    inputs = MODEL, bundle.head, batch, table, negatives
     expected = jax.jit(forward.train_forward, static_argnums=0)(*inputs)
-    prompted = partial(forward.train_forward, decode=partial(decode_prompted, Prompting()))
+    prompted = partial(forward.train_forward, prompting=training_prompts(Prompting()))
     actual = jax.jit(prompted, static_argnums=0)(*inputs)
     for a, b in zip(expected, actual, strict=True):
         np.testing.assert_allclose(a.decoded.logits, b.decoded.logits, atol=1e-5)
-        np.testing.assert_array_equal(a.context_masks, b.context_masks)
+        np.testing.assert_array_equal(a.inputs.inside, b.inputs.inside)
     single_pass = jax.eval_shape(lambda: forward.train_forward(*inputs, reversal=False))
     assert len(single_pass) == 1
 
@@ -164,16 +164,15 @@ def decode_pair(bundle: Bundle, prompting: Prompting, seed: int, text: float = 0
     features = np.random.default_rng(seed).normal(size=(1, 1, grid, grid, width)).astype(np.float32)
     masks = np.zeros((1, 1, 1, 32, 32), bool)
     masks[..., 5:25, 5:25] = True
-    shots = ShotBatch(features, masks, np.full((1, 1, 4), text, np.float32), np.ones((1, 1), bool))
+    inside = grid_masks(masks, grid)
+    shots = ShotBatch(features, inside, np.full((1, 1, 4), text, np.float32), np.ones((1, 1), bool))
     return program(prompting, bundle.head, target, shots)
 
 
 @partial(jax.jit, static_argnums=0)
 def program(prompting: Prompting, head, target, shots: ShotBatch):
     """Return logits, similarity map and valid tokens."""
-    return decode_prompted(
-        prompting, MODEL, head, target, shots, pool_shots(shots), boxes=None, use_box=None, use_cross=True
-    )[1]
+    return decode_prompted(prompting, MODEL, head, target, shots)
 
 
 def test_a_withheld_prompt_has_no_influence(bundle):
@@ -199,10 +198,9 @@ def test_a_withheld_prompt_has_no_influence(bundle):
 
 def one_reference(patches: np.ndarray, inside: np.ndarray) -> ShotBatch:
     """Return patches [g, g, channels] as a reference, with a mask of the patches `inside`."""
-    masks = np.kron(inside, np.ones((8, 8), bool)).astype(bool)
     return ShotBatch(
         jnp.asarray(patches, jnp.float32)[None, None],
-        jnp.asarray(masks)[None, None, None],
+        jnp.asarray(inside, jnp.float32)[None, None, None],
         jnp.zeros((1, 1, 4)),
         jnp.ones((1, 1), bool),
     )

@@ -14,9 +14,10 @@ from segic_jax.weights.torch_names import from_torch, split_segic, to_torch
 TINY = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
 
 
-def loss_of(config, head, target, reference, batch, table, points, negatives=None, remat=False, **weights):
+def loss_of(config, head, target, reference, batch, table, points, negatives=None, **weights):
     """Return the loss and its parts, computed from features."""
-    passes = forward.train_forward(config, head, target, reference, batch, table, negatives, remat=remat)
+    batch = {**batch, "target_features": target, "reference_features": reference}
+    passes = forward.train_forward(config, head, batch, table, negatives)
     return losses.train_loss(passes, batch, points, negatives=negatives, **weights)
 
 
@@ -45,18 +46,19 @@ def step(golden, golden_weights):
         "use_cross": np.stack([g["in.fwd.use_cross"], g["in.rev.use_cross"]], axis=1),
     }
     coords = np.stack(
-        [slots(g[f"mid.{direction}.loss_point_coords"], counts, 3) for direction in ("fwd", "rev")]
+        [slots(g[f"mid.{direction}.loss_point_coords"], counts, 3) for direction in ("fwd", "rev")], axis=1
     )
     return g, head, (features[:3], features[3:], batch, g["mid.text_features"]), coords
 
 
 def test_logits_of_both_passes(step):
-    g, head, inputs, _ = step
-    passes = jax.jit(forward.train_forward, static_argnums=0)(TINY, head, *inputs)
+    g, head, (target, reference, batch, table), _ = step
+    inputs = {**batch, "target_features": target, "reference_features": reference}
+    passes = jax.jit(forward.train_forward, static_argnums=0)(TINY, head, inputs, table)
     for name, result in zip(("fwd", "rev"), passes, strict=True):
         logits = result.decoded.logits
         expected = g[f"mid.{name}.low_res_masks"][:, 0]
-        np.testing.assert_allclose(logits[inputs[2]["valid"]], expected, atol=1e-4)
+        np.testing.assert_allclose(logits[batch["valid"]], expected, atol=1e-4)
 
 
 def test_losses_and_every_gradient(step, golden_gradients):
@@ -181,11 +183,10 @@ def test_negative_prompts_contribute_with_their_weight(small):
         for name in ("target_masks", "reference_masks")
     }
 
-    def parts(negatives, weight, totals=None):
+    def parts(negatives, weight):
         return loss_of(
-            config, head, *features, batch, table, points,
-            negatives=negatives, negative_weight=weight, totals=totals,
-        )[1]  # fmt: skip
+            config, head, *features, batch, table, points, negatives=negatives, negative_weight=weight
+        )[1]
 
     without, heavy, light = parts(None, 0.1), parts(negatives, 1.0), parts(negatives, 0.1)
     for name, positive in without.items():
@@ -193,23 +194,3 @@ def test_negative_prompts_contribute_with_their_weight(small):
         negative = (7 * heavy[name] - 5 * positive) / 2
         np.testing.assert_allclose(light[name], (5 * positive + 0.2 * negative) / 5.2, rtol=1e-5)
     assert set(light) - set(without) == {"loss_score", "loss_score_reverse"}
-    # Losses of parts add up if they are divided by the totals of the batch.
-    totals = losses.batch_totals(losses.mask_weights(batch["valid"], negatives, 0.1))
-    for name, value in parts(negatives, 0.1, totals).items():
-        np.testing.assert_allclose(value, light[name], rtol=1e-6)
-
-
-def test_remat_does_not_change_gradients(small):
-    run, features, batch = small
-    points = losses.draw_points(jax.random.key(0), jnp.arange(3), 3, num_points=64)
-
-    @partial(jax.jit, static_argnums=0)
-    def gradients(remat):
-        def loss(head):
-            return loss_of(run.config, head, *features, batch, run.table, points, remat=remat)[0]
-
-        return jax.grad(loss)(run.head)
-
-    expected = gradients(False)
-    for name, value in gradients(True).items():
-        np.testing.assert_allclose(value, expected[name], atol=1e-6, err_msg=name)

@@ -50,7 +50,8 @@ def replay_training(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLik
     check.close("mid.text_features", table)
 
     batch = _batch(check, counts)
-    coords = np.stack([_slots(check.input(f"mid.{way}.loss_point_coords"), counts) for way in _PASSES])
+    points = (_slots(check.input(f"mid.{way}.loss_point_coords"), counts) for way in _PASSES)
+    coords = np.stack(list(points), axis=1)
     step = _step(config, head, features, batch, table, coords)
     check.close("mid.prompt_proj_out", step.prompt_proj)
     for index, way in enumerate(_PASSES):
@@ -110,7 +111,7 @@ def _prompts(check: Checker) -> list[str]:
 
 
 def _batch(check: Checker, counts: Int[np.ndarray, " images"]) -> dict[str, np.ndarray]:
-    """Return the batch that `train_forward` reads, with masks in slots."""
+    """Return the batch that `train_forward` reads, without features, with masks in slots."""
     images = np.arange(len(counts))
     return {
         "target_masks": _slots(check.input("in.label") / 255 > 0.5, counts),
@@ -146,15 +147,16 @@ class _Step(NamedTuple):
 @partial(jax.jit, static_argnums=0)
 def _step(config: ModelConfig, head: Params, features, batch, table, coords) -> _Step:
     targets, references = jnp.split(jnp.asarray(features), 2)
+    inputs = {**batch, "target_features": targets, "reference_features": references}
 
     def loss(head):
-        passes = forward.train_forward(config, head, targets, references, batch, table)
-        total, parts = losses.train_loss(passes, batch, coords)
+        passes = forward.train_forward(config, head, inputs, table)
+        total, parts = losses.train_loss(passes, inputs, coords)
         return total, (parts, passes)
 
     (total, (parts, passes)), gradients = jax.value_and_grad(loss, has_aux=True)(head)
     module = segic.head_template(config).bind(head)
-    inst_proj = [module.inst_proj(way.prototypes.pooled) for way in passes]
+    inst_proj = [module.inst_proj(way.inputs.prototypes.pooled) for way in passes]
     return _Step(passes, module.prompt_proj(table), inst_proj, total, parts, gradients)
 
 
@@ -168,9 +170,9 @@ def _check_pass(
 ) -> None:
     """Check one pass; the official arrays have a row for each mask, and no unused slots."""
     current, previous = passes[index], passes[0]
-    valid, decoded, canvas = batch["valid"], current.decoded, current.context_masks.shape[-1]
+    valid, decoded, canvas = batch["valid"], current.decoded, batch["target_masks"].shape[-1]
     check.close(f"{prefix}.neck_out", channels_first(decoded.image))
-    check.close(f"{prefix}.inst_feat", current.prototypes.pooled[valid])
+    check.close(f"{prefix}.inst_feat", current.inputs.prototypes.pooled[valid])
     check.close(f"{prefix}.inst_proj_out", inst_proj[valid])
     check.close(f"{prefix}.sim", decoded.similarity[valid][:, None])
     check.close(f"{prefix}.mask_input", decoded.map[valid][:, None])
@@ -183,14 +185,14 @@ def _check_pass(
         stored = segic.upsample(jnp.asarray(check.input("mid.fwd.low_res_masks")), canvas)[:, 0]
         context = threshold_like(segic.upsample(previous.decoded.logits, canvas)[valid], stored)
     else:
-        context = current.context_masks[valid]
+        context = batch["reference_masks"][valid]
     check.equal(f"{prefix}.context_mask", context[:, None])
 
     prompts = jax.tree.map(np.asarray, decoded.prompts)
     tokens, tokens_valid = np.asarray(decoded.tokens), np.asarray(decoded.tokens_valid)
     for image, count in enumerate(valid.sum(1)):
         if batch["use_box"][image, index]:
-            check.equal(f"{prefix}.boxes.{image}", current.boxes[image, :count])
+            check.equal(f"{prefix}.boxes.{image}", current.inputs.boxes[image, :count])
         rows = [(image, row) for row in range(count)]
         check.close(f"{prefix}.text_tokens.{image}", np.stack([tokens[i][tokens_valid[i]] for i in rows]))
         sparse = [prompts.sparse[i][prompts.sparse_valid[i]] for i in rows]

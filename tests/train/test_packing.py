@@ -1,0 +1,155 @@
+"""The packed loss equals the plain one, whichever slots are used and however they are computed."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
+from segic_jax.models import segic
+from segic_jax.train import forward, losses
+from segic_jax.train.optim import trainable_names
+from segic_jax.train.packing import loss_and_gradients
+
+MODEL = ModelConfig(
+    vit=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
+    head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
+    text_width=16,
+    canvas=64,
+)
+PAIRS, SLOTS = 3, 4
+USED = {
+    "one concept a pair": [[1, 0, 0, 0]] * PAIRS,
+    "every slot": [[1, 1, 1, 1]] * PAIRS,
+    "mixed": [[1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]],
+    "gaps": [[0, 1, 0, 1], [0, 0, 0, 0], [1, 0, 0, 1]],
+    "none": [[0, 0, 0, 0]] * PAIRS,
+}
+
+
+@pytest.fixture(scope="module")
+def head():
+    return segic.head_template(MODEL).init(0)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    rng = np.random.default_rng(0)
+    grid = MODEL.grid
+    features = rng.normal(size=(2, PAIRS, grid, grid, MODEL.vit.width)).astype(np.float32)
+    corners = rng.integers(0, 32, (2, PAIRS, SLOTS, 2))
+    masks = np.zeros((2, PAIRS, SLOTS, 64, 64), bool)
+    for place in np.ndindex(2, PAIRS, SLOTS):
+        y, x = corners[place]
+        masks[place][y : y + 30, x : x + 25] = True
+    masks[:, 1, 0] = False  # of a concept that is not on the image
+    return {
+        "target_features": features[0],
+        "reference_features": features[1],
+        "target_masks": masks[0],
+        "reference_masks": masks[1],
+        "target_prompt": np.array([0, 1, 0]),
+        "reference_prompt": np.array([1, 1, 0]),
+        "use_box": np.array([[True, False], [False, True], [True, True]]),
+        "use_cross": np.array([[True, False], [True, True], [False, True]]),
+    }
+
+
+TABLE = jnp.asarray(np.random.default_rng(1).normal(size=(2, MODEL.text_width)), jnp.float32)
+
+
+def split(head, negatives):
+    trainable = trainable_names(head, score=negatives is not None)
+    return {n: head[n] for n in trainable}, {n: head[n] for n in head if n not in trainable}
+
+
+@partial(jax.jit, static_argnames="reversal")
+def plain(head, batch, points, negatives, reversal=True):
+    params, untrained = split(head, negatives)
+
+    def loss(params):
+        passes = forward.train_forward(
+            MODEL, {**params, **untrained}, batch, TABLE, negatives, reversal=reversal
+        )
+        value, parts = losses.train_loss(passes, batch, points, negatives=negatives)
+        return value, (parts, passes[0].inputs.pooled)
+
+    (value, (parts, pooled)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
+    return {"loss": value, **parts}, gradients, pooled
+
+
+@partial(jax.jit, static_argnames=("reversal", "chunk", "remat"))
+def packed(head, batch, points, negatives, **options):
+    params, untrained = split(head, negatives)
+    totals = losses.batch_totals(losses.mask_weights(batch["valid"], negatives, 0.1))
+    return loss_and_gradients(MODEL, params, untrained, batch, TABLE, points, totals, negatives, **options)
+
+
+def check(expected, actual):
+    """Compare (metrics, gradients, pooled features)."""
+    for a, b, tolerance in zip(expected, actual, (1e-6, 5e-6, 1e-6), strict=True):
+        assert jax.tree.structure(a) == jax.tree.structure(b)
+        for (path, x), y in zip(jax.tree_util.tree_leaves_with_path(a), jax.tree.leaves(b), strict=True):
+            # The largest entry of a gradient that is zero up to rounding is no measure of its error.
+            largest = max(np.abs(x).max(), 1e-2)
+            np.testing.assert_allclose(y, x, rtol=0, atol=tolerance * largest, err_msg=str(path))
+
+
+def draw():
+    return losses.draw_points(jax.random.key(0), jnp.arange(PAIRS), SLOTS, num_points=64)
+
+
+@pytest.mark.parametrize("used", USED)
+def test_loss_gradients_and_pooled_features_equal_the_plain_ones(head, batch, used):
+    batch = batch | {"valid": np.array(USED[used], bool)}
+    expected = plain(head, batch, draw(), None)
+    check(expected, packed(head, batch, draw(), None, chunk=3))
+    if used == "none":
+        assert expected[0]["loss"] == 0
+
+
+@pytest.mark.parametrize("options", [{"chunk": 1}, {"chunk": 5}, {"chunk": 100}, {"chunk": 3, "remat": True}])
+def test_neither_the_chunk_nor_recomputation_changes_anything(head, batch, options):
+    batch = batch | {"valid": np.array(USED["mixed"], bool)}
+    check(plain(head, batch, draw(), None), packed(head, batch, draw(), None, **options))
+
+
+def test_without_reversal(head, batch):
+    batch = batch | {"valid": np.array(USED["mixed"], bool)}
+    expected = plain(head, batch, draw(), None, reversal=False)
+    check(expected, packed(head, batch, draw(), None, reversal=False, chunk=3))
+
+
+def test_negative_prompts(head, batch):
+    """Negative prompts use other slots in each of the two passes."""
+    batch = batch | {"valid": np.array(USED["one concept a pair"], bool)}
+    chosen = np.zeros((PAIRS, 2, SLOTS), bool)
+    chosen[0, 0, 1:] = chosen[0, 1, 2] = chosen[2, :, 1] = True
+    masks = {
+        name: np.where(batch["valid"][..., None, None], batch[name], False)
+        for name in ("target_masks", "reference_masks")
+    }
+    features = np.random.default_rng(2).normal(size=(*chosen.shape, MODEL.vit.width)).astype(np.float32)
+    negatives = forward.NegativeBatch(chosen, features, np.ones(chosen.shape, np.int32))
+    expected = plain(head, batch | masks, draw(), negatives)
+    assert "loss_score_reverse" in expected[0]
+    check(expected, packed(head, batch | masks, draw(), negatives, chunk=3))
+
+
+def test_parts_of_a_batch_add_up(head, batch):
+    batch = batch | {"valid": np.array(USED["mixed"], bool)}
+    params, untrained = split(head, None)
+    totals = losses.batch_totals(losses.mask_weights(batch["valid"], None, 0.1))
+
+    @jax.jit
+    def part(rows):
+        points = losses.draw_points(jax.random.key(0), rows, SLOTS, num_points=64)
+        chosen = jax.tree.map(lambda x: jnp.asarray(x)[rows], batch)
+        return loss_and_gradients(MODEL, params, untrained, chosen, TABLE, points, totals)
+
+    each = [part(jnp.arange(PAIRS)[row : row + 1]) for row in range(PAIRS)]
+    metrics, gradients = (jax.tree.map(lambda *x: sum(x), *(one[i] for one in each)) for i in (0, 1))
+    expected = plain(head, batch, draw(), None)
+    check(expected, (metrics, gradients, jnp.concatenate([one.pooled for one in each])))
