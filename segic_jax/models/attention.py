@@ -1,12 +1,14 @@
 """Compute softmax attention with a bounded working set, in the form that suits the target platform.
 
 No form holds [heads, queries, keys] at once where that is large: cuDNN's kernel on an NVIDIA GPU in reduced
-precision, one head after the other on a CPU, blocks of queries elsewhere. `jax.lax.platform_dependent` leaves
-only the branch of the target in the compiled program, so a model never asks which device is present.
+precision, a Pallas flash kernel on a TPU, one head after the other on a CPU, blocks of queries elsewhere.
+`jax.lax.platform_dependent` leaves only the branch of the target in the compiled program, so a model never
+asks which device is present.
 """
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
 
 MAX_SCORES_PER_HEAD = 1024 * 1024  # above this, the [queries, keys] matrix of a head is never held at once
@@ -14,6 +16,7 @@ QUERY_BLOCK = 512  # queries per block, for all heads together
 # On a CPU, above this many scores in total (16 MB) attention goes head by head, so that scores stay in cache.
 CPU_CACHED_SCORES = 4 * 1024 * 1024
 CPU_QUERY_BLOCK = 1024  # queries per block of a single head
+TPU_BLOCKS = (512, 384, 256)  # tokens per block of the flash kernel: the one that needs the least padding
 
 
 def attention(
@@ -34,6 +37,8 @@ def attention(
             branches["cuda"] = _cudnn
         if scores_per_head * (q.size // (q.shape[-3] * q.shape[-1])) > CPU_CACHED_SCORES:
             branches["cpu"] = _head_by_head
+        if scores_per_head > MAX_SCORES_PER_HEAD and q.shape == k.shape == v.shape:
+            branches["tpu"] = _flash
     if scores_per_head > MAX_SCORES_PER_HEAD:
         if mask is not None and mask.shape[-2] != 1:
             raise ValueError("A mask that differs between queries is not supported at this length.")
@@ -50,6 +55,36 @@ def _cudnn(q, k, v):
         return jax.nn.dot_product_attention(q, k, v, implementation="cudnn")
     except RuntimeError:  # JAX without CUDA cannot trace cuDNN; this branch is then never compiled either
         return _query_blocks(q, k, v)
+
+
+def _flash(q, k, v):
+    """Run the flash kernel on the rows that each device of the mesh holds; without a mesh, on all of them."""
+    mesh = jax.sharding.get_abstract_mesh()
+    *batch, tokens, heads, channels = q.shape
+    q, k, v = (x.reshape(-1, tokens, heads, channels) for x in (q, k, v))
+    if not mesh.empty and len(q) % mesh.size == 0:
+        rows = PartitionSpec(mesh.axis_names)
+        # XLA cannot split a kernel by itself: it would gather the batch on every device.
+        out = jax.shard_map(_flash_rows, in_specs=rows, out_specs=rows, check_vma=False)(q, k, v)
+    else:
+        out = _flash_rows(q, k, v)
+    return out.reshape(*batch, tokens, heads, channels)
+
+
+def _flash_rows(q, k, v):
+    """Pad the tokens to full blocks, which a segment of their own keeps out of the softmax."""
+    # Imported here: it takes 0.1 s, and most small grids do without.
+    from jax.experimental.pallas.ops.tpu.flash_attention import BlockSizes, SegmentIds, flash_attention
+
+    batch, tokens, _, channels = q.shape
+    block = min(TPU_BLOCKS, key=lambda size: -tokens % size)
+    padding = -tokens % block
+    q, k, v = (_heads_first(jnp.pad(x, [(0, 0), (0, padding), (0, 0), (0, 0)])) for x in (q, k, v))
+    segments = jnp.broadcast_to(jnp.arange(tokens + padding) < tokens, (batch, tokens + padding))
+    ids = SegmentIds(q=segments.astype(jnp.int32), kv=segments.astype(jnp.int32))
+    sizes = BlockSizes(*[block] * 3, 1, *[block] * 7)
+    out = flash_attention(q, k, v, segment_ids=ids, sm_scale=channels**-0.5, block_sizes=sizes)
+    return _heads_first(out)[:, :tokens]
 
 
 def _at_once(q, k, v, mask=None):

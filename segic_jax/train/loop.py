@@ -141,7 +141,8 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
         while step < settings.steps and not stopping:
             if train_step is None:
                 batch = distributed.shard_batch(mesh, next(batches))
-                traced = make_train_step(config, optimizer, mesh).trace(state, frozen, batch)
+                with jax.set_mesh(mesh):  # kernels split their rows over it
+                    traced = make_train_step(config, optimizer, mesh).trace(state, frozen, batch)
                 train_step = traced.lower().compile()  # one program: another shape of batch is an error
                 log.begin(flops_of(traced.jaxpr.jaxpr))
             state, metrics = train_step(state, frozen, batch)
