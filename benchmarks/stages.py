@@ -173,7 +173,7 @@ def head_alone(size: Size) -> Stage:
     """Run `head` with concepts that do not read each other, as in the API."""
 
     def decoded(params, features, context):
-        decoded = segic.decode_stages(size.model, params, features, context, use_cross=False)
+        decoded = segic.decode_stages(size.model, params, features, context, alone=True)
         return segic.upsample(decoded.logits, size.model.canvas), decoded.iou
 
     return Stage(decoded, head(size).arguments)

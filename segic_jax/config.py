@@ -13,6 +13,8 @@ from typing import Literal
 
 from segic_jax.errors import ConfigError
 
+Precision = Literal["auto", "float32", "bfloat16"]  # of a backbone; auto follows the device
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from segic_jax.config import Precision
+
 
 @dataclass
 class App:
@@ -21,6 +23,8 @@ class App:
     """Port; 0 for a free one."""
     weights: str = ""
     """Model file, or a name of `segic weights list`; by default the small bundled model."""
+    precision: Precision = "auto"
+    """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
 
     def run(self) -> int:
         """Serve until Ctrl-C."""
@@ -39,7 +43,7 @@ class App:
             from segic_jax.runtime.compile_cache import use_compile_cache
 
             use_compile_cache()
-            segmenter = Segmenter.load(self.weights)
+            segmenter = Segmenter.load(self.weights, precision=self.precision)
             device = {"cpu": "CPU", "gpu": "GPU"}.get(jax.default_backend(), jax.default_backend())
             text = header(segmenter.name, device, embedded=not self.weights)
             serve(segmenter, text, self.host, self.port, Path(folder))

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from segic_jax.config import Precision
 from segic_jax.errors import InputError
 from segic_jax.runtime import progress
 
@@ -47,6 +48,8 @@ class ReferenceArguments:
     """Also give the model the class names as text, if it has a text tower."""
     weights: str = ""
     """A model file, or a name from `segic weights list`. The default is the bundled model."""
+    precision: Precision = "auto"
+    """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
 
     @cached_property
     def examples(self) -> "list[Example]":
@@ -84,7 +87,7 @@ class ReferenceArguments:
         from segic_jax.runtime.compile_cache import use_compile_cache
 
         use_compile_cache()
-        return Segmenter.load(self.weights)
+        return Segmenter.load(self.weights, precision=self.precision)
 
     def load(self) -> "tuple[Segmenter, Context]":
         """Load the model and make the context of all references.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from segic_jax.commands.command_line import run_command
-from segic_jax.config import Hosts
+from segic_jax.config import Hosts, Precision
 from segic_jax.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,6 +93,8 @@ class Eval:
     """A model file, or a name from `segic weights list`; by default the bundled model."""
     out: Path | None = None
     """The output folder; by default outputs/eval_..."""
+    precision: Precision = "auto"
+    """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
     limit: int | None = None
     """Evaluate only this number of episodes, images or videos, spread evenly over the list."""
     list: bool = False
@@ -182,7 +184,11 @@ class Eval:
             from segic_jax.evaluate.video import VideoEvaluation
 
             return VideoEvaluation(
-                bundle, benchmark, source, semantics=self.video_options.semantics or "official"
+                bundle,
+                benchmark,
+                source,
+                semantics=self.video_options.semantics or "official",
+                precision=self.precision,
             )
         batch_size = 16 if self.image_options.batch_size is None else self.image_options.batch_size
         if benchmark.kind == "semseg":
@@ -198,6 +204,7 @@ class Eval:
                 bank=options.bank or ("val" if benchmark.name == "pc459" else "train"),
                 class_names=self.image_options.class_names,
                 batch_size=batch_size,
+                precision=self.precision,
             )
         from segic_jax.evaluate.episodes import EpisodeEvaluation
         from segic_jax.weights.bundle import load_bundle
@@ -225,6 +232,7 @@ class Eval:
             random_backbone=load_bundle(random_backbone) if random_backbone else None,
             batch_size=batch_size,
             workers=options.workers or 0,
+            precision=self.precision,
         )
 
     def _episodes(self, benchmark: "BenchmarkSpec", source: Any) -> "tuple[Protocol, Sequence[Manifest]]":

@@ -43,6 +43,9 @@ class Predict(MaskArguments):
     """Images, or folders of images."""
     out: Path
     """The output folder, which is created if necessary."""
+    together: bool = False
+    """Decode the classes together, as the official code does: each also reads the features of the others.
+    Otherwise adding a class changes no mask of another."""
 
     def run(self) -> int:
         """Segment every target that is not done; return 2 if one cannot be read."""
@@ -60,7 +63,8 @@ class Predict(MaskArguments):
             "threshold": f"probability {self.threshold:g}",
             "command": shlex.join(["segic", *sys.argv[1:]]),
         }
-        run = run_id(segmenter, context, threshold=self.threshold, keep_absent=self.keep_absent)
+        settings = {"threshold": self.threshold, "keep_absent": self.keep_absent, "together": self.together}
+        run = run_id(segmenter, context, **settings)
         with OutputFolder(self.out, context, targets, skipped.messages, notes, run) as folder:
             remaining = folder.remaining()
             names = {str(path): name for name, path in remaining.items()}
@@ -69,6 +73,7 @@ class Predict(MaskArguments):
                 context,
                 cut=cut,
                 keep_absent=self.keep_absent,
+                together=self.together,
                 on_error=skipped,
             )
             for result in bar(results, total=len(remaining), unit="image"):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from segic_jax.config import Precision
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.episodes import ClassId, Episode, EpisodeSource, Manifest, episodes_hash, require_files
 from segic_jax.errors import ConfigError, DataError
@@ -58,6 +59,7 @@ class EpisodeEvaluation:
         random_backbone: Bundle | None = None,
         batch_size: int = 16,
         workers: int = 0,
+        precision: Precision = "auto",
     ):
         """Number the episodes of all folds.
 
@@ -68,6 +70,7 @@ class EpisodeEvaluation:
             random_backbone: a model trained over a frozen random backbone, one more baseline.
             batch_size: episodes between reading and scoring; it changes no result.
             workers: processes that read images; 0 reads in threads.
+            precision: of the backbone; see `inference.engine.Engine`.
 
         Raises:
             ConfigError: `batch_size` below 1 or `workers` below 0.
@@ -85,7 +88,7 @@ class EpisodeEvaluation:
         self._tasks = make_tasks(
             bundle, source, manifests, class_names=class_names, wrong_references=baselines
         )
-        self._engine = Engine(bundle)
+        self._engine = Engine(bundle, precision=precision)
 
     def __len__(self) -> int:
         """Return the number of episodes in the list."""
@@ -100,6 +103,7 @@ class EpisodeEvaluation:
             "class_names": self._class_names,
             "baselines": self._baselines,
             "random_backbone": model_identity(random_backbone) if random_backbone else None,
+            "precision": self._engine.precision,
         }
 
     def settings(self) -> dict:
@@ -109,6 +113,7 @@ class EpisodeEvaluation:
             "shots": self._manifests[0].shots,
             "folds": [manifest.fold for manifest in self._manifests],
             "class_names_given": self._class_names,
+            "precision": self._engine.precision,
         }
 
     def prepare(self, indices: Sequence[int], out: Path) -> None:
@@ -119,7 +124,7 @@ class EpisodeEvaluation:
         """Yield the pixel counts of each episode."""
         engines = {"segic": self._engine}
         if self._random_backbone:
-            engines["random_backbone"] = Engine(self._random_backbone)
+            engines["random_backbone"] = Engine(self._random_backbone, precision=self._engine.precision)
         return predict_episodes(
             engines,
             self._source,
@@ -230,7 +235,7 @@ class EpisodeEvaluation:
 
 
 def score_episodes(
-    bundle: Bundle,
+    engine: Engine,
     source: EpisodeSource,
     manifest: Manifest,
     *,
@@ -242,12 +247,11 @@ def score_episodes(
     Hosts share the episodes, and all of them must call this.
     """
     protocol = find_protocol(manifest.protocol)
-    tasks = host_share(spread(make_tasks(bundle, source, [manifest]), limit))
+    tasks = host_share(spread(make_tasks(engine.bundle, source, [manifest]), limit))
     rows: list[dict] = []
     with raise_on_all_hosts():
-        engines = {"segic": Engine(bundle)}
         rows += predict_episodes(
-            engines, source, tasks, lambda p: prediction_row(p, protocol), in_flight=batch_size
+            {"segic": engine}, source, tasks, lambda p: prediction_row(p, protocol), in_flight=batch_size
         )
     gathered = [row for part in gather_json(rows) for row in part]
     return summarise_rows(sorted(gathered, key=lambda row: row["index"]), [manifest], protocol)["scores"]

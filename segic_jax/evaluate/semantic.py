@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, UInt8
 
+from segic_jax.config import Precision
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.data.semantic import SemanticSource, Split
@@ -49,6 +50,7 @@ class SemanticEvaluation:
         bank: Split = "train",
         class_names: bool | None = None,
         batch_size: int = 16,
+        precision: Precision = "auto",
     ):
         """List the images and encode the prompts.
 
@@ -60,6 +62,7 @@ class SemanticEvaluation:
                 made by Stable Diffusion, which are not distributed.
             class_names: whether the prompts name the classes; None for yes if the model can encode them.
             batch_size: images in work at a time; results do not depend on it.
+            precision: of the backbone; see `inference.engine.Engine`.
 
         Raises:
             ConfigError: `batch_size` below 1.
@@ -73,7 +76,7 @@ class SemanticEvaluation:
         self._batch_size = batch_size
         self._text, self._names_given = encode_class_prompts(bundle, source, class_names)
         self._images = source.image_names("val")
-        self._engine = Engine(bundle)
+        self._engine = Engine(bundle, precision=precision)
         self._bank: ReferenceBank | None = None
 
     def __len__(self) -> int:
@@ -85,12 +88,17 @@ class SemanticEvaluation:
         return {
             "protocol": self._protocol(),
             "class_names_given": self._names_given,
-            "pictures": list_hash(self._images),
+            "images": list_hash(self._images),
+            "precision": self._engine.precision,
         }
 
     def settings(self) -> dict:
         """Return the first entries of the result."""
-        return {"protocol": self._protocol(), "class_names_given": self._names_given}
+        return {
+            "protocol": self._protocol(),
+            "class_names_given": self._names_given,
+            "precision": self._engine.precision,
+        }
 
     def _protocol(self) -> dict:
         return {

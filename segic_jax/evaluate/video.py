@@ -20,7 +20,7 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import Image
 
-from segic_jax.config import INSTANCE_PROMPT
+from segic_jax.config import INSTANCE_PROMPT, Precision
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.images import require_size
 from segic_jax.data.video import Clip, VideoSource
@@ -48,12 +48,19 @@ class VideoEvaluation:
     score_name = "J&F"
 
     def __init__(
-        self, bundle: Bundle, benchmark: BenchmarkSpec, source: VideoSource, *, semantics: Semantics
+        self,
+        bundle: Bundle,
+        benchmark: BenchmarkSpec,
+        source: VideoSource,
+        *,
+        semantics: Semantics,
+        precision: Precision = "auto",
     ):
         """List the clips.
 
         Args:
             semantics: see `inference.tracker.track_annotations`.
+            precision: of the backbone; see `inference.engine.Engine`.
 
         Raises:
             DataError: there are no videos.
@@ -65,6 +72,7 @@ class VideoEvaluation:
             raise DataError(f"{source.name} has no videos.")
         self._hash = list_hash([[clip.name, len(clip.frames)] for clip in self._clips])
         self._prompt = object_prompt(bundle)
+        self._engine = Engine(bundle, jax.local_devices()[:1], precision)  # one video at a time
 
     def __len__(self) -> int:
         """Return the number of videos in the list."""
@@ -72,7 +80,7 @@ class VideoEvaluation:
 
     def identity(self) -> dict:
         """Return everything the rows depend on besides benchmark, model and version."""
-        return {"semantics": self._semantics, "videos": self._hash}
+        return {"semantics": self._semantics, "videos": self._hash, "precision": self._engine.precision}
 
     def settings(self) -> dict:
         """Return the first entries of the result."""
@@ -83,6 +91,7 @@ class VideoEvaluation:
                 "source": "SegIC model/segic.py:804-990, train.py:473-510",
             },
             "class_names_given": False,  # the prompt is one sentence for all objects
+            "precision": self._engine.precision,
         }
 
     def prepare(self, indices: Sequence[int], out: Path) -> None:
@@ -90,9 +99,8 @@ class VideoEvaluation:
 
     def rows(self, indices: Sequence[int], out: Path) -> Iterator[dict]:
         """Write the label maps of each video and yield its scores."""
-        engine = Engine(self.bundle, jax.local_devices()[:1])  # one video at a time
         for index in indices:
-            yield {"index": index} | self._track(engine, self._clips[index], out / "predictions")
+            yield {"index": index} | self._track(self._engine, self._clips[index], out / "predictions")
 
     def _track(self, engine: Engine, clip: Clip, predictions: Path) -> dict:
         """Write one clip's label maps and return its row."""

@@ -1,27 +1,31 @@
 """Run a model for inference; no other module of the package does.
 
-An `Engine` places the weights on its devices once. Images go to the devices in turn, and what is computed
-from an image stays on the image's device. Shapes are static, so that each program is compiled once: images
-lie on the canvas, a fixed number of them at a time, and concepts come in chunks of 16, 4 and 1. Thus neither
-the batch size nor the number of devices changes a result.
+An `Engine` places the weights on its devices once: the backbone in the precision that it is asked for, the
+head in float32, whose products are in full precision on every platform. Images go to the devices in turn, and
+what is computed from an image stays on the image's device. Shapes are static, so that each program is
+compiled once: images lie on the canvas, a fixed number of them at a time, and concepts come in chunks of 16,
+4 and 1. Thus neither the batch size nor the number of devices changes a result.
 """
 
+import copy
+import dataclasses
 import itertools
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, wraps
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from segic_jax.config import ModelConfig
+from segic_jax.config import ModelConfig, Precision
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.inference import matching, memory
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, PatchMatches, PooledReference
 from segic_jax.inference.memory import ObjectMemory
 from segic_jax.models import correspondence, segic
-from segic_jax.models.params import Params
+from segic_jax.models.params import Params, place
 from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import Bundle
 
@@ -55,23 +59,44 @@ class Engine:
     """Hold a model on one or more devices and run it.
 
     `rows` is the number of images of a batch: a fixed number, so that it never changes a result.
+    `precision` is that of the backbone.
     """
 
-    def __init__(self, bundle: Bundle, devices: Sequence[jax.Device] | None = None):
+    def __init__(
+        self, bundle: Bundle, devices: Sequence[jax.Device] | None = None, precision: Precision = "auto"
+    ):
         """Place the weights.
 
         Args:
             devices: where to compute, in turn; all devices of this process if None.
+            precision: of the backbone; "auto" is bfloat16 on accelerators and float32 on a CPU.
         """
         self.bundle, self.config = bundle, bundle.config
         self.devices = tuple(jax.local_devices() if devices is None else devices)
         on_cpu = self.devices[0].platform == "cpu"
         self.rows = 1 if on_cpu else ACCELERATOR_ROWS
         self._at_once = max(1, CPU_PATCHES // self.config.grid**2) if on_cpu else None
-        self._weights = {
-            device: jax.device_put((bundle.backbone, bundle.head), device) for device in self.devices
+        if precision == "auto":
+            precision = "float32" if on_cpu else "bfloat16"
+        self.precision: Precision = precision
+        self._backbones = {
+            device: place(bundle.backbone, jnp.dtype(precision), partial(jax.device_put, device=device))
+            for device in self.devices
         }
+        self._heads = self._place_head(bundle.head)
         self._turns = itertools.cycle(self.devices)  # threads share it
+
+    def with_head(self, head: Params) -> "Engine":
+        """Return an engine over the same backbone, which is not placed again, with another head."""
+        other = copy.copy(self)
+        other.bundle = dataclasses.replace(self.bundle, head=head)
+        other._heads = self._place_head(head)
+        return other
+
+    def _place_head(self, head: Params) -> dict[jax.Device, Params]:
+        return {
+            device: place(head, np.float32, partial(jax.device_put, device=device)) for device in self.devices
+        }
 
     def features(self, images: Sequence[CanvasImage], rows: int | None = None) -> ImageFeatures:
         """Encode images with the backbone, on the next device.
@@ -85,7 +110,7 @@ class Engine:
         sizes = np.full((rows, 2), canvas, np.int32)
         for row, image in enumerate(images):
             pixels[row], sizes[row] = image.image, image.size
-        backbone, _ = self._weights[device]
+        backbone = self._backbones[device]
         pixels, sizes = jax.device_put((pixels, sizes), device)
         return ImageFeatures(extract(self.config, backbone, pixels, sizes), sizes)
 
@@ -124,7 +149,7 @@ class Engine:
         Args:
             concepts: which of them to decode; all if None.
         """
-        _, head = self._weights[_device(images)]
+        head = self._heads[_device(images)]
         rows = None if concepts is None else np.asarray(concepts, np.int32)
         return _decode(self.config, self._at_once, head, images.features, prototypes, rows)
 
@@ -142,10 +167,23 @@ class Engine:
             yield from logits[: count - start]
             start += size
 
-    def match_concepts(self, images: ImageFeatures, slots: Sequence[ConceptSlots]) -> list[ConceptMatches]:
-        """Decode each concept as if it were alone, and match its patches; see `matching.match_concepts`."""
-        _, head = self._weights[_device(images)]
-        return [_match_concepts(self.config, self._at_once, head, *images, chunk) for chunk in slots]
+    def match_concepts(
+        self, images: ImageFeatures, slots: Sequence[ConceptSlots], everyone: Prototypes | None = None
+    ) -> list[ConceptMatches]:
+        """Decode concepts and match their patches; see `matching.match_concepts`.
+
+        Args:
+            everyone: the concepts of all slots, padded to `padded_concepts`, where they read each other's
+                tokens; None decodes each as if it were the only one.
+        """
+        head = self._heads[_device(images)]
+        matches, start = [], 0
+        for chunk in slots:
+            count = len(chunk.patches)
+            rows = None if everyone is None else np.arange(start, start + count, dtype=np.int32)
+            matches.append(_match_concepts(self.config, self._at_once, head, *images, chunk, everyone, rows))
+            start += count
+        return matches
 
     def match_patches(self, images: ImageFeatures, slots: Sequence[ConceptSlots]) -> list[PatchMatches]:
         """Match the patches of the one image of `images` for explanations; see `matching.match_patches`."""
@@ -155,7 +193,7 @@ class Engine:
         self, images: ImageFeatures, objects: ObjectMemory, text: Float[np.ndarray, " text_width"]
     ) -> tuple[Tracking, ObjectMemory]:
         """Decode the objects of a video on its next frame; see `memory.decode_frame`."""
-        _, head = self._weights[_device(images)]
+        head = self._heads[_device(images)]
         return _track(self.config, self._at_once, head, images.features, objects, text)
 
     def place(self, arrays: Any, images: ImageFeatures | None = None) -> Any:
@@ -179,7 +217,21 @@ def padded_concepts(concepts: int) -> int:
     return next((size for size in CHUNKS[::-1] if concepts <= size), -(-concepts // largest) * largest)
 
 
-@partial(jax.jit, static_argnums=0)
+def _compiled(*static: int) -> Callable[[Callable], Callable]:
+    """Return a decorator like `jax.jit`, with float32 products in full precision also on TPUs and GPUs."""
+
+    def decorate(function):
+        @wraps(function)
+        def at_full_precision(*inputs):
+            with jax.default_matmul_precision("highest"):
+                return function(*inputs)
+
+        return jax.jit(at_full_precision, static_argnums=static)
+
+    return decorate
+
+
+@_compiled(0)
 def extract(
     config: ModelConfig,
     backbone: Params,
@@ -201,33 +253,35 @@ def _device(images: ImageFeatures) -> jax.Device:
     return device
 
 
-@jax.jit
+@_compiled()
 def _pool(features, masks):
     return correspondence.pool(features[:, None], masks)
 
 
-@jax.jit
+@_compiled()
 def _pool_reference(features, sizes, mask):
     return matching.pool_reference(features[0], mask, sizes[0])
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@_compiled(0, 1)
 def _decode(config, at_once, head, features, prototypes, rows):
     stages = segic.decode_stages(config, head, features, prototypes, rows=rows, concepts_at_once=at_once)
     return Decoding(segic.upsample(stages.logits, config.canvas), stages.map)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _match_concepts(config, at_once, head, features, sizes, slots):
-    return matching.match_concepts(config, head, features, sizes, slots, concepts_at_once=at_once)
+@_compiled(0, 1)
+def _match_concepts(config, at_once, head, features, sizes, slots, everyone, rows):
+    return matching.match_concepts(
+        config, head, features, sizes, slots, everyone, rows, concepts_at_once=at_once
+    )
 
 
-@partial(jax.jit, static_argnums=0)
+@_compiled(0)
 def _match_patches(config, features, slots):
     return matching.match_patches(config, features, slots)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@_compiled(0, 1)
 def _track(config, at_once, head, features, objects, text):
     frame, objects = memory.decode_frame(config, head, features, objects, text, at_once)
     return Tracking(frame.stages.logits[0], frame.logits), objects

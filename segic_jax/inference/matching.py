@@ -90,22 +90,34 @@ def match_concepts(
     features: Float[Array, "batch g g channels"],
     sizes: Int[Array, "batch 2"],
     slots: ConceptSlots,
+    everyone: segic.Prototypes | None = None,
+    rows: Int[Array, " slots"] | None = None,
     *,
     concepts_at_once: int | None = None,
 ) -> ConceptMatches:
-    """Decode each concept as if it were alone, and match its patches.
+    """Decode concepts and match their patches.
 
-    The head was trained with and without the other concepts' tokens; without them, a class that is added or
-    dropped changes no other's mask.
+    Each concept is decoded as if it were the only one of the call, so that a class that is added or dropped
+    changes no other's mask; with `everyone` it also reads the visual tokens of the others, as officially.
 
     Args:
         sizes: (h, w) of each target on the canvas.
+        everyone: all concepts of the call, a batch of 1.
+        rows: the places of `slots` among them.
         concepts_at_once: as for `models.segic.decode_stages`.
     """
     batch, grid, _, channels = features.shape
-    context = jax.tree.map(lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context)
+    context = jax.tree.map(
+        lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context if everyone is None else everyone
+    )
     decoded = segic.decode_stages(
-        config, head, features, context, use_cross=False, concepts_at_once=concepts_at_once
+        config,
+        head,
+        features,
+        context,
+        alone=everyone is None,
+        rows=rows,
+        concepts_at_once=concepts_at_once,
     )
     patches = l2_normalise(features, 1e-8).reshape(batch, grid * grid, channels)
     cosine = jnp.einsum("bnc,rkpc->brkpn", patches, slots.patches)

@@ -22,12 +22,12 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from segic_jax.config import to_dict
+from segic_jax.config import Precision, to_dict
 from segic_jax.data.images import ImageLike, Targets, as_image, list_images, source_path
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context, concept_slots, read_context
-from segic_jax.inference.engine import Engine, ImageFeatures
+from segic_jax.inference.engine import Engine, ImageFeatures, padded_concepts
 from segic_jax.inference.example import Example
 from segic_jax.inference.explain import Explanation, explain_classes
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, patches_on_image
@@ -35,6 +35,8 @@ from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.presence import apply_negatives, decide_presence, read_calibration
 from segic_jax.inference.references import fit_examples
 from segic_jax.inference.result import Result
+from segic_jax.models.params import release
+from segic_jax.models.segic import Prototypes
 from segic_jax.runtime.prefetch import prefetch, prefetch_results
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
@@ -48,26 +50,28 @@ class Segmenter:
     `bundle` has its weights and notes, `config` the sizes of the network, and `engine` runs it.
     """
 
-    def __init__(self, bundle: Bundle):
+    def __init__(self, bundle: Bundle, precision: Precision = "auto"):
         self.bundle = bundle
         self.config = bundle.config
-        self.engine = Engine(bundle, [*jax.device_put(0).devices()])
+        self.engine = Engine(bundle, [*jax.device_put(0).devices()], precision)
         self._calibration = read_calibration(bundle.notes)
         self._slots: WeakKeyDictionary[Context, list[ConceptSlots]] = WeakKeyDictionary()
 
     @classmethod
-    def load(cls, weights: Path | str = "") -> "Segmenter":
+    def load(cls, weights: Path | str = "", *, precision: Precision = "auto") -> "Segmenter":
         """Read a model and put it on the device.
 
         Args:
             weights: a model file, or a name of `segic weights list` that was fetched; "" is the small model
                 of the package.
+            precision: of the backbone: "float32", "bfloat16", or "auto", which is bfloat16 on accelerators
+                and float32 on a CPU. The head runs in float32.
 
         Raises:
             FetchError: the weights are known and not fetched yet, or the name is unknown.
             BundleError: the file is damaged, of another kind, or not a complete model.
         """
-        return cls(load_bundle(find(weights)))
+        return cls(load_bundle(find(weights)), precision)
 
     @property
     def name(self) -> str:
@@ -111,7 +115,13 @@ class Segmenter:
         return context
 
     def predict(
-        self, target: ImageLike, context: Context, *, cut: float = 0.0, keep_absent: bool = False
+        self,
+        target: ImageLike,
+        context: Context,
+        *,
+        cut: float = 0.0,
+        keep_absent: bool = False,
+        together: bool = False,
     ) -> Result:
         """Segment one image.
 
@@ -121,6 +131,9 @@ class Segmenter:
             context: made by `fit` or `load_context`, with at least one class.
             cut: logit above which a pixel belongs to a mask; 0 is a probability of 0.5.
             keep_absent: also give a mask to classes that seem to be absent.
+            together: let each class also read the features of the others, as the official code does. Without
+                it every class is decoded as if it were the only one, and adding a class changes no other's
+                mask. For a single class there is no difference.
 
         Returns:
             Masks, label map and presence at the target's size, a row for each class of the Context.
@@ -129,7 +142,7 @@ class Segmenter:
             DataError: the image cannot be read, or the Context belongs to another model or has no class.
         """
         self._require_usable(context)
-        return self._start([self._read_target(target)], context, cut, keep_absent, 1)[0]()
+        return self._start([self._read_target(target)], context, cut, keep_absent, together, 1)[0]()
 
     def predict_many(
         self,
@@ -138,6 +151,7 @@ class Segmenter:
         *,
         cut: float = 0.0,
         keep_absent: bool = False,
+        together: bool = False,
         on_error: Callable[[ImageLike, DataError], None] | None = None,
     ) -> Iterator[Result]:
         """Segment images one after another, in order, while threads read the next ones and make the results.
@@ -146,6 +160,7 @@ class Segmenter:
 
         Args:
             targets: images in a list or from an iterator, or a folder (its images by name).
+            cut, keep_absent, together: as for `predict`.
             on_error: called with a target that cannot be read and its error; the target is then left out.
                 If None, the error is raised after the results before it.
 
@@ -153,7 +168,7 @@ class Segmenter:
             DataError: as `predict`, or a folder has no images.
         """
         self._require_usable(context)
-        started = self._start_many(iter(list_images(targets)), context, cut, keep_absent, on_error)
+        started = self._start_many(iter(list_images(targets)), context, cut, keep_absent, together, on_error)
         return prefetch_results(lambda finish: finish(), started, threads=THREADS, limit=self.engine.rows)
 
     def explain(self, target: ImageLike, context: Context, *, matches: int = 24) -> list[Explanation]:
@@ -196,7 +211,8 @@ class Segmenter:
         digest = hashlib.sha256(json.dumps([config["vit"], config["canvas"]]).encode())
         for name in sorted(self.bundle.backbone):
             flat = self.bundle.backbone[name].reshape(-1)
-            digest.update(np.asarray(flat[:: max(1, len(flat) // 4096)]).tobytes())
+            digest.update(np.asarray(flat[:: max(1, len(flat) // 4096)], np.float32).tobytes())
+            release(flat)
         return digest.hexdigest()
 
     def start_result(
@@ -236,13 +252,20 @@ class Segmenter:
         return explain_classes(context, target.placed, target.image.shape[:2], chunks, count)
 
     def _start(
-        self, targets: Sequence["_Target"], context: Context, cut: float, keep_absent: bool, rows: int
+        self,
+        targets: Sequence["_Target"],
+        context: Context,
+        cut: float,
+        keep_absent: bool,
+        together: bool,
+        rows: int,
     ) -> list[Callable[[], Result]]:
         """Start the device; each function waits for it and gives the result of one target."""
         if not targets:
             return []
         features = self.engine.features([target.placed for target in targets], rows)
-        matches = self.engine.match_concepts(features, self._slots_of(context))
+        everyone = self._everyone(context) if together else None
+        matches = self.engine.match_concepts(features, self._slots_of(context), everyone)
         return [
             lambda row=row, target=target: self._result(matches, row, target, context, cut, keep_absent)
             for row, target in enumerate(targets)
@@ -254,6 +277,7 @@ class Segmenter:
         context: Context,
         cut: float,
         keep_absent: bool,
+        together: bool,
         on_error: Callable[[ImageLike, DataError], None] | None,
     ) -> Iterator[Callable[[], Result]]:
         """Read targets in threads and start them in batches; the function of an error raises it."""
@@ -267,14 +291,14 @@ class Segmenter:
                     batch.append(future.result())
                 except DataError as error:
                     if on_error is None:
-                        yield from self._start(batch, context, cut, keep_absent, rows)
+                        yield from self._start(batch, context, cut, keep_absent, together, rows)
                         yield lambda error=error: _raise(error)
                         return
                     on_error(target, error)
                 if len(batch) == rows:
-                    yield from self._start(batch, context, cut, keep_absent, rows)
+                    yield from self._start(batch, context, cut, keep_absent, together, rows)
                     batch = []
-            yield from self._start(batch, context, cut, keep_absent, rows)
+            yield from self._start(batch, context, cut, keep_absent, together, rows)
 
     def _result(
         self,
@@ -324,6 +348,18 @@ class Segmenter:
         if context not in self._slots:
             self._slots[context] = self.engine.place(concept_slots((*context.concepts, *context.negatives)))
         return self._slots[context]
+
+    def _everyone(self, context: Context) -> Prototypes:
+        """Return the prototypes of all concepts and negatives, in as many slots as some program has."""
+        chunks = [chunk.context for chunk in self._slots_of(context)]
+        count = sum(chunk.pooled.shape[1] for chunk in chunks)
+        padding = padded_concepts(len(context.concepts) + len(context.negatives)) - count
+
+        def join(*parts: Array) -> np.ndarray:
+            joined = np.concatenate([np.asarray(part) for part in parts], axis=1)
+            return np.pad(joined, [(0, 0), (0, padding)] + [(0, 0)] * (joined.ndim - 2))
+
+        return jax.tree.map(join, *chunks)
 
     def _require_model(self, context: Context, what: str) -> None:
         widths = (self.config.vit.width, self.config.text_width)

@@ -82,8 +82,15 @@ def _flash_rows(q, k, v):
     q, k, v = (_heads_first(jnp.pad(x, [(0, 0), (0, padding), (0, 0), (0, 0)])) for x in (q, k, v))
     segments = jnp.broadcast_to(jnp.arange(tokens + padding) < tokens, (batch, tokens + padding))
     ids = SegmentIds(q=segments.astype(jnp.int32), kv=segments.astype(jnp.int32))
-    sizes = BlockSizes(*[block] * 3, 1, *[block] * 7)
-    out = flash_attention(q, k, v, segment_ids=ids, sm_scale=channels**-0.5, block_sizes=sizes)
+    sizes = BlockSizes(
+        block_b=1,
+        **dict.fromkeys(("block_q", "block_k_major", "block_k"), block),
+        **dict.fromkeys(("block_q_major_dkv", "block_k_major_dkv", "block_k_dkv", "block_q_dkv"), block),
+        **dict.fromkeys(("block_k_major_dq", "block_k_dq", "block_q_dq"), block),
+    )
+    # The compiler of kernels refuses a higher precision for products of bfloat16.
+    with jax.default_matmul_precision("highest" if q.dtype == jnp.float32 else "default"):
+        out = flash_attention(q, k, v, segment_ids=ids, sm_scale=channels**-0.5, block_sizes=sizes)
     return _heads_first(out)[:, :tokens]
 
 

@@ -4,12 +4,12 @@
 warning. Everything here goes by name and checks every shape.
 """
 
+import mmap
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -90,6 +90,29 @@ def count(params: Mapping[str, jax.Array | np.ndarray | jax.ShapeDtypeStruct]) -
 
 
 def as_float32(params: Mapping[str, np.ndarray | jax.Array]) -> Params:
-    """Convert parameters, stored in any precision, to float32 arrays."""
-    # Converted by numpy: JAX would compile a program for every shape.
-    return {name: jnp.asarray(np.asarray(value, np.float32)) for name, value in params.items()}
+    """Convert parameters, stored in any precision, to float32 arrays in the host's memory."""
+    return {name: np.asarray(value, np.float32) for name, value in params.items()}
+
+
+def place(
+    params: Mapping[str, np.ndarray | jax.Array],
+    dtype: np.dtype | type,
+    put: Callable[[np.ndarray], jax.Array],
+) -> Params:
+    """Convert parameters and put them on devices one after the other, so that the host never holds all.
+
+    Args:
+        put: places an array; see `jax.device_put`.
+    """
+    placed: Params = {}
+    for name, value in params.items():
+        placed[name] = put(np.array(value, dtype))  # a copy: a device must never look into a mapped file
+        release(value)
+    return placed
+
+
+def release(array: np.ndarray | jax.Array) -> None:
+    """Give the memory of a mapped file back to the system; the array is read again when it is used."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)

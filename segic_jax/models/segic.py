@@ -108,14 +108,16 @@ class SegicHead(nnx.Module):
         prototypes: Prototypes,
         use_cross: Bool[AnyArray, " batch"] | bool,
         rows: Int[AnyArray, "*images rows"] | None = None,
+        alone: bool = False,
     ) -> tuple[Float[Array, "batch rows tokens width"], Bool[Array, "batch rows tokens"]]:
         """Return each concept's text token followed by the visual tokens of all concepts, and which to read.
 
         Args:
             use_cross: images whose concepts also read the visual tokens of the other concepts. Elsewhere they
-                read only their own, without the type embedding (segic.py:683-697, 1029-1039). The constant
-                False leaves the tokens of the others out.
+                read only their own, without the type embedding (segic.py:683-697, 1029-1039).
             rows: the concepts that read, the same ones of all images or some of each; all if None.
+            alone: give each concept the tokens that it would have as the only concept of its image: its own,
+                with the type embedding. `use_cross` is not read.
         """
         batch, concepts, shots, _ = prototypes.visual.shape
         own = prototypes
@@ -124,13 +126,13 @@ class SegicHead(nnx.Module):
             own = jax.tree.map(lambda x: x[chosen], prototypes)
         rows = jnp.arange(concepts) if rows is None else rows
         text = self.prompt_proj(own.text)[:, :, None]
-        if use_cross is False:
-            visual, valid = self.inst_proj(own.visual), own.visual_valid
+        type_embedding = self.inst_type_embed.embedding
+        if alone:
+            visual, valid = self.inst_proj(own.visual) + type_embedding[1], own.visual_valid
         else:
             visual = self.inst_proj(prototypes.visual).reshape(batch, 1, concepts * shots, -1)
             # [(batch,) rows, visual tokens]
             is_own = jnp.repeat(rows[..., None] == jnp.arange(concepts), shots, axis=-1)
-            type_embedding = self.inst_type_embed.embedding
             cross = jnp.broadcast_to(use_cross, batch)[:, None, None]
             embedded = jnp.where(is_own[..., None], type_embedding[1], type_embedding[0])
             visual = visual + jnp.where(cross[..., None], embedded, 0)
@@ -225,6 +227,7 @@ def decode_stages(
     boxes: Float[AnyArray, "batch concepts 4"] | None = None,
     use_box: Bool[AnyArray, " batch"] | None = None,
     use_cross: Bool[AnyArray, " batch"] | bool = True,
+    alone: bool = False,
     cross_points: bool = False,
     eps: float = 1e-8,
     rows: Int[AnyArray, " rows"] | None = None,
@@ -235,8 +238,8 @@ def decode_stages(
     Args:
         boxes, use_box: box prompts (x0, y0, x1, y1), and the images where they are read; give both
             or neither.
-        use_cross: images where a concept also reads the tokens of the others; True for all, False for none,
-            which costs less.
+        use_cross: images where a concept also reads the tokens of the others.
+        alone: decode each concept as if it were the only one; see `SegicHead.tokens`.
         cross_points: let a concept also read the points of the others, as background points. The official
             code does this in videos and not in images (segic.py:912, 680).
         eps: least norm of a feature in the cosine; 1e-4 in videos (segic.py:648, 889).
@@ -268,6 +271,7 @@ def decode_stages(
         boxes=boxes,
         use_box=use_box,
         use_cross=use_cross,
+        alone=alone,
         rows=rows,
         concepts_at_once=concepts_at_once,
     )
@@ -292,6 +296,7 @@ def decode_with_prompts(
     boxes: Float[AnyArray, "batch concepts 4"] | None = None,
     use_box: Bool[AnyArray, " batch"] | None = None,
     use_cross: Bool[AnyArray, " batch"] | bool = True,
+    alone: bool = False,
     rows: Int[AnyArray, " rows"] | None = None,
     concepts_at_once: int | None = None,
 ) -> DecoderStages:
@@ -325,7 +330,7 @@ def decode_embedded(
 ) -> DecoderStages:
     """Do as `decode_with_prompts` with images that are already embedded by the neck."""
     module = head_template(config).bind(head)
-    tokens, tokens_valid = module.tokens(prototypes, use_cross, rows)
+    tokens, tokens_valid = module.tokens(prototypes, use_cross, rows, alone)
     prompts = module.prompt_encoder(
         points=geometric.points,
         point_labels=geometric.point_labels,

@@ -8,7 +8,7 @@ import json
 import math
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from types import FrameType
@@ -142,33 +142,25 @@ def shard_batch(mesh: Mesh, rows: Mapping[str, np.ndarray]) -> dict[str, jax.Arr
     return {name: place(value) for name, value in rows.items()}
 
 
-def shard_parameters(
-    mesh: Mesh, params: Mapping[str, np.ndarray], min_size: int = 2**20
-) -> dict[str, jax.Array]:
-    """Shard large frozen parameters over the devices, each along its longest axis that divides evenly.
+def parameter_sharding(mesh: Mesh, shape: Sequence[int], min_size: int = 2**20) -> NamedSharding:
+    """Return how a large frozen parameter is split: along its longest axis that the devices divide evenly.
 
     The compiler gathers a layer when it is used, so each device stores its shard only.
 
     Args:
-        params: the same full arrays in every process.
         min_size: arrays with fewer elements are replicated.
     """
-
-    def place(value):
-        value = np.asarray(value)
-        sharding = parameter_sharding(mesh, value.shape, min_size)
-        return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
-
-    return {name: place(value) for name, value in params.items()}
-
-
-def parameter_sharding(mesh: Mesh, shape: tuple[int, ...], min_size: int = 2**20) -> NamedSharding:
-    """Return where `shard_parameters` places a parameter of this shape."""
     axes = [axis for axis in np.argsort(shape)[::-1] if shape[axis] % mesh.devices.size == 0]
     names: list[str | None] = [None] * len(shape)
     if math.prod(shape) >= min_size and axes:
         names[axes[0]] = "data"
     return NamedSharding(mesh, PartitionSpec(*names))
+
+
+def shard(mesh: Mesh, value: np.ndarray) -> jax.Array:
+    """Place a parameter, the same full array in every process, as `parameter_sharding` splits it."""
+    sharding = parameter_sharding(mesh, value.shape)
+    return jax.make_array_from_callback(value.shape, sharding, lambda index: value[index])
 
 
 class StopRequest:

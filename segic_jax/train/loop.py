@@ -7,6 +7,7 @@ directory, it gives the same bits as one without a stop.
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -18,7 +19,7 @@ from segic_jax.config import Config, to_dict
 from segic_jax.data.pairs import PairSource
 from segic_jax.data.pipeline import training_batches
 from segic_jax.errors import TrainingError
-from segic_jax.models.params import Params, check
+from segic_jax.models.params import Params, check, place
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.runtime import distributed
 from segic_jax.train.checkpoint import METRIC, Checkpoints, fingerprint
@@ -46,7 +47,7 @@ class Parts:
     """Hold what a training needs beside its configuration."""
 
     source: PairSource  # training pairs
-    backbone: Params  # frozen weights of `config.model.vit`, float32
+    backbone: Params  # frozen weights of `config.model.vit`, in any precision
     text: Mapping[str, np.ndarray]  # prompt -> feature [text_width]; the empty prompt "" is always among them
     head: Params | None = None  # to start from; None: fresh
     validation: Validation | None = None  # every `config.train.eval_every` steps and at the end
@@ -197,10 +198,8 @@ def _items(state: State, untrained: Params) -> dict:
 def _place_backbone(config: Config, mesh: jax.sharding.Mesh, backbone: Params) -> Params:
     """Place the backbone in bfloat16 on accelerators, in float32 on CPUs, where bfloat16 is rarely fast."""
     dtype = np.float32 if mesh.devices.flat[0].platform == "cpu" else jnp.bfloat16
-    arrays = {name: np.asarray(value, dtype) for name, value in backbone.items()}
-    if config.train.split_backbone:
-        return {**distributed.shard_parameters(mesh, arrays)}
-    return {**distributed.replicate(mesh, arrays)}
+    split = config.train.split_backbone
+    return place(backbone, dtype, partial(distributed.shard if split else distributed.replicate, mesh))
 
 
 def _check_finite(measured: tuple[int, dict], batch_size: int, checkpoints: Checkpoints) -> None:

@@ -25,7 +25,6 @@ from segic_jax.data.pairs import PairSource
 from segic_jax.data.training_sources import open_mixture
 from segic_jax.errors import ConfigError, InputError, TrainingError
 from segic_jax.evaluate.calibration import tune_threshold
-from segic_jax.models.params import as_float32
 from segic_jax.runtime import distributed
 from segic_jax.runtime.compile_cache import use_compile_cache
 from segic_jax.train.loop import Parts, train
@@ -82,7 +81,6 @@ def build(config: Config) -> Parts:
     if not config.backbone:
         raise ConfigError("The configuration names no backbone: give its weights with --backbone.")
     frozen = read_frozen(find(config.backbone), config.model.vit)
-    backbone = as_float32(frozen.backbone)
     source = open_mixture(config.sources, config.model.canvas)
     start = load_bundle(find(config.start)) if config.start else None
     if start is not None and start.config != config.model:
@@ -94,10 +92,10 @@ def build(config: Config) -> Parts:
     text = text_features(config, source, tower, start.text if start else {})
     return Parts(
         source=source,
-        backbone=backbone,
+        backbone=frozen.backbone,
         text=text,
         head=start.head if start else None,
-        validation=BenchmarkValidation(config, backbone, text) if config.validations else None,
+        validation=BenchmarkValidation(config, frozen.backbone, text) if config.validations else None,
     )
 
 

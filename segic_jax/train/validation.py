@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,19 +45,21 @@ class BenchmarkValidation:
 
     def scores(self, head: Params) -> dict[str, float]:
         """Return mIoU, FB-IoU and mean IoU of the episodes, in per cent."""
-        bundle, scores = self._bundle(head), {}
+        engine, scores = self._engine.with_head(head), {}
         for i, (source, manifest) in enumerate(self._episodes):
-            values = score_episodes(bundle, source, manifest, limit=self._config.train.eval_episodes)
+            values = score_episodes(engine, source, manifest, limit=self._config.train.eval_episodes)
             prefix = f"{manifest.benchmark}_fold{manifest.fold}/" if i else ""
             scores |= {prefix + name: values[name] for name in SCORES}
         return scores
 
     def draw(self, head: Params, workdir: Path, step: int) -> None:
         """Draw some episodes of the first validation into `workdir/samples`."""
-        draw_samples(self._bundle(head), *self._episodes[0], workdir, step)
+        draw_samples(self._engine.with_head(head), *self._episodes[0], workdir, step)
 
-    def _bundle(self, head: Params) -> Bundle:
-        return Bundle(self._config.model, self._backbone, dict(head), self._text)
+    @cached_property
+    def _engine(self) -> Engine:
+        """Return an engine without a head; the backbone is placed once."""
+        return Engine(Bundle(self._config.model, self._backbone, {}, self._text))
 
 
 def open_episodes(config: ValidationConfig) -> tuple[EpisodeSource, Manifest]:
@@ -72,7 +75,7 @@ def open_episodes(config: ValidationConfig) -> tuple[EpisodeSource, Manifest]:
     return source, source.manifest(protocol, config.fold, config.shots)
 
 
-def draw_samples(bundle: Bundle, source: EpisodeSource, manifest: Manifest, workdir: Path, step: int) -> None:
+def draw_samples(engine: Engine, source: EpisodeSource, manifest: Manifest, workdir: Path, step: int) -> None:
     """Draw predictions for a few episodes into `workdir/samples/step_<step>.png`; call it in one process.
 
     A row per episode: reference, target, similarity map, prediction, truth. The first file and the last 19
@@ -84,8 +87,8 @@ def draw_samples(bundle: Bundle, source: EpisodeSource, manifest: Manifest, work
         return gallery_item(prediction, prediction_row(prediction, protocol)["iou"])
 
     try:
-        tasks = spread(make_tasks(bundle, source, [manifest]), SAMPLE_EPISODES)
-        engines = {"segic": Engine(bundle)}
+        tasks = spread(make_tasks(engine.bundle, source, [manifest]), SAMPLE_EPISODES)
+        engines = {"segic": engine}
         items = list(predict_episodes(engines, source, tasks, item, similarity=True, references=True))
         folder = workdir / SAMPLE_FOLDER
         folder.mkdir(parents=True, exist_ok=True)

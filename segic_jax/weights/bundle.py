@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
 
 from segic_jax.config import (
     EMPTY_PROMPT,
@@ -23,11 +22,12 @@ from segic_jax.config import (
     model_config_from_dict,
     to_dict,
 )
-from segic_jax.errors import BundleError, TextError
+from segic_jax.errors import BundleError, SourceError, TextError
 from segic_jax.models.clip_text import text_template
-from segic_jax.models.params import Params, as_float32, check
+from segic_jax.models.params import Params, as_float32, check, release
 from segic_jax.models.segic import backbone_template, head_template
 from segic_jax.weights.safetensors_file import write_safetensors
+from segic_jax.weights.sources import map_safetensors
 from segic_jax.weights.text import TextTower, encode_prompts
 from segic_jax.weights.torch_names import Tensors
 
@@ -41,11 +41,11 @@ TextTable = dict[str, Float[np.ndarray, " text_width"]]
 
 @dataclass(frozen=True)
 class Bundle:
-    """Hold everything that inference needs."""
+    """Hold everything that inference needs, in the host's memory."""
 
     config: ModelConfig
-    backbone: Params
-    head: Params
+    backbone: Params  # in any precision; from a file, views of the mapped file
+    head: Params  # float32
     text: TextTable  # always holds the empty prompt
     notes: dict = field(default_factory=dict)  # JSON: how it was trained, `cosine_threshold`, ...
     path: Path | None = None  # the file it came from
@@ -147,15 +147,13 @@ def read_weights(path: Path | str) -> Weights:
     if not path.is_file():
         raise BundleError(f"{path}: there is no such model file.")
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise BundleError(_foreign(path))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, AttributeError) as error:  # the last for types that NumPy lacks
+        tensors, metadata = map_safetensors(path)
+        if metadata.get("format") != FORMAT:
+            raise BundleError(_foreign(path))
+    except SourceError as error:
         if path.suffix != ".safetensors":
             raise BundleError(_foreign(path)) from error
-        raise BundleError(f"{path} is damaged or not a safetensors file ({error}); get it again.") from error
+        raise BundleError(str(error)) from error
     try:
         backbone, head, text = (_part(tensors, prefix) for prefix in ("backbone/", "head/", "text/"))
         values = {name: json.loads(value) for name, value in metadata.items() if name in _METADATA}
@@ -167,7 +165,7 @@ def read_weights(path: Path | str) -> Weights:
         if text:
             tower = TextTower(TextConfig(**values["text"]), text, tensors.pop("tokenizer").tobytes())
         if "text_table" in tensors:
-            rows = tensors.pop("text_table").astype(np.float32)
+            rows = np.array(tensors.pop("text_table"), np.float32)
             table = dict(zip(values["prompts"], rows, strict=True))
         weights = Weights(
             vit=vit,
@@ -209,7 +207,7 @@ def save_bundle(path: Path | str, bundle: Bundle, *, float16: bool = True) -> No
 
 
 def load_bundle(path: Path | str = SHIPPED) -> Bundle:
-    """Read a complete model; the parameters of backbone and head come back as float32.
+    """Read a complete model. The backbone stays in the file, which is mapped, until it is placed on a device.
 
     Raises:
         BundleError: as `read_weights`, or a part is missing.
@@ -234,7 +232,7 @@ def load_bundle(path: Path | str = SHIPPED) -> Bundle:
         weights.text.update(_encoded(weights.tower, [EMPTY_PROMPT], str(path)))
     return Bundle(
         config=weights.model,
-        backbone=as_float32(weights.backbone),
+        backbone=weights.backbone,
         head=as_float32(weights.head),
         text=weights.text,
         notes=weights.notes,
@@ -281,7 +279,9 @@ def _check(weights: Weights, what: str) -> None:
         ("text feature of ", weights.text),
     ):
         for name, value in (tensors or {}).items():
-            if not np.isfinite(value).all():
+            finite = np.isfinite(value).all()
+            release(value)
+            if not finite:
                 raise BundleError(
                     f"{what}: {prefix}{name} holds NaN or infinite values; use an earlier checkpoint, or "
                     "get the file again."

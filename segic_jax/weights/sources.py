@@ -77,7 +77,7 @@ def read_safetensors(path: Path | str) -> Tensors:
     Raises:
         SourceError: the file cannot be read as safetensors, or holds an unsupported dtype.
     """
-    return _map_safetensors(Path(path))[0]
+    return map_safetensors(Path(path))[0]
 
 
 def _read_folder(folder: Path) -> WeightSource:
@@ -95,7 +95,7 @@ def _read_weights(path: Path, source: Path) -> WeightSource:
     if path.name.endswith(".index.json"):
         files, tensors = _read_shards(path)
     elif path.suffix == ".safetensors":
-        tensors, metadata = _map_safetensors(path)
+        tensors, metadata = map_safetensors(path)
     elif path.name.endswith(_PICKLES):
         tensors = read_pth(path)
     else:
@@ -125,14 +125,19 @@ def _read_shards(index: Path) -> tuple[list[Path], Tensors]:
         raise SourceError(f"{index} names files that are not beside it: {', '.join(missing)}.")
     tensors: Tensors = {}
     for path in files:
-        tensors |= _map_safetensors(path)[0] if path.suffix == ".safetensors" else read_pth(path)
+        tensors |= map_safetensors(path)[0] if path.suffix == ".safetensors" else read_pth(path)
     lost = [name for name in places if name not in tensors]
     if lost:
         raise SourceError(f"{index} names tensors that are in none of its files: {', '.join(lost[:5])}.")
     return [index, *files], tensors
 
 
-def _map_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+def map_safetensors(path: Path) -> tuple[Tensors, dict[str, str]]:
+    """Return the tensors of a .safetensors file, as views of the mapped file, and its metadata.
+
+    Raises:
+        SourceError: the file cannot be read as safetensors, or holds an unsupported dtype.
+    """
     try:
         with safe_open(path, framework="numpy"):  # checks the whole header, and that the file is complete
             pass

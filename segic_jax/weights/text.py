@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from segic_jax.config import TextConfig
 from segic_jax.errors import TextError
 from segic_jax.models.clip_text import text_template
-from segic_jax.models.params import Params, as_float32
+from segic_jax.models.params import Params, place
 from segic_jax.weights.torch_names import Tensors
 
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -85,7 +85,7 @@ def encode_prompts(
     if not prompts:
         return {}
     ids, attention_mask = tokenizer(prompts)
-    params, features = as_float32(tower.params), []
+    params, features = place(tower.params, np.float32, jax.device_put), []
     # A power of two: few programs are compiled, and few prompts are computed quickly.
     rows = min(batch, 1 << (len(prompts) - 1).bit_length())
     for start in range(0, len(prompts), rows):

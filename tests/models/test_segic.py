@@ -144,24 +144,21 @@ def test_padding_changes_nothing(small):
         assert np.isfinite(b).all()
 
 
-def test_masked_tokens_of_other_concepts_equal_no_tokens(small):
-    """Compare decoding without the tokens of other concepts, and with masked ones."""
+def test_a_concept_alone_is_decoded_as_if_it_were_the_only_one(small):
     _, targets, sizes, batch, config, backbone = small
     head = segic.head_template(config).init(0)
     features = jax.jit(partial(segic.extract, config))(backbone, targets, sizes)
     context = jax.jit(partial(segic.encode, config))(backbone, batch)
 
-    def logits(use_cross):
-        decoded = jax.jit(partial(segic.decode_stages, config))(head, features, context, use_cross=use_cross)
-        return decoded.logits
+    @partial(jax.jit, static_argnames="alone")
+    def logits(context, alone=False):
+        return segic.decode_stages(config, head, features, context, alone=alone).logits
 
-    @jax.jit
-    def decode_separately(features, context):
-        return segic.decode_stages(config, head, features, context, use_cross=False).logits
-
-    masked = logits(np.zeros(2, bool))
-    np.testing.assert_allclose(decode_separately(features, context), masked, atol=1e-5)
-    assert np.abs(masked - logits(np.ones(2, bool))).max() > 1e-3
+    alone = logits(context, alone=True)
+    assert np.abs(alone - logits(context)).max() > 1e-3  # together they read each other's tokens
+    for concept in range(alone.shape[1]):
+        only = jax.tree.map(lambda x, row=concept: x[:, row : row + 1], context)
+        np.testing.assert_allclose(alone[:, concept], logits(only)[:, 0], atol=1e-5)
 
 
 def test_the_order_of_concepts_permutes_the_logits(small):
