@@ -1,12 +1,15 @@
 """Test that only the engine runs a model, and that its programs are compiled once for all inputs."""
 
 import ast
+import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from tiny import CONFIG, DiskSource, bundle, random_image
+from tiny import CONFIG, DiskSource, bundle, parameters, random_image
 
 from segic_jax import Example
 from segic_jax.data.preprocess import resize_and_pad
@@ -16,6 +19,8 @@ from segic_jax.inference.engine import Engine, chunk_sizes, padded_concepts
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.inference.tracker import track_annotations
 from segic_jax.models import segic
+from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.weights.bundle import save_bundle
 
 PACKAGE = Path(segic.__file__).parents[1]
 # The rooms that use a model for inference; training and the parity report run the networks themselves.
@@ -93,15 +98,14 @@ def track(model):
 
 @pytest.mark.parametrize("use", [predict, evaluate, track])
 def test_every_use_goes_through_the_engine(use, monkeypatch):
-    created, encoded = [], []
-    device_put, extract = jax.device_put, engine.extract
+    placed_weights, encoded = [], []
+    place, extract = engine.place, engine.extract
     monkeypatch.setattr(engine, "extract", lambda *inputs: encoded.append(1) or extract(*inputs))
-    monkeypatch.setattr(jax, "device_put", lambda x, *options: created.append(x) or device_put(x, *options))
+    monkeypatch.setattr(engine, "place", lambda x, *more: placed_weights.append(x) or place(x, *more))
     model = bundle()
     use(model)
     assert len(encoded) > 0
-    weights = [x for x in created if isinstance(x, tuple) and x[0] is model.backbone]
-    assert len(weights) == 1  # placed once
+    assert len([weights for weights in placed_weights if weights is model.backbone]) == 1
 
 
 def test_image_sizes_concepts_and_shots_compile_nothing_new():
@@ -173,3 +177,80 @@ def test_features_stay_on_the_device_of_their_image(runner):
     pooled = runner.pool(images, random_padded_image(0).masks[None])
     assert pooled.shape == (1, 1, CONFIG.vit.width)
     assert not np.asarray(runner.pool(images, np.zeros((1, 1, 64, 64), bool))).any()
+
+
+def test_the_api_and_the_evaluation_give_the_same_logits():
+    segmenter = Segmenter(bundle())
+    (image, mask), (target, _) = random_image(0, 50, 64), random_image(1, 60, 50)
+    result = segmenter.predict(target, segmenter.fit(Example(image, mask)), keep_absent=True)
+    runner = Engine(bundle())
+    reference, seen = (
+        resize_and_pad(x, y[None], CONFIG.canvas) for x, y in ((image, mask), (target, target[..., 0] > 0))
+    )
+    shots = np.asarray(runner.pool(runner.features([reference], 1), reference.masks[None]))[:, :, None]
+    concepts = runner.prototypes(shots, runner.bundle.text_feature()[None, None])
+    logits = np.asarray(runner.decode(runner.features([seen], 1), concepts).logits[0, 0])
+    expected = np.asarray(segic.upsample(result.small_logits, CONFIG.canvas))[0]
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_classes_of_a_call_are_decoded_alone_or_together():
+    segmenter = Segmenter(bundle())
+    target = random_image(9, 60, 50)[0]
+    examples = [Example(*random_image(i, 50, 64), name=str(i)) for i in range(6)]
+    alone = [segmenter.predict(target, segmenter.fit(examples[:n])).small_logits for n in (1, 6)]
+    np.testing.assert_allclose(alone[0][0], alone[1][0], atol=1e-5)
+    together = segmenter.predict(target, segmenter.fit(examples), together=True).small_logits
+    assert np.abs(together - alone[1]).max() > 1e-3
+    runner, context = segmenter.engine, segmenter.fit(examples)
+    shots = np.stack([concept.visual for concept in context.concepts])[None]
+    concepts = runner.prototypes(shots, np.stack([concept.text for concept in context.concepts])[None])
+    placed_target = resize_and_pad(target, np.zeros((0, *target.shape[:2]), bool), CONFIG.canvas)
+    logits = np.asarray(runner.decode(runner.features([placed_target], 1), concepts).logits[0])
+    expected = np.asarray(segic.upsample(together, CONFIG.canvas))
+    np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["auto", "float32", "bfloat16"])
+def test_the_backbone_runs_in_the_precision_that_is_asked_for(precision):
+    runner = Engine(bundle(), precision=precision)
+    (backbone,), (head,) = runner._backbones.values(), runner._heads.values()
+    assert runner.precision == ("float32" if precision == "auto" else precision)  # this is a CPU
+    assert {str(value.dtype) for value in backbone.values()} == {runner.precision}
+    assert {str(value.dtype) for value in head.values()} == {"float32"}
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+import jax
+import numpy as np
+from segic_jax.inference.segmenter import Segmenter
+from segic_jax.models.params import count
+
+jax.block_until_ready(jax.device_put(np.ones(3)))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+segmenter = Segmenter.load(Path(sys.argv[1]), precision=sys.argv[2])
+jax.block_until_ready([*segmenter.engine._backbones.values()])
+used = 1024 * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(used / (count(segmenter.bundle.backbone) * jax.numpy.dtype(segmenter.engine.precision).itemsize))
+"""
+
+
+@pytest.mark.parametrize(
+    ("stored", "precision"), [("float16", "float32"), ("float32", "float32"), ("float32", "bfloat16")]
+)
+def test_loading_takes_the_memory_of_the_weights_and_a_fifth(stored, precision, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, vit=dataclasses.replace(CONFIG.vit, width=768, depth=10, num_heads=12)
+    )
+    model = dataclasses.replace(
+        bundle(),
+        config=config,
+        backbone=parameters(backbone_template(config.vit), 0),
+        head=parameters(head_template(config), 0),
+    )
+    save_bundle(tmp_path / "wide.safetensors", model, float16=stored == "float16")
+    command = [sys.executable, "-c", MEASURE, tmp_path / "wide.safetensors", precision]
+    used = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert float(used) < 1.2
