@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import tyro
 from jaxtyping import Bool, UInt8
+from segic_jax.commands.command_line import run_command
 
 from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.source import EmojiSource
@@ -24,7 +25,6 @@ from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.inference.context import Context
 from segic_jax.inference.example import Example
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.runtime.command_line import run_command
 
 CLASSES = 4  # of a call
 LEAST_VISIBLE = 100  # pixels of an object that is measured

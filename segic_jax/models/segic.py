@@ -310,6 +310,7 @@ def decode_with_prompts(
         boxes=boxes,
         use_box=use_box,
         use_cross=use_cross,
+        alone=alone,
         rows=rows,
         concepts_at_once=concepts_at_once,
     )
@@ -325,6 +326,7 @@ def decode_embedded(
     boxes: Float[AnyArray, "batch concepts 4"] | None = None,
     use_box: Bool[AnyArray, " batch"] | None = None,
     use_cross: Bool[AnyArray, " batch"] | bool = True,
+    alone: bool = False,
     rows: Int[AnyArray, "*images rows"] | None = None,
     concepts_at_once: int | None = None,
 ) -> DecoderStages:
