@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import tyro
 from jaxtyping import Bool, UInt8
-from segic_jax.commands.command_line import run_command
 
+from segic_jax.commands.command_line import run_command
 from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.episodes import View

@@ -190,7 +190,7 @@ def test_the_api_and_the_evaluation_give_the_same_logits():
     shots = np.asarray(runner.pool(runner.features([reference], 1), reference.masks[None]))[:, :, None]
     concepts = runner.prototypes(shots, runner.bundle.text_feature()[None, None])
     logits = np.asarray(runner.decode(runner.features([seen], 1), concepts).logits[0, 0])
-    expected = np.asarray(segic.upsample(result.small_logits, CONFIG.canvas))[0]
+    expected = np.asarray(segic.upsample(result.small_logits[None], CONFIG.canvas))[0, 0]
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
@@ -207,7 +207,7 @@ def test_classes_of_a_call_are_decoded_alone_or_together():
     concepts = runner.prototypes(shots, np.stack([concept.text for concept in context.concepts])[None])
     placed_target = resize_and_pad(target, np.zeros((0, *target.shape[:2]), bool), CONFIG.canvas)
     logits = np.asarray(runner.decode(runner.features([placed_target], 1), concepts).logits[0])
-    expected = np.asarray(segic.upsample(together, CONFIG.canvas))
+    expected = np.asarray(segic.upsample(together[None], CONFIG.canvas))[0]
     np.testing.assert_allclose(logits, expected, atol=1e-4)
 
 
