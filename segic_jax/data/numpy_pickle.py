@@ -173,7 +173,8 @@ _ALLOWED = AllowList(
         **{f"numpy.{core}.numeric._frombuffer": _frombuffer for core in ("core", "_core")},
         **{f"{module}.{name}": f for module in ("builtins", "__builtin__") for name, f in _BUILTINS.items()},
     },
-    refusal=("which plain data do not need, so nothing of it was run; get the file again from its publisher"),
+    refusal="which plain data do not need, so nothing of it was run; get the file again from its publisher",
+    advice="get the file again from its publisher",
 )
 
 

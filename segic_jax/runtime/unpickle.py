@@ -44,6 +44,7 @@ class AllowList:
         globals: by "module.name" a function that makes a value from the arguments of a call, or None for a
             `Constant`.
         refusal: the end of the sentence "FILE asks for 'os.system', ...".
+        advice: how to get a file without what is refused; the end of a sentence.
         persistent: makes a value of a persistent id; None refuses them.
         ignore_state: leave out state that is set on a dictionary, such as the `_metadata` of a state_dict.
         globals_as_values: let a global stand in a container, for callers that ignore values of unknown types.
@@ -53,6 +54,7 @@ class AllowList:
 
     globals: Mapping[str, Callable[..., Any] | None]
     refusal: str
+    advice: str
     persistent: Callable[[Any], Any] | None = None
     ignore_state: bool = False
     globals_as_values: bool = False
@@ -100,9 +102,15 @@ def unpickle(data: bytes | memoryview, allowed: AllowList, start: int = 0) -> tu
     except RefusedFile:
         raise
     except MALFORMED as error:
+        if isinstance(error, _UnusualKey):
+            raise RefusedFile(f"has {error}; {allowed.advice}") from error
         raise RefusedFile(
             "is cut off, damaged or not a pickle of protocol 2 or later; get the file again"
         ) from error
+
+
+class _UnusualKey(ValueError):
+    """Say which value cannot be a key; the pickle itself may be sound."""
 
 
 class _Machine:
@@ -126,7 +134,7 @@ class _Machine:
                 raise RefusedFile(f"uses the pickle instruction {bytes([code])!r}, {self.allowed.refusal}")
             self.spare -= 1
             if self.spare < 0:
-                malformed("far more instructions than plain data need")
+                raise RefusedFile(f"describes far more than plain data need; {self.allowed.advice}")
             self.position += 1
             instructions[code]()
         self.position += 1
@@ -305,7 +313,7 @@ class _Machine:
         for argument in arguments:  # the builder may copy it
             self.spare -= len(argument) if isinstance(argument, (list, tuple, dict, set, frozenset)) else 0
         if self.spare < 0:
-            malformed("far more items than the file holds")
+            raise RefusedFile(f"describes far more than plain data need; {self.allowed.advice}")
         self.stack.append(function.builder(*arguments))
 
     def build(self) -> None:
@@ -330,7 +338,7 @@ def require_key(value: Any) -> Any:
     if type(value) is int and value.bit_length() > 64:
         malformed("a huge key")
     if value is not None and not isinstance(value, (str, int, float, bytes, np.generic)):
-        malformed("a key that is neither a string nor a number")
+        raise _UnusualKey("a dictionary key or an item of a set that is neither text nor a number")
     return value
 
 

@@ -81,6 +81,7 @@ def read_torch_pickle(data: bytes | memoryview, start: int = 0) -> tuple[Any, di
             "which plain tensors and containers do not need, so nothing was read or run; get the weights as "
             ".safetensors, or save model.state_dict() alone"
         ),
+        advice="save model.state_dict() alone",
         persistent=persistent,
         ignore_state=True,
         globals_as_values=True,
