@@ -280,6 +280,13 @@ def test_the_message_names_the_requested_global(tmp_path):
     assert "instruction b'\\x82'" in refusal(write(tmp_path / "b.pth", Ops(b"\x82\xf0")))
 
 
+def test_a_sound_file_that_is_refused_is_not_called_damaged(tmp_path):
+    key = refusal(write(tmp_path / "a.pth", {"x": {(1, 2): 3}}))
+    assert "has a dictionary key or an item of a set that is neither text nor a number; save model" in key
+    many = refusal(write(tmp_path / "b.pth", {"x": Ops(b"](" + b"N" * 3_000_000 + b"e")}))
+    assert "describes far more than plain data need; save model.state_dict() alone" in many
+
+
 def test_the_state_of_a_dictionary_is_ignored(tmp_path):
     attack = {"__class__": name("collections", "Counter"), "__dict__": {}, "items": name("torch", "int8")}
     state = Ops(call(name("collections", "OrderedDict"), [["x", array(NUMBERS, "0")]]) + ops(attack) + b"b")
