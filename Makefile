@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint docs clean
+.PHONY: demo test test-fast test-compilers lint docs clean
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -28,7 +28,12 @@ test: lint
 
 # The tests that start no process, build no documentation and compile little: below 2 minutes on two cores.
 test-fast: $(VENV)/installed
-	$(BIN)/python -m pytest -q -m 'not slow and not gpu and not heavy'
+	$(BIN)/python -m pytest -q -m 'not slow and not gpu and not compilers and not heavy'
+
+# The tests that compile for TPUs and GPUs, without any; best in an environment of their own: VENV=.venv-compilers.
+test-compilers: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[plan]'
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m compilers
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

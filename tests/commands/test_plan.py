@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from requirements import require_module
 
 from segic_jax.runtime import topology
 
@@ -44,8 +45,9 @@ def test_errors(segic, config, capsys, monkeypatch, arguments, sentence):
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.compilers
 def test_a_small_model_on_four_chips(segic, config, capsys):
-    pytest.importorskip("libtpu")
+    require_module("libtpu")
     assert segic("plan", "--config", config, "--target", "v5e:2x2", "--json") == 0
     plan = json.loads(capsys.readouterr().out)
     assert plan["chip"]["source"].startswith("https://")
@@ -60,8 +62,9 @@ def test_a_small_model_on_four_chips(segic, config, capsys):
     assert step["recipe_hours"] == pytest.approx(8 * step["roofline_seconds"] / 3600)
 
 
+@pytest.mark.compilers
 def test_the_table(segic, config, capsys):
-    pytest.importorskip("libtpu")
+    require_module("libtpu")
     arguments = ["--program", "predict", "--batch-size", "3", "--model.vit.depth", "2"]
     assert segic("plan", "--config", config, "--target", "v6e:2x2", *arguments) == 0
     table = capsys.readouterr().out
@@ -70,8 +73,9 @@ def test_the_table(segic, config, capsys):
     assert "Peak of a TPU v6e: 918 TFLOP/s in bfloat16" in table
 
 
+@pytest.mark.compilers
 def test_a_batch_that_cannot_be_split(segic, config, capsys):
-    pytest.importorskip("libtpu")
+    require_module("libtpu")
     arguments = ["--program", "train", "--batch-size", "6"]
     assert segic("plan", "--config", config, "--target", "v5e:2x2", *arguments) == 2
     assert "train.batch_size 6 / train.accumulate 1 must be divisible" in capsys.readouterr().err

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from requirements import require_module
 
 from segic_jax.errors import InputError
 from segic_jax.runtime import topology
@@ -52,6 +53,7 @@ def test_a_missing_compiler(monkeypatch):
         compile_only_devices(parse_target("v5e:2x2"))
 
 
+@pytest.mark.compilers
 @pytest.mark.parametrize(
     ("package", "text", "kind"),
     [
@@ -62,7 +64,7 @@ def test_a_missing_compiler(monkeypatch):
 )
 def test_devices_to_compile_for(package, text, kind):
     """In a process of its own: a plug-in looks for devices as soon as JAX starts. Nothing is said of them."""
-    pytest.importorskip(package)
+    require_module(package)
     code = (
         "from segic_jax.runtime import topology as t; t.start_compilers();"
         f"devices = t.compile_only_devices(t.parse_target('{text}'));"
@@ -72,8 +74,9 @@ def test_devices_to_compile_for(package, text, kind):
     assert (ran.stdout, ran.stderr) == (f"{parse_target(text).size} {kind}\n", "")
 
 
+@pytest.mark.compilers
 def test_an_arrangement_that_no_chip_has(monkeypatch):
-    pytest.importorskip("libtpu")
+    require_module("libtpu")
     for name, value in topology.ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="v5e:3x3 cannot be compiled for"):
