@@ -196,7 +196,7 @@ def test_inconsistent_weights_are_refused(tmp_path):
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_infinite_weights_are_refused(tmp_path, monkeypatch, value):
     model = bundle()
-    model.head["neck/0/kernel"] = model.head["neck/0/kernel"].at[0].set(value)
+    model.head["neck/0/kernel"][0] = value
     with monkeypatch.context() as patch:
         patch.setattr("segic_jax.weights.bundle._check", lambda *_: None)
         save_bundle(tmp_path / "m.safetensors", model, float16=False)

@@ -53,7 +53,8 @@ def test_a_saved_model_is_read_back(tmp_path, float16, tolerance):
         before, after = getattr(saved, part), getattr(loaded, part)
         assert before.keys() == after.keys()
         for name in before:
-            assert after[name].dtype == np.float32
+            stays_in_file = part == "backbone" and float16
+            assert after[name].dtype == (np.float16 if stays_in_file else np.float32)
             np.testing.assert_allclose(after[name], before[name], rtol=tolerance, atol=tolerance / 1000)
 
 
@@ -165,7 +166,7 @@ def test_inconsistent_parts_are_refused(tmp_path):
 @pytest.mark.parametrize("float16", [False, True])
 def test_values_that_are_not_finite_are_refused(tmp_path, value, float16):
     model = bundle()
-    model.head["neck/0/kernel"] = model.head["neck/0/kernel"].at[0].set(value)
+    model.head["neck/0/kernel"][0] = value
     with pytest.raises(BundleError, match="head/neck/0/kernel holds NaN or infinite"):
         save_bundle(tmp_path / "m.safetensors", model, float16=float16)
     assert not list(tmp_path.iterdir())
@@ -301,7 +302,7 @@ def test_a_type_that_numpy_lacks_is_reported(tmp_path):
     save_bundle(path, dataclasses.replace(bundle(), tower=tower()))
     content = path.read_bytes()
     path.write_bytes(content.replace(b'"U8",', b'"F8_E4M3",').replace(content[:8], _longer(content, 5), 1))
-    with pytest.raises(BundleError, match=r"m\.safetensors is damaged"):
+    with pytest.raises(BundleError, match=r"m\.safetensors: tokenizer is stored as F8_E4M3"):
         load_bundle(path)
 
 
@@ -316,7 +317,7 @@ def test_missing_and_damaged_files_are_named(tmp_path):
     path = tmp_path / "cut.safetensors"
     save_bundle(path, bundle())
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(BundleError, match=r"cut\.safetensors is damaged"):
+    with pytest.raises(BundleError, match=r"cut\.safetensors is not a readable .safetensors file"):
         load_bundle(path)
 
 
