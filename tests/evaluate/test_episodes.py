@@ -15,6 +15,7 @@ from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate.episodes import EpisodeEvaluation, other_class_episodes, score_episodes
 from segic_jax.evaluate.protocols import find_protocol, resize_nearest
 from segic_jax.evaluate.runner import run_evaluation
+from segic_jax.inference.engine import Engine
 from segic_jax.models import segic
 
 ORIGINAL = find_protocol("original")
@@ -252,5 +253,5 @@ def test_invalid_settings_are_refused(model, tmp_path):
 
 def test_score_episodes_writes_no_file_and_gives_the_same_scores(model, tmp_path):
     source = DiskSource()
-    scores = score_episodes(model, source, source.manifest("original", 0, 1), limit=4)
+    scores = score_episodes(Engine(model), source, source.manifest("original", 0, 1), limit=4)
     assert scores == run(model, tmp_path, limit=4)["scores"]

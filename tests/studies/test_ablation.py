@@ -16,6 +16,7 @@ from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.episodes import score_episodes
+from segic_jax.inference.engine import Engine
 from segic_jax.models.correspondence import grid_masks
 from segic_jax.models.segic import (
     GeometricPrompt,
@@ -145,7 +146,7 @@ def test_the_scores_equal_those_of_the_evaluation(bundle, store):
     names = tuple(concept.name for concept in episode_classes(VALIDATION, SIZE))
     episodes = tuple(episode for episode in manifest.episodes if episode.class_id in names)
     part = dataclasses.replace(manifest, classes=names, episodes=episodes)
-    expected = score_episodes(bundle, source, part)["miou"]
+    expected = score_episodes(Engine(bundle), source, part)["miou"]
     assert counts.union.shape == (2, SCENES)
     assert compare.estimate(compare.class_scores(counts)).value == pytest.approx(expected, abs=0.02)
 

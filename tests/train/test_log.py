@@ -12,6 +12,7 @@ from tiny import DiskSource, bundle
 from segic_jax.config import TrainConfig
 from segic_jax.errors import DataError
 from segic_jax.evaluate.report import CAPTION, TILE
+from segic_jax.inference.engine import Engine
 from segic_jax.runtime.metric_writer import FILE, read_metrics
 from segic_jax.runtime.topology import peak_flops
 from segic_jax.train import log as log_module
@@ -186,7 +187,7 @@ def test_sample_images_are_drawn_and_old_ones_deleted(tmp_path, monkeypatch, cap
     source, model = DiskSource(), bundle()
     manifest = source.manifest("original", 0, 1)
     for step in (50, 1000, 1500, 200_000):
-        draw_samples(model, source, manifest, tmp_path, step)
+        draw_samples(Engine(model), source, manifest, tmp_path, step)
     files = sorted((tmp_path / "samples").iterdir())
     assert [path.name for path in files] == ["step_00000050.png", "step_00001500.png", "step_00200000.png"]
     images = [cv2.imread(str(path)) for path in files]
@@ -198,6 +199,6 @@ def test_sample_images_are_drawn_and_old_ones_deleted(tmp_path, monkeypatch, cap
         raise DataError(f"{view.image_name} is gone.")
 
     monkeypatch.setattr(source, "load", fail)
-    draw_samples(model, source, manifest, tmp_path, 300_000)
+    draw_samples(Engine(model), source, manifest, tmp_path, 300_000)
     assert "No sample predictions of step 300000: " in capsys.readouterr().err
     assert len(list((tmp_path / "samples").iterdir())) == 3
