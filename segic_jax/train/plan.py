@@ -20,8 +20,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDev
 
 from segic_jax.config import Config, ModelConfig
 from segic_jax.data.pipeline import CANDIDATES
+from segic_jax.inference.engine import extract
 from segic_jax.inference.matching import KINDS, PATCHES, ConceptSlots, match_concepts
-from segic_jax.models.segic import Prototypes, backbone_template, extract, head_template
+from segic_jax.models.segic import Prototypes, backbone_template, head_template
 from segic_jax.runtime.distributed import parameter_sharding, replicated
 from segic_jax.runtime.hlo_cost import Cost, program_cost
 from segic_jax.runtime.topology import Target, compile_only_devices
@@ -197,7 +198,7 @@ def plan_prediction(config: Config, target: Target, rows: int) -> list[Plan]:
     programs: dict[str, tuple[Callable, dict[str, Shapes]]] = {
         "backbone": (partial(extract, model), {"backbone": backbone, "images": images, "sizes": sizes}),
         "head, 1 concept": (
-            partial(match_concepts, model),
+            partial(_match_concepts, model),
             {"head": head, "features": features, "sizes": sizes, "concepts": slots},
         ),
     }
@@ -241,6 +242,11 @@ def traffic_parts(cost: Cost) -> dict[str, float]:
         name = next(names, "rest")
         parts[f"{name}, gradient" if source.is_backward else name] += moved
     return dict(parts.most_common())
+
+
+def _match_concepts(model: ModelConfig, *arguments):
+    with jax.default_matmul_precision("highest"):  # as the engine does
+        return match_concepts(model, *arguments)
 
 
 @dataclass(frozen=True)
