@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -10,14 +10,12 @@ if TYPE_CHECKING:
 LOG_INTERVAL = 60  # seconds between two lines of a log
 
 
-def bar(
-    items: Iterable | None = None, *, enabled: bool = True, file: TextIO | None = None, **options
-) -> "tqdm":
+def bar(items: Iterable | None = None, *, enabled: bool = True, file: Any = None, **options) -> "tqdm":
     """Return a tqdm bar on stderr; off a terminal it prints one line a minute, and none for short work.
 
     Args:
         enabled: False in all processes but the main one.
-        file: another stream than stderr.
+        file: another text stream than stderr.
         options: of tqdm, such as total, initial, desc, unit, leave.
     """
     from tqdm import tqdm
