@@ -3,12 +3,10 @@
 The same episodes are predicted with the backbone in float32 and in bfloat16; the head is in float32 in both.
 """
 
-import dataclasses
 import sys
 from dataclasses import dataclass
 from typing import Literal
 
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -23,12 +21,6 @@ from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 
 
-def to_bfloat16(bundle: Bundle) -> Bundle:
-    """Return the same model with its backbone in bfloat16."""
-    backbone = {name: np.asarray(value).astype(jnp.bfloat16) for name, value in bundle.backbone.items()}
-    return dataclasses.replace(bundle, backbone=backbone)
-
-
 def compare(bundle: Bundle, source: EmojiSource, limit: int | None = None) -> dict[str, float]:
     """Compare the precisions on all episodes, or on the first `limit`.
 
@@ -38,7 +30,7 @@ def compare(bundle: Bundle, source: EmojiSource, limit: int | None = None) -> di
     """
     manifest = source.manifest("original", 0, 1)
     protocol = find_protocol("original")
-    engines = {"segic": Engine(bundle), "bfloat16": Engine(to_bfloat16(bundle))}
+    engines = {"segic": Engine(bundle, precision="float32"), "bfloat16": Engine(bundle, precision="bfloat16")}
 
     def score(prediction: Prediction) -> tuple[dict, float]:
         image_size = prediction.target.mask.shape
