@@ -76,7 +76,7 @@ class Cost:
     collectives: Counter = field(default_factory=Counter)  # kind -> how often
     collective_bytes: Counter = field(default_factory=Counter)  # kind -> bytes of the larger side
     sent_bytes: float = 0.0  # that leave the device, at least
-    unknown_loops: int = 0  # that the text does not say the length of: they count once
+    unknown_loops: int = 0  # that the text does not say the length of
     by_source: Counter = field(default_factory=Counter)  # Source -> bytes
 
     def add(self, other: "Cost", times: int = 1, source: Source = NOWHERE) -> None:
@@ -105,6 +105,7 @@ def program_cost(
     kernels: Mapping[tuple[tuple[int, ...], ...], Sequence[int]] | None = None,
     loops: bool = True,
     on_chip: bool = True,
+    unknown_trips: int = 1,
 ) -> Cost:
     """Return the cost of a compiled program.
 
@@ -115,8 +116,9 @@ def program_cost(
             the operands; reads of operands on the chip cost nothing.
         loops: False counts the body of a loop once, as XLA does.
         on_chip: whether memory spaces other than 0 are inside of the chip; False counts them as well.
+        unknown_trips: how often a loop counts that the text does not say the length of.
     """
-    return _Program(text, devices, kernels or {}, loops, on_chip).cost
+    return _Program(text, devices, kernels or {}, loops, on_chip, unknown_trips).cost
 
 
 def shape_bytes(shape: str, *, on_chip: bool = False) -> int:
@@ -199,13 +201,16 @@ def _closing(text: str, start: int) -> int:
 class _Program:
     """Walk the computations of a program; each is counted once and used as often as it runs."""
 
-    def __init__(self, text: str, devices: int, kernels: Mapping, loops: bool, on_chip: bool):
+    def __init__(
+        self, text: str, devices: int, kernels: Mapping, loops: bool, on_chip: bool, unknown_trips: int
+    ):
         self._computations, self._entry = parse_program(text)
         self._by_name = {
             name: {instruction.name: instruction for instruction in instructions}
             for name, instructions in self._computations.items()
         }
         self._devices, self._kernels, self._loops, self._on_chip = devices, kernels, loops, on_chip
+        self._unknown_trips = unknown_trips
         self._costs: dict[str, Cost] = {}
         self._frames = _parse_frames(text)
 
@@ -233,7 +238,7 @@ class _Program:
             trips = self._trips(computation, instruction) if self._loops else 1
             if trips is None:
                 total.unknown_loops += 1
-                trips = 1
+                trips = self._unknown_trips
             source = self._source(computation, instruction)
             for name in (body, condition):
                 total.add(self._computation(name or ""), trips, source)

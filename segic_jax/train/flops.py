@@ -25,33 +25,39 @@ def flops_of(jaxpr: Jaxpr) -> int:
     return sum(products_of(jaxpr).values())
 
 
-def products_of(jaxpr: Jaxpr, platform: str | None = None) -> Products:
+def products_of(jaxpr: Jaxpr, platform: str | None = None, unknown_trips: int = 1) -> Products:
     """Return the operations of a traced program by the type of their operands.
 
     Args:
         platform: of code that depends on it, count what is compiled for `tpu`, `cuda` or `cpu`.
+        unknown_trips: how often a while loop counts, whose length is unknown.
     """
     total: Products = Counter()
-    for equation, times in equations_of(jaxpr, platform):
+    for equation, times in equations_of(jaxpr, platform, unknown_trips=unknown_trips):
         if flops := _equation_flops(equation):
             total[_kind(equation)] += times * flops
     return total
 
 
-def equations_of(jaxpr: Jaxpr, platform: str | None = None, times: int = 1) -> Iterator[tuple[JaxprEqn, int]]:
+def equations_of(
+    jaxpr: Jaxpr, platform: str | None = None, times: int = 1, unknown_trips: int = 1
+) -> Iterator[tuple[JaxprEqn, int]]:
     """Return all equations of a traced program, at any depth, and how often each runs on all devices.
 
-    A while loop, whose length is unknown, counts once; of branches, the one with the most operations counts.
+    A while loop, whose length is unknown, counts `unknown_trips` times; of branches, the one with the most
+    operations counts.
     """
     for equation in jaxpr.eqns:
         name, parameters = equation.primitive.name, equation.params
         yield equation, times
         if name == "cond":
-            yield from equations_of(_chosen_branch(parameters, platform), platform, times)
+            yield from equations_of(_chosen_branch(parameters, platform), platform, times, unknown_trips)
             continue
         inner_times = times
         if name == "scan":
             inner_times *= parameters["length"]
+        elif name == "while":
+            inner_times *= unknown_trips
         elif name == "pallas_call":  # the program of one cell of the grid
             inner_times *= math.prod(parameters["grid_mapping"].grid)
         elif name == "shard_map":  # the program of one device
@@ -60,7 +66,7 @@ def equations_of(jaxpr: Jaxpr, platform: str | None = None, times: int = 1) -> I
             )
         for value in parameters.values():
             for inner in _inner_programs(value):
-                yield from equations_of(inner, platform, inner_times)
+                yield from equations_of(inner, platform, inner_times, unknown_trips)
 
 
 def _chosen_branch(parameters: dict, platform: str | None) -> Jaxpr:

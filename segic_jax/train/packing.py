@@ -163,7 +163,8 @@ def _add_chunks(
     slots = jax.tree.map(lambda x: x.reshape(batch * concepts, *x.shape[2:]), slots)
     used = slots.weights > 0
     count, size = used.sum(), min(chunk, len(used))
-    chunks = -(-len(used) // size)
+    chunks = -(-len(used) // size)  # at most
+    needed = -(-count // size)
     # The used slots first; what fills the last chunk is beyond the last slot.
     order = jnp.pad(
         jnp.argsort(~used, stable=True), (0, chunks * size - len(used)), constant_values=len(used)
@@ -204,7 +205,7 @@ def _add_chunks(
         jnp.zeros_like(images),
     )
     _, terms, inside, gradient, image_gradient = jax.lax.while_loop(
-        lambda state: state[0] * size < count, add_chunk, start
+        lambda state: state[0] < needed, add_chunk, start
     )
     in_slots = jnp.zeros((len(used), *inside.shape[1:]), inside.dtype).at[order].set(inside, mode="drop")
     gradients = {**gradient, **pull_back(image_gradient)[0]}

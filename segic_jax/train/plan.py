@@ -4,6 +4,7 @@ Nothing runs and no array is made: programs are traced with shapes and compiled 
 for the compiler.
 """
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -29,6 +30,7 @@ from segic_jax.runtime.topology import Target, compile_only_devices
 from segic_jax.train.flops import Products, products_of
 from segic_jax.train.kernel_traffic import repeated_reads
 from segic_jax.train.optim import make_optimizer, trainable_names
+from segic_jax.train.packing import CHUNK
 from segic_jax.train.step import Frozen, check_batch, init_state, make_train_step
 
 # Parts of the program, by the innermost file in the call of an operation whose path contains one of these.
@@ -42,6 +44,7 @@ PARTS = {
     "/optax/": "optimizer",
     "models/segic.py": "neck and tokens",
 }
+CONCEPTS = 4.5  # of a pair of the recipe: one where it is semantic, about eight where it shows instances
 PROMPTS = 232  # rows of the text table: classes of COCO and ADE20K, instances, the empty prompt
 BACKBONE_DTYPE = jnp.bfloat16  # on every accelerator
 Shapes = Any  # a pytree of ShapeDtypeStructs with shardings
@@ -62,6 +65,7 @@ class Plan:
     parts: Mapping[str, float]  # part of the code -> its bytes of the memory traffic
     compile_seconds: float
     steps: int = 0  # of the recipe
+    chunks: int = 1  # of concepts: how often a loop counts whose length depends on the batch
     failure: str = ""  # the compiler's words, if the program does not fit
 
     @property
@@ -111,7 +115,9 @@ def plan_training(config: Config, target: Target) -> Plan:
     state, frozen, batch = training_shapes(config, optimizer, mesh)
     with jax.set_mesh(mesh):
         step = make_train_step(config, optimizer, mesh)
-        compiled = _compile(step, state, frozen, batch)
+        concepts = min(CONCEPTS, config.data.max_concepts) * config.train.batch_size
+        chunks = math.ceil(concepts / config.train.accumulate / target.size / CHUNK)
+        compiled = _compile(step, state, frozen, batch, chunks=chunks)
     groups = {
         "frozen backbone": frozen.backbone,
         "head and text table": (state["params"], frozen.untrained, frozen.text_table),
@@ -256,6 +262,7 @@ class _Compiled:
     products: Products
     kernels: Mapping  # of `kernel_traffic.repeated_reads`
     seconds: float
+    chunks: int
     executable: Any = None
     failure: str = ""
 
@@ -274,7 +281,12 @@ class _Compiled:
         """Return the plan of the program."""
         cost = Cost()
         if self.executable is not None:
-            cost = program_cost(self.executable.as_text(), devices=devices, kernels=self.kernels)
+            cost = program_cost(
+                self.executable.as_text(),
+                devices=devices,
+                kernels=self.kernels,
+                unknown_trips=self.chunks,
+            )
         return Plan(
             products=self.products,
             cost=cost,
@@ -282,24 +294,29 @@ class _Compiled:
             compile_seconds=self.seconds,
             failure=self.failure,
             devices=devices,
+            chunks=self.chunks,
             **settings,
         )
 
 
-def _compile(function: jax.stages.Wrapped, *arguments: Shapes) -> _Compiled:
-    """Trace and compile; a program that does not fit is a result, too."""
+def _compile(function: jax.stages.Wrapped, *arguments: Shapes, chunks: int = 1) -> _Compiled:
+    """Trace and compile; a program that does not fit is a result, too.
+
+    Args:
+        chunks: see `Plan`.
+    """
     begin = time.perf_counter()
     traced = function.trace(*arguments)
     platform = _platform(arguments)
     program = traced.jaxpr.jaxpr
-    products, kernels = products_of(program, platform), repeated_reads(program, platform)
+    products, kernels = products_of(program, platform, chunks), repeated_reads(program, platform)
     try:
         executable, failure = traced.lower().compile(), ""
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         executable, failure = None, " ".join(str(error).partition(": ")[2].split())
-    return _Compiled(products, kernels, time.perf_counter() - begin, executable, failure)
+    return _Compiled(products, kernels, time.perf_counter() - begin, chunks, executable, failure)
 
 
 def _platform(arguments: Shapes) -> str:

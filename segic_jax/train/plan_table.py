@@ -41,6 +41,7 @@ def _program_to_json(plan: Plan) -> dict:
         "traffic_bytes_per_device": plan.cost.bytes,
         "traffic_bytes_by_part": dict(plan.parts),
         "loops_of_unknown_length": plan.cost.unknown_loops,
+        "trips_of_unknown_loops": plan.chunks,
         "collectives": {
             kind: {"count": count, "bytes": plan.cost.collective_bytes[kind]}
             for kind, count in plan.cost.collectives.items()
@@ -138,6 +139,7 @@ def _notes(plans: Sequence[Plan]) -> list[str]:
             notes.append(f"The {plan.program} does not fit: {plan.failure[:400]}")
         if plan.cost.unknown_loops:
             notes.append(
-                f"The {plan.program} has {plan.cost.unknown_loops} loops of unknown length, counted once."
+                f"The {plan.program} has {plan.cost.unknown_loops} loops of unknown length, counted "
+                f"{plan.chunks} times each: the chunks of concepts of a device with average pairs."
             )
     return notes

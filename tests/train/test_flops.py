@@ -33,6 +33,15 @@ def test_loops_branches_and_gradients():
     )
 
 
+def test_loops_of_unknown_length_count_as_often_as_the_caller_says():
+    square = jax.ShapeDtypeStruct((6, 6), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda x: jax.lax.while_loop(lambda x: x.sum() > 1, lambda x: x @ x, x))(
+        square
+    ).jaxpr
+    assert flops_of(jaxpr) == 2 * 6**3
+    assert products_of(jaxpr, unknown_trips=3).total() == 3 * 2 * 6**3
+
+
 def test_kinds_of_products_and_code_that_depends_on_the_platform():
     def product(x):
         return jax.lax.platform_dependent(
