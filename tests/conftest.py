@@ -36,6 +36,7 @@ HEAVY = (
     "multihost",
     "train/test_train_run.py",
     "train/test_loop.py",
+    "train/test_packing.py",
     "test_wheel.py",
     "evaluate/test_episodes.py",
     "evaluate/test_semantic.py",
