@@ -126,7 +126,7 @@ def prompts(size: Size) -> Stage:
             tokens_valid=valid,
         )
 
-    shape, side = (size.batch, size.concepts), size.model.canvas
+    shape, side = (size.batch, size.concepts), size.model.canvas // 4
     return Stage(
         encoded,
         (_params(_head(size)), _floats(*shape, side, side), _floats(*shape, 2), _context(size)),
