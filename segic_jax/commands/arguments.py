@@ -60,8 +60,8 @@ class ReferenceArguments:
         """
         if len(self.name) > 1 and len(self.name) != len(self.ref):
             raise InputError(
-                f"There are {len(self.ref)} --ref and {len(self.name)} --name: give one name for all, "
-                "or one for each in the same order."
+                f"--ref is given {len(self.ref)} times and --name {len(self.name)} times: give one name for "
+                "all, or one for each in the same order."
             )
         if self.name and not self.ref:
             raise InputError("--name names a --ref IMAGE MASK, but no --ref is given.")

@@ -35,6 +35,8 @@ class Calibrate:
 
         if self.scenes < 1:
             raise ConfigError(f"--scenes {self.scenes} must be at least 1.")
+        if self.save and not self.weights:
+            raise ConfigError("--save writes into a model file: name yours with --weights.")
         use_compile_cache()
         path = find(self.weights)
         segmenter = Segmenter(load_bundle(path))

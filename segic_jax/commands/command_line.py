@@ -3,6 +3,7 @@
 Each command lives in a module of its own. Nothing slow is imported before Ctrl-C is handled.
 """
 
+import difflib
 import functools
 import importlib
 import inspect
@@ -12,7 +13,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
 from segic_jax.errors import InputError
@@ -66,7 +67,7 @@ def parse(arguments: Sequence[str]) -> Any:
     """Return the command that the arguments describe; invalid ones print an error and exit with 2.
 
     Raises:
-        InputError: an argument contains a NUL byte, which no file name can have.
+        InputError: there is no such command, or an argument contains a NUL byte, which no file name can have.
     """
     if any("\0" in argument for argument in arguments):
         raise InputError("An argument contains a NUL byte: leave it out.")
@@ -76,6 +77,7 @@ def parse(arguments: Sequence[str]) -> Any:
         if hasattr(command, "parse"):  # its options depend on an argument: the configuration of a training
             return command.parse(rest)
         return _parse_command(command, f"segic {name}", rest)
+    _require_help("segic", COMMANDS, arguments)
     return _parse_choice({name: _command(name) for name in COMMANDS}, "segic", DESCRIPTION, arguments)
 
 
@@ -88,11 +90,20 @@ def _parse_command(command: type, program: str, arguments: Sequence[str]) -> Any
     if arguments and arguments[0] in actions:
         name, *rest = arguments
         return _parse_command(actions[name], f"{program} {name}", rest)
+    _require_help(program, actions, arguments)
     return _parse_choice(actions, program, description, arguments)
 
 
+def _require_help(program: str, names: Iterable[str], arguments: Sequence[str]) -> None:
+    """Refuse a first argument that is neither a command nor a request for help."""
+    if arguments and arguments[0] not in ("-h", "--help"):
+        close = difflib.get_close_matches(arguments[0], names, 1)
+        advice = f"did you mean '{close[0]}'?" if close else f"choose {', '.join(names)}."
+        raise InputError(f"{program} has no command '{arguments[0]}': {advice}")
+
+
 def _parse_choice(commands: dict[str, type], program: str, description: str, arguments: Sequence[str]) -> Any:
-    """Print the help, a line for each command, or report a wrong name of a command."""
+    """Print the help, with a line for each command."""
     import tyro
 
     lines = (

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import tyro
 
@@ -56,7 +56,7 @@ class Build:
     """The benchmark's name; `segic data list` shows all names."""
     out: Path
     """The folder in which to write NAME/1.0.0/."""
-    data_root: Annotated[Path | None, tyro.conf.arg(aliases=["--root"])] = None
+    data_root: Path | None = None
     """The folder with the original data."""
     shots: tuple[int, ...] = (1, 5)
     """The numbers of references for which to draw and store episodes."""

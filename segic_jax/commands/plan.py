@@ -48,7 +48,7 @@ class Plan:
         parser = argparse.ArgumentParser(
             prog="segic plan",
             usage="segic plan --config NAME --target v5e:4x4 [--batch-size N] [--program train|predict|both] "
-            "[--json] [--train.remat True ...]",
+            "[--json] [--train.remat ...]",
             add_help=False,
             allow_abbrev=False,
         )

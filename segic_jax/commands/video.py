@@ -64,6 +64,11 @@ class Video(MaskArguments):
         if self.mask is not None and (self.ref or self.context):
             raise InputError("Give either --mask of the first frame, or references, not both.")
         self._require_apart()
+        if self.mask is None and not (self.ref or self.context):
+            raise InputError(
+                "Say what to track: --mask FILE for objects of the first frame, --ref IMAGE MASK, or "
+                "--context FILE."
+            )
         cut, skipped = self.cut, SkippedInputs()
         video = open_video(self.video, self.fps, skipped)
         frames, labels = video.frames, None

@@ -45,9 +45,8 @@ class BenchmarkSpec:
             )
         for fold in folds:
             if not 0 <= fold < self.folds:
-                raise DataError(
-                    f"--fold {fold}: {self.name} has folds 0 to {self.folds - 1}; give one of them."
-                )
+                existing = "only fold 0" if self.folds == 1 else f"folds 0 to {self.folds - 1}"
+                raise DataError(f"--fold {fold}: {self.name} has {existing}; give another one.")
         if shots < 1 or (self.shots and shots not in self.shots):
             allowed = ", ".join(map(str, self.shots)) or "1 or more"
             raise DataError(f"--shots {shots}: {self.name} supports {allowed}.")

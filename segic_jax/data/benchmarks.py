@@ -69,6 +69,10 @@ def open_benchmark(benchmark: BenchmarkSpec, root: Path | None):
     Raises:
         DataError: data are missing; the message says which and where to get them.
     """
+    if root is not None and not benchmark.needs_root and not find_built(root):
+        raise DataError(
+            f"--data-root {root} has no effect: {benchmark.name} is in the package; leave it out."
+        )
     if root is not None and find_built(root):
         source = open_built(root)
         if source.name != benchmark.name:

@@ -120,12 +120,13 @@ def decide_presence(
 ) -> tuple[Float[np.ndarray, " classes"], Bool[np.ndarray, " classes"]]:
     """Return the presence of each class, 0..1, and whether it counts as present; an empty mask gives 0.
 
-    Without a calibration the presence is the mean probability inside the mask, and every class is present.
+    Without a calibration the presence is the mean probability inside the mask, and every class with a mask is
+    present.
     """
     not_empty = evidence[:, EVIDENCE.index("area")] > 0
     if calibration is None:
         confidence = evidence[:, EVIDENCE.index("confidence")]
-        return np.where(not_empty, confidence, 0).astype(np.float32), np.ones(len(evidence), bool)
+        return np.where(not_empty, confidence, 0).astype(np.float32), not_empty
     presence = np.where(not_empty, calibration.presence(evidence), 0).astype(np.float32)
     return presence, presence >= calibration.least
 

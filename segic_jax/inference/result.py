@@ -64,7 +64,9 @@ class Result:
 
     names: tuple[str, ...]
     presence: Float[np.ndarray, " concepts"]  # probability that the image shows the class, 0..1
-    present: Bool[np.ndarray, " concepts"]  # the decision; all True where the model is not calibrated
+    present: Bool[
+        np.ndarray, " concepts"
+    ]  # the decision; True for every mask where the model is not calibrated
     evidence: Float[np.ndarray, "concepts evidence"]  # inputs of `presence`: `inference.presence.EVIDENCE`
     image: UInt8[np.ndarray, "height width 3"]  # the target, RGB
     source: str | None  # its path

@@ -17,6 +17,8 @@ QUERY_BLOCK = 512  # queries per block, for all heads together
 CPU_CACHED_SCORES = 4 * 1024 * 1024
 CPU_QUERY_BLOCK = 1024  # queries per block of a single head
 TPU_BLOCKS = (512, 384, 256)  # tokens per block of the flash kernel: the one that needs the least padding
+TPU_QUERY_BLOCK = 1536  # most queries per block of its forward pass, which reads all keys and values for each
+TPU_LANES = 128
 
 
 def attention(
@@ -82,9 +84,12 @@ def _flash_rows(q, k, v):
     q, k, v = (_heads_first(jnp.pad(x, [(0, 0), (0, padding), (0, 0), (0, 0)])) for x in (q, k, v))
     segments = jnp.broadcast_to(jnp.arange(tokens + padding) < tokens, (batch, tokens + padding))
     ids = SegmentIds(q=segments.astype(jnp.int32), kv=segments.astype(jnp.int32))
+    units = (tokens + padding) // TPU_LANES
+    queries = max(n for n in range(1, TPU_QUERY_BLOCK // TPU_LANES + 1) if units % n == 0) * TPU_LANES
     sizes = BlockSizes(
         block_b=1,
-        **dict.fromkeys(("block_q", "block_k_major", "block_k"), block),
+        block_q=queries,
+        **dict.fromkeys(("block_k_major", "block_k"), block),
         **dict.fromkeys(("block_q_major_dkv", "block_k_major_dkv", "block_k_dkv", "block_q_dkv"), block),
         **dict.fromkeys(("block_k_major_dq", "block_k_dq", "block_q_dq"), block),
     )

@@ -60,6 +60,7 @@ class Outcome:
     head: Params  # all parameters of the head, as numpy arrays
     step: int
     finished: bool  # False when it was asked to stop before the last step
+    trained: bool  # False when no step was left to do
 
 
 def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
@@ -186,7 +187,9 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
         checkpoints.close()
     if stopping and distributed.is_main_host():
         print(f"Stopped and saved after step {step}; run the same command again to continue.")
-    return Outcome(head=current_head(), step=step, finished=step >= settings.steps and not stopping)
+    return Outcome(
+        head=current_head(), step=step, finished=step >= settings.steps and not stopping, trained=step > start
+    )
 
 
 def _items(state: State, untrained: Params) -> dict:

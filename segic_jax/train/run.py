@@ -54,6 +54,7 @@ def run(config: Config, workdir: Path, hosts: Hosts | None = None) -> int:
         distributed.initialize(hosts)
         use_compile_cache()
         if config.pretrain:
+            _open_data(config)
             backbone = pretrained(config.pretrain, config.model, workdir)
             if backbone is None:
                 return 0
@@ -61,7 +62,9 @@ def run(config: Config, workdir: Path, hosts: Hosts | None = None) -> int:
         parts = build(config)
         outcome = train(config, workdir, parts)
         if outcome.finished and distributed.is_main_host():
-            save_bundle(workdir / MODEL, finished_bundle(config, parts, outcome.head))
+            # A repeated command leaves the file alone: a calibration may have been saved in it.
+            if outcome.trained or not (workdir / MODEL).exists():
+                save_bundle(workdir / MODEL, finished_bundle(config, parts, outcome.head))
             print(f"{workdir / MODEL}: the finished model", flush=True)
     except InputError as error:
         print(error, file=sys.stderr)
@@ -97,6 +100,13 @@ def build(config: Config) -> Parts:
         head=start.head if start else None,
         validation=BenchmarkValidation(config, frozen.backbone, text) if config.validations else None,
     )
+
+
+def _open_data(config: Config) -> None:
+    """Open sources and validations, so that a wrong name or folder is reported before a long pretraining."""
+    open_mixture(config.sources, config.model.canvas)
+    for validation in config.validations:
+        open_episodes(validation)
 
 
 def text_features(

@@ -37,6 +37,11 @@ def test_the_calibration_is_printed_and_saved(weights, capsys):
     assert 0 <= read_calibration(load_bundle(weights).notes).least < 1
 
 
+def test_the_model_of_the_package_is_not_overwritten():
+    with pytest.raises(ConfigError, match="--save writes into a model file: name yours with --weights"):
+        parse(["calibrate", "--save"]).run()
+
+
 def test_no_scenes_are_refused(weights):
     with pytest.raises(ConfigError, match="--scenes 0 must be at least 1"):
         parse(["calibrate", "--weights", str(weights), "--scenes", "0"]).run()

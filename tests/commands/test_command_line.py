@@ -20,6 +20,21 @@ def test_mistyped_arguments_exit_with_2(segic):
     assert segic("emoji", "import") == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["predictt", "--ref", "a", "b"], "segic has no command 'predictt': did you mean 'predict'?"),
+        (["-V"], "segic has no command '-V': choose predict, fit, "),
+        (["data", "chekc"], "segic data has no command 'chekc': did you mean 'check'?"),
+    ],
+)
+def test_an_unknown_command_is_named(segic, capsys, arguments, sentence):
+    assert segic(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(sentence)
+    assert error.count("\n") == 1
+
+
 def test_help_is_fast_and_complete(segic, capsys):
     assert segic("--help") == 0
     text = capsys.readouterr().out
@@ -68,7 +83,7 @@ def test_help_of_an_action_has_its_examples(segic, capsys):
     assert segic("data", "build", "--help") == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: segic data build ")
-    assert "\n  segic data build fss1000 --root FSS-1000 --out tfds/\n" in out
+    assert "\n  segic data build fss1000 --data-root FSS-1000 --out tfds/\n" in out
 
 
 def test_ctrl_c_during_the_imports_is_reported(monkeypatch, capsys):

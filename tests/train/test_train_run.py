@@ -15,7 +15,14 @@ from layouts import WRITE
 from layouts_training import source_configs, write_training
 
 from segic_jax.commands.finetune import Finetune
-from segic_jax.config import INSTANCE_PROMPT, Config, DataConfig, SourceConfig, ValidationConfig
+from segic_jax.config import (
+    INSTANCE_PROMPT,
+    Config,
+    DataConfig,
+    PretrainConfig,
+    SourceConfig,
+    ValidationConfig,
+)
 from segic_jax.data.training_sources import open_mixture
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.models.params import as_float32
@@ -156,6 +163,19 @@ def test_fine_tuning_improves_the_model_and_keeps_the_backbone(tmp_path):
         np.testing.assert_allclose(np.asarray(end.backbone[name]), value, rtol=1e-3, atol=1e-6)
     assert (tmp_path / "out/samples").is_dir()
     assert [line["step"] for line in lines if "validation/miou" in line] == [10, 20, 30]
+    before = (tmp_path / f"out/{MODEL}").stat()
+    subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    after = (tmp_path / f"out/{MODEL}").stat()  # a calibration may have been saved in it
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+def test_wrong_data_are_reported_before_a_pretraining(tmp_path, capsys):
+    config = Config(
+        backbone="", pretrain=PretrainConfig(), model=tiny.CONFIG, sources=(SourceConfig("nothing"),)
+    )
+    assert run(config, tmp_path / "run") == 2
+    assert "There is no source 'nothing'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_fine_tuning_without_data_is_reported(tmp_path):
