@@ -76,9 +76,9 @@ class Prompting(NamedTuple):
 
 def describe_shots(
     config: ModelConfig,
-    target: Float[Array, "batch g g channels"],
+    target: Float[AnyArray, "batch g g channels"],
     shots: ShotBatch,
-    pooled: Float[Array, "batch concepts shots channels"],
+    pooled: Float[AnyArray, "batch concepts shots channels"],
 ) -> tuple[Prototypes, Float[Array, "batch concepts quarter quarter"]]:
     """Return the mean feature of the shots as similarity map and as visual token.
 

@@ -273,11 +273,11 @@ def _class_loss(unit, share, classes, weight, extra):
 
 
 def matching_loss(
-    tokens: Float[Array, "scenes patches channels"],
-    unit: Float[Array, "scenes patches channels"],
-    share: Float[Array, "scenes patches _"],
-    classes: Int[Array, "scenes objects"],
-    weight: Float[Array, "scenes patches"],
+    tokens: Float[AnyArray, "scenes patches channels"],
+    unit: Float[AnyArray, "scenes patches channels"],
+    share: Float[AnyArray, "scenes patches _"],
+    classes: Int[AnyArray, "scenes objects"],
+    weight: Float[AnyArray, "scenes patches"],
     extra: Params,
 ) -> Float[Array, ""]:
     """Return the cross-entropy of every patch over the pooled objects of the other scenes.

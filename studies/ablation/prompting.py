@@ -76,7 +76,7 @@ def describe(
     config: ModelConfig,
     target: Float[AnyArray, "batch g g channels"],
     shots: ShotBatch,
-    pooled: Float[Array, "batch concepts shots channels"],
+    pooled: Float[AnyArray, "batch concepts shots channels"],
 ) -> tuple[Prototypes, Float[Array, "batch concepts quarter quarter"]]:
     """Return prototypes and similarity map.
 
@@ -116,7 +116,7 @@ def locate(
 
 
 def mutual_matches(
-    target: Float[Array, "batch g g channels"],
+    target: Float[AnyArray, "batch g g channels"],
     shots: ShotBatch,
     mean: Float[Array, "batch concepts channels"],
 ) -> Float[Array, "batch concepts g g"]:

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def build(name, root, out, **options):
-    Build(name=name, root=root, out=out, **options).run()
+    Build(name=name, data_root=root, out=out, **options).run()
     return out / name / "1.0.0"
 
 
@@ -132,7 +132,7 @@ write.ITEMS = 1
 load = FolderSource.load
 FolderSource.load = lambda self, view: time.sleep(0.15) or load(self, view)
 root, out = map(Path, sys.argv[1:])
-Build(name="folder", root=root, out=out, threads=1).run()
+Build(name="folder", data_root=root, out=out, threads=1).run()
 assert "tensorflow" not in sys.modules
 """
 
