@@ -46,6 +46,8 @@ HEAVY = (
     "weights/test_convert.py",
     "data/test_build.py",
     "models/test_segic.py",
+    "models/test_attention.py",
+    "models/test_compiled_attention.py",
     "models/test_prompt_decoder.py",
     "models/test_correspondence.py",
     "train/test_forward.py",
