@@ -56,6 +56,7 @@ class Segmenter:
         self.engine = Engine(bundle, [*jax.device_put(0).devices()], precision)
         self._calibration = read_calibration(bundle.notes)
         self._slots: WeakKeyDictionary[Context, list[ConceptSlots]] = WeakKeyDictionary()
+        self._joined: WeakKeyDictionary[Context, Prototypes] = WeakKeyDictionary()
 
     @classmethod
     def load(cls, weights: Path | str = "", *, precision: Precision = "auto") -> "Segmenter":
@@ -350,7 +351,9 @@ class Segmenter:
         return self._slots[context]
 
     def _everyone(self, context: Context) -> Prototypes:
-        """Return the prototypes of all concepts and negatives, in as many slots as some program has."""
+        """Return the prototypes of all concepts and negatives, placed once, in the slots of some program."""
+        if context in self._joined:
+            return self._joined[context]
         chunks = [chunk.context for chunk in self._slots_of(context)]
         count = sum(chunk.pooled.shape[1] for chunk in chunks)
         padding = padded_concepts(len(context.concepts) + len(context.negatives)) - count
@@ -359,7 +362,8 @@ class Segmenter:
             joined = np.concatenate([np.asarray(part) for part in parts], axis=1)
             return np.pad(joined, [(0, 0), (0, padding)] + [(0, 0)] * (joined.ndim - 2))
 
-        return jax.tree.map(join, *chunks)
+        self._joined[context] = self.engine.place(jax.tree.map(join, *chunks))
+        return self._joined[context]
 
     def _require_model(self, context: Context, what: str) -> None:
         widths = (self.config.vit.width, self.config.text_width)
