@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
@@ -67,12 +67,9 @@ class Plan:
     @cached_property
     def experiment(self) -> Config:
         """Load the configuration and apply the overrides; a wrong one exits with code 2."""
-        from segic_jax.train.experiment import load_config
+        from segic_jax.train.experiment import configure
 
-        options: dict[str, Any] = {"prog": "segic plan", "description": inspect.getdoc(self)}
-        if self.config:
-            options["default"] = load_config(self.config)
-        return tyro.cli(Config, args=self.overrides, **options)
+        return configure(self.config, self.overrides, "segic plan", inspect.getdoc(self) or "")
 
     def run(self) -> int:
         """Compile, print, and return the exit code."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -60,12 +60,9 @@ class Train:
     @cached_property
     def experiment(self) -> Config:
         """Load the configuration and apply the overrides; a wrong one exits with code 2."""
-        from segic_jax.train.experiment import load_config
+        from segic_jax.train.experiment import configure
 
-        options: dict[str, Any] = {"prog": "segic train", "description": inspect.getdoc(self)}
-        if self.config:
-            options["default"] = load_config(self.config)
-        return tyro.cli(Config, args=self.overrides, **options)
+        return configure(self.config, self.overrides, "segic train", inspect.getdoc(self) or "")
 
     def run(self) -> int:
         """Train, and return the exit code."""

@@ -3,7 +3,9 @@
 import os
 import runpy
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from segic_jax.config import Config
 from segic_jax.errors import ConfigError, InputError
@@ -18,6 +20,19 @@ def config_folder(package: Path = _PACKAGE) -> Path:
     """
     inside = package / "configs"
     return inside if inside.is_dir() else package.parent / "configs"
+
+
+def configure(name: str, overrides: Sequence[str], program: str, description: str) -> Config:
+    """Load an experiment and override its fields from the command line; a wrong option exits with code 2.
+
+    Args:
+        name: as for `load_config`; "" where only the help is asked for.
+        program, description: of the command, for its help.
+    """
+    import tyro
+
+    options: dict[str, Any] = {"default": load_config(name)} if name else {}
+    return tyro.cli(Config, args=overrides, prog=program, description=description, **options)
 
 
 def config_names() -> list[str]:
