@@ -95,8 +95,8 @@ def _parse_command(command: type, program: str, arguments: Sequence[str]) -> Any
 
 
 def _require_help(program: str, names: Iterable[str], arguments: Sequence[str]) -> None:
-    """Refuse a first argument that is neither a command nor a request for help."""
-    if arguments and arguments[0] not in ("-h", "--help"):
+    """Refuse a first argument that is no command, unless help is asked for."""
+    if arguments and not {"-h", "--help"} & set(arguments):
         close = difflib.get_close_matches(arguments[0], names, 1)
         advice = f"did you mean '{close[0]}'?" if close else f"choose {', '.join(names)}."
         raise InputError(f"{program} has no command '{arguments[0]}': {advice}")
