@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas
+from jax.sharding import AxisType
 
 from segic_jax.config import ViTConfig
 from segic_jax.models.segic import backbone_template
@@ -68,7 +69,7 @@ def test_kernels_and_programs_of_devices():
         return call(x)
 
     assert count_flops(blocks, jax.ShapeDtypeStruct((32, 8), jnp.float32)) == 4 * 2 * 8**3
-    mesh = jax.sharding.AbstractMesh((4,), ("data",))
+    mesh = jax.sharding.AbstractMesh((4,), ("data",), axis_types=(AxisType.Auto,))
     rows = jax.sharding.PartitionSpec("data")
     share = jax.shard_map(lambda x: x @ x.T, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)
     assert count_flops(share, jax.ShapeDtypeStruct((8, 3), jnp.float32)) == 4 * 2 * 2 * 3 * 2
