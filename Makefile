@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-fast test-compilers lint docs clean
 
 $(VENV)/installed: pyproject.toml
+	@$(PYTHON) -c '' || { echo "$(PYTHON) does not run: name a Python with make PYTHON=python3.12 ..."; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$(PYTHON) is too old: Python 3.11 or newer is needed; name one with make PYTHON=python3.12 ..."; exit 2; }
 	@echo "Installing into $(VENV), once; this may take minutes."
