@@ -5,11 +5,13 @@ override any field (`--optim.learning-rate 3e-4`).
 """
 
 import dataclasses
+import itertools
 import math
+import operator
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from segic_jax.errors import ConfigError
 
@@ -58,6 +60,26 @@ class ViTConfig:
         hidden = int(self.width * self.mlp_ratio)
         return hidden if self.ffn == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8
 
+    @property
+    def stride(self) -> int:
+        """Return the side of a patch in pixels."""
+        return self.patch_size
+
+    @property
+    def fine_widths(self) -> tuple[int, ...]:
+        """Return the channels of finer levels than the patches: there are none."""
+        return ()
+
+    @property
+    def pixel_mean(self) -> tuple[float, float, float]:
+        """Return the mean of each colour, of pixels in 0..1: that of ImageNet (segic.py:362-366)."""
+        return (0.485, 0.456, 0.406)
+
+    @property
+    def pixel_std(self) -> tuple[float, float, float]:
+        """Return the standard deviation of each colour, of pixels in 0..1."""
+        return (0.229, 0.224, 0.225)
+
     @classmethod
     def dinov2(cls, size: Literal["s", "b", "l", "g"], *, registers: bool = False) -> "ViTConfig":
         """Return a published model: 22.1, 86.6, 304.4 and 1136.5 million parameters."""
@@ -76,6 +98,101 @@ class ViTConfig:
             pos_offset=0.0 if registers else 0.1,
             pos_antialias=registers,
         )
+
+
+class MBConv(NamedTuple):
+    """Describe a block: expansion to `expand` x `inputs`, depthwise convolution, projection."""
+
+    inputs: int  # channels
+    outputs: int
+    kernel: int  # side of the depthwise convolution
+    stride: int
+    expand: int  # 1: no expansion
+
+
+@dataclass(frozen=True)
+class EfficientNetConfig:
+    """Describe an EfficientNet-Lite (tpu/models/official/efficientnet/lite/efficientnet_lite_builder.py)."""
+
+    lite: Literal[0, 1, 2, 3, 4] = 2
+    blocks: tuple[int, ...] = (9, 14, 20)  # at stride 16 or 32; their outputs are joined at stride 16
+    fine_blocks: tuple[int, ...] = ()  # at stride 8, then 4: finer levels of the features
+
+    def __post_init__(self):
+        _require(self.lite in range(5), f"EfficientNetConfig.lite {self.lite!r} must be 0, 1, 2, 3 or 4.")
+        strides = self._strides()
+        for name, blocks in (("blocks", self.blocks), ("fine_blocks", self.fine_blocks)):
+            _require(
+                all(0 <= block < len(strides) for block in blocks),
+                f"EfficientNetConfig.{name} {blocks}: lite {self.lite} has blocks 0 to {len(strides) - 1}.",
+            )
+        _require(
+            len(self.blocks) > 0 and all(strides[block] >= 16 for block in self.blocks),
+            f"EfficientNetConfig.blocks {self.blocks} must be blocks at stride 16 or 32: those from "
+            f"{strides.index(16)} on in lite {self.lite}.",
+        )
+        _require(
+            tuple(strides[block] for block in self.fine_blocks) == (8, 4)[: len(self.fine_blocks)],
+            f"EfficientNetConfig.fine_blocks {self.fine_blocks} must be a block at stride 8, then one at "
+            f"stride 4: those from {strides.index(8)} and from {strides.index(4)} on in lite {self.lite}.",
+        )
+
+    def layout(self) -> tuple[MBConv, ...]:
+        """Return the blocks; width and depth are scaled by the published coefficients of the model."""
+        width, depth = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))[self.lite]
+        # Of lite 0: repeats, kernel, stride, expansion and channels of each stage.
+        stages = (
+            (1, 3, 1, 1, 16),
+            (2, 3, 2, 6, 24),
+            (2, 5, 2, 6, 40),
+            (3, 3, 2, 6, 80),
+            (3, 5, 1, 6, 112),
+            (4, 5, 2, 6, 192),
+            (1, 3, 1, 6, 320),
+        )
+        blocks, inputs = [], 32  # the channels of the stem are not scaled
+        for repeats, kernel, stride, expand, channels in stages:
+            outputs = max(8, int(channels * width + 4) // 8 * 8)
+            if outputs < 0.9 * channels * width:  # rounding takes 10 % at most
+                outputs += 8
+            # The repeats of the first and of the last stage, 1, are not scaled.
+            for index in range(math.ceil(repeats * depth) if repeats > 1 else 1):
+                blocks.append(MBConv(inputs, outputs, kernel, stride if index == 0 else 1, expand))
+                inputs = outputs
+        return tuple(blocks)
+
+    def _strides(self) -> list[int]:
+        """Return pixels of the image a position of each block's output; the stem has 2."""
+        return list(itertools.accumulate((block.stride for block in self.layout()), operator.mul, initial=2))[
+            1:
+        ]
+
+    @property
+    def stride(self) -> int:
+        """Return the side of a patch in pixels."""
+        return 16
+
+    @property
+    def width(self) -> int:
+        """Return the channels of the patches."""
+        layout = self.layout()
+        return sum(layout[block].outputs for block in self.blocks)
+
+    @property
+    def fine_widths(self) -> tuple[int, ...]:
+        """Return the channels of the finer levels, coarse to fine."""
+        layout = self.layout()
+        return tuple(layout[block].outputs for block in self.fine_blocks)
+
+    @property
+    def pixel_mean(self) -> tuple[float, float, float]:
+        """Return the mean of each colour, of pixels in 0..1: (x - 127) / 128 for pixels in 0..255."""
+        return (127 / 255, 127 / 255, 127 / 255)
+
+    @property
+    def pixel_std(self) -> tuple[float, float, float]:
+        """Return the standard deviation of each colour, of pixels in 0..1."""
+        return (128 / 255, 128 / 255, 128 / 255)
 
 
 @dataclass(frozen=True)

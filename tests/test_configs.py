@@ -9,7 +9,9 @@ import pytest
 from segic_jax.config import (
     Config,
     DataConfig,
+    EfficientNetConfig,
     HeadConfig,
+    MBConv,
     ModelConfig,
     OptimConfig,
     PretrainConfig,
@@ -40,6 +42,21 @@ def test_every_experiment_builds(path):
     assert model_config_from_dict(to_dict(config)["model"]) == config.model
 
 
+def test_an_efficientnet_lists_the_published_blocks():
+    """Compare with the names and shapes of the published weights of lite 2, and the sizes of all models."""
+    config = EfficientNetConfig(fine_blocks=(6, 3))
+    layout = config.layout()
+    assert layout[0] == MBConv(32, 16, 3, 1, 1)
+    assert layout[15] == MBConv(120, 208, 5, 2, 6)
+    assert [block.outputs for block in layout] == 1 * [16] + 3 * [24] + 3 * [48] + 4 * [88] + 4 * [120] + (
+        5 * [208] + [352]
+    )
+    assert (config.stride, config.width, config.fine_widths) == (16, 88 + 120 + 352, (48, 24))
+    models = [EfficientNetConfig(lite, blocks=(12,)).layout() for lite in (0, 1, 2, 3, 4)]
+    assert [len(blocks) for blocks in models] == [16, 21, 21, 24, 30]
+    assert [blocks[-1].outputs for blocks in models] == [320, 320, 352, 384, 448]
+
+
 def test_the_large_head_has_the_published_size():
     """Expect 5.38 million parameters; the IoU head and the no-mask embedding get no gradient."""
     shapes = head_template(load_config(CONFIGS / "segic_dinov2_l.py").model).shapes
@@ -53,6 +70,10 @@ def test_the_large_head_has_the_published_size():
         (lambda: ModelConfig(canvas=100), "canvas 100 must be a multiple"),
         (lambda: ViTConfig(width=100, num_heads=3), "must be divisible by num_heads"),
         (lambda: ViTConfig(patch_size=0), r"ViTConfig\.patch_size 0 must be an integer"),
+        (lambda: EfficientNetConfig(lite=5), r"EfficientNetConfig\.lite 5 must be 0, 1, 2, 3 or 4"),
+        (lambda: EfficientNetConfig(blocks=(9, 21)), r"\(9, 21\): lite 2 has blocks 0 to 20"),
+        (lambda: EfficientNetConfig(blocks=(6,)), r"stride 16 or 32: those from 7 on in lite 2"),
+        (lambda: EfficientNetConfig(fine_blocks=(3, 5)), r"those from 4 and from 1 on in lite 2"),
         (lambda: HeadConfig(num_heads=0), r"HeadConfig\.num_heads 0 must be an integer"),
         (lambda: OptimConfig(learning_rate=float("nan")), r"optim\.learning_rate nan"),
         (lambda: OptimConfig(learning_rate=-1), r"optim\.learning_rate -1"),
