@@ -22,7 +22,7 @@ from segic_jax.train.flops import flops_of
 FILE = Path(__file__).parents[1] / "tests/benchmarks/compiled_stages.json"
 # Small, but with over 1024 tokens, so that attention is cut into parts.
 MODEL = ModelConfig(
-    vit=ViTConfig(patch_size=14, width=64, depth=2, num_heads=4, pos_grid=8),
+    backbone=ViTConfig(patch_size=14, width=64, depth=2, num_heads=4, pos_grid=8),
     head=HeadConfig(width=64, num_heads=4, mlp_width=128, iou_width=32),
     text_width=16,
     canvas=14 * 34,

@@ -17,6 +17,7 @@ from segic_jax.config import ModelConfig, ViTConfig
 from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.result import Result
 from segic_jax.models import segic
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.correspondence import best_point, similarity_map, upsample_maps
 from segic_jax.models.params import Template
 from segic_jax.models.prompt_encoder import Prompts
@@ -39,7 +40,13 @@ class Size:
     @property
     def tokens(self) -> int:
         """Tokens of one image in the backbone."""
-        return self.model.grid**2 + 1 + self.model.vit.num_registers
+        return self.model.grid**2 + 1 + self.vit.num_registers
+
+    @property
+    def vit(self) -> ViTConfig:
+        """The backbone; those that are compared with PyTorch are DINOv2's."""
+        assert isinstance(self.model.backbone, ViTConfig)
+        return self.model.backbone
 
 
 class Stage(NamedTuple):
@@ -51,20 +58,20 @@ class Stage(NamedTuple):
 
 def model(vit: str, canvas: int) -> ModelConfig:
     """Return the configuration of SegIC with one of the VITS."""
-    return ModelConfig(vit=ViTConfig.dinov2(vit), canvas=canvas)
+    return ModelConfig(backbone=ViTConfig.dinov2(vit), canvas=canvas)
 
 
 def backbone(size: Size) -> Stage:
     """Encode uint8 images to patch features, with the normalisation of pixels."""
     return Stage(
         lambda params, images, sizes: segic.extract(size.model, params, images, sizes),
-        (_params(segic.backbone_template(size.model.vit), size.precision), *_images(size, size.batch)),
+        (_params(backbone_template(size.model.backbone), size.precision), *_images(size, size.batch)),
     )
 
 
 def products(size: Size) -> Stage:
     """Run the dense matrix products of one backbone block alone, to see the speed of the library."""
-    vit = size.model.vit
+    vit = size.vit
     hidden = vit.ffn_hidden * (2 if vit.ffn == "swiglu" else 1)
 
     def product(a, b):  # as `models.layers.Linear` has it
@@ -186,7 +193,7 @@ def complete(size: Size) -> Stage:
             size.model, params, head, images, sizes, context
         ),
         (
-            _params(segic.backbone_template(size.model.vit), size.precision),
+            _params(backbone_template(size.model.backbone), size.precision),
             _params(_head(size)),
             *_images(size, size.batch),
             _context(size),
@@ -302,7 +309,7 @@ def _images(size: Size, *shape: int) -> tuple[Shape, Shape]:
 
 def _features(size: Size, *images: int, dtype: str = "float32") -> Shape:
     config = size.model
-    return _floats(size.batch, *images, config.grid, config.grid, config.vit.width, dtype=dtype)
+    return _floats(size.batch, *images, config.grid, config.grid, config.backbone.width, dtype=dtype)
 
 
 def _small_logits(size: Size) -> Shape:
@@ -311,7 +318,7 @@ def _small_logits(size: Size) -> Shape:
 
 
 def _context(size: Size) -> segic.Prototypes:
-    shape, width = (size.batch, size.concepts), size.model.vit.width
+    shape, width = (size.batch, size.concepts), size.model.backbone.width
     return segic.Prototypes(
         pooled=_floats(*shape, width),
         visual=_floats(*shape, size.shots, width),

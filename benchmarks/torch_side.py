@@ -100,7 +100,7 @@ def request_for(stage: str, size: Size) -> dict | None:
     if stage == "backbone":
         return {
             "kind": "backbone",
-            "vit": asdict(config.vit),
+            "vit": asdict(config.backbone),
             "canvas": config.canvas,
             "batch": size.batch,
             "precision": size.precision,

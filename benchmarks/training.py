@@ -10,7 +10,8 @@ from jax import ShapeDtypeStruct as Shape
 from benchmarks.stages import filled
 from segic_jax.config import Config
 from segic_jax.data.pipeline import CANDIDATES
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.backbones import backbone_template
+from segic_jax.models.segic import head_template
 from segic_jax.runtime import distributed
 from segic_jax.train.optim import make_optimizer, trainable_names
 from segic_jax.train.step import Frozen, init_state, make_train_step
@@ -58,7 +59,9 @@ def step_and_arguments(config: Config, precision: str) -> tuple:
     """Return the training step with its state, frozen parts (in `precision`) and a batch on the devices."""
     mesh = distributed.make_mesh()
     model, rows = config.model, config.train.batch_size
-    backbone = filled({n: Shape(s.shape, precision) for n, s in backbone_template(model.vit).shapes.items()})
+    backbone = filled(
+        {n: Shape(s.shape, precision) for n, s in backbone_template(model.backbone).shapes.items()}
+    )
     head = filled(dict(head_template(model).shapes))
     trainable = set(trainable_names(head, score=False))
     params = distributed.replicate(mesh, {n: head[n] for n in head if n in trainable})

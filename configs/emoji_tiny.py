@@ -26,7 +26,7 @@ def get_config() -> Config:
         sources=(SourceConfig("emoji_scenes"),),
         validations=(ValidationConfig("emoji"),),
         model=ModelConfig(
-            vit=ViTConfig(patch_size=8, width=160, depth=6, num_heads=2, pos_grid=16),
+            backbone=ViTConfig(patch_size=8, width=160, depth=6, num_heads=2, pos_grid=16),
             head=HeadConfig(width=128, num_heads=4, mlp_width=512, iou_width=128),
             text_width=64,
             canvas=128,

@@ -11,7 +11,7 @@ import operator
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from segic_jax.errors import ConfigError
 
@@ -195,6 +195,10 @@ class EfficientNetConfig:
         return (128 / 255, 128 / 255, 128 / 255)
 
 
+Backbone = ViTConfig | EfficientNetConfig
+_BACKBONE_KINDS = {"vit": ViTConfig, "efficientnet": EfficientNetConfig}  # their names in files
+
+
 @dataclass(frozen=True)
 class TextConfig:
     """Describe CLIP's text tower; the defaults are those of ViT-L/14."""
@@ -236,26 +240,27 @@ class HeadConfig:
 class ModelConfig:
     """Describe a SegIC model: frozen backbone, width of the text features, head and canvas."""
 
-    vit: ViTConfig = field(default_factory=lambda: ViTConfig.dinov2("b"))
+    backbone: Backbone = field(default_factory=lambda: ViTConfig.dinov2("b"))
     head: HeadConfig = field(default_factory=HeadConfig)
     text_width: int = 768
     canvas: int = 896  # side of the square input in pixels
 
     def __post_init__(self):
         _require(
-            self.canvas > 0 and self.canvas % self.vit.patch_size == 0,
-            f"ModelConfig.canvas {self.canvas} must be a multiple of vit.patch_size {self.vit.patch_size}.",
+            self.canvas > 0 and self.canvas % self.backbone.stride == 0,
+            f"ModelConfig.canvas {self.canvas} must be a multiple of the backbone's patches of "
+            f"{self.backbone.stride} pixels.",
         )
         _require(
-            self.vit.patch_size % 2 == 0,
-            f"vit.patch_size {self.vit.patch_size} must be even: the mask prompt shrinks by half "
-            "a patch, then by two.",
+            self.backbone.stride % 2 == 0,
+            f"The backbone's patches of {self.backbone.stride} pixels must have an even side: the mask "
+            "prompt shrinks by half a patch, then by two.",
         )
 
     @property
     def grid(self) -> int:
         """Return the number of patches along one side."""
-        return self.canvas // self.vit.patch_size
+        return self.canvas // self.backbone.stride
 
 
 @dataclass(frozen=True)
@@ -440,6 +445,13 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def __post_init__(self):
+        _require(
+            self.pretrain is None or isinstance(self.model.backbone, ViTConfig),
+            "Only a ViT can be pretrained on the embedded benchmark: set pretrain to None, and give the "
+            "weights of the backbone with --backbone.",
+        )
+
 
 @dataclass
 class Hosts:
@@ -454,8 +466,31 @@ class Hosts:
 
 
 def to_dict(config) -> dict:
-    """Convert a configuration to plain dictionaries and numbers, for JSON beside a checkpoint."""
-    return dataclasses.asdict(config)
+    """Convert a configuration to plain dictionaries and numbers, for JSON beside a checkpoint.
+
+    A backbone is written with its `kind`, "vit" or "efficientnet".
+    """
+    kinds = {backbone: kind for kind, backbone in _BACKBONE_KINDS.items()}
+
+    def plain(value) -> Any:
+        if isinstance(value, tuple):
+            return [plain(item) for item in value]
+        if not dataclasses.is_dataclass(value):
+            return value
+        kind = {"kind": kinds[type(value)]} if type(value) in kinds else {}
+        return kind | {item.name: plain(getattr(value, item.name)) for item in dataclasses.fields(value)}
+
+    return plain(config)
+
+
+def backbone_from_dict(values: dict) -> Backbone:
+    """Invert `to_dict` for a backbone; an unknown kind or field is a ConfigError."""
+    try:
+        kind = _BACKBONE_KINDS[values["kind"]]
+        fields = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+        return kind(**{name: value for name, value in fields.items() if name != "kind"})
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"The stored backbone does not fit this version: {error}.") from error
 
 
 def model_config_from_dict(values: dict) -> ModelConfig:
@@ -464,7 +499,7 @@ def model_config_from_dict(values: dict) -> ModelConfig:
         return ModelConfig(
             **{
                 **values,
-                "vit": ViTConfig(**values["vit"]),
+                "backbone": backbone_from_dict(values["backbone"]),
                 "head": HeadConfig(**values["head"]),
             }
         )

@@ -1,6 +1,7 @@
 """Test that the experiments of configs/ build at the published sizes, and that mistakes are named."""
 
 import dataclasses
+import json
 import re
 from pathlib import Path
 
@@ -21,8 +22,9 @@ from segic_jax.config import (
     to_dict,
 )
 from segic_jax.errors import ConfigError
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.params import count
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.segic import head_template
 from segic_jax.train.experiment import load_config
 from segic_jax.train.optim import trainable_names
 
@@ -35,10 +37,10 @@ def test_every_experiment_builds(path):
     config = load_config(path)
     head = head_template(config.model).shapes
     assert (
-        backbone_template(config.model.vit).shapes["patch_embed/proj/kernel"].shape[-1]
-        == config.model.vit.width
+        backbone_template(config.model.backbone).shapes["patch_embed/proj/kernel"].shape[-1]
+        == config.model.backbone.width
     )
-    assert head["neck/0/kernel"].shape == (1, 1, config.model.vit.width, config.model.head.width)
+    assert head["neck/0/kernel"].shape == (1, 1, config.model.backbone.width, config.model.head.width)
     assert model_config_from_dict(to_dict(config)["model"]) == config.model
 
 
@@ -55,6 +57,20 @@ def test_an_efficientnet_lists_the_published_blocks():
     models = [EfficientNetConfig(lite, blocks=(12,)).layout() for lite in (0, 1, 2, 3, 4)]
     assert [len(blocks) for blocks in models] == [16, 21, 21, 24, 30]
     assert [blocks[-1].outputs for blocks in models] == [320, 320, 352, 384, 448]
+
+
+def test_a_stored_backbone_has_its_kind():
+    model = ModelConfig(EfficientNetConfig(fine_blocks=(6, 3)), canvas=448)
+    stored = json.loads(json.dumps(to_dict(model)))
+    assert stored["backbone"]["kind"] == "efficientnet"
+    assert model_config_from_dict(stored) == model
+    with pytest.raises(ConfigError, match="does not fit this version: 'resnet'"):
+        model_config_from_dict(stored | {"backbone": {"kind": "resnet"}})
+
+
+def test_pretraining_needs_a_vit():
+    with pytest.raises(ConfigError, match="Only a ViT can be pretrained"):
+        Config(backbone="", pretrain=PretrainConfig(), model=ModelConfig(EfficientNetConfig()))
 
 
 def test_the_large_head_has_the_published_size():
@@ -95,7 +111,7 @@ def fields(config, prefix="") -> dict[str, object]:
         value = getattr(config, field.name)
         if field.name in ("sources", "validations"):
             values |= fields(value[0], f"{prefix}{field.name}.N.")
-        elif dataclasses.is_dataclass(value) and field.name not in ("vit", "head"):
+        elif dataclasses.is_dataclass(value) and field.name not in ("backbone", "head"):
             values |= fields(value, f"{prefix}{field.name}.")
         values[prefix + field.name] = value
     return values

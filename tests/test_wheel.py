@@ -13,7 +13,7 @@ import segic_jax
 
 ROOT = Path(__file__).parents[1]
 BATCH = ("--train.steps", "1", "--train.batch-size", "2", "--train.eval-episodes", "2")
-PRETRAINING = ("pretrain:pretrain-config", "--pretrain.steps", "1", "--pretrain.group-scenes", "2")
+PRETRAINING = ("--pretrain.steps", "1", "--pretrain.group-scenes", "2")
 
 
 @pytest.fixture(scope="module")

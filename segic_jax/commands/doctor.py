@@ -174,8 +174,8 @@ def _speed() -> list[str]:
     rate = _product_rate(1536 if jax.default_backend() == "cpu" else 8192)
     models = {
         "the bundled model": load_bundle().config,
-        "SegIC on DINOv2-B": ModelConfig(vit=ViTConfig.dinov2("b")),
-        "SegIC on DINOv2-L": ModelConfig(vit=ViTConfig.dinov2("l")),
+        "SegIC on DINOv2-B": ModelConfig(backbone=ViTConfig.dinov2("b")),
+        "SegIC on DINOv2-L": ModelConfig(backbone=ViTConfig.dinov2("l")),
     }
     lines = [f"{rate / 1e9:.0f} GFLOP/s in a float32 matrix product, measured now; an image takes"]
     for name, config in models.items():
@@ -206,16 +206,17 @@ def _flops(config) -> int:
     from jax import ShapeDtypeStruct as Shape
 
     from segic_jax.models import segic
+    from segic_jax.models.backbones import backbone_template
     from segic_jax.train.flops import count_flops
 
-    side, grid, width = config.canvas, config.grid, config.vit.width
+    side, grid, width = config.canvas, config.grid, config.backbone.width
     context = segic.Prototypes(
         pooled=Shape((1, 1, width), np.float32),
         visual=Shape((1, 1, 1, width), np.float32),
         visual_valid=Shape((1, 1, 1), bool),
         text=Shape((1, 1, config.text_width), np.float32),
     )
-    backbone = segic.backbone_template(config.vit).shapes
+    backbone = backbone_template(config.backbone).shapes
     head = segic.head_template(config).shapes
     images, sizes = Shape((1, side, side, 3), np.uint8), Shape((1, 2), np.int32)
     features = Shape((1, grid, grid, width), np.float32)

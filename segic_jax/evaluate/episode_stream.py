@@ -215,7 +215,7 @@ class _PooledReferences:
         self, references: Sequence[Sequence[View]], text: Float[np.ndarray, "tasks text_width"]
     ) -> Prototypes:
         """Return prototypes of one concept a row, padded to the engine's rows."""
-        rows, width = self.engine.rows, self.engine.config.vit.width
+        rows, width = self.engine.rows, self.engine.config.backbone.width
         shots = np.zeros((rows, 1, len(references[0]), width), np.float32)
         for row, views in enumerate(references):
             for shot, view in enumerate(views):

@@ -102,7 +102,7 @@ def make_bank(
             raise DataError(f"{path} does not fit the data, which have changed: delete {out}.")
         return pool_soft_mask(engine, image.image, image.masks[image.classes.index(number)])
 
-    visual = np.zeros((len(drawn), max(map(len, drawn.values())), engine.config.vit.width), np.float32)
+    visual = np.zeros((len(drawn), max(map(len, drawn.values())), engine.config.backbone.width), np.float32)
     threads = 2 * len(engine.devices)
     features = prefetch_results(encode, places, threads=threads, limit=2 * threads - 1)
     bar = progress.bar(features, total=len(places), desc="references", enabled=distributed.is_main_host())

@@ -209,7 +209,7 @@ class Segmenter:
         A few thousand numbers of each tensor are hashed: gigabytes would take seconds.
         """
         config = to_dict(self.config)
-        digest = hashlib.sha256(json.dumps([config["vit"], config["canvas"]]).encode())
+        digest = hashlib.sha256(json.dumps([config["backbone"], config["canvas"]]).encode())
         for name in sorted(self.bundle.backbone):
             flat = self.bundle.backbone[name].reshape(-1)
             digest.update(np.asarray(flat[:: max(1, len(flat) // 4096)], np.float32).tobytes())
@@ -366,7 +366,7 @@ class Segmenter:
         return self._joined[context]
 
     def _require_model(self, context: Context, what: str) -> None:
-        widths = (self.config.vit.width, self.config.text_width)
+        widths = (self.config.backbone.width, self.config.text_width)
         fits = all((concept.visual.shape[1], len(concept.text)) == widths for concept in context.concepts)
         if context.model != self.fingerprint or not fits:
             raise DataError(f"{what} belongs to another model than {self.name}: fit its examples again.")

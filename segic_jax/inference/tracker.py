@@ -79,7 +79,7 @@ class Tracker:
         self.engine = engine
         self.objects = 0  # how many are known
         self._text = engine.bundle.prompt_features([prompt])[0]
-        features, flags = np.zeros((SLOTS, engine.config.vit.width), np.float32), np.zeros(SLOTS, bool)
+        features, flags = np.zeros((SLOTS, engine.config.backbone.width), np.float32), np.zeros(SLOTS, bool)
         self._memory = ObjectMemory(features, features, flags, flags)
 
     def add(self, pooled: Float[np.ndarray, "new channels"]) -> None:

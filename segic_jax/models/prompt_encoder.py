@@ -39,7 +39,7 @@ class PromptEncoder(nnx.Module):
         # The two strides together are the patch size, so that the mask meets the backbone's grid.
         self.mask_downscaling = nnx.List(
             [
-                PatchConv(config.vit.patch_size // 2, 1, channels // 4, rngs=rngs),
+                PatchConv(config.backbone.stride // 2, 1, channels // 4, rngs=rngs),
                 LayerNorm2d(channels // 4, reduction_axes=-3, feature_axes=-3, rngs=rngs),
                 gelu,
                 PatchConv(2, channels // 4, channels, rngs=rngs),

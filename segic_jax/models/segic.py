@@ -14,17 +14,13 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from segic_jax.config import ModelConfig, ViTConfig
+from segic_jax.config import Backbone, ModelConfig
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.correspondence import best_point, grid_masks, similarity_map, upsample_maps
 from segic_jax.models.layers import Conv3x3, Embedding, LayerNorm2d, Linear, PatchConv, bilinear
 from segic_jax.models.mask_decoder import MaskDecoder
 from segic_jax.models.params import AnyArray, Params, Template
 from segic_jax.models.prompt_encoder import PromptEncoder, Prompts
-from segic_jax.models.vit import DinoVisionTransformer
-
-# ImageNet statistics of pixels in 0..1 (segic.py:362-366).
-PIXEL_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-PIXEL_STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class ReferenceBatch(NamedTuple):
@@ -84,7 +80,7 @@ class SegicHead(nnx.Module):
         width = config.head.width
         self.neck = nnx.List(
             [
-                PatchConv(1, config.vit.width, width, bias=False, rngs=rngs),
+                PatchConv(1, config.backbone.width, width, bias=False, rngs=rngs),
                 LayerNorm2d(width, rngs=rngs),
                 Conv3x3(width, width, rngs=rngs),
                 LayerNorm2d(width, rngs=rngs),
@@ -94,7 +90,7 @@ class SegicHead(nnx.Module):
         self.mask_decoder = MaskDecoder(config, rngs=rngs)
         self.inst_type_embed = Embedding(2, width, rngs=rngs)  # 0: token of another concept, 1: of this one
         self.prompt_proj = Linear(config.text_width, width, rngs=rngs)
-        self.inst_proj = Linear(config.vit.width, width, rngs=rngs)
+        self.inst_proj = Linear(config.backbone.width, width, rngs=rngs)
 
     def embed_image(self, features: Float[AnyArray, "batch g g channels"]) -> Float[Array, "batch g g width"]:
         """Apply the neck to backbone features."""
@@ -144,12 +140,6 @@ class SegicHead(nnx.Module):
 
 
 @cache
-def backbone_template(config: ViTConfig) -> Template:
-    """Return the structure of the backbone without its arrays."""
-    return Template(lambda rngs: DinoVisionTransformer(config, rngs=rngs))
-
-
-@cache
 def head_template(config: ModelConfig) -> Template:
     """Return the structure of the head without its arrays."""
     return Template(lambda rngs: SegicHead(config, rngs=rngs))
@@ -161,18 +151,22 @@ def extract(
     """Return the patch features of images on the canvas, in float32 and without gradient.
 
     Args:
-        backbone: parameters in the precision that the backbone is to run in.
+        backbone: parameters, all of the precision that the backbone is to run in.
         images: uint8 or float [n, S, S, 3], 0..255.
         sizes: (h, w) of each image; what lies at or beyond them is padding.
     """
-    pixels = normalise_pixels(images, sizes).astype(backbone["norm/scale"].dtype)
-    features = backbone_template(config.vit).bind(backbone)(pixels).patches
+    precision = next(iter(backbone.values())).dtype
+    pixels = normalise_pixels(config.backbone, images, sizes).astype(precision)
+    features = backbone_template(config.backbone).bind(backbone)(pixels).patches
     return jax.lax.stop_gradient(features.astype(jnp.float32))
 
 
-def normalise_pixels(images: AnyArray, sizes: Int[AnyArray, "n 2"]) -> Float[Array, "n S S 3"]:
-    """Scale pixels to zero mean and unit variance; padding is 0 after that (segic.py:361-368)."""
-    pixels = (images.astype(jnp.float32) / 255 - PIXEL_MEAN) / PIXEL_STD
+def normalise_pixels(
+    config: Backbone, images: AnyArray, sizes: Int[AnyArray, "n 2"]
+) -> Float[Array, "n S S 3"]:
+    """Scale pixels by the backbone's mean and deviation; padding is 0 after that (segic.py:361-368)."""
+    mean, deviation = np.array(config.pixel_mean, np.float32), np.array(config.pixel_std, np.float32)
+    pixels = (images.astype(jnp.float32) / 255 - mean) / deviation
     index = jnp.arange(images.shape[1])
     inside = (index[:, None] < sizes[:, 0, None, None]) & (index < sizes[:, 1, None, None])
     return jnp.where(inside[..., None], pixels, 0)

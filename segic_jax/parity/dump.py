@@ -11,11 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from segic_jax.config import ModelConfig, TextConfig
+from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.errors import DumpError
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params, as_float32
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.segic import head_template
 from segic_jax.parity.checker import FEATURES, IMAGES
 from segic_jax.weights.shapes import model_config, text_config, vit_config
 from segic_jax.weights.sources import read_safetensors
@@ -154,6 +155,7 @@ class StageSpec(NamedTuple):
 
 def list_stages(config: ModelConfig) -> list[StageSpec]:
     """Return the stages in the order of computation."""
+    assert isinstance(config.backbone, ViTConfig)  # as of every model of the official code
     return [
         StageSpec("canvas, target", "in.image", IMAGES, False),
         StageSpec("canvas, reference", "in.image_dual", IMAGES, False),
@@ -161,7 +163,7 @@ def list_stages(config: ModelConfig) -> list[StageSpec]:
         StageSpec("encoder input", "mid.encoder_in"),
         StageSpec("patch embedding", "mid.patch_embed"),
         StageSpec("position embedding", "mid.pos_embed"),
-        *(StageSpec(f"block {i}", f"mid.block.{i}") for i in range(config.vit.depth)),
+        *(StageSpec(f"block {i}", f"mid.block.{i}") for i in range(config.backbone.depth)),
         StageSpec("patch tokens", "mid.patch_tokens"),
         StageSpec("features", "mid.image_embeddings"),
         StageSpec("text feature", "mid.text_features"),

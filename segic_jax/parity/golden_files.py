@@ -21,9 +21,10 @@ from safetensors.numpy import load
 
 from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.errors import GoldensError
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params, as_float32
-from segic_jax.models.segic import backbone_template, head_template, normalise_pixels
+from segic_jax.models.segic import head_template, normalise_pixels
 from segic_jax.parity.checker import channels_last
 from segic_jax.weights.pth import read_pth
 from segic_jax.weights.shapes import model_config, text_config, vit_config
@@ -132,7 +133,7 @@ class Goldens:
         stored = self._first(*_IMAGES)
         if stored:
             images, sizes, features = stored  # the features of the references may follow
-            pixels = normalise_pixels(channels_last(images), np.resize(sizes, (len(images), 2)))
+            pixels = normalise_pixels(vit, channels_last(images), np.resize(sizes, (len(images), 2)))
             expected = channels_last(features[: len(images)])
             vit = self._with_vit_heads(vit, parts.backbone, pixels, expected)
         text = text_config(parts.text, num_heads=1)

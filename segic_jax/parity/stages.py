@@ -17,11 +17,11 @@ from jaxtyping import Array, Float
 from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.data.preprocess import PADDING, fitted_taps, resample
 from segic_jax.inference.engine import extract
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params
 from segic_jax.models.segic import (
     ReferenceBatch,
-    backbone_template,
     decode_stages,
     encode_features,
     head_template,
@@ -94,7 +94,9 @@ def _compute(dump: Dump, pair: Arrays, dtype) -> Iterator[tuple[str, Array | np.
     sizes = np.concatenate([pair["in.ori_size"], pair["in.ori_size_dual"]]).astype(np.int32)
     steps, features = [], []
     for image, size in zip(images, sizes, strict=True):  # one by one, since large canvases need the memory
-        steps.append(_backbone_steps(config.vit, backbone, image[None], size[None], pair["mid.block_tokens"]))
+        steps.append(
+            _backbone_steps(config.backbone, backbone, image[None], size[None], pair["mid.block_tokens"])
+        )
         features.append(extract(config, backbone, image[None], size[None]))
     for name in steps[0]:
         both = jnp.concatenate([step[name] for step in steps])
@@ -135,7 +137,7 @@ def _on_canvas(planes: np.ndarray, side: int, padding: int) -> np.ndarray:
 def _backbone_steps(config: ViTConfig, backbone: Params, images: Array, sizes: Array, tokens: Array) -> dict:
     """Return the stages of `DinoVisionTransformer`; of each block, only the `tokens` that the dump holds."""
     module = backbone_template(config).bind(backbone)
-    pixels = normalise_pixels(images, sizes)
+    pixels = normalise_pixels(config, images, sizes)
     patches = module.patch_embed(pixels.astype(backbone["norm/scale"].dtype))
     _, rows, columns, width = patches.shape
     patches = patches.reshape(1, rows * columns, width)

@@ -32,7 +32,14 @@ def configure(name: str, overrides: Sequence[str], program: str, description: st
     import tyro
 
     options: dict[str, Any] = {"default": load_config(name)} if name else {}
-    return tyro.cli(Config, args=overrides, prog=program, description=description, **options)
+    return tyro.cli(
+        Config,
+        args=overrides,
+        prog=program,
+        description=description,
+        config=(tyro.conf.AvoidSubcommands,),  # the file decides which backbone it is
+        **options,
+    )
 
 
 def config_names() -> list[str]:

@@ -19,8 +19,9 @@ from segic_jax.config import Config, to_dict
 from segic_jax.data.pairs import PairSource
 from segic_jax.data.pipeline import training_batches
 from segic_jax.errors import TrainingError
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.params import Params, check, place
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.segic import head_template
 from segic_jax.runtime import distributed
 from segic_jax.train.checkpoint import METRIC, Checkpoints, fingerprint
 from segic_jax.train.flops import flops_of
@@ -47,7 +48,7 @@ class Parts:
     """Hold what a training needs beside its configuration."""
 
     source: PairSource  # training pairs
-    backbone: Params  # frozen weights of `config.model.vit`, in any precision
+    backbone: Params  # frozen weights of `config.model.backbone`, in any precision
     text: Mapping[str, np.ndarray]  # prompt -> feature [text_width]; the empty prompt "" is always among them
     head: Params | None = None  # to start from; None: fresh
     validation: Validation | None = None  # every `config.train.eval_every` steps and at the end
@@ -77,7 +78,7 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
     mesh = distributed.make_mesh()
     settings = config.train
     check_batch(settings, mesh.size)
-    check(parts.backbone, backbone_template(config.model.vit).shapes, "backbone parameters")
+    check(parts.backbone, backbone_template(config.model.backbone).shapes, "backbone parameters")
     head = head_template(config.model).init(settings.seed) if parts.head is None else parts.head
     check(head, head_template(config.model).shapes, "head parameters")
     prompts = {prompt: row for row, prompt in enumerate(sorted(parts.text))}

@@ -23,7 +23,8 @@ from segic_jax.config import Config, ModelConfig
 from segic_jax.data.pipeline import CANDIDATES
 from segic_jax.inference.engine import extract
 from segic_jax.inference.matching import KINDS, PATCHES, ConceptSlots, match_concepts
-from segic_jax.models.segic import Prototypes, backbone_template, head_template
+from segic_jax.models.backbones import backbone_template
+from segic_jax.models.segic import Prototypes, head_template
 from segic_jax.runtime.distributed import parameter_sharding, replicated
 from segic_jax.runtime.hlo_cost import Cost, program_cost
 from segic_jax.runtime.topology import Target, compile_only_devices
@@ -153,7 +154,8 @@ def training_shapes(config: Config, optimizer, mesh: Mesh) -> tuple[dict, Frozen
 
     frozen = Frozen(
         backbone={
-            name: place_weight(shape) for name, shape in backbone_template(config.model.vit).shapes.items()
+            name: place_weight(shape)
+            for name, shape in backbone_template(config.model.backbone).shapes.items()
         },
         untrained=_placed(untrained, everywhere),
         text_table=ShapeDtypeStruct((PROMPTS, config.model.text_width), jnp.float32, sharding=everywhere),
@@ -194,12 +196,12 @@ def plan_prediction(config: Config, target: Target, rows: int) -> list[Plan]:
     device = SingleDeviceSharding(compile_only_devices(target)[0])
     backbone = {
         name: ShapeDtypeStruct(shape.shape, BACKBONE_DTYPE)
-        for name, shape in backbone_template(model.vit).shapes.items()
+        for name, shape in backbone_template(model.backbone).shapes.items()
     }
     head = head_template(model).shapes
     images = ShapeDtypeStruct((rows, model.canvas, model.canvas, 3), np.uint8)
     sizes = ShapeDtypeStruct((rows, 2), np.int32)
-    features = ShapeDtypeStruct((rows, model.grid, model.grid, model.vit.width), jnp.float32)
+    features = ShapeDtypeStruct((rows, model.grid, model.grid, model.backbone.width), jnp.float32)
     slots = concept_shapes(model, 1)
     programs: dict[str, tuple[Callable, dict[str, Shapes]]] = {
         "backbone": (partial(extract, model), {"backbone": backbone, "images": images, "sizes": sizes}),
@@ -227,7 +229,7 @@ def plan_prediction(config: Config, target: Target, rows: int) -> list[Plan]:
 
 def concept_shapes(model: ModelConfig, concepts: int) -> ConceptSlots:
     """Return the shapes of concepts that are decoded together."""
-    width = model.vit.width
+    width = model.backbone.width
     return ConceptSlots(
         context=Prototypes(
             pooled=ShapeDtypeStruct((1, concepts, width), jnp.float32),

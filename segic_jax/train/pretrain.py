@@ -26,9 +26,10 @@ from optax.contrib import MuonDimensionNumbers, muon
 from segic_jax.config import ModelConfig, PretrainConfig, to_dict
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import AnyArray, Params
-from segic_jax.models.segic import backbone_template, normalise_pixels
+from segic_jax.models.segic import normalise_pixels
 from segic_jax.models.vit import DinoVisionTransformer
 from segic_jax.runtime import distributed
 from segic_jax.runtime.metric_writer import MetricWriter
@@ -50,14 +51,14 @@ def pretrained(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> P
     if not file.exists():
         params: Params | None
         if settings.steps == 0:
-            params = backbone_template(model.vit).init(settings.seed)
+            params = backbone_template(model.backbone).init(settings.seed)
         else:
             params = pretrain(settings, model, workdir)
         if params is None:
             return None
         workdir.mkdir(parents=True, exist_ok=True)
         backbone = {name: np.asarray(value) for name, value in params.items()}
-        write_weights(file, Weights(vit=model.vit, backbone=backbone))
+        write_weights(file, Weights(backbone_config=model.backbone, backbone=backbone))
     return file
 
 
@@ -67,7 +68,7 @@ def pretrain(settings: PretrainConfig, model: ModelConfig, workdir: Path) -> Par
     It runs on one device. Return None when it was asked to stop (SIGTERM, Ctrl-C) before the last step.
     """
     bank = SpriteBank.load("base")
-    params: Params = backbone_template(model.vit).init(settings.seed)
+    params: Params = backbone_template(model.backbone).init(settings.seed)
     extra = init_extra(model, len(bank.classes), settings.seed)
     optimizer = make_optimizer(settings, (params, extra))
     opt_state = optimizer.init((params, extra))
@@ -174,7 +175,7 @@ class SceneGroups:
 
     def _draw_patches(self, rng: np.random.Generator, labels: np.ndarray) -> np.ndarray:
         """Draw patches without replacement, those of the background by their weight."""
-        scenes, grid, patch = len(labels), self.model.grid, self.model.vit.patch_size
+        scenes, grid, patch = len(labels), self.model.grid, self.model.backbone.stride
         inside = (labels > 0).reshape(scenes, grid, patch, grid, patch).mean((2, 4)) >= 0.5
         weight = np.where(inside, 1, self.settings.background_weight).reshape(scenes, -1)
         order = np.argsort(rng.exponential(size=weight.shape) / weight, axis=1)
@@ -207,7 +208,7 @@ def init_extra(config: ModelConfig, classes: int, seed: int) -> Params:
     """Return what the losses learn beside the backbone: class vectors, two scales, the background level."""
     key = jax.random.key(seed)
     return {
-        "class_vectors": 0.05 * jax.random.normal(key, (classes + 1, config.vit.width)),
+        "class_vectors": 0.05 * jax.random.normal(key, (classes + 1, config.backbone.width)),
         "class_scale": jnp.asarray(16.0),
         "match_scale": jnp.asarray(16.0),
         "match_level": jnp.asarray(0.4),
@@ -230,9 +231,9 @@ def pretrain_loss(
         patches: read only these patches, which then also attend only to each other; all if None.
     """
     scenes, side = images.shape[:2]
-    grid, patch = config.grid, config.vit.patch_size
-    pixels = normalise_pixels(images, jnp.full((scenes, 2), side))
-    tokens = _patch_tokens(backbone_template(config.vit).bind(backbone), pixels, patches)
+    grid, patch = config.grid, config.backbone.stride
+    pixels = normalise_pixels(config.backbone, images, jnp.full((scenes, 2), side))
+    tokens = _patch_tokens(backbone_template(config.backbone).bind(backbone), pixels, patches)
     unit = l2_normalise(tokens, 1e-6)
 
     # Share of background and of each object in every patch: [scenes, patches, 1 + objects].

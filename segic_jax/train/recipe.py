@@ -5,6 +5,7 @@ are below `data/`, in the layout of the official code; `--sources.0.root DIR` se
 """
 
 from segic_jax.config import (
+    Backbone,
     Config,
     DataConfig,
     ModelConfig,
@@ -32,8 +33,8 @@ VALIDATIONS = (
 
 
 def official(
-    vit: ViTConfig,
-    backbone: str,
+    backbone: Backbone,
+    weights: str,
     *,
     sources: tuple[SourceConfig, ...] = OFFICIAL_SOURCES,
     validations: tuple[ValidationConfig, ...] = VALIDATIONS,
@@ -42,14 +43,14 @@ def official(
     """Return the recipe: 12 epochs of 80 000 samples, and a validation after each.
 
     Args:
-        vit: the backbone.
-        backbone: file with the backbone and CLIP's text tower, made by `segic convert`.
+        backbone: the frozen backbone.
+        weights: file with the backbone and CLIP's text tower, made by `segic convert`.
     """
     return Config(
-        backbone=backbone,
+        backbone=weights,
         sources=sources,
         validations=validations,
-        model=ModelConfig(vit=vit, canvas=896),
+        model=ModelConfig(backbone=backbone, canvas=896),
         data=DataConfig(),
         optim=OptimConfig(learning_rate=1e-4, weight_decay=1e-4, schedule="step", drop_at=10 / EPOCHS),
         train=TrainConfig(

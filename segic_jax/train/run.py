@@ -83,7 +83,7 @@ def build(config: Config) -> Parts:
     """
     if not config.backbone:
         raise ConfigError("The configuration names no backbone: give its weights with --backbone.")
-    frozen = read_frozen(find(config.backbone), config.model.vit)
+    frozen = read_frozen(find(config.backbone), config.model.backbone)
     source = open_mixture(config.sources, config.model.canvas)
     start = load_bundle(find(config.start)) if config.start else None
     if start is not None and start.config != config.model:

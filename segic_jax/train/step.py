@@ -61,7 +61,7 @@ def init_state(
     """
 
     def fresh(params):
-        queue = empty_queue(prompts, config.train.negative_queue, config.model.vit.width)
+        queue = empty_queue(prompts, config.train.negative_queue, config.model.backbone.width)
         return {
             "step": jnp.zeros((), jnp.int32),
             "opt_state": optimizer.init(params),

@@ -15,24 +15,26 @@ from jaxtyping import Float
 
 from segic_jax.config import (
     EMPTY_PROMPT,
+    Backbone,
     ModelConfig,
     TextConfig,
-    ViTConfig,
+    backbone_from_dict,
     class_prompt,
     model_config_from_dict,
     to_dict,
 )
 from segic_jax.errors import BundleError, SourceError, TextError
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params, as_float32, check, release
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.segic import head_template
 from segic_jax.weights.safetensors_file import write_safetensors
 from segic_jax.weights.sources import map_safetensors
 from segic_jax.weights.text import TextTower, encode_prompts
 from segic_jax.weights.torch_names import Tensors
 
 FORMAT = "segic_jax model 1"
-_METADATA = ("config", "vit", "text", "prompts", "notes")  # JSON, each if the file has its part
+_METADATA = ("config", "backbone", "text", "prompts", "notes")  # JSON, each if the file has its part
 SHIPPED = Path(__file__).parent / "emoji_tiny.safetensors"
 
 # By prompt; the empty prompt stands for a class without a name.
@@ -89,7 +91,7 @@ class Bundle:
 class Weights:
     """Hold the content of a file, of which any part may be absent, as stored numpy arrays under our names."""
 
-    vit: ViTConfig | None = None
+    backbone_config: Backbone | None = None
     backbone: Tensors | Params | None = None
     tower: TextTower | None = None
     model: ModelConfig | None = None  # of the head, including the configuration of its backbone
@@ -122,7 +124,7 @@ def write_weights(path: Path | str, weights: Weights, *, float16: bool = False) 
         tensors |= {f"head/{name}": value for name, value in weights.head.items()}
         metadata["config"] = json.dumps(to_dict(weights.model))  # the backbone's is part of it
     elif weights.backbone is not None:
-        metadata["vit"] = json.dumps(to_dict(weights.vit))
+        metadata["backbone"] = json.dumps(to_dict(weights.backbone_config))
     if weights.text:
         prompts = sorted(weights.text)
         tensors["text_table"] = np.stack([weights.text[prompt] for prompt in prompts])
@@ -159,16 +161,16 @@ def read_weights(path: Path | str) -> Weights:
         values = {name: json.loads(value) for name, value in metadata.items() if name in _METADATA}
         if not isinstance(values["notes"], dict):
             raise TypeError("its notes are not an object")
-        vit, tower, table = None, None, {}
+        backbone_config, tower, table = None, None, {}
         if backbone:
-            vit = ViTConfig(**(values["config"]["vit"] if head else values["vit"]))
+            backbone_config = backbone_from_dict(values["config"]["backbone"] if head else values["backbone"])
         if text:
             tower = TextTower(TextConfig(**values["text"]), text, tensors.pop("tokenizer").tobytes())
         if "text_table" in tensors:
             rows = np.array(tensors.pop("text_table"), np.float32)
             table = dict(zip(values["prompts"], rows, strict=True))
         weights = Weights(
-            vit=vit,
+            backbone_config=backbone_config,
             backbone=backbone or None,
             tower=tower,
             model=model_config_from_dict(values["config"]) if head else None,
@@ -195,7 +197,7 @@ def save_bundle(path: Path | str, bundle: Bundle, *, float16: bool = True) -> No
     if EMPTY_PROMPT not in bundle.text:
         raise BundleError(f"{path}: the text table lacks the empty prompt, which every model needs.")
     weights = Weights(
-        vit=bundle.config.vit,
+        backbone_config=bundle.config.backbone,
         backbone=bundle.backbone,
         tower=bundle.tower,
         model=bundle.config,
@@ -265,7 +267,7 @@ def _check(weights: Weights, what: str) -> None:
     """Compare each part with its configuration, check its numbers, and compare the parts with each other."""
     try:
         if weights.backbone is not None:
-            check(weights.backbone, backbone_template(weights.vit).shapes, "backbone parameters")
+            check(weights.backbone, backbone_template(weights.backbone_config).shapes, "backbone parameters")
         if weights.tower is not None:
             check(weights.tower.params, text_template(weights.tower.config).shapes, "text tower's parameters")
         if weights.head is not None:
@@ -286,7 +288,8 @@ def _check(weights: Weights, what: str) -> None:
                     f"{what}: {prefix}{name} holds NaN or infinite values; use an earlier checkpoint, or "
                     "get the file again."
                 )
-    if weights.backbone is not None and weights.model is not None and weights.vit != weights.model.vit:
+    model = weights.model
+    if weights.backbone is not None and model is not None and weights.backbone_config != model.backbone:
         raise BundleError(f"{what}: the head belongs to another backbone than the one it is joined with.")
     widths = {np.shape(feature) for feature in weights.text.values()}
     if weights.tower is not None:

@@ -12,15 +12,16 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ViTConfig
+from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, Backbone
 from segic_jax.errors import ConvertError
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.params import count
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.segic import head_template
 from segic_jax.weights.bundle import FORMAT, TextTable, Weights, read_weights, write_weights
 from segic_jax.weights.formats import SEGIC, Part, recognise
 from segic_jax.weights.parts import (
-    backbone_config,
     checked_parameters,
+    derive_backbone,
     head_config,
     make_tower,
     with_positions,
@@ -100,12 +101,12 @@ def convert(
         # A complete state dict holds the text tower as well: without its tokenizer, convert the rest.
         left_out.append("encoder.text_model.* (no tokenizer.json)")
         text = None
-    vit = model = tower = None
+    config = model = tower = None
     if backbone is not None:
-        vit = with_positions(backbone_config(backbone, num_heads), backbone, head)
-        weights["backbone"] = checked_parameters(backbone, backbone_template(vit).shapes)
+        config = with_positions(derive_backbone(backbone, num_heads), backbone, head)
+        weights["backbone"] = checked_parameters(backbone, backbone_template(config).shapes)
     if head is not None:
-        model = head_config(head, vit, canvas)
+        model = head_config(head, config, canvas)
         weights["head"] = checked_parameters(head, head_template(model).shapes)
     if text is not None:
         tower = make_tower(text, content.tokenizer(text), num_heads)
@@ -116,7 +117,7 @@ def convert(
                 f"was trained with width {model.text_width}; SegIC's is CLIP ViT-L/14."
             )
     table = dict(content.table)
-    if tower is not None and model is not None and vit is not None:
+    if tower is not None and model is not None and config is not None:
         table |= encode_prompts(
             tower, [prompt for prompt in (EMPTY_PROMPT, INSTANCE_PROMPT) if prompt not in table]
         )
@@ -133,7 +134,7 @@ def convert(
     out = Path(out)
     write_weights(
         out,
-        Weights(vit, weights.get("backbone"), tower, model, weights.get("head"), table, notes, out),
+        Weights(config, weights.get("backbone"), tower, model, weights.get("head"), table, notes, out),
         float16=float16,
     )
     present = {*weights, *(("text",) if EMPTY_PROMPT in table else ())}
@@ -184,7 +185,7 @@ class FrozenParts(NamedTuple):
     tower: TextTower | None
 
 
-def read_frozen(path: Path | str, config: ViTConfig) -> FrozenParts:
+def read_frozen(path: Path | str, config: Backbone) -> FrozenParts:
     """Read the backbone `config` from a file of any format, and the text tower if the file has one.
 
     Raises:
@@ -247,7 +248,7 @@ class _Content(NamedTuple):
 def _own_parts(own: Weights, what: str) -> list[Part]:
     parts = []
     for kind, params, stored_config in (
-        ("backbone", own.backbone, own.vit),
+        ("backbone", own.backbone, own.backbone_config),
         ("text", own.tower and own.tower.params, own.tower and own.tower.config),
         ("head", own.head, own.model),
     ):

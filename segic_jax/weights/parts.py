@@ -13,7 +13,7 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from segic_jax.config import ModelConfig, ViTConfig
+from segic_jax.config import Backbone, ModelConfig, ViTConfig
 from segic_jax.errors import ConvertError, FormatError, MissingTensors
 from segic_jax.models.clip_text import text_template
 from segic_jax.weights.formats import Part
@@ -25,7 +25,7 @@ _CANVAS = 896  # of the published models
 _FLOATS = (np.float32, np.float16, ml_dtypes.bfloat16, np.float64)
 
 
-def backbone_config(part: Part, num_heads: int | None) -> ViTConfig:
+def derive_backbone(part: Part, num_heads: int | None) -> Backbone:
     """Return the configuration of a backbone."""
     if part.stored_config is not None:
         return part.stored_config
@@ -35,41 +35,43 @@ def backbone_config(part: Part, num_heads: int | None) -> ViTConfig:
     return config
 
 
-def with_positions(vit: ViTConfig, backbone: Part, head: Part | None) -> ViTConfig:
-    """Set how the position embedding is resampled to the canvas, which no tensor shows.
+def with_positions(config: Backbone, backbone: Part, head: Part | None) -> Backbone:
+    """Set how the position embedding of a ViT is resampled to the canvas, which no tensor shows.
 
     Meta's code and Hugging Face's differ for backbones without registers: Meta scales by (n + 0.1) / 37,
     Hugging Face to the exact size. A head keeps the method it was trained with: SegIC's is Meta's, wherever
     the backbone comes from, and a file of this project stores it. A backbone alone keeps the method of its
     own module, so that it gives the same features.
     """
+    if not isinstance(config, ViTConfig):
+        return config
     if head is not None and head.stored_config is not None:
         # Keep the backbone stored with the head, unless it was guessed from the head alone.
-        trained_on: ViTConfig = head.stored_config.vit
-        same = dataclasses.replace(trained_on, pos_offset=vit.pos_offset, pos_antialias=vit.pos_antialias)
-        if same == vit:
+        trained_on = head.stored_config.backbone
+        positions = {"pos_offset": config.pos_offset, "pos_antialias": config.pos_antialias}
+        if isinstance(trained_on, ViTConfig) and dataclasses.replace(trained_on, **positions) == config:
             return trained_on
-    if vit.num_registers:
-        return vit
+    if config.num_registers:
+        return config
     if head is not None:
-        return dataclasses.replace(vit, pos_offset=0.1, pos_antialias=False)
-    return dataclasses.replace(vit, pos_offset=0.0) if backbone.hugging_face else vit
+        return dataclasses.replace(config, pos_offset=0.1, pos_antialias=False)
+    return dataclasses.replace(config, pos_offset=0.0) if backbone.hugging_face else config
 
 
-def head_config(part: Part, vit: ViTConfig | None, canvas: int | None) -> ModelConfig:
+def head_config(part: Part, backbone: Backbone | None, canvas: int | None) -> ModelConfig:
     """Return the configuration of the model that a head belongs to.
 
     Args:
-        vit: the backbone that the head is joined with; None to derive it from the head.
+        backbone: the backbone that the head is joined with; None to derive it from the head.
         canvas: None for the canvas that is stored with the head, else 896.
     """
     if part.stored_config is not None:
         canvas = canvas or part.stored_config.canvas
     with _name_source(part):
-        vit = vit or (
-            part.stored_config.vit if part.stored_config is not None else backbone_of_head(part.tensors)
+        backbone = backbone or (
+            part.stored_config.backbone if part.stored_config is not None else backbone_of_head(part.tensors)
         )
-        config = model_config(part.tensors, vit, canvas or _CANVAS)
+        config = model_config(part.tensors, backbone, canvas or _CANVAS)
     if part.stored_config is not None:  # no shape shows its attention heads
         config = dataclasses.replace(config, head=part.stored_config.head)
     return config
@@ -80,7 +82,7 @@ def make_tower(part: Part, tokenizer: bytes | None, num_heads: int | None) -> Te
     if tokenizer is None:
         raise ConvertError(
             f"{part.what} holds CLIP's text tower, which needs its tokenizer: put tokenizer.json (from "
-            "openai/clip-vit-large-patch14) beside it, or give that file as another source."
+            "openai/clip-backbone_config-large-patch14) beside it, or give that file as another source."
         )
     config = part.stored_config
     if config is None:

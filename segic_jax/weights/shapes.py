@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segic_jax.config import HeadConfig, ModelConfig, TextConfig, ViTConfig
+from segic_jax.config import Backbone, HeadConfig, ModelConfig, TextConfig, ViTConfig
 from segic_jax.errors import ConfigError, FormatError, MissingTensors
 from segic_jax.weights.formats import Shape
 
@@ -96,8 +96,8 @@ def text_config(
     )
 
 
-def model_config(head: Tensors, vit: ViTConfig, canvas: int) -> ModelConfig:
-    """Return the model of a head under SegIC's names on the backbone `vit`.
+def model_config(head: Tensors, backbone: Backbone, canvas: int) -> ModelConfig:
+    """Return the model of a head under SegIC's names on the backbone `backbone`.
 
     Raises:
         FormatError: a tensor that gives a size is missing, or the head was trained on another backbone.
@@ -117,8 +117,8 @@ def model_config(head: Tensors, vit: ViTConfig, canvas: int) -> ModelConfig:
     )
     width = neck[0]
     for name, of_head, of_backbone in (
-        ("width", neck[1], vit.width),
-        ("patch size", 2 * mask_in[-1], vit.patch_size),
+        ("width", neck[1], backbone.width),
+        ("patch size", 2 * mask_in[-1], backbone.stride),
     ):
         if of_head != of_backbone:
             raise FormatError(
@@ -136,7 +136,7 @@ def model_config(head: Tensors, vit: ViTConfig, canvas: int) -> ModelConfig:
             iou_width=iou[0],
             mask_channels=mask_out[0],
         )
-        return ModelConfig(vit=vit, head=sizes, text_width=text[-1], canvas=canvas)
+        return ModelConfig(backbone=backbone, head=sizes, text_width=text[-1], canvas=canvas)
     except ConfigError as error:
         raise FormatError(f"The shapes of the head do not fit a model of this project: {error}") from error
 

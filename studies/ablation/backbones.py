@@ -18,9 +18,10 @@ from safetensors.numpy import load_file
 from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import Params
-from segic_jax.models.segic import backbone_template, normalise_pixels
+from segic_jax.models.segic import normalise_pixels
 from segic_jax.runtime import progress
 from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.train.mixed_precision import mixed_precision
@@ -38,7 +39,7 @@ Positives = Literal["drawings", "classes"]
 
 def random_backbone(model: ModelConfig, seed: int) -> Params:
     """Draw a backbone at random."""
-    return backbone_template(model.vit).init(seed)
+    return backbone_template(model.backbone).init(seed)
 
 
 def short_backbone(positives: Positives, model: ModelConfig, steps: int, seed: int, file: Path) -> Params:
@@ -78,7 +79,7 @@ def scene_group(
 
 def _train(positives: Positives, model: ModelConfig, steps: int, seed: int) -> Params:
     bank = SpriteBank.load("base")
-    params = backbone_template(model.vit).init(seed)
+    params = backbone_template(model.backbone).init(seed)
     trained = params, {"match_scale": jnp.asarray(16.0), "match_level": jnp.asarray(0.4)}
     rate = optax.warmup_cosine_decay_schedule(0.0, RATE, min(WARMUP, steps // 2), steps)
     matrices = jax.tree.map(lambda value: value.ndim > 1, trained)
@@ -110,9 +111,9 @@ def _loss(
     model: ModelConfig, backbone: Params, extra: Params, images: Array, labels: Array, identities: Array
 ):
     scenes, side = images.shape[:2]
-    grid, patch = model.grid, model.vit.patch_size
-    pixels = normalise_pixels(images, jnp.full((scenes, 2), side))
-    tokens = backbone_template(model.vit).bind(backbone)(pixels).patches.reshape(scenes, grid * grid, -1)
+    grid, patch = model.grid, model.backbone.stride
+    pixels = normalise_pixels(model.backbone, images, jnp.full((scenes, 2), side))
+    tokens = backbone_template(model.backbone).bind(backbone)(pixels).patches.reshape(scenes, grid * grid, -1)
     one_hot = labels[..., None] == jnp.arange(1 + MAX_OBJECTS, dtype=jnp.uint8)
     share = (
         one_hot.reshape(scenes, grid, patch, grid, patch, -1).mean((2, 4)).reshape(scenes, grid * grid, -1)

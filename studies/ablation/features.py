@@ -65,7 +65,7 @@ class FeatureStore:
     def _extract(self, part: str, view: BackboneInput, config: ModelConfig, file: Path) -> None:
         images = self.scenes(part).images
         backbone = self.backbones[view.backbone]()
-        shape = (len(images), config.grid, config.grid, config.vit.width)
+        shape = (len(images), config.grid, config.grid, config.backbone.width)
         if view.fine:
             config = dataclasses.replace(config, canvas=2 * config.canvas)
         nothing = np.zeros((0, *images.shape[1:3]), bool)

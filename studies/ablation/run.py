@@ -60,11 +60,11 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
     """
     if not config.backbone:
         raise ConfigError("The configuration names no backbone: give its weights with --backbone.")
-    variants = make_variants(config.model.canvas, config.model.vit.patch_size)
+    variants = make_variants(config.model.canvas, config.model.backbone.stride)
     rows = choose_variants(variants, only)
     if budget.steps:
         config = dataclasses.replace(config, train=dataclasses.replace(config.train, steps=budget.steps))
-    supervised = as_float32(read_frozen(find(config.backbone), config.model.vit).backbone)
+    supervised = as_float32(read_frozen(find(config.backbone), config.model.backbone).backbone)
     settings = _settings(config, budget, supervised)
     _claim(out, settings)
     _require_room(out, config, budget.size)
@@ -163,7 +163,7 @@ def _claim(out: Path, settings: dict) -> None:
 
 def _require_room(out: Path, config: Config, size: Size) -> None:
     """Check the free space: a full disk would kill the process, whose files are mapped into memory."""
-    grid, width = config.model.grid, config.model.vit.width
+    grid, width = config.model.grid, config.model.backbone.width
     scenes = size.training + size.views + 3 * SCENES * size.classes
     # Images and labels, and features of two kinds at a time, of which one may be of a larger canvas.
     needed = scenes * (4 * SCENE_SIDE**2 + 6 * grid**2 * width)

@@ -30,14 +30,14 @@ class Variant:
     names: bool = False  # whether the text prompt names the class
 
 
-def make_variants(config_canvas: int, patch_size: int) -> tuple[Variant, ...]:
+def make_variants(config_canvas: int, stride: int) -> tuple[Variant, ...]:
     """Return all variants, the important ones first.
 
     Args:
         config_canvas: the canvas of the configuration; the other two are about 3/4 and 5/4 of it.
-        patch_size: of the backbone; all canvases are multiples of four patches.
+        stride: side of the backbone's patches in pixels; all canvases are multiples of four patches.
     """
-    step = 4 * patch_size
+    step = 4 * stride
     smaller, larger = (round(config_canvas * share / step) * step for share in (0.75, 1.25))
 
     def shots(count: int, way: str, title: str) -> Variant:

@@ -16,7 +16,7 @@ from benchmarks.stages import HOST, STAGES, Size, filled
 from benchmarks.targets import cpu_targets
 from benchmarks.training import step_and_arguments
 from segic_jax.errors import ConfigError
-from segic_jax.models import segic
+from segic_jax.models.backbones import backbone_template
 
 SIZE = Size(CONFIG, batch=2, concepts=3, shots=2)
 
@@ -128,7 +128,7 @@ def test_an_unknown_stage_is_refused(tmp_path):
 def test_bytes_and_lower_bounds_are_counted():
     lines = {(line.stage, line.size.concepts): line for line in roofline.counted({"b": CONFIG})}
     backbone = lines["backbone", 1]
-    weights = sum(np.prod(spec.shape) for spec in segic.backbone_template(CONFIG.vit).shapes.values())
+    weights = sum(np.prod(spec.shape) for spec in backbone_template(CONFIG.backbone).shapes.values())
     images, features = 64 * 64 * 3 + 8, 4 * 8 * 8 * 32
     assert backbone.cost.bytes == {
         "float32": 4 * weights + images + features,

@@ -33,8 +33,8 @@ def test_every_failure_is_reported_as_a_line(monkeypatch, segic, capsys):
 
 def test_flops_include_all_products_of_the_backbone():
     """Count 2 * patches * weights operations for each linear layer of the backbone."""
-    from segic_jax.models.segic import backbone_template
+    from segic_jax.models.backbones import backbone_template
 
-    shapes = backbone_template(CONFIG.vit).shapes
+    shapes = backbone_template(CONFIG.backbone).shapes
     weights = sum(np.prod(s.shape) for name, s in shapes.items() if "blocks" in name and len(s.shape) == 2)
     assert doctor._flops(CONFIG) > 2 * CONFIG.grid**2 * weights

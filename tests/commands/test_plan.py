@@ -65,7 +65,7 @@ def test_a_small_model_on_four_chips(segic, config, capsys):
 @pytest.mark.compilers
 def test_the_table(segic, config, capsys):
     require_module("libtpu")
-    arguments = ["--program", "predict", "--batch-size", "3", "--model.vit.depth", "2"]
+    arguments = ["--program", "predict", "--batch-size", "3", "--model.backbone.depth", "2"]
     assert segic("plan", "--config", config, "--target", "v6e:2x2", *arguments) == 0
     table = capsys.readouterr().out
     assert "| prediction: backbone | prediction: head, 1 concept |" in table

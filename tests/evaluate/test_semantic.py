@@ -22,9 +22,9 @@ from segic_jax.models.segic import Prototypes, decode, upsample
 
 def concepts(count: int, slots: int) -> Prototypes:
     random = np.random.default_rng(count)
-    visual = np.zeros((1, slots, 1, CONFIG.vit.width), np.float32)
+    visual = np.zeros((1, slots, 1, CONFIG.backbone.width), np.float32)
     text = np.zeros((1, slots, CONFIG.text_width), np.float32)
-    visual[0, :count, 0] = random.normal(size=(count, CONFIG.vit.width))
+    visual[0, :count, 0] = random.normal(size=(count, CONFIG.backbone.width))
     text[0, :count] = random.normal(size=(count, CONFIG.text_width))
     valid = np.arange(slots)[None, :, None] < count
     return Prototypes(pooled=visual[:, :, 0], visual=visual, visual_valid=valid, text=text)

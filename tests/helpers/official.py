@@ -5,15 +5,16 @@ import json
 import numpy as np
 
 from segic_jax.config import HeadConfig, ModelConfig, TextConfig, ViTConfig
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.segic import head_template
 from segic_jax.weights.torch_names import torch_shapes
 
 VIT = ViTConfig(width=64, depth=3, num_heads=1, pos_grid=5)
 REGISTERS = {"num_registers": 4, "pos_offset": 0.0, "pos_antialias": True}
 TEXT = TextConfig(vocab_size=300, width=64, mlp_width=96, depth=2, num_heads=1, eos_id=299, max_length=77)
 HEAD = HeadConfig(width=32, mlp_width=48, iou_width=24, mask_channels=8)
-MODEL = ModelConfig(vit=VIT, head=HEAD, text_width=64, canvas=112)
+MODEL = ModelConfig(backbone=VIT, head=HEAD, text_width=64, canvas=112)
 
 TEMPLATES = {"backbone": backbone_template, "text": text_template, "head": head_template}
 

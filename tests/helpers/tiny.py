@@ -10,12 +10,13 @@ from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.episodes import Episode, LabelledImage, Manifest, View
 from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.result import Result
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.params import Params, Template, as_float32
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.segic import head_template
 from segic_jax.weights.bundle import Bundle, save_bundle
 
 CONFIG = ModelConfig(
-    vit=ViTConfig(patch_size=8, width=32, depth=2, num_heads=2, pos_grid=8),
+    backbone=ViTConfig(patch_size=8, width=32, depth=2, num_heads=2, pos_grid=8),
     head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
     text_width=4,
     canvas=64,
@@ -40,7 +41,7 @@ def bundle(seed: int = 0) -> Bundle:
     """Return an untrained model."""
     return Bundle(
         config=CONFIG,
-        backbone=parameters(backbone_template(CONFIG.vit), seed),
+        backbone=parameters(backbone_template(CONFIG.backbone), seed),
         head=parameters(head_template(CONFIG), seed + 1),
         text={"": np.zeros(4, np.float32), "a photo of a disk": np.ones(4, np.float32)},
         notes={"cosine_threshold": 0.3},

@@ -18,14 +18,15 @@ import numpy as np
 
 from segic_jax.config import Config, DataConfig, HeadConfig, ModelConfig, OptimConfig, TrainConfig, ViTConfig
 from segic_jax.data.pairs import AnnotatedImage, Pair
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.backbones import backbone_template
+from segic_jax.models.segic import head_template
 from segic_jax.runtime.distributed import StopRequest, initialize
 from segic_jax.train.loop import Outcome, Parts, train
 
 CONFIG = Config(
     backbone="tiny",
     model=ModelConfig(
-        vit=ViTConfig(width=16, depth=1, num_heads=2, pos_grid=4),
+        backbone=ViTConfig(width=16, depth=1, num_heads=2, pos_grid=4),
         head=HeadConfig(width=32, num_heads=4, mlp_width=32, iou_width=16, mask_channels=4),
         text_width=4,
         canvas=56,
@@ -83,7 +84,7 @@ def parts(source=None, **others) -> Parts:
 
 @cache
 def _init():
-    return backbone_template(CONFIG.model.vit).init(0), head_template(CONFIG.model).init(1)
+    return backbone_template(CONFIG.model.backbone).init(0), head_template(CONFIG.model).init(1)
 
 
 def run(workdir, config: Config = CONFIG, source=None, **others) -> Outcome:

@@ -19,7 +19,8 @@ from segic_jax.inference.engine import Engine, chunk_sizes, padded_concepts
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.inference.tracker import track_annotations
 from segic_jax.models import segic
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.backbones import backbone_template
+from segic_jax.models.segic import head_template
 from segic_jax.weights.bundle import save_bundle
 
 PACKAGE = Path(segic.__file__).parents[1]
@@ -45,7 +46,7 @@ def random_padded_image(seed: int, height: int = 50, width: int = 64):
 
 def prototypes(rows: int, concepts: int, valid: int | None = None) -> segic.Prototypes:
     random = np.random.default_rng(concepts)
-    visual = random.normal(size=(rows, concepts, 1, CONFIG.vit.width)).astype(np.float32)
+    visual = random.normal(size=(rows, concepts, 1, CONFIG.backbone.width)).astype(np.float32)
     text = random.normal(size=(rows, concepts, CONFIG.text_width)).astype(np.float32)
     flags = np.broadcast_to(np.arange(concepts)[:, None] < (valid or concepts), (rows, concepts, 1))
     return segic.Prototypes(pooled=visual[:, :, 0], visual=visual, visual_valid=flags, text=text)
@@ -175,7 +176,7 @@ def test_features_stay_on_the_device_of_their_image(runner):
     images = runner.features([random_padded_image(0)])
     assert images.features.devices() == {runner.devices[0]}
     pooled = runner.pool(images, random_padded_image(0).masks[None])
-    assert pooled.shape == (1, 1, CONFIG.vit.width)
+    assert pooled.shape == (1, 1, CONFIG.backbone.width)
     assert not np.asarray(runner.pool(images, np.zeros((1, 1, 64, 64), bool))).any()
 
 
@@ -242,12 +243,12 @@ print(used / (count(segmenter.bundle.backbone) * jax.numpy.dtype(segmenter.engin
 )
 def test_loading_takes_the_memory_of_the_weights_and_a_fifth(stored, precision, tmp_path):
     config = dataclasses.replace(
-        CONFIG, vit=dataclasses.replace(CONFIG.vit, width=768, depth=10, num_heads=12)
+        CONFIG, backbone=dataclasses.replace(CONFIG.backbone, width=768, depth=10, num_heads=12)
     )
     model = dataclasses.replace(
         bundle(),
         config=config,
-        backbone=parameters(backbone_template(config.vit), 0),
+        backbone=parameters(backbone_template(config.backbone), 0),
         head=parameters(head_template(config), 0),
     )
     save_bundle(tmp_path / "wide.safetensors", model, float16=stored == "float16")

@@ -9,7 +9,7 @@ from segic_jax.inference.context import Concept, concept_slots
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.matching import INSIDE, OUTSIDE, patches_on_image, pool_reference
 
-GRID, CHANNELS = CONFIG.grid, CONFIG.vit.width
+GRID, CHANNELS = CONFIG.grid, CONFIG.backbone.width
 
 
 def unit(x):

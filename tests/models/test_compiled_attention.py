@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from requirements import require_module
 
 from segic_jax.config import ViTConfig
-from segic_jax.models.segic import backbone_template
+from segic_jax.models.backbones import backbone_template
 from segic_jax.runtime.topology import ENVIRONMENT, compile_only_devices, parse_target
 
 pytestmark = pytest.mark.compilers

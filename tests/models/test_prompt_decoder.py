@@ -11,7 +11,7 @@ from segic_jax.models.params import Template
 from segic_jax.models.prompt_encoder import PromptEncoder, Prompts
 from segic_jax.weights.torch_names import from_torch
 
-CONFIG = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
+CONFIG = ModelConfig(backbone=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
 ENCODER = Template(lambda rngs: PromptEncoder(CONFIG, rngs=rngs))
 DECODER = Template(lambda rngs: MaskDecoder(CONFIG, rngs=rngs))
 CASES = ("points", "boxes", "textonly")

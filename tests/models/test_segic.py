@@ -8,10 +8,11 @@ from golden_batch import channels_last, golden_references, references
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import segic
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.layers import bilinear
 from segic_jax.weights.torch_names import from_torch, split_segic
 
-TINY = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
+TINY = ModelConfig(backbone=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
 
 extract = jax.jit(partial(segic.extract, TINY))
 encode = jax.jit(partial(segic.encode, TINY))
@@ -23,7 +24,7 @@ segment = jax.jit(partial(segic.segment, TINY))
 def weights(golden_weights):
     parts = split_segic(golden_weights("segic"))
     return (
-        from_torch(parts.backbone, segic.backbone_template(TINY.vit).shapes),
+        from_torch(parts.backbone, backbone_template(TINY.backbone).shapes),
         from_torch(parts.head, segic.head_template(TINY).shapes),
     )
 
@@ -89,7 +90,7 @@ def test_three_classes_from_three_images(golden, weights):
 def small():
     """Return a small random model, two targets, and references of four concepts with three shots."""
     config = ModelConfig(
-        vit=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
+        backbone=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
         head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
         text_width=16,
         canvas=64,
@@ -105,7 +106,7 @@ def small():
         valid=np.array([[[1, 1, 1], [1, 0, 1], [0, 0, 1], [1, 1, 0]], [[1, 0, 0]] * 4], bool),
         text=rng.normal(size=(2, 4, 16)).astype(np.float32),
     )
-    backbone = segic.backbone_template(config.vit).init(0)
+    backbone = backbone_template(config.backbone).init(0)
     head = segic.head_template(config).init(0)
     targets = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
     sizes = np.array([[64, 40], [50, 64]])

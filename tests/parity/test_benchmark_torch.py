@@ -24,14 +24,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import torch_worker
 
 VIT = ViTConfig(patch_size=14, width=64, depth=1, num_heads=4, pos_grid=8)
-MODEL = dataclasses.replace(CONFIG, vit=VIT, canvas=112)  # the canvas of the stand-in below
+MODEL = dataclasses.replace(CONFIG, backbone=VIT, canvas=112)  # the canvas of the stand-in below
 
 
 @pytest.mark.parametrize(
     ("stage", "ffn"), [*product(("backbone", "products"), ("mlp", "swiglu")), ("decoder", "mlp")]
 )
 def test_both_sides_do_the_same_number_of_operations(stage, ffn):
-    model = dataclasses.replace(MODEL, vit=dataclasses.replace(VIT, ffn=ffn))
+    model = dataclasses.replace(MODEL, backbone=dataclasses.replace(VIT, ffn=ffn))
     size = Size(model, batch=2, concepts=3)
     request = request_for(stage, size)
     unfused = sdpa_kernel(SDPBackend.MATH)  # the fused attention of a CPU is not counted

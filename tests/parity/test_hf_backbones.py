@@ -7,8 +7,8 @@ from requirements import require_torch, require_transformers
 from safetensors.numpy import save_file
 
 from segic_jax.config import ViTConfig
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.params import as_float32
-from segic_jax.models.segic import backbone_template
 from segic_jax.weights.bundle import read_weights
 from segic_jax.weights.convert import convert
 from segic_jax.weights.formats import recognise
@@ -54,7 +54,7 @@ def test_converted_weights_give_the_features_of_the_saved_module(tmp_path, regis
         torch.save(model.state_dict(), source)
     convert([source], tmp_path / "ours.safetensors", num_heads=None if safe else 4)
     weights = read_weights(tmp_path / "ours.safetensors")
-    run = jax.jit(lambda params, images: backbone_template(weights.vit).bind(params)(images))
+    run = jax.jit(lambda params, images: backbone_template(weights.backbone_config).bind(params)(images))
     params = as_float32(weights.backbone)
     for height, width in SIZES.values():
         images = np.random.default_rng(height).normal(size=(2, height, width, 3)).astype(np.float32)
@@ -160,7 +160,9 @@ def test_features_of_a_module_in_the_layout_of_meta(tmp_path, suffix):
         save_file({name: tensor.numpy() for name, tensor in model.state_dict().items()}, source)
     convert([source], tmp_path / "ours.safetensors", num_heads=4)
     weights = read_weights(tmp_path / "ours.safetensors")
-    run = jax.jit(lambda params, images: backbone_template(weights.vit).bind(params)(images).patches)
+    run = jax.jit(
+        lambda params, images: backbone_template(weights.backbone_config).bind(params)(images).patches
+    )
     for height, width in SIZES.values():
         images = np.random.default_rng(width).normal(size=(1, height, width, 3)).astype(np.float32)
         with torch.no_grad():

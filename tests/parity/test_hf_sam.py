@@ -23,7 +23,7 @@ modeling_sam = require_module("transformers.models.sam.modeling_sam")
 
 WIDTH, GRID, CONCEPTS = 64, 6, 3
 CONFIG = ModelConfig(  # SAM downscales a mask prompt by 2 twice
-    vit=ViTConfig(patch_size=4, width=32, num_heads=4),
+    backbone=ViTConfig(patch_size=4, width=32, num_heads=4),
     head=HeadConfig(width=WIDTH, mlp_width=96, iou_width=40, mask_channels=8),
     canvas=4 * GRID,
 )

@@ -17,10 +17,10 @@ from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.episodes import score_episodes
 from segic_jax.inference.engine import Engine
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.correspondence import grid_masks
 from segic_jax.models.segic import (
     GeometricPrompt,
-    backbone_template,
     geometric_prompt,
     head_template,
 )
@@ -47,7 +47,7 @@ from studies.ablation.variants import DEFAULT, Variant, choose_variants, make_va
 
 MODEL = dataclasses.replace(
     tiny.CONFIG,
-    vit=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),
+    backbone=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),
     head=HeadConfig(
         width=16,
         depth=1,
@@ -69,7 +69,7 @@ def bundle():
     """Return an untrained model."""
     return Bundle(
         MODEL,
-        tiny.parameters(backbone_template(MODEL.vit), 0),
+        tiny.parameters(backbone_template(MODEL.backbone), 0),
         tiny.parameters(head_template(MODEL), 1),
         {"": np.zeros(MODEL.text_width, np.float32)},
     )
@@ -99,7 +99,7 @@ def store(bundle, tmp_path_factory):
 def batch():
     """Return two pairs of two concepts; one is a negative prompt in the second pair."""
     rng = np.random.default_rng(0)
-    grid, width = MODEL.grid, MODEL.vit.width
+    grid, width = MODEL.grid, MODEL.backbone.width
     features = rng.normal(size=(2, 2, grid, grid, width)).astype(np.float32)
     masks = np.zeros((2, 2, 2, 32, 32), bool)
     masks[0, :, 0, 4:20, 4:20] = masks[1, :, 0, 10:30, 5:25] = masks[:, 0, 1, 15:30, 15:32] = True
@@ -160,7 +160,7 @@ def test_intervals_draw_classes_with_replacement():
 
 def decode_pair(bundle: Bundle, prompting: Prompting, seed: int, text: float = 0.0):
     """Decode a fixed target with references that depend on `seed`."""
-    grid, width = MODEL.grid, MODEL.vit.width
+    grid, width = MODEL.grid, MODEL.backbone.width
     target = np.random.default_rng(9).normal(size=(1, grid, grid, width)).astype(np.float32)
     features = np.random.default_rng(seed).normal(size=(1, 1, grid, grid, width)).astype(np.float32)
     masks = np.zeros((1, 1, 1, 32, 32), bool)
@@ -268,7 +268,7 @@ def test_fine_features_have_the_usual_grid_and_are_deleted(store):
     """Pool features of larger images to the usual grid, and delete them."""
     fine = BackboneInput(fine=True)
     usual, pooled = store.features(VALIDATION, BackboneInput()), store.features(VALIDATION, fine)
-    assert usual.shape == pooled.shape == (2 * SCENES, 4, 4, MODEL.vit.width)
+    assert usual.shape == pooled.shape == (2 * SCENES, 4, 4, MODEL.backbone.width)
     assert not np.array_equal(usual, pooled)
     store.delete(fine)
     remaining = [file.name for file in store.folder.glob("*_supervised_*")]

@@ -3,7 +3,7 @@
 import pytest
 
 from segic_jax.errors import ConfigError
-from segic_jax.train.experiment import config_folder, config_names, find_config
+from segic_jax.train.experiment import config_folder, config_names, configure, find_config
 
 
 def test_experiments_of_a_checkout_are_found_by_name():
@@ -21,3 +21,8 @@ def test_a_folder_beside_an_installed_package_is_not_read(tmp_path):
 def test_an_unknown_name_lists_the_experiments():
     with pytest.raises(ConfigError, match=r"emoji_tinny: there is no such .*emoji_tiny"):
         find_config("emoji_tinny")
+
+
+def test_the_command_line_changes_fields_of_the_backbone():
+    config = configure("emoji_tiny", ["--model.backbone.depth", "3", "--pretrain.steps", "5"], "", "")
+    assert (config.model.backbone.depth, config.pretrain.steps) == (3, 5)

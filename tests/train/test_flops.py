@@ -6,7 +6,7 @@ from jax.experimental import pallas
 from jax.sharding import AxisType
 
 from segic_jax.config import ViTConfig
-from segic_jax.models.segic import backbone_template
+from segic_jax.models.backbones import backbone_template
 from segic_jax.train.flops import count_flops, flops_of, products_of
 
 

@@ -11,7 +11,7 @@ from segic_jax.train import forward, losses
 from segic_jax.train.optim import trainable_names
 from segic_jax.weights.torch_names import from_torch, split_segic, to_torch
 
-TINY = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
+TINY = ModelConfig(backbone=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
 
 
 def loss_of(config, head, target, reference, batch, table, points, negatives=None, **weights):
@@ -88,7 +88,7 @@ def test_losses_and_every_gradient(step, golden_gradients):
 def small():
     """Return the loss of a small random head, and a batch of three pairs with up to three concepts."""
     config = ModelConfig(
-        vit=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
+        backbone=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
         head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
         text_width=16,
         canvas=64,

@@ -14,7 +14,7 @@ from segic_jax.train.optim import trainable_names
 from segic_jax.train.packing import loss_and_gradients
 
 MODEL = ModelConfig(
-    vit=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
+    backbone=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
     head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
     text_width=16,
     canvas=64,
@@ -38,7 +38,7 @@ def head():
 def batch():
     rng = np.random.default_rng(0)
     grid = MODEL.grid
-    features = rng.normal(size=(2, PAIRS, grid, grid, MODEL.vit.width)).astype(np.float32)
+    features = rng.normal(size=(2, PAIRS, grid, grid, MODEL.backbone.width)).astype(np.float32)
     corners = rng.integers(0, 32, (2, PAIRS, SLOTS, 2))
     masks = np.zeros((2, PAIRS, SLOTS, 64, 64), bool)
     for place in np.ndindex(2, PAIRS, SLOTS):
@@ -131,7 +131,7 @@ def test_negative_prompts(head, batch):
         name: np.where(batch["valid"][..., None, None], batch[name], False)
         for name in ("target_masks", "reference_masks")
     }
-    features = np.random.default_rng(2).normal(size=(*chosen.shape, MODEL.vit.width)).astype(np.float32)
+    features = np.random.default_rng(2).normal(size=(*chosen.shape, MODEL.backbone.width)).astype(np.float32)
     negatives = forward.NegativeBatch(chosen, features, np.ones(chosen.shape, np.int32))
     expected = plain(head, batch | masks, draw(), negatives)
     assert "loss_score_reverse" in expected[0]

@@ -9,13 +9,13 @@ from safetensors.numpy import load_file
 
 from segic_jax.config import HeadConfig, ModelConfig, PretrainConfig, ViTConfig
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.models.segic import backbone_template
+from segic_jax.models.backbones import backbone_template
 from segic_jax.train import pretrain
 from segic_jax.train.mixed_precision import mixed_precision
 from segic_jax.weights.convert import read_frozen
 
 MODEL = ModelConfig(
-    vit=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),
+    backbone=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),
     head=HeadConfig(width=16, num_heads=2),
     canvas=32,
 )
@@ -48,7 +48,7 @@ def test_steps_read_a_sample_of_patches_and_the_last_steps_read_all():
     assert sampled.mean() > inside.mean()
 
     # A patch that is not sampled has no influence.
-    params, extra = backbone_template(MODEL.vit).init(0), pretrain.init_extra(MODEL, 497, 0)
+    params, extra = backbone_template(MODEL.backbone).init(0), pretrain.init_extra(MODEL, 497, 0)
     images, labels = (scenes[name].copy() for name in ("images", "labels"))
     hidden = next(patch for patch in range(16) if patch not in scenes["patches"][0])
     rows, columns = (slice(8 * index, 8 * index + 8) for index in divmod(hidden, 4))
@@ -59,8 +59,8 @@ def test_steps_read_a_sample_of_patches_and_the_last_steps_read_all():
 
 def test_mixed_precision_changes_gradients_little():
     """Compare gradients of the backbone at a size where products are in bfloat16."""
-    vit = replace(MODEL.vit, width=64)
-    model = replace(MODEL, vit=vit)
+    vit = replace(MODEL.backbone, width=64)
+    model = replace(MODEL, backbone=vit)
     params, extra = backbone_template(vit).init(0), pretrain.init_extra(model, 497, 0)
 
     def gradient(params, scenes):
@@ -97,7 +97,7 @@ def test_gradients_are_finite_even_without_any_object():
     scenes = make_group()
     scenes["classes"][:] = -1
     scenes["labels"][:] = 0
-    params = backbone_template(MODEL.vit).init(0)
+    params = backbone_template(MODEL.backbone).init(0)
     extra = pretrain.init_extra(MODEL, 497, 0)
     gradients = jax.grad(
         lambda p, e: pretrain.pretrain_loss(MODEL, SETTINGS, p, e, **scenes)[0], argnums=(0, 1)
@@ -108,7 +108,7 @@ def test_gradients_are_finite_even_without_any_object():
 def test_a_stopped_pretraining_resumes_bit_by_bit(tmp_path, monkeypatch, capsys):
     file = pretrain.pretrained(SETTINGS, MODEL, tmp_path / "straight")
     uninterrupted = load_file(file)
-    backbone = read_frozen(file, MODEL.vit).backbone  # as the training of the head does
+    backbone = read_frozen(file, MODEL.backbone).backbone  # as the training of the head does
     assert all(np.array_equal(backbone[name], uninterrupted[f"backbone/{name}"]) for name in backbone)
 
     stop_requests = iter([False, False, True])

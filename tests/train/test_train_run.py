@@ -42,7 +42,9 @@ def write_frozen_weights(path: Path) -> Path:
     """Write a small backbone and a text tower into one file, as `segic convert` does."""
     model = tiny.bundle()
     backbone = {name: np.asarray(value) for name, value in model.backbone.items()}
-    write_weights(path, Weights(vit=tiny.CONFIG.vit, backbone=backbone, tower=tiny_text.tower()))
+    write_weights(
+        path, Weights(backbone_config=tiny.CONFIG.backbone, backbone=backbone, tower=tiny_text.tower())
+    )
     return path
 
 

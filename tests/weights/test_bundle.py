@@ -11,7 +11,8 @@ from tiny_text import tokenizer_json, tower
 
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.errors import BundleError
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.backbones import backbone_template
+from segic_jax.models.segic import head_template
 from segic_jax.weights.bundle import (
     SHIPPED,
     Weights,
@@ -27,7 +28,7 @@ def parts() -> dict[str, dict]:
     """Return the fields of Weights that each part fills."""
     model = bundle()
     return {
-        "backbone": {"vit": CONFIG.vit, "backbone": model.backbone},
+        "backbone": {"backbone_config": CONFIG.backbone, "backbone": model.backbone},
         "head": {"model": CONFIG, "head": model.head},
         "tower": {"tower": tower()},
         "text": {"text": model.text},
@@ -95,7 +96,7 @@ def test_any_parts_are_saved_in_one_file(tmp_path, names, float16):
     weights = read_weights(path)
     assert weights.notes == {"a": [1, "é"]}
     assert weights.path == path
-    for name in ("vit", "model"):
+    for name in ("backbone_config", "model"):
         assert getattr(weights, name) == fields.get(name)
     for name in ("backbone", "head"):
         if name not in fields:
@@ -151,11 +152,14 @@ def test_the_tower_encodes_the_empty_prompt(tmp_path):
 def test_inconsistent_parts_are_refused(tmp_path):
     all_parts = parts()
     wide = all_parts["head"] | {"tower": tower(width=8)}
-    other = dataclasses.replace(CONFIG, vit=dataclasses.replace(CONFIG.vit, pos_offset=0.0))
+    other = dataclasses.replace(CONFIG, backbone=dataclasses.replace(CONFIG.backbone, pos_offset=0.0))
     for fields, message in (
         (wide, "text_width"),
         (all_parts["backbone"] | all_parts["head"] | {"model": other}, "another backbone"),
-        (all_parts["backbone"] | {"vit": dataclasses.replace(CONFIG.vit, depth=1)}, "unknown: blocks/1"),
+        (
+            all_parts["backbone"] | {"backbone_config": dataclasses.replace(CONFIG.backbone, depth=1)},
+            "unknown: blocks/1",
+        ),
         (all_parts["tower"] | {"text": {"": np.zeros(3)}}, "text_width"),
     ):
         with pytest.raises(BundleError, match=message):
@@ -174,11 +178,11 @@ def test_values_that_are_not_finite_are_refused(tmp_path, value, float16):
 
 def test_bfloat16_is_kept_as_it_is(tmp_path):
     values = {name: np.asarray(value).astype(ml_dtypes.bfloat16) for name, value in bundle().backbone.items()}
-    write_weights(tmp_path / "w.safetensors", Weights(vit=CONFIG.vit, backbone=values))
+    write_weights(tmp_path / "w.safetensors", Weights(backbone_config=CONFIG.backbone, backbone=values))
     assert_equal(read_weights(tmp_path / "w.safetensors").backbone, values)
     values["norm/bias"][0] = np.nan
     with pytest.raises(BundleError, match="backbone/norm/bias holds NaN"):
-        write_weights(tmp_path / "w.safetensors", Weights(vit=CONFIG.vit, backbone=values))
+        write_weights(tmp_path / "w.safetensors", Weights(backbone_config=CONFIG.backbone, backbone=values))
 
 
 def test_the_shipped_model_loads():
@@ -187,7 +191,7 @@ def test_the_shipped_model_loads():
     assert model.tower is None
     assert model.text.keys() == {"", INSTANCE_PROMPT}
     assert model.config.canvas == 128
-    assert model.backbone.keys() == backbone_template(model.config.vit).shapes.keys()
+    assert model.backbone.keys() == backbone_template(model.config.backbone).shapes.keys()
     assert model.head.keys() == head_template(model.config).shapes.keys()
     assert model.notes["cosine_threshold"] == 0.31
 
@@ -229,7 +233,7 @@ def missing_tensor(tensors, metadata):
 
 def another_depth(tensors, metadata):
     config = json.loads(metadata["config"])
-    config["vit"]["depth"] = 3
+    config["backbone"]["depth"] = 3
     metadata["config"] = json.dumps(config)
 
 
@@ -243,7 +247,7 @@ def text_for_a_number(tensors, metadata):
 
 def unknown_field(tensors, metadata):
     config = json.loads(metadata["config"])
-    config["vit"]["colour"] = "red"
+    config["backbone"]["colour"] = "red"
     metadata["config"] = json.dumps(config)
 
 

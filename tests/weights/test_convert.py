@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from segic_jax.config import ViTConfig
 from segic_jax.errors import BundleError, ConvertError, FormatError, ParamsError, SourceError
 from segic_jax.models import segic
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
 from segic_jax.weights.bundle import load_bundle, read_weights
 from segic_jax.weights.convert import convert, export_head, read_frozen
@@ -64,7 +65,7 @@ def test_a_complete_model_is_converted(files):
     bundle = load_bundle(files / "out.safetensors")
     assert bundle.config == official.MODEL
     assert_same(
-        dict(bundle.backbone), from_torch(official.backbone(), segic.backbone_template(official.VIT).shapes)
+        dict(bundle.backbone), from_torch(official.backbone(), backbone_template(official.VIT).shapes)
     )
     assert_same(dict(bundle.head), from_torch(official.head(), segic.head_template(official.MODEL).shapes))
     assert bundle.notes["sha256"] == report.hashes
@@ -128,7 +129,7 @@ def test_a_converted_model_predicts_the_goldens(golden, golden_weights, tmp_path
         convert([tmp_path / f"{name}.safetensors" for name in names], out, canvas=112, num_heads=4)
         bundle = load_bundle(out)
         assert (
-            bundle.config.vit.pos_offset == 0.1
+            bundle.config.backbone.pos_offset == 0.1
         )  # that of the head's training, for any source of the backbone
         context = encode(bundle.config, bundle.backbone, golden_references(g))
         logits, iou = segment(
@@ -177,10 +178,10 @@ def test_a_backbone_keeps_its_position_resampling(files):
         (["hf.safetensors", "segic.safetensors"], 0.1),
     ):
         convert([files / name for name in sources], files / "out.safetensors")
-        assert read_weights(files / "out.safetensors").vit.pos_offset == offset
+        assert read_weights(files / "out.safetensors").backbone_config.pos_offset == offset
     convert([files / "hf.safetensors"], files / "alone.safetensors")
     convert([files / "alone.safetensors", files / "segic.safetensors"], files / "out.safetensors")
-    assert read_weights(files / "out.safetensors").vit.pos_offset == 0.1
+    assert read_weights(files / "out.safetensors").backbone_config.pos_offset == 0.1
 
 
 def test_a_sharded_folder_is_converted(files):
@@ -195,8 +196,8 @@ def test_a_sharded_folder_is_converted(files):
     (folder / "config.json").write_text(json.dumps({"num_attention_heads": 4, "hidden_size": 64}))
     report = convert([folder], files / "out.safetensors")
     weights = read_weights(files / "out.safetensors")
-    assert weights.vit.num_heads == 4  # config.json counts more than 64 channels a head
-    shapes = segic.backbone_template(weights.vit).shapes
+    assert weights.backbone_config.num_heads == 4  # config.json counts more than 64 channels a head
+    shapes = backbone_template(weights.backbone_config).shapes
     assert_same(weights.backbone, from_torch(official.backbone(), shapes))
     assert report.hashes.keys() == {f"sharded/{path.name}" for path in folder.iterdir()}
     (folder / "model-00002-of-00002.safetensors").unlink()
@@ -210,7 +211,7 @@ def test_float16_and_bfloat16_sources_are_kept_exactly(files, dtype):
     save_file(tensors, files / "half.safetensors")
     convert([files / "half.safetensors"], files / "out.safetensors")
     backbone = read_weights(files / "out.safetensors").backbone
-    expected = from_torch(tensors, segic.backbone_template(official.VIT).shapes)
+    expected = from_torch(tensors, backbone_template(official.VIT).shapes)
     for name, value in backbone.items():
         np.testing.assert_array_equal(value.astype(np.float32), expected[name].astype(np.float32))
 
@@ -221,7 +222,7 @@ def test_float64_is_accepted_only_if_exact_in_float32(files):
     convert([files / "double.safetensors"], files / "out.safetensors")
     assert_same(
         read_weights(files / "out.safetensors").backbone,
-        from_torch(official.backbone(), segic.backbone_template(official.VIT).shapes),
+        from_torch(official.backbone(), backbone_template(official.VIT).shapes),
     )
     tensors["norm.bias"] = tensors["norm.bias"] + 1e-12
     save_file(tensors, files / "double.safetensors")
@@ -247,7 +248,7 @@ def test_a_head_of_this_project_keeps_its_canvas(files):
 
 
 def test_training_reads_any_backbone(files):
-    expected = from_torch(official.backbone(), segic.backbone_template(official.VIT).shapes)
+    expected = from_torch(official.backbone(), backbone_template(official.VIT).shapes)
     assert_same(read_frozen(files / "dinov2.safetensors", official.VIT).backbone, expected)
     save_file(official.hugging_face(official.backbone()), files / "hf.safetensors")
     assert_same(read_frozen(files / "hf.safetensors", official.VIT).backbone, expected)
@@ -366,7 +367,7 @@ def test_the_number_of_heads_must_be_given_if_no_file_has_it(files, tmp_path):
     with pytest.raises(FormatError, match=r"narrow\.safetensors.*--num-heads"):
         convert([files / "narrow.safetensors"], files / "out.safetensors")
     convert([files / "narrow.safetensors"], files / "out.safetensors", num_heads=4)
-    assert read_weights(files / "out.safetensors").vit == narrow
+    assert read_weights(files / "out.safetensors").backbone_config == narrow
 
 
 def test_read_safetensors_maps_every_dtype(tmp_path):
@@ -395,7 +396,7 @@ def test_a_full_size_vit_l_takes_little_memory(tmp_path):
     """Check that the process, with all its libraries, uses less than 1.5 times the state dict's memory."""
     random = np.random.default_rng(0)
     source, out = tmp_path / "vitl.safetensors", tmp_path / "out.safetensors"
-    shapes = torch_shapes(segic.backbone_template(ViTConfig.dinov2("l")).shapes)
+    shapes = torch_shapes(backbone_template(ViTConfig.dinov2("l")).shapes)
     tensors = {  # broadcast views, which the writer expands one at a time
         name: np.broadcast_to(random.random(spec.shape[-1:], np.float32), spec.shape)
         for name, spec in shapes.items()

@@ -351,8 +351,8 @@ def test_find_returns_files_and_says_how_to_get_missing_weights(monkeypatch, tmp
 def test_fetched_weights_are_converted(hub, monkeypatch, tmp_path):
     import official
 
+    from segic_jax.models.backbones import backbone_template
     from segic_jax.models.params import count
-    from segic_jax.models.segic import backbone_template
     from segic_jax.weights.bundle import read_weights
     from segic_jax.weights.torch_names import from_torch
 
@@ -364,7 +364,7 @@ def test_fetched_weights_are_converted(hub, monkeypatch, tmp_path):
     }
     monkeypatch.setitem(CATALOG, "tiny", replace(TINY, parameters=count(shapes)))
     weights = read_weights(fetch("tiny"))
-    assert weights.vit == replace(config, pos_offset=0.0)  # the resampling of Hugging Face
+    assert weights.backbone_config == replace(config, pos_offset=0.0)  # the resampling of Hugging Face
     for name, value in from_torch(tensors, shapes).items():
         np.testing.assert_array_equal(weights.backbone[name], value)
 
@@ -376,9 +376,10 @@ def test_fetched_weights_are_converted(hub, monkeypatch, tmp_path):
 
 def test_parameter_counts_equal_those_of_the_models():
     from segic_jax.config import ModelConfig, TextConfig, ViTConfig
+    from segic_jax.models.backbones import backbone_template
     from segic_jax.models.clip_text import text_template
     from segic_jax.models.params import count
-    from segic_jax.models.segic import backbone_template, head_template
+    from segic_jax.models.segic import head_template
 
     def count_at_depth(template, config):
         shallow, deeper = (count(template(replace(config, depth=depth)).shapes) for depth in (1, 2))
@@ -389,7 +390,7 @@ def test_parameter_counts_equal_those_of_the_models():
             config = ViTConfig.dinov2(size, registers=registers)
             name = f"dinov2-{size}" + ("-reg" if registers else "")
             assert CATALOG[name].parameters == count_at_depth(backbone_template, config), name
-    head = count(head_template(ModelConfig(vit=ViTConfig.dinov2("l"))).shapes)
+    head = count(head_template(ModelConfig(backbone=ViTConfig.dinov2("l"))).shapes)
     assert CATALOG["segic-l-80k"].parameters == CATALOG["segic-l-160k"].parameters == head
     assert CATALOG["clip-l14-text"].parameters == count_at_depth(text_template, TextConfig())
     joined = CATALOG["segic-l"]

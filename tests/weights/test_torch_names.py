@@ -5,12 +5,13 @@ import pytest
 
 from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.errors import ParamsError
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import ClipText
 from segic_jax.models.params import Template
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.segic import head_template
 from segic_jax.weights.torch_names import from_torch, split_segic, to_torch, torch_shapes
 
-CONFIG = ModelConfig(vit=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
+CONFIG = ModelConfig(backbone=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
 TEXT = TextConfig(vocab_size=512, width=32, mlp_width=64, depth=2, num_heads=4, eos_id=511)
 
 
@@ -21,7 +22,7 @@ def official(golden_weights):
 
 def templates():
     text = Template(lambda rngs: ClipText(TEXT, rngs=rngs))
-    return backbone_template(CONFIG.vit), text, head_template(CONFIG)
+    return backbone_template(CONFIG.backbone), text, head_template(CONFIG)
 
 
 def test_round_trip_of_a_complete_state_dict(official):

@@ -204,7 +204,7 @@ def _head_stages(
     prototypes = encode_features(features[None, 1:], references)
     module = head_template(config).bind(head)
     return HeadStages(
-        pixels=normalise_pixels(inputs.images, inputs.sizes),
+        pixels=normalise_pixels(config.backbone, inputs.images, inputs.sizes),
         prompt_proj=module.prompt_proj(text),
         prototypes=prototypes,
         inst_proj=module.inst_proj(prototypes.visual[0, :, 0]),

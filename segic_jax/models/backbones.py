@@ -1,0 +1,21 @@
+"""Build the backbone of any architecture: images on the canvas -> features on a grid."""
+
+from collections.abc import Callable
+from functools import cache
+
+from flax import nnx
+
+from segic_jax.config import Backbone, ViTConfig
+from segic_jax.models.params import Template
+from segic_jax.models.vit import DinoVisionTransformer
+
+# A module maps normalised images [batch, height, width, 3] to an object whose `patches` are
+# [batch, height / stride, width / stride, width].
+_MODULES: dict[type[Backbone], Callable[..., nnx.Module]] = {ViTConfig: DinoVisionTransformer}
+
+
+@cache
+def backbone_template(config: Backbone) -> Template:
+    """Return the structure of the backbone without its arrays."""
+    module = _MODULES[type(config)]
+    return Template(lambda rngs: module(config, rngs=rngs))
