@@ -14,6 +14,7 @@ from functools import partial
 from unittest import mock
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import tyro
 
@@ -82,7 +83,7 @@ def loss_of_every_slot(
         return value, (parts, passes[0].inputs.pooled)
 
     (value, (parts, pooled)), gradients = jax.value_and_grad(loss, has_aux=True)(params)
-    return PackedLoss({"loss": value, **parts}, gradients, pooled)
+    return PackedLoss({"loss": value, **parts}, gradients, pooled, jnp.zeros(()))
 
 
 def _batches(config: Config, count: int) -> list[dict]:

@@ -20,9 +20,13 @@ def count_flops(function: Callable, *arguments) -> int:
     return flops_of(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
-def flops_of(jaxpr: Jaxpr) -> int:
-    """Return the operations of a traced program; of branches, the one with the most counts."""
-    return sum(products_of(jaxpr).values())
+def flops_of(jaxpr: Jaxpr, unknown_trips: int = 1) -> int:
+    """Return the operations of a traced program; of branches, the one with the most counts.
+
+    Args:
+        unknown_trips: see `products_of`.
+    """
+    return sum(products_of(jaxpr, unknown_trips=unknown_trips).values())
 
 
 def products_of(jaxpr: Jaxpr, platform: str | None = None, unknown_trips: int = 1) -> Products:

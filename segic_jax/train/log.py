@@ -5,6 +5,7 @@
     pairs_per_second
     step_seconds, step_seconds_median
     input_wait                      share of the time in which the loop waited for its next batch
+    chunks                          of concepts that a device decodes in a pass (train/packing.py)
     flops_per_second                of all devices together (train/flops.py says what counts)
     flops_utilisation               share of the devices' peak, where that is known
     memory_bytes, memory_peak_bytes current and highest use of the fullest local device, where it is known
@@ -39,7 +40,7 @@ class TrainingLog:
             ConfigError: `config.tensorboard` without tensorboardX installed.
         """
         self._config, self._workdir = config, workdir
-        self._flops: float | None = None
+        self._flops: tuple[float, float] | None = None
         self._from = start
         self._bar = self._writer = None
         if is_main_host():
@@ -54,13 +55,14 @@ class TrainingLog:
                 )
         self.restart_clock()
 
-    def begin(self, flops: float) -> None:
+    def begin(self, without_chunks: float, with_chunk: float) -> None:
         """Start timing: steps follow now.
 
         Args:
-            flops: of one step, over all devices (`segic_jax.train.flops`).
+            without_chunks: operations of a step over all devices, if they decode nothing.
+            with_chunk: the same, if each decodes one chunk of concepts in each of its loops.
         """
-        self._flops = flops
+        self._flops = without_chunks, with_chunk - without_chunks
         self.restart_clock()
 
     def validated(self, step: int) -> bool:
@@ -121,7 +123,7 @@ class TrainingLog:
             "step_seconds_median": float(np.median(each)),
             "input_wait": waited / seconds,
         }
-        device = self._compute(seconds / count) | _memory()
+        device = self._compute(seconds / count, means["chunks"]) | _memory()
         line = {**means, "learning_rate": learning_rate, **speed, **device, "unreadable": unreadable}
         self._writer.write(step, line)
         left = timedelta(seconds=round((self._config.steps - step) * seconds / count))
@@ -153,10 +155,11 @@ class TrainingLog:
     def _at(self, step: int) -> str:
         return f"step {step}/{self._config.steps}"
 
-    def _compute(self, step_seconds: float) -> dict[str, float]:
+    def _compute(self, step_seconds: float, chunks: float) -> dict[str, float]:
         if self._flops is None:
             return {}
-        reached = {"flops_per_second": self._flops / step_seconds}
+        without_chunks, chunk = self._flops
+        reached = {"flops_per_second": (without_chunks + chunks * chunk) / step_seconds}
         peak = peak_flops(jax.devices()[0].device_kind)
         if peak is not None:
             reached["flops_utilisation"] = reached["flops_per_second"] / (peak * jax.device_count())

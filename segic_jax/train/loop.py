@@ -147,7 +147,7 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
                 with jax.set_mesh(mesh):  # kernels split their rows over it
                     traced = make_train_step(config, optimizer, mesh).trace(state, frozen, batch)
                 train_step = traced.lower().compile()  # one program: another shape of batch is an error
-                log.begin(flops_of(traced.jaxpr.jaxpr))
+                log.begin(*(flops_of(traced.jaxpr.jaxpr, trips) for trips in (0, 1)))
             state, metrics = train_step(state, frozen, batch)
             step += 1
             pending.append((step, metrics))

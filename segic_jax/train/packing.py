@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import grid_masks
@@ -41,6 +41,7 @@ class PackedLoss(NamedTuple):
     metrics: dict[str, Float[Array, ""]]  # "loss" and its terms
     gradients: Params
     pooled: Float[Array, "batch concepts channels"]  # of the reference masks
+    chunks: Float[Array, ""]  # that a loop over the slots ran, the mean of both passes
 
 
 class _Slots(NamedTuple):
@@ -91,7 +92,7 @@ def loss_and_gradients(
     passes = 2 if reversal else 1
     weights = mask_weights(batch["valid"], negatives, negative_weight)
     inside = grid_masks(batch["reference_masks"], config.grid)
-    terms, gradients, pooled = {}, [], []
+    terms, gradients, pooled, chunks = {}, [], [], []
     for index in range(passes):
 
         def chunk_loss(head, images, slots: _Slots, pairs: _Pairs, concepts, index=index):
@@ -130,14 +131,16 @@ def loss_and_gradients(
             None if negatives is None else negatives.valid[:, index],
         )
         run_chunk = jax.checkpoint(chunk_loss) if remat else chunk_loss
-        pass_terms, pass_gradients, inside = _add_chunks(
+        pass_terms, pass_gradients, inside, pass_chunks = _add_chunks(
             run_chunk, config, params, untrained, inputs, slots, chunk
         )
         terms |= pass_terms
         gradients.append(pass_gradients)
         pooled.append(inputs.pooled)
+        chunks.append(pass_chunks)
     metrics = {"loss": jnp.stack(list(terms.values())).sum() / passes, **terms}
-    return PackedLoss(metrics, jax.tree.map(lambda *each: sum(each), *gradients), pooled[0])
+    gradients = jax.tree.map(lambda *each: sum(each), *gradients)
+    return PackedLoss(metrics, gradients, pooled[0], jnp.stack(chunks).mean())
 
 
 def _add_chunks(
@@ -148,8 +151,8 @@ def _add_chunks(
     inputs: PassInputs,
     slots: _Slots,
     chunk: int,
-) -> tuple[dict[str, Array], Params, Float[Array, "batch concepts g g"]]:
-    """Return the sums of the terms and gradients of all used slots, and the predicted masks on the grid."""
+) -> tuple[dict[str, Array], Params, Float[Array, "batch concepts g g"], Int[Array, ""]]:
+    """Return the sums of terms and gradients, the predicted masks on the grid, and how many chunks ran."""
     neck = {name: value for name, value in params.items() if name.startswith(_NECK)}
     decoder = {name: value for name, value in params.items() if name not in neck}
 
@@ -204,9 +207,9 @@ def _add_chunks(
         jax.tree.map(jnp.zeros_like, decoder),
         jnp.zeros_like(images),
     )
-    _, terms, inside, gradient, image_gradient = jax.lax.while_loop(
+    ran, terms, inside, gradient, image_gradient = jax.lax.while_loop(
         lambda state: state[0] < needed, add_chunk, start
     )
     in_slots = jnp.zeros((len(used), *inside.shape[1:]), inside.dtype).at[order].set(inside, mode="drop")
     gradients = {**gradient, **pull_back(image_gradient)[0]}
-    return terms, gradients, in_slots.reshape(batch, concepts, *inside.shape[1:])
+    return terms, gradients, in_slots.reshape(batch, concepts, *inside.shape[1:]), ran

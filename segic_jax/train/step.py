@@ -97,8 +97,9 @@ def make_train_step(
 ) -> jax.stages.Wrapped:
     """Return the jitted step: (state, frozen, batch) -> (state, metrics). It consumes the state.
 
-    Metrics are `loss`, its parts, `grad_norm` over all trainable parameters, and `unreadable`: how many pairs
-    of the batch replace some that could not be read.
+    Metrics are `loss`, its parts, `grad_norm` over all trainable parameters, `chunks`: how many of
+    `train.packing` a loop over the concepts ran, the mean of all loops of the step; and `unreadable`: how
+    many pairs of the batch replace some that could not be read.
 
     Args:
         prepare: makes what `train.forward.pass_inputs` reads from (part of) a batch of the pipeline.
@@ -124,7 +125,8 @@ def make_train_step(
             remat=settings.remat,
         )
         # The first concept is never a negative prompt.
-        return jax.tree.map(lambda x: x[None], (packed.metrics, packed.gradients)), packed.pooled[:, 0]
+        metrics = packed.metrics | {"chunks": packed.chunks / (mesh.size * settings.accumulate)}
+        return jax.tree.map(lambda x: x[None], (metrics, packed.gradients)), packed.pooled[:, 0]
 
     # Each device loops over its own chunks. Sums over devices wait until all parts are added up.
     on_devices = jax.shard_map(

@@ -51,7 +51,7 @@ class Clock:
 
 
 def metrics(*losses):
-    return [{"loss": np.float32(loss), "grad_norm": np.float32(2 * loss)} for loss in losses]
+    return [{"loss": np.float32(loss), "grad_norm": np.float32(2 * loss), "chunks": 1.5} for loss in losses]
 
 
 def interval(clock: Clock, log: TrainingLog, seconds, waits: float) -> None:
@@ -81,7 +81,7 @@ def test_times_and_means_of_an_interval_are_logged(tmp_path, monkeypatch, capsys
 
     first, scores, second = read_metrics(tmp_path)
     assert first == {
-        "step": 5, "loss": 3, "grad_norm": 6, "learning_rate": 1e-4, "pairs_per_second": 2.5,
+        "step": 5, "loss": 3, "grad_norm": 6, "chunks": 1.5, "learning_rate": 1e-4, "pairs_per_second": 2.5,
         "step_seconds": 1.6, "step_seconds_median": 1, "input_wait": 0, "unreadable": 0,
     }  # fmt: skip
     assert scores == {
@@ -103,7 +103,7 @@ def test_times_and_means_of_an_interval_are_logged(tmp_path, monkeypatch, capsys
 def test_flops_and_memory_are_logged_for_known_devices(tmp_path, monkeypatch, capsys):
     clock = Clock(monkeypatch)
     log = TrainingLog(CONFIG, tmp_path, start=0)
-    log.begin(1e12)
+    log.begin(0.7e12, 0.9e12)  # 1.5 chunks take 1e12 operations
     use_devices(monkeypatch, [Device("cpu")], [Device("cpu")])
     clock.spend(2)
     log.stepped()
@@ -115,7 +115,7 @@ def test_flops_and_memory_are_logged_for_known_devices(tmp_path, monkeypatch, ca
     log.steps(2, metrics(1), learning_rate=1e-4, unreadable=0)
     log.close()
     cpu, gpus = read_metrics(tmp_path)
-    assert cpu["flops_per_second"] == 5e11
+    assert cpu["flops_per_second"] == pytest.approx(5e11)
     assert not {"flops_utilisation", "memory_bytes", "memory_peak_bytes"} & cpu.keys()
     assert gpus["flops_utilisation"] == pytest.approx(1e15 / (16 * 989e12))
     assert (gpus["memory_bytes"], gpus["memory_peak_bytes"]) == (9, 18)

@@ -134,7 +134,7 @@ def test_the_log_has_a_line_for_each_step(uninterrupted):
     assert [line["step"] for line in lines] == list(range(1, 9))
     assert lines[0].keys() >= {
         "loss", "loss_mask", "loss_dice", "loss_mask_reverse", "loss_dice_reverse", "grad_norm",
-        "loss_score", "loss_score_reverse", "learning_rate", "step_seconds", "pairs_per_second",
+        "loss_score", "loss_score_reverse", "chunks", "learning_rate", "step_seconds", "pairs_per_second",
     }  # fmt: skip
     parts = [
         lines[0][f"loss_{kind}{suffix}"] for kind in ("mask", "dice", "score") for suffix in ("", "_reverse")

@@ -10,6 +10,7 @@ import pytest
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import segic
 from segic_jax.train import forward, losses
+from segic_jax.train.flops import flops_of
 from segic_jax.train.optim import trainable_names
 from segic_jax.train.packing import loss_and_gradients
 
@@ -105,7 +106,9 @@ def draw():
 def test_loss_gradients_and_pooled_features_equal_the_plain_ones(head, batch, used):
     batch = batch | {"valid": np.array(USED[used], bool)}
     expected = plain(head, batch, draw(), None)
-    check(expected, packed(head, batch, draw(), None, chunk=3))
+    *actual, chunks = packed(head, batch, draw(), None, chunk=3)
+    check(expected, actual)
+    assert chunks == -(-batch["valid"].sum() // 3)
     if used == "none":
         assert expected[0]["loss"] == 0
 
@@ -113,13 +116,13 @@ def test_loss_gradients_and_pooled_features_equal_the_plain_ones(head, batch, us
 @pytest.mark.parametrize("options", [{"chunk": 1}, {"chunk": 5}, {"chunk": 100}, {"chunk": 3, "remat": True}])
 def test_neither_the_chunk_nor_recomputation_changes_anything(head, batch, options):
     batch = batch | {"valid": np.array(USED["mixed"], bool)}
-    check(plain(head, batch, draw(), None), packed(head, batch, draw(), None, **options))
+    check(plain(head, batch, draw(), None), packed(head, batch, draw(), None, **options)[:3])
 
 
 def test_without_reversal(head, batch):
     batch = batch | {"valid": np.array(USED["mixed"], bool)}
     expected = plain(head, batch, draw(), None, reversal=False)
-    check(expected, packed(head, batch, draw(), None, reversal=False, chunk=3))
+    check(expected, packed(head, batch, draw(), None, reversal=False, chunk=3)[:3])
 
 
 def test_negative_prompts(head, batch):
@@ -135,7 +138,7 @@ def test_negative_prompts(head, batch):
     negatives = forward.NegativeBatch(chosen, features, np.ones(chosen.shape, np.int32))
     expected = plain(head, batch | masks, draw(), negatives)
     assert "loss_score_reverse" in expected[0]
-    check(expected, packed(head, batch | masks, draw(), negatives, chunk=3))
+    check(expected, packed(head, batch | masks, draw(), negatives, chunk=3)[:3])
 
 
 def test_parts_of_a_batch_add_up(head, batch):
@@ -153,3 +156,14 @@ def test_parts_of_a_batch_add_up(head, batch):
     metrics, gradients = (jax.tree.map(lambda *x: sum(x), *(one[i] for one in each)) for i in (0, 1))
     expected = plain(head, batch, draw(), None)
     check(expected, (metrics, gradients, jnp.concatenate([one.pooled for one in each])))
+
+
+def test_operations_count_as_often_as_chunks_run(head, batch):
+    batch = batch | {"valid": np.array(USED["every slot"], bool)}
+
+    def flops(chunk, trips):
+        return flops_of(jax.make_jaxpr(partial(packed, chunk=chunk))(head, batch, draw(), None).jaxpr, trips)
+
+    without, with_chunk = flops(3, 0), flops(3, 1)
+    *_, chunks = packed(head, batch, draw(), None, chunk=3)
+    assert without + chunks * (with_chunk - without) == pytest.approx(flops(PAIRS * SLOTS, 1), rel=1e-2)
