@@ -2,7 +2,7 @@
 
     python -m benchmarks.run                    every stage, 448 and 896 pixels
     python -m benchmarks.run --quick            takes minutes
-    python -m benchmarks.run --official DIR     also the official repository's whole inference
+    python -m benchmarks.run --official DIR     the official repository's whole inference
 
 PyTorch runs the same work in a child process, in turn with ours: Hugging Face's Dinov2Model with
 scaled-dot-product attention for the backbone (torch.compile on a GPU), transformers' SAM mask decoder for the
@@ -18,17 +18,14 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import matrix, stages
+from benchmarks import matrix, official, stages
 from benchmarks.conditions import choose_device, conditions
 from benchmarks.measure import Bench, Row, as_dict
-from benchmarks.stages import Size
 from benchmarks.tables import row_line, row_table, target_table
 from benchmarks.targets import cpu_targets, gpu_targets
 from benchmarks.torch_side import TorchSide, has_torch, request_for
 from segic_jax.config import ModelConfig
 from segic_jax.errors import ConfigError, InputError
-
-OFFICIAL_CONCEPTS = (1, 20)
 
 
 @dataclass
@@ -48,9 +45,11 @@ class Args:
     longest: float = 40.0
     """Cells whose runs are expected to take more seconds are left out, and listed."""
     official: Path | None = None
-    """Checkout of the official repository, whose whole inference is timed as well."""
+    """Checkout of the official repository: time its whole inference, and no stages but --stages."""
     official_python: Path | None = None
     """Python interpreter of its environment; this one by default."""
+    official_dinov2: Path | None = None
+    """Checkout of DINOv2: random weights instead of downloads, stand-ins for packages that are missing."""
     out: Path = Path("outputs/benchmark")
     """Folder for run.json and run.md."""
 
@@ -81,48 +80,45 @@ def measure(args: Args, models: list[ModelConfig]) -> None:
     device = jax.default_backend()
     with ExitStack() as ends:
         torch = ends.enter_context(TorchSide(device)) if has_torch() else None
-        official, canvas = None, None
-        if args.official:
-            official = ends.enter_context(TorchSide(device, args.official_python))
-            canvas = official.build("official", **_official(args, 1))["canvas"]
         about = conditions(torch.about if torch else None)
         print("".join(f"{name}: {value}\n" for name, value in about.items()), flush=True)
         bench = Bench(args.seconds, args.longest, torch)
         rows: list[Row] = []
-
-        def measured(bench: Bench, stage: str, size: Size, request: dict | None) -> None:
-            rows.append(bench.row(stage, size, request))
-            print(row_line(rows[-1]), flush=True)
-
-        for model in models:
-            for stage, size in matrix.cells(model, args.stages, args.quick):
-                measured(bench, stage, size, request_for(stage, size))
-        for model in models:
-            if official and model.canvas == canvas:
-                comparison = Bench(args.seconds, float("inf"), official)
-                for concepts in OFFICIAL_CONCEPTS:
-                    request = {"kind": "official", **_official(args, concepts)}
-                    measured(comparison, "whole with references", Size(model, concepts=concepts), request)
+        comparisons = _official(args, models, device) if args.official else []
+        if args.stages or not args.official:
+            for model in models:
+                for stage, size in matrix.cells(model, args.stages, args.quick):
+                    rows.append(bench.row(stage, size, request_for(stage, size)))
+                    print(row_line(rows[-1]), flush=True)
         targets, target_rows = gpu_targets(bench)
         rows += target_rows
     if device == "cpu" and args.vit == "b":
-        targets = cpu_targets(rows) + targets
+        targets = cpu_targets(rows) + official.targets(comparisons) + targets
     text = row_table(rows) + "\n" + target_table(targets)
+    if comparisons:
+        text = official.table(comparisons) + "\n" + text
     print("\n" + text)
     (args.out / "run.md").write_text(text)
     content = {
         "conditions": about,
         "vit": args.vit,
         "rows": [as_dict(row) for row in rows],
+        "official": [official.as_dict(comparison) for comparison in comparisons],
         "targets": [target._asdict() for target in targets],
     }
     (args.out / "run.json").write_text(json.dumps(content, indent=1) + "\n")
     print(f"{args.out}: run.json, run.md")
 
 
-def _official(args: Args, concepts: int) -> dict:
+def _official(args: Args, models: list[ModelConfig], device: str) -> list[official.Comparison]:
     assert args.official
-    return {"checkout": str(args.official.resolve()), "vit": args.vit, "concepts": concepts}
+    with TorchSide(device, args.official_python) as side:
+        request = {
+            "checkout": str(args.official.resolve()),
+            "vit": args.vit,
+            "dinov2": args.official_dinov2 and str(args.official_dinov2.resolve()),
+        }
+        return official.compare(side, request, models, args.seconds)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Run the PyTorch side of a comparison in a separate process: `python -m benchmarks.torch_worker`.
 
 Reads one JSON request a line and answers each with one: {"build": kind, ...} makes a model and its inputs,
-{} runs it once. It needs torch, transformers and `tools/dump_torch.py`, but nothing else of this project,
-so that it can run in the environment of the official code.
+{} runs it once. It needs torch, transformers, `tools/dump_torch.py` and `benchmarks/official_worker.py`, but
+nothing else of this project, so that it can run in the environment of the official code.
 """
 
 from __future__ import annotations  # the official environment may have Python 3.8
@@ -53,6 +53,8 @@ def start(device):
     CUDA = device == "gpu" and torch.cuda.is_available()
     if CUDA:
         torch.set_float32_matmul_precision("high")  # TF32, as JAX does by default
+    if hasattr(os, "sched_getaffinity"):
+        torch.set_num_threads(len(os.sched_getaffinity(0)))  # as many as XLA has
     return {
         "version": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -142,23 +144,19 @@ def decoder(head, grid, rows, slots, precision):
     return lambda: model(image, position, sparse, dense, multimask_output=False), {}
 
 
-def official(checkout, vit, concepts):
+def official(checkout, vit, canvas, concepts, dinov2):
     """Build the official whole inference: one reference with `concepts` masks, and one target.
 
-    The head has random weights; the official constructor loads DINOv2 and CLIP. The entry points are those of
-    `tools/dump_torch.py`.
+    The head has random weights. The entry points are those of `tools/dump_torch.py`.
     """
-    from tools import dump_torch
+    from benchmarks import official_worker
 
     def make():
-        dump_torch.check_checkout(Path(checkout))
-        dump_torch.without_cuda(torch)
-        flags = [*dump_torch.FLAGS, "--dinov2_model", vit]
-        model, arguments = dump_torch.built_model(Path(checkout), flags, Path(os.devnull))
-        model.canvas_of_benchmark = max(arguments.input_size)
+        folder = dinov2 and Path(dinov2)
+        model, model.canvas_of_benchmark = official_worker.build(Path(checkout), vit, canvas, folder)
         return model
 
-    model = _placed([checkout, vit], make, "float32")
+    model = _placed([checkout, vit, canvas], make, "float32")
     canvas = model.canvas_of_benchmark
     image, reference = (255 * torch.rand(1, 3, canvas, canvas) for _ in range(2))
     size = torch.tensor([[canvas, canvas]])
@@ -170,7 +168,7 @@ def official(checkout, vit, concepts):
         "image_dual": reference,
         "ori_size": size,
         "ori_size_dual": size.clone(),
-        "label": [torch.zeros(1, canvas, canvas)],
+        "label": [torch.zeros_like(masks)],  # only their number is read
         "label_dual": [masks],
         "class_name": [""],
         "is_inst": torch.tensor([concepts > 1]),

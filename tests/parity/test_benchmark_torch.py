@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import sys
 from itertools import product
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from requirements import require_torch, require_transformers
 from tiny import CONFIG
 
-from benchmarks import matrix, run
+from benchmarks import matrix, official, run
 from benchmarks.stages import STAGES, Size
 from benchmarks.torch_side import TorchError, request_for
 from segic_jax.config import ViTConfig
@@ -21,7 +22,7 @@ from test_dump_torch import CHECKOUT
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import torch_worker
+from benchmarks import official_worker, torch_worker
 
 VIT = ViTConfig(patch_size=14, width=64, depth=1, num_heads=4, pos_grid=8)
 MODEL = dataclasses.replace(CONFIG, backbone=VIT, canvas=112)  # the canvas of the stand-in below
@@ -45,9 +46,10 @@ def test_both_sides_do_the_same_number_of_operations(stage, ffn):
 def test_a_run_compares_with_pytorch_and_the_official_code(tmp_path, monkeypatch):
     """Use the stand-in of test_dump_torch.py for the official code."""
     monkeypatch.setattr(matrix, "QUICK", {"batches": (1,), "concepts": (1,), "shots": (1,)})
-    monkeypatch.setattr(run, "OFFICIAL_CONCEPTS", (2,))
+    monkeypatch.setattr(official, "CONCEPTS", (2,))
     monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent}:{Path(__file__).parents[2]}")
-    for name, text in CHECKOUT.items():
+    config_file = {"model/backbone.py": 'MODEL_CONFIG = {"dinov2_b": {}}'}
+    for name, text in (CHECKOUT | config_file).items():
         path = tmp_path / "checkout" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text.replace("parse_args()", "parse_known_args()[0]"))
@@ -56,8 +58,30 @@ def test_a_run_compares_with_pytorch_and_the_official_code(tmp_path, monkeypatch
     report = json.loads((tmp_path / "run.json").read_text())
     assert "threads" in report["conditions"]["torch"]
     compared = [(row["stage"], row["concepts"]) for row in report["rows"] if row["ratio"]]
-    assert compared == [("backbone", 1), ("backbone", 1), ("whole with references", 2)]
+    assert compared == [("backbone", 1), ("backbone", 1)]
     assert all(row["their_memory"] is not None for row in report["rows"])
+    (comparison,) = report["official"]
+    assert (comparison["canvas"], comparison["concepts"]) == (112, 2)
+    assert comparison["times"].keys() == {"official", *comparison["ratios"]}
+    ratio = comparison["times"]["cached Context"]["median"] / comparison["times"]["official"]["median"]
+    assert comparison["ratios"]["cached Context"] == pytest.approx(ratio)
+
+
+def test_packages_that_are_not_installed_have_stand_ins(monkeypatch):
+    monkeypatch.setattr(official_worker, "PACKAGES", ("no_such_package", "torch"))
+    monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
+    official_worker.use_stand_ins()
+    from no_such_package.layers import Base, decorate
+
+    @decorate
+    class Model(Base):
+        size = Base.SIZE
+
+    with pytest.raises(TypeError, match="not callable"):
+        Model()
+    with pytest.raises(ModuleNotFoundError):
+        import another_package  # noqa: F401
+    assert torch.__version__
 
 
 def test_a_folder_without_the_official_code_is_refused(tmp_path, monkeypatch):
