@@ -19,7 +19,8 @@ from benchmarks.torch_side import TorchError, TorchSide
 from segic_jax.config import EMPTY_PROMPT, ModelConfig, Precision
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.inference.engine import Engine
-from segic_jax.models.segic import backbone_template, head_template
+from segic_jax.models.backbones import backbone_template
+from segic_jax.models.segic import head_template
 from segic_jax.weights.bundle import Bundle
 
 CONCEPTS = (1, 20)
@@ -123,7 +124,7 @@ def as_dict(comparison: Comparison) -> dict:
 def _engine(model: ModelConfig, precision: Precision) -> Engine:
     bundle = Bundle(
         config=model,
-        backbone=filled(dict(backbone_template(model.vit).shapes)),
+        backbone=filled(dict(backbone_template(model.backbone).shapes)),
         head=filled(dict(head_template(model).shapes)),
         text={EMPTY_PROMPT: np.zeros(model.text_width, np.float32)},
     )
