@@ -12,6 +12,8 @@ from segic_jax.data.build.read import BuiltSemanticSource, BuiltSource, open_bui
 from segic_jax.data.emoji.source import EmojiInstancePairs, EmojiPairs, EmojiScenePairs
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.data.pairs import ClassPairs, ImagePairs, InstancePairs, Mixture, PairSource
+from segic_jax.data.photos.library import PhotoLibrary
+from segic_jax.data.photos.source import PhotoScenePairs
 from segic_jax.data.semantic import index_classes
 from segic_jax.data.sources import ade20k, coco20i
 from segic_jax.data.sources.coco_instances import COCO, LVIS, OBJECTS365, PACO, CocoInstances, InstanceLayout
@@ -67,6 +69,10 @@ def _emoji_scenes(config: SourceConfig, canvas: int) -> PairSource:
 
 def _emoji_instances(config: SourceConfig, canvas: int) -> PairSource:
     return EmojiInstancePairs(SpriteBank.load("base"), canvas)
+
+
+def _photo_scenes(config: SourceConfig, canvas: int) -> PairSource:
+    return PhotoScenePairs(PhotoLibrary.open(config.root), SpriteBank.load("base"), canvas)
 
 
 def _folder(config: SourceConfig, canvas: int) -> PairSource:
@@ -125,6 +131,7 @@ SOURCES: dict[str, Opener] = {
     "emoji": _emoji,
     "emoji_scenes": _emoji_scenes,
     "emoji_instances": _emoji_instances,
+    "photo_scenes": _photo_scenes,
     "folder": _folder,
     "fss1000": _fss1000,
     "coco_semantic": _coco_semantic,

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from layouts_coco import write_fss1000
+from layouts_photos import write_photos
 from layouts_training import (
     DOG,
     FURTHER,
@@ -58,9 +59,15 @@ def pairs(source, count=60, seed=0):
     return [source.pair(np.random.default_rng([seed, i])) for i in range(count)]
 
 
-@pytest.mark.parametrize("name", [*OFFICIAL, *FURTHER, "emoji", "emoji_scenes", "emoji_instances"])
-def test_every_source_draws_pairs_and_can_be_pickled(name, root):
-    source = open_pairs(SourceConfig(name), 64) if "emoji" in name else open_source_pairs(name, root)
+@pytest.mark.parametrize(
+    "name",
+    [*OFFICIAL, *FURTHER, "emoji", "emoji_scenes", "emoji_instances", "photo_scenes"],
+)
+def test_every_source_draws_pairs_and_can_be_pickled(name, root, tmp_path):
+    if name == "photo_scenes":
+        source = open_pairs(SourceConfig(name, str(write_photos(tmp_path / "photos"))), 64)
+    else:
+        source = open_pairs(SourceConfig(name), 64) if "emoji" in name else open_source_pairs(name, root)
     assert isinstance(source, PairSource)
     assert len(source) > 0
     assert source.has_instances == name.endswith("_instances")
@@ -87,7 +94,8 @@ def test_every_source_draws_pairs_and_can_be_pickled(name, root):
 
 
 def test_all_sources_are_tested():
-    assert {*OFFICIAL, *FURTHER, "emoji", "emoji_scenes", "emoji_instances"} == set(SOURCES)
+    packaged = {"emoji", "emoji_scenes", "emoji_instances"}
+    assert {*OFFICIAL, *FURTHER, *packaged, "photo_scenes"} == set(SOURCES)
 
 
 def test_coco_semantic_draws_classes_evenly_and_knows_absent_ones(root):
