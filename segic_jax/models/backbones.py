@@ -5,13 +5,17 @@ from functools import cache
 
 from flax import nnx
 
-from segic_jax.config import Backbone, ViTConfig
+from segic_jax.config import Backbone, EfficientNetConfig, ViTConfig
+from segic_jax.models.efficientnet import EfficientNet
 from segic_jax.models.params import Template
 from segic_jax.models.vit import DinoVisionTransformer
 
 # A module maps normalised images [batch, height, width, 3] to an object whose `patches` are
 # [batch, height / stride, width / stride, width].
-_MODULES: dict[type[Backbone], Callable[..., nnx.Module]] = {ViTConfig: DinoVisionTransformer}
+_MODULES: dict[type[Backbone], Callable[..., nnx.Module]] = {
+    ViTConfig: DinoVisionTransformer,
+    EfficientNetConfig: EfficientNet,
+}
 
 
 @cache
