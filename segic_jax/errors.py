@@ -15,6 +15,10 @@ class DataError(InputError):
     """Report data that cannot be used; the message names the file and the fix."""
 
 
+class InputWarning(UserWarning):
+    """Say how an input was read that could be meant otherwise; the message names the file."""
+
+
 class RefusedFile(InputError):
     """Refuse a damaged or hostile file; the message continues a sentence that names the file."""
 

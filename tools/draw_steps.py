@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from segic_jax import Example, Segmenter
 from segic_jax.data.images import as_image
-from segic_jax.inference.example import as_mask
+from segic_jax.data.mask_reader import read_mask
 from segic_jax.inference.overlay import Colour, draw_mask, heat_map
 from segic_jax.runtime.atomic_write import atomic_write
 
@@ -27,7 +27,7 @@ PANEL_SIZE = 2.6, 2.9  # width and height of an image with its title, in inches
 
 def draw(targets: Sequence[Path]) -> bytes:
     """Return a JPEG with reference, similarity map, its peak on the target, and mask from left to right."""
-    reference, mask = as_image(EXAMPLES / "reference.jpg"), as_mask(EXAMPLES / "reference_mask.png")
+    reference, mask = as_image(EXAMPLES / "reference.jpg"), read_mask(EXAMPLES / "reference_mask.png")
     segmenter = Segmenter.load()
     context = segmenter.fit(Example(reference, mask, name="metro"))
     figure = Figure((4 * PANEL_SIZE[0], len(targets) * PANEL_SIZE[1]), dpi=110, layout="constrained")

@@ -11,9 +11,9 @@ from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
 from segic_jax.data.images import read_image
+from segic_jax.data.mask_reader import read_mask
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context
-from segic_jax.inference.example import as_mask
 from segic_jax.inference.overlay import shrink
 from segic_jax.inference.references import PREVIEW
 from segic_jax.inference.segmenter import Segmenter
@@ -59,7 +59,7 @@ def read_mask_upload(path: Path | str, name: str, size: tuple[int, int]) -> Bool
         DataError: as `read_upload`, or the mask has another aspect ratio than the image.
     """
     _check_image(path, name)
-    mask = _rename_in_errors(as_mask, path, name)
+    mask = _rename_in_errors(read_mask, path, name)
     # Shrinking keeps the aspect ratio up to half a pixel a side.
     scale = max(size) / max(mask.shape)
     if any(abs(actual * scale - side) > 1 for actual, side in zip(mask.shape, size, strict=True)):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _PAIR = tyro.conf.arg(metavar="IMAGE MASK")
 _BOX = re.compile(r"[-\d.]*(,[-\d.]*)+")
-_LABEL = re.compile(r"(.+):(\d+)")
+_LABEL = re.compile(r"(.+):(\d+|#[0-9a-fA-F]{6}|alpha)")
 
 
 @dataclass(kw_only=True)
@@ -36,7 +36,8 @@ class ReferenceArguments:
 
     ref: Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, str], ...]], _PAIR] = ()
     """A reference image and the object on it: a mask of the same size (PNG, white or opaque where the object
-    is), one label of a mask with several (MASK:3), or a box in pixels (X0,Y0,X1,Y1)."""
+    is), one of several objects in a mask (by number, MASK:3, or colour, MASK:#307020), or a box in pixels
+    (X0,Y0,X1,Y1)."""
     name: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """The name of the class: given once for all --ref, or once for each in the same order. References with
     the same name are shots of one class."""
@@ -131,7 +132,7 @@ class MaskArguments(ReferenceArguments):
 
 
 def _parse_example(image: Path, mask: str, name: str | None) -> "Example":
-    """Make an Example of IMAGE and MASK, MASK:LABEL or a box; it is negative if it has no name."""
+    """Make an Example of IMAGE and a mask, MASK:LABEL or a box; it is negative if it has no name."""
     from segic_jax.inference.example import Example
 
     negative = name is None
@@ -143,7 +144,8 @@ def _parse_example(image: Path, mask: str, name: str | None) -> "Example":
                 raise InputError(f"{mask}: a box is four numbers in pixels, X0,Y0,X1,Y1.") from error
             return Example(image, box=box, name=name, negative=negative)
         if label := _LABEL.fullmatch(mask):
-            return Example(image, label[1], label=int(label[2]), name=name, negative=negative)
+            value = int(label[2]) if label[2].isdecimal() else label[2]
+            return Example(image, label[1], label=value, name=name, negative=negative)
     return Example(image, mask, name=name, negative=negative)
 
 

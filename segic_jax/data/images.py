@@ -22,6 +22,7 @@ from segic_jax.errors import DataError
 
 _READS: ContextVar[dict[Path, str] | None] = ContextVar("record_reads", default=None)
 MAX_PIXELS = 2 * 89_478_485  # of an image, Pillow's limit; they take half a gigabyte
+_ORIENTATION = ExifTags.Base.Orientation
 _DAMAGED = (OSError, ValueError, SyntaxError, TypeError, struct.error)  # what Pillow raises for damaged files
 ImageLike = str | Path | UInt8[np.ndarray, "_ _ 3"] | Image.Image
 Targets = ImageLike | Iterable[ImageLike]  # an image, a folder, or images in a list or iterator
@@ -231,9 +232,19 @@ def upright(image: Image.Image, what: Path | str) -> Image.Image:
     except _DAMAGED as error:
         raise DataError(f"{what} is damaged: get the file again.") from error
     with suppress(*_DAMAGED):  # a tag that cannot be read is ignored
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        if image.getexif().get(_ORIENTATION, 1) != 1:
             return ImageOps.exif_transpose(image)
     return image
+
+
+def exif_turn(image: object) -> str:
+    """Return a clause about the turn that an image's EXIF tag demands; "" for none, and for arrays."""
+    turns = {3: 180, 4: 180, 5: 90, 6: 90, 7: 90, 8: 90}
+    with suppress(*_DAMAGED, DataError):
+        opened = _header(read_bytes(image), image) if isinstance(image, (str, Path)) else image
+        if isinstance(opened, Image.Image) and (turn := turns.get(opened.getexif().get(_ORIENTATION, 1))):
+            return f"which its EXIF tag turns by {turn} degrees"
+    return ""
 
 
 def _header(content: bytes, path: Path | str) -> Image.Image | None:

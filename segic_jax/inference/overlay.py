@@ -69,6 +69,20 @@ def draw_masks(
     return drawn
 
 
+def draw_object(
+    image: RGBImage, mask: Mask, side: int, colour: Colour = OKABE_ITO[0]
+) -> UInt8[np.ndarray, "rows columns 3"]:
+    """Return the image with `mask` tinted and outlined, its longer side at most `side` pixels."""
+    small = shrink(image, side)
+    return draw_mask(small, shrink_mask(mask, small.shape[:2]), colour)
+
+
+def shrink_mask(mask: Mask, size: Sequence[int]) -> Bool[np.ndarray, "rows columns"]:
+    """Return the mask at a smaller size (height, width); at least half of each pixel is inside."""
+    share = cv2.resize(mask.astype(np.float32), (size[1], size[0]), interpolation=cv2.INTER_AREA)
+    return (share >= 0.5) if (share >= 0.5).any() else share > 0
+
+
 def draw_outline(image: RGBImage, mask: Mask, colour: Colour) -> RGBImage:
     """Return a copy of the image with the mask's edge drawn inside it, a white and a dark line around it."""
     drawn = np.array(image, order="C")

@@ -5,7 +5,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from segic_jax.data.images import ENDINGS, open_image, read_image, read_labels
+from segic_jax.data.images import ENDINGS, open_image, read_image
+from segic_jax.data.mask_reader import read_objects
 from segic_jax.errors import DataError, InputError
-from segic_jax.inference.example import as_mask
 from segic_jax.inference.overlay import class_colours, draw_masks, palette_png
 from segic_jax.inference.video_log import FrameRecord
 from segic_jax.runtime.atomic_write import atomic_write, make_folder, part_path
@@ -119,18 +119,14 @@ def read_object_labels(mask: Path) -> Integer[np.ndarray, "height width"]:
     Raises:
         DataError: the mask cannot be read, is empty, or has numbers beyond those of a palette.
     """
-    labels = None
-    if open_image(mask).mode != "P":
-        # Where this fails, the mask has several objects, or several channels, which `read_labels` reports.
-        with suppress(DataError):
-            labels = as_mask(mask).astype(np.uint8)
-    if labels is None:
-        labels = read_labels(mask)
-    if not labels.any():
+    labels, names = read_objects(mask)
+    if not names:
         raise DataError(f"{mask} is empty: mark the objects on the first frame.")
-    if labels.min() < 0 or labels.max() > MAX_OBJECTS:
-        invalid = min(labels.min(), 0) or labels.max()
-        raise DataError(f"{mask} numbers an object {invalid}; numbers must be 1 to {MAX_OBJECTS}.")
+    if len(names) == 1 and open_image(mask).mode != "P":
+        return (labels != 0).astype(np.uint8)
+    invalid = [number for number in names if not 0 < number <= MAX_OBJECTS]
+    if invalid:
+        raise DataError(f"{mask} numbers an object {invalid[0]}; numbers must be 1 to {MAX_OBJECTS}.")
     return labels
 
 

@@ -87,13 +87,12 @@ def test_pairs_are_two_images_of_one_class(folder):
         ClassPairs(source.source, [])
 
 
-def test_pixels_are_read_as_stored(folder):
-    mask = np.array([[0, 127], [128, 255]], np.uint8)
-    cv2.imwrite(str(folder / "ant/1.png"), mask)
-    cv2.imwrite(str(folder / "ant/1.jpg"), np.zeros((2, 2, 3), np.uint8))
-    np.testing.assert_array_equal(
-        FolderSource(folder).load(View("1.jpg", "ant")).mask, [[False, False], [True, True]]
-    )
+def test_masks_are_read_as_those_of_references(folder):
+    mask = np.zeros((24, 32), np.uint8)
+    mask[5:15, 5:20] = 1
+    for stored in (mask, 255 * mask, np.where(mask, 1, 0).astype(np.uint16)):
+        cv2.imwrite(str(folder / "ant/1.png"), stored)
+        np.testing.assert_array_equal(FolderSource(folder).load(View("1.jpg", "ant")).mask, mask > 0)
 
 
 def damage(folder, fault):
@@ -122,13 +121,11 @@ def damage(folder, fault):
                 (View("1.jpg", "ant"),),
                 r"ant/1\.png is 30 x 24 pixels, .*ant/1\.jpg 32 x 24",
             )
-        case "mask of ones":
-            cv2.imwrite(str(folder / "ant/1.png"), np.ones((24, 32), np.uint8))
-            return (
-                FolderSource(folder).load,
-                (View("1.jpg", "ant"),),
-                "no value above 1: save the object as 255",
+        case "several labels":
+            cv2.imwrite(
+                str(folder / "ant/1.png"), np.repeat([[1], [2]], 12, 0).repeat(32, 1).astype(np.uint8)
             )
+            return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.png holds several labels"
         case "not an image":
             (folder / "ant/1.jpg").write_text("not an image")
             return FolderSource(folder).load, (View("1.jpg", "ant"),), r"ant/1\.jpg is not an image"
@@ -154,7 +151,7 @@ def damage(folder, fault):
         "no image",
         "single image",
         "other size",
-        "mask of ones",
+        "several labels",
         "not an image",
         "empty file",
         "truncated jpg",

@@ -1,7 +1,7 @@
 """Read a folder of classes in FSS-1000's layout as episodes, and write such a folder.
 
 <root>/<class>/<n>.jpg    an image (.jpg or .jpeg)
-<root>/<class>/<n>.png    its mask: 128 and above is the object
+<root>/<class>/<n>.png    its mask, read as that of a reference
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,8 @@ import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, EpisodeSource, LabelledImage, Manifest, View
-from segic_jax.data.images import read_grey, read_rgb, require_size
+from segic_jax.data.images import read_image, require_size
+from segic_jax.data.mask_reader import read_mask
 from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json, require_original
 from segic_jax.errors import DataError
 from segic_jax.runtime.atomic_write import atomic_write
@@ -78,11 +79,9 @@ class FolderSource:
     def load(self, view: View) -> LabelledImage:
         """Read an image and its mask."""
         image_path, mask_path = self.paths(view)
-        image, mask = read_rgb(image_path), read_grey(mask_path)
+        image, mask = read_image(image_path), read_mask(mask_path)
         require_size(image, mask, image_path, mask_path)
-        if 0 < mask.max() < 128:
-            raise DataError(f"{mask_path} has no value above {mask.max()}: save the object as 255.")
-        return LabelledImage(image, mask >= 128)
+        return LabelledImage(image, mask)
 
 
 def export(source: EpisodeSource, protocol: str, out_dir: str | Path) -> int:
@@ -157,7 +156,7 @@ BENCHMARK = BenchmarkSpec(
     kind="episodes",
     protocols=("original",),
     layout=(
-        "<class>/<n>.jpg\n<class>/<n>.png   the mask: 128 and above is the object\n"
+        "<class>/<n>.jpg\n<class>/<n>.png   the mask, white on black\n"
         "or one COCO .json with its images beside it or in images/"
     ),
     download="your own images",

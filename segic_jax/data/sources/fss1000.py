@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.episodes import Manifest, packaged_manifest
+from segic_jax.data.episodes import LabelledImage, Manifest, View, packaged_manifest
+from segic_jax.data.images import read_grey, read_rgb, require_size
 from segic_jax.data.sampler import SEEDS, fss_episodes
 from segic_jax.data.sources.folder import FolderSource
 from segic_jax.errors import DataError
@@ -48,6 +49,15 @@ class Fss1000Source(FolderSource):
                 f"{self.name} supports the protocols {', '.join(SEEDS)} with fold 0 and at least 1 shot."
             )
         return packaged_manifest(self.name, protocol, fold, shots) or draw(protocol, shots)
+
+    def load(self, view: View) -> LabelledImage:
+        """Read an image and its mask, whose pixels of at least 128 are the object."""
+        image_path, mask_path = self.paths(view)
+        image, mask = read_rgb(image_path), read_grey(mask_path)
+        require_size(image, mask, image_path, mask_path)
+        if 0 < mask.max() < 128:
+            raise DataError(f"{mask_path} has no value above {mask.max()}: save the object as 255.")
+        return LabelledImage(image, mask >= 128)
 
 
 def class_names(split: Split) -> list[str]:
