@@ -16,7 +16,8 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
 
-from segic_jax.errors import InputError
+from segic_jax.errors import InputError, InputWarning
+from segic_jax.runtime import progress
 
 # Each command's module in segic_jax.commands, and its class.
 COMMANDS = {
@@ -133,6 +134,7 @@ def run_command(work: Callable[[], int | None], stopped: str = "Stopped.") -> in
     """
     _silence_libraries()
     _prepare_streams()
+    _print_input_warnings()
     interrupts = _record_interrupts()
     try:
         code = work()
@@ -180,6 +182,20 @@ def _silence_libraries() -> None:
     if "cv2" in sys.modules:
         sys.modules["cv2"].utils.logging.setLogLevel(0)
     warnings.filterwarnings("ignore", module="PIL")
+
+
+def _print_input_warnings() -> None:
+    """Print what is doubtful about inputs as a line on stderr each, and other warnings as Python does."""
+    show = warnings.showwarning
+
+    def print_line(message, category, filename, lineno, file=None, line=None) -> None:
+        if issubclass(category, InputWarning):
+            progress.write_line(f"warning: {message}", to_stderr=True)
+        else:
+            show(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = print_line
+    warnings.filterwarnings("always", category=InputWarning)
 
 
 def _prepare_streams() -> None:
