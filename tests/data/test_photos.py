@@ -7,8 +7,8 @@ from layouts_photos import write_photos
 
 from segic_jax.config import SourceConfig
 from segic_jax.data.emoji.sprites import SpriteBank
+from segic_jax.data.photos import compose
 from segic_jax.data.photos import source as photo_source
-from segic_jax.data.photos.compose import SceneObject, compose
 from segic_jax.data.photos.library import PhotoLibrary, cutout
 from segic_jax.data.photos.source import PhotoScenePairs
 from segic_jax.data.training_sources import open_pairs
@@ -33,29 +33,70 @@ def test_a_pair_depends_on_seed_and_index_alone(tmp_path):
         assert (one.name, one.absent) == (other.name, other.absent)
 
 
-def test_the_mask_is_where_the_object_was_pasted(monkeypatch):
-    """A uniform object on a black background without any effect: its pixels are those of the mask."""
-    from segic_jax.data.photos import compose as module
+def compose_plainly(monkeypatch, seed, items, labels=None):
+    """Compose on black without any effect."""
+    monkeypatch.setattr(compose, "_recolour", lambda rng, source, vary, tone: source)
+    monkeypatch.setattr(compose, "_photograph", lambda rng, scene: scene.astype(np.uint8))
+    black = np.zeros((CANVAS, CANVAS, 3), np.float32)
+    labels = np.zeros((CANVAS, CANVAS), np.uint8) if labels is None else labels
+    return compose.compose(np.random.default_rng(seed), items, black, labels)
 
-    monkeypatch.setattr(module, "_background", lambda *_: np.zeros((CANVAS, CANVAS, 3), np.float32))
-    monkeypatch.setattr(module, "_recolour", lambda rng, source, vary, tone: source)
-    monkeypatch.setattr(module, "_photograph", lambda rng, scene: scene.astype(np.uint8))
+
+def test_the_mask_is_where_the_object_was_pasted(monkeypatch):
     level = np.zeros((40, 40, 4), np.uint8)
     cv2.circle(level, (20, 20), 18, (255, 255, 255, 255), -1)
     for seed in range(20):
-        item = SceneObject(1, (level,), smallest=0.2, largest=0.6, vary=1.0)
-        image, labels = compose(np.random.default_rng(seed), [item], (), CANVAS)
+        item = compose.SceneObject(1, (level,), smallest=0.2, largest=0.6, vary=1.0)
+        image, labels = compose_plainly(monkeypatch, seed, [item])
         np.testing.assert_array_equal(labels == 1, image[..., 0] > 127)
         assert labels.any()
 
 
-def test_an_object_in_front_hides_the_one_behind():
-    level = np.full((40, 40, 4), 255, np.uint8)
+def test_an_object_of_another_class_hides_the_one_behind(monkeypatch):
+    white, black = np.full((2, 40, 40, 4), 255, np.uint8)
+    black[..., :3] = 0
+    hidden = 0
     for seed in range(20):
-        items = [SceneObject(label, (level,), 0.6, 0.7, vary=0.0) for label in (1, 0)]
-        _, labels = compose(np.random.default_rng(seed), items, (), CANVAS)
-        assert set(np.unique(labels)) <= {0, 1}
-        assert np.count_nonzero(labels == 1) >= 0.1 * (0.6 * CANVAS) ** 2
+        items = [
+            compose.SceneObject(1, (white,), 0.6, 0.7, 0.0),
+            compose.SceneObject(0, (black,), 0.6, 0.7, 0.0),
+        ]
+        image, labels = compose_plainly(monkeypatch, seed, items)
+        np.testing.assert_array_equal(labels == 1, image[..., 0] > 127)
+        hidden += np.count_nonzero(labels) < 0.9 * (0.6 * CANVAS) ** 2
+    assert hidden
+
+
+def test_the_object_of_the_background_keeps_its_label(monkeypatch):
+    labels = np.zeros((CANVAS, CANVAS), np.uint8)
+    labels[20:60, 20:60] = 1
+    _, drawn = compose_plainly(monkeypatch, 0, [], labels)
+    np.testing.assert_array_equal(drawn, labels)
+
+
+def test_a_part_of_an_annotated_photograph_shows_its_object(tmp_path):
+    library = PhotoLibrary.open(write_photos(tmp_path / "photos", annotate="cup"))
+    annotated = library.backgrounds[0]
+    assert (annotated.name, library.backgrounds[1].name) == ("cup", "")
+    for seed in range(20):
+        _, labels = compose.photo_background(np.random.default_rng(seed), annotated, CANVAS, label=2)
+        assert set(np.unique(labels)) == {0, 2}
+        assert np.count_nonzero(labels) > 0.08 * CANVAS**2
+    _, labels = compose.photo_background(np.random.default_rng(0), annotated, CANVAS)
+    assert not labels.any()
+
+
+def test_annotated_photographs_take_the_place_of_cutouts(tmp_path):
+    """The object of the photograph is a square, which is fuller than the discs that are pasted."""
+    root = write_photos(tmp_path / "photos", {"cup": 1}, annotate="cup")
+    source = PhotoScenePairs(PhotoLibrary.open(root), NO_EMOJI, CANVAS)
+    shares = []
+    for index in range(30):
+        pair = source.pair(np.random.default_rng(index))
+        for mask in (pair.target.masks[0], pair.reference.masks[0]):
+            _, _, width, height = cv2.boundingRect(mask.astype(np.uint8))
+            shares.append(np.count_nonzero(mask) / (width * height))
+    assert 10 <= sum(share > 0.95 for share in shares) < 60
 
 
 def test_pairs_share_their_classes_and_name_absent_ones(tmp_path):
@@ -106,6 +147,16 @@ def test_missing_and_damaged_files_are_named(tmp_path):
         PhotoLibrary.open(root)
     (root / "cutouts.txt").unlink()
     with pytest.raises(DataError, match=r"cutouts\.txt cannot be read"):
+        PhotoLibrary.open(root)
+
+
+def test_bad_annotations_are_named(tmp_path):
+    root = write_photos(tmp_path / "photos", {"cup": 1}, annotate="cup")
+    (root / "masks/0.png").unlink()
+    with pytest.raises(DataError, match=r"0\.png is missing"):
+        PhotoLibrary.open(root)
+    (root / "photographs.txt").write_text("0.jpg\tjar\tdishes\n")
+    with pytest.raises(DataError, match="jar has no cut-out"):
         PhotoLibrary.open(root)
 
 

@@ -8,8 +8,11 @@ import numpy as np
 COLOURS = {"cup": (200, 40, 40), "bowl": (40, 180, 60), "spoon": (50, 60, 210)}  # BGR
 
 
-def write_photos(root: Path, classes: dict[str, int] | None = None) -> Path:
-    """Write discs as cut-outs, `classes` of each name, and two backgrounds of noise."""
+def write_photos(root: Path, classes: dict[str, int] | None = None, annotate: str = "") -> Path:
+    """Write discs as cut-outs, `classes` of each name, and two backgrounds of noise.
+
+    `annotate` makes the first background one of that class, with a square as its mask.
+    """
     rng = np.random.default_rng(0)
     (root / "cutouts").mkdir(parents=True)
     (root / "backgrounds").mkdir()
@@ -24,4 +27,10 @@ def write_photos(root: Path, classes: dict[str, int] | None = None) -> Path:
     for number in range(2):
         noise = rng.integers(0, 256, (90, 120, 3), np.uint8)
         cv2.imwrite(str(root / f"backgrounds/{number}.jpg"), noise)
+    if annotate:
+        (root / "photographs.txt").write_text(f"0.jpg\t{annotate}\tdishes\n")
+        (root / "masks").mkdir()
+        mask = np.zeros((90, 120), np.uint8)
+        mask[30:60, 40:70] = 255
+        cv2.imwrite(str(root / "masks/0.png"), mask)
     return root

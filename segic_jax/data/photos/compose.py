@@ -2,18 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, UInt8
 
-from segic_jax.data.photos.library import OPAQUE, background_photo
+from segic_jax.data.photos.library import OPAQUE, Photograph, background_mask, background_photo, object_box
+from segic_jax.errors import DataError
 
 ATTEMPTS = 6
-MIN_PIXELS = 1 / 1600  # of the scene, visible of the first object
-MIN_VISIBLE = 0.4  # of the first object's own pixels
-ENSURED = 0.25  # of the scene's side: where the first object stays hidden, it becomes at least so large
+MIN_PIXELS = 1 / 1600  # of the scene, visible of label 1
+MIN_VISIBLE = 0.4  # of label 1's own pixels
+# Where label 1 stays hidden, its object becomes at least so large, and all others at most so large.
+ENSURED, SHRUNK = 0.25, 0.4  # of the scene's side
 
 
 @dataclass(frozen=True)
@@ -28,34 +29,42 @@ class SceneObject:
 
 
 def compose(
-    rng: np.random.Generator, objects: Sequence[SceneObject], backgrounds: Sequence[Path], size: int
+    rng: np.random.Generator,
+    objects: Sequence[SceneObject],
+    background: Float32[np.ndarray, "size size 3"],
+    labels: UInt8[np.ndarray, "size size"],
 ) -> tuple[UInt8[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]:
-    """Compose a scene of one object or more, pasted in random order.
+    """Compose a scene of objects, pasted in random order on a background.
+
+    Args:
+        background: RGB in 0..255.
+        labels: of the objects that the background shows itself; 0 elsewhere.
 
     Returns:
-        The image, RGB, and the map of labels, 0 for the background. At least MIN_VISIBLE of the first object
-        stays visible, if ATTEMPTS placements allow it.
-
-    Raises:
-        DataError: the background cannot be read.
+        The image, RGB, and the labels of its pixels. At least MIN_VISIBLE of label 1 stays visible, if
+        ATTEMPTS placements allow it.
     """
-    floor = _background(rng, backgrounds, size)
-    tone = floor.mean((0, 1))
+    size = len(labels)
+    tone = np.array(cv2.mean(background)[:3])
     sides = [_draw_side(rng, item) for item in objects]
+    first = next((number for number, item in enumerate(objects) if item.label == 1), None)
     attempt = 1
     while True:
-        scene = floor.copy()
-        labels = np.zeros((size, size), np.uint8)
+        scene, scene_labels = background.copy(), labels.copy()
         places = _spread(rng, len(objects))
-        own_pixels = 0
+        own_pixels = np.count_nonzero(labels == 1)
         for index in rng.permutation(len(objects)):
-            pixels = _paste(rng, scene, labels, objects[index], sides[index] * size, places[index], tone)
-            own_pixels = pixels if index == 0 else own_pixels
-        visible = int(np.count_nonzero(labels == objects[0].label))
-        if visible >= max(MIN_VISIBLE * own_pixels, MIN_PIXELS * size * size, 1) or attempt == ATTEMPTS:
-            return _photograph(rng, scene), labels
+            longest = sides[index] * size
+            pixels = _paste(rng, scene, scene_labels, objects[index], longest, places[index], tone)
+            own_pixels += pixels if index == first else 0
+        visible = int(np.count_nonzero(scene_labels == 1))
+        if visible >= max(MIN_VISIBLE * own_pixels, MIN_PIXELS * size * size) or attempt == ATTEMPTS:
+            return _photograph(rng, scene), scene_labels
         if attempt == ATTEMPTS // 2:
-            sides[0] = max(sides[0], ENSURED)
+            sides = [
+                max(side, ENSURED) if number == first else min(side, SHRUNK)
+                for number, side in enumerate(sides)
+            ]
         attempt += 1
 
 
@@ -98,11 +107,12 @@ def _paste(rng, scene, labels, item: SceneObject, longest: float, place, tone) -
         patch = cv2.GaussianBlur(patch, (0, 0), rng.uniform(0.4, 1.3), borderType=cv2.BORDER_REPLICATE)
     if rng.random() < 0.35:
         _shadow(rng, scene, patch[..., 3], top, left)
+    # Contiguous planes: numpy is slow where the last of three axes is broadcast.
+    alpha = patch[..., 3]
     region = scene[top:bottom, left:right]
-    region *= 1 - patch[..., 3:].astype(np.float32) / 255
-    region += patch[..., :3]
-    inside = patch[..., 3] > OPAQUE
-    labels[top:bottom, left:right][inside] = item.label
+    kept = cv2.multiply(region, cv2.merge([255 - alpha] * 3), scale=1 / 255, dtype=cv2.CV_32F)
+    region[:] = cv2.add(kept, cv2.cvtColor(patch, cv2.COLOR_RGBA2RGB), dtype=cv2.CV_32F)
+    labels[top:bottom, left:right][alpha > OPAQUE] = item.label
     area = abs(np.linalg.det(matrix[:, :2]))
     return int(np.count_nonzero(source[..., 3] > OPAQUE) * area)
 
@@ -149,8 +159,7 @@ def _recolour(rng, source, vary: float, tone) -> np.ndarray:
     matrix[:3, 3] = ((1 - contrast) * 110 + brightness) / 255
     matrix[3, 3] = 1
     out = cv2.transform(source, matrix)
-    np.minimum(out[..., :3], out[..., 3:], out=out[..., :3])
-    return out
+    return cv2.min(out, cv2.merge([out[..., 3]] * 4))
 
 
 def _shadow(rng, scene, alpha, top: int, left: int) -> None:
@@ -175,40 +184,65 @@ def _shadow(rng, scene, alpha, top: int, left: int) -> None:
     if y1 <= y0 or x1 <= x0:
         return
     strength = rng.uniform(0.15, 0.6) / 255
-    scene[y0:y1, x0:x1] *= 1 - strength * shadow[y0 - y : y1 - y, x0 - x : x1 - x, None]
+    light = 1 - strength * shadow[y0 - y : y1 - y, x0 - x : x1 - x]
+    scene[y0:y1, x0:x1] *= cv2.merge([light] * 3)
 
 
-def _background(rng, backgrounds: Sequence[Path], size: int) -> np.ndarray:
-    """Draw a background, float32 RGB in 0..255: a photograph, or a plain surface."""
-    if backgrounds and rng.random() < 0.75:
-        return _photo_background(rng, backgrounds[rng.integers(len(backgrounds))], size)
-    return _plain_background(rng, size)
+def photo_background(
+    rng: np.random.Generator, photo: Photograph, size: int, label: int = 0
+) -> tuple[Float32[np.ndarray, "size size 3"], UInt8[np.ndarray, "size size"]]:
+    """Draw a part of a photograph, RGB in 0..255, and the labels of its pixels.
 
+    Args:
+        label: of the photograph's own object, most of which is then in the part; 0 if it is of no interest.
 
-def _photo_background(rng, path: Path, size: int) -> np.ndarray:
-    photo = background_photo(path)
-    height, width = photo.shape[:2]
-    side = min(height, width) * float(np.exp(rng.uniform(np.log(0.35), 0)))
+    Raises:
+        DataError: the photograph or its mask cannot be read.
+    """
+    image = background_photo(photo.file)
+    height, width = image.shape[:2]
+    mask = background_mask(photo.mask) if photo.mask and label else None
+    if mask is not None and mask.shape != (height, width):
+        raise DataError(f"{photo.mask} has another size than {photo.file}: make the folder again.")
+    smallest = 0.35 * min(height, width)
+    box = (0, 0, height, width)
+    if mask is not None:
+        box = object_box(photo.mask)
+        smallest = max(smallest, float(rng.uniform(0.85, 1.3)) * max(box[2] - box[0], box[3] - box[1]))
+    side = float(np.exp(rng.uniform(np.log(min(smallest, min(height, width))), np.log(min(height, width)))))
     stretch = np.exp(rng.normal(0, 0.15))
+    if side == min(height, width) and mask is not None:  # a long object: the whole photograph, squeezed
+        stretch = np.sqrt(height / width)
     rows = int(np.clip(side * stretch, 8, height))
     columns = int(np.clip(side / stretch, 8, width))
-    top, left = rng.integers(height - rows + 1), rng.integers(width - columns + 1)
-    crop = cv2.resize(
-        photo[top : top + rows, left : left + columns], (size, size), interpolation=cv2.INTER_AREA
-    )
+    top = _draw_start(rng, height, rows, box[0], box[2])
+    left = _draw_start(rng, width, columns, box[1], box[3])
+    part = np.s_[top : top + rows, left : left + columns]
+    out = cv2.resize(image[part], (size, size), interpolation=cv2.INTER_AREA)
+    labels = np.zeros((size, size), np.uint8)
+    if mask is not None:
+        covered = cv2.resize(mask[part], (size, size), interpolation=cv2.INTER_LINEAR) > OPAQUE
+        labels[covered] = label
     if rng.random() < 0.5:
-        crop = crop[:, ::-1]
-    if rng.random() < 0.3:  # out of focus
-        crop = cv2.GaussianBlur(np.ascontiguousarray(crop), (0, 0), rng.uniform(1, 6) * size / 320)
+        out, labels = np.ascontiguousarray(out[:, ::-1]), np.ascontiguousarray(labels[:, ::-1])
+    if rng.random() < (0.3 if mask is None else 0.05):  # out of focus
+        out = cv2.GaussianBlur(out, (0, 0), rng.uniform(1, 6 if mask is None else 2) * size / 320)
     gain = np.exp(rng.normal(0, 0.2)) * np.exp(rng.normal(0, 0.07, 3))
-    out = crop.astype(np.float32) * gain.astype(np.float32)
+    out = out.astype(np.float32) * gain.astype(np.float32)
     if rng.random() < 0.1:
-        out = np.repeat(out.mean(-1, keepdims=True), 3, -1)
-    return np.clip(out, 0, 255, out=out)
+        out = cv2.cvtColor(cv2.cvtColor(out, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return np.clip(out, 0, 255, out=out), labels
 
 
-def _plain_background(rng, size: int) -> np.ndarray:
-    """Draw a surface of one colour, lit from one side, sometimes with a horizon and a coarse texture."""
+def _draw_start(rng, length: int, kept: int, first: int, last: int) -> int:
+    """Draw where a part of `kept` pixels starts, so that it covers first..last, or is covered by it."""
+    low, high = sorted((last - kept, first))
+    low, high = max(low, 0), min(high, length - kept)
+    return int(rng.integers(min(low, high), max(low, high) + 1))
+
+
+def plain_background(rng: np.random.Generator, size: int) -> Float32[np.ndarray, "size size 3"]:
+    """Draw a surface of one colour, RGB in 0..255, sometimes with a horizon and a coarse texture."""
     grid = (np.arange(size, dtype=np.float32) + 0.5) / size - 0.5
     angle = rng.uniform(0, 2 * np.pi)
     ramp = np.float32(np.cos(angle)) * grid[None, :] + np.float32(np.sin(angle)) * grid[:, None]
@@ -216,18 +250,22 @@ def _plain_background(rng, size: int) -> np.ndarray:
     if rng.random() < 0.5:
         light -= np.float32(rng.uniform(0, 0.6)) * (grid[None, :] ** 2 + grid[:, None] ** 2)
     colour = _surface_colour(rng)
-    out = light[..., None] * colour
+    out = _lit(light, colour)
     if rng.random() < 0.4:  # a table in front of a wall
         edge = int(rng.uniform(0.2, 0.8) * size)
-        out[:edge] = light[:edge, :, None] * _surface_colour(rng)
+        out[:edge] = _lit(light[:edge], _surface_colour(rng))
         blur = int(rng.integers(1, 8))
         band = np.s_[max(edge - 3 * blur, 0) : edge + 3 * blur]
         out[band] = cv2.GaussianBlur(np.ascontiguousarray(out[band]), (0, 0), blur)
     if rng.random() < 0.5:  # a texture; longer along one axis like wood, or not
         cells = rng.integers(4, 120, 2)
         noise = rng.normal(0, rng.uniform(2, 18), tuple(cells)).astype(np.float32)
-        out += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)[..., None]
+        out += cv2.merge([cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)] * 3)
     return np.clip(out, 0, 255, out=out)
+
+
+def _lit(light: np.ndarray, colour: np.ndarray) -> np.ndarray:
+    return cv2.merge([light * channel for channel in colour])
 
 
 def _surface_colour(rng) -> np.ndarray:
@@ -246,7 +284,7 @@ def _photograph(rng, scene) -> UInt8[np.ndarray, "size size 3"]:
         scene = cv2.GaussianBlur(scene, (0, 0), rng.uniform(0.4, 1.2) * size / 320)
     if rng.random() < 0.4:
         noise = rng.standard_normal((size, size), np.float32) * np.float32(rng.uniform(1, 8))
-        scene = scene + noise[..., None]
+        scene = scene + cv2.merge([noise] * 3)
     image = np.clip(scene, 0, 255).astype(np.uint8)
     if rng.random() < 0.5:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(45, 96))]

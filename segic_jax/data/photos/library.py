@@ -3,6 +3,8 @@
     cutouts.txt      a line for each cut-out: file, class, kind (animal, tool, ...), separated by tabs
     cutouts/         PNG or WebP images with alpha
     backgrounds/     JPEG photographs
+    photographs.txt  a line for each background whose object has a mask: file, class, kind
+    masks/           its mask, a PNG image named like the photograph
 
 Images are decoded on first use and kept; a library itself holds only names, so that it pickles small.
 """
@@ -18,7 +20,7 @@ from jaxtyping import UInt8
 
 from segic_jax.errors import DataError
 
-INDEX = "cutouts.txt"
+INDEX, PHOTOGRAPHS = "cutouts.txt", "photographs.txt"
 LONGEST = 400  # pixels of a cut-out's longer side that are kept
 LEVELS = 4  # of a cut-out: its own size, a half, a quarter, an eighth
 OPAQUE = 127  # a pixel with more alpha belongs to the object
@@ -35,28 +37,48 @@ class CutoutClass:
 
 
 @dataclass(frozen=True)
+class Photograph:
+    """Name a background, and the class and mask of its object if they are known."""
+
+    file: Path
+    name: str = ""
+    mask: Path | None = None
+
+
+@dataclass(frozen=True)
 class PhotoLibrary:
     """Hold the names of all cut-outs and backgrounds of a folder."""
 
     classes: tuple[CutoutClass, ...]
-    backgrounds: tuple[Path, ...]
+    backgrounds: tuple[Photograph, ...]
 
     @classmethod
     def open(cls, root: str | Path) -> "PhotoLibrary":
         """Read the index of a folder.
 
         Raises:
-            DataError: the index is missing or damaged, a file that it names is missing, or the folder has no
-                background.
+            DataError: an index is missing or damaged, a file that it names is missing, an annotated class has
+                no cut-out, or the folder has no background.
         """
         root = Path(root)
         classes = read_index(root / INDEX, root / "cutouts")
-        backgrounds = tuple(sorted((root / "backgrounds").glob("*.jpg")))
-        if not backgrounds:
+        files = sorted((root / "backgrounds").glob("*.jpg"))
+        if not files:
             raise DataError(
                 f"{root / 'backgrounds'} has no JPEG photograph: make the folder with tools/photo_sources.py."
             )
-        return cls(classes, backgrounds)
+        names: dict[Path, str] = {}
+        if (root / PHOTOGRAPHS).exists():
+            for item in read_index(root / PHOTOGRAPHS, root / "backgrounds"):
+                names |= dict.fromkeys(item.files, item.name)
+        unknown = set(names.values()) - {item.name for item in classes}
+        if unknown:
+            raise DataError(f"{root / PHOTOGRAPHS}: {', '.join(sorted(unknown))} has no cut-out in {INDEX}.")
+        masks = {file: root / "masks" / f"{file.stem}.png" for file in names}
+        for mask in masks.values():
+            if not mask.is_file():
+                raise DataError(f"{mask} is missing: make the folder with tools/photo_sources.py.")
+        return cls(classes, tuple(Photograph(file, names.get(file, ""), masks.get(file)) for file in files))
 
 
 def read_index(path: Path, folder: Path) -> tuple[CutoutClass, ...]:
@@ -119,6 +141,23 @@ def cutout(path: Path) -> Sequence[UInt8[np.ndarray, "_ _ 4"]]:
 def background_photo(path: Path) -> UInt8[np.ndarray, "_ _ 3"]:
     """Return a background, RGB. Raises DataError if it cannot be read."""
     return cv2.cvtColor(_decode(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
+@functools.cache
+def background_mask(path: Path) -> UInt8[np.ndarray, "_ _"]:
+    """Return a mask, 0 or 255. Raises DataError if it cannot be read or is empty."""
+    mask = _decode(path, cv2.IMREAD_GRAYSCALE)
+    if mask.max() <= OPAQUE:
+        raise DataError(f"{path} is empty: make the folder again.")
+    return mask
+
+
+@functools.cache
+def object_box(path: Path) -> tuple[int, int, int, int]:
+    """Return the top, left, bottom and right of a mask. Raises as `background_mask` does."""
+    mask = background_mask(path) > OPAQUE
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
 def _decode(path: Path, flags: int) -> np.ndarray:
