@@ -14,6 +14,7 @@ from functools import partial
 from types import FrameType
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -60,14 +61,25 @@ def initialize(hosts: Hosts | None = None) -> None:
         elif _in_cluster():
             jax.distributed.initialize()
         if jax.distributed.is_initialized():
-            # Gloo waits 30 s for the others at the first collective: connect now, while all are here.
-            barrier("initialize")
+            _connect_devices()
     except RuntimeError as error:  # no process answers, or the port is taken
         reason = str(error).splitlines()[0][:200]
         raise ConfigError(
             f"The processes of this run cannot connect to each other ({reason}): check that the "
             "coordinator's port is free and reachable, and that the command was started on every host."
         ) from error
+
+
+def _connect_devices() -> None:
+    """Run the first collectives of all groups of devices while all processes are here.
+
+    Gloo waits 30 s for the others at the first collective of a group, and compiling the training step may
+    take one process that much longer than another.
+    """
+    barrier("initialize")  # between corresponding devices of the processes
+    mesh = make_mesh()
+    ones = shard_batch(mesh, {"ones": np.ones(jax.local_device_count(), np.float32)})["ones"]
+    jax.block_until_ready(jax.jit(jnp.sum, out_shardings=replicated(mesh))(ones))  # between all devices
 
 
 def _in_cluster() -> bool:

@@ -115,7 +115,8 @@ def test_the_threshold_is_a_probability(segic, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--ref", "ref.png", "targets/a.jpg", "targets"), "70 x 51 pixels"),
+        (("--ref", "ref.png", "small.png", "targets"), "70 x 51 pixels"),
+        (("--ref", "ref.png", "targets/a.jpg", "targets"), "compressed with a loss"),
         (("--ref", "ref.png", "black.png", "targets"), "black.png is empty"),
         (("--ref", "ref.png", "none.png", "targets"), "none.png"),
         (("--ref", "none.png", "mask.png", "targets"), "none.png"),
@@ -125,7 +126,7 @@ def test_the_threshold_is_a_probability(segic, tmp_path):
         ((*REF,), "at least one target"),
         (("targets",), "Say what to look for"),
         (("targets", "--name", "x"), "no --ref is given"),
-        (("targets", *REF, "--name", "x", "--name", "y"), "1 --ref and 2 --name"),
+        (("targets", *REF, "--name", "x", "--name", "y"), "--ref is given 1 times and --name 2 times"),
         (("targets", "--negative", "ref.png", "mask.png"), "--negative also needs"),
         (("targets", *REF, "--threshold", "1"), "between 0 and 1"),
         (("targets", "--context", "mask.png"), "not a saved context"),
@@ -136,6 +137,7 @@ def test_the_threshold_is_a_probability(segic, tmp_path):
 )
 def test_invalid_input_is_reported_in_one_sentence(segic, files, tmp_path, capsys, arguments, sentence):
     cv2.imwrite(str(files / "black.png"), np.zeros((50, 70), np.uint8))
+    cv2.imwrite(str(files / "small.png"), np.eye(51, 70, dtype=np.uint8) * 255)
     (files / "empty").mkdir(exist_ok=True)
     out = () if "--out" in arguments else ("--out", tmp_path / "out")
     assert segic("predict", *arguments, *out, *WEIGHTS) == 2

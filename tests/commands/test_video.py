@@ -140,7 +140,7 @@ def test_absence_and_negatives_are_considered_in_videos(segic, clip, tmp_path, c
         return [row["area"] for row in lines(tmp_path / f"{name}.jsonl")]
 
     expected = areas("positive")
-    assert "absent" not in capsys.readouterr().out
+    assert sum(expected) > 0
     with monkeypatch.context() as patch:  # every pixel of a negative is removed
         patch.setattr("segic_jax.inference.presence.MARGIN", -100)
         assert sum(areas("negative", "--negative", "ref.png", "mask.png")) < sum(expected)
@@ -166,11 +166,11 @@ def test_a_full_disk_is_reported_for_a_video(segic, clip, tmp_path, capsys, monk
         (("none.mp4", *REF), "no such video"),
         (("mask.png:", *REF), "no such video"),
         (("tiny.safetensors", *REF), "cannot be read as a video"),
-        (("clip.avi",), "Say what to look for"),
+        (("clip.avi",), "Say what to track"),
         (("clip.avi", *REF, "--mask", "first.png"), "not both"),
         (("clip.avi", *REF, "--out", "x.gif"), "the suffix of a video must be one of .mp4"),
         (("clip.avi", *REF, "--out", "clip.avi"), "the input itself"),
-        (("clip.avi", "--mask", "targets/b.png"), "targets/b.png is 70 x 52 pixels"),
+        (("clip.avi", "--mask", "targets/b.png"), "targets/b.png holds several colours"),
         (("clip.avi", *REF, "--threshold", "2"), "between 0 and 1"),
         (("clip.avi", *REF, "--fps", "0"), "--fps 0 must be above 0"),
     ],
