@@ -286,7 +286,7 @@ class Page:
         thumbnails = [
             (
                 rendering.example_thumbnail(shot, session.colours[shot.class_name]),
-                f"not {shot.class_name}" if shot.negative else shot.class_name,
+                rendering.example_caption(shot),
             )
             for shot in session.shots
         ]

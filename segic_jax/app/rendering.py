@@ -39,6 +39,14 @@ def example_thumbnail(shot: Shot, colour: Colour) -> RGBImage:
     return drawn
 
 
+def example_caption(shot: Shot) -> str:
+    """Return the class of an example, and the share of its image that is marked."""
+    name = f"not {shot.class_name}" if shot.negative else shot.class_name
+    if shot.mask is None:
+        return name
+    return f"{name}, {100 * shot.mask.mean():.1f} %"
+
+
 def render_matches(
     explanation: Explanation, target: RGBImage, reference_image: Callable[[int], tuple[AnyImage, float]]
 ) -> tuple[RGBImage, AnyImage]:
@@ -87,11 +95,10 @@ def presence_table(result: Result) -> str:
     """Render a table with a row for each class: whether it was found, its presence and its area."""
     rows = []
     for i, (name, colour) in enumerate(zip(result.names, result.colours, strict=True)):
-        present, area = bool(result.present[i]), 100 * int(result.areas[i]) / result.image[..., 0].size
-        presence = 100 * float(result.presence[i])
-        status = "found" if present else "absent"
+        area = 100 * int(result.areas[i]) / result.image[..., 0].size
+        presence, status = 100 * float(result.presence[i]), result.status(i)
         rows.append(
-            f'<tr class="{status}"><th scope="row">'
+            f'<tr class="{"found" if status == "present" else "absent"}"><th scope="row">'
             f'<span class="swatch" style="background:{to_hex(colour)}"></span>{escape(name)}</th>'
             f"<td>{status}</td>"
             f'<td><span class="bar" aria-hidden="true"><i style="width:{presence:.0f}%"></i></span>'

@@ -10,10 +10,11 @@ import numpy as np
 
 from segic_jax.app import uploads
 from segic_jax.errors import DataError
-from segic_jax.inference.context import Context, decode_preview
+from segic_jax.inference.context import Context
 from segic_jax.inference.example import Example
 from segic_jax.inference.explain import Explanation
 from segic_jax.inference.overlay import Colour, Mask, RGBImage, class_colours
+from segic_jax.inference.reference import decode_preview, draw_marks
 from segic_jax.inference.result import Result
 from segic_jax.inference.segmenter import Segmenter
 
@@ -86,10 +87,15 @@ class Session:
         return None
 
     def reference_image(self, index: int) -> tuple[RGBImage, float]:
-        """Return an image of `Context.references`, and its scale relative to the original.
+        """Return an image of `Context.references` with its masks, and its scale relative to the original.
 
         A loaded context holds only previews; they are enlarged up to `uploads.MAX_SIDE`.
         """
+        image, scale = self._plain_reference(index)
+        assert self.context is not None
+        return draw_marks(image, self.context.references[index].marks, self.colours), scale
+
+    def _plain_reference(self, index: int) -> tuple[RGBImage, float]:
         loaded = self.loaded.references if self.loaded else ()
         if index < len(loaded):
             scale = min(1.0, uploads.MAX_SIDE / max(loaded[index].size))

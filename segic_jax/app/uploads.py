@@ -15,7 +15,7 @@ from segic_jax.data.mask_reader import read_mask
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context
 from segic_jax.inference.overlay import shrink
-from segic_jax.inference.references import PREVIEW
+from segic_jax.inference.reference import PREVIEW
 from segic_jax.inference.segmenter import Segmenter
 
 Content = TypeVar("Content")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from segic_jax.inference.example import Example
     from segic_jax.inference.segmenter import Segmenter
 
+MAX_LINES = 20  # about references
 _PAIR = tyro.conf.arg(metavar="IMAGE MASK")
 _BOX = re.compile(r"[-\d.]*(,[-\d.]*)+")
 _LABEL = re.compile(r"(.+):(\d+|#[0-9a-fA-F]{6}|alpha)")
@@ -105,6 +106,7 @@ class ReferenceArguments:
         context = reduce(operator.add, saved) if saved else None
         if context is None or self.examples:
             context = segmenter.fit(self.examples, context, class_names=self.class_names)
+        print_references(context)
         return segmenter, context
 
 
@@ -125,8 +127,11 @@ class MaskArguments(ReferenceArguments):
             InputError: it is no probability.
         """
         if not 0 < self.threshold < 1:
+            fault = {0: "would mark every pixel", 1: "would mark no pixel"}.get(
+                self.threshold, "is no probability"
+            )
             raise InputError(
-                f"--threshold {self.threshold:g} is a probability: give a number between 0 and 1."
+                f"--threshold {self.threshold:g} {fault}: give a number between 0 and 1, such as 0.5."
             )
         return math.log(self.threshold / (1 - self.threshold))
 
@@ -176,6 +181,17 @@ def name_targets(targets: Sequence[Path]) -> dict[str, Path]:
         for i in clashing:
             names[i] = "_".join(Path(os.path.abspath(files[i])).parts[-depth:]).replace(os.sep, "")
     return dict(zip(names, files, strict=True))
+
+
+def print_references(context: "Context") -> None:
+    """Print on stderr what is marked on each reference, so that a wrong mask is noticed."""
+    from segic_jax.inference.reference import describe_references
+
+    lines = list(describe_references(context.references))
+    for line in lines[:MAX_LINES]:
+        progress.write_line(line, to_stderr=True)
+    if len(lines) > MAX_LINES:
+        progress.write_line(f"and {len(lines) - MAX_LINES} more references", to_stderr=True)
 
 
 class SkippedInputs:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import tyro
 
-from segic_jax.commands.arguments import MaskArguments, SkippedInputs, bar
+from segic_jax.commands.arguments import MaskArguments, SkippedInputs, bar, print_references
 from segic_jax.errors import InputError
 from segic_jax.runtime import progress
 
@@ -163,6 +163,7 @@ class Video(MaskArguments):
         context = segmenter.fit([Example(frame, labels == number, name=str(number)) for number in numbers])
         if self.examples:  # negatives
             context = segmenter.fit(self.examples, context)
+        print_references(context)
         return segmenter, context, labels
 
 
@@ -170,9 +171,10 @@ def _print_summary(log: "VideoLog", outputs: Sequence[Path], state: str) -> None
     """Print how many frames there are, and on which of them each object is absent."""
     files = ", ".join(str(path) for path in (*outputs, log.path))
     progress.write_line(f"{log.count} frames {state}: {files}")
-    for name, absent in log.absent.items():
-        if absent:
-            progress.write_line(f"{name}: absent on {len(absent)} frames, {_format_ranges(absent)}")
+    for status, frames in (("absent", log.absent), ("no pixel above the threshold", log.emptied)):
+        for name, numbers in frames.items():
+            if numbers:
+                progress.write_line(f"{name}: {status} on {len(numbers)} frames, {_format_ranges(numbers)}")
 
 
 def _format_ranges(numbers: Sequence[int], limit: int = 8) -> str:

@@ -82,6 +82,8 @@ def read_objects(mask: MaskLike) -> Regions:
     pixels = _decode(mask)
     regions = _find_regions(pixels)
     if len(regions.names) > 1 and pixels.indices is None and pixels.values is None:
+        if len(regions.names) > MAX_COLOURS:
+            raise DataError(_several(pixels.what, regions))
         raise DataError(
             f"{pixels.what} holds several colours: {_shares(regions)}: save a palette or grey image whose "
             "values are the numbers of the objects."

@@ -2,22 +2,23 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 import safetensors.numpy
 from jaxtyping import Float, Float16, Int32, Integer, UInt8
 from safetensors import SafetensorError
 
+from segic_jax.data import masks
 from segic_jax.errors import DataError
 from segic_jax.inference.engine import chunk_sizes
 from segic_jax.inference.matching import INSIDE, KINDS, PATCHES, ConceptSlots
+from segic_jax.inference.reference import Mark, Reference, decode_preview
 from segic_jax.models import segic
 from segic_jax.runtime.atomic_write import atomic_write, require_path
 
-FORMAT = "segic_jax context 1"
+FORMAT = "segic_jax context 2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,15 +32,6 @@ class Concept:
     kind: UInt8[np.ndarray, " patches"]  # matching.INSIDE or OUTSIDE
     place: Int32[np.ndarray, "patches 3"]  # index of the reference, x and y in its pixels
     against: tuple[str, ...] = ()  # the classes that a negative belongs to
-
-
-@dataclass(frozen=True)
-class Reference:
-    """Describe an image that examples lie on."""
-
-    source: str  # its path; empty for arrays
-    size: tuple[int, int]  # height, width
-    preview: bytes  # a JPEG of at most 160 pixels a side, for explanations
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +48,20 @@ class Context:
     concepts: tuple[Concept, ...]
     negatives: tuple[Concept, ...]
     references: tuple[Reference, ...]
+
+    def __repr__(self) -> str:
+        """Describe the classes, with their numbers of examples and negatives, in a few lines."""
+        lines = []
+        for name, count in list(self.shots.items())[:10]:
+            negatives = sum(name in negative.against for negative in self.negatives)
+            line = f"  {name}: {count} example{'s' * (count != 1)}"
+            lines.append(line + (f", {negatives} negative{'s' * (negatives != 1)}" if negatives else ""))
+        if len(self.names) > 10:
+            lines.append(f"  and {len(self.names) - 10} more")
+        count, images = len(self.names), len(self.references)
+        classes = f"{count} class{'es' * (count != 1)}"
+        title = f"Context of {classes}, {images} reference image{'s' * (images != 1)}:"
+        return "\n".join([title, *lines])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -116,7 +122,10 @@ class Context:
             self.model,
             tuple(map(renumber, concepts)),
             tuple(map(renumber, negatives)),
-            tuple(self.references[i] for i in used),
+            tuple(
+                replace(reference, marks=tuple(mark for mark in reference.marks if mark.name not in names))
+                for reference in (self.references[i] for i in used)
+            ),
         )
 
     def save(self, path: Path | str) -> None:
@@ -135,22 +144,12 @@ class Context:
             "model": self.model,
             "names": self.names,
             "negatives": [negative.against for negative in self.negatives],
-            "references": [[reference.source, *reference.size] for reference in self.references],
+            "references": [
+                [reference.source, *reference.size, [asdict(mark) for mark in reference.marks]]
+                for reference in self.references
+            ],
         }
         atomic_write(path, safetensors.numpy.save(arrays, {"context": json.dumps(head)}))
-
-
-def decode_preview(reference: Reference) -> UInt8[np.ndarray, "height width 3"]:
-    """Return a reference's preview as an RGB image.
-
-    Raises:
-        DataError: its bytes are damaged.
-    """
-    data = np.frombuffer(reference.preview, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR_RGB) if data.size else None
-    if image is None:
-        raise DataError(f"The preview of {reference.source} is damaged: fit the context again (segic fit).")
-    return np.asarray(image)
 
 
 _ARRAYS = ("visual", "text", "patches", "kind", "place")
@@ -179,8 +178,13 @@ def read_context(path: Path | str) -> Context:
             )
             classes = len(head["names"])
             references = tuple(
-                Reference(str(source), (int(height), int(width)), stored[f"preview/{i}"].tobytes())
-                for i, (source, height, width) in enumerate(head["references"])
+                Reference(
+                    str(source),
+                    (int(height), int(width)),
+                    stored[f"preview/{i}"].tobytes(),
+                    tuple(Mark(**mark) for mark in marks),
+                )
+                for i, (source, height, width, marks) in enumerate(head["references"])
             )
             context = Context(str(head["model"]), concepts[:classes], concepts[classes:], references)
             _check(context)
@@ -200,6 +204,11 @@ def _check(context: Context) -> None:
         raise ValueError("names")
     if len({(concept.visual.shape[1:], concept.text.shape) for concept in concepts}) > 1:
         raise ValueError("widths")
+    for mark in (mark for reference in context.references for mark in reference.marks):
+        masks.decode(mark.mask, *mark.mask["size"])
+        str(mark)
+    for reference in context.references:
+        decode_preview(reference)
     for concept in concepts:
         count, channels = concept.patches.shape
         fits = (

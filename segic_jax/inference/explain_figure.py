@@ -13,12 +13,14 @@ from matplotlib.patches import ConnectionPatch
 
 from segic_jax.data.images import as_image
 from segic_jax.errors import DataError
-from segic_jax.inference.context import Context, Reference, decode_preview
+from segic_jax.inference.context import Context
 from segic_jax.inference.explain import Explanation, Match
 from segic_jax.inference.overlay import draw_outline
+from segic_jax.inference.reference import Reference, decode_preview, draw_marks
 from segic_jax.inference.result import Result
 
 MAX_SIDE = 900  # longer side of an image in the figure
+NUMBER = 0.05  # size of a number, relative to the longer side of its image: closer ones would overlap
 MAX_REFERENCES = 4  # of a class: those with the most matches
 
 
@@ -74,7 +76,7 @@ def select_matches(
     ]
     area = mask.sum() if candidates else mask.size
     candidates = candidates or list(matches)
-    distance = 0.8 * np.sqrt(area / count)
+    distance = max(0.8 * np.sqrt(area / count), NUMBER * max(mask.shape))
     selected: list[Match] = []
     while candidates and len(selected) < count:
         best = candidates[0]
@@ -89,8 +91,13 @@ def _draw_row(part: SubFigure, context: Context, result: Result, row: _ClassRow)
     i, explanation = row.concept, row.explanation
     visible = result.areas[i] > 0
     presence = f"{100 * result.presence[i]:.0f} %"
-    state = f"present {presence}" if visible else f"absent ({presence})"
-    part.suptitle(f"{explanation.name}: {state}", x=0.01, ha="left", fontsize=12, fontweight="bold")
+    part.suptitle(
+        f"{explanation.name}: {result.status(i)} ({presence})",
+        x=0.01,
+        ha="left",
+        fontsize=12,
+        fontweight="bold",
+    )
     columns = part.subplots(1, 3)
     left, middle, right = columns
     title = "target with its mask" if visible else "target"
@@ -111,7 +118,10 @@ def _draw_row(part: SubFigure, context: Context, result: Result, row: _ClassRow)
         axis.set_anchor("N")  # align the tops of images of any shape
     reference_axes = dict(zip(row.references, axes, strict=False))
     for number, axis in reference_axes.items():
-        _show(axis, _reference_image(context.references[number]), "")
+        reference = context.references[number]
+        colours = dict(zip(result.names, result.colours, strict=True))
+        title = "; ".join(map(str, reference.marks[:3])) + ("; ..." if len(reference.marks) > 3 else "")
+        _show(axis, draw_marks(_reference_image(reference), reference.marks, colours), title)
     _draw_matches(part, context, result, row.matches, middle, reference_axes)
 
 
@@ -124,10 +134,10 @@ def _draw_matches(
     reference_axes: dict[int, Axes],
 ) -> None:
     """Draw an arrow for each match, with its number at both ends."""
-    at_point: dict[tuple[int, tuple[float, float]], list[tuple[int, str]]] = {}
+    groups: list[tuple[int, tuple[float, float], list[tuple[int, str]]]] = []  # close ends share a label
     for number, match in enumerate(matches, 1):
-        scale = _scale(context.references[match.reference].size)
-        point = (match.point[0] * scale, match.point[1] * scale)
+        reference_scale = _scale(context.references[match.reference].size)
+        point = (match.point[0] * reference_scale, match.point[1] * reference_scale)
         scale = _scale(result.image.shape[:2])
         target = (match.target[0] * scale, match.target[1] * scale)
         colour = f"C{(number - 1) % 10}"
@@ -145,9 +155,15 @@ def _draw_matches(
             mutation_scale=9,
         )
         part.add_artist(arrow)
-        at_point.setdefault((match.reference, point), []).append((number, colour))
+        distance = 2 * NUMBER * max(context.references[match.reference].size) * reference_scale
+        for reference, other, ends in groups:
+            if reference == match.reference and np.hypot(*np.subtract(point, other)) < distance:
+                ends.append((number, colour))
+                break
+        else:
+            groups.append((match.reference, point, [(number, colour)]))
         _write_number(target_axis, target, str(number), colour)
-    for (reference, point), ends in at_point.items():
+    for reference, point, ends in groups:
         text = ",".join(str(number) for number, _ in ends[:2]) + ("…" if len(ends) > 2 else "")
         _write_number(reference_axes[reference], point, text, ends[0][1])
 

@@ -20,12 +20,14 @@ from jaxtyping import UInt8
 from segic_jax.data.images import read_image
 from segic_jax.inference.context import Context
 from segic_jax.inference.overlay import class_colours, shrink
+from segic_jax.inference.reference import decode_preview, draw_marks
 from segic_jax.inference.result import Result, merge_coco_files
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.runtime import progress
 from segic_jax.runtime.atomic_write import atomic_write
 
 THUMBNAIL = 480  # longer side in pixels on the contact sheet: sharp at twice the size of its card
+MAX_REFERENCES = 24  # on the contact sheet
 MAX_CARDS = 1000  # images on the contact sheet: a few dozen megabytes
 WRITERS = 2  # threads that write results while the next targets are segmented
 
@@ -55,7 +57,7 @@ class CardClass(NamedTuple):
 
     name: str
     colour: str  # CSS
-    present: bool
+    status: str  # as `Result.status`
     presence: float  # 0..1
 
 
@@ -170,23 +172,22 @@ class OutputFolder:
 
 
 def _describe(result: Result) -> str:
-    height, width = result.image.shape[:2]
-    return ", ".join(
-        f"{name} {presence:.2f} ({100 * area / (height * width):.1f} % of the image)"
-        if area
-        else f"{name} absent ({presence:.2f})"
-        for name, presence, area in zip(result.names, result.presence, result.areas, strict=True)
-    )
+    pixels = result.image[..., 0].size
+    parts = []
+    for i, (name, presence, area) in enumerate(zip(result.names, result.presence, result.areas, strict=True)):
+        status = result.status(i).removeprefix("present").removeprefix(", ")
+        share = f"{100 * area / pixels:.1f} % of the image" if area else ""
+        parts.append(f"{name} {presence:.2f} ({', '.join(filter(None, (status, share)))})")
+    return ", ".join(parts)
 
 
 def make_card(name: str, coco: dict, overlay: UInt8[np.ndarray, "height width 3"]) -> Card:
     """Make the card of a target from its `Result.coco_file` and its overlay."""
     small = shrink(overlay, THUMBNAIL)
     image = coco["images"][0]
-    found = {annotation["category_name"] for annotation in coco["annotations"]}
     colours = _css_colours(len(image["presence"]))
     classes = [
-        CardClass(category, colour, category in found, presence)
+        CardClass(category, colour, image["status"][category], presence)
         for (category, presence), colour in zip(image["presence"].items(), colours, strict=True)
     ]
     return Card(name, image["file_name"], _jpeg_uri(small), small.shape[1], small.shape[0], classes)
@@ -216,13 +217,20 @@ def render_page(
         {"name": name, "colour": colour, "count": count[name]}
         for name, colour in zip(context.names, _css_colours(len(context.names)), strict=True)
     ]
+    colours = dict(zip(context.names, class_colours(len(context.names)), strict=True))
     references = [
-        {"source": reference.source, "preview": _data_uri(reference.preview)}
-        for reference in context.references
+        {
+            "source": reference.source,
+            "marks": [str(mark) for mark in reference.marks],
+            "questions": [mark.question for mark in reference.marks if mark.question],
+            "preview": _jpeg_uri(draw_marks(decode_preview(reference), reference.marks, colours)),
+        }
+        for reference in context.references[:MAX_REFERENCES]
     ]
     return environment.get_template("contact_sheet.html.j2").render(
         totals=totals,
         references=references,
+        more_references=len(context.references) - len(references),
         cards=cards,
         hidden=len(coco_files) - len(cards),
         total=len(coco_files),

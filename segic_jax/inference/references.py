@@ -5,21 +5,18 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-import cv2
 import jax
 import numpy as np
-from jaxtyping import UInt8
 
 from segic_jax.data.images import as_image, require_iterable, source_path
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
-from segic_jax.inference.context import Concept, Context, Reference, merge_concepts, subsample
+from segic_jax.inference.context import Concept, Context, merge_concepts, subsample
 from segic_jax.inference.engine import Engine, ImageFeatures
 from segic_jax.inference.example import Example
 from segic_jax.inference.matching import INSIDE, OUTSIDE, PATCHES
+from segic_jax.inference.reference import Reference, make_mark, make_preview
 from segic_jax.runtime.prefetch import prefetch_results
-
-PREVIEW = 160  # longer side of the preview of a reference, in pixels
 
 
 class LoadedReference(NamedTuple):
@@ -105,7 +102,9 @@ def load_reference(examples: Sequence[Example], canvas: int) -> LoadedReference:
             y, x = (int(at * n / side) for at, n, side in zip(middle, placed.size, mask.shape, strict=True))
             on_canvas[y, x] = True
     height, width = image.shape[:2]
-    reference = Reference(source_path(examples[0].image) or "", (height, width), _preview(image))
+    marks = (make_mark(e.name, e.negative, mask) for e, mask in zip(examples, masks, strict=True))
+    source = source_path(examples[0].image) or ""
+    reference = Reference(source, (height, width), make_preview(image), tuple(marks))
     return LoadedReference(reference, placed)
 
 
@@ -141,10 +140,3 @@ def encode_example(
         kind=np.concatenate(kinds),
         place=np.concatenate(places),
     )
-
-
-def _preview(image: UInt8[np.ndarray, "height width 3"]) -> bytes:
-    scale = min(1, PREVIEW / max(image.shape[:2]))
-    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return cv2.imencode(".jpg", cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1].tobytes()

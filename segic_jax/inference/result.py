@@ -58,8 +58,9 @@ class _Measured(NamedTuple):
 class Result:
     """Represent the masks of every class of a Context, in its order.
 
-    A class that is not `present` has an empty mask and no place in the label map (`keep_absent` keeps it);
-    its logits can be read all the same.
+    A class is absent where it is not `present`, whatever the threshold. It has an empty mask and no place in
+    the label map (`keep_absent` keeps it); its logits can be read all the same. A class that is present may
+    have an empty mask as well, where no pixel exceeds a high threshold.
     """
 
     names: tuple[str, ...]
@@ -110,6 +111,17 @@ class Result:
     def masks(self) -> Bool[np.ndarray, "concepts height width"]:
         """Return where each logit is above the cut; masks of several classes may overlap."""
         return np.stack([self.mask(i) for i in range(len(self.names))])
+
+    def status(self, concept: int) -> str:
+        """Say whether a class is "present" or "absent", and what is unusual about its mask.
+
+        Args:
+            concept: the class's place in `names`, from 0.
+        """
+        area = int(self.areas[concept])
+        if not self.present[concept]:
+            return "absent, mask kept" if area else "absent"
+        return "present" if area else "present, no pixel above the threshold"
 
     def mask(self, concept: int) -> Bool[np.ndarray, "height width"]:
         """Return one of the masks.
@@ -211,7 +223,9 @@ class Result:
         return annotations
 
     def coco_file(self, name: str = "") -> dict:
-        """Return COCO's images, categories and annotations; the image also has the presence of every class.
+        """Return COCO's images, categories and annotations; the image also has the status of every class.
+
+        Its "presence" is the probability of each class, its "status" what `status` says.
 
         Args:
             name: `file_name` of the image; by default the path that it came from.
@@ -226,6 +240,7 @@ class Result:
             "height": height,
             "width": width,
             "presence": presence,
+            "status": {name: self.status(i) for i, name in enumerate(self.names)},
         }
         categories = [{"id": i, "name": category} for i, category in enumerate(self.names, 1)]
         return {"images": [image], "categories": categories, "annotations": self.to_coco()}

@@ -38,12 +38,12 @@ class FrameRecord(NamedTuple):
 def frame_record(result: Result, objects: Mapping[int, str]) -> FrameRecord:
     """Make the record of a result whose classes are the objects, given by their numbers."""
     labels = np.array([0, *objects], np.uint16)[result.label_map]
-    rows = zip(result.present, result.areas, result.presence, result.scores, strict=True)
+    rows = zip(result.present, result.presence, result.scores, strict=True)
     return FrameRecord(
         labels,
         [
-            ObjectRecord(bool(present and area), round(float(presence), 4), round(float(score), 4))
-            for present, area, presence, score in rows
+            ObjectRecord(bool(present), round(float(presence), 4), round(float(score), 4))
+            for present, presence, score in rows
         ],
     )
 
@@ -69,6 +69,9 @@ class VideoLog:
         self.finished = _run_of_first_line(self.path) == run
         self.state: TrackerState | None = None  # after the last frame
         self.absent: dict[str, list[int]] = {name: [] for name in objects.values()}  # numbers of frames
+        self.emptied: dict[str, list[int]] = {
+            name: [] for name in objects.values()
+        }  # present without a pixel
         self._length = 0 if self.finished else self._read_memory()  # bytes of the part that are valid
         self.count = 0  # frames
 
@@ -115,9 +118,11 @@ class VideoLog:
             self.finished = True
 
     def _count(self, record: FrameRecord) -> None:
-        for name, state in zip(self._objects.values(), record.objects, strict=True):
+        for (number, name), state in zip(self._objects.items(), record.objects, strict=True):
             if not state.present:
                 self.absent[name].append(self.count)
+            elif not (record.labels == number).any():
+                self.emptied[name].append(self.count)
         self.count += 1
 
     def _read_memory(self) -> int:

@@ -49,7 +49,7 @@ TESTS = {
     "mask of another size": ["inference/test_example.py::test_unusable_masks_are_refused"],
     "empty mask": ["inference/test_example.py::test_unusable_masks_are_refused"],
     "mask of several": ["inference/test_example.py::test_unusable_masks_are_refused"],
-    "mask of fractions": [
+    "mask of logits": [
         "inference/test_example.py::test_unusable_masks_are_refused",
         "commands/test_errors.py::test_fractional_labels_are_refused",
     ],

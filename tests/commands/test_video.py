@@ -146,8 +146,9 @@ def test_absence_and_negatives_are_considered_in_videos(segic, clip, tmp_path, c
         assert sum(areas("negative", "--negative", "ref.png", "mask.png")) < sum(expected)
     capsys.readouterr()
     assert sum(areas("none", "--threshold", "0.999999")) == 0
-    assert "object: absent on 6 frames, 0-5" in capsys.readouterr().out
-    assert not any(row["present"] for row in lines(tmp_path / "none.jsonl"))
+    out = capsys.readouterr().out
+    assert "object: no pixel above the threshold on 6 frames, 0-5" in out
+    assert "absent" not in out
 
 
 def test_a_full_disk_is_reported_for_a_video(segic, clip, tmp_path, capsys, monkeypatch):
@@ -170,7 +171,7 @@ def test_a_full_disk_is_reported_for_a_video(segic, clip, tmp_path, capsys, monk
         (("clip.avi", *REF, "--mask", "first.png"), "not both"),
         (("clip.avi", *REF, "--out", "x.gif"), "the suffix of a video must be one of .mp4"),
         (("clip.avi", *REF, "--out", "clip.avi"), "the input itself"),
-        (("clip.avi", "--mask", "targets/b.png"), "targets/b.png holds several colours"),
+        (("clip.avi", "--mask", "targets/b.png"), "colours, which mark no object"),
         (("clip.avi", *REF, "--threshold", "2"), "between 0 and 1"),
         (("clip.avi", *REF, "--fps", "0"), "--fps 0 must be above 0"),
     ],
