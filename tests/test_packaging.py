@@ -17,6 +17,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 # The rooms of the package that may import what an extra brings; each says so where it is missing.
 OPTIONAL = {
     "app": {"fastapi", "gradio", "starlette", "uvicorn"},
+    "data": {"pillow-heif"},
     "runtime": {"tensorboardx"},
 }
 # Import names whose distribution is called otherwise.
@@ -60,6 +61,7 @@ def test_imported_packages_are_declared(path):
 def test_extras_declare_what_is_optional():
     assert declared(EXTRAS["app"]) == OPTIONAL["app"]
     assert declared(EXTRAS["tensorboard"]) == OPTIONAL["runtime"]
+    assert declared(EXTRAS["heic"]) == OPTIONAL["data"]
 
 
 def test_every_dependency_is_imported():

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from segic_jax.data.images import read_image
+from segic_jax.data.images import ENDINGS, read_image, register_heif
 from segic_jax.data.mask_reader import read_mask
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context
@@ -28,8 +28,9 @@ MAX_EXAMPLES = 20
 MAX_TARGETS = 20
 MAX_CLASSES = 8
 MAX_NAME = 40  # characters of a class name
-FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP")  # recognised by content, whatever the file is called
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")  # offered by the file chooser
+# Recognised by content, whatever the file is called.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "AVIF", "GIF", "PPM", *(["HEIF"] if register_heif() else []))
+SUFFIXES = ENDINGS  # offered by the file chooser
 
 # What Pillow raises for damaged files.
 _DAMAGED = (OSError, ValueError, SyntaxError, TypeError)

@@ -127,9 +127,9 @@ class MaskArguments(ReferenceArguments):
             InputError: it is no probability.
         """
         if not 0 < self.threshold < 1:
-            fault = {0: "would mark every pixel", 1: "would mark no pixel"}.get(
-                self.threshold, "is no probability"
-            )
+            fault = "is no probability"
+            if self.threshold in (0, 1):
+                fault = "would mark no pixel" if self.threshold else "would mark every pixel"
             raise InputError(
                 f"--threshold {self.threshold:g} {fault}: give a number between 0 and 1, such as 0.5."
             )
@@ -154,21 +154,41 @@ def _parse_example(image: Path, mask: str, name: str | None) -> "Example":
     return Example(image, mask, name=name, negative=negative)
 
 
-def name_targets(targets: Sequence[Path]) -> dict[str, Path]:
+@dataclass(kw_only=True)
+class TargetArguments(MaskArguments):
+    """Add the images to segment, and the folder of the results."""
+
+    targets: tyro.conf.Positional[tuple[Path, ...]]
+    """Images, or folders of images."""
+    out: Path
+    """The output folder, which is created if necessary."""
+    recursive: bool = False
+    """Also take the images in all folders below those given."""
+
+
+def name_targets(
+    targets: Sequence[Path], *, recursive: bool = False, exclude: Path | None = None
+) -> dict[str, Path]:
     """Return the target files by the names of their results, without repetitions.
 
     A folder stands for its images in the order of their names. A result is named after its file without the
     suffix; where several files share that name, with the suffix; where they still do, with as many parent
     folders in front as it takes (a_1.jpg and b_1.jpg).
 
+    Args:
+        recursive: also take the images in all folders below.
+        exclude: a folder to leave alone, that of the results.
+
     Raises:
         InputError: there is no target, or a folder has no images.
     """
-    from segic_jax.data.images import list_images
+    from segic_jax.data.image_folder import list_images
 
     if not targets:
         raise InputError("Give at least one target: an image, or a folder of images.")
-    paths = dict.fromkeys(Path(path) for target in targets for path in list_images(target))
+    paths = dict.fromkeys(
+        Path(path) for target in targets for path in list_images(target, recursive=recursive, exclude=exclude)
+    )
     first = {Path(os.path.abspath(path)): path for path in reversed(paths)}
     files = [path for path in paths if first[Path(os.path.abspath(path))] == path]
     names = [path.stem for path in files]
@@ -199,6 +219,10 @@ class SkippedInputs:
 
     def __init__(self):
         self.messages: dict[str, str] = {}  # by file
+
+    def exit_code(self, done: int) -> int:
+        """Return 0 if nothing was skipped, 1 if nothing was done, and 2 otherwise."""
+        return 0 if not self.messages else 2 if done else 1
 
     def __call__(self, file: "ImageLike", error: "DataError") -> None:
         self.messages[str(file)] = str(error)

@@ -1,13 +1,10 @@
 """Define `segic explain`: show why a mask is where it is."""
 
 from dataclasses import dataclass
-from pathlib import Path
-
-import tyro
 
 from segic_jax.commands.arguments import (
-    MaskArguments,
     SkippedInputs,
+    TargetArguments,
     bar,
     name_targets,
     require_distinct,
@@ -17,7 +14,7 @@ from segic_jax.errors import InputError
 
 
 @dataclass(kw_only=True)
-class Explain(MaskArguments):
+class Explain(TargetArguments):
     """Draw which part of a reference each part of a mask matches, and the similarity map of the target.
 
       segic explain --ref cat.jpg cat.png street.jpg --out why/
@@ -25,18 +22,14 @@ class Explain(MaskArguments):
 
     Writes NAME.png for each target, with one row for each class: the references, the target with its mask and
     numbered matches, and the cosine similarity of every place to the prototype of the references. The exit
-    code is 2 if a target cannot be read.
+    code is 2 if a target cannot be read, 1 if none can.
     """
 
-    targets: tyro.conf.Positional[tuple[Path, ...]]
-    """Images, or folders of images."""
-    out: Path
-    """The output folder, which is created if necessary."""
     matches: int = 12
     """The number of matches to draw for a class, spread over its mask."""
 
     def run(self) -> int:
-        """Draw every target; return 2 if one cannot be read."""
+        """Draw every target; return 2 if one cannot be read, 1 if none can."""
         from segic_jax.data.images import as_image
         from segic_jax.errors import DataError
         from segic_jax.inference.explain_figure import draw_explanation
@@ -46,7 +39,7 @@ class Explain(MaskArguments):
         cut = self.cut
         if self.matches < 1:
             raise InputError(f"--matches {self.matches} must be at least 1.")
-        targets = name_targets(self.targets)
+        targets = name_targets(self.targets, recursive=self.recursive, exclude=self.out)
         require_folder_path(self.out)
         figures = (self.out / f"{name}.png" for name in targets)
         require_distinct(figures, [*targets.values(), *self.example_files])
@@ -70,4 +63,4 @@ class Explain(MaskArguments):
                 self.out / f"{name}.png", draw_explanation(context, result, explanations, self.matches)
             )
             progress.write_line(self.out / f"{name}.png")
-        return 2 if skipped.messages else 0
+        return skipped.exit_code(len(targets) - len(skipped.messages))

@@ -3,13 +3,10 @@
 import shlex
 import sys
 from dataclasses import dataclass
-from pathlib import Path
-
-import tyro
 
 from segic_jax.commands.arguments import (
-    MaskArguments,
     SkippedInputs,
+    TargetArguments,
     bar,
     name_targets,
     require_distinct,
@@ -18,7 +15,7 @@ from segic_jax.commands.arguments import (
 
 
 @dataclass(kw_only=True)
-class Predict(MaskArguments):
+class Predict(TargetArguments):
     """Segment in other images what a reference image with a mask shows.
 
       segic predict --ref cat.jpg cat.png photos/ --out found/
@@ -37,22 +34,18 @@ class Predict(MaskArguments):
     Repeat the command to continue a stopped run. A target is segmented again only if its file, the
     references, the weights, --threshold or --keep-absent have changed. annotations.json and index.html always
     describe the last command. The exit code is 2 if a target cannot be read; the other targets are still
-    segmented."""
+    segmented. It is 1 if none can be read."""
 
-    targets: tyro.conf.Positional[tuple[Path, ...]]
-    """Images, or folders of images."""
-    out: Path
-    """The output folder, which is created if necessary."""
     together: bool = False
     """Decode the classes together, as the official code does: each also reads the features of the others.
     Otherwise adding a class changes no mask of another."""
 
     def run(self) -> int:
-        """Segment every target that is not done; return 2 if one cannot be read."""
+        """Segment every target that is not done; return 2 if one cannot be read, 1 if none can."""
         from segic_jax.inference.output_folder import OutputFolder, run_id
 
         cut = self.cut
-        targets = name_targets(self.targets)
+        targets = name_targets(self.targets, recursive=self.recursive, exclude=self.out)
         require_folder_path(self.out)
         images = (self.out / kind / f"{name}.png" for kind in ("overlays", "labels") for name in targets)
         require_distinct(images, [*targets.values(), *self.example_files])
@@ -78,4 +71,4 @@ class Predict(MaskArguments):
             )
             for result in bar(results, total=len(remaining), unit="image"):
                 folder.add(names[result.source], result)
-        return 2 if skipped.messages else 0
+        return skipped.exit_code(folder.done)

@@ -6,6 +6,7 @@
 import hashlib
 import io
 import struct
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,39 +19,31 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 from PIL import ExifTags, Image, ImageOps
 
-from segic_jax.errors import DataError
+from segic_jax.errors import DataError, InputWarning
 
 _READS: ContextVar[dict[Path, str] | None] = ContextVar("record_reads", default=None)
 MAX_PIXELS = 2 * 89_478_485  # of an image, Pillow's limit; they take half a gigabyte
+_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
+_BY_PILLOW = (
+    "AVIF",
+    "GIF",
+    "HEIF",
+    "JPEG2000",
+    "TIFF",
+)  # whose reading is left to Pillow where OpenCV cannot
 _ORIENTATION = ExifTags.Base.Orientation
 _DAMAGED = (OSError, ValueError, SyntaxError, TypeError, struct.error)  # what Pillow raises for damaged files
 ImageLike = str | Path | UInt8[np.ndarray, "_ _ 3"] | Image.Image
-Targets = ImageLike | Iterable[ImageLike]  # an image, a folder, or images in a list or iterator
-ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+ENDINGS = (
+    *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg"),
+    *(".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"),
+)
+DEPTHS = (8, 10, 12, 14, 16)  # bits of the values that cameras and scanners store in 16
 
 
 def source_path(source: object) -> str | None:
     """Return the path of an image or mask in a file; None for one in memory."""
     return str(source) if isinstance(source, (str, Path)) else None
-
-
-def list_images(targets: Targets) -> Iterable[ImageLike]:
-    """Return a single image in a list, the images of a folder by name, or the iterable itself.
-
-    Raises:
-        DataError: the folder has no images, or `targets` is none of these.
-    """
-    if isinstance(targets, (str, Path)):
-        folder = Path(targets)
-        if not folder.is_dir():
-            return [targets]
-        files = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS)
-        if not files:
-            raise DataError(f"{folder} has no images ({', '.join(ENDINGS)}).")
-        return files
-    if isinstance(targets, Image.Image) or (isinstance(targets, np.ndarray) and targets.ndim == 3):
-        return [targets]
-    return require_iterable(targets, "Targets are an image, a folder or a list of images")
 
 
 def require_iterable(values: Any, what: str) -> Iterable:
@@ -72,7 +65,7 @@ def as_image(image: ImageLike) -> UInt8[np.ndarray, "height width 3"]:
         return read_image(image)
     if isinstance(image, Image.Image):
         _require_pixels(*image.size)
-        image = _to_8_bits(upright(image, "The image")).convert("RGB")
+        image = _to_rgb(image, "The image")
     array = to_array(image, "An image")
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
         raise DataError(f"An image must be uint8 [height, width, 3], not {array.dtype} {list(array.shape)}.")
@@ -98,22 +91,57 @@ def _require_pixels(width: int, height: int) -> None:
         raise DataError(too_large("An image", width, height))
 
 
-def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Scale 16 bits to 8, which Pillow would clip at 255."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    return image
+def _to_8_bits(pixels: np.ndarray, what: Path | str) -> UInt8[np.ndarray, "..."]:
+    """Scale whole numbers of more than 8 bits by the range that they use, and fractions of 0 to 1.
+
+    Raises:
+        DataError: the values are other fractions, or have no range.
+    """
+    if pixels.dtype in (np.uint8, bool):
+        return pixels.astype(np.uint8) * (255 if pixels.dtype == bool else 1)
+    low, high = pixels.min(), pixels.max()
+    if pixels.dtype.kind == "f":
+        if not 0 <= low <= high <= 1:
+            raise DataError(f"{what} has values from {low:g} to {high:g}: save it in 8 or 16 bits.")
+        return np.rint(255 * pixels).astype(np.uint8)
+    high = min(int(high), 65535)
+    bits = next(bits for bits in DEPTHS if high < 1 << bits)
+    if bits < 16 and high:
+        warnings.warn(
+            f"{what}: its values of 16 bits end at {high}: they are read as {bits} bits, 0 to {2**bits - 1}.",
+            InputWarning,
+            stacklevel=2,
+        )
+    table = np.rint(np.arange(1 << bits) * (255 / (2**bits - 1))).astype(np.uint8)
+    return table[pixels.clip(0, high)]
+
+
+def _to_rgb(image: Image.Image, what: Path | str) -> Image.Image:
+    image = upright(image, what)
+    if image.mode[0] in "IF":
+        image = Image.fromarray(_to_8_bits(np.asarray(image), what))
+    return image.convert("RGB")
 
 
 def read_image(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     """Read an image as RGB, upright according to its EXIF tag; alpha is ignored.
 
+    An InputWarning says which part is read of a file with several images, and the range of values that use
+    less than the 16 bits they are stored in.
+
     Raises:
         DataError: the file is missing, cut off or not an image.
     """
     content = _read(path)
-    _header(content, path)  # checks the size only: OpenCV may know formats that Pillow does not
-    return _decode(content, path, cv2.IMREAD_COLOR_RGB)
+    header = _header(content, path)  # OpenCV may know formats that Pillow does not
+    if header is not None and header.format != "MPO" and (count := getattr(header, "n_frames", 1)) > 1:
+        warnings.warn(f"{path} holds {count} images; the first is read.", InputWarning, stacklevel=2)
+    try:
+        return _to_8_bits(_decode(content, path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH), path)
+    except DataError:
+        if header is None or header.format not in _BY_PILLOW:
+            raise
+        return np.asarray(_to_rgb(header, path))
 
 
 def read_rgb(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
@@ -247,12 +275,26 @@ def exif_turn(image: object) -> str:
     return ""
 
 
+def register_heif() -> bool:
+    """Let Pillow read HEIC, the format of phones; return whether the package for it is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return False
+    pillow_heif.register_heif_opener()
+    return True
+
+
 def _header(content: bytes, path: Path | str) -> Image.Image | None:
     """Open an image without reading its pixels; return None if it is not an image.
 
     Raises:
         DataError: it has too many pixels.
     """
+    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and not register_heif():
+        raise DataError(
+            f"{path} is a HEIC image: run pip install 'segic_jax[heic]' to read it, or save it as JPEG."
+        )
     try:
         image = Image.open(io.BytesIO(content))
     except Image.DecompressionBombError as error:

@@ -14,7 +14,7 @@ from segic_jax.data import masks
 from segic_jax.errors import DataError
 from segic_jax.inference.engine import chunk_sizes
 from segic_jax.inference.matching import INSIDE, KINDS, PATCHES, ConceptSlots
-from segic_jax.inference.reference import Mark, Reference, decode_preview
+from segic_jax.inference.reference import MASK, Mark, Reference
 from segic_jax.models import segic
 from segic_jax.runtime.atomic_write import atomic_write, require_path
 
@@ -205,10 +205,10 @@ def _check(context: Context) -> None:
     if len({(concept.visual.shape[1:], concept.text.shape) for concept in concepts}) > 1:
         raise ValueError("widths")
     for mark in (mark for reference in context.references for mark in reference.marks):
+        if max(mark.mask["size"]) > MASK:  # decoding it might fill the memory
+            raise ValueError("mask")
         masks.decode(mark.mask, *mark.mask["size"])
         str(mark)
-    for reference in context.references:
-        decode_preview(reference)
     for concept in concepts:
         count, channels = concept.patches.shape
         fits = (

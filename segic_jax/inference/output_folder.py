@@ -18,9 +18,10 @@ import numpy as np
 from jaxtyping import UInt8
 
 from segic_jax.data.images import read_image
+from segic_jax.errors import DataError
 from segic_jax.inference.context import Context
-from segic_jax.inference.overlay import class_colours, shrink
-from segic_jax.inference.reference import decode_preview, draw_marks
+from segic_jax.inference.overlay import Colour, class_colours, shrink
+from segic_jax.inference.reference import Reference, decode_preview, draw_marks
 from segic_jax.inference.result import Result, merge_coco_files
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.runtime import progress
@@ -130,6 +131,11 @@ class OutputFolder:
         count = len(names)
         progress.write_line(f"{count} image{'' if count == 1 else 's'}: {self._path / 'index.html'}")
 
+    @property
+    def done(self) -> int:
+        """Return how many targets have results."""
+        return len(self._coco)
+
     def remaining(self) -> dict[str, Path]:
         """Return the targets that an equal run has not finished yet, and say how many it has."""
         for name in self._targets:
@@ -223,7 +229,7 @@ def render_page(
             "source": reference.source,
             "marks": [str(mark) for mark in reference.marks],
             "questions": [mark.question for mark in reference.marks if mark.question],
-            "preview": _jpeg_uri(draw_marks(decode_preview(reference), reference.marks, colours)),
+            "preview": _reference_uri(reference, colours),
         }
         for reference in context.references[:MAX_REFERENCES]
     ]
@@ -241,6 +247,13 @@ def render_page(
 
 def _css_colours(count: int) -> list[str]:
     return ["#{:02x}{:02x}{:02x}".format(*colour) for colour in class_colours(count)]
+
+
+def _reference_uri(reference: Reference, colours: Mapping[str, Colour]) -> str:
+    try:
+        return _jpeg_uri(draw_marks(decode_preview(reference), reference.marks, colours))
+    except DataError:  # the results are worth more than a damaged preview
+        return _data_uri(reference.preview)
 
 
 def _jpeg_uri(image: np.ndarray) -> str:

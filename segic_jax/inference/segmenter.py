@@ -23,7 +23,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from segic_jax.config import Precision, to_dict
-from segic_jax.data.images import ImageLike, Targets, as_image, list_images, source_path
+from segic_jax.data.image_folder import Targets, list_images
+from segic_jax.data.images import ImageLike, as_image, source_path
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context, concept_slots, read_context

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
 
-from segic_jax.data.images import ENDINGS, open_image, read_image
+from segic_jax.data.image_folder import list_images
+from segic_jax.data.images import open_image, read_image
 from segic_jax.data.mask_reader import read_objects
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.overlay import class_colours, draw_masks, palette_png
@@ -52,9 +53,7 @@ def open_video(path: Path, fps: float, on_error: OnError) -> VideoInput:
         DataError: the file is missing or no video, or the folder has no images.
     """
     if path.is_dir():
-        files = sorted((file for file in path.iterdir() if file.suffix.lower() in ENDINGS), key=_number_key)
-        if not files:
-            raise DataError(f"{path} has no images ({', '.join(ENDINGS)}).")
+        files = sorted(map(Path, list_images(path)), key=_number_key)
         return _open_folder(path, files, fps, on_error)
     if not path.exists():
         raise DataError(f"{path} is missing: there is no such video or folder.")

@@ -13,7 +13,8 @@ from PIL import Image
 from tiny import blob_result, bundle, random_image
 
 from segic_jax import Example
-from segic_jax.data.images import as_image, list_images, read_labels
+from segic_jax.data.image_folder import list_images
+from segic_jax.data.images import as_image, read_labels
 from segic_jax.errors import BundleError, DataError
 from segic_jax.inference import result
 from segic_jax.inference.matching import PATCHES

@@ -49,7 +49,7 @@ def test_a_bad_target_does_not_stop_the_others(segic, files, tmp_path, capsys):
     captured = capsys.readouterr()
     assert "gone.jpg" in captured.err
     assert "cut.jpg is cut off" in captured.err
-    assert len(captured.err.splitlines()) == 2
+    assert len([line for line in captured.err.splitlines() if not line.startswith("reference: ")]) == 2
     assert "targets/b.png: object" in captured.out
     assert "cut.jpg is cut off" in (tmp_path / "out/index.html").read_text()
 
@@ -67,7 +67,7 @@ def test_a_stopped_run_leaves_complete_files_and_resumes(segic, tmp_path, capsys
         assert segic("predict", *REF, "targets", "--out", out, *WEIGHTS) == 130
     assert len(json.loads((out / "annotations.json").read_text())["images"]) == 1
     assert '<article class="card">' in (out / "index.html").read_text()
-    assert capsys.readouterr().err == "Stopped.\n"
+    assert capsys.readouterr().err.splitlines()[-1] == "Stopped."
 
     def record(self, targets, *arguments, **options):
         calls.append([path.name for path in targets])

@@ -1,6 +1,8 @@
 """Test images of every kind, and messages about those that cannot be read."""
 
 import struct
+import sys
+import warnings
 import zlib
 
 import cv2
@@ -10,7 +12,7 @@ from PIL import Image
 from tiny import random_image
 
 from segic_jax.data.images import as_image, open_image, read_image
-from segic_jax.errors import DataError
+from segic_jax.errors import DataError, InputWarning
 
 IMAGE, MASK = random_image(0, 70, 60)
 WHITE = MASK.astype(np.uint8) * 255
@@ -101,3 +103,49 @@ def test_unusable_images_are_refused(tmp_path, unchecked_types):
     for array in (IMAGE / 255, IMAGE[..., 0], IMAGE[:0], np.dstack([IMAGE, WHITE])):
         with pytest.raises(DataError, match="must be uint8"):
             as_image(array)
+
+
+def test_twelve_bits_in_sixteen_are_read_by_their_range(tmp_path):
+    """The values of cameras and scanners often use a part of the 16 bits they are stored in."""
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    for name, pixels in (("colour.png", np.dstack([values] * 3)), ("grey.tif", values)):
+        cv2.imwrite(str(tmp_path / name), pixels)
+        with pytest.warns(InputWarning, match=rf"{name}: .* end at 4095: they are read as 12 bits"):
+            image = as_image(tmp_path / name)
+        assert np.abs(image[..., 0] - values / 4095 * 255).max() <= 0.5
+    cv2.imwrite(str(tmp_path / "full.png"), values * 16)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        as_image(tmp_path / "full.png")
+    Image.fromarray(values / np.float32(4095)).save(tmp_path / "fractions.tif")
+    assert np.abs(as_image(tmp_path / "fractions.tif")[..., 0] - values / 4095 * 255).max() <= 0.5
+    Image.fromarray(values.astype(np.float32)).save(tmp_path / "fractions.tif")
+    with pytest.raises(DataError, match="values from 0 to 4095: save it in 8 or 16 bits"):
+        as_image(tmp_path / "fractions.tif")
+
+
+@pytest.mark.parametrize("ending", ["avif", "gif", "ppm", "pgm", "jp2", "tif", "bmp"])
+def test_images_of_every_format_are_read(tmp_path, ending):
+    smooth = Image.fromarray(cv2.blur(IMAGE, (9, 9))).convert("L" if ending == "pgm" else "RGB")
+    smooth.save(tmp_path / f"photo.{ending}")
+    difference = as_image(tmp_path / f"photo.{ending}").astype(int) - np.asarray(smooth.convert("RGB"))
+    assert np.abs(difference).mean() < 5
+
+
+def test_heic_is_read_or_the_package_for_it_named(tmp_path, monkeypatch):
+    path = tmp_path / "photo.heic"
+    path.write_bytes(b"\0\0\0\x1cftypheic" + bytes(40))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(DataError, match=r"photo\.heic is a HEIC image: run pip install 'segic_jax\[heic\]'"):
+        as_image(path)
+    monkeypatch.undo()
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(Image.fromarray(cv2.blur(IMAGE, (9, 9)))).save(path)
+    assert as_image(path).shape == IMAGE.shape
+
+
+def test_the_page_that_is_read_is_said(tmp_path):
+    pages = [Image.new("RGB", (9, 7), colour) for colour in ("white", "red")]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    with pytest.warns(InputWarning, match=r"a\.tif holds 2 images; the first is read"):
+        assert (as_image(tmp_path / "a.tif") == 255).all()
