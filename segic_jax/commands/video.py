@@ -33,9 +33,10 @@ class Video(MaskArguments):
 
     The input is a video that OpenCV can read, or a folder of images, which are ordered by name. Give --out
     once or twice: a video (.mp4 for players, .webm for browsers) shows the masks on the frames, without
-    sound; a folder contains a palette PNG of each frame, with 0 or the number of the object. NAME.jsonl
-    beside the first --out has a line for each object on each frame, with "present", scores, area, box and
-    mask.
+    sound; a folder contains a palette PNG of each frame, with 0 or the number of the object. OUT.jsonl
+    beside the first --out, such as masks.mp4.jsonl, has a line for each object on each frame, with its time,
+    "present", scores, area, box and mask. Where frames come at varying times, a written video repeats frames
+    and so keeps the times.
 
     Frames are read and written one at a time, so a video may have any length. Repeat the command to continue
     a stopped run; a finished one is not run again."""
@@ -106,7 +107,7 @@ class Video(MaskArguments):
                 if labels is not None and not log.count:
                     record = FrameRecord(labels, [ObjectRecord(True, 1.0, 1.0)] * len(objects))
                     outputs.add(next(frames), record)
-                    log.add(record, video.frame_name(0), None)
+                    log.add(record, video.frame_name(0), video.time(0), None)
                 if not log.finished:
                     results = track_context(
                         segmenter, context, frames, log.state, cut=cut, keep_absent=self.keep_absent
@@ -114,7 +115,7 @@ class Video(MaskArguments):
                     for result, state in bar(results, total=video.count, unit="frame", initial=log.count):
                         record = frame_record(result, objects)
                         outputs.add(result.image, record)
-                        log.add(record, video.frame_name(log.count), state)
+                        log.add(record, video.frame_name(log.count), video.time(log.count), state)
         except BaseException:
             if log.count:
                 count = f"{log.count} of {video.count}" if video.count else f"{log.count}"

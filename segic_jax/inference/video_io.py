@@ -28,6 +28,9 @@ OnError = Callable[[str, DataError], None]
 CODECS = {".mp4": "mp4v", ".webm": "VP80", ".mov": "mp4v", ".mkv": "mp4v", ".avi": "XVID"}
 MAX_OBJECTS = 255  # that a palette image can number
 DEFAULT_FPS = 25.0  # of a video that does not say its own
+MAX_FPS = 60.0  # of a written video whose frames come at varying times
+# Names of codecs by what a file calls them.
+CODEC_NAMES = {"av01": "AV1", "hev1": "HEVC", "hvc1": "HEVC", "hevc": "HEVC", "vvc1": "VVC", "apch": "ProRes"}
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,18 @@ class VideoInput:
     frame_name: Callable[[int], str]  # of a frame that was read, by its number; without a suffix
     frames: Iterator[Frame]
     files: tuple[Path, ...]
+    times: tuple[float, ...] = ()  # of the frames in seconds, where they come at varying times
+
+    def time(self, number: int) -> float:
+        """Return when a frame is shown, in seconds."""
+        return self.times[number] if number < len(self.times) else number / self.fps
+
+    def repetitions(self, number: int) -> int:
+        """Return how often a video of `fps` frames a second repeats a frame, so that it lasts as long."""
+        if number + 1 >= len(self.times):
+            return 1
+        start, stop = (round(self.times[i] * self.fps) for i in (number, number + 1))
+        return max(1, stop - start)
 
 
 def open_video(path: Path, fps: float, on_error: OnError) -> VideoInput:
@@ -60,18 +75,50 @@ def open_video(path: Path, fps: float, on_error: OnError) -> VideoInput:
     capture = cv2.VideoCapture(str(path))
     success, first = capture.read()
     if not success:
-        raise DataError(
-            f"{path} cannot be read as a video: use MP4, WebM, MOV or AVI, or a folder of frames."
-        )
+        raise DataError(_unreadable(path, capture))
     count, rate = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), capture.get(cv2.CAP_PROP_FPS)
+    times = _varying_times(_read_times(path))
+    if times:
+        rate = min(MAX_FPS, 1 / np.diff(times).min())
     return VideoInput(
         path=path,
         count=count if count > 0 else None,
         fps=rate if 0 < rate <= 1000 else DEFAULT_FPS,
+        times=times,
         frame_name="{:06}".format,
         frames=_read_frames(capture, first, path, count, on_error),
         files=(path,),
     )
+
+
+def _unreadable(path: Path, capture: cv2.VideoCapture) -> str:
+    """Return the message for a file without a frame that can be read, with its codec if it has one."""
+    code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True).decode("ascii", "replace")
+    if not capture.isOpened() or not code.isprintable() or not code.strip():
+        return f"{path} cannot be read as a video: use MP4, WebM, MOV or AVI, or a folder of frames."
+    codec = CODEC_NAMES.get(code.lower(), code)
+    return (
+        f"{path} is encoded as {codec}, which cannot be decoded here: convert it with "
+        f"ffmpeg -i {path.name} -c:v libx264 {path.stem}_h264.mp4, or give a folder of frames."
+    )
+
+
+def _read_times(path: Path) -> list[float]:
+    """Return when the frames of a video are shown, in seconds, without decoding them."""
+    times, capture = [], cv2.VideoCapture(str(path))
+    capture.set(cv2.CAP_PROP_FORMAT, -1)
+    while capture.grab():
+        times.append(capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+    capture.release()
+    return sorted(times)  # a file holds frames in the order of decoding
+
+
+def _varying_times(times: Sequence[float]) -> tuple[float, ...]:
+    """Return times whose differences vary, from 0 on; an empty tuple for a constant rate."""
+    gaps = np.diff(times)
+    if len(gaps) < 2 or gaps.min() <= 0 or np.ptp(gaps) <= 0.1 * np.median(gaps) + 0.001:
+        return ()
+    return tuple(float(time - times[0]) for time in times)
 
 
 def _read_frames(
@@ -147,6 +194,7 @@ class VideoOutputs:
             InputError: a suffix is unknown, a path is the input itself, or a folder cannot be created.
         """
         self._input, self._objects, self._count = video, objects, 0
+        self._written = 0  # frames of each video, repetitions included
         self._writers: dict[Path, cv2.VideoWriter | None] = {path: None for path in paths if path.suffix}
         self._folders = [path for path in paths if not path.suffix]
         self._colours = class_colours(max(objects))
@@ -173,9 +221,9 @@ class VideoOutputs:
                 return
             for path in writers:
                 part = part_path(path, keep_suffix=True)
-                if (count := _count_frames(part)) < self._count:
+                if (count := _count_frames(part)) < self._written:
                     raise DataError(
-                        f"{path} cannot be written to: only {count} of its {self._count} frames are in the "
+                        f"{path} cannot be written to: only {count} of its {self._written} frames are in the "
                         "file; free some disk space."
                     )
                 part.replace(path)
@@ -197,8 +245,11 @@ class VideoOutputs:
         """
         if self._writers:
             drawn = self._draw(frame, record)
+            repetitions = self._input.repetitions(self._count)
             for path in self._writers:
-                self._write(path, drawn)
+                for _ in range(repetitions):
+                    self._write(path, drawn)
+            self._written += repetitions
         for folder in self._folders:
             name = f"{self._input.frame_name(self._count)}.png"
             atomic_write(folder / name, palette_png(record.labels, self._colours))

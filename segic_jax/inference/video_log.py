@@ -49,9 +49,9 @@ def frame_record(result: Result, objects: Mapping[int, str]) -> FrameRecord:
 
 
 class VideoLog:
-    """Write NAME.jsonl, which is NAME.jsonl.part until it is complete.
+    """Write OUT.jsonl, which is OUT.jsonl.part until it is complete.
 
-    Until then NAME.jsonl.memory holds the tracker's state after the last frame.
+    Until then OUT.jsonl.memory holds the tracker's state after the last frame.
     """
 
     def __init__(self, output: Path, run: str, objects: Mapping[int, str]):
@@ -63,7 +63,7 @@ class VideoLog:
             objects: names of the objects by their numbers.
         """
         output = output if output.name not in ("", "..") else Path(os.path.abspath(output))
-        self.path = output.parent / f"{output.stem or 'video'}.jsonl"
+        self.path = output.parent / f"{output.name or 'video'}.jsonl"
         self._part, self._memory = part_path(self.path), self.path.with_name(self.path.name + ".memory")
         self._run, self._objects = run, objects
         self.finished = _run_of_first_line(self.path) == run
@@ -88,17 +88,18 @@ class VideoLog:
                 self._count(record)
                 yield record
 
-    def add(self, record: FrameRecord, name: str, state: TrackerState | None) -> None:
+    def add(self, record: FrameRecord, name: str, time: float, state: TrackerState | None) -> None:
         """Append the next frame.
 
         Args:
             name: of the frame.
+            time: when it is shown, in seconds.
             state: the tracker's after this frame; None at its start.
 
         Raises:
             DataError: the disk is full or fails.
         """
-        rows = _to_rows(record, self.count, name, self._objects, self._run)
+        rows = _to_rows(record, self.count, name, time, self._objects, self._run)
         text = "".join(json.dumps(row) + "\n" for row in rows).encode()
         with self._part.open("r+b" if self._length else "wb") as file:
             file.seek(self._length)  # a killed run may have written more
@@ -160,7 +161,7 @@ def _first_bytes(lines: Iterator[bytes], length: int) -> Iterator[bytes]:
 
 
 def _to_rows(
-    record: FrameRecord, frame: int, name: str, objects: Mapping[int, str], run: str
+    record: FrameRecord, frame: int, name: str, time: float, objects: Mapping[int, str], run: str
 ) -> Iterator[dict]:
     for (number, class_name), state in zip(objects.items(), record.objects, strict=True):
         mask = record.labels == number
@@ -168,6 +169,7 @@ def _to_rows(
         yield {
             "frame": frame,
             "name": name,
+            "time": round(time, 3),
             "class": class_name,
             "number": number,
             **state._asdict(),

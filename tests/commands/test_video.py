@@ -3,6 +3,8 @@
 import json
 import os
 import resource
+import struct
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -15,10 +17,12 @@ from tiny import command_files, random_image
 from segic_jax.commands.arguments import SkippedInputs
 from segic_jax.commands.command_line import main
 from segic_jax.errors import DataError
+from segic_jax.inference import video_io
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.inference.tracker import track_annotations
 from segic_jax.inference.video_io import VideoOutputs, open_video
+from segic_jax.inference.video_log import FrameRecord
 
 WEIGHTS = ("--weights", "tiny.safetensors")
 REF = ("--ref", "ref.png", "mask.png")
@@ -54,15 +58,16 @@ def test_a_video_is_tracked_from_its_first_mask(segic, clip, tmp_path, capsys):
     outs = ("--out", tmp_path / "o.mp4", "--out", tmp_path / "labels")
     assert segic("video", "clip.avi", "--mask", "first.png", *outs, *WEIGHTS) == 0
     assert capsys.readouterr().out.startswith("6 frames are done: ")
-    assert sorted(os.listdir(tmp_path)) == ["labels", "o.jsonl", "o.mp4"]
+    assert sorted(os.listdir(tmp_path)) == ["labels", "o.mp4", "o.mp4.jsonl"]
     assert sorted(os.listdir(tmp_path / "labels")) == [f"{i:06}.png" for i in range(6)]
     maps = [np.asarray(Image.open(tmp_path / f"labels/{i:06}.png")) for i in range(6)]
     np.testing.assert_array_equal(maps[0], clip)
     assert set(np.unique(maps)) <= {0, 3, 5}
     assert cv2.VideoCapture(str(tmp_path / "o.mp4")).get(cv2.CAP_PROP_FPS) == 10
     assert count_frames(tmp_path / "o.mp4") == 6
-    rows = lines(tmp_path / "o.jsonl")
+    rows = lines(tmp_path / "o.mp4.jsonl")
     assert [(row["frame"], row["class"]) for row in rows] == [(i, name) for i in range(6) for name in "35"]
+    assert [row["time"] for row in rows[::2]] == [0, 0.1, 0.2, 0.3, 0.4, 0.5]
     for row in rows:
         mask = maps[row["frame"]] == row["number"]
         assert row["area"] == mask.sum()
@@ -116,14 +121,14 @@ def test_a_stopped_video_resumes(segic, clip, tmp_path, capsys, monkeypatch):
         assert segic("video", *arguments, *outs) == 130
     assert "3 of 6 frames are done: repeat the command" in capsys.readouterr().err
     assert not (tmp_path / "o.avi").exists()
-    with (tmp_path / "o.jsonl.part").open("a") as part:  # as if killed while writing
+    with (tmp_path / "o.avi.jsonl.part").open("a") as part:  # as if killed while writing
         part.write('{"frame": 3, "cla')
     tracked.clear()
     assert segic("video", *arguments, *outs) == 0
     assert 3 <= len(tracked) <= 4
-    assert (tmp_path / "o.jsonl").read_text() == (tmp_path / "whole.jsonl").read_text()
+    assert (tmp_path / "o.avi.jsonl").read_text() == (tmp_path / "whole.avi.jsonl").read_text()
     assert (tmp_path / "o.avi").read_bytes() == (tmp_path / "whole.avi").read_bytes()
-    assert sorted(os.listdir(tmp_path)) == ["labels", "o.avi", "o.jsonl", "whole.avi", "whole.jsonl"]
+    assert sorted(os.listdir(tmp_path)) == ["labels", "o.avi", "o.avi.jsonl", "whole.avi", "whole.avi.jsonl"]
     # A finished video is not tracked again, and a missing overlay is drawn without the model.
     tracked.clear()
     assert segic("video", *arguments, *outs) == 0
@@ -135,20 +140,21 @@ def test_a_stopped_video_resumes(segic, clip, tmp_path, capsys, monkeypatch):
 
 
 def test_absence_and_negatives_are_considered_in_videos(segic, clip, tmp_path, capsys, monkeypatch):
-    def areas(name, *options):
+    def rows(name, *options):
         assert segic("video", "clip.avi", *REF, *options, "--out", tmp_path / name, *WEIGHTS) == 0
-        return [row["area"] for row in lines(tmp_path / f"{name}.jsonl")]
+        return lines(tmp_path / f"{name}.jsonl")
 
-    expected = areas("positive")
-    assert sum(expected) > 0
+    expected = rows("positive")
     with monkeypatch.context() as patch:  # every pixel of a negative is removed
         patch.setattr("segic_jax.inference.presence.MARGIN", -100)
-        assert sum(areas("negative", "--negative", "ref.png", "mask.png")) < sum(expected)
+        negative = rows("negative", "--negative", "ref.png", "mask.png")
+    assert sum(row["area"] for row in negative) < sum(row["area"] for row in expected)
     capsys.readouterr()
-    assert sum(areas("none", "--threshold", "0.999999")) == 0
-    out = capsys.readouterr().out
-    assert "object: no pixel above the threshold on 6 frames, 0-5" in out
-    assert "absent" not in out
+    emptied = rows("none", "--threshold", "0.999999")
+    assert sum(row["area"] for row in emptied) == 0
+    assert [row["present"] for row in emptied] == [row["present"] for row in expected]
+    present = sum(row["present"] for row in expected)
+    assert f"object: no pixel above the threshold on {present} frames" in capsys.readouterr().out
 
 
 def test_a_full_disk_is_reported_for_a_video(segic, clip, tmp_path, capsys, monkeypatch):
@@ -214,3 +220,50 @@ def test_a_mask_of_negative_numbers_is_refused(tmp_path, monkeypatch, capsys):
         main(["video", "targets", "--mask", "first.tif", "--out", "o", "--weights", "tiny.safetensors"])
     assert stopped.value.code == 2
     assert "first.tif numbers an object -3" in capsys.readouterr().err
+
+
+def test_a_phone_held_upright_gives_upright_frames(tmp_path):
+    """Turn a video by the matrix of its header, as phones do."""
+    video = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    frame = np.zeros((48, 64, 3), np.uint8)
+    frame[:16, :16] = 255
+    for _ in range(3):
+        video.write(frame)
+    video.release()
+    content = bytearray((tmp_path / "a.mp4").read_bytes())
+    matrix = content.index(b"tkhd") + 44
+    one = 1 << 16
+    content[matrix : matrix + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 48 * one, 0, 1 << 30)
+    (tmp_path / "a.mp4").write_bytes(content)
+    first = next(open_video(tmp_path / "a.mp4", 25.0, SkippedInputs()).frames)
+    assert first.shape == (64, 48, 3)
+    assert first[:12, -12:].mean() > 240
+    assert first[:12, :12].mean() < 15
+
+
+def test_a_codec_that_cannot_be_decoded_is_named(tmp_path):
+    video = cv2.VideoWriter(str(tmp_path / "a.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    for _ in range(3):
+        video.write(np.zeros((48, 64, 3), np.uint8))
+    video.release()
+    content = (tmp_path / "a.mp4").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(content.replace(b"mp4v", b"av01").replace(b"esds", b"free"))
+    with pytest.raises(DataError, match=r"a\.mp4 is encoded as AV1, .* ffmpeg -i a\.mp4 -c:v libx264"):
+        open_video(tmp_path / "a.mp4", 25.0, SkippedInputs())
+
+
+def test_a_varying_frame_rate_keeps_its_times(tmp_path):
+    """Write a video whose frames were shown at 0, 0.1, 0.2, 0.6 and 1.1 seconds."""
+    Image.fromarray(IMAGE).save(tmp_path / "1.png")
+    times = (0.0, 0.1, 0.2, 0.6, 1.1)
+    assert video_io._varying_times([3 + time for time in times]) == pytest.approx(times)
+    assert video_io._varying_times([0, 0.04, 0.08, 0.121]) == ()
+    assert video_io._varying_times([0, 0, 0]) == ()
+    video = replace(open_video(tmp_path, 10.0, SkippedInputs()), times=times)
+    assert [video.time(number) for number in range(6)] == [*times, 0.5]
+    record = FrameRecord(np.zeros(MASK.shape, np.uint8), [])
+    with VideoOutputs([tmp_path / "o.avi"], video, {1: "a"}) as outputs:
+        outputs._objects = {}
+        for _ in times:
+            outputs.add(IMAGE, record)
+    assert video_io._count_frames(tmp_path / "o.avi") == 12
