@@ -11,17 +11,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from benchmarks.engines import random_engine
 from benchmarks.measure import Times, alternating, clocked
-from benchmarks.stages import filled
 from benchmarks.tables import digits, markdown
 from benchmarks.targets import Target
 from benchmarks.torch_side import TorchError, TorchSide
-from segic_jax.config import EMPTY_PROMPT, ModelConfig, Precision
+from segic_jax.config import ModelConfig, Precision
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.inference.engine import Engine
-from segic_jax.models.backbones import backbone_template
-from segic_jax.models.segic import head_template
-from segic_jax.weights.bundle import Bundle
 
 CONCEPTS = (1, 20)
 OFFICIAL = "official"
@@ -68,7 +65,7 @@ def compare(
     """
     comparisons = []
     for model in models:
-        engines = {precision: _engine(model, precision) for precision in ("float32", "bfloat16")}
+        engines = {precision: random_engine(model, precision) for precision in ("float32", "bfloat16")}
         for concepts in CONCEPTS:
             built = official.build("official", **request, canvas=model.canvas, concepts=concepts)
             if built["canvas"] != model.canvas:
@@ -119,16 +116,6 @@ def as_dict(comparison: Comparison) -> dict:
         "times": {name: times._asdict() for name, times in comparison.times.items()},
         "ratios": {name: comparison.ratio(name) for name in WAYS},
     }
-
-
-def _engine(model: ModelConfig, precision: Precision) -> Engine:
-    bundle = Bundle(
-        config=model,
-        backbone=filled(dict(backbone_template(model.backbone).shapes)),
-        head=filled(dict(head_template(model).shapes)),
-        text={EMPTY_PROMPT: np.zeros(model.text_width, np.float32)},
-    )
-    return Engine(bundle, jax.local_devices()[:1], precision)
 
 
 def _inference(engine: Engine, concepts: int, cached: bool) -> Callable[[], object]:

@@ -10,7 +10,7 @@ import pytest
 from tiny import CONFIG
 from tiny_training import with_train
 
-from benchmarks import growth, matrix, roofline, run
+from benchmarks import growth, matrix, precisions, roofline, run
 from benchmarks.measure import Bench, Row, Times, alternating
 from benchmarks.stages import HOST, STAGES, Size, filled
 from benchmarks.targets import cpu_targets
@@ -182,3 +182,9 @@ def test_the_training_step_takes_the_batch():
     new_state, metrics = jax.eval_shape(step, state, *inputs)
     assert metrics["loss"].shape == ()
     assert jax.tree.map(jnp.shape, new_state) == jax.tree.map(jnp.shape, state)
+
+
+def test_precisions_are_compared_through_the_engine():
+    row = precisions.measure("tiny", CONFIG, 0)
+    assert row["ratio"] == pytest.approx(row["bfloat16"]["median"] / row["float32"]["median"])
+    assert f"| tiny | {CONFIG.grid**2} |" in precisions.table([row])
