@@ -162,7 +162,7 @@ def _worker(request: dict) -> None:
         jax.block_until_ready(program(*arrays))
         seconds.append(time.perf_counter() - begin)
         cpu_seconds.append(time.process_time() - cpu_begin)
-    text = program.as_text()
+    text = program.as_text() or ""
     answer = {
         "jax": f"jax {jax.__version__}",
         "seconds": seconds,
