@@ -15,6 +15,7 @@ MIN_PIXELS = 1 / 1600  # of the scene, visible of label 1
 MIN_VISIBLE = 0.4  # of label 1's own pixels
 # Where label 1 stays hidden, its object becomes at least so large, and all others at most so large.
 ENSURED, SHRUNK = 0.25, 0.4  # of the scene's side
+ENTIRE = 0.35  # probability that a photograph of a shared class is shown entirely
 
 
 @dataclass(frozen=True)
@@ -204,17 +205,19 @@ def photo_background(
     mask = background_mask(photo.mask) if photo.mask and label else None
     if mask is not None and mask.shape != (height, width):
         raise DataError(f"{photo.mask} has another size than {photo.file}: make the folder again.")
-    smallest = 0.35 * min(height, width)
+    shorter = min(height, width)
+    smallest = 0.35 * shorter
     box = (0, 0, height, width)
     if mask is not None:
         box = object_box(photo.mask)
         smallest = max(smallest, float(rng.uniform(0.85, 1.3)) * max(box[2] - box[0], box[3] - box[1]))
-    side = float(np.exp(rng.uniform(np.log(min(smallest, min(height, width))), np.log(min(height, width)))))
-    stretch = np.exp(rng.normal(0, 0.15))
-    if side == min(height, width) and mask is not None:  # a long object: the whole photograph, squeezed
-        stretch = np.sqrt(height / width)
-    rows = int(np.clip(side * stretch, 8, height))
-    columns = int(np.clip(side / stretch, 8, width))
+    if mask is not None and (smallest >= shorter or rng.random() < ENTIRE):
+        rows, columns = height, width  # squeezed
+    else:
+        side = float(np.exp(rng.uniform(np.log(smallest), np.log(shorter))))
+        stretch = np.exp(rng.normal(0, 0.15))
+        rows = int(np.clip(side * stretch, 8, height))
+        columns = int(np.clip(side / stretch, 8, width))
     top = _draw_start(rng, height, rows, box[0], box[2])
     left = _draw_start(rng, width, columns, box[1], box[3])
     part = np.s_[top : top + rows, left : left + columns]
