@@ -4,24 +4,33 @@ A file is read once with the standard library; annotations are kept by image, po
 """
 
 import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
 
 from segic_jax.data.masks import as_polygon, decode, union
-from segic_jax.errors import DataError
+from segic_jax.errors import DataError, InputWarning
+
+LISTED = 5  # annotations in a warning
 
 
 class CocoJson:
     """Hold the content of an `instances_*.json`, or of a file of the same form."""
 
-    def __init__(self, path: Path | str):
+    def __init__(self, path: Path | str, *, skip_invalid: bool = False):
         """Read the file.
 
+        Args:
+            skip_invalid: use the good annotations of a file of one's own, with an InputWarning about the
+                others; a benchmark's file must be complete.
+
         Raises:
-            DataError: it is missing, is not JSON, or lacks one of the three lists of COCO's format.
+            DataError: it is missing, is not JSON, or lacks one of the three lists of COCO's format; or an
+                annotation is invalid.
         """
         self.path = Path(path)
         try:
@@ -34,22 +43,32 @@ class CocoJson:
         self.sizes: dict[int, tuple[int, int]] = {}  # image id -> (height, width)
         self._annotations: dict[int, list[tuple[int, object]]] = {}  # image id -> class and segmentation
         self._images: dict[int, set[int]] = {}
+        first: dict[str, int] = {}  # file name -> the first image id that has it
+        skipped: list[str] = []
         try:
             names = {int(category["id"]): str(category["name"]) for category in content["categories"]}
             self.categories = dict(sorted(names.items()))
+            same = {}  # image id -> the id of the same image
             for image in content["images"]:
-                self.images[image["id"]] = _file_name(image)
-                self.sizes[image["id"]] = int(image["height"]), int(image["width"])
-            for annotation in content["annotations"]:
-                image, class_id = annotation["image_id"], int(annotation["category_id"])
-                if image not in self.images or class_id not in self.categories:
-                    raise DataError(
-                        f"{path} has an annotation of image {image} and class {class_id}, which it does not "
-                        "list: get the file again."
-                    )
-                segmentation = annotation["segmentation"]
-                if isinstance(segmentation, list):  # as Python numbers they would fill gigabytes
-                    segmentation = [as_polygon(points) for points in segmentation]
+                name = _file_name(image)
+                same[image["id"]] = first.setdefault(name, image["id"]) if skip_invalid else image["id"]
+                if same[image["id"]] == image["id"]:
+                    self.images[image["id"]] = name
+                    self.sizes[image["id"]] = int(image["height"]), int(image["width"])
+            for number, annotation in enumerate(content["annotations"], 1):
+                try:
+                    image = same.get(annotation["image_id"], annotation["image_id"])
+                    class_id = int(annotation["category_id"])
+                    segmentation = self._segmentation(annotation, image, class_id, skip_invalid)
+                except (DataError, KeyError, TypeError, ValueError) as error:
+                    if not skip_invalid:
+                        raise
+                    what = f"has no {error}" if isinstance(error, KeyError) else f"is invalid: {error}"
+                    skipped.append(f"number {number} {what}")
+                    continue
+                if isinstance(segmentation, list) and not segmentation and skip_invalid:
+                    skipped.append(f"number {number} has no mask")
+                    continue
                 self._annotations.setdefault(image, []).append((class_id, segmentation))
                 self._images.setdefault(class_id, set()).add(image)
         except (KeyError, TypeError, ValueError) as error:
@@ -58,6 +77,41 @@ class CocoJson:
             raise DataError(
                 f"{path} is not in COCO's format ({error!r}): it needs images, annotations and categories."
             ) from error
+        if skipped:
+            more = "" if len(skipped) <= LISTED else f"; and {len(skipped) - LISTED} more"
+            warnings.warn(
+                f"{path}: {len(skipped)} of {len(content['annotations'])} annotations are left out: "
+                f"{'; '.join(skipped[:LISTED])}{more}.",
+                InputWarning,
+                stacklevel=2,
+            )
+
+    def _segmentation(self, annotation: dict, image: int, class_id: int, skip_invalid: bool) -> Any:
+        """Return an annotation's segmentation, its polygons as arrays.
+
+        Raises:
+            DataError: its image or class is not listed.
+            KeyError: it has no segmentation.
+            ValueError: it cannot be a mask.
+        """
+        if image not in self.images or class_id not in self.categories:
+            raise DataError(
+                f"{self.path} has an annotation of image {image} and class {class_id}, which it does not "
+                "list: get the file again."
+            )
+        segmentation = annotation["segmentation"]
+        if not skip_invalid:
+            # As Python numbers they would fill gigabytes.
+            is_list = isinstance(segmentation, list)
+            return [as_polygon(points) for points in segmentation] if is_list else segmentation
+        if isinstance(segmentation, list):
+            flat = segmentation and not isinstance(segmentation[0], list)
+            polygons = [as_polygon(points) for points in ([segmentation] if flat else segmentation)]
+            if polygons and not (large := [points for points in polygons if points.size >= 6]):
+                raise ValueError("a polygon needs three points")
+            segmentation = large if polygons else []
+        decode(segmentation, *self.sizes[image])
+        return segmentation
 
     def image_ids(self, category_id: int) -> Sequence[int]:
         """Return the ids of the images with this class, sorted."""
@@ -97,5 +151,5 @@ class CocoJson:
 def _file_name(image: dict) -> str:
     """Return COCO's `file_name`; LVIS has only a URL, whose last two parts are folder and file."""
     if "file_name" in image:
-        return str(image["file_name"])
+        return str(image["file_name"]).replace("\\", "/")  # as Windows writes it
     return "/".join(str(image["coco_url"]).split("/")[-2:])

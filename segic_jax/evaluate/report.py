@@ -124,13 +124,22 @@ def _plural(count: int, singular: str, plural: str = "") -> str:
 
 
 def sheet(items: Sequence[GalleryItem]) -> Image:
-    """Return one image with a row of tiles for each episode; all items must have the same tiles."""
+    """Return one image with a row of tiles for each episode, in as many columns as make it about square.
+
+    All items must have the same tiles.
+    """
     lines = []
     for item in items:
         (caption, image), *others = item.tiles()
         tiles = [_tile(image, f"{caption}: {item.title}"), *(_tile(other, text) for text, other in others)]
         lines.append(np.concatenate(tiles, axis=1))
-    return np.concatenate(lines)
+    height, width = lines[0].shape[:2]
+    columns = int(np.ceil(np.sqrt(len(lines) * height / width)))
+    rows = -(-len(lines) // columns)
+    lines += [np.full_like(lines[0], 255)] * (rows * columns - len(lines))
+    return np.concatenate(
+        [np.concatenate(lines[start : start + rows]) for start in range(0, len(lines), rows)], axis=1
+    )
 
 
 def encode_png(image: Image) -> bytes:

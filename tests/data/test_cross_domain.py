@@ -2,6 +2,7 @@
 
 # ruff: noqa: NPY002 (the legacy generator is what the official code draws from)
 
+import json
 import shutil
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from layouts_domains import (
 
 from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.episodes import Episode, View, require_files
-from segic_jax.errors import DataError
+from segic_jax.errors import DataError, InputWarning
 
 SETS = {
     "isic": ("ISIC", write_isic),
@@ -176,12 +177,31 @@ def test_a_coco_json_in_a_folder_annotations_is_read(tmp_path, images):
         source.load(View(f"{3:012}.jpg", 3))
 
 
-def test_a_coco_json_that_lists_an_image_twice_is_refused(tmp_path):
+def test_the_good_annotations_of_a_coco_json_are_used(tmp_path):
+    """Write what tools export every day: Windows' names, one image twice, flat polygons, boxes, leftovers."""
     write_coco_folder(tmp_path)
-    path = tmp_path / "mine.json"
-    path.write_text(path.read_text().replace(f"{5:012}.jpg", f"{1:012}.jpg"))
-    with pytest.raises(DataError, match=rf"mine\.json lists {1:012}\.jpg twice"):
-        open_set(tmp_path, "folder")
+    path, polygon = tmp_path / "mine.json", [2, 2, 10, 2, 10, 8, 2, 8]
+    content = json.loads(path.read_text())
+    for image in content["images"]:
+        image["file_name"] = "images\\" + Path(image["file_name"]).name
+    content["images"].append(next(image for image in content["images"] if image["id"] == 1) | {"id": 77})
+    content["annotations"] = [
+        {"image_id": 1, "category_id": 3, "segmentation": [[10, 10, 20, 20], polygon]},
+        {"image_id": 77, "category_id": 17, "segmentation": polygon},
+        {"image_id": 2, "category_id": 3, "segmentation": []},
+        {"image_id": 2, "category_id": 3, "bbox": [1, 2, 3, 4]},
+        {"image_id": 2, "category_id": 99, "segmentation": [polygon]},
+        {"image_id": 99, "category_id": 3, "segmentation": [polygon]},
+        {"image_id": 2, "category_id": 3, "segmentation": {"size": [9, 9], "counts": "abc"}},
+        {"image_id": 2, "category_id": 3, "segmentation": [[10, 10, 20, 20]]},
+    ]
+    path.write_text(json.dumps(content))
+    with pytest.warns(InputWarning, match="6 of 8 annotations are left out: number 3 has no mask; .* 1 more"):
+        source = open_set(tmp_path, "folder")
+    name = f"images/{1:012}.jpg"
+    assert {(view.image_name, view.class_id) for view in source.views()} == {(name, 3), (name, 17)}
+    masks = [source.load(View(name, class_id)).mask for class_id in (3, 17)]
+    assert masks[0].sum() == masks[1].sum() == 48
 
 
 @pytest.mark.parametrize("images", ["images/", ""])

@@ -140,5 +140,10 @@ def test_the_sheet_has_a_row_for_each_episode():
     np.testing.assert_array_equal(png, sheet)
 
 
+def test_a_sheet_of_many_episodes_is_a_grid():
+    height, width, _ = report.sheet(gallery() * 4).shape
+    assert 1 < width / height < 4
+
+
 def test_csv_fields_with_a_comma_are_quoted():
     assert report.to_csv(["class", "iou"], [("a, b", 1.5)]) == b'class,iou\n"a, b",1.5\n'

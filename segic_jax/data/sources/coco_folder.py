@@ -20,18 +20,15 @@ class CocoFolderSource:
     name = "folder"
 
     def __init__(self, path: Path):
-        """Read the JSON. Raises DataError if it is missing, damaged, empty, or lists a file twice."""
-        self.coco = CocoJson(path)
+        """Read the JSON. Raises DataError if it is missing or damaged, or has no annotation with a mask."""
+        self.coco = CocoJson(path, skip_invalid=True)
         self._ids = {name: image for image, name in self.coco.images.items()}
-        for image, name in self.coco.images.items():
-            if self._ids[name] != image:
-                raise DataError(f"{path} lists {name} twice: give each image one id.")
         self.image_names = {
             class_id: sorted(self.coco.images[image] for image in self.coco.image_ids(class_id))
             for class_id in self.coco.categories
         }
         if not any(self.image_names.values()):
-            raise DataError(f"{path} has no annotation: add some, or give another file.")
+            raise DataError(f"{path} has no annotation with a mask: add some, or give another file.")
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
         """Return the episodes. Raises DataError for unknown settings, or a class of too few images."""
@@ -67,7 +64,10 @@ class CocoFolderSource:
         folders = [folder, folder / "images"]
         if folder.name == "annotations":
             folders += [folder.parent, folder.parent / "images"]
-        places = [place / view.image_name for place in folders if place.is_dir()]
+        names = dict.fromkeys(
+            (view.image_name, Path(view.image_name).name)
+        )  # which may be of another machine
+        places = [place / name for name in names for place in folders if place.is_dir()]
         return (next((path for path in places if path.is_file()), places[-1]),)
 
     def load(self, view: View) -> LabelledImage:
