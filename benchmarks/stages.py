@@ -19,6 +19,7 @@ from segic_jax.inference.result import Result
 from segic_jax.models import segic
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.correspondence import best_point, similarity_map, upsample_maps
+from segic_jax.models.features import Features
 from segic_jax.models.params import Template
 from segic_jax.models.prompt_encoder import Prompts
 
@@ -94,14 +95,14 @@ def products(size: Size) -> Stage:
 def references(size: Size) -> Stage:
     """Pool the features of reference images, one for each shot, inside their masks to prototypes."""
     batch = _references(size)
-    features = _features(size, size.shots)
-    return Stage(segic.encode_features, (features, batch._replace(images=None, sizes=None)))
+    patches = _features(size, size.shots).patches
+    return Stage(segic.encode_features, (patches, batch._replace(images=None, sizes=None)))
 
 
 def neck(size: Size) -> Stage:
     """Project features to the image embedding that the decoder reads."""
     return Stage(
-        lambda head, features: _head(size).bind(head).embed_image(features),
+        lambda head, features: _head(size).bind(head).embed_image(features).patches,
         (_params(_head(size), size.precision), _features(size, dtype=size.precision)),
     )
 
@@ -109,11 +110,11 @@ def neck(size: Size) -> Stage:
 def correspondence(size: Size) -> Stage:
     """Compute similarity maps on the canvas and their peaks from features and prototypes."""
 
-    def match(features, pooled):
-        at_canvas = upsample_maps(similarity_map(features, pooled, size.model.canvas), size.model.canvas)
+    def match(patches, pooled):
+        at_canvas = upsample_maps(similarity_map(patches, pooled, size.model.canvas), size.model.canvas)
         return at_canvas, best_point(at_canvas)
 
-    return Stage(match, (_features(size), _context(size).pooled))
+    return Stage(match, (_features(size).patches, _context(size).pooled))
 
 
 def prompts(size: Size) -> Stage:
@@ -210,9 +211,9 @@ def complete_with_references(size: Size) -> Stage:
         reference_images = references.images.reshape(batch * shots, *references.images.shape[2:])
         sizes = jnp.concatenate([sizes, references.sizes.reshape(-1, 2)])
         features = segic.extract(size.model, params, jnp.concatenate([images, reference_images]), sizes)
-        reference_features = features[batch:].reshape(batch, shots, *features.shape[1:])
-        context = segic.encode_features(reference_features, references._replace(images=None, sizes=None))
-        logits, iou = segic.decode(size.model, head, features[:batch], context)
+        patches = features.patches[batch:].reshape(batch, shots, *features.patches.shape[1:])
+        context = segic.encode_features(patches, references._replace(images=None, sizes=None))
+        logits, iou = segic.decode(size.model, head, jax.tree.map(lambda x: x[:batch], features), context)
         return segic.upsample(logits, size.model.canvas), iou
 
     return Stage(segmented, (*complete(size).arguments[:4], _references(size)))
@@ -307,9 +308,12 @@ def _images(size: Size, *shape: int) -> tuple[Shape, Shape]:
     return Shape((*shape, side, side, 3), np.uint8), Shape((*shape, 2), np.int32)
 
 
-def _features(size: Size, *images: int, dtype: str = "float32") -> Shape:
-    config = size.model
-    return _floats(size.batch, *images, config.grid, config.grid, config.backbone.width, dtype=dtype)
+def _features(size: Size, *images: int, dtype: str = "float32") -> Features:
+    config, shape = size.model, (size.batch, *images)
+    patches = _floats(*shape, config.grid, config.grid, config.backbone.width, dtype=dtype)
+    sides = [2 ** (level + 1) * config.grid for level in range(len(config.backbone.fine_widths))]
+    fine = zip(sides, config.backbone.fine_widths, strict=True)
+    return Features(patches, tuple(_floats(*shape, side, side, width, dtype=dtype) for side, width in fine))
 
 
 def _small_logits(size: Size) -> Shape:

@@ -13,7 +13,7 @@ from typing import Literal
 import jax
 import numpy as np
 import tyro
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
 from segic_jax.commands.command_line import run_command
 from segic_jax.config import ModelConfig
@@ -24,6 +24,7 @@ from segic_jax.evaluate.protocols import find_protocol, prediction_row, summaris
 from segic_jax.inference.engine import Decoding, Engine, ImageFeatures
 from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
+from segic_jax.models.features import Features
 from segic_jax.models.params import Params
 from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import Bundle, load_bundle
@@ -56,10 +57,10 @@ class ShotEngine(Engine):
 
 
 @partial(jax.jit, static_argnums=0)
-def _decode_max(
-    config: ModelConfig, head: Params, features: Float[Array, "rows g g channels"], prototypes: Prototypes
-) -> Decoding:
-    similarity = similarity_map(features, prototypes.visual[:, 0], config.canvas).max(1, keepdims=True)
+def _decode_max(config: ModelConfig, head: Params, features: Features, prototypes: Prototypes) -> Decoding:
+    similarity = similarity_map(features.patches, prototypes.visual[:, 0], config.canvas).max(
+        1, keepdims=True
+    )
     geometric = segic.geometric_prompt(similarity, config.canvas)
     stages = segic.decode_with_prompts(config, head, features, prototypes, geometric)
     return Decoding(segic.upsample(stages.logits, config.canvas), stages.map)

@@ -202,6 +202,7 @@ def _product_rate(side: int) -> float:
 
 def _flops(config) -> int:
     """Count the operations for one image and one concept."""
+    import jax
     import numpy as np
     from jax import ShapeDtypeStruct as Shape
 
@@ -209,7 +210,7 @@ def _flops(config) -> int:
     from segic_jax.models.backbones import backbone_template
     from segic_jax.train.flops import count_flops
 
-    side, grid, width = config.canvas, config.grid, config.backbone.width
+    side, width = config.canvas, config.backbone.width
     context = segic.Prototypes(
         pooled=Shape((1, 1, width), np.float32),
         visual=Shape((1, 1, 1, width), np.float32),
@@ -219,7 +220,7 @@ def _flops(config) -> int:
     backbone = backbone_template(config.backbone).shapes
     head = segic.head_template(config).shapes
     images, sizes = Shape((1, side, side, 3), np.uint8), Shape((1, 2), np.int32)
-    features = Shape((1, grid, grid, width), np.float32)
+    features = jax.eval_shape(partial(segic.extract, config), backbone, images, sizes)
     return count_flops(partial(segic.extract, config), backbone, images, sizes) + count_flops(
         partial(segic.decode, config), head, features, context
     )

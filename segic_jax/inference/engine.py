@@ -25,6 +25,7 @@ from segic_jax.inference import matching, memory
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, PatchMatches, PooledReference
 from segic_jax.inference.memory import ObjectMemory
 from segic_jax.models import correspondence, segic
+from segic_jax.models.features import Features
 from segic_jax.models.params import Params, place
 from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import Bundle
@@ -37,7 +38,7 @@ CPU_PATCHES = 4096  # patches of all concepts that a CPU decodes at once: those 
 class ImageFeatures(NamedTuple):
     """Represent a batch of images on one device; rows beyond the images are unused."""
 
-    features: Float[Array, "rows g g channels"]  # float32, not of unit length
+    features: Features
     sizes: Int[Array, "rows 2"]  # (h, w) of each image on the canvas
 
 
@@ -124,11 +125,11 @@ class Engine:
         Args:
             masks: of each image on the canvas, bool or 0..1.
         """
-        return _pool(images.features, masks)
+        return _pool(images.features.patches, masks)
 
     def pool_reference(self, images: ImageFeatures, mask: Bool[np.ndarray, "S S"]) -> PooledReference:
         """Pool one mask on the one image of `images` for the API; see `matching.pool_reference`."""
-        return _pool_reference(*images, mask)
+        return _pool_reference(images.features.patches, images.sizes, mask)
 
     def prototypes(
         self,
@@ -187,7 +188,7 @@ class Engine:
 
     def match_patches(self, images: ImageFeatures, slots: Sequence[ConceptSlots]) -> list[PatchMatches]:
         """Match the patches of the one image of `images` for explanations; see `matching.match_patches`."""
-        return [_match_patches(self.config, images.features, chunk) for chunk in slots]
+        return [_match_patches(self.config, images.features.patches, chunk) for chunk in slots]
 
     def track(
         self, images: ImageFeatures, objects: ObjectMemory, text: Float[np.ndarray, " text_width"]
@@ -237,7 +238,7 @@ def extract(
     backbone: Params,
     images: UInt8[Array, "n S S 3"] | Float[Array, "n S S 3"],
     sizes: Int[Array, "n 2"],
-) -> Float[Array, "n g g channels"]:
+) -> Features:
     """Return the features of images on the canvas; see `models.segic.extract`.
 
     Args:
@@ -249,18 +250,18 @@ def extract(
 
 
 def _device(images: ImageFeatures) -> jax.Device:
-    (device,) = images.features.devices()
+    (device,) = images.sizes.devices()
     return device
 
 
 @_compiled()
-def _pool(features, masks):
-    return correspondence.pool(features[:, None], masks)
+def _pool(patches, masks):
+    return correspondence.pool(patches[:, None], masks)
 
 
 @_compiled()
-def _pool_reference(features, sizes, mask):
-    return matching.pool_reference(features[0], mask, sizes[0])
+def _pool_reference(patches, sizes, mask):
+    return matching.pool_reference(patches[0], mask, sizes[0])
 
 
 @_compiled(0, 1)
@@ -277,8 +278,8 @@ def _match_concepts(config, at_once, head, features, sizes, slots, everyone, row
 
 
 @_compiled(0)
-def _match_patches(config, features, slots):
-    return matching.match_patches(config, features, slots)
+def _match_patches(config, patches, slots):
+    return matching.match_patches(config, patches, slots)
 
 
 @_compiled(0, 1)

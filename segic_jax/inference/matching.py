@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from segic_jax.config import ModelConfig
 from segic_jax.models import segic
 from segic_jax.models.correspondence import cosine_map, grid_masks
+from segic_jax.models.features import Features
 from segic_jax.models.layers import bilinear, l2_normalise
 from segic_jax.models.params import Params
 
@@ -67,19 +68,19 @@ def patches_on_image(
 
 
 def pool_reference(
-    features: Float[Array, "g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]
+    patches: Float[Array, "g g channels"], mask: Bool[Array, "S S"], size: Int[Array, " 2"]
 ) -> PooledReference:
     """Pool a reference. A mask that fills no patch stands for the patches that it covers most.
 
     Args:
         size: (h, w) of the image on the canvas.
     """
-    grid, canvas = features.shape[0], mask.shape[0]
+    grid, canvas = patches.shape[0], mask.shape[0]
     patch = canvas // grid
     cover = mask.reshape(grid, patch, grid, patch).mean((1, 3))
     filled = grid_masks(mask, grid) > 0
     inside = jnp.where(filled.any(), filled, (cover >= cover.max()) & (cover > 0))
-    summed = jnp.einsum("ij,ijc->c", inside.astype(jnp.float32), features)
+    summed = jnp.einsum("ij,ijc->c", inside.astype(jnp.float32), patches)
     valid = jnp.asarray(patches_on_image(size, canvas, grid))
     return PooledReference(summed / jnp.maximum(inside.sum(), 1), inside, valid)
 
@@ -87,7 +88,7 @@ def pool_reference(
 def match_concepts(
     config: ModelConfig,
     head: Params,
-    features: Float[Array, "batch g g channels"],
+    features: Features,
     sizes: Int[Array, "batch 2"],
     slots: ConceptSlots,
     everyone: segic.Prototypes | None = None,
@@ -106,7 +107,7 @@ def match_concepts(
         rows: the places of `slots` among them.
         concepts_at_once: as for `models.segic.decode_stages`.
     """
-    batch, grid, _, channels = features.shape
+    batch, grid, _, channels = features.patches.shape
     context = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context if everyone is None else everyone
     )
@@ -119,7 +120,7 @@ def match_concepts(
         rows=rows,
         concepts_at_once=concepts_at_once,
     )
-    patches = l2_normalise(features, 1e-8).reshape(batch, grid * grid, channels)
+    patches = l2_normalise(features.patches, 1e-8).reshape(batch, grid * grid, channels)
     cosine = jnp.einsum("bnc,rkpc->brkpn", patches, slots.patches)
     cosine = jnp.where(slots.patches_valid[None, ..., None], cosine, -1)
     on_image = jnp.asarray(patches_on_image(sizes, config.canvas, grid)).reshape(batch, 1, 1, grid * grid)
@@ -145,10 +146,10 @@ def _mutual_share(
 
 
 def match_patches(
-    config: ModelConfig, features: Float[Array, "1 g g channels"], slots: ConceptSlots
+    config: ModelConfig, patches: Float[Array, "1 g g channels"], slots: ConceptSlots
 ) -> PatchMatches:
     """Match the patches of a target with the INSIDE patches of each concept, for explanations."""
-    cosine = jnp.einsum("ijc,kpc->kijp", l2_normalise(features[0], 1e-8), slots.patches[:, INSIDE])
+    cosine = jnp.einsum("ijc,kpc->kijp", l2_normalise(patches[0], 1e-8), slots.patches[:, INSIDE])
     cosine = jnp.where(slots.patches_valid[:, INSIDE, None, None], cosine, -1)
-    heat = cosine_map(features, slots.context.pooled, config.canvas)[0]
+    heat = cosine_map(patches, slots.context.pooled, config.canvas)[0]
     return PatchMatches(heat, cosine.max(-1), cosine.argmax(-1))

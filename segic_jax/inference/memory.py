@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import pool
+from segic_jax.models.features import Features
 from segic_jax.models.params import Params
 from segic_jax.models.segic import DecoderStages, Prototypes, decode_stages, upsample
 
@@ -34,10 +35,10 @@ class DecodedFrame(NamedTuple):
 
 
 def first_memory(
-    features: Float[Array | np.ndarray, "1 g g channels"], masks: Bool[Array | np.ndarray, "objects S S"]
+    patches: Float[Array | np.ndarray, "1 g g channels"], masks: Bool[Array | np.ndarray, "objects S S"]
 ) -> ObjectMemory:
     """Return the memory after the frame of the given masks; an empty mask gives a zero feature."""
-    first = pool(features, masks)
+    first = pool(patches, masks)
     objects = len(masks)
     return ObjectMemory(first, jnp.zeros_like(first), jnp.zeros(objects, bool), jnp.ones(objects, bool))
 
@@ -45,7 +46,7 @@ def first_memory(
 def decode_frame(
     config: ModelConfig,
     head: Params,
-    features: Float[Array, "1 g g channels"],
+    features: Features,
     memory: ObjectMemory,
     text: Float[Array | np.ndarray, " text_width"],
     concepts_at_once: int | None = None,
@@ -54,6 +55,9 @@ def decode_frame(
 
     The similarity map and its peak come from the first mask alone, the visual tokens from both; the peaks of
     the other objects are points outside. The mask is pooled over the whole canvas, padding included.
+
+    Args:
+        features: of one image.
     """
     objects = len(memory.first)
     prototypes = Prototypes(
@@ -66,5 +70,5 @@ def decode_frame(
         config, head, features, prototypes, cross_points=True, eps=EPS, concepts_at_once=concepts_at_once
     )
     logits = upsample(stages.logits, config.canvas)[0]
-    latest = pool(features, logits > 0)
+    latest = pool(features.patches, logits > 0)
     return DecodedFrame(stages, logits), ObjectMemory(memory.first, latest, memory.valid, memory.valid)

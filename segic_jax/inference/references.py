@@ -120,7 +120,7 @@ def encode_example(
     """
     mask, canvas_size, size = loaded.placed.masks[row], loaded.placed.size, loaded.reference.size
     pooled = jax.tree.map(np.asarray, engine.pool_reference(features, mask))
-    vectors = np.asarray(features.features)[0]
+    vectors = np.asarray(features.features.patches)[0]
     patches, kinds, places = [], [], []
     for kind, selected in ((INSIDE, pooled.inside), (OUTSIDE, pooled.valid & ~pooled.inside)):
         at = np.argwhere(selected)

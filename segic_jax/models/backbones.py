@@ -10,8 +10,7 @@ from segic_jax.models.efficientnet import EfficientNet
 from segic_jax.models.params import Template
 from segic_jax.models.vit import DinoVisionTransformer
 
-# A module maps normalised images [batch, height, width, 3] to an object whose `patches` are
-# [batch, height / stride, width / stride, width].
+# A module maps normalised images to an object with the fields `patches` and `fine` of `Features`.
 _MODULES: dict[type[Backbone], Callable[..., nnx.Module]] = {
     ViTConfig: DinoVisionTransformer,
     EfficientNetConfig: EfficientNet,

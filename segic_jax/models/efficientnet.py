@@ -7,7 +7,6 @@ the blocks, a convolution and the classifier, is left out. Attribute names are t
 """
 
 from itertools import accumulate
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +15,12 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from segic_jax.config import EfficientNetConfig, MBConv
+from segic_jax.models.features import Features
 from segic_jax.models.layers import bilinear, torch_uniform
 from segic_jax.models.params import AnyArray
 
 _STEM_CHANNELS = 32
 _NORM_EPSILON = 1e-3
-
-
-class EfficientNetFeatures(NamedTuple):
-    """Hold the joined features at stride 16, and finer levels from coarse to fine."""
-
-    patches: Float[Array, "batch rows columns channels"]
-    fine: tuple[Float[Array, "batch _ _ _"], ...]
 
 
 class EfficientNet(nnx.Module):
@@ -40,7 +33,7 @@ class EfficientNet(nnx.Module):
         needed = max(*config.blocks, *config.fine_blocks) + 1
         self.blocks = nnx.List(InvertedResidual(block, rngs=rngs) for block in config.layout()[:needed])
 
-    def __call__(self, images: Float[AnyArray, "batch height width 3"]) -> EfficientNetFeatures:
+    def __call__(self, images: Float[AnyArray, "batch height width 3"]) -> Features:
         """Return the features of normalised images."""
         outputs = self.block_outputs(images)
         means, variances = self._statistics()
@@ -52,9 +45,7 @@ class EfficientNet(nnx.Module):
         patches = [
             x if x.shape[1:3] == grid else bilinear(x, grid) for x in map(standardised, self.config.blocks)
         ]
-        return EfficientNetFeatures(
-            jnp.concatenate(patches, axis=-1), tuple(map(standardised, self.config.fine_blocks))
-        )
+        return Features(jnp.concatenate(patches, axis=-1), tuple(map(standardised, self.config.fine_blocks)))
 
     def block_outputs(self, images: Float[AnyArray, "batch height width 3"]) -> list[Array]:
         """Return the output of every block, as the published code computes it."""

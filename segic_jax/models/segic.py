@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from segic_jax.config import Backbone, ModelConfig
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.correspondence import best_point, grid_masks, similarity_map, upsample_maps
+from segic_jax.models.features import Features
 from segic_jax.models.layers import Conv3x3, Embedding, LayerNorm2d, Linear, PatchConv, bilinear
 from segic_jax.models.mask_decoder import MaskDecoder
 from segic_jax.models.params import AnyArray, Params, Template
@@ -92,12 +93,12 @@ class SegicHead(nnx.Module):
         self.prompt_proj = Linear(config.text_width, width, rngs=rngs)
         self.inst_proj = Linear(config.backbone.width, width, rngs=rngs)
 
-    def embed_image(self, features: Float[AnyArray, "batch g g channels"]) -> Float[Array, "batch g g width"]:
-        """Apply the neck to backbone features."""
-        embedding = jnp.asarray(features)
+    def embed_image(self, features: Features) -> Features:
+        """Return what the mask decoder reads of images: patches after the neck, and finer levels."""
+        patches = jnp.asarray(features.patches)
         for layer in self.neck:
-            embedding = layer(embedding)
-        return embedding
+            patches = layer(patches)
+        return features._replace(patches=patches)
 
     def tokens(
         self,
@@ -145,10 +146,8 @@ def head_template(config: ModelConfig) -> Template:
     return Template(lambda rngs: SegicHead(config, rngs=rngs))
 
 
-def extract(
-    config: ModelConfig, backbone: Params, images: AnyArray, sizes: Int[AnyArray, "n 2"]
-) -> Float[Array, "n g g channels"]:
-    """Return the patch features of images on the canvas, in float32 and without gradient.
+def extract(config: ModelConfig, backbone: Params, images: AnyArray, sizes: Int[AnyArray, "n 2"]) -> Features:
+    """Return the features of images on the canvas, in float32 and without gradient.
 
     Args:
         backbone: parameters, all of the precision that the backbone is to run in.
@@ -157,8 +156,9 @@ def extract(
     """
     precision = next(iter(backbone.values())).dtype
     pixels = normalise_pixels(config.backbone, images, sizes).astype(precision)
-    features = backbone_template(config.backbone).bind(backbone)(pixels).patches
-    return jax.lax.stop_gradient(features.astype(jnp.float32))
+    output = backbone_template(config.backbone).bind(backbone)(pixels)
+    features = Features(output.patches, output.fine)
+    return jax.tree.map(lambda level: jax.lax.stop_gradient(level.astype(jnp.float32)), features)
 
 
 def normalise_pixels(
@@ -178,20 +178,20 @@ def encode(config: ModelConfig, backbone: Params, references: ReferenceBatch) ->
     assert references.sizes is not None
     batch, images = references.images.shape[:2]
     pixels = references.images.reshape(batch * images, *references.images.shape[2:])
-    features = extract(config, backbone, pixels, references.sizes.reshape(batch * images, 2))
-    return encode_features(features.reshape(batch, images, *features.shape[1:]), references)
+    patches = extract(config, backbone, pixels, references.sizes.reshape(batch * images, 2)).patches
+    return encode_features(patches.reshape(batch, images, *patches.shape[1:]), references)
 
 
 def encode_features(
-    features: Float[AnyArray, "batch images g g channels"], references: ReferenceBatch
+    patches: Float[AnyArray, "batch images g g channels"], references: ReferenceBatch
 ) -> Prototypes:
-    """Encode references from their backbone features; `references.images` and `sizes` are not read."""
+    """Encode references from the features of their patches; `references.images` and `sizes` are not read."""
     valid = references.valid[..., None]
-    masks = grid_masks(references.masks, features.shape[2])  # [batch, concepts, shots, g, g]
-    on_image = jax.nn.one_hot(references.image_index, features.shape[1])  # [batch, concepts, shots, images]
+    masks = grid_masks(references.masks, patches.shape[2])  # [batch, concepts, shots, g, g]
+    on_image = jax.nn.one_hot(references.image_index, patches.shape[1])  # [batch, concepts, shots, images]
     # One product over all images; gathering an image for each mask would copy its features.
     masks_on_images = masks[:, :, :, None] * on_image[..., None, None]
-    sums = jnp.einsum("bkspij,bpijc->bksc", masks_on_images, features)
+    sums = jnp.einsum("bkspij,bpijc->bksc", masks_on_images, patches)
     visual = jnp.where(valid, sums / jnp.maximum(masks.sum((-2, -1)), 1)[..., None], 0)
     return Prototypes(
         pooled=visual.sum(2) / jnp.maximum(valid.sum(2), 1),
@@ -204,7 +204,7 @@ def encode_features(
 def decode(
     config: ModelConfig,
     head: Params,
-    features: Float[AnyArray, "batch g g channels"],
+    features: Features,
     prototypes: Prototypes,
 ) -> tuple[Float[Array, "batch concepts side side"], Float[Array, "batch concepts"]]:
     """Return mask logits at 4 x grid (foreground above 0) and predicted IoU of every concept."""
@@ -215,7 +215,7 @@ def decode(
 def decode_stages(
     config: ModelConfig,
     head: Params,
-    features: Float[AnyArray, "batch g g channels"],
+    features: Features,
     prototypes: Prototypes,
     *,
     boxes: Float[AnyArray, "batch concepts 4"] | None = None,
@@ -247,7 +247,7 @@ def decode_stages(
     if cross_points and rows is not None:
         raise ValueError("cross_points needs all concepts at once.")
     pooled = prototypes.pooled if rows is None else prototypes.pooled[:, rows]
-    geometric = geometric_prompt(similarity_map(features, pooled, config.canvas, eps), config.canvas)
+    geometric = geometric_prompt(similarity_map(features.patches, pooled, config.canvas, eps), config.canvas)
     if cross_points:
         batch, concepts = pooled.shape[:2]
         labels = jnp.broadcast_to(jnp.eye(concepts, dtype=jnp.int32), (batch, concepts, concepts))
@@ -283,7 +283,7 @@ def geometric_prompt(
 def decode_with_prompts(
     config: ModelConfig,
     head: Params,
-    features: Float[AnyArray, "batch g g channels"],
+    features: Features,
     prototypes: Prototypes,
     geometric: GeometricPrompt,
     *,
@@ -313,7 +313,7 @@ def decode_with_prompts(
 def decode_embedded(
     config: ModelConfig,
     head: Params,
-    image: Float[AnyArray, "batch g g width"],
+    image: Features,
     prototypes: Prototypes,
     geometric: GeometricPrompt,
     *,
@@ -324,7 +324,7 @@ def decode_embedded(
     rows: Int[AnyArray, "*images rows"] | None = None,
     concepts_at_once: int | None = None,
 ) -> DecoderStages:
-    """Do as `decode_with_prompts` with images that are already embedded by the neck."""
+    """Do as `decode_with_prompts` with an image from `SegicHead.embed_image`."""
     module = head_template(config).bind(head)
     tokens, tokens_valid = module.tokens(prototypes, use_cross, rows, alone)
     prompts = module.prompt_encoder(
@@ -338,7 +338,9 @@ def decode_embedded(
         tokens_valid=tokens_valid,
     )
     # SAM's other mask tokens are not used.
-    decode_masks = partial(module.mask_decoder, image, module.prompt_encoder.dense_position(), masks=1)
+    decode_masks = partial(
+        module.mask_decoder, image.patches, module.prompt_encoder.dense_position(), masks=1
+    )
     logits, iou = _decode_in_parts(decode_masks, prompts, concepts_at_once)
     return DecoderStages(
         geometric.similarity,
@@ -347,7 +349,7 @@ def decode_embedded(
         geometric.point_labels,
         tokens,
         tokens_valid,
-        image,
+        image.patches,
         prompts,
         logits=logits[:, :, 0],
         iou=iou[:, :, 0],

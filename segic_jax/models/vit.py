@@ -33,6 +33,7 @@ class ViTFeatures(NamedTuple):
     class_token: Float[Array, "batch channels"]
     registers: Float[Array, "batch registers channels"]
     before_norm: Float[Array, "batch tokens channels"]
+    fine: tuple[()] = ()  # there are no finer levels than the patches
 
 
 class DinoVisionTransformer(nnx.Module):

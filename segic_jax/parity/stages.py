@@ -19,6 +19,7 @@ from segic_jax.data.preprocess import PADDING, fitted_taps, resample
 from segic_jax.inference.engine import extract
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.features import Features
 from segic_jax.models.params import Params
 from segic_jax.models.segic import (
     ReferenceBatch,
@@ -97,7 +98,7 @@ def _compute(dump: Dump, pair: Arrays, dtype) -> Iterator[tuple[str, Array | np.
         steps.append(
             _backbone_steps(config.backbone, backbone, image[None], size[None], pair["mid.block_tokens"])
         )
-        features.append(extract(config, backbone, image[None], size[None]))
+        features.append(extract(config, backbone, image[None], size[None]).patches)
     for name in steps[0]:
         both = jnp.concatenate([step[name] for step in steps])
         yield name, both[:1] if name == "mid.pos_embed" else both
@@ -173,7 +174,7 @@ def _decode(
 ) -> dict[str, Array]:
     """Return every stage after the frozen encoders, in torch's layout."""
     prototypes = encode_features(reference, references)
-    decoded = decode_stages(config, head, target, prototypes)
+    decoded = decode_stages(config, head, Features(target), prototypes)
     module = head_template(config).bind(head)
     return {
         "mid.prompt_proj_out": module.prompt_proj(text),

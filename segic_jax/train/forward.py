@@ -8,7 +8,7 @@ slot at once and returns every stage, which the goldens and the tests of `train.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import grid_masks, mask_boxes, pool_inside, similarity_map
+from segic_jax.models.features import Features
 from segic_jax.models.params import AnyArray, Params
 from segic_jax.models.segic import (
     DecoderStages,
@@ -30,7 +31,7 @@ from segic_jax.models.segic import (
 class ShotBatch(NamedTuple):
     """Hold the references of a batch; a shot shows all concepts on one image."""
 
-    features: Float[AnyArray, "batch shots g g channels"]
+    patches: Float[AnyArray, "batch shots g g channels"]
     inside: Float[AnyArray, "batch concepts shots g g"]  # 1 for the patches inside a mask, else 0
     text: Float[AnyArray, "batch concepts text_width"]
     valid: Bool[AnyArray, "batch concepts"]
@@ -47,7 +48,7 @@ class NegativeBatch(NamedTuple):
 class PassInputs(NamedTuple):
     """Hold what one of the passes decodes from; nothing in it depends on a trained parameter."""
 
-    features: Float[AnyArray, "batch g g channels"]  # of the image to segment
+    features: Features  # of the image to segment
     prototypes: Prototypes
     similarity: Float[Array, "batch concepts quarter quarter"]
     pooled: Float[Array, "batch concepts channels"]  # of the context masks; zeros where a mask is empty
@@ -67,7 +68,7 @@ class TrainPass(NamedTuple):
 class Prompting(NamedTuple):
     """Say how prompts are made of the references, as two functions without trained parameters."""
 
-    # (config, target features, shots, `pooled` of each shot [batch, concepts, shots, channels]) -> prototypes
+    # (config, target patches, shots, `pooled` of each shot [batch, concepts, shots, channels]) -> prototypes
     # and similarity map
     describe: Callable[..., tuple[Prototypes, Float[Array, "batch concepts quarter quarter"]]]
     # (similarity map, canvas) -> geometric prompt
@@ -98,7 +99,7 @@ SEGIC = Prompting(describe_shots, geometric_prompt)
 def pass_inputs(
     config: ModelConfig,
     index: int,
-    batch: Mapping[str, AnyArray],
+    batch: Mapping[str, Any],
     inside: Float[AnyArray, "batch concepts g g"],
     text_table: Float[AnyArray, "prompts text_width"],
     negatives: NegativeBatch | None = None,
@@ -108,7 +109,7 @@ def pass_inputs(
 
     Args:
         index: 0 for the forward pass, 1 for the reversed one.
-        batch: `target_features`, `reference_features` [batch, g, g, channels]; `target_masks`,
+        batch: `target_features`, `reference_features`, which are `Features`; `target_masks`,
             `reference_masks` bool [batch, concepts, S, S]; `valid` [batch, concepts]; `target_prompt`,
             `reference_prompt` [batch], rows of text_table; `use_box`, `use_cross` bool [batch, 2], for the
             forward and the reversed pass.
@@ -117,7 +118,7 @@ def pass_inputs(
             (segic.py:577-614, 700).
     """
     side, context_side = ("target", "reference") if index == 0 else ("reference", "target")
-    masks, context = batch[f"{side}_masks"], batch[f"{context_side}_features"]
+    masks, context = batch[f"{side}_masks"], batch[f"{context_side}_features"].patches
     pooled = pool_inside(context[:, None], inside)
     each = pooled[:, :, None]
     prompts = jnp.repeat(batch[f"{side}_prompt"][:, None], masks.shape[1], axis=1)
@@ -129,7 +130,7 @@ def pass_inputs(
         valid, use_box = valid | negative, use_box & ~negative.any(-1)
     shots = ShotBatch(context[:, None], inside[:, :, None], text_table[prompts], valid)
     features = batch[f"{side}_features"]
-    prototypes, similarity = prompting.describe(config, features, shots, each)
+    prototypes, similarity = prompting.describe(config, features.patches, shots, each)
     return PassInputs(
         features,
         prototypes,
@@ -152,7 +153,7 @@ def predicted_inside(
 def train_forward(
     config: ModelConfig,
     head: Params,
-    batch: Mapping[str, AnyArray],
+    batch: Mapping[str, Any],
     text_table: Float[AnyArray, "prompts text_width"],
     negatives: NegativeBatch | None = None,
     *,

@@ -6,7 +6,7 @@ Labels are read only at the points, logits are never enlarged.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -184,7 +184,7 @@ def pass_losses(
 
 def train_loss(
     passes: Sequence[TrainPass],
-    batch: Mapping[str, AnyArray],
+    batch: Mapping[str, Any],
     points: PointDraws | Float[AnyArray, "batch passes concepts points 2"],
     *,
     negatives: NegativeBatch | None = None,

@@ -11,7 +11,7 @@ on `train.forward.train_forward`, which tests hold this module against.
 """
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import grid_masks
+from segic_jax.models.features import Features
 from segic_jax.models.params import AnyArray, Params
 from segic_jax.models.segic import Prototypes, decode_embedded, head_template
 from segic_jax.train.forward import (
@@ -67,7 +68,7 @@ def loss_and_gradients(
     config: ModelConfig,
     params: Params,
     untrained: Params,
-    batch: Mapping[str, AnyArray],
+    batch: Mapping[str, Any],
     text_table: Float[AnyArray, "prompts text_width"],
     points: PointDraws | Float[AnyArray, "batch passes concepts points 2"],
     totals: Totals,
@@ -95,7 +96,7 @@ def loss_and_gradients(
     terms, gradients, pooled, chunks = {}, [], [], []
     for index in range(passes):
 
-        def chunk_loss(head, images, slots: _Slots, pairs: _Pairs, concepts, index=index):
+        def chunk_loss(head, images: Features, slots: _Slots, pairs: _Pairs, concepts, index=index):
             """Return what some slots add to the loss; its terms; their predicted masks on the grid."""
             decoded = decode_embedded(
                 config,
@@ -185,7 +186,9 @@ def _add_chunks(
             head = {**untrained, **neck, **decoder}
             return chunk_loss(head, images, in_chunk, jax.tree.map(lambda x: x[pair], pairs), concept)
 
-        (_, aux), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(decoder, images[pair])
+        (_, aux), gradients = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+            decoder, jax.tree.map(lambda x: x[pair], images)
+        )
         return pair, aux, gradients
 
     def add_chunk(state):
@@ -196,7 +199,7 @@ def _add_chunks(
             jax.tree.map(jnp.add, terms, new_terms),
             jax.lax.dynamic_update_slice_in_dim(inside, new_inside, number * size, 0),
             jax.tree.map(jnp.add, gradient, new_gradient),
-            image_gradient.at[pair].add(new_image_gradient),
+            jax.tree.map(lambda total, new: total.at[pair].add(new), image_gradient, new_image_gradient),
         )
 
     shapes = jax.eval_shape(run_chunk, jnp.int32(0))
@@ -205,7 +208,7 @@ def _add_chunks(
         jax.tree.map(lambda term: jnp.zeros(term.shape, term.dtype), shapes[1][0]),
         jnp.zeros((chunks * size, config.grid, config.grid), jnp.float32),
         jax.tree.map(jnp.zeros_like, decoder),
-        jnp.zeros_like(images),
+        jax.tree.map(jnp.zeros_like, images),
     )
     ran, terms, inside, gradient, image_gradient = jax.lax.while_loop(
         lambda state: state[0] < needed, add_chunk, start

@@ -201,7 +201,7 @@ def plan_prediction(config: Config, target: Target, rows: int) -> list[Plan]:
     head = head_template(model).shapes
     images = ShapeDtypeStruct((rows, model.canvas, model.canvas, 3), np.uint8)
     sizes = ShapeDtypeStruct((rows, 2), np.int32)
-    features = ShapeDtypeStruct((rows, model.grid, model.grid, model.backbone.width), jnp.float32)
+    features = jax.eval_shape(partial(extract, model), backbone, images, sizes)
     slots = concept_shapes(model, 1)
     programs: dict[str, tuple[Callable, dict[str, Shapes]]] = {
         "backbone": (partial(extract, model), {"backbone": backbone, "images": images, "sizes": sizes}),

@@ -6,7 +6,8 @@ global batch, so neither the number of devices nor the number of parts it is com
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,18 +73,19 @@ def init_state(
     return jax.jit(fresh, out_shardings=replicated(mesh))(params) | {"params": params}
 
 
-def with_features(config: ModelConfig, frozen: Frozen, batch: Batch) -> Batch:
+def with_features(config: ModelConfig, frozen: Frozen, batch: Batch) -> dict[str, Any]:
     """Add the features of both images, and unpack the masks to one number per pixel."""
     # Side by side, not one after the other: rows stay on the device they are on.
     images = jnp.stack([batch["target_image"], batch["reference_image"]], axis=1)
     sizes = jnp.stack([batch["target_size"], batch["reference_size"]], axis=1)
     features = extract(config, frozen.backbone, images.reshape(-1, *images.shape[2:]), sizes.reshape(-1, 2))
-    features = features.reshape(len(images), 2, *features.shape[1:])
+    features = jax.tree.map(lambda x: x.reshape(len(images), 2, *x.shape[1:]), features)
     masks = {
         name: jnp.unpackbits(batch[name], axis=-1, count=config.canvas).astype(bool)
         for name in ("target_masks", "reference_masks")
     }
-    return batch | masks | {"target_features": features[:, 0], "reference_features": features[:, 1]}
+    target, reference = (jax.tree.map(itemgetter((slice(None), side)), features) for side in (0, 1))
+    return batch | masks | {"target_features": target, "reference_features": reference}
 
 
 def make_train_step(
@@ -91,7 +93,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     *,
-    prepare: Callable[[ModelConfig, Frozen, Batch], Batch] = with_features,
+    prepare: Callable[[ModelConfig, Frozen, Batch], dict[str, Any]] = with_features,
     prompting: Prompting = SEGIC,
     reversal: bool = True,
 ) -> jax.stages.Wrapped:

@@ -78,7 +78,7 @@ class FeatureStore:
                 first = max(0, min(start, len(images) - BATCH))
                 chosen = np.arange(first, first + BATCH) % len(images)
                 canvases = [resize_and_pad(images[i], nothing, config.canvas).image for i in chosen]
-                features = engine.extract(config, backbone, np.stack(canvases), sizes)
+                features = engine.extract(config, backbone, np.stack(canvases), sizes).patches
                 if view.fine:
                     features = features.reshape(BATCH, shape[1], 2, shape[2], 2, -1).mean((2, 4))
                 rows[chosen] = np.asarray(features, np.float16)

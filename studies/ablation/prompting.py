@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import best_point, pool_inside, similarity_map, upsample_maps
+from segic_jax.models.features import Features
 from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import AnyArray, Params
 from segic_jax.models.segic import (
@@ -51,7 +52,7 @@ class Prompting:
 
 def pool_shots(shots: ShotBatch) -> Float[Array, "batch concepts shots channels"]:
     """Return the pooled feature of every shot."""
-    return pool_inside(shots.features[:, None], shots.inside)
+    return pool_inside(shots.patches[:, None], shots.inside)
 
 
 def training_prompts(prompting: Prompting) -> forward.Prompting:
@@ -68,7 +69,8 @@ def decode_prompted(
 ) -> DecoderStages:
     """Decode with the prompts that `prompting` gives."""
     prototypes, similarity = describe(prompting, config, target, shots, pool_shots(shots))
-    return decode_with_prompts(config, head, target, prototypes, locate(prompting, similarity, config.canvas))
+    located = locate(prompting, similarity, config.canvas)
+    return decode_with_prompts(config, head, Features(target), prototypes, located)
 
 
 def describe(
@@ -125,10 +127,10 @@ def mutual_matches(
     Forward: its cosine to the mean feature is above 0. Backward: among all patches of a shot, the most
     similar one lies inside the mask, for at least half of the shots.
     """
-    batch, count, grid, _, channels = shots.features.shape
+    batch, count, grid, _, channels = shots.patches.shape
     patches = l2_normalise(target.reshape(batch, grid * grid, channels), 1e-8)
     forward = l2_normalise(mean, 1e-8) @ jnp.swapaxes(patches, 1, 2) > 0
-    of_shots = l2_normalise(shots.features.reshape(batch, count, grid * grid, channels), 1e-8)
+    of_shots = l2_normalise(shots.patches.reshape(batch, count, grid * grid, channels), 1e-8)
     nearest = jnp.argmax(patches[:, None] @ jnp.swapaxes(of_shots, 2, 3), axis=-1)  # [batch, shots, patches]
     inside = shots.inside.reshape(*shots.inside.shape[:3], grid * grid)
     votes = jnp.take_along_axis(inside, nearest[:, None], axis=-1).sum(2)
@@ -141,8 +143,8 @@ def cluster_prototypes(shots: ShotBatch) -> Float[Array, "batch concepts prototy
 
     It starts from the mean and, one after the other, the patch that is least similar to those before.
     """
-    batch, count, grid, _, channels = shots.features.shape
-    patches = shots.features.reshape(batch, 1, count * grid * grid, channels)
+    batch, count, grid, _, channels = shots.patches.shape
+    patches = shots.patches.reshape(batch, 1, count * grid * grid, channels)
     inside = shots.inside.reshape(batch, shots.inside.shape[1], -1)
     unit = l2_normalise(patches, 1e-8)
 

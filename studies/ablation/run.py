@@ -60,6 +60,8 @@ def run_ablation(config: Config, out: Path, *, only: str = "", budget: Budget = 
     """
     if not config.backbone:
         raise ConfigError("The configuration names no backbone: give its weights with --backbone.")
+    if config.model.backbone.fine_widths:
+        raise ConfigError("The ablation stores the features of patches only: leave fine_blocks empty.")
     variants = make_variants(config.model.canvas, config.model.backbone.stride)
     rows = choose_variants(variants, only)
     if budget.steps:

@@ -3,16 +3,18 @@
 import dataclasses
 from collections.abc import Sequence
 from functools import cache, partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Shaped
+from jaxtyping import Shaped
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, Config, DataConfig, ModelConfig, class_prompt
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import TrainingError
 from segic_jax.models.correspondence import grid_masks
+from segic_jax.models.features import Features
 from segic_jax.models.params import Params
 from segic_jax.models.segic import head_template
 from segic_jax.runtime import distributed, progress
@@ -114,13 +116,13 @@ def _with_features(rows: dict[str, np.ndarray], sources: Sequence[Source]) -> di
 
 
 def _with_masks(
-    prompting: Prompting, config: ModelConfig, frozen: Frozen, batch: dict[str, Array]
-) -> dict[str, Array]:
+    prompting: Prompting, config: ModelConfig, frozen: Frozen, batch: dict[str, Any]
+) -> dict[str, Any]:
     """Make masks on the canvas of labels, and convert the features to float32."""
     batch = {**batch, "use_box": batch["use_box"] & prompting.geometric}
     for side in ("target", "reference"):
         labels, concept_labels = batch.pop(side + "_labels"), batch.pop(side + "_concept_labels")
         inside = labels[:, None] == concept_labels[..., None, None].astype(labels.dtype)
         batch[side + "_masks"] = (grid_masks(inside, config.canvas) > 0) & batch["valid"][..., None, None]
-        batch[side + "_features"] = batch[side + "_features"].astype(jnp.float32)
+        batch[side + "_features"] = Features(batch[side + "_features"].astype(jnp.float32))
     return batch

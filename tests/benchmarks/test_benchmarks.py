@@ -30,7 +30,7 @@ def test_the_stages_together_equal_the_head():
 
     @jax.jit
     def run_both(head, features, context):
-        maps, points = stage("correspondence", features, context.pooled)
+        maps, points = stage("correspondence", features.patches, context.pooled)
         prompts = stage("prompts", head, maps, points, context)
         logits, iou = stage("decoder", head, stage("neck", head, features), prompts)
         return stage("up-sampling", logits), iou, prompts, *stage("head", head, features, context)

@@ -158,11 +158,11 @@ def test_logits_do_not_depend_on_the_size_of_a_group(runner, monkeypatch):
 def test_rows_of_a_batch_are_independent(runner):
     """Compare a batch of the size for accelerators, of which two rows are used, with single images."""
     batch = runner.features([random_padded_image(0), random_padded_image(1, 64, 30)], engine.ACCELERATOR_ROWS)
-    assert batch.features.shape[0] == engine.ACCELERATOR_ROWS
+    assert batch.features.patches.shape[0] == engine.ACCELERATOR_ROWS
     decoded = runner.decode(batch, prototypes(engine.ACCELERATOR_ROWS, 2))
     for row, image in enumerate((random_padded_image(0), random_padded_image(1, 64, 30))):
         single = runner.features([image], 1)
-        np.testing.assert_allclose(batch.features[row], single.features[0], atol=1e-4)
+        np.testing.assert_allclose(batch.features.patches[row], single.features.patches[0], atol=1e-4)
         batch_prototypes = prototypes(engine.ACCELERATOR_ROWS, 2)
         row_prototypes = jax.tree.map(lambda x, row=row: x[row : row + 1], batch_prototypes)
         expected = runner.decode(single, row_prototypes)
@@ -174,7 +174,7 @@ def test_rows_of_a_batch_are_independent(runner):
 def test_features_stay_on_the_device_of_their_image(runner):
     assert runner.rows == 1  # on a CPU
     images = runner.features([random_padded_image(0)])
-    assert images.features.devices() == {runner.devices[0]}
+    assert images.features.patches.devices() == {runner.devices[0]}
     pooled = runner.pool(images, random_padded_image(0).masks[None])
     assert pooled.shape == (1, 1, CONFIG.backbone.width)
     assert not np.asarray(runner.pool(images, np.zeros((1, 1, 64, 64), bool))).any()

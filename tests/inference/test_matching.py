@@ -6,8 +6,9 @@ import pytest
 from tiny import CONFIG, bundle
 
 from segic_jax.inference.context import Concept, concept_slots
-from segic_jax.inference.engine import Engine
+from segic_jax.inference.engine import Engine, ImageFeatures
 from segic_jax.inference.matching import INSIDE, OUTSIDE, patches_on_image, pool_reference
+from segic_jax.models.features import Features
 
 GRID, CHANNELS = CONFIG.grid, CONFIG.backbone.width
 
@@ -34,7 +35,7 @@ def test_matches_equal_loops_over_patches():
     features = random.normal(size=(1, GRID, GRID, CHANNELS)).astype(np.float32)
     sizes = np.array([[40, 64]], np.int32)
     runner = Engine(bundle())
-    images = runner.features([], 1)._replace(features=runner.place(features), sizes=runner.place(sizes))
+    images = ImageFeatures(*runner.place((Features(features), sizes)))
     (matches,) = runner.match_concepts(images, concept_slots(concepts))
     target = unit(features[0]).reshape(-1, CHANNELS)
     on_image = patches_on_image(sizes[0], CONFIG.canvas, GRID).reshape(-1)

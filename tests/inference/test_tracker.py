@@ -77,12 +77,11 @@ def test_one_frame_at_a_time_equals_all_frames_at_once(bundle, runner, clip):
     padded = [resize_and_pad(frame, masks[0], 64) for frame in frames]
     sizes = np.array([p.size for p in padded])
     features = engine.extract(bundle.config, bundle.backbone, np.stack([p.image for p in padded]), sizes)
-    objects = memory.first_memory(features[:1], jnp.asarray(padded[0].masks))
+    objects = memory.first_memory(features.patches[:1], jnp.asarray(padded[0].masks))
     expected = []
     for t in range(1, len(frames)):
-        frame, objects = decode(
-            bundle.config, bundle.head, features[t : t + 1], objects, bundle.text[INSTANCE_PROMPT]
-        )
+        of_frame = jax.tree.map(lambda x, t=t: x[t : t + 1], features)
+        frame, objects = decode(bundle.config, bundle.head, of_frame, objects, bundle.text[INSTANCE_PROMPT])
         expected.append(tracker.index_map(frame.logits, padded[t].size, (HEIGHT, WIDTH)))
     # Empty slots next to the objects change the rounding.
     assert (run(runner, iter(frames), masks[0])[1:] != expected).mean() < 1e-3
@@ -150,7 +149,7 @@ def test_an_empty_object_gives_finite_values(bundle, clip):
     frames, masks = clip
     padded = resize_and_pad(frames[0], np.stack([masks[0, 0], np.zeros((HEIGHT, WIDTH), bool)]), 64)
     features = engine.extract(bundle.config, bundle.backbone, padded.image[None], np.array([padded.size]))
-    objects = memory.first_memory(features, jnp.asarray(padded.masks))
+    objects = memory.first_memory(features.patches, jnp.asarray(padded.masks))
     for _ in range(2):
         frame, objects = decode(bundle.config, bundle.head, features, objects, bundle.text[INSTANCE_PROMPT])
     for value in jax.tree.leaves((frame, objects)):

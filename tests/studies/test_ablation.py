@@ -19,6 +19,7 @@ from segic_jax.evaluate.episodes import score_episodes
 from segic_jax.inference.engine import Engine
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.correspondence import grid_masks
+from segic_jax.models.features import Features
 from segic_jax.models.segic import (
     GeometricPrompt,
     geometric_prompt,
@@ -104,8 +105,8 @@ def batch():
     masks = np.zeros((2, 2, 2, 32, 32), bool)
     masks[0, :, 0, 4:20, 4:20] = masks[1, :, 0, 10:30, 5:25] = masks[:, 0, 1, 15:30, 15:32] = True
     batch = {
-        "target_features": features[0],
-        "reference_features": features[1],
+        "target_features": Features(features[0]),
+        "reference_features": Features(features[1]),
         "target_masks": masks[0],
         "reference_masks": masks[1],
         "valid": np.array([[True, True], [True, False]]),

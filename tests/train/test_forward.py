@@ -7,6 +7,7 @@ import pytest
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import segic
+from segic_jax.models.features import Features
 from segic_jax.train import forward, losses
 from segic_jax.train.optim import trainable_names
 from segic_jax.weights.torch_names import from_torch, split_segic, to_torch
@@ -16,7 +17,7 @@ TINY = ModelConfig(backbone=ViTConfig(width=48, depth=3, num_heads=4), text_widt
 
 def loss_of(config, head, target, reference, batch, table, points, negatives=None, **weights):
     """Return the loss and its parts, computed from features."""
-    batch = {**batch, "target_features": target, "reference_features": reference}
+    batch = {**batch, "target_features": Features(target), "reference_features": Features(reference)}
     passes = forward.train_forward(config, head, batch, table, negatives)
     return losses.train_loss(passes, batch, points, negatives=negatives, **weights)
 
@@ -53,7 +54,7 @@ def step(golden, golden_weights):
 
 def test_logits_of_both_passes(step):
     g, head, (target, reference, batch, table), _ = step
-    inputs = {**batch, "target_features": target, "reference_features": reference}
+    inputs = {**batch, "target_features": Features(target), "reference_features": Features(reference)}
     passes = jax.jit(forward.train_forward, static_argnums=0)(TINY, head, inputs, table)
     for name, result in zip(("fwd", "rev"), passes, strict=True):
         logits = result.decoded.logits

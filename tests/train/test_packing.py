@@ -9,6 +9,7 @@ import pytest
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import segic
+from segic_jax.models.features import Features
 from segic_jax.train import forward, losses
 from segic_jax.train.flops import flops_of
 from segic_jax.train.optim import trainable_names
@@ -40,6 +41,8 @@ def batch():
     rng = np.random.default_rng(0)
     grid = MODEL.grid
     features = rng.normal(size=(2, PAIRS, grid, grid, MODEL.backbone.width)).astype(np.float32)
+    # The head passes finer levels on, whatever it makes of them.
+    fine = rng.normal(size=(2, PAIRS, 2 * grid, 2 * grid, 3)).astype(np.float32)
     corners = rng.integers(0, 32, (2, PAIRS, SLOTS, 2))
     masks = np.zeros((2, PAIRS, SLOTS, 64, 64), bool)
     for place in np.ndindex(2, PAIRS, SLOTS):
@@ -47,8 +50,8 @@ def batch():
         masks[place][y : y + 30, x : x + 25] = True
     masks[:, 1, 0] = False  # of a concept that is not on the image
     return {
-        "target_features": features[0],
-        "reference_features": features[1],
+        "target_features": Features(features[0], (fine[0],)),
+        "reference_features": Features(features[1], (fine[1],)),
         "target_masks": masks[0],
         "reference_masks": masks[1],
         "target_prompt": np.array([0, 1, 0]),

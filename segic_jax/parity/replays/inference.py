@@ -17,6 +17,7 @@ from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, class_p
 from segic_jax.data.preprocess import PADDING, fitted_taps, resample, resize
 from segic_jax.evaluate.metrics import boundary_iou, intersection_union, mask_iou
 from segic_jax.inference.engine import Engine, ImageFeatures, extract
+from segic_jax.models.features import Features
 from segic_jax.models.params import Params
 from segic_jax.models.segic import (
     DecoderStages,
@@ -179,12 +180,12 @@ def _check_scores(check: Checker, masks: Float[np.ndarray, "concepts height widt
 
 def _run(model: Segic, inputs: Inputs, dtype: jax.typing.DTypeLike) -> Stages:
     backbone = cast_params(model.backbone, dtype)
-    features = extract(model.config, backbone, inputs.images, inputs.sizes)
+    features = extract(model.config, backbone, inputs.images, inputs.sizes).patches
     tower = cast_params(model.text, dtype)
     text = text_features(model.text_config, tower, inputs.ids, inputs.attention_mask).pooled
     head = _head_stages(model.config, model.head, features, text, inputs)
     engine = Engine(Bundle(model.config, backbone, model.head, text={}), jax.local_devices()[:1])
-    decoding = engine.decode(ImageFeatures(features[:1], inputs.sizes[:1]), head.prototypes)
+    decoding = engine.decode(ImageFeatures(Features(features[:1]), inputs.sizes[:1]), head.prototypes)
     height, width = inputs.sizes[0]
     return Stages(features, text, head, np.asarray(decoding.logits)[0, :, :height, :width])
 
@@ -209,5 +210,5 @@ def _head_stages(
         prototypes=prototypes,
         inst_proj=module.inst_proj(prototypes.visual[0, :, 0]),
         position=module.prompt_encoder.dense_position(),
-        decoded=decode_stages(config, head, features[:1], prototypes),
+        decoded=decode_stages(config, head, Features(features[:1]), prototypes),
     )

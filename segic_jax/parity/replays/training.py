@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, Shaped
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, OptimConfig, class_prompt
 from segic_jax.inference import engine
 from segic_jax.models import segic
+from segic_jax.models.features import Features
 from segic_jax.models.params import Params
 from segic_jax.parity.checker import LOSSES, Checker, Row, channels_first, channels_last, threshold_like
 from segic_jax.parity.golden_files import Goldens
@@ -38,9 +39,9 @@ def replay_training(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLik
     model = goldens.segic(images.shape[1])
     config, head = model.config, model.head
 
-    pixels = jax.jit(segic.normalise_pixels)(images, sizes)
+    pixels = jax.jit(segic.normalise_pixels, static_argnums=0)(config.backbone, images, sizes)
     check.close("mid.encoder_in", channels_first(pixels))
-    features = engine.extract(config, cast_params(model.backbone, dtype), images, sizes)
+    features = engine.extract(config, cast_params(model.backbone, dtype), images, sizes).patches
     check.close("mid.image_embeddings", channels_first(features))
 
     _check_draws(check, len(counts))
@@ -146,7 +147,7 @@ class _Step(NamedTuple):
 
 @partial(jax.jit, static_argnums=0)
 def _step(config: ModelConfig, head: Params, features, batch, table, coords) -> _Step:
-    targets, references = jnp.split(jnp.asarray(features), 2)
+    targets, references = map(Features, jnp.split(jnp.asarray(features), 2))
     inputs = {**batch, "target_features": targets, "reference_features": references}
 
     def loss(head):

@@ -14,6 +14,7 @@ from segic_jax.inference import engine, tracker
 from segic_jax.inference.memory import EPS, decode_frame, first_memory
 from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
+from segic_jax.models.features import Features
 from segic_jax.models.layers import bilinear
 from segic_jax.parity.checker import FEATURES, IMAGES, Checker, Row, channels_first
 from segic_jax.parity.golden_files import Goldens
@@ -44,7 +45,7 @@ def replay_vos(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) ->
     check.close("mid.text_features", text)
 
     sizes = np.tile(np.int32(size), (len(frames), 1))
-    features = engine.extract(config, cast_params(backbone, dtype), images, sizes)
+    features = engine.extract(config, cast_params(backbone, dtype), images, sizes).patches
     check.close("mid.image_embeddings", channels_first(features))
 
     memory = first_memory(features[:1], masks)
@@ -53,7 +54,7 @@ def replay_vos(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) ->
     pooled, neck, low_res, iou, logits = [memory.first], [], [], [], []
     for t in range(len(frames)):
         before = memory
-        frame, memory = decode(config, head, features[t : t + 1], before, text[t])
+        frame, memory = decode(config, head, Features(features[t : t + 1]), before, text[t])
         neck.append(frame.stages.image)
         latest = latest_map(features[t : t + 1], before.latest[None]) if before.predicted.all() else None
         _check_prompts(check, t, frame.stages, latest)
