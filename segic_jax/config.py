@@ -137,6 +137,12 @@ class EfficientNetConfig:
             f"stride 4: those from {strides.index(8)} and from {strides.index(4)} on in lite {self.lite}.",
         )
 
+    @classmethod
+    def published(cls, lite: Literal[0, 1, 2, 3, 4]) -> "EfficientNetConfig":
+        """Return a published model that joins a block of each stage at stride 16, and the last of all."""
+        blocks = ((7, 10, 15), (9, 14, 20), (9, 14, 20), (9, 16, 23), (11, 20, 29))
+        return cls(lite, blocks[lite])
+
     def layout(self) -> tuple[MBConv, ...]:
         """Return the blocks; width and depth are scaled by the published coefficients of the model."""
         width, depth = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))[self.lite]

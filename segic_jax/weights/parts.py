@@ -6,6 +6,7 @@ or from the user.
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
@@ -13,11 +14,17 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from segic_jax.config import Backbone, ModelConfig, ViTConfig
+from segic_jax.config import Backbone, EfficientNetConfig, ModelConfig, ViTConfig
 from segic_jax.errors import ConvertError, FormatError, MissingTensors
 from segic_jax.models.clip_text import text_template
-from segic_jax.weights.formats import Part
-from segic_jax.weights.shapes import backbone_of_head, model_config, text_config, vit_config
+from segic_jax.weights.formats import EFFICIENTNET, Part
+from segic_jax.weights.shapes import (
+    backbone_of_head,
+    efficientnet_config,
+    model_config,
+    text_config,
+    vit_config,
+)
 from segic_jax.weights.text import END, TextTower
 from segic_jax.weights.torch_names import Tensors
 
@@ -29,25 +36,31 @@ def derive_backbone(part: Part, num_heads: int | None) -> Backbone:
     """Return the configuration of a backbone."""
     if part.stored_config is not None:
         return part.stored_config
+    if part.origin == EFFICIENTNET:
+        with _name_source(part):
+            return efficientnet_config(part.tensors)
     with _name_source(part):
         config = vit_config(part.tensors, num_heads=_stated_heads(part, num_heads, always=True))
     _agree(part, config.width, config.depth)
     return config
 
 
-def with_positions(config: Backbone, backbone: Part, head: Part | None) -> Backbone:
-    """Set how the position embedding of a ViT is resampled to the canvas, which no tensor shows.
+def fit_to_head(config: Backbone, backbone: Part, head: Part | None) -> Backbone:
+    """Set what no tensor of a backbone shows, as a head that it is joined with was trained.
 
-    Meta's code and Hugging Face's differ for backbones without registers: Meta scales by (n + 0.1) / 37,
-    Hugging Face to the exact size. A head keeps the method it was trained with: SegIC's is Meta's, wherever
-    the backbone comes from, and a file of this project stores it. A backbone alone keeps the method of its
-    own module, so that it gives the same features.
+    Of an EfficientNet these are the blocks whose outputs are used. Of a ViT it is how the position embedding
+    is resampled to the canvas. Meta's code and Hugging Face's differ for backbones without registers: Meta
+    scales by (n + 0.1) / 37, Hugging Face to the exact size. A head keeps the method it was trained with:
+    SegIC's is Meta's, wherever the backbone comes from, and a file of this project stores it. A backbone
+    alone keeps the method of its own module, so that it gives the same features.
     """
-    if not isinstance(config, ViTConfig):
+    trained_on = None if head is None or head.stored_config is None else head.stored_config.backbone
+    if isinstance(config, EfficientNetConfig):
+        if isinstance(trained_on, EfficientNetConfig) and trained_on.lite == config.lite:
+            return trained_on
         return config
-    if head is not None and head.stored_config is not None:
+    if trained_on is not None:
         # Keep the backbone stored with the head, unless it was guessed from the head alone.
-        trained_on = head.stored_config.backbone
         positions = {"pos_offset": config.pos_offset, "pos_antialias": config.pos_antialias}
         if isinstance(trained_on, ViTConfig) and dataclasses.replace(trained_on, **positions) == config:
             return trained_on
@@ -56,6 +69,34 @@ def with_positions(config: Backbone, backbone: Part, head: Part | None) -> Backb
     if head is not None:
         return dataclasses.replace(config, pos_offset=0.1, pos_antialias=False)
     return dataclasses.replace(config, pos_offset=0.0) if backbone.hugging_face else config
+
+
+def used_blocks(part: Part, config: Backbone) -> Part:
+    """Leave out the blocks of an EfficientNet after the last one whose output is used.
+
+    Raises:
+        ConvertError: the backbone is of another architecture than `config`.
+    """
+    stored = part.stored_config
+    is_efficientnet = isinstance(stored, EfficientNetConfig) or part.origin == EFFICIENTNET
+    if is_efficientnet != isinstance(config, EfficientNetConfig):
+        raise ConvertError(
+            f"{part.what} holds {'an EfficientNet' if is_efficientnet else 'a ViT'}, and the backbone of the "
+            "model is of another kind: give other weights, or change model.backbone in the configuration."
+        )
+    if not isinstance(config, EfficientNetConfig):
+        return part
+    last = max(*config.blocks, *config.fine_blocks)
+
+    def is_later(name: str) -> bool:
+        index = re.match(r"_?blocks\.(\d+)\.", name)
+        return index is not None and int(index[1]) > last
+
+    return part._replace(
+        tensors={name: tensor for name, tensor in part.tensors.items() if not is_later(name)},
+        file_tensors={name: tensor for name, tensor in part.file_tensors.items() if not is_later(name)},
+        left_out=(*part.left_out, *filter(is_later, part.file_tensors)),
+    )
 
 
 def head_config(part: Part, backbone: Backbone | None, canvas: int | None) -> ModelConfig:

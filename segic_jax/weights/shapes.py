@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segic_jax.config import Backbone, HeadConfig, ModelConfig, TextConfig, ViTConfig
+from segic_jax.config import Backbone, EfficientNetConfig, HeadConfig, ModelConfig, TextConfig, ViTConfig
 from segic_jax.errors import ConfigError, FormatError, MissingTensors
 from segic_jax.weights.formats import Shape
 
@@ -60,6 +60,21 @@ def vit_config(tensors: Tensors, *, num_heads: int | None = None) -> ViTConfig:
             "those of a SwiGLU must be a multiple of 8."
         )
     return config
+
+
+def efficientnet_config(tensors: Tensors) -> EfficientNetConfig:
+    """Return the EfficientNet-Lite whose blocks the tensors are, with the features that suit it.
+
+    Raises:
+        FormatError: there is no such published model.
+    """
+    indices = range(_count(tensors, r"blocks\.(\d+)\."))
+    weights = [tensors.get(f"blocks.{index}.project_conv.weight", np.empty(0)) for index in indices]
+    for lite in (0, 1, 2, 3, 4):
+        config = EfficientNetConfig.published(lite)
+        if [weight.shape[0] for weight in weights] == [block.outputs for block in config.layout()]:
+            return config
+    raise FormatError(f"Its {len(weights)} blocks are those of no EfficientNet-Lite from 0 to 4.")
 
 
 def text_config(

@@ -80,16 +80,17 @@ def torch_name(name: str) -> str:
 
 
 # torch stores [out, in] for Linear, [out, in, height, width] for Conv2d, [in, out, height, width] for
-# ConvTranspose2d; both of the latter become [height, width, in, out] and UpConv's [2, 2, out, in].
-_TO_OURS = {2: (1, 0), 4: (2, 3, 1, 0)}
-_TO_TORCH = {2: (1, 0), 4: (3, 2, 0, 1)}
+# ConvTranspose2d; both of the latter become [height, width, in, out] and UpConv's [2, 2, out, in]. The weight
+# of a depthwise convolution, [channels, height, width] here, becomes [height, width, channels].
+_TO_OURS = {2: (1, 0), 3: (1, 2, 0), 4: (2, 3, 1, 0)}
+_TO_TORCH = {2: (1, 0), 3: (2, 0, 1), 4: (3, 2, 0, 1)}
 
 
 def _swap_layout(name: str, array: np.ndarray, axes: dict[int, tuple[int, ...]]) -> np.ndarray:
     if not name.endswith("/kernel"):
         return array
     if array.ndim not in axes:
-        raise ParamsError(f"{torch_name(name)} has {array.ndim} dimensions; a weight has 2 or 4.")
+        raise ParamsError(f"{torch_name(name)} has {array.ndim} dimensions; a weight has 2 to 4.")
     return array.transpose(axes[array.ndim])
 
 

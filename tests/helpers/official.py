@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 
-from segic_jax.config import HeadConfig, ModelConfig, TextConfig, ViTConfig
+from segic_jax.config import EfficientNetConfig, HeadConfig, ModelConfig, TextConfig, ViTConfig
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.segic import head_template
@@ -40,6 +40,38 @@ def text():
 
 def head():
     return random_tensors(head_template(MODEL), seed=2)
+
+
+def efficientnet_lite(lite=0):
+    """Return the state dict of efficientnet_lite_pytorch, with a small classifier."""
+    random, tensors = np.random.default_rng(3), {}
+
+    def convolution(name, outputs, inputs, size):
+        scale = (2 / (inputs * size**2)) ** 0.5
+        values = scale * random.normal(size=(outputs, inputs, size, size))
+        tensors[f"{name}.weight"] = values.astype(np.float32)
+
+    def batch_norm(name, channels):
+        for leaf, shift in (("weight", 1), ("bias", 0), ("running_mean", 0), ("running_var", 1)):
+            values = shift + random.uniform(-0.3, 0.3, channels)
+            tensors[f"{name}.{leaf}"] = values.astype(np.float32)
+        tensors[f"{name}.num_batches_tracked"] = np.array(7)
+
+    convolution("_conv_stem", 32, 3, 3)
+    batch_norm("_bn0", 32)
+    layout = EfficientNetConfig.published(lite).layout()
+    for index, block in enumerate(layout):
+        name, hidden = f"_blocks.{index}", block.inputs * block.expand
+        if block.expand > 1:
+            convolution(f"{name}._expand_conv", hidden, block.inputs, 1)
+            batch_norm(f"{name}._bn0", hidden)
+        convolution(f"{name}._depthwise_conv", hidden, 1, block.kernel)
+        batch_norm(f"{name}._bn1", hidden)
+        convolution(f"{name}._project_conv", block.outputs, hidden, 1)
+        batch_norm(f"{name}._bn2", block.outputs)
+    convolution("_conv_head", 8, layout[-1].outputs, 1)
+    batch_norm("_bn1", 8)
+    return tensors | {"_fc.weight": np.ones((5, 8), np.float32), "_fc.bias": np.ones(5, np.float32)}
 
 
 def chunked(tensors):

