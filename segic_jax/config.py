@@ -66,9 +66,19 @@ class ViTConfig:
         return self.patch_size
 
     @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Return the channels of each level that the patches join: there is one."""
+        return (self.width,)
+
+    @property
     def fine_widths(self) -> tuple[int, ...]:
         """Return the channels of finer levels than the patches: there are none."""
         return ()
+
+    @property
+    def centred(self) -> bool:
+        """Tell whether the mean over an image is taken away from its patches."""
+        return False
 
     @property
     def pixel_mean(self) -> tuple[float, float, float]:
@@ -181,14 +191,24 @@ class EfficientNetConfig:
     @property
     def width(self) -> int:
         """Return the channels of the patches."""
+        return sum(self.level_widths)
+
+    @property
+    def level_widths(self) -> tuple[int, ...]:
+        """Return the channels of each level that the patches join."""
         layout = self.layout()
-        return sum(layout[block].outputs for block in self.blocks)
+        return tuple(layout[block].outputs for block in self.blocks)
 
     @property
     def fine_widths(self) -> tuple[int, ...]:
         """Return the channels of the finer levels, coarse to fine."""
         layout = self.layout()
         return tuple(layout[block].outputs for block in self.fine_blocks)
+
+    @property
+    def centred(self) -> bool:
+        """Tell whether the mean over an image is taken away from its patches."""
+        return True  # the similarity map alone is better by 4 mIoU on photographs
 
     @property
     def pixel_mean(self) -> tuple[float, float, float]:
@@ -231,6 +251,7 @@ class HeadConfig:
     iou_depth: int = 3
     iou_width: int = 256
     mask_channels: int = 16  # hidden channels of the mask prompt's convolutions
+    level_maps: bool = False  # also prompt with a similarity map of each level of the backbone (an extension)
 
     def __post_init__(self):
         _require_counts(self, "width", "num_heads", "mlp_width", "cross_attention_downsample")
@@ -267,6 +288,11 @@ class ModelConfig:
     def grid(self) -> int:
         """Return the number of patches along one side."""
         return self.canvas // self.backbone.stride
+
+    @property
+    def mask_prompts(self) -> int:
+        """Return how many maps the mask prompt has."""
+        return 1 + (len(self.backbone.level_widths) if self.head.level_maps else 0)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models import segic
-from segic_jax.models.correspondence import cosine_map, grid_masks
+from segic_jax.models.correspondence import cosine_map, grid_masks, patches_on_image
 from segic_jax.models.features import Features
 from segic_jax.models.layers import bilinear, l2_normalise
 from segic_jax.models.params import Params
@@ -56,15 +56,6 @@ class PatchMatches(NamedTuple):
     heat: Float[Array, "slots S S"]  # similarity map on the canvas
     best: Float[Array, "slots g g"]  # cosine to the best INSIDE patch, -1..1
     index: Int[Array, "slots g g"]  # of that patch among those of the concept
-
-
-def patches_on_image(
-    sizes: Int[Array | np.ndarray, "*n 2"], canvas: int, grid: int
-) -> Bool[Array | np.ndarray, "*n g g"]:
-    """Return the patches whose centre is on the image, and always the first one; in NumPy if `sizes` is."""
-    centre = (np.arange(grid) + 0.5) * (canvas / grid)
-    centre[0] = 0
-    return (centre[:, None] < sizes[..., 0, None, None]) & (centre < sizes[..., 1, None, None])
 
 
 def pool_reference(

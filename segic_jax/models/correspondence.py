@@ -6,7 +6,7 @@ utils/misc.py:35-48, 404-438 of the official code); nothing here carries a gradi
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.models.layers import bilinear_weights, l2_normalise
 from segic_jax.models.params import AnyArray
@@ -17,6 +17,13 @@ ROUNDING = 5e-7  # of a cosine in float32: eight units in the last place of 1
 def grid_masks(masks: Float[AnyArray, "*batch S S"] | Bool[AnyArray, "*batch S S"], grid: int) -> Array:
     """Resize masks (values 0..1) to the patch grid: bilinear, then 1 where strictly above 0.5, else 0."""
     return (_resize(masks.astype(jnp.float32), grid) > 0.5).astype(jnp.float32)
+
+
+def patches_on_image(sizes: Int[AnyArray, "*n 2"], canvas: int, grid: int) -> Bool[AnyArray, "*n g g"]:
+    """Return the patches whose centre is on the image, and always the first one; in NumPy if `sizes` is."""
+    centre = (np.arange(grid) + 0.5) * (canvas / grid)
+    centre[0] = 0
+    return (centre[:, None] < sizes[..., 0, None, None]) & (centre < sizes[..., 1, None, None])
 
 
 def pool(

@@ -122,6 +122,22 @@ def pixel_shuffle(
     return x.transpose(*range(first), *rows, *columns).reshape(*batch, side, side)
 
 
+def pixel_unshuffle(
+    x: Float[Array, "batch side side channels"], grid: int
+) -> Float[Array, "batch *places channels pixels"]:
+    """Arrange images as UpConvs arrange the pixels that they make of grid x grid pixels.
+
+    Returns:
+        [batch, 2, 2, ..., 2, 2, channels, pixels]: as many pairs of rows and columns as UpConvs.
+    """
+    batch, side, _, channels = x.shape
+    times = (side // grid).bit_length() - 1
+    x = x.reshape(batch, grid, *[2] * times, grid, *[2] * times, channels)
+    pairs = [axis for i in range(times) for axis in (2 + i, 3 + times + i)]
+    x = x.transpose(0, *pairs, x.ndim - 1, 1, 2 + times)
+    return x.reshape(*x.shape[:-2], grid * grid)
+
+
 class MLP(nnx.Module):
     """Apply linear layers with ReLU between them (SAM's MLP)."""
 

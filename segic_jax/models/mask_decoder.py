@@ -1,9 +1,12 @@
 """Decode neck features and prompts to mask logits at four times the grid, and predicted IoUs.
 
-Follows model/segment_anything_training/modeling/mask_decoder.py and transformer.py, with two extensions: a
-batch holds several concepts of each image, and a token that is not valid is masked as a key in every
-attention that reads tokens, so it changes nothing.
+Follows model/segment_anything_training/modeling/mask_decoder.py and transformer.py, with three extensions: a
+batch holds several concepts of each image; a token that is not valid is masked as a key in every attention
+that reads tokens, so it changes nothing; and finer levels of the backbone, where it has them, are added while
+the embedding is upscaled (sam2/modeling/sam/mask_decoder.py of SAM 2).
 """
+
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +60,7 @@ class MaskDecoder(nnx.Module):
         image_position: Float[AnyArray, "grid grid width"],
         prompts: Prompts,
         masks: int | None = None,
+        fine: Sequence[Float[Array, "batch *places channels pixels"]] = (),
     ) -> tuple[Float[Array, "batch concepts masks size size"], Float[Array, "batch concepts masks"]]:
         """Return logits (foreground above 0) and predicted IoUs of the mask tokens.
 
@@ -65,6 +69,7 @@ class MaskDecoder(nnx.Module):
 
         Args:
             masks: of the first so many mask tokens; all if None.
+            fine: finer levels in the arrangement of `UpConv`; see `layers.pixel_unshuffle`.
         """
         batch, concepts, _, width = prompts.sparse.shape
         grid = image.shape[1]
@@ -82,8 +87,11 @@ class MaskDecoder(nnx.Module):
         iou_token, mask_tokens = tokens[:, :, 0], tokens[:, :, 1 : 1 + len(mlps)]
 
         embedding = jnp.swapaxes(embedding, 2, 3)  # [batch, concepts, width, pixels]
+        levels = iter(fine)
         for layer in self.output_upscaling:
             embedding = layer(embedding)  # [batch, concepts, 2, 2, 2, 2, channels, pixels] after the last one
+            if isinstance(layer, UpConv) and (level := next(levels, None)) is not None:
+                embedding = embedding + level[:, None]
         filters = jnp.stack([mlp(mask_tokens[:, :, i]) for i, mlp in enumerate(mlps)], axis=2)
         logits = filters[:, :, None, None, None, None] @ embedding  # masks in place of channels
         return pixel_shuffle(jnp.moveaxis(logits, -2, 2), grid, times=2), self.iou_prediction_head(iou_token)[

@@ -39,7 +39,7 @@ class PromptEncoder(nnx.Module):
         # The two strides together are the patch size, so that the mask meets the backbone's grid.
         self.mask_downscaling = nnx.List(
             [
-                PatchConv(config.backbone.stride // 2, 1, channels // 4, rngs=rngs),
+                PatchConv(config.backbone.stride // 2, config.mask_prompts, channels // 4, rngs=rngs),
                 LayerNorm2d(channels // 4, reduction_axes=-3, feature_axes=-3, rngs=rngs),
                 gelu,
                 PatchConv(2, channels // 4, channels, rngs=rngs),
@@ -56,7 +56,7 @@ class PromptEncoder(nnx.Module):
         point_labels: Int[AnyArray, "batch concepts points"] | None,
         boxes: Float[AnyArray, "batch concepts 4"] | None,
         use_box: Bool[AnyArray, " batch"] | None,
-        masks: Float[AnyArray, "batch concepts side side"] | None,
+        masks: Float[AnyArray, "batch concepts maps side side"] | None,
         tokens: Float[AnyArray, "batch concepts tokens width"],
         tokens_valid: Bool[AnyArray, "batch concepts tokens"],
         points_valid: Bool[AnyArray, "batch concepts points"] | None = None,
@@ -130,10 +130,10 @@ class PromptEncoder(nnx.Module):
         grid, size = self.grid, first.size
         resize = bilinear_weights(masks.shape[-1], self.canvas)
         resize = resize.reshape(grid, 2, size, -1)  # [patch, half, pixel of the half, pixel of the map]
-        columns = jnp.einsum("xyo,ghyw->xohgw", first.kernel[:, :, 0], resize)
+        columns = jnp.einsum("xymo,ghyw->xomhgw", first.kernel[...], resize)
         rows = jnp.einsum("ghxv,...vw->...hgxw", resize, masks)
         # [..., half row, channels, patch row, (half column, patch column)]: a wide last axis.
-        x = jnp.einsum("...hgxw,xocw->...hogc", rows, columns.reshape(*columns.shape[:2], 2 * grid, -1))
+        x = jnp.einsum("...mhgxw,xomcw->...hogc", rows, columns.reshape(*columns.shape[:3], 2 * grid, -1))
         x = gelu(norms[0](x + first.bias[:, None, None]))
         x = x.reshape(*x.shape[:-1], 2, grid)
         x = jnp.einsum("...higwc,hwio->...ogc", x, second.kernel[...])

@@ -16,9 +16,23 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import Backbone, ModelConfig
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.correspondence import best_point, grid_masks, similarity_map, upsample_maps
+from segic_jax.models.correspondence import (
+    best_point,
+    grid_masks,
+    patches_on_image,
+    similarity_map,
+    upsample_maps,
+)
 from segic_jax.models.features import Features
-from segic_jax.models.layers import Conv3x3, Embedding, LayerNorm2d, Linear, PatchConv, bilinear
+from segic_jax.models.layers import (
+    Conv3x3,
+    Embedding,
+    LayerNorm2d,
+    Linear,
+    PatchConv,
+    bilinear,
+    pixel_unshuffle,
+)
 from segic_jax.models.mask_decoder import MaskDecoder
 from segic_jax.models.params import AnyArray, Params, Template
 from segic_jax.models.prompt_encoder import PromptEncoder, Prompts
@@ -57,6 +71,7 @@ class GeometricPrompt(NamedTuple):
     points: Float[Array, "batch concepts points 2"]  # (x, y) on the canvas
     point_labels: Int[Array, "batch concepts points"]  # 1 foreground, 0 background
     points_valid: Bool[Array, "batch concepts points"] | None = None  # all of them if None
+    level_maps: Float[Array, "batch concepts levels quarter quarter"] | None = None  # see `level_similarity`
 
 
 class DecoderStages(NamedTuple):
@@ -87,6 +102,11 @@ class SegicHead(nnx.Module):
                 LayerNorm2d(width, rngs=rngs),
             ]
         )
+        # Finer levels of the backbone become as wide as the decoder's embedding is while it is upscaled.
+        self.fine_projections = nnx.List(
+            Linear(channels, width // 4 // 2**i, rngs=rngs)
+            for i, channels in enumerate(config.backbone.fine_widths)
+        )
         self.prompt_encoder = PromptEncoder(config, rngs=rngs)
         self.mask_decoder = MaskDecoder(config, rngs=rngs)
         self.inst_type_embed = Embedding(2, width, rngs=rngs)  # 0: token of another concept, 1: of this one
@@ -98,7 +118,11 @@ class SegicHead(nnx.Module):
         patches = jnp.asarray(features.patches)
         for layer in self.neck:
             patches = layer(patches)
-        return features._replace(patches=patches)
+        fine = [
+            pixel_unshuffle(project(level), patches.shape[1])
+            for project, level in zip(self.fine_projections, features.fine, strict=True)
+        ]
+        return Features(patches, tuple(fine))
 
     def tokens(
         self,
@@ -157,7 +181,13 @@ def extract(config: ModelConfig, backbone: Params, images: AnyArray, sizes: Int[
     precision = next(iter(backbone.values())).dtype
     pixels = normalise_pixels(config.backbone, images, sizes).astype(precision)
     output = backbone_template(config.backbone).bind(backbone)(pixels)
-    features = Features(output.patches, output.fine)
+    patches = output.patches.astype(jnp.float32)
+    if config.backbone.centred:
+        on_image = patches_on_image(sizes, images.shape[1], patches.shape[1])[..., None]
+        patches = patches - (patches * on_image).sum((1, 2), keepdims=True) / on_image.sum(
+            (1, 2), keepdims=True
+        )
+    features = Features(patches, output.fine)
     return jax.tree.map(lambda level: jax.lax.stop_gradient(level.astype(jnp.float32)), features)
 
 
@@ -247,7 +277,9 @@ def decode_stages(
     if cross_points and rows is not None:
         raise ValueError("cross_points needs all concepts at once.")
     pooled = prototypes.pooled if rows is None else prototypes.pooled[:, rows]
-    geometric = geometric_prompt(similarity_map(features.patches, pooled, config.canvas, eps), config.canvas)
+    geometric = geometric_prompt(
+        similarity_map(features.patches, pooled, config.canvas, eps), config.canvas
+    )._replace(level_maps=level_similarity(config, features.patches, pooled))
     if cross_points:
         batch, concepts = pooled.shape[:2]
         labels = jnp.broadcast_to(jnp.eye(concepts, dtype=jnp.int32), (batch, concepts, concepts))
@@ -269,6 +301,22 @@ def decode_stages(
         rows=rows,
         concepts_at_once=concepts_at_once,
     )
+
+
+def level_similarity(
+    config: ModelConfig,
+    patches: Float[AnyArray, "batch g g channels"],
+    pooled: Float[AnyArray, "batch concepts channels"],
+) -> Float[Array, "batch concepts levels quarter quarter"] | None:
+    """Return a similarity map of each level that the patches join, or None unless `head.level_maps` is set.
+
+    An extension of SegIC.
+    """
+    if not config.head.level_maps:
+        return None
+    edges = np.cumsum(config.backbone.level_widths)[:-1].tolist()
+    levels = zip(jnp.split(patches, edges, axis=-1), jnp.split(pooled, edges, axis=-1), strict=True)
+    return jnp.stack([similarity_map(x, prototype, config.canvas) for x, prototype in levels], axis=2)
 
 
 def geometric_prompt(
@@ -333,13 +381,17 @@ def decode_embedded(
         points_valid=geometric.points_valid,
         boxes=boxes,
         use_box=use_box,
-        masks=geometric.similarity,
+        masks=mask_prompts(geometric),
         tokens=tokens,
         tokens_valid=tokens_valid,
     )
     # SAM's other mask tokens are not used.
     decode_masks = partial(
-        module.mask_decoder, image.patches, module.prompt_encoder.dense_position(), masks=1
+        module.mask_decoder,
+        image.patches,
+        module.prompt_encoder.dense_position(),
+        masks=1,
+        fine=image.fine,
     )
     logits, iou = _decode_in_parts(decode_masks, prompts, concepts_at_once)
     return DecoderStages(
@@ -354,6 +406,14 @@ def decode_embedded(
         logits=logits[:, :, 0],
         iou=iou[:, :, 0],
     )
+
+
+def mask_prompts(geometric: GeometricPrompt) -> Float[Array, "batch concepts maps quarter quarter"]:
+    """Return the maps that the prompt encoder reads: the similarity map, then those of the levels."""
+    similarity = geometric.similarity[:, :, None]
+    if geometric.level_maps is None:
+        return similarity
+    return jnp.concatenate([similarity, geometric.level_maps], axis=2)
 
 
 def _decode_in_parts(

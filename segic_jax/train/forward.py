@@ -24,6 +24,7 @@ from segic_jax.models.segic import (
     Prototypes,
     decode_with_prompts,
     geometric_prompt,
+    level_similarity,
     upsample,
 )
 
@@ -51,6 +52,7 @@ class PassInputs(NamedTuple):
     features: Features  # of the image to segment
     prototypes: Prototypes
     similarity: Float[Array, "batch concepts quarter quarter"]
+    level_maps: Float[Array, "batch concepts levels quarter quarter"] | None
     pooled: Float[Array, "batch concepts channels"]  # of the context masks; zeros where a mask is empty
     inside: Float[Array, "batch concepts g g"]  # the context masks on the grid
     boxes: Float[Array, "batch concepts 4"]  # of the true masks; read where `use_box`
@@ -135,6 +137,7 @@ def pass_inputs(
         features,
         prototypes,
         similarity,
+        level_similarity(config, features.patches, prototypes.pooled),
         pooled,
         inside,
         mask_boxes(masks),
@@ -173,7 +176,7 @@ def train_forward(
             head,
             inputs.features,
             inputs.prototypes,
-            prompting.locate(inputs.similarity, config.canvas),
+            prompting.locate(inputs.similarity, config.canvas)._replace(level_maps=inputs.level_maps),
             boxes=inputs.boxes,
             use_box=inputs.use_box,
             use_cross=inputs.use_cross,

@@ -33,7 +33,7 @@ from segic_jax.train.forward import (
 from segic_jax.train.losses import PointDraws, Totals, mask_weights, pass_losses
 
 CHUNK = 4  # slots that are decoded together
-_NECK = "neck/"
+_NECK = ("neck/", "fine_projections/")  # run once an image
 
 
 class PackedLoss(NamedTuple):
@@ -49,6 +49,7 @@ class _Slots(NamedTuple):
     """Hold what a pass reads of every slot by itself."""
 
     similarity: Float[Array, "*slots quarter quarter"]
+    level_maps: Float[Array, "*slots levels quarter quarter"] | None
     boxes: Float[Array, "*slots 4"]
     targets: Bool[Array, "*slots S S"]
     points: PointDraws | Array
@@ -98,12 +99,15 @@ def loss_and_gradients(
 
         def chunk_loss(head, images: Features, slots: _Slots, pairs: _Pairs, concepts, index=index):
             """Return what some slots add to the loss; its terms; their predicted masks on the grid."""
+            geometric = prompting.locate(slots.similarity[:, None], config.canvas)
+            if slots.level_maps is not None:
+                geometric = geometric._replace(level_maps=slots.level_maps[:, None])
             decoded = decode_embedded(
                 config,
                 head,
                 images,
                 pairs.prototypes,
-                prompting.locate(slots.similarity[:, None], config.canvas),
+                geometric,
                 boxes=slots.boxes[:, None],
                 use_box=pairs.use_box,
                 use_cross=pairs.use_cross,
@@ -125,6 +129,7 @@ def loss_and_gradients(
         inputs = pass_inputs(config, index, batch, inside, text_table, negatives, prompting)
         slots = _Slots(
             inputs.similarity,
+            inputs.level_maps,
             inputs.boxes,
             batch["reference_masks" if index else "target_masks"],
             jax.tree.map(lambda x, index=index: x[:, index], points),

@@ -150,6 +150,7 @@ def model_config(head: Tensors, backbone: Backbone, canvas: int) -> ModelConfig:
             iou_depth=_count(head, r"mask_decoder\.iou_prediction_head\.layers\.(\d+)\."),
             iou_width=iou[0],
             mask_channels=mask_out[0],
+            level_maps=mask_in[1] > 1,
         )
         return ModelConfig(backbone=backbone, head=sizes, text_width=text[-1], canvas=canvas)
     except ConfigError as error:

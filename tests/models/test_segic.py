@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from golden_batch import channels_last, golden_references, references
 
-from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
+from segic_jax.config import EfficientNetConfig, HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import segic
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.layers import bilinear
@@ -163,6 +163,37 @@ def test_a_concept_alone_is_decoded_as_if_it_were_the_only_one(small):
     for concept in range(alone.shape[1]):
         only = jax.tree.map(lambda x, row=concept: x[:, row : row + 1], context)
         np.testing.assert_allclose(alone[:, concept], logits(only)[:, 0], atol=1e-5)
+
+
+def test_the_extensions_of_the_head():
+    """A similarity map of each level, and finer levels that change the mask where they change."""
+    config = ModelConfig(
+        backbone=EfficientNetConfig(0, blocks=(5, 15), fine_blocks=(4, 2)),
+        head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8, level_maps=True),
+        text_width=16,
+        canvas=64,
+    )
+    rng = np.random.default_rng(0)
+    patches = rng.normal(size=(1, 4, 4, config.backbone.width)).astype(np.float32)
+    fine = tuple(
+        rng.normal(size=(1, side, side, width)).astype(np.float32)
+        for side, width in zip((8, 16), config.backbone.fine_widths, strict=True)
+    )
+    pooled = rng.normal(size=(1, 2, config.backbone.width)).astype(np.float32)
+    maps = segic.level_similarity(config, patches, pooled)
+    width = config.backbone.level_widths[0]
+    for level, channels in enumerate((slice(None, width), slice(width, None))):
+        expected = segic.similarity_map(patches[..., channels], pooled[..., channels], config.canvas)
+        np.testing.assert_allclose(maps[:, :, level], expected, atol=1e-6)
+
+    head = segic.head_template(config).init(0)
+    prototypes = segic.Prototypes(pooled, pooled[:, :, None], np.ones((1, 2, 1), bool), np.zeros((1, 2, 16)))
+    decode = jax.jit(partial(segic.decode, config, head))
+    logits, _ = decode(segic.Features(patches, fine), prototypes)
+    fine[1][0, 5, 9] += 1
+    changed, _ = decode(segic.Features(patches, fine), prototypes)
+    rows, columns = np.nonzero(np.abs(np.asarray(changed - logits)).max((0, 1)) > 1e-5)
+    assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == {(5, 9)}
 
 
 def test_the_order_of_concepts_permutes_the_logits(small):

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
+from segic_jax.config import EfficientNetConfig, HeadConfig, ModelConfig
 from segic_jax.models import segic
 from segic_jax.models.features import Features
 from segic_jax.train import forward, losses
@@ -15,9 +15,10 @@ from segic_jax.train.flops import flops_of
 from segic_jax.train.optim import trainable_names
 from segic_jax.train.packing import loss_and_gradients
 
+# With both extensions of the head: finer levels, and a similarity map of each level.
 MODEL = ModelConfig(
-    backbone=ViTConfig(patch_size=8, width=32, depth=1, num_heads=2, pos_grid=4),
-    head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
+    backbone=EfficientNetConfig(0, blocks=(5, 15), fine_blocks=(4, 2)),
+    head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8, level_maps=True),
     text_width=16,
     canvas=64,
 )
@@ -41,8 +42,10 @@ def batch():
     rng = np.random.default_rng(0)
     grid = MODEL.grid
     features = rng.normal(size=(2, PAIRS, grid, grid, MODEL.backbone.width)).astype(np.float32)
-    # The head passes finer levels on, whatever it makes of them.
-    fine = rng.normal(size=(2, PAIRS, 2 * grid, 2 * grid, 3)).astype(np.float32)
+    fine = [
+        rng.normal(size=(2, PAIRS, scale * grid, scale * grid, width)).astype(np.float32)
+        for scale, width in zip((2, 4), MODEL.backbone.fine_widths, strict=True)
+    ]
     corners = rng.integers(0, 32, (2, PAIRS, SLOTS, 2))
     masks = np.zeros((2, PAIRS, SLOTS, 64, 64), bool)
     for place in np.ndindex(2, PAIRS, SLOTS):
@@ -50,8 +53,8 @@ def batch():
         masks[place][y : y + 30, x : x + 25] = True
     masks[:, 1, 0] = False  # of a concept that is not on the image
     return {
-        "target_features": Features(features[0], (fine[0],)),
-        "reference_features": Features(features[1], (fine[1],)),
+        "target_features": Features(features[0], tuple(level[0] for level in fine)),
+        "reference_features": Features(features[1], tuple(level[1] for level in fine)),
         "target_masks": masks[0],
         "reference_masks": masks[1],
         "target_prompt": np.array([0, 1, 0]),

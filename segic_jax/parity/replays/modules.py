@@ -64,7 +64,7 @@ def replay_prompt_decoder(goldens: Goldens, check: Checker, dtype: jax.typing.DT
     points = {
         "points": check.input("in.point_coords")[None],
         "point_labels": check.input("in.point_labels").astype(np.int32)[None],
-        "masks": masks,
+        "masks": masks[:, :, None],  # a map for each concept
     }
     boxes = check.input("in.boxes")[None]
     image = channels_last(check.input("in.image_embeddings"))
