@@ -15,11 +15,11 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
 
-# Segment the example images and evaluate the bundled model; a few minutes on two CPU cores.
+# Segment the example images and evaluate the emoji model; a few minutes on two CPU cores.
 demo: $(VENV)/installed
-	$(BIN)/segic predict --ref examples/reference.jpg examples/reference_mask.png \
+	$(BIN)/segic predict --weights emoji-tiny --ref examples/reference.jpg examples/reference_mask.png \
 	  examples/targets --out outputs/demo
-	$(BIN)/segic eval --benchmark emoji --limit 200 --out outputs/demo/emoji
+	$(BIN)/segic eval --benchmark emoji --weights emoji-tiny --limit 200 --out outputs/demo/emoji
 	@echo
 	@echo "Predictions: outputs/demo/index.html   Evaluation: outputs/demo/emoji/sheet.png, result.json"
 

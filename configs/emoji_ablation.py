@@ -1,4 +1,4 @@
-"""Train the heads that the ablations compare, on the backbone of the bundled model: many short trainings.
+"""Train the heads that the ablations compare, on the backbone of emoji-tiny: many short trainings.
 
 python -m studies.ablation --config emoji_ablation --out outputs/ablation
 """
@@ -7,7 +7,6 @@ import dataclasses
 
 from segic_jax.config import Config, OptimConfig, TrainConfig
 from segic_jax.train.experiment import load_config
-from segic_jax.weights.bundle import SHIPPED
 
 
 def get_config() -> Config:
@@ -15,7 +14,7 @@ def get_config() -> Config:
     config = load_config("emoji_tiny")
     return dataclasses.replace(
         config,
-        backbone=str(SHIPPED),
+        backbone="emoji-tiny",
         pretrain=None,
         data=dataclasses.replace(config.data, box=0.5),  # the official value
         optim=OptimConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=50),

@@ -2,7 +2,7 @@
 
     segic train --config emoji_mixed --workdir outputs/emoji_mixed
 
-The frozen backbone is that of the bundled model. This experiment exercises all of the training in minutes on
+The frozen backbone is that of emoji-tiny. This experiment exercises all of the training in minutes on
 two CPU cores (tools/kill_and_resume.py does so); it does not give a good model.
 """
 
@@ -10,7 +10,6 @@ import dataclasses
 
 from segic_jax.config import Config, DataConfig, OptimConfig, SourceConfig, TrainConfig
 from segic_jax.train.experiment import load_config
-from segic_jax.weights.bundle import SHIPPED
 
 
 def get_config() -> Config:
@@ -18,7 +17,7 @@ def get_config() -> Config:
     config = load_config("emoji_tiny")
     return dataclasses.replace(
         config,
-        backbone=str(SHIPPED),
+        backbone="emoji-tiny",
         pretrain=None,
         sources=(SourceConfig("emoji"), SourceConfig("emoji_instances")),
         data=DataConfig(max_concepts=4, flip=False, jitter=None, text_keep=0.0, negative=0.25),

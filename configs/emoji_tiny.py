@@ -1,4 +1,4 @@
-"""Train the bundled model: pretrain a small backbone on emoji, freeze it, and train a SegIC head on it.
+"""Train emoji-tiny: pretrain a small backbone on emoji, freeze it, and train a SegIC head on it.
 
     segic train --config emoji_tiny --workdir outputs/emoji_tiny
 

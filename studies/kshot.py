@@ -81,8 +81,8 @@ def compare(bundle: Bundle, source: EmojiSource, shots: int) -> dict[str, dict]:
 class Args:
     """Print a table of mIoU, by method and number of shots, on the emoji benchmark."""
 
-    weights: str = ""
-    """Model file, or a name of `segic weights list`."""
+    weights: str = "emoji-tiny"
+    """A name from `segic weights list`, or a model file."""
     split: Literal["validation", "novel"] = "novel"
     """Classes: validation to choose by, novel to report."""
     shots: tuple[int, ...] = (1, 2, 5)

@@ -108,8 +108,8 @@ def compare(segmenter: Segmenter, split: Literal["validation", "novel"], count: 
 class Args:
     """Print a table, in per cent."""
 
-    weights: str = ""
-    """Model file, or a name of `segic weights list`."""
+    weights: str = "emoji-tiny"
+    """A name from `segic weights list`, or a model file."""
     split: Literal["validation", "novel"] = "novel"
     """Classes: validation to choose by, novel to report."""
     count: int = 5

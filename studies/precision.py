@@ -51,8 +51,8 @@ def compare(bundle: Bundle, source: EmojiSource, limit: int | None = None) -> di
 class Args:
     """Print mIoU in both precisions on the emoji benchmark, and how much their masks agree."""
 
-    weights: str = ""
-    """Model file, or a name of `segic weights list`."""
+    weights: str = "emoji-tiny"
+    """A name from `segic weights list`, or a model file."""
     split: Literal["validation", "novel"] = "novel"
     """Classes of the emoji benchmark."""
 

@@ -90,8 +90,8 @@ def _fit(segmenter: Segmenter, source: EmojiSource | FolderSource, references: d
 class Args:
     """Print mIoU of both ways to decode, in per cent."""
 
-    weights: str = ""
-    """Model file, or a name of `segic weights list`."""
+    weights: str = "emoji-tiny"
+    """A name from `segic weights list`, or a model file."""
     scenes: int = 100
     """Scenes of the emoji benchmark; 0 leaves them out."""
     data_root: Path | None = None

@@ -13,6 +13,7 @@ import segic_jax
 
 ROOT = Path(__file__).parents[1]
 BATCH = ("--train.steps", "1", "--train.batch-size", "2", "--train.eval-episodes", "2")
+EMOJI = ("--weights", "emoji-tiny")
 PRETRAINING = ("--pretrain.steps", "1", "--pretrain.group-scenes", "2")
 
 
@@ -50,7 +51,7 @@ def test_contents(site):
     }
     configs = {f"segic_jax/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").glob("*.py")}
     assert configs <= files
-    assert {"segic_jax/py.typed", "segic_jax/weights/emoji_tiny.safetensors"} <= files
+    assert {"segic_jax/py.typed", "segic_jax/weights/emoji-tiny.safetensors"} <= files
     assert not [name for name in files if "random_backbone.safetensors" in name]
     # Every file of the package that git knows, whatever its ending.
     listed = subprocess.run(["git", "ls-files", "segic_jax"], cwd=ROOT, capture_output=True, text=True)
@@ -71,8 +72,10 @@ def test_the_wheel_is_what_runs(segic, site):
 
 
 def test_evaluate(segic, tmp_path):
-    assert "emoji: 4 episodes" in segic("eval", "--benchmark", "emoji", "--limit", "4", "--out", "out")
-    assert json.loads((tmp_path / "out/result.json").read_text())["episodes"] == 4
+    report = segic("eval", *EMOJI, "--benchmark", "emoji", "--limit", "4", "--out", "out")
+    assert "emoji: 4 episodes" in report
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert (result["episodes"], result["model"]["name"]) == (4, "emoji-tiny")
 
 
 def test_train_and_predict(segic, tmp_path):
@@ -87,9 +90,9 @@ def test_train_and_predict(segic, tmp_path):
 
 def test_fine_tune(segic, tmp_path):
     segic("emoji", "export", "--split", "validation", "--out", "data")
-    segic("finetune", "--data", "data", "--workdir", "run", "--steps", "1", "--batch-size", "2")
+    segic("finetune", *EMOJI, "--data", "data", "--workdir", "run", "--steps", "1", "--batch-size", "2")
     assert (tmp_path / "run/model.safetensors").exists()
 
 
 def test_calibrate(segic):
-    assert "| 5 | AUROC |" in segic("calibrate", "--scenes", "2")
+    assert "| 5 | AUROC |" in segic("calibrate", *EMOJI, "--scenes", "2")

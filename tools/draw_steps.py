@@ -2,7 +2,7 @@
 
     python tools/draw_steps.py examples/targets/3.jpg examples/targets/1.jpg --out docs/steps.jpg
 
-The reference is examples/reference.jpg with its mask, the model the bundled one.
+The reference is examples/reference.jpg with its mask, the model emoji-tiny.
 """
 
 import argparse
@@ -28,7 +28,7 @@ PANEL_SIZE = 2.6, 2.9  # width and height of an image with its title, in inches
 def draw(targets: Sequence[Path]) -> bytes:
     """Return a JPEG with reference, similarity map, its peak on the target, and mask from left to right."""
     reference, mask = as_image(EXAMPLES / "reference.jpg"), read_mask(EXAMPLES / "reference_mask.png")
-    segmenter = Segmenter.load()
+    segmenter = Segmenter.load("emoji-tiny")
     context = segmenter.fit(Example(reference, mask, name="metro"))
     figure = Figure((4 * PANEL_SIZE[0], len(targets) * PANEL_SIZE[1]), dpi=110, layout="constrained")
     for row, target in zip(figure.subplots(len(targets), 4, squeeze=False), targets, strict=True):

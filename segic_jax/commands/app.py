@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from segic_jax.config import Precision
+from segic_jax.weights.catalog import DEFAULT
 
 
 @dataclass
@@ -21,8 +22,8 @@ class App:
     """Address to serve at; 0.0.0.0 opens the page to everybody on the network."""
     port: int = 7860
     """Port; 0 for a free one."""
-    weights: str = ""
-    """Model file, or a name of `segic weights list`; by default the small bundled model."""
+    weights: str = DEFAULT
+    """A name from `segic weights list`, or a model file."""
     precision: Precision = "auto"
     """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
 
@@ -45,6 +46,6 @@ class App:
             use_compile_cache()
             segmenter = Segmenter.load(self.weights, precision=self.precision)
             device = {"cpu": "CPU", "gpu": "GPU"}.get(jax.default_backend(), jax.default_backend())
-            text = header(segmenter.name, device, embedded=not self.weights)
+            text = header(segmenter.name, device, embedded=self.weights == "emoji-tiny")
             serve(segmenter, text, self.host, self.port, Path(folder))
         return 0

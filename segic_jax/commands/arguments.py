@@ -17,6 +17,7 @@ import tyro
 from segic_jax.config import Precision
 from segic_jax.errors import InputError
 from segic_jax.runtime import progress
+from segic_jax.weights.catalog import DEFAULT
 
 if TYPE_CHECKING:
     from segic_jax.data.images import ImageLike
@@ -48,8 +49,8 @@ class ReferenceArguments:
     """A file written by `segic fit`, instead of --ref or in addition to it."""
     class_names: bool = False
     """Also give the model the class names as text, if it has a text tower."""
-    weights: str = ""
-    """A model file, or a name from `segic weights list`. The default is the bundled model."""
+    weights: str = DEFAULT
+    """A name from `segic weights list`, or a model file."""
     precision: Precision = "auto"
     """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
 

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from segic_jax.weights.catalog import DEFAULT, PACKAGED
+
 SHOTS = (1, 5)
 
 
@@ -14,8 +16,8 @@ class Calibrate:
     `result.presence` and `segic predict` use it.
     """
 
-    weights: str = ""
-    """A model file, or a name from `segic weights list`; by default the bundled model."""
+    weights: str = DEFAULT
+    """A name from `segic weights list`, or a model file."""
     scenes: int = 300
     """Scenes of each split and number of examples."""
     save: bool = False
@@ -35,7 +37,7 @@ class Calibrate:
 
         if self.scenes < 1:
             raise ConfigError(f"--scenes {self.scenes} must be at least 1.")
-        if self.save and not self.weights:
+        if self.save and self.weights in PACKAGED:
             raise ConfigError("--save writes into a model file: name yours with --weights.")
         use_compile_cache()
         path = find(self.weights)

@@ -134,11 +134,16 @@ def _devices() -> list[str]:
 
 
 def _weights() -> list[str]:
-    from segic_jax.weights.bundle import SHIPPED
+    from segic_jax.weights.catalog import DEFAULT, PACKAGED
 
     folder = cache_folder()
     files = sorted(folder.glob("*.safetensors"))
-    lines = [f"{SHIPPED.stem}, in the package, {_bytes(SHIPPED.stat().st_size)}: for emoji, not photographs"]
+    lines = [
+        f"{model.name}, in the package, {_bytes(model.path.stat().st_size)}"
+        + (", the default" if model.name == DEFAULT else "")
+        for model in PACKAGED.values()
+        if model.path.is_file()
+    ]
     lines += [f"{path.stem}, {_bytes(path.stat().st_size)}" for path in files]
     return [*lines, f"fetched and converted weights: {folder}" + ("" if files else " (none yet)")]
 
@@ -170,10 +175,13 @@ def _speed() -> list[str]:
 
     from segic_jax.config import ModelConfig, ViTConfig
     from segic_jax.weights.bundle import load_bundle
+    from segic_jax.weights.catalog import PACKAGED
 
     rate = _product_rate(1536 if jax.default_backend() == "cpu" else 8192)
     models = {
-        "the bundled model": load_bundle().config,
+        model.name: load_bundle(model.path).config for model in PACKAGED.values() if model.path.is_file()
+    }
+    models |= {
         "SegIC on DINOv2-B": ModelConfig(backbone=ViTConfig.dinov2("b")),
         "SegIC on DINOv2-L": ModelConfig(backbone=ViTConfig.dinov2("l")),
     }
@@ -235,7 +243,7 @@ def _advice() -> list[str]:
             lines.append("There is an NVIDIA GPU, but this JAX cannot use it: pip install -U 'jax[cuda13]'")
         elif sys.platform == "linux" and platform.machine() == "x86_64" and "avx512f" not in cpu_flags():
             lines.append("This processor has neither AVX-512 nor AMX: matrix products use AVX2 or less.")
-        lines.append("DINOv2-B and larger need an accelerator; the model in the package does not.")
+        lines.append("DINOv2-B and larger need an accelerator; the models in the package do not.")
     if _usable_cores() < (os.cpu_count() or 1):
         lines.append(f"This process may use only {_usable_cores()} of {os.cpu_count()} cores.")
     if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.7 * _usable_cores():

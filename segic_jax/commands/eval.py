@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from segic_jax.commands.command_line import run_command
 from segic_jax.config import Hosts, Precision
 from segic_jax.errors import ConfigError
+from segic_jax.weights.catalog import DEFAULT
 
 if TYPE_CHECKING:
     from segic_jax.data.benchmark_spec import BenchmarkSpec
@@ -81,7 +82,7 @@ class Eval:
 
     `segic eval --list` shows every benchmark and what it needs. Repeat a stopped command and it continues.
 
-      segic eval --benchmark emoji
+      segic eval --benchmark emoji --weights emoji-tiny
       segic eval --benchmark fss1000 --data-root FSS-1000 --weights segic-l --shots 5
     """
 
@@ -89,8 +90,8 @@ class Eval:
     """A name from --list."""
     data_root: Path | None = None
     """The folder with the benchmark's data; --list describes its layout."""
-    weights: str = ""
-    """A model file, or a name from `segic weights list`; by default the bundled model."""
+    weights: str = DEFAULT
+    """A name from `segic weights list`, or a model file."""
     out: Path | None = None
     """The output folder; by default outputs/eval_..."""
     precision: Precision = "auto"

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from segic_jax.config import Config, DataConfig, OptimConfig, SourceConfig, TrainConfig, ValidationConfig
 from segic_jax.errors import DataError
+from segic_jax.weights.catalog import DEFAULT
 
 
 @dataclass
@@ -23,8 +24,8 @@ class Finetune:
     """Folder of classes, or a data set of `segic data build`."""
     workdir: Path
     """Where checkpoints, the log and the finished model go."""
-    weights: str = ""
-    """Model file, or a name of `segic weights list`; the small model inside the package by default."""
+    weights: str = DEFAULT
+    """A name from `segic weights list`, or a model file."""
     validation: Path | None = None
     """Another such folder, to score the model on during the training; without it only the loss is known."""
     steps: int = 300

@@ -29,8 +29,9 @@ class Fit(ReferenceArguments):
     def run(self) -> int:
         """Write the file and print its classes."""
         from segic_jax.runtime.atomic_write import make_folder
+        from segic_jax.weights.fetch import find
 
-        require_distinct([self.out], [*self.example_files, Path(self.weights)])
+        require_distinct([self.out], [*self.example_files, find(self.weights)])
         _, context = self.load()
         context = context.drop(*self.drop)
         if not context.names:

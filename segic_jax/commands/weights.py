@@ -43,7 +43,7 @@ class Export:
     """Export a model's trained head under the official SegIC names, for `load_state_dict` in PyTorch."""
 
     model: tyro.conf.Positional[str]
-    """A model file, or a name of `segic weights list`."""
+    """A name from `segic weights list`, or a model file."""
     out: Path
     """The .safetensors file to write."""
 
@@ -62,7 +62,7 @@ class Export:
 
 @dataclass
 class List:
-    """List the weights that can be fetched: size, licence, source, and whether they are fetched."""
+    """List the models of the package and the weights that can be fetched: content, size, licence, source."""
 
     def run(self) -> int:
         """Print the table."""
@@ -88,6 +88,6 @@ class Fetch:
 
 
 class Weights:
-    """List the weights that can be fetched, or fetch one of them."""
+    """List the models of the package and the weights that can be fetched, or fetch one of them."""
 
     ACTIONS: ClassVar = {"list": List, "fetch": Fetch}

@@ -196,7 +196,7 @@ def model_identity(bundle: Bundle) -> dict:
     if bundle.path is not None:
         with bundle.path.open("rb") as file:
             file_hash = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"file": bundle.name, "sha256": file_hash}
+    return {"name": bundle.name, "sha256": file_hash}
 
 
 def in_domain(bundle: Bundle, data_set: str) -> bool | None:

@@ -40,6 +40,7 @@ from segic_jax.models.params import release
 from segic_jax.models.segic import Prototypes
 from segic_jax.runtime.prefetch import prefetch, prefetch_results
 from segic_jax.weights.bundle import Bundle, load_bundle
+from segic_jax.weights.catalog import DEFAULT
 from segic_jax.weights.fetch import find
 
 THREADS = 4  # that read images, and as many that make results
@@ -60,12 +61,11 @@ class Segmenter:
         self._joined: WeakKeyDictionary[Context, Prototypes] = WeakKeyDictionary()
 
     @classmethod
-    def load(cls, weights: Path | str = "", *, precision: Precision = "auto") -> "Segmenter":
+    def load(cls, weights: Path | str = DEFAULT, *, precision: Precision = "auto") -> "Segmenter":
         """Read a model and put it on the device.
 
         Args:
-            weights: a model file, or a name of `segic weights list` that was fetched; "" is the small model
-                of the package.
+            weights: a name of `segic weights list`, in the package or fetched, or a model file.
             precision: of the backbone: "float32", "bfloat16", or "auto", which is bfloat16 on accelerators
                 and float32 on a CPU. The head runs in float32.
 
@@ -77,7 +77,7 @@ class Segmenter:
 
     @property
     def name(self) -> str:
-        """Return the file name of the weights."""
+        """Return the name of the weights: of the packaged model, or of the file."""
         return self.bundle.name
 
     @property

@@ -28,6 +28,7 @@ from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.params import Params, as_float32, check, release
 from segic_jax.models.segic import head_template
+from segic_jax.weights.catalog import PACKAGED
 from segic_jax.weights.safetensors_file import write_safetensors
 from segic_jax.weights.sources import map_safetensors
 from segic_jax.weights.text import TextTower, encode_prompts
@@ -35,7 +36,6 @@ from segic_jax.weights.torch_names import Tensors
 
 FORMAT = "segic_jax model 1"
 _METADATA = ("config", "backbone", "text", "prompts", "notes")  # JSON, each if the file has its part
-SHIPPED = Path(__file__).parent / "emoji_tiny.safetensors"
 
 # By prompt; the empty prompt stands for a class without a name.
 TextTable = dict[str, Float[np.ndarray, " text_width"]]
@@ -55,8 +55,11 @@ class Bundle:
 
     @property
     def name(self) -> str:
-        """Return the file's name, for reports."""
-        return self.path.name if self.path else "unsaved"
+        """Return the name of the packaged model, or that of the file, for reports."""
+        if self.path is None:
+            return "unsaved"
+        packaged = PACKAGED.get(self.path.stem)
+        return packaged.name if packaged and packaged.path == self.path else self.path.name
 
     def text_feature(self, class_name: str = "") -> Float[np.ndarray, " text_width"]:
         """Return the feature of `a photo of a NAME`, or of the empty prompt (segic.py:302-313).
@@ -208,7 +211,7 @@ def save_bundle(path: Path | str, bundle: Bundle, *, float16: bool = True) -> No
     write_weights(path, weights, float16=float16)
 
 
-def load_bundle(path: Path | str = SHIPPED) -> Bundle:
+def load_bundle(path: Path | str) -> Bundle:
     """Read a complete model. The backbone stays in the file, which is mapped, until it is placed on a device.
 
     Raises:

@@ -1,14 +1,47 @@
-"""List the published weights that `segic weights fetch` can download.
+"""List the models of the package, and the published weights that `segic weights fetch` can download.
 
 Sizes and parameter counts are those of the files. A SHA-256 is listed only if a public page states it
 (docs/weights.md names the pages); other files are compared with the hash that the hub announces.
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 
+DEFAULT = "emoji-tiny"  # the packaged model that is used where no weights are named
 HUB = "https://huggingface.co"
 PYPI = "https://pypi.org/project"
 META = "https://dl.fbaipublicfiles.com/dinov2"
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """Describe a complete model inside the package."""
+
+    name: str
+    what: str
+    licence: str
+
+    @property
+    def path(self) -> Path:
+        """Return its file."""
+        return Path(__file__).parent / f"{self.name}.safetensors"
+
+
+PACKAGED: dict[str, PackagedModel] = {
+    model.name: model
+    for model in (
+        PackagedModel(
+            name="photo",
+            what="SegIC on EfficientNet-Lite2, trained on composed scenes of photographs",
+            licence="MIT (backbone: Apache-2.0)",
+        ),
+        PackagedModel(
+            name="emoji-tiny",
+            what="SegIC on a small ViT, trained on composed scenes of emoji",
+            licence="MIT",
+        ),
+    )
+}
 
 
 @dataclass(frozen=True)

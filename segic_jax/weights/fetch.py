@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from segic_jax.config import cache_folder
 from segic_jax.errors import FetchError
 from segic_jax.runtime.atomic_write import atomic_path, require_path
-from segic_jax.weights.catalog import CATALOG, CatalogEntry, CatalogFile
+from segic_jax.weights.catalog import CATALOG, PACKAGED, CatalogEntry, CatalogFile
 
 
 class CatalogRow(NamedTuple):
@@ -29,16 +29,27 @@ class CatalogRow(NamedTuple):
 
     name: str
     what: str
-    size: int  # approximate bytes to download
+    size: int  # bytes of a packaged model, else approximate bytes to download
     licence: str
     source: str
-    path: Path | None  # of the converted file, if it is in the cache
+    path: Path | None  # of the packaged file, or of the converted one in the cache; None if there is none
 
 
 def list_catalog(*, cache: Path | None = None) -> list[CatalogRow]:
-    """Return a row for each entry of the catalogue."""
+    """Return a row for each packaged model and for each entry of the catalogue."""
     folder = cache or cache_folder()
-    return [
+    packaged = [
+        CatalogRow(
+            model.name,
+            model.what,
+            model.path.stat().st_size if model.path.is_file() else 0,
+            model.licence,
+            "in the package",
+            model.path if model.path.is_file() else None,
+        )
+        for model in PACKAGED.values()
+    ]
+    return packaged + [
         CatalogRow(
             weights.name,
             weights.what,
@@ -53,7 +64,7 @@ def list_catalog(*, cache: Path | None = None) -> list[CatalogRow]:
 
 def catalog_table() -> str:
     """Return `list_catalog` as text, one line for each entry."""
-    lines = [("name", "what", "download", "licence", "fetched", "source")]
+    lines = [("name", "what", "size", "licence", "here", "source")]
     lines += [
         (row.name, row.what, f"{_bytes(row.size):>7}", row.licence, "yes" if row.path else "no", row.source)
         for row in list_catalog()
@@ -65,22 +76,24 @@ def catalog_table() -> str:
 
 
 def find(name_or_path: str | Path) -> Path:
-    """Return the model file for a path or a name of the catalogue; "" is the model in the package.
+    """Return the model file for the name of a packaged model, a path, or a name of the catalogue.
+
+    The string "photo" is the packaged model whatever the working folder holds; "./photo" is a file there.
 
     Raises:
         FetchError: there is no such file; the message gives the command that fetches it.
     """
-    if not str(name_or_path):
-        from segic_jax.weights.bundle import SHIPPED
-
-        return SHIPPED
     path = require_path(name_or_path, FetchError).expanduser()
-    if path.exists():
+    if isinstance(name_or_path, str) and (model := PACKAGED.get(name_or_path)):
+        if not model.path.is_file():
+            raise FetchError(f"{model.path} is missing: install the package again, or name other weights.")
+        return model.path
+    if str(name_or_path) and path.exists():
         return path
     if (weights := CATALOG.get(str(name_or_path))) is None:
         raise FetchError(
-            f"{name_or_path}: there is no such file, and no weights of that name in the catalogue "
-            "(`segic weights list` shows it)."
+            f"{str(name_or_path)!r} is no model file and no known name: the package holds "
+            f"{' and '.join(PACKAGED)}, and `segic weights list` shows all names."
         )
     stored = _stored(weights, cache_folder())
     if not stored.is_file():
@@ -92,7 +105,7 @@ def find(name_or_path: str | Path) -> Path:
 
 
 def fetch(name: str, *, cache: Path | None = None) -> Path:
-    """Download, check and convert weights; return at once if they are in the cache.
+    """Download, check and convert weights; return at once if they are in the package or the cache.
 
     Args:
         name: a name of `list_catalog`. Of weights that are joined from others, those in the
@@ -103,6 +116,8 @@ def fetch(name: str, *, cache: Path | None = None) -> Path:
         FetchError: unknown name, no network, refused, wrong hash, or disk full; the message gives the fix.
         InputError: the downloaded file cannot be converted.
     """
+    if name in PACKAGED:
+        return find(name)
     if name not in CATALOG:
         raise FetchError(f"{name}: there are no weights of that name; choose one of {', '.join(CATALOG)}.")
     weights = CATALOG[name]

@@ -206,7 +206,7 @@ def test_continue_from_a_saved_context(browser, address, tmp_path):
     from segic_jax import Example, Segmenter
     from segic_jax.app.samples import samples
 
-    segmenter, sample = Segmenter.load(), samples()[0]
+    segmenter, sample = Segmenter.load("emoji-tiny"), samples()[0]
     segmenter.fit(Example(sample.image.pixels, sample.mask, name="pet")).save(tmp_path / "pets.segic")
     Image.fromarray(sample.targets[0].pixels).save(tmp_path / "target.png")
     page = open_page(browser, address, 390, 844)

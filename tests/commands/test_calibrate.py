@@ -39,7 +39,7 @@ def test_the_calibration_is_printed_and_saved(weights, capsys):
 
 def test_the_model_of_the_package_is_not_overwritten():
     with pytest.raises(ConfigError, match="--save writes into a model file: name yours with --weights"):
-        parse(["calibrate", "--save"]).run()
+        parse(["calibrate", "--weights", "emoji-tiny", "--save"]).run()
 
 
 def test_no_scenes_are_refused(weights):

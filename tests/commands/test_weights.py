@@ -1,14 +1,11 @@
 """Test `segic convert`, `segic export` and `segic weights`."""
 
-from pathlib import Path
-
 import numpy as np
 from safetensors.numpy import load_file, save_file
 from tiny import bundle
 
+from segic_jax.weights.catalog import PACKAGED
 from segic_jax.weights.torch_names import to_torch
-
-SHIPPED = Path(__file__).parents[2] / "segic_jax/weights/emoji_tiny.safetensors"
 
 
 def official_tensors(params):
@@ -52,7 +49,11 @@ def test_weights_are_listed_and_unknown_ones_refused(segic, monkeypatch, tmp_pat
     monkeypatch.setenv("SEGIC_CACHE", str(tmp_path))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert segic("weights", "list") == 0
-    assert "menglc/SEGIC" in capsys.readouterr().out
+    table = capsys.readouterr().out
+    assert "menglc/SEGIC" in table
+    assert all(f"\n{name} " in table for name in PACKAGED)
+    assert segic("weights", "fetch", "emoji-tiny") == 0
+    assert capsys.readouterr().out == f"{PACKAGED['emoji-tiny'].path}\n"
     assert segic("weights", "fetch", "dinov3") == 2
     assert "choose one of dinov2-s" in capsys.readouterr().err
     assert segic("parity", "report", tmp_path, "--out", tmp_path / "x.html") == 2
@@ -61,7 +62,7 @@ def test_weights_are_listed_and_unknown_ones_refused(segic, monkeypatch, tmp_pat
 
 def test_a_damaged_config_json_is_reported(segic, tmp_path, capsys):
     (tmp_path / "in").mkdir()
-    (tmp_path / "in/model.safetensors").write_bytes(SHIPPED.read_bytes())
+    (tmp_path / "in/model.safetensors").write_bytes(PACKAGED["emoji-tiny"].path.read_bytes())
     for content in ("[" * 100_000, "[]", "{"):
         (tmp_path / "in/config.json").write_text(content)
         assert segic("convert", tmp_path / "in", "--out", tmp_path / "o.safetensors") == 2

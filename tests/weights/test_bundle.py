@@ -14,13 +14,13 @@ from segic_jax.errors import BundleError
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.segic import head_template
 from segic_jax.weights.bundle import (
-    SHIPPED,
     Weights,
     load_bundle,
     read_weights,
     save_bundle,
     write_weights,
 )
+from segic_jax.weights.catalog import PACKAGED
 from segic_jax.weights.text import encode_prompts
 
 
@@ -185,9 +185,9 @@ def test_bfloat16_is_kept_as_it_is(tmp_path):
         write_weights(tmp_path / "w.safetensors", Weights(backbone_config=CONFIG.backbone, backbone=values))
 
 
-def test_the_shipped_model_loads():
-    model = load_bundle(SHIPPED)
-    assert model.name == "emoji_tiny.safetensors"
+def test_the_packaged_emoji_model_loads():
+    model = load_bundle(PACKAGED["emoji-tiny"].path)
+    assert model.name == "emoji-tiny"
     assert model.tower is None
     assert model.text.keys() == {"", INSTANCE_PROMPT}
     assert model.config.canvas == 128

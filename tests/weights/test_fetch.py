@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save, save_file
 from segic_jax.config import cache_folder
 from segic_jax.errors import FetchError, InputError
 from segic_jax.weights import fetch as module
-from segic_jax.weights.catalog import CATALOG, CatalogEntry, CatalogFile
+from segic_jax.weights.catalog import CATALOG, DEFAULT, PACKAGED, CatalogEntry, CatalogFile, PackagedModel
 from segic_jax.weights.fetch import catalog_table, fetch, find, list_catalog
 
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -332,14 +332,13 @@ def test_the_environment_sets_the_cache_folder(monkeypatch, tmp_path):
 
 def test_find_returns_files_and_says_how_to_get_missing_weights(monkeypatch, tmp_path):
     monkeypatch.setenv("SEGIC_CACHE", str(tmp_path))
-    assert find("").name == "emoji_tiny.safetensors"
     file = tmp_path / "mine.safetensors"
     file.touch()
     assert find(file) == file
-    with pytest.raises(
-        FetchError, match="there is no such file, and no weights of that name in the catalogue"
-    ):
+    with pytest.raises(FetchError, match="no known name: the package holds photo and emoji-tiny"):
         find("dinov2-xl")
+    with pytest.raises(FetchError, match="'' is no model file"):
+        find("")
     with pytest.raises(
         FetchError, match=r"dinov2_vitl14_pretrain.pth, and run `segic convert FOLDER_OR_FILE"
     ):
@@ -348,6 +347,24 @@ def test_find_returns_files_and_says_how_to_get_missing_weights(monkeypatch, tmp
         find("segic-l")
     with pytest.raises(FetchError, match="choose one of dinov2-s,"):
         fetch("dinov2-xl")
+
+
+def test_packaged_names_do_not_depend_on_the_working_folder(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for name in PACKAGED:
+        (tmp_path / name).mkdir()
+    packaged = PACKAGED["emoji-tiny"].path
+    assert find("emoji-tiny") == fetch("emoji-tiny") == packaged
+    assert find("./emoji-tiny") == find(Path("emoji-tiny")) == Path("emoji-tiny")
+    assert list_catalog()[list(PACKAGED).index("emoji-tiny")].size == packaged.stat().st_size
+    lost = PackagedModel("lost", "", "")
+    monkeypatch.setitem(PACKAGED, "lost", lost)
+    with pytest.raises(FetchError, match=r"lost\.safetensors is missing: install the package again"):
+        find("lost")
+
+
+def test_the_default_is_packaged():
+    assert find(DEFAULT).parent == PACKAGED[DEFAULT].path.parent
 
 
 def test_fetched_weights_are_converted(hub, monkeypatch, tmp_path):

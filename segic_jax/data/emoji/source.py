@@ -182,7 +182,7 @@ def _check(root: Path) -> list[CheckLine]:
 
 BENCHMARK = BenchmarkSpec(
     name="emoji",
-    title="composed scenes of 64 emoji classes unseen in the training of the bundled model",
+    title="composed scenes of 64 emoji classes unseen in the training of emoji-tiny",
     kind="episodes",
     protocols=("original",),
     layout="part of the package",
