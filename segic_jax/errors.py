@@ -16,7 +16,7 @@ class DataError(InputError):
 
 
 class InputWarning(UserWarning):
-    """Say how an input was read that could be meant otherwise; the message names the file."""
+    """Say what is doubtful about an input or the model; the message is a sentence that names the file."""
 
 
 class RefusedFile(InputError):

@@ -1,5 +1,6 @@
 """Lay out the components of the page; `handlers` connects their events."""
 
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
@@ -145,26 +146,20 @@ def page_state(session: Session) -> str:
     return f'<div id="page-state" class="{classes}" hidden></div>'
 
 
-def header(model: str, device: str, embedded: bool) -> str:
+def header(model: str, device: str, warnings: Sequence[str]) -> str:
     """Return the title and a banner that names the model.
 
     Args:
         model: the name of the weights.
-        embedded: whether they are the small model inside the package.
+        warnings: `Segmenter.warnings`.
     """
-    banner = (
-        "<strong>You are using the small bundled model.</strong> It was trained on composed emoji scenes "
-        "and finds emoji-like objects; it is not suitable for photographs. "
-        "For photographs, start <code>segic app --weights segic-l</code>."
-        if embedded
-        else f"You are using the model <strong>{escape(model)}</strong>."
-    )
+    doubts = "".join(f"<strong>{escape(sentence)}</strong> " for sentence in warnings)
     return (
         "<header><h1>segic</h1>"
         "<p>Mark an object in one image, and find it in other images.</p>"
-        f'</header><p class="banner {"small" if embedded else ""}" role="note">{banner} It runs on the '
-        f"{escape(device)} of the machine that serves this page. Your images stay on that machine and are "
-        "deleted afterwards.</p>"
+        f'</header><p class="banner {"doubtful" if warnings else ""}" role="note">{doubts}The model '
+        f"{escape(model)} runs on the {escape(device)} of the machine that serves this page. Your images "
+        "stay on that machine and are deleted afterwards.</p>"
     )
 
 

@@ -46,6 +46,6 @@ class App:
             use_compile_cache()
             segmenter = Segmenter.load(self.weights, precision=self.precision)
             device = {"cpu": "CPU", "gpu": "GPU"}.get(jax.default_backend(), jax.default_backend())
-            text = header(segmenter.name, device, embedded=self.weights == "emoji-tiny")
+            text = header(segmenter.name, device, segmenter.warnings)
             serve(segmenter, text, self.host, self.port, Path(folder))
         return 0

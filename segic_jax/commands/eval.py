@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from segic_jax.commands.command_line import run_command
 from segic_jax.config import Hosts, Precision
-from segic_jax.errors import ConfigError
+from segic_jax.errors import ConfigError, InputWarning
 from segic_jax.weights.catalog import DEFAULT
 
 if TYPE_CHECKING:
@@ -138,7 +139,10 @@ class Eval:
         with distributed.raise_on_all_hosts():
             source = open_benchmark(benchmark, self.data_root)
             path = find(self.weights)
-            evaluation = self._evaluation(load_bundle(path), benchmark, source)
+            bundle = load_bundle(path)
+            evaluation = self._evaluation(bundle, benchmark, source)
+        if bundle.domain_warning and benchmark.name != "emoji" and distributed.is_main_host():
+            warnings.warn(bundle.domain_warning, InputWarning, stacklevel=2)
         out = self.out or Path("outputs") / self.default_name(path)
         result = run_evaluation(evaluation, out, limit=self.limit)
         if distributed.is_main_host():

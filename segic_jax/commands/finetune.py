@@ -1,10 +1,11 @@
 """Define `segic finetune`: adapt a trained model to your own images."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 from segic_jax.config import Config, DataConfig, OptimConfig, SourceConfig, TrainConfig, ValidationConfig
-from segic_jax.errors import DataError
+from segic_jax.errors import DataError, InputWarning
 from segic_jax.weights.catalog import DEFAULT
 
 
@@ -52,6 +53,8 @@ class Finetune:
                 raise DataError(f"{option} {folder} is not a folder: give one with a folder for each class.")
         path = str(find(self.weights).resolve())
         bundle = load_bundle(path)
+        if bundle.domain_warning:
+            warnings.warn(bundle.domain_warning, InputWarning, stacklevel=2)
         validations = () if self.validation is None else (ValidationConfig("folder", str(self.validation)),)
         return Config(
             backbone=path,

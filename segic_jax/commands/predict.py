@@ -56,6 +56,8 @@ class Predict(TargetArguments):
             "threshold": f"probability {self.threshold:g}",
             "command": shlex.join(["segic", *sys.argv[1:]]),
         }
+        if segmenter.warnings:
+            notes["warning"] = " ".join(segmenter.warnings)
         settings = {"threshold": self.threshold, "keep_absent": self.keep_absent, "together": self.together}
         run = run_id(segmenter, context, **settings)
         with OutputFolder(self.out, context, targets, skipped.messages, notes, run) as folder:

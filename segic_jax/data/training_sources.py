@@ -39,6 +39,14 @@ def open_mixture(configs: Sequence[SourceConfig], canvas: int) -> PairSource:
     return sources[0] if len(sources) == 1 else Mixture(sources, [config.weight for config in configs])
 
 
+def training_domain(configs: Sequence[SourceConfig]) -> str:
+    """Say what the sources show, for the notes of a model; "" if one is a folder, which may show anything."""
+    names = {config.name for config in configs}
+    if "folder" in names:
+        return ""
+    return " and ".join(sorted({"scenes of emoji" if name in PACKAGED else "photographs" for name in names}))
+
+
 def open_pairs(config: SourceConfig, canvas: int) -> PairSource:
     """Open one source. Raises as `open_mixture` does."""
     if config.name not in SOURCES:

@@ -78,6 +78,7 @@ class Result:
     cut: float = 0.0  # pixels with a larger logit are inside
     keep_absent: bool = False
     instances_from: str = "regions"  # connected regions of the mask
+    warnings: tuple[str, ...] = ()  # sentences about the weights: `Segmenter.warnings`
 
     def threshold(self, cut: float) -> "Result":
         """Return the same result with masks cut at another logit; the model does not run again.

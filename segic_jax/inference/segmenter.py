@@ -10,6 +10,7 @@ image sizes nor numbers of classes or examples compile a program again.
 
 import hashlib
 import json
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -26,7 +27,7 @@ from segic_jax.config import Precision, to_dict
 from segic_jax.data.image_folder import Targets, list_images
 from segic_jax.data.images import ImageLike, as_image, source_path
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
-from segic_jax.errors import DataError
+from segic_jax.errors import DataError, InputWarning
 from segic_jax.inference.context import Context, concept_slots, read_context
 from segic_jax.inference.engine import Engine, ImageFeatures, padded_concepts
 from segic_jax.inference.example import Example
@@ -62,7 +63,7 @@ class Segmenter:
 
     @classmethod
     def load(cls, weights: Path | str = DEFAULT, *, precision: Precision = "auto") -> "Segmenter":
-        """Read a model and put it on the device.
+        """Read a model and put it on the device; its `warnings` are given as InputWarnings.
 
         Args:
             weights: a name of `segic weights list`, in the package or fetched, or a model file.
@@ -73,7 +74,10 @@ class Segmenter:
             FetchError: the weights are known and not fetched yet, or the name is unknown.
             BundleError: the file is damaged, of another kind, or not a complete model.
         """
-        return cls(load_bundle(find(weights)), precision)
+        segmenter = cls(load_bundle(find(weights)), precision)
+        for sentence in segmenter.warnings:
+            warnings.warn(sentence, InputWarning, stacklevel=2)
+        return segmenter
 
     @property
     def name(self) -> str:
@@ -84,6 +88,16 @@ class Segmenter:
     def calibrated(self) -> bool:
         """Return whether the model decides that classes are absent; otherwise every class is present."""
         return self._calibration is not None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what to doubt about every result of these weights, a sentence each."""
+        uncalibrated = (
+            f"{self.name} has no calibration of presence, so a class is present wherever it has a mask: "
+            "`segic calibrate` makes one."
+        )
+        sentences = (self.bundle.domain_warning, "" if self.calibrated else uncalibrated)
+        return tuple(filter(None, sentences))
 
     def fit(
         self,
@@ -341,6 +355,7 @@ class Segmenter:
             colours=class_colours(classes),
             cut=cut,
             keep_absent=keep_absent,
+            warnings=self.warnings,
         )
         result.areas  # noqa: B018 - measure it here, in the caller's thread
         return result

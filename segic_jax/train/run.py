@@ -22,7 +22,7 @@ from segic_jax.config import (
     to_dict,
 )
 from segic_jax.data.pairs import PairSource
-from segic_jax.data.training_sources import open_mixture
+from segic_jax.data.training_sources import open_mixture, training_domain
 from segic_jax.errors import ConfigError, InputError, TrainingError
 from segic_jax.evaluate.calibration import tune_threshold
 from segic_jax.runtime import distributed
@@ -153,6 +153,8 @@ def finished_bundle(config: Config, parts: Parts, head: Mapping[str, np.ndarray]
     """
     notes = to_dict(config) | {"backbone": Path(config.backbone).name}  # a path means nothing elsewhere
     notes["trained_on"] = sorted({_data_set(source) for source in config.sources})
+    if domain := training_domain(config.sources):
+        notes["domain"] = domain
     bundle = Bundle(config.model, parts.backbone, dict(head), dict(parts.text), notes)
     if config.validations:
         notes["cosine_threshold"], _ = tune_threshold(bundle, *open_episodes(config.validations[0]))

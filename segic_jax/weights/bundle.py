@@ -35,6 +35,7 @@ from segic_jax.weights.text import TextTower, encode_prompts
 from segic_jax.weights.torch_names import Tensors
 
 FORMAT = "segic_jax model 1"
+PHOTOGRAPHS = "photographs"  # the domain of which no warning is given
 _METADATA = ("config", "backbone", "text", "prompts", "notes")  # JSON, each if the file has its part
 
 # By prompt; the empty prompt stands for a class without a name.
@@ -49,7 +50,7 @@ class Bundle:
     backbone: Params  # in any precision; from a file, views of the mapped file
     head: Params  # float32
     text: TextTable  # always holds the empty prompt
-    notes: dict = field(default_factory=dict)  # JSON: how it was trained, `cosine_threshold`, ...
+    notes: dict = field(default_factory=dict)  # JSON: how it was trained, its `domain`, ...
     path: Path | None = None  # the file it came from
     tower: TextTower | None = None  # for prompts that `text` lacks
 
@@ -60,6 +61,12 @@ class Bundle:
             return "unsaved"
         packaged = PACKAGED.get(self.path.stem)
         return packaged.name if packaged and packaged.path == self.path else self.path.name
+
+    @property
+    def domain_warning(self) -> str:
+        """Return a sentence about what the model is for, "" where it is for photographs or does not say."""
+        domain = self.notes.get("domain", PHOTOGRAPHS)
+        return "" if PHOTOGRAPHS in domain else f"{self.name} segments {domain} only."
 
     def text_feature(self, class_name: str = "") -> Float[np.ndarray, " text_width"]:
         """Return the feature of `a photo of a NAME`, or of the empty prompt (segic.py:302-313).

@@ -201,6 +201,11 @@ def test_everything_can_be_done_with_the_keyboard(page):
     assert json.loads(page.evaluate("segicMarks()"))["mask"] != json.loads(empty)["mask"]
 
 
+def test_the_banner_names_the_domain_of_the_model(browser, address):
+    banner = open_page(browser, address).locator(".banner").inner_text()
+    assert "emoji-tiny segments scenes of emoji only." in banner
+
+
 def test_continue_from_a_saved_context(browser, address, tmp_path):
     """On a phone: refuse another file; load a context, search with it, change its colour, remove it."""
     from segic_jax import Example, Segmenter

@@ -271,8 +271,12 @@ def test_a_folder_of_images_is_evaluated(files, tmp_path):
             cv2.imwrite(str(tmp_path / name / f"{i + 1}.png"), mask.astype(np.uint8) * 255)
     out = tmp_path.with_name("out")
     arguments = ("--benchmark", "folder", "--data-root", tmp_path, "--out", out)
-    process = run_eval(*arguments, "--weights", files / "tiny.safetensors", "--batch-size", "4")
+    model = tiny.bundle()
+    model.notes["domain"] = "scenes of emoji"
+    save_bundle(files / "emoji.safetensors", model)
+    process = run_eval(*arguments, "--weights", files / "emoji.safetensors", "--batch-size", "4")
     assert process.returncode == 0, process.stderr
+    assert "warning: emoji.safetensors segments scenes of emoji only." in process.stderr
     assert "4 episodes of 2 classes" in process.stdout
     result = json.loads((out / "result.json").read_text())
     assert result["model"]["sha256"]

@@ -6,10 +6,12 @@ import os
 import cv2
 import numpy as np
 import pytest
+import tiny
 from PIL import Image
 
 from segic_jax.inference import output_folder
 from segic_jax.inference.segmenter import Segmenter
+from segic_jax.weights.bundle import save_bundle
 
 WEIGHTS = ("--weights", "tiny.safetensors")
 REF = ("--ref", "ref.png", "mask.png")
@@ -40,6 +42,19 @@ def test_a_folder_is_predicted(segic, tmp_path, capsys):
     assert "disk in 2 images" in page
     assert "http" not in page
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_doubts_about_the_weights_are_told_once(segic, tmp_path, capsys):
+    model = tiny.bundle()
+    model.notes["domain"] = "scenes of emoji"
+    save_bundle(tmp_path / "x.safetensors", model)
+    out = tmp_path / "out"
+    assert segic("predict", *REF, "targets", "--out", out, "--weights", tmp_path / "x.safetensors") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert len(lines) == 2
+    assert lines[0] == "warning: x.safetensors segments scenes of emoji only."
+    assert lines[1].startswith("warning: x.safetensors has no calibration of presence")
+    assert "x.safetensors segments scenes of emoji only." in (out / "index.html").read_text()
 
 
 def test_a_bad_target_does_not_stop_the_others(segic, files, tmp_path, capsys):

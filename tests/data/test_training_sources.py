@@ -36,7 +36,7 @@ from segic_jax.data.pairs import AnnotatedImage, ImagePairs, Mixture, Pair, Pair
 from segic_jax.data.semantic import index_classes
 from segic_jax.data.sources import ade20k, coco20i
 from segic_jax.data.sources.coco_instances import COCO, CocoInstances
-from segic_jax.data.training_sources import SOURCES, open_mixture, open_pairs
+from segic_jax.data.training_sources import SOURCES, open_mixture, open_pairs, training_domain
 from segic_jax.errors import ConfigError, DataError
 
 
@@ -96,6 +96,15 @@ def test_every_source_draws_pairs_and_can_be_pickled(name, root, tmp_path):
 def test_all_sources_are_tested():
     packaged = {"emoji", "emoji_scenes", "emoji_instances"}
     assert {*OFFICIAL, *FURTHER, *packaged, "photo_scenes"} == set(SOURCES)
+
+
+def test_the_domain_of_a_model_follows_from_its_sources():
+    def domain(*names: str) -> str:
+        return training_domain([SourceConfig(name) for name in names])
+
+    assert domain("emoji_scenes") == "scenes of emoji"
+    assert domain("coco_semantic", "emoji") == "photographs and scenes of emoji"
+    assert domain("coco_semantic", "folder") == ""
 
 
 def test_coco_semantic_draws_classes_evenly_and_knows_absent_ones(root):

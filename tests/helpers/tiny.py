@@ -9,6 +9,7 @@ from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.episodes import Episode, LabelledImage, Manifest, View
 from segic_jax.inference.overlay import class_colours
+from segic_jax.inference.presence import EVIDENCE
 from segic_jax.inference.result import Result
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.params import Params, Template, as_float32
@@ -60,8 +61,10 @@ def random_image(seed: int, height: int, width: int) -> tuple[np.ndarray, np.nda
 
 
 def command_files(root: Path) -> Path:
-    """Write a folder with weights, a reference with its mask, and targets."""
-    save_bundle(root / "tiny.safetensors", bundle())
+    """Write a folder with weights, a reference with its mask, and targets; each mask counts as present."""
+    model = bundle()
+    model.notes["presence"] = {"weights": dict.fromkeys(EVIDENCE, 0.0), "bias": 0.0, "least": 0.5}
+    save_bundle(root / "tiny.safetensors", model)
     (root / "targets").mkdir()
     for i, name in enumerate(("ref.png", "targets/a.jpg", "targets/b.png")):
         image, mask = random_image(i, 50 + i, 70)

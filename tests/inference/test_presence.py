@@ -49,6 +49,8 @@ def test_absent_classes_have_no_mask(segmenter):
     plain = segmenter.predict(target, context)
     assert plain.present.all()  # without a calibration every class is present
     assert not segmenter.calibrated
+    (warning,) = plain.warnings
+    assert "has no calibration of presence" in warning
     calibration = {"weights": dict.fromkeys(EVIDENCE, 0.0), "bias": 0.0, "least": 0.6}
     model = bundle()
     model.notes["presence"] = calibration
@@ -56,6 +58,7 @@ def test_absent_classes_have_no_mask(segmenter):
     assert calibrated.calibrated
     result = calibrated.predict(target, context)
     assert result.presence.tolist() == [0.5, 0.5]
+    assert result.warnings == ()
     assert not result.present.any()
     assert not result.masks.any()
     assert not result.label_map.any()

@@ -85,6 +85,7 @@ def test_the_recipe_of_the_paper_runs(data, tmp_path, monkeypatch):
     model = load_bundle(tmp_path / "run" / MODEL)
     assert {"", INSTANCE_PROMPT, "a photo of a dog", "a photo of a wall"} <= model.text.keys()
     assert model.notes["trained_on"] == ["ade20k", "coco", "lvis"]
+    assert model.notes["domain"] == "photographs"
 
 
 def test_a_strict_fold_names_no_novel_class(data):

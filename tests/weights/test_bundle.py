@@ -194,6 +194,12 @@ def test_the_packaged_emoji_model_loads():
     assert model.backbone.keys() == backbone_template(model.config.backbone).shapes.keys()
     assert model.head.keys() == head_template(model.config).shapes.keys()
     assert model.notes["cosine_threshold"] == 0.31
+    assert model.domain_warning == "emoji-tiny segments scenes of emoji only."
+
+
+def test_models_of_photographs_or_of_an_unknown_domain_give_no_warning():
+    for notes in ({}, {"domain": "photographs"}, {"domain": "photographs and scenes of emoji"}):
+        assert dataclasses.replace(bundle(), notes=notes).domain_warning == ""
 
 
 def test_a_broken_tokenizer_names_the_file(tmp_path):
