@@ -35,6 +35,7 @@ from segic_jax.train.loop import Parts, train
 from segic_jax.train.losses import train_loss
 from segic_jax.train.packing import CHUNK, PackedLoss
 from segic_jax.weights.bundle import load_bundle
+from segic_jax.weights.fetch import find
 
 
 @dataclass
@@ -102,7 +103,7 @@ def print_curves(config: Config, steps: int, folder: Path) -> None:
 def _curve(config: Config, steps: int, workdir: Path, form: str) -> np.ndarray:
     """Train the head for some steps in one form; return the loss of each step."""
     shutil.rmtree(workdir, ignore_errors=True)
-    bundle, (source,) = load_bundle(), config.sources
+    bundle, (source,) = load_bundle(find("emoji-tiny")), config.sources
     schedule = {"steps": steps, "eval_every": steps, "checkpoint_every": steps, "log_every": 1}
     config = replace(config, model=bundle.config, train=replace(config.train, **schedule))
     pairs = open_pairs(source, config.model.canvas)

@@ -1,6 +1,6 @@
 """Time the engine with the backbone in float32 and in bfloat16: `python -m benchmarks.precisions`.
 
-An image is encoded and one concept decoded on it, for the model in the package and for DINOv2's sizes, with
+An image is encoded and one concept decoded on it, for emoji-tiny and for DINOv2's sizes, with
 random weights. The two precisions run in turn. `python -m studies.precision` measures what bfloat16 changes.
 """
 
@@ -22,9 +22,9 @@ from segic_jax.config import ModelConfig
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.inference.engine import Engine
 from segic_jax.weights.bundle import load_bundle
+from segic_jax.weights.fetch import find
 
 PRECISIONS = ("float32", "bfloat16")
-IN_PACKAGE = "the model in the package"
 
 
 @dataclass
@@ -46,7 +46,7 @@ def main(args: Args) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     about = conditions(None)
     print("".join(f"{name}: {value}\n" for name, value in about.items()), flush=True)
-    models = {IN_PACKAGE: load_bundle().config} | {
+    models = {"emoji-tiny": load_bundle(find("emoji-tiny")).config} | {
         f"DINOv2-{vit.upper()}, {canvas} px": stages.model(vit, canvas)
         for vit in args.vits
         for canvas in args.canvas
