@@ -1,6 +1,7 @@
 """Define `segic calibrate`: fit the calibration of presence, and measure it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from segic_jax.weights.catalog import DEFAULT, PACKAGED
 
@@ -12,24 +13,31 @@ class Calibrate:
     """Calibrate whether a class is present in an image.
 
     Fits the calibration on the validation classes of the emoji benchmark and prints how well it does on the
-    novel ones, from one and from five examples. With --save it goes into the model file, and
-    `result.presence` and `segic predict` use it.
+    novel ones, from one and from five examples. With --data-root it takes photographs: half of the classes
+    of a folder serve for the fit and the others for the measure, and the other way round; what is saved is
+    then fitted on all of them. With --save it goes into the model file, and `result.presence` and
+    `segic predict` use it.
     """
 
     weights: str = DEFAULT
     """A name from `segic weights list`, or a model file."""
+    data_root: tuple[Path, ...] = ()
+    """Folders in the layout of `segic eval --benchmark folder`, in place of emoji scenes."""
     scenes: int = 300
-    """Scenes of each split and number of examples."""
+    """Emoji scenes of each split and number of examples."""
     save: bool = False
-    """Write the calibration into the model file's notes."""
+    """Write the calibration into the model file's notes, and with --data-root the similarity threshold."""
 
     def run(self) -> int:
         """Fit on all numbers of examples together, and measure each."""
-        import numpy as np
-
+        from segic_jax.data.sources.folder import FolderSource
         from segic_jax.errors import ConfigError
-        from segic_jax.evaluate import calibration as fitting
-        from segic_jax.inference.presence import EVIDENCE
+        from segic_jax.evaluate.calibration import (
+            calibrate_on_emoji,
+            calibrate_on_folders,
+            save_calibration,
+            tune_threshold,
+        )
         from segic_jax.inference.segmenter import Segmenter
         from segic_jax.runtime.compile_cache import use_compile_cache
         from segic_jax.weights.bundle import load_bundle
@@ -42,26 +50,17 @@ class Calibrate:
         use_compile_cache()
         path = find(self.weights)
         segmenter = Segmenter(load_bundle(path))
-        parts = [fitting.collect_samples(segmenter, "validation", self.scenes, shots) for shots in SHOTS]
-        samples = fitting.PresenceSamples(*map(np.concatenate, zip(*parts, strict=True)))
-        calibration = fitting.fit_calibration(samples)
+        notes = {}
         print("| shots | measure | similarity alone | calibrated |\n| --- | --- | --- | --- |")
-        measures = {
-            "AUROC": fitting.auroc,
-            f"false masks at {fitting.RECALL:.0%} recall".replace("%", " %"): fitting.false_positive_rate,
-        }
-        for shots in SHOTS:
-            novel = fitting.collect_samples(segmenter, "novel", self.scenes, shots)
-            scores = novel.evidence[:, EVIDENCE.index("similarity")], calibration.presence(novel.evidence)
-            for name, measure in measures.items():
-                values = " | ".join(f"{measure(score, novel.present):.3f}" for score in scores)
-                print(f"| {shots} | {name} | {values} |", flush=True)
-            kept = scores[1] >= calibration.least
-            print(
-                f"| {shots} | recall, false masks at the saved threshold | | "
-                f"{kept[novel.present].mean():.3f}, {kept[~novel.present].mean():.3f} |"
-            )
+        if self.data_root:
+            sources = [FolderSource(root) for root in self.data_root]
+            calibration = calibrate_on_folders(segmenter, sources, SHOTS, print)
+            episodes = ((source, source.manifest("original", 0, 1)) for source in sources)
+            notes["cosine_threshold"], score = tune_threshold(segmenter.engine.bundle, *episodes)
+            print(f"similarity map alone: mIoU {score:.1f} at its best threshold {notes['cosine_threshold']}")
+        else:
+            calibration = calibrate_on_emoji(segmenter, self.scenes, SHOTS, print)
         if self.save:
-            fitting.save_calibration(path, calibration)
+            save_calibration(path, calibration, **notes)
             print(f"{path}: calibration saved")
         return 0

@@ -2,10 +2,13 @@
 
 Presence is asked about scenes of two to four emoji: of eight classes, those that are not in the scene are
 absent. The classes were in no training: a calibration is fitted on the validation split and measured on the
-novel one.
+novel one. In a folder of images by class, the class of an image is present and all others are absent; a
+calibration that is measured was fitted on the images and questions of other classes.
 """
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +20,9 @@ from scipy.stats import rankdata
 from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import Split
-from segic_jax.data.episodes import EpisodeSource, Manifest, View
+from segic_jax.data.episodes import ClassId, EpisodeSource, Manifest, View
+from segic_jax.data.sources.folder import FolderSource
+from segic_jax.errors import DataError
 from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
 from segic_jax.evaluate.episodes import make_tasks
 from segic_jax.evaluate.protocols import similarity_on_image
@@ -30,6 +35,7 @@ from segic_jax.weights.bundle import Bundle, read_weights, write_weights
 
 CLASSES_PER_SCENE = 8  # that presence is asked about
 LEAST_VISIBLE = 0.005  # share of the scene from which on an object counts as present
+LEAST_CLASSES = 4  # of a folder: each half has a present and an absent class
 RECALL = 0.95  # share of the present classes that the threshold must keep
 THRESHOLDS = np.arange(-0.5, 1.0, 0.01)  # of the similarity map
 
@@ -39,6 +45,82 @@ class PresenceSamples(NamedTuple):
 
     evidence: Float[np.ndarray, "samples evidence"]
     present: Bool[np.ndarray, " samples"]
+
+
+class FolderSamples(NamedTuple):
+    """Hold the answers about the images of a folder, and which half of its classes they belong to."""
+
+    samples: PresenceSamples
+    class_half: Int[np.ndarray, " samples"]  # 0 or 1, of the class that was asked about
+    image_half: Int[np.ndarray, " samples"]  # of the class of the image
+
+    def half(self, number: int) -> PresenceSamples:
+        """Return the questions about classes of one half on images of the same half."""
+        rows = (self.class_half == number) & (self.image_half == number)
+        return PresenceSamples(self.samples.evidence[rows], self.samples.present[rows])
+
+
+def calibrate_on_emoji(
+    segmenter: Segmenter, scenes: int, shots: Sequence[int], report: Callable[[str], object]
+) -> Calibration:
+    """Fit on validation classes of emoji and report the measures on novel ones, rows of a table."""
+    parts = [collect_samples(segmenter, "validation", scenes, count) for count in shots]
+    calibration = fit_calibration(_join(parts))
+    for count in shots:
+        _report(f"{count}", [(calibration, collect_samples(segmenter, "novel", scenes, count))], report)
+    return calibration
+
+
+def calibrate_on_folders(
+    segmenter: Segmenter,
+    sources: Sequence[FolderSource],
+    shots: Sequence[int],
+    report: Callable[[str], object],
+) -> Calibration:
+    """Fit on all images of the folders, and report measures of fits on the other half of the classes.
+
+    A measure is the mean over both halves.
+
+    Raises:
+        DataError: a folder has fewer than four classes of two images.
+    """
+    answers = {}
+    for source in sources:
+        for count in shots:
+            if sum(len(images) > count for images in source.image_names.values()) >= LEAST_CLASSES:
+                answers[source, count] = collect_folder_samples(segmenter, source, count)
+        if (source, shots[0]) not in answers:
+            raise DataError(
+                f"{source.root}: presence is calibrated on {LEAST_CLASSES} classes or more, with at least "
+                f"{shots[0] + 1} images each."
+            )
+    parts = answers.values()
+    fits = [fit_calibration(_join([part.half(1 - number) for part in parts])) for number in (0, 1)]
+    for (source, count), part in answers.items():
+        halves = [(fit, part.half(number)) for number, fit in enumerate(fits)]
+        _report(f"{count}, {source.root.name}", halves, report)
+    return fit_calibration(_join([part.samples for part in parts]))
+
+
+def _join(parts: Sequence[PresenceSamples]) -> PresenceSamples:
+    return PresenceSamples(*map(np.concatenate, zip(*parts, strict=True)))
+
+
+def _report(
+    shots: str, parts: Sequence[tuple[Calibration, PresenceSamples]], report: Callable[[str], object]
+) -> None:
+    """Report the measures of samples by the similarity alone, and by calibrations fitted elsewhere."""
+    column = EVIDENCE.index("similarity")
+    scored = [(x.evidence[:, column], fit.presence(x.evidence), x.present) for fit, x in parts]
+    measures = {"AUROC": auroc, f"false masks at {100 * RECALL:.0f} % recall": false_positive_rate}
+    for name, measure in measures.items():
+        values = (np.mean([measure(part[kind], part[2]) for part in scored]) for kind in (0, 1))
+        report(f"| {shots} | {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
+    kept = [
+        (scores >= fit.least, present) for (fit, _), (_, scores, present) in zip(parts, scored, strict=True)
+    ]
+    recall, false_masks = (np.mean([k[p == side].mean() for k, p in kept]) for side in (True, False))
+    report(f"| {shots} | recall, false masks at the saved threshold | | {recall:.3f}, {false_masks:.3f} |")
 
 
 def collect_samples(segmenter: Segmenter, split: Split, scenes: int, shots: int) -> PresenceSamples:
@@ -60,6 +142,36 @@ def collect_samples(segmenter: Segmenter, split: Split, scenes: int, shots: int)
         evidence.append(result.evidence[clear])
         present.append(visible[clear] > 0)
     return PresenceSamples(np.concatenate(evidence), np.concatenate(present))
+
+
+def collect_folder_samples(segmenter: Segmenter, source: FolderSource, shots: int) -> FolderSamples:
+    """Ask about every class of a folder on every image, fitted from the images that follow it in the class.
+
+    Classes of too few images are not asked about. Objects of other classes that an image shows without a
+    mask count as absent. Every other class by name belongs to the first half.
+    """
+    classes = [name for name, images in source.image_names.items() if len(images) > shots]
+    fit = cache(partial(_fit_folder_class, segmenter, source, shots=shots))
+    evidence, present, image_half = [], [], []
+    for name, images in source.image_names.items():
+        for number, image in enumerate(images):
+            context = fit(classes[0], number % len(source.image_names[classes[0]]))
+            for other in classes[1:]:
+                context = context + fit(other, number % len(source.image_names[other]))
+            evidence.append(segmenter.predict(source.load(View(image, name)).image, context).evidence)
+            present.append([other == name for other in classes])
+            image_half.append([int(name not in classes[::2])] * len(classes))
+    samples = PresenceSamples(np.concatenate(evidence), np.concatenate(present))
+    halves = np.tile(np.arange(len(classes)) % 2, len(samples.present) // len(classes))
+    return FolderSamples(samples, halves, np.concatenate(image_half))
+
+
+def _fit_folder_class(
+    segmenter: Segmenter, source: FolderSource, name: str, number: int, *, shots: int
+) -> Context:
+    images = source.image_names[name]
+    views = [source.load(View(images[(number + step) % len(images)], name)) for step in range(1, shots + 1)]
+    return segmenter.fit([Example(view.image, view.mask, name=name) for view in views])
 
 
 def fit_class(segmenter: Segmenter, source: EmojiSource, name: str, shots: int) -> Context:
@@ -106,35 +218,38 @@ def false_positive_rate(score: Float[np.ndarray, " n"], present: Bool[np.ndarray
     return float((score[~present] >= np.quantile(score[present], 1 - RECALL)).mean())
 
 
-def save_calibration(path: Path, calibration: Calibration) -> None:
-    """Write the calibration into the notes of a model file; its tensors stay as they are."""
+def save_calibration(path: Path, calibration: Calibration, **notes: float) -> None:
+    """Write the calibration and other notes into a model file; its tensors stay as they are."""
     weights = read_weights(path)
-    notes = weights.notes | {"presence": dataclasses.asdict(calibration)}
+    notes = weights.notes | {"presence": dataclasses.asdict(calibration)} | notes
     write_weights(path, dataclasses.replace(weights, notes=notes))
 
 
-def tune_threshold(bundle: Bundle, source: EpisodeSource, manifest: Manifest) -> tuple[float, float]:
+def tune_threshold(bundle: Bundle, *episodes: tuple[EpisodeSource, Manifest]) -> tuple[float, float]:
     """Return the threshold at which the similarity map alone scores best, and that mIoU in per cent.
 
     Use classes that are not evaluated later, and keep it in `bundle.notes["cosine_threshold"]`: the baseline
     "cosine" needs it.
     """
-    rows = {name: row for row, name in enumerate(manifest.classes)}
 
-    def count(prediction: Prediction) -> tuple[int, np.ndarray, np.ndarray]:
-        """Return the class's row, and intersection and union at each threshold."""
+    def count(prediction: Prediction) -> tuple[ClassId, np.ndarray, np.ndarray]:
+        """Return the class, and intersection and union at each threshold."""
         truth = prediction.target.mask
         similarity = similarity_on_image(prediction, truth.shape)
         inside, outside = _count_above(similarity[truth]), _count_above(similarity[~truth])
-        return rows[prediction.task.episode.class_id], inside, truth.sum() + outside
+        return prediction.task.episode.class_id, inside, truth.sum() + outside
 
-    intersection, union = np.zeros((2, len(rows), len(THRESHOLDS)))
-    tasks = make_tasks(bundle, source, [manifest])
     engines = {"segic": Engine(bundle)}
-    for row, shared, either in predict_episodes(engines, source, tasks, count, similarity=True):
-        intersection[row] += shared
-        union[row] += either
-    scores = 100 * (intersection / np.maximum(union, 1)).mean(0)
+    scores = []
+    for source, manifest in episodes:
+        rows = {name: row for row, name in enumerate(manifest.classes)}
+        intersection, union = np.zeros((2, len(rows), len(THRESHOLDS)))
+        tasks = make_tasks(bundle, source, [manifest])
+        for name, shared, either in predict_episodes(engines, source, tasks, count, similarity=True):
+            intersection[rows[name]] += shared
+            union[rows[name]] += either
+        scores.append(100 * (intersection / np.maximum(union, 1)).mean(0))
+    scores = np.mean(scores, axis=0)
     best = int(scores.argmax())
     return round(float(THRESHOLDS[best]), 2), float(scores[best])
 

@@ -157,7 +157,7 @@ def finished_bundle(config: Config, parts: Parts, head: Mapping[str, np.ndarray]
         notes["domain"] = domain
     bundle = Bundle(config.model, parts.backbone, dict(head), dict(parts.text), notes)
     if config.validations:
-        notes["cosine_threshold"], _ = tune_threshold(bundle, *open_episodes(config.validations[0]))
+        notes["cosine_threshold"], _ = tune_threshold(bundle, open_episodes(config.validations[0]))
     return bundle
 
 

@@ -2,12 +2,14 @@
 
 import dataclasses
 
+import cv2
+import numpy as np
 import pytest
 import tiny
 
 from segic_jax.commands.command_line import parse
 from segic_jax.data.emoji.sprites import SpriteBank
-from segic_jax.errors import ConfigError
+from segic_jax.errors import ConfigError, DataError
 from segic_jax.inference.presence import read_calibration
 from segic_jax.weights.bundle import load_bundle, save_bundle
 
@@ -35,6 +37,29 @@ def test_the_calibration_is_printed_and_saved(weights, capsys):
     assert parse([*arguments, "--save"]).run() == 0
     assert capsys.readouterr().out == f"{table}{weights}: calibration saved\n"
     assert 0 <= read_calibration(load_bundle(weights).notes).least < 1
+
+
+def test_folders_of_photographs(weights, tmp_path, capsys):
+    """With three images a class, the measures are those of one example."""
+    root = tmp_path / "photos"
+    arguments = ["calibrate", "--weights", str(weights), "--data-root", str(root), "--save"]
+    for number, name in enumerate(("ant", "bee", "cow", "dog")):
+        if number == 3:
+            with pytest.raises(DataError, match="photos: presence is calibrated on 4 classes or more"):
+                parse(arguments).run()
+            capsys.readouterr()
+        (root / name).mkdir(parents=True)
+        for i in (1, 2, 3):
+            image, mask = tiny.random_image(10 * number + i, 40 + i, 50)
+            cv2.imwrite(str(root / name / f"{i}.jpg"), image)
+            cv2.imwrite(str(root / name / f"{i}.png"), mask.astype(np.uint8) * 255)
+    assert parse(arguments).run() == 0
+    output = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in output[2:-2]] == ["| 1, photos"] * 3
+    assert output[-2].startswith("similarity map alone: mIoU ")
+    notes = load_bundle(weights).notes
+    assert notes["presence"] is not None
+    assert f"threshold {notes['cosine_threshold']}" in output[-2]
 
 
 def test_the_model_of_the_package_is_not_overwritten():

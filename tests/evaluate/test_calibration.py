@@ -95,7 +95,7 @@ def test_a_calibration_is_saved_in_the_model_file(tmp_path):
 def test_the_threshold_equals_that_of_a_plain_loop():
     model, source = bundle(), DiskSource()
     manifest = source.manifest("", 0, 1)
-    threshold, best = tune_threshold(model, source, manifest)
+    threshold, best = tune_threshold(model, (source, manifest))
     tasks = make_tasks(model, source, [manifest])
     predictions = list(
         predict_episodes({"segic": Engine(model)}, source, tasks, lambda p: p, similarity=True)

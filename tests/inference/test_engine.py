@@ -89,7 +89,7 @@ def predict(model):
 
 def evaluate(model):
     source = DiskSource()
-    tune_threshold(model, source, source.manifest("", 0, 1))
+    tune_threshold(model, (source, source.manifest("", 0, 1)))
 
 
 def track(model):
