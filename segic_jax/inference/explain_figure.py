@@ -120,8 +120,10 @@ def _draw_row(part: SubFigure, context: Context, result: Result, row: _ClassRow)
     for number, axis in reference_axes.items():
         reference = context.references[number]
         colours = dict(zip(result.names, result.colours, strict=True))
-        title = "; ".join(map(str, reference.marks[:3])) + ("; ..." if len(reference.marks) > 3 else "")
-        _show(axis, draw_marks(_reference_image(reference), reference.marks, colours), title)
+        _show(axis, draw_marks(_reference_image(reference), reference.marks, colours), "")
+        caption = "\n".join(map(str, reference.marks[:3])) + ("\n..." if len(reference.marks) > 3 else "")
+        box = {"fc": "white", "ec": "none", "alpha": 0.8, "pad": 2}
+        axis.text(0.02, 0.02, caption, transform=axis.transAxes, fontsize=7, va="bottom", bbox=box)
     _draw_matches(part, context, result, row.matches, middle, reference_axes)
 
 

@@ -31,11 +31,13 @@ class Mark:
     @property
     def label(self) -> str:
         """Return the class's name, or what the object is a negative of."""
-        return f"not {self.name}".strip() if self.negative else self.name
+        if not self.negative:
+            return self.name
+        return f"not {self.name}" if self.name else "negative"
 
     def __str__(self) -> str:
         """Describe the mark in a few words: "cat, 20.1 % of the image"."""
-        decimals = 1 if self.share >= 0.01 else 4
+        decimals = 1 if self.share >= 0.01 else 2 if self.share >= 0.0001 else 4
         return f"{self.label}, {100 * self.share:.{decimals}f} % of the image"
 
 

@@ -200,7 +200,7 @@ def test_a_truncated_video_is_reported(tmp_path, ending):
     videos = VideoOutputs([out], open_video(tmp_path, 25.0, SkippedInputs()), {1: "a"})
     for _ in range(9):
         videos._write(out, frame)
-        videos._count += 1
+        videos._written += 1
     resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))
     try:
         videos._writers[out].release()

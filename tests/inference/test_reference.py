@@ -47,7 +47,7 @@ def test_marks_are_described_and_drawn():
     assert list(describe_references([reference(*marks)])) == [
         f"reference: cat, {share:.1f} % of the image (cat.jpg)",
         f"reference: not cat, {100 - share:.1f} % of the image (cat.jpg)",
-        f"reference: not, {share:.1f} % of the image (cat.jpg)",
+        f"reference: negative, {share:.1f} % of the image (cat.jpg)",
     ]
     drawn = draw_marks(IMAGE, marks[:1], {"cat": OKABE_ITO[1]})
     assert (drawn[MASK] == OKABE_ITO[1]).all(-1).any()
