@@ -203,7 +203,7 @@ def test_everything_can_be_done_with_the_keyboard(page):
 
 def test_the_banner_names_the_domain_of_the_model(browser, address):
     banner = open_page(browser, address).locator(".banner").inner_text()
-    assert "emoji-tiny segments scenes of emoji only." in banner
+    assert "emoji-tiny segments scenes of emoji only" in banner
 
 
 def test_continue_from_a_saved_context(browser, address, tmp_path):

@@ -276,7 +276,7 @@ def test_a_folder_of_images_is_evaluated(files, tmp_path):
     save_bundle(files / "emoji.safetensors", model)
     process = run_eval(*arguments, "--weights", files / "emoji.safetensors", "--batch-size", "4")
     assert process.returncode == 0, process.stderr
-    assert "warning: emoji.safetensors segments scenes of emoji only." in process.stderr
+    assert "warning: emoji.safetensors segments scenes of emoji only" in process.stderr
     assert "4 episodes of 2 classes" in process.stdout
     result = json.loads((out / "result.json").read_text())
     assert result["model"]["sha256"]
