@@ -151,7 +151,10 @@ def finished_bundle(config: Config, parts: Parts, head: Mapping[str, np.ndarray]
 
     The threshold, which evaluation needs for a baseline, is tuned on the first validation.
     """
-    notes = to_dict(config) | {"backbone": Path(config.backbone).name}  # a path means nothing elsewhere
+    notes = to_dict(config)
+    folders = [*notes["sources"], *notes["validations"]]
+    for entry, field in [(notes, "backbone"), (notes, "start"), *((folder, "root") for folder in folders)]:
+        entry[field] = Path(entry[field]).name  # a path means nothing elsewhere
     notes["trained_on"] = sorted({_data_set(source) for source in config.sources})
     if domain := training_domain(config.sources):
         notes["domain"] = domain

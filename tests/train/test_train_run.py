@@ -86,6 +86,7 @@ def test_the_recipe_of_the_paper_runs(data, tmp_path, monkeypatch):
     assert {"", INSTANCE_PROMPT, "a photo of a dog", "a photo of a wall"} <= model.text.keys()
     assert model.notes["trained_on"] == ["ade20k", "coco", "lvis"]
     assert model.notes["domain"] == "photographs"
+    assert not any("/" in source["root"] for source in model.notes["sources"])
 
 
 def test_a_strict_fold_names_no_novel_class(data):
