@@ -15,9 +15,10 @@ $(VENV)/installed: pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[test]'
 	@touch $@
 
-# Segment the example images and evaluate the emoji model; a few minutes on two CPU cores.
+# Segment the example photographs and evaluate the emoji model; a few minutes on two CPU cores.
 demo: $(VENV)/installed
-	$(BIN)/segic predict --weights emoji-tiny --ref examples/reference.jpg examples/reference_mask.png \
+	$(BIN)/segic predict --ref examples/cat_reference.jpg examples/cat_reference_mask.png --name cat \
+	  --ref examples/bird_reference.jpg examples/bird_reference_mask.png --name bird \
 	  examples/targets --out outputs/demo
 	$(BIN)/segic eval --benchmark emoji --weights emoji-tiny --limit 200 --out outputs/demo/emoji
 	@echo

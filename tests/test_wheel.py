@@ -81,10 +81,9 @@ def test_evaluate(segic, tmp_path):
 def test_train_and_predict(segic, tmp_path):
     segic("train", "--config", "emoji_tiny", "--workdir", "run", *BATCH, *PRETRAINING)
     images = ROOT / "examples"
-    reference = ("--ref", images / "reference.jpg", images / "reference_mask.png")
-    segic(
-        "predict", "--weights", "run/model.safetensors", *reference, images / "targets/1.jpg", "--out", "out"
-    )
+    reference = ("--ref", images / "cat_reference.jpg", images / "cat_reference_mask.png")
+    target = images / "targets/kitten.jpg"
+    segic("predict", "--weights", "run/model.safetensors", *reference, target, "--out", "out")
     assert (tmp_path / "out/index.html").exists()
 
 

@@ -12,7 +12,7 @@ BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own_images.md").read_t
 @pytest.mark.parametrize(
     ("number", "files_written"),
     [
-        (0, {"out/labels/1.png", "out/overlays/1.png", "out/annotations/1.json"}),
+        (0, {"out/labels/kitten.png", "out/overlays/kitten.png", "out/annotations/kitten.json"}),
         (1, {"mine.segic"}),
         (2, set()),
         (3, set()),
