@@ -66,7 +66,11 @@ class Bundle:
     def domain_warning(self) -> str:
         """Return a sentence about what the model is for, "" where it is for photographs or does not say."""
         domain = self.notes.get("domain", PHOTOGRAPHS)
-        return "" if PHOTOGRAPHS in domain else f"{self.name} segments {domain} only."
+        return (
+            ""
+            if PHOTOGRAPHS in domain
+            else f"{self.name} segments {domain} only; leave --weights out for photographs."
+        )
 
     def text_feature(self, class_name: str = "") -> Float[np.ndarray, " text_width"]:
         """Return the feature of `a photo of a NAME`, or of the empty prompt (segic.py:302-313).

@@ -7,7 +7,7 @@ Sizes and parameter counts are those of the files. A SHA-256 is listed only if a
 from dataclasses import dataclass
 from pathlib import Path
 
-DEFAULT = "emoji-tiny"  # the packaged model that is used where no weights are named
+DEFAULT = "photo"  # the packaged model that is used where no weights are named
 HUB = "https://huggingface.co"
 PYPI = "https://pypi.org/project"
 META = "https://dl.fbaipublicfiles.com/dinov2"

@@ -197,6 +197,14 @@ def test_the_packaged_emoji_model_loads():
     assert model.domain_warning.startswith("emoji-tiny segments scenes of emoji only")
 
 
+@pytest.mark.parametrize("name", PACKAGED)
+def test_packaged_models_are_small_and_say_what_they_are_for(name):
+    model = load_bundle(PACKAGED[name].path)
+    assert PACKAGED[name].path.stat().st_size <= 20_000_000
+    assert model.notes["domain"] == {"photo": "photographs", "emoji-tiny": "scenes of emoji"}[name]
+    assert {"trained_on", "cosine_threshold", "presence"} <= model.notes.keys()
+
+
 def test_models_of_photographs_or_of_an_unknown_domain_give_no_warning():
     for notes in ({}, {"domain": "photographs"}, {"domain": "photographs and scenes of emoji"}):
         assert dataclasses.replace(bundle(), notes=notes).domain_warning == ""
