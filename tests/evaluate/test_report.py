@@ -44,7 +44,7 @@ RESULT = {
     "baselines": {"copy": {**SCORES, "miou": 3.25}},
     "cosine_threshold": None,
     "notes": ["a <note>"],
-    "model": {"file": "m.safetensors", "sha256": "d" * 64, "notes": {}},
+    "model": {"name": "m.safetensors", "file": "m.safetensors", "sha256": "d" * 64, "notes": {}},
     "environment": {"versions": {"jax": "1"}, "device": "cpu", "devices": 1, "hosts": 1},
     "seconds": 3.5,
 }

@@ -286,7 +286,7 @@ from segic_jax.weights import fetch
 from segic_jax.errors import FetchError
 from segic_jax.weights.catalog import CATALOG, CatalogFile, CatalogEntry
 files = CatalogFile("model.safetensors"), CatalogFile("config.json")
-CATALOG["tiny"] = CatalogEntry("tiny", "", "", 500_000, 0, "somebody/tiny", files)
+CATALOG["tiny"] = CatalogEntry("tiny", "", "", 500_000, 0, "somebody/tiny", files=files)
 def convert(sources, out):
     save_file({"backbone/weight": load_file(sources[0])["weight"]}, out)
 sys.modules["segic_jax.weights.convert"] = SimpleNamespace(convert=convert)
