@@ -320,7 +320,7 @@ def _several(what: str, regions: Regions) -> str:
     example = f'"{first}"' if kind == "colours" else first
     return (
         f"{what} holds several {kind}, {_shares(regions)}: choose one with label={example} "
-        f"(on the command line: {what}:{first})."
+        f"(on the command line: {what.replace('The mask', 'MASK')}:{first})."
     )
 
 

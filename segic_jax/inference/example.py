@@ -126,8 +126,11 @@ class Example:
         try:
             segmentation = dict(self.rle or {}) if self.polygon is None else _flat_polygons(self.polygon)
             if isinstance(segmentation, list):
-                _require_pixels([x for points in segmentation for x in points], height, width)
+                coordinates = [value for points in segmentation for value in points]
+                _require_pixels(coordinates, height, width, f"{self.source}: the polygon")
             return masks.decode(segmentation, height, width), f"The {what}"
+        except DataError:
+            raise
         except (ValueError, TypeError) as error:
             raise DataError(f"{self.source}: the {what} cannot be used: {shorten(error)}.") from error
 
@@ -142,21 +145,18 @@ def _box_mask(box: Sequence | np.ndarray, height: int, width: int, source: str) 
             f"{source}: the box {x0:g} {y0:g} {x1:g} {y1:g} must have x0 < x1 and y0 < y1 and lie inside "
             f"the image of {width} x {height} pixels."
         )
-    try:
-        _require_pixels([x0, y0, x1, y1], height, width)
-    except ValueError as error:
-        raise DataError(f"{source}: the box has {error}.") from error
+    _require_pixels([x0, y0, x1, y1], height, width, f"{source}: the box")
     mask = np.zeros((height, width), bool)
     mask[int(y0) : int(np.ceil(y1)), int(x0) : int(np.ceil(x1))] = True
     return mask
 
 
-def _require_pixels(coordinates: Sequence[float], height: int, width: int) -> None:
-    """Raise ValueError for coordinates relative to the image's size, as YOLO has them."""
+def _require_pixels(coordinates: Sequence[float], height: int, width: int, what: str) -> None:
+    """Raise DataError for coordinates relative to the image's size, as YOLO has them."""
     if all(0 <= value <= 1 for value in coordinates) and not all(map(float.is_integer, coordinates)):
-        raise ValueError(
-            f"coordinates of 0 to 1, which are no pixels: multiply x by the image's width, {width}, and y by "
-            f"its height, {height}"
+        raise DataError(
+            f"{what} has coordinates of 0 to 1, which are no pixels: multiply x by the image's width, "
+            f"{width}, and y by its height, {height}."
         )
 
 

@@ -159,7 +159,7 @@ def test_unusable_masks_are_refused(tmp_path, unchecked_types):
         ({"box": (0, 0, float("nan"), 9)}, "x0 < x1"),
         ({"box": "abcd"}, "x0, y0, x1, y1"),
         ({"box": (0.26, 0.22, 0.77, 0.73)}, "multiply x by the image's width, 60, and y by its height, 70"),
-        ({"polygon": [[0.2, 0.2], [0.7, 0.2], [0.7, 0.6]]}, "0 to 1, which are no pixels"),
+        ({"polygon": [[0.2, 0.2], [0.7, 0.2], [0.7, 0.6]]}, "0 to 1, .* and y by its height, 70"),
         ({"polygon": [[1, 1], [2, 2]]}, "three points"),
         ({"polygon": []}, "no points"),
         ({"polygon": {"points": [[1, 1], [9, 1], [9, 9]]}}, "not a list of points"),
