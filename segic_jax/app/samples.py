@@ -1,16 +1,20 @@
-"""Provide sample images: scenes of the embedded emoji benchmark, with classes the shipped model never saw."""
+"""Provide sample images: the example photographs of the project, with their masks."""
 
 from functools import cache
+from pathlib import Path
 from typing import NamedTuple
 
-import cv2
-
 from segic_jax.app.session import NamedImage
-from segic_jax.data.emoji.source import EmojiSource
-from segic_jax.data.episodes import View
+from segic_jax.data.images import read_image
+from segic_jax.data.mask_reader import read_mask
 from segic_jax.inference.overlay import Mask
 
-ENLARGEMENT = 3  # a scene has 192 pixels a side, which is small on a page
+_PACKAGE = Path(__file__).parents[1]
+# Images to search for each class; the last of them does not show it.
+_TARGETS = {
+    "cat": ("kitten", "cat_with_yarn", "cat_portrait", "dog_on_porch"),
+    "bird": ("kingfisher", "owl", "dog_on_porch"),
+}
 
 
 class Sample(NamedTuple):
@@ -25,23 +29,18 @@ class Sample(NamedTuple):
 @cache
 def samples() -> tuple[Sample, ...]:
     """Return the samples in the order in which the page offers them."""
-    source = EmojiSource("novel")
+    inside = _PACKAGE / "examples"  # of an installed package; in a checkout it is beside the package
+    folder = inside if inside.is_dir() else _PACKAGE.parent / "examples"
     return tuple(
         Sample(
-            source.class_name(name),
-            *_scene(source, name, 1),
-            tuple(
-                _scene(source, class_id, number)[0]
-                for class_id, number in ((name, 2), (name, 5), (name, 8), (other, 6))
-            ),
+            name,
+            _image(folder / f"{name}_reference.jpg"),
+            read_mask(folder / f"{name}_reference_mask.png"),
+            tuple(_image(folder / "targets" / f"{target}.jpg") for target in targets),
         )
-        for name, other in (("hamster", "minibus"), ("broccoli", "hamster"), ("minibus", "broccoli"))
+        for name, targets in _TARGETS.items()
     )
 
 
-def _scene(source: EmojiSource, class_id: str, number: int) -> tuple[NamedImage, Mask]:
-    scene = source.load(View(str(number), class_id))
-    size = (ENLARGEMENT * scene.image.shape[1], ENLARGEMENT * scene.image.shape[0])
-    image = cv2.resize(scene.image, size, interpolation=cv2.INTER_CUBIC)
-    mask = cv2.resize(scene.mask.astype("float32"), size, interpolation=cv2.INTER_LINEAR) > 0.5
-    return NamedImage(f"{class_id}_{number}.png", image), mask
+def _image(path: Path) -> NamedImage:
+    return NamedImage(path.name, read_image(path))

@@ -39,7 +39,7 @@ def served(home: Path):
         "PYTHONPATH": str(Path.cwd()),
     }
     process = subprocess.Popen(
-        [sys.executable, "-m", "segic_jax", "app", "--weights", "emoji-tiny", "--port", "0"],
+        [sys.executable, "-m", "segic_jax", "app", "--port", "0"],
         cwd=home / "work",
         env=environment,
         stdout=subprocess.PIPE,

@@ -22,7 +22,7 @@ GREY = np.full((60, 80, 3), 90, np.uint8)
 @pytest.fixture(scope="module")
 def blocks_and_page(tmp_path_factory):
     with Blocks() as blocks:
-        page = Page(Segmenter.load("emoji-tiny"), tmp_path_factory.mktemp("page"))
+        page = Page(Segmenter.load(), tmp_path_factory.mktemp("page"))
     return blocks, page
 
 

@@ -49,7 +49,7 @@ def searched():
     session.add_shot(sample.class_name, sample.mask, None)
     session.add_targets(sample.targets)
     reports = []
-    session.segment(Segmenter.load("emoji-tiny"), lambda done, total: reports.append((done, total)))
+    session.segment(Segmenter.load(), lambda done, total: reports.append((done, total)))
     assert reports == [(i, len(sample.targets)) for i in range(len(sample.targets))]
     return session
 
@@ -188,11 +188,11 @@ def test_too_many_targets_are_all_refused():
 def test_a_search_needs_examples_and_targets():
     session = Session()
     with pytest.raises(DataError, match="Add an example first"):
-        session.segment(Segmenter.load("emoji-tiny"), print)
+        session.segment(Segmenter.load(), print)
     session.draft = NamedImage("a", GREY)
     session.add_shot("cat", None, (0, 0, 9, 9))
     with pytest.raises(DataError, match="Add images"):
-        session.segment(Segmenter.load("emoji-tiny"), print)
+        session.segment(Segmenter.load(), print)
     with pytest.raises(DataError, match="Search first"):
         session.correct("cat")
 
@@ -236,7 +236,7 @@ def test_downloads_match_the_page(searched, tmp_path):
     assert len(content["images"]) == len(searched.targets)
     assert {row["image_id"] for row in content["annotations"]} <= {row["id"] for row in content["images"]}
     assert len({row["id"] for row in content["annotations"]}) == len(content["annotations"])
-    assert Segmenter.load("emoji-tiny").load_context(context).names == searched.context.names
+    assert Segmenter.load().load_context(context).names == searched.context.names
     assert len(zipfile.ZipFile(archive).namelist()) == 2 * len(searched.targets) + 1
     assert sorted(p.name for p in tmp_path.rglob("*.part")) == []
 
@@ -258,7 +258,7 @@ def test_names_cannot_be_html(searched):
 
 
 def test_matches_are_drawn(searched):
-    explanation, target = searched.explain(Segmenter.load("emoji-tiny"), samples()[0].class_name)
+    explanation, target = searched.explain(Segmenter.load(), samples()[0].class_name)
     heat, examples = rendering.render_matches(explanation, target.pixels, searched.reference_image)
     assert heat.shape == target.pixels.shape
     assert not np.array_equal(examples, searched.reference_image(0)[0])
@@ -282,7 +282,7 @@ def test_points_that_match_the_same_part_of_an_example_share_its_number():
 
 
 def test_a_saved_context_is_continued(searched, tmp_path):
-    segmenter, (name,) = Segmenter.load("emoji-tiny"), searched.context.names
+    segmenter, (name,) = Segmenter.load(), searched.context.names
     searched.context.save(tmp_path / "upload")
     session = Session(targets=[Target(searched.targets[0].image)])
     session.load_context(
@@ -310,7 +310,7 @@ def test_a_saved_context_is_continued(searched, tmp_path):
 
 
 def test_wrong_contexts_are_reported(searched, tmp_path, monkeypatch):
-    segmenter, path = Segmenter.load("emoji-tiny"), tmp_path / "upload"
+    segmenter, path = Segmenter.load(), tmp_path / "upload"
 
     def message() -> str:
         with pytest.raises(DataError) as error:
@@ -383,3 +383,13 @@ def test_a_port_in_use_is_reported():
         taken.listen()
         with pytest.raises(ConfigError, match="choose another"):
             _listener("127.0.0.1", taken.getsockname()[1])
+
+
+def test_the_banner_says_what_a_model_is_not_for():
+    pytest.importorskip("gradio")
+    from segic_jax.app import layout
+
+    banner = layout.header("emoji-tiny", "CPU", Segmenter.load("emoji-tiny").warnings)
+    assert "emoji-tiny segments scenes of emoji only" in banner
+    assert "doubtful" in banner
+    assert "doubtful" not in layout.header("photo", "CPU", Segmenter.load().warnings)
