@@ -60,7 +60,7 @@ class MaskDecoder(nnx.Module):
         image_position: Float[AnyArray, "grid grid width"],
         prompts: Prompts,
         masks: int | None = None,
-        fine: Sequence[Float[Array, "batch *places channels pixels"]] = (),
+        fine: Sequence[Float[Array, "batch ... pixels"]] = (),
     ) -> tuple[Float[Array, "batch concepts masks size size"], Float[Array, "batch concepts masks"]]:
         """Return logits (foreground above 0) and predicted IoUs of the mask tokens.
 
