@@ -47,7 +47,7 @@ def inputs_of(arrays, case: str) -> dict:
     if case != "textonly":
         inputs["points"] = jnp.asarray(arrays["in.point_coords"], jnp.float32)[None]
         inputs["point_labels"] = jnp.asarray(arrays["in.point_labels"], jnp.int32)[None]
-        inputs["masks"] = jnp.asarray(arrays["in.masks"])[None, :, 0]
+        inputs["masks"] = jnp.asarray(arrays["in.masks"])[None]  # a map for each concept
     if case == "boxes":
         inputs["boxes"] = jnp.asarray(arrays["in.boxes"], jnp.float32)[None]
     return inputs | {"tokens": tokens, "tokens_valid": jnp.ones(tokens.shape[:3], bool)}

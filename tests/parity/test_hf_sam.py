@@ -130,7 +130,7 @@ def test_prompts_and_masks(sam, case):
             point_labels=batched[1],
             boxes=batched[2],
             use_box=None,
-            masks=batched[3],
+            masks=None if batched[3] is None else batched[3][:, :, None],
             tokens=jnp.zeros((1, CONCEPTS, 0, WIDTH)),
             tokens_valid=jnp.zeros((1, CONCEPTS, 0), bool),
         )
