@@ -152,7 +152,7 @@ def _worker(request: dict) -> None:
     arrays = jax.block_until_ready(jax.device_put(stages.filled(stage.arguments)))
     if request["cores"] == "pinned":
         _pin_threads()
-    features = np.asarray(program(*arrays), np.float32)
+    features = np.asarray(program(*arrays).patches, np.float32)
     if request["save"]:
         np.save(request["expected"], features)
     expected = np.load(request["expected"]) if os.path.exists(request["expected"]) else features

@@ -129,7 +129,7 @@ def prompts(size: Size) -> Stage:
             point_labels=jnp.ones((batch, concepts, 1), jnp.int32),
             boxes=None,
             use_box=None,
-            masks=maps,
+            masks=maps[:, :, None],
             tokens=tokens,
             tokens_valid=valid,
         )
