@@ -250,7 +250,7 @@ def extract(
 
 
 def _device(images: ImageFeatures) -> jax.Device:
-    (device,) = images.sizes.devices()
+    (device,) = images.features.patches.devices()
     return device
 
 
