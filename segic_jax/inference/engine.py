@@ -250,7 +250,7 @@ def extract(
 
 
 def _device(images: ImageFeatures) -> jax.Device:
-    (device,) = images.features.patches.devices()
+    (device,) = jnp.asarray(images.features.patches).devices()
     return device
 
 
