@@ -107,7 +107,7 @@ def _paste(rng, scene, labels, item: SceneObject, longest: float, place, tone) -
     if rng.random() < 0.25:
         patch = cv2.GaussianBlur(patch, (0, 0), rng.uniform(0.4, 1.3), borderType=cv2.BORDER_REPLICATE)
     if rng.random() < 0.35:
-        _shadow(rng, scene, patch[..., 3], top, left)
+        _shadow(rng, scene, patch[..., 3], int(top), int(left))
     # Contiguous planes: numpy is slow where the last of three axes is broadcast.
     alpha = patch[..., 3]
     region = scene[top:bottom, left:right]
