@@ -91,7 +91,6 @@ def test_the_large_head_has_the_published_size():
         (lambda: ModelConfig(canvas=100), "canvas 100 must be a multiple"),
         (lambda: ViTConfig(width=100, num_heads=3), "must be divisible by num_heads"),
         (lambda: ViTConfig(patch_size=0), r"ViTConfig\.patch_size 0 must be an integer"),
-        (lambda: EfficientNetConfig(lite=5), r"EfficientNetConfig\.lite 5 must be 0, 1, 2, 3 or 4"),
         (lambda: EfficientNetConfig(blocks=(9, 21)), r"\(9, 21\): lite 2 has blocks 0 to 20"),
         (lambda: EfficientNetConfig(blocks=(6,)), r"stride 16 or 32: those from 7 on in lite 2"),
         (lambda: EfficientNetConfig(fine_blocks=(3, 5)), r"those from 4 and from 1 on in lite 2"),
@@ -107,6 +106,11 @@ def test_the_large_head_has_the_published_size():
 def test_an_invalid_setting_is_named(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_an_unknown_efficientnet_is_named(unchecked_types):
+    with pytest.raises(ConfigError, match=r"EfficientNetConfig\.lite 5 must be 0, 1, 2, 3 or 4"):
+        EfficientNetConfig(lite=5)
 
 
 def fields(config, prefix="") -> dict[str, object]:
