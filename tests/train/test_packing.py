@@ -174,6 +174,5 @@ def test_operations_count_as_often_as_chunks_run(head, batch):
     three, six, twelve = (flops(chunk, 1) - without for chunk in (3, 6, 12))
     # A chunk costs the same for every slot, beside what it computes once.
     assert twelve - three == pytest.approx(3 * (six - three), rel=1e-3)
-    assert 3 * three > 2 * six > twelve > 2.8 * three
     *_, chunks = packed(head, batch, draw(), None, chunk=3)
     assert chunks == PAIRS * SLOTS / 3
