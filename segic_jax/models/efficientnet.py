@@ -137,7 +137,7 @@ class SpatialConv(nnx.Module):
 class DepthwiseConv(nnx.Module):
     """Filter each channel by itself, without bias and with "same" padding.
 
-    The sum over shifted images is one fused loop; XLA's grouped convolution takes 15 times longer on a CPU.
+    The sum over shifted images is one fused loop; XLA's grouped convolution is much slower on a CPU.
     """
 
     def __init__(self, size: int, stride: int, channels: int, *, rngs: nnx.Rngs):
