@@ -13,10 +13,9 @@ class Calibrate:
     """Calibrate whether a class is present in an image.
 
     Fits the calibration on the validation classes of the emoji benchmark and prints how well it does on the
-    novel ones, from one and from five examples. With --data-root it takes photographs: half of the classes
-    of a folder serve for the fit and the others for the measure, and the other way round; what is saved is
-    then fitted on all of them. With --save it goes into the model file, and `result.presence` and
-    `segic predict` use it.
+    novel ones, from one and from five examples. With --data-root it takes photographs: a question about a
+    class is measured with a fit on other classes; what is saved is then fitted on all of them. With --save it
+    goes into the model file, and `result.presence` and `segic predict` use it.
     """
 
     weights: str = DEFAULT

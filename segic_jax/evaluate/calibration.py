@@ -3,7 +3,7 @@
 Presence is asked about scenes of two to four emoji: of eight classes, those that are not in the scene are
 absent. The classes were in no training: a calibration is fitted on the validation split and measured on the
 novel one. In a folder of images by class, the class of an image is present and all others are absent; a
-calibration that is measured was fitted on the images and questions of other classes.
+question about a class is measured with a fit on the images of other classes and questions about these.
 """
 
 import dataclasses
@@ -35,7 +35,8 @@ from segic_jax.weights.bundle import Bundle, read_weights, write_weights
 
 CLASSES_PER_SCENE = 8  # that presence is asked about
 LEAST_VISIBLE = 0.005  # share of the scene from which on an object counts as present
-LEAST_CLASSES = 4  # of a folder: each half has a present and an absent class
+LEAST_CLASSES = 4  # of a folder: a fit on half of them has a present and an absent class
+FOLDS = 4  # of the classes of a folder, if there are twice as many classes
 RECALL = 0.95  # share of the present classes that the threshold must keep
 THRESHOLDS = np.arange(-0.5, 1.0, 0.01)  # of the similarity map
 
@@ -48,15 +49,21 @@ class PresenceSamples(NamedTuple):
 
 
 class FolderSamples(NamedTuple):
-    """Hold the answers about the images of a folder, and which half of its classes they belong to."""
+    """Hold the answers about the images of a folder, with the number of the class asked about and shown."""
 
     samples: PresenceSamples
-    class_half: Int[np.ndarray, " samples"]  # 0 or 1, of the class that was asked about
-    image_half: Int[np.ndarray, " samples"]  # of the class of the image
+    asked: Int[np.ndarray, " samples"]
+    shown: Int[np.ndarray, " samples"]
 
-    def half(self, number: int) -> PresenceSamples:
-        """Return the questions about classes of one half on images of the same half."""
-        rows = (self.class_half == number) & (self.image_half == number)
+    def about(self, fold: int, folds: int) -> PresenceSamples:
+        """Return the questions about the classes of a fold, on all images."""
+        return self._select(self.asked % folds == fold)
+
+    def without(self, fold: int, folds: int) -> PresenceSamples:
+        """Return the questions that have to do with other classes alone."""
+        return self._select((self.asked % folds != fold) & (self.shown % folds != fold))
+
+    def _select(self, rows: Bool[np.ndarray, " samples"]) -> PresenceSamples:
         return PresenceSamples(self.samples.evidence[rows], self.samples.present[rows])
 
 
@@ -77,9 +84,7 @@ def calibrate_on_folders(
     shots: Sequence[int],
     report: Callable[[str], object],
 ) -> Calibration:
-    """Fit on all images of the folders, and report measures of fits on the other half of the classes.
-
-    A measure is the mean over both halves.
+    """Fit on all images of the folders, and report how well fits without a class answer questions about it.
 
     Raises:
         DataError: a folder has fewer than four classes of two images.
@@ -95,10 +100,11 @@ def calibrate_on_folders(
                 f"{shots[0] + 1} images each."
             )
     parts = answers.values()
-    fits = [fit_calibration(_join([part.half(1 - number) for part in parts])) for number in (0, 1)]
+    folds = min(FOLDS, *(int(part.shown.max() + 1) // 2 for part in parts))
+    fits = [fit_calibration(_join([part.without(fold, folds) for part in parts])) for fold in range(folds)]
     for (source, count), part in answers.items():
-        halves = [(fit, part.half(number)) for number, fit in enumerate(fits)]
-        _report(f"{count}, {source.root.name}", halves, report)
+        measured = [(fit, part.about(fold, folds)) for fold, fit in enumerate(fits)]
+        _report(f"{count}, {source.root.name}", measured, report)
     return fit_calibration(_join([part.samples for part in parts]))
 
 
@@ -110,16 +116,15 @@ def _report(
     shots: str, parts: Sequence[tuple[Calibration, PresenceSamples]], report: Callable[[str], object]
 ) -> None:
     """Report the measures of samples by the similarity alone, and by calibrations fitted elsewhere."""
-    column = EVIDENCE.index("similarity")
-    scored = [(x.evidence[:, column], fit.presence(x.evidence), x.present) for fit, x in parts]
+    present = np.concatenate([samples.present for _, samples in parts])
+    similarity = np.concatenate([samples.evidence[:, EVIDENCE.index("similarity")] for _, samples in parts])
+    presence = np.concatenate([fit.presence(samples.evidence) for fit, samples in parts])
+    kept = np.concatenate([fit.presence(samples.evidence) >= fit.least for fit, samples in parts])
     measures = {"AUROC": auroc, f"false masks at {100 * RECALL:.0f} % recall": false_positive_rate}
     for name, measure in measures.items():
-        values = (np.mean([measure(part[kind], part[2]) for part in scored]) for kind in (0, 1))
+        values = (measure(score, present) for score in (similarity, presence))
         report(f"| {shots} | {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
-    kept = [
-        (scores >= fit.least, present) for (fit, _), (_, scores, present) in zip(parts, scored, strict=True)
-    ]
-    recall, false_masks = (np.mean([k[p == side].mean() for k, p in kept]) for side in (True, False))
+    recall, false_masks = kept[present].mean(), kept[~present].mean()
     report(f"| {shots} | recall, false masks at the saved threshold | | {recall:.3f}, {false_masks:.3f} |")
 
 
@@ -148,22 +153,22 @@ def collect_folder_samples(segmenter: Segmenter, source: FolderSource, shots: in
     """Ask about every class of a folder on every image, fitted from the images that follow it in the class.
 
     Classes of too few images are not asked about. Objects of other classes that an image shows without a
-    mask count as absent. Every other class by name belongs to the first half.
+    mask count as absent.
     """
+    numbers = {name: number for number, name in enumerate(source.image_names)}
     classes = [name for name, images in source.image_names.items() if len(images) > shots]
     fit = cache(partial(_fit_folder_class, segmenter, source, shots=shots))
-    evidence, present, image_half = [], [], []
+    evidence, asked, shown = [], [], []
     for name, images in source.image_names.items():
         for number, image in enumerate(images):
             context = fit(classes[0], number % len(source.image_names[classes[0]]))
             for other in classes[1:]:
                 context = context + fit(other, number % len(source.image_names[other]))
             evidence.append(segmenter.predict(source.load(View(image, name)).image, context).evidence)
-            present.append([other == name for other in classes])
-            image_half.append([int(name not in classes[::2])] * len(classes))
-    samples = PresenceSamples(np.concatenate(evidence), np.concatenate(present))
-    halves = np.tile(np.arange(len(classes)) % 2, len(samples.present) // len(classes))
-    return FolderSamples(samples, halves, np.concatenate(image_half))
+            asked += [numbers[other] for other in classes]
+            shown += [numbers[name]] * len(classes)
+    present = np.equal(asked, shown)
+    return FolderSamples(PresenceSamples(np.concatenate(evidence), present), np.array(asked), np.array(shown))
 
 
 def _fit_folder_class(

@@ -12,6 +12,7 @@ from segic_jax.evaluate import metrics
 from segic_jax.evaluate.calibration import (
     CLASSES_PER_SCENE,
     THRESHOLDS,
+    FolderSamples,
     PresenceSamples,
     auroc,
     collect_samples,
@@ -73,6 +74,20 @@ def test_samples_include_absent_classes(few_classes):
     assert samples.evidence.shape == (len(samples.present), len(EVIDENCE))
     assert 0 < samples.present.sum() < len(samples.present) <= 3 * CLASSES_PER_SCENE
     assert np.isfinite(samples.evidence).all()
+
+
+def test_a_fold_is_measured_with_fits_that_never_saw_its_classes():
+    """Ask about four classes on images of five; the evidence names both classes."""
+    asked, shown = np.tile(np.arange(4), 5), np.repeat(np.arange(5), 4)
+    evidence = np.zeros((20, len(EVIDENCE)), np.float32)
+    evidence[:, 0], evidence[:, 1] = asked, shown
+    samples = FolderSamples(PresenceSamples(evidence, asked == shown), asked, shown)
+    measured = [samples.about(fold, 2).evidence[:, :2] for fold in (0, 1)]
+    fitted = [samples.without(fold, 2).evidence[:, :2] for fold in (0, 1)]
+    assert len(np.unique(np.concatenate(measured), axis=0)) == 20  # every question once
+    assert sorted(map(tuple, fitted[0])) == [(1, 1), (1, 3), (3, 1), (3, 3)]
+    assert {row[0] for row in measured[0]} == {0, 2}
+    assert samples.without(1, 2).present.sum() == 2
 
 
 def test_a_calibration_is_saved_in_the_model_file(tmp_path):
