@@ -86,10 +86,11 @@ def build(config: Config) -> Parts:
     frozen = read_frozen(find(config.backbone), config.model.backbone)
     source = open_mixture(config.sources, config.model.canvas)
     start = load_bundle(find(config.start)) if config.start else None
-    if start is not None and start.config != config.model:
+    # No weight of the head depends on the canvas: a training may go on on a larger one.
+    if start is not None and dataclasses.replace(start.config, canvas=config.model.canvas) != config.model:
         raise ConfigError(
             f"{config.start} has another model configuration than `model`: start from a model of the same "
-            "sizes, or change `model`."
+            "sizes, or change `model`. Only the canvas may differ."
         )
     tower = frozen.tower or (start.tower if start else None)
     text = text_features(config, source, tower, start.text if start else {})

@@ -151,6 +151,23 @@ def test_wrong_settings_are_reported_in_one_sentence_with_exit_code_2(tmp_path, 
     assert "\n" not in error
 
 
+def test_a_training_starts_from_the_head_of_another_canvas(tmp_path):
+    save_bundle(tmp_path / "start.safetensors", tiny.bundle(), float16=False)
+    config = Config(
+        backbone=str(tmp_path / "start.safetensors"),
+        start=str(tmp_path / "start.safetensors"),
+        model=dataclasses.replace(tiny.CONFIG, canvas=2 * tiny.CONFIG.canvas),
+        data=DataConfig(max_concepts=1, text_keep=0.0),
+        validations=(),
+    )
+    parts = run_module.build(config)
+    for name, value in as_float32(tiny.bundle().head).items():
+        np.testing.assert_array_equal(np.asarray(parts.head[name]), value)
+    wider = dataclasses.replace(tiny.CONFIG, text_width=8)
+    with pytest.raises(ConfigError, match=r"another model configuration .* Only the canvas may differ"):
+        run_module.build(dataclasses.replace(config, model=wider))
+
+
 def test_fine_tuning_improves_the_model_and_keeps_the_backbone(tmp_path):
     WRITE["folder"](tmp_path / "mine")
     save_bundle(tmp_path / "start.safetensors", tiny.bundle(), float16=False)
