@@ -8,6 +8,7 @@ mean. max: a token for each shot, and the largest of the shots' similarity maps.
 import sys
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -18,6 +19,7 @@ from jaxtyping import Float
 from segic_jax.commands.command_line import run_command
 from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.source import EmojiSource
+from segic_jax.data.sources.folder import FolderSource
 from segic_jax.evaluate.episode_stream import predict_episodes
 from segic_jax.evaluate.episodes import make_tasks
 from segic_jax.evaluate.protocols import find_protocol, prediction_row, summarise_rows
@@ -58,15 +60,17 @@ class ShotEngine(Engine):
 
 @partial(jax.jit, static_argnums=0)
 def _decode_max(config: ModelConfig, head: Params, features: Features, prototypes: Prototypes) -> Decoding:
-    similarity = similarity_map(features.patches, prototypes.visual[:, 0], config.canvas).max(
-        1, keepdims=True
-    )
+    shots = prototypes.visual[:, 0]
+    similarity = similarity_map(features.patches, shots, config.canvas).max(1, keepdims=True)
     geometric = segic.geometric_prompt(similarity, config.canvas)
+    levels = segic.level_similarity(config, features.patches, shots)
+    if levels is not None:
+        geometric = geometric._replace(level_maps=levels.max(1, keepdims=True))
     stages = segic.decode_with_prompts(config, head, features, prototypes, geometric)
     return Decoding(segic.upsample(stages.logits, config.canvas), stages.map)
 
 
-def compare(bundle: Bundle, source: EmojiSource, shots: int) -> dict[str, dict]:
+def compare(bundle: Bundle, source: EmojiSource | FolderSource, shots: int) -> dict[str, dict]:
     """Return the scores of each method, in per cent."""
     manifest = source.manifest("original", 0, shots)
     engines = {"segic": Engine(bundle)} | {method: ShotEngine(bundle, method) for method in METHODS}
@@ -79,19 +83,22 @@ def compare(bundle: Bundle, source: EmojiSource, shots: int) -> dict[str, dict]:
 
 @dataclass
 class Args:
-    """Print a table of mIoU, by method and number of shots, on the emoji benchmark."""
+    """Print a table of mIoU, by method and number of shots, on the emoji benchmark or a folder of images."""
 
     weights: str = "emoji-tiny"
     """A name from `segic weights list`, or a model file."""
     split: Literal["validation", "novel"] = "novel"
-    """Classes: validation to choose by, novel to report."""
+    """Classes of emoji: validation to choose by, novel to report."""
+    data_root: Path | None = None
+    """A folder in the layout of `segic eval --benchmark folder`, in place of emoji."""
     shots: tuple[int, ...] = (1, 2, 5)
     """References for each episode."""
 
 
 def main(args: Args) -> None:
     """Print a line for each number of shots."""
-    bundle, source = load_bundle(find(args.weights)), EmojiSource(args.split)
+    bundle = load_bundle(find(args.weights))
+    source = FolderSource(args.data_root) if args.data_root else EmojiSource(args.split)
     print("| shots | " + " | ".join(("mean", *METHODS)) + " |\n| --- | --- | --- | --- |")
     for shots in args.shots:
         scores = compare(bundle, source, shots)

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
+from segic_jax.config import EfficientNetConfig, HeadConfig, ModelConfig, ViTConfig
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.episodes import Episode, LabelledImage, Manifest, View
 from segic_jax.inference.overlay import class_colours
@@ -20,6 +20,13 @@ CONFIG = ModelConfig(
     backbone=ViTConfig(patch_size=8, width=32, depth=2, num_heads=2, pos_grid=8),
     head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8),
     text_width=4,
+    canvas=64,
+)
+# With both extensions of the head: finer levels, and a similarity map of each level.
+EXTENDED = ModelConfig(
+    backbone=EfficientNetConfig(0, blocks=(5, 15), fine_blocks=(4, 2)),
+    head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8, level_maps=True),
+    text_width=16,
     canvas=64,
 )
 

@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_batch import channels_last, golden_references, references
+from tiny import EXTENDED
 
-from segic_jax.config import EfficientNetConfig, HeadConfig, ModelConfig, ViTConfig
+from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import segic
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.layers import bilinear
@@ -167,12 +168,7 @@ def test_a_concept_alone_is_decoded_as_if_it_were_the_only_one(small):
 
 def test_the_extensions_of_the_head():
     """A similarity map of each level, and finer levels that change the mask where they change."""
-    config = ModelConfig(
-        backbone=EfficientNetConfig(0, blocks=(5, 15), fine_blocks=(4, 2)),
-        head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8, level_maps=True),
-        text_width=16,
-        canvas=64,
-    )
+    config = EXTENDED
     rng = np.random.default_rng(0)
     patches = rng.normal(size=(1, 4, 4, config.backbone.width)).astype(np.float32)
     fine = tuple(

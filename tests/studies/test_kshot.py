@@ -4,13 +4,16 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny import bundle, random_image
+from tiny import EXTENDED, bundle, random_image
 
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.evaluate.episodes import score_episodes
 from segic_jax.inference.engine import Engine
+from segic_jax.models import segic
+from segic_jax.models.features import Features
+from segic_jax.models.segic import Prototypes, head_template
 from studies import kshot
 
 
@@ -31,6 +34,25 @@ def test_for_equal_shots_the_largest_map_is_that_of_the_mean():
 
     assert difference(np.repeat(visual[:, :, :1], 2, axis=2)) < 1e-4
     assert difference(visual) > 1e-3
+
+
+def test_for_equal_shots_every_map_of_a_level_is_that_of_the_mean():
+    random = np.random.default_rng(0)
+    features = Features(
+        random.normal(size=(1, 4, 4, EXTENDED.backbone.width)).astype(np.float32),
+        tuple(
+            random.normal(size=(1, side, side, width)).astype(np.float32)
+            for side, width in zip((8, 16), EXTENDED.backbone.fine_widths, strict=True)
+        ),
+    )
+    shots = np.repeat(random.normal(size=(1, 1, 1, EXTENDED.backbone.width)).astype(np.float32), 2, axis=2)
+    prototypes = Prototypes(
+        shots.mean(2), shots, np.ones((1, 1, 2), bool), np.zeros((1, 1, EXTENDED.text_width), np.float32)
+    )
+    head = head_template(EXTENDED).init(0)
+    logits, _ = segic.decode(EXTENDED, head, features, prototypes)
+    largest = kshot._decode_max(EXTENDED, head, features, prototypes).logits
+    np.testing.assert_allclose(largest, segic.upsample(logits, EXTENDED.canvas), atol=1e-4)
 
 
 def test_the_mean_has_the_scores_of_the_evaluation(monkeypatch):

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import EXTENDED
 
-from segic_jax.config import EfficientNetConfig, HeadConfig, ModelConfig
 from segic_jax.models import segic
 from segic_jax.models.features import Features
 from segic_jax.train import forward, losses
@@ -15,13 +15,6 @@ from segic_jax.train.flops import flops_of
 from segic_jax.train.optim import trainable_names
 from segic_jax.train.packing import loss_and_gradients
 
-# With both extensions of the head: finer levels, and a similarity map of each level.
-MODEL = ModelConfig(
-    backbone=EfficientNetConfig(0, blocks=(5, 15), fine_blocks=(4, 2)),
-    head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8, level_maps=True),
-    text_width=16,
-    canvas=64,
-)
 PAIRS, SLOTS = 3, 4
 USED = {
     "one concept a pair": [[1, 0, 0, 0]] * PAIRS,
@@ -34,17 +27,17 @@ USED = {
 
 @pytest.fixture(scope="module")
 def head():
-    return segic.head_template(MODEL).init(0)
+    return segic.head_template(EXTENDED).init(0)
 
 
 @pytest.fixture(scope="module")
 def batch():
     rng = np.random.default_rng(0)
-    grid = MODEL.grid
-    features = rng.normal(size=(2, PAIRS, grid, grid, MODEL.backbone.width)).astype(np.float32)
+    grid = EXTENDED.grid
+    features = rng.normal(size=(2, PAIRS, grid, grid, EXTENDED.backbone.width)).astype(np.float32)
     fine = [
         rng.normal(size=(2, PAIRS, scale * grid, scale * grid, width)).astype(np.float32)
-        for scale, width in zip((2, 4), MODEL.backbone.fine_widths, strict=True)
+        for scale, width in zip((2, 4), EXTENDED.backbone.fine_widths, strict=True)
     ]
     corners = rng.integers(0, 32, (2, PAIRS, SLOTS, 2))
     masks = np.zeros((2, PAIRS, SLOTS, 64, 64), bool)
@@ -64,7 +57,7 @@ def batch():
     }
 
 
-TABLE = jnp.asarray(np.random.default_rng(1).normal(size=(2, MODEL.text_width)), jnp.float32)
+TABLE = jnp.asarray(np.random.default_rng(1).normal(size=(2, EXTENDED.text_width)), jnp.float32)
 
 
 def split(head, negatives):
@@ -78,7 +71,7 @@ def plain(head, batch, points, negatives, reversal=True):
 
     def loss(params):
         passes = forward.train_forward(
-            MODEL, {**params, **untrained}, batch, TABLE, negatives, reversal=reversal
+            EXTENDED, {**params, **untrained}, batch, TABLE, negatives, reversal=reversal
         )
         value, parts = losses.train_loss(passes, batch, points, negatives=negatives)
         return value, (parts, passes[0].inputs.pooled)
@@ -91,7 +84,7 @@ def plain(head, batch, points, negatives, reversal=True):
 def packed(head, batch, points, negatives, **options):
     params, untrained = split(head, negatives)
     totals = losses.batch_totals(losses.mask_weights(batch["valid"], negatives, 0.1))
-    return loss_and_gradients(MODEL, params, untrained, batch, TABLE, points, totals, negatives, **options)
+    return loss_and_gradients(EXTENDED, params, untrained, batch, TABLE, points, totals, negatives, **options)
 
 
 def check(expected, actual):
@@ -140,7 +133,9 @@ def test_negative_prompts(head, batch):
         name: np.where(batch["valid"][..., None, None], batch[name], False)
         for name in ("target_masks", "reference_masks")
     }
-    features = np.random.default_rng(2).normal(size=(*chosen.shape, MODEL.backbone.width)).astype(np.float32)
+    features = (
+        np.random.default_rng(2).normal(size=(*chosen.shape, EXTENDED.backbone.width)).astype(np.float32)
+    )
     negatives = forward.NegativeBatch(chosen, features, np.ones(chosen.shape, np.int32))
     expected = plain(head, batch | masks, draw(), negatives)
     assert "loss_score_reverse" in expected[0]
@@ -156,7 +151,7 @@ def test_parts_of_a_batch_add_up(head, batch):
     def part(rows):
         points = losses.draw_points(jax.random.key(0), rows, SLOTS, num_points=64)
         chosen = jax.tree.map(lambda x: jnp.asarray(x)[rows], batch)
-        return loss_and_gradients(MODEL, params, untrained, chosen, TABLE, points, totals)
+        return loss_and_gradients(EXTENDED, params, untrained, chosen, TABLE, points, totals)
 
     each = [part(jnp.arange(PAIRS)[row : row + 1]) for row in range(PAIRS)]
     metrics, gradients = (jax.tree.map(lambda *x: sum(x), *(one[i] for one in each)) for i in (0, 1))
