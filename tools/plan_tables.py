@@ -1,7 +1,7 @@
 """Make the tables of docs/planning.md: run `segic plan` for every line and print what fits how fast.
 
 python -m tools.plan_tables --folder outputs/plans          # with what is there
-python -m tools.plan_tables --folder outputs/plans --run    # compile what is missing: hours on two cores
+python -m tools.plan_tables --folder outputs/plans --run    # with one and two layers of what is missing
 """
 
 import json
@@ -39,7 +39,7 @@ class Args:
     folder: Path
     """Where the JSON files of the command lie or go."""
     run: bool = False
-    """Compile what is missing."""
+    """Estimate what is missing with `segic plan --quick`."""
 
 
 def main(args: Args) -> None:
@@ -60,7 +60,7 @@ def compile_plan(path: Path, config: str, target: str, program: str, batch: int)
     """Run the command, which exits with 1 if the program does not fit."""
     what = ["--config", config, "--target", target, "--program", program, "--batch-size", str(batch)]
     print("segic plan", *what, file=sys.stderr)
-    command = [sys.executable, "-m", "segic_jax", "plan", *what, "--json"]
+    command = [sys.executable, "-m", "segic_jax", "plan", *what, "--quick", "--json"]
     ran = subprocess.run(command, capture_output=True, text=True)
     if ran.returncode not in (0, 1):
         sys.exit(ran.stderr)

@@ -24,7 +24,8 @@ class Plan:
     pip install 'segic_jax[plan]'. The training step is compiled for all devices, prediction for one, as
     `segic predict` runs it. --batch-size gives the pairs of a training step, and with --program predict the
     images of a program. Every field of the configuration can be overridden, as for `segic train`. Large
-    models take minutes. The exit code is 1 if a program does not fit into the memory.
+    models take minutes; with --quick only one and two layers of the backbone are compiled, and the rest is
+    extrapolated. The exit code is 1 if a program does not fit into the memory.
     """
 
     config: str
@@ -35,6 +36,8 @@ class Plan:
     """Pairs of a training step, or images of a prediction with --program predict."""
     program: Literal["train", "predict", "both"] = "both"
     """Which programs to compile."""
+    quick: bool = False
+    """Compile backbones of one and two layers only, and extrapolate."""
     json: bool = False
     """Print JSON instead of a table."""
     overrides: Annotated[tuple[str, ...], tyro.conf.Suppress] = ()
@@ -48,7 +51,7 @@ class Plan:
         parser = argparse.ArgumentParser(
             prog="segic plan",
             usage="segic plan --config NAME --target v5e:4x4 [--batch-size N] [--program train|predict|both] "
-            "[--json] [--train.remat ...]",
+            "[--quick] [--json] [--train.remat ...]",
             add_help=False,
             allow_abbrev=False,
         )
@@ -56,6 +59,7 @@ class Plan:
         parser.add_argument("--target", default="")
         parser.add_argument("--batch-size", type=int)
         parser.add_argument("--program", choices=("train", "predict", "both"), default="both")
+        parser.add_argument("--quick", action="store_true")
         parser.add_argument("--json", action="store_true")
         options, overrides = parser.parse_known_args(arguments)
         if not {"-h", "--help"} & set(overrides) and not (options.config and options.target):
@@ -82,17 +86,21 @@ class Plan:
         config = self.experiment
         topology.start_compilers()
         from segic_jax.inference.engine import ACCELERATOR_ROWS
+        from segic_jax.train.plan import Plan as Program
         from segic_jax.train.plan import plan_prediction, plan_training
+        from segic_jax.train.plan_quick import quick_plans
         from segic_jax.train.plan_table import table, to_json
 
-        plans, images = [], ACCELERATOR_ROWS
+        images = ACCELERATOR_ROWS
         if self.program == "predict":
             images = self.batch_size or images
         elif self.batch_size:
             config = replace(config, train=replace(config.train, batch_size=self.batch_size))
-        if self.program != "predict":
-            plans.append(plan_training(config, target))
-        if self.program != "train":
-            plans += plan_prediction(config, target, images)
+
+        def compile_plans(config: Config) -> list[Program]:
+            plans = [plan_training(config, target)] if self.program != "predict" else []
+            return plans + (plan_prediction(config, target, images) if self.program != "train" else [])
+
+        plans = quick_plans(config, compile_plans) if self.quick else compile_plans(config)
         print(json.dumps(to_json(plans), indent=1) if self.json else table(plans))
         return 0 if all(plan.fits for plan in plans) else 1

@@ -68,6 +68,7 @@ class Plan:
     steps: int = 0  # of the recipe
     chunks: int = 1  # of concepts: how often a loop counts whose length depends on the batch
     failure: str = ""  # the compiler's words, if the program does not fit
+    is_estimate: bool = False  # of `plan_quick`: only a backbone of one and two layers was compiled
 
     @property
     def memory_left(self) -> int:

@@ -33,6 +33,7 @@ def _program_to_json(plan: Plan) -> dict:
         "devices": plan.devices,
         plan.unit: plan.rows,
         "fits": plan.fits,
+        "estimate": plan.is_estimate,
         "failure": plan.failure or None,
         "memory_bytes_per_device": dict(plan.memory),
         "memory_bytes_left": plan.memory_left,
@@ -128,6 +129,8 @@ def _notes(plans: Sequence[Plan]) -> list[str]:
         f"{chip.memory_bandwidth / 1e9:g} GB/s of memory, {target.network_bandwidth / 1e9:g} GB/s sent to "
         f"other devices ({chip.source})."
     ]
+    if any(plan.is_estimate for plan in plans):
+        notes.append("Estimated: only backbones of one and of two layers were compiled.")
     prediction = [plan for plan in plans if plan.unit == "images" and not plan.failure]
     if len(prediction) > 1:
         seconds = sum(plan.roofline_seconds for plan in prediction)
