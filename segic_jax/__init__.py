@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` imports the same names
     from segic_jax.errors import DataError, InputError
+    from segic_jax.inference.annotations import read_examples, write_annotations
     from segic_jax.inference.context import Context
     from segic_jax.inference.example import Example
     from segic_jax.inference.explain import Explanation
@@ -17,13 +18,25 @@ if TYPE_CHECKING:  # for type checkers and editors; `__getattr__` imports the sa
     from segic_jax.inference.segmenter import Segmenter
 
 __version__ = "0.1.0"
-__all__ = ["Context", "DataError", "Example", "Explanation", "InputError", "Result", "Segmenter"]
+__all__ = [
+    "Context",
+    "DataError",
+    "Example",
+    "Explanation",
+    "InputError",
+    "Result",
+    "Segmenter",
+    "read_examples",
+    "write_annotations",
+]
 _MODULES = {
     "Segmenter": "inference.segmenter",
     "Example": "inference.example",
     "Context": "inference.context",
     "Result": "inference.result",
     "Explanation": "inference.explain",
+    "read_examples": "inference.annotations",
+    "write_annotations": "inference.annotations",
     "DataError": "errors",
     "InputError": "errors",
 }

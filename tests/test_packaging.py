@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "PIL": "pillow",
     "absl": "absl-py",
     "orbax": "orbax-checkpoint",
+    "yaml": "pyyaml",
 }
 
 

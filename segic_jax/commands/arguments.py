@@ -30,6 +30,8 @@ MAX_LINES = 20  # about references
 _PAIR = tyro.conf.arg(metavar="IMAGE MASK")
 _BOX = re.compile(r"[-\d.]*(,[-\d.]*)+")
 _LABEL = re.compile(r"(.+):(\d+|#[0-9a-fA-F]{6}|alpha)")
+_NAME = re.compile(r"(.+\.[^.:/]+):(.+)")  # of a label, after a mask
+_ANNOTATIONS = re.compile(r"(.+\.(?:json|xml|txt)):(.*)", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(kw_only=True)
@@ -38,11 +40,11 @@ class ReferenceArguments:
 
     ref: Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, str], ...]], _PAIR] = ()
     """A reference image and the object on it: a mask of the same size (PNG, white or opaque where the object
-    is), one of several objects in a mask (by number, MASK:3, or colour, MASK:#307020), or a box in pixels
-    (X0,Y0,X1,Y1)."""
+    is), one of several objects in a mask (by number, MASK:3, or colour, MASK:#307020), the objects with a
+    label in a file of a labelling tool (photo.json:cat), or a box in pixels (X0,Y0,X1,Y1)."""
     name: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """The name of the class: given once for all --ref, or once for each in the same order. References with
-    the same name are shots of one class."""
+    """The name of the class: given once for all --ref, or once for each in the same order; by default the
+    label. References with the same name are shots of one class."""
     negative: Annotated[tyro.conf.UseAppendAction[tuple[tuple[Path, str], ...]], _PAIR] = ()
     """An image and a mask of something that looks similar but is not wanted."""
     context: tyro.conf.UseAppendAction[tuple[Path, ...]] = ()
@@ -68,7 +70,7 @@ class ReferenceArguments:
             )
         if self.name and not self.ref:
             raise InputError("--name names a --ref IMAGE MASK, but no --ref is given.")
-        names = self.name if len(self.name) == len(self.ref) else (self.name or ("object",)) * len(self.ref)
+        names = self.name if len(self.name) == len(self.ref) else (self.name or ("",)) * len(self.ref)
         positives = zip(self.ref, names, strict=True)
         return [_parse_example(image, mask, name) for (image, mask), name in positives] + [
             _parse_example(image, mask, None) for image, mask in self.negative
@@ -98,7 +100,7 @@ class ReferenceArguments:
         Raises:
             InputError: the arguments contradict each other, or a file cannot be used.
         """
-        if self.negative and not self.ref and not self.context:
+        if self.negative and not self.context and all(example.negative for example in self.examples):
             raise InputError("--negative also needs a --ref IMAGE MASK or a --context FILE.")
         if not self.examples and not self.context:
             raise InputError("Say what to look for: --ref IMAGE MASK, or --context FILE from `segic fit`.")
@@ -138,21 +140,42 @@ class MaskArguments(ReferenceArguments):
 
 
 def _parse_example(image: Path, mask: str, name: str | None) -> "Example":
-    """Make an Example of IMAGE and a mask, MASK:LABEL or a box; it is negative if it has no name."""
+    """Make an Example of IMAGE and a mask, MASK:LABEL, a file of a labelling tool or a box.
+
+    Args:
+        name: None for a negative; an empty one stands for the label, or "object".
+    """
     from segic_jax.inference.example import Example
 
-    negative = name is None
+    common = {"name": name if name is None else name or "object", "negative": name is None}
     if not Path(mask).exists():
         if _BOX.fullmatch(mask):
             try:
                 box = [float(value) for value in mask.split(",")]
             except ValueError as error:
                 raise InputError(f"{mask}: a box is four numbers in pixels, X0,Y0,X1,Y1.") from error
-            return Example(image, box=box, name=name, negative=negative)
+            return Example(image, box=box, **common)
+        if annotations := _ANNOTATIONS.fullmatch(mask):
+            return _parse_annotations(image, Path(annotations[1]), annotations[2], name)
         if label := _LABEL.fullmatch(mask):
             value = int(label[2]) if label[2].isdecimal() else label[2]
-            return Example(image, label[1], label=value, name=name, negative=negative)
-    return Example(image, mask, name=name, negative=negative)
+            return Example(image, label[1], label=value, **common)
+        if (label := _NAME.fullmatch(mask)) and Path(label[1]).is_file():
+            return Example(
+                image, label[1], label=label[2], **common | ({"name": label[2]} if name == "" else {})
+            )
+    if _ANNOTATIONS.fullmatch(f"{mask}:"):
+        return _parse_annotations(image, Path(mask), None, name)
+    return Example(image, mask, **common)
+
+
+def _parse_annotations(image: Path, file: Path, label: str | None, name: str | None) -> "Example":
+    """Make an Example of the objects with a label in a file of a labelling tool; None is its only label."""
+    from segic_jax.data.annotations.project import find_annotations
+    from segic_jax.inference.example import Example
+
+    _, label = find_annotations(file, image, label)
+    return Example(image, file, label=label, name=label if name == "" else name, negative=name is None)
 
 
 @dataclass(kw_only=True)

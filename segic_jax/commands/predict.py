@@ -3,6 +3,9 @@
 import shlex
 import sys
 from dataclasses import dataclass
+from typing import Literal
+
+import tyro
 
 from segic_jax.commands.arguments import (
     SkippedInputs,
@@ -13,6 +16,8 @@ from segic_jax.commands.arguments import (
     require_folder_path,
 )
 
+ResultFormat = Literal["labelme", "coco", "cvat", "label-studio", "yolo", "voc", "masks"]
+
 
 @dataclass(kw_only=True)
 class Predict(TargetArguments):
@@ -22,6 +27,7 @@ class Predict(TargetArguments):
       segic predict --ref cat.jpg cat.png --name cat --ref dog.jpg dog.png --name dog photos/ --out found/
       segic predict --ref cat.jpg 40,30,310,250 --negative fox.jpg fox.png photos/ --out found/
       segic predict --context pets.segic street.jpg park.jpg --out found/
+      segic predict --ref cat.jpg cat.json:cat photos/ --out found/ --format labelme
 
     The output folder contains, at the size of each target:
 
@@ -30,6 +36,7 @@ class Predict(TargetArguments):
       labels/NAME.png         a palette image: 0, or 1, 2, ... for the classes in their order
       annotations/NAME.json   COCO: a mask, a box and scores of every class found on the target
       annotations.json        the same for all targets
+      FORMAT/                 with --format: the files of that labelling tool for all targets
 
     Repeat the command to continue a stopped run. A target is segmented again only if its file, the
     references, the weights, --threshold or --keep-absent have changed. annotations.json and index.html always
@@ -39,6 +46,8 @@ class Predict(TargetArguments):
     together: bool = False
     """Decode the classes together, as the official code does: each also reads the features of the others.
     Otherwise adding a class changes no mask of another."""
+    format: tyro.conf.UseAppendAction[tuple[ResultFormat, ...]] = ()
+    """Also write the results for a labelling tool; may be repeated."""
 
     def run(self) -> int:
         """Segment every target that is not done; return 2 if one cannot be read, 1 if none can."""
@@ -60,7 +69,8 @@ class Predict(TargetArguments):
             notes["warning"] = " ".join(segmenter.warnings)
         settings = {"threshold": self.threshold, "keep_absent": self.keep_absent, "together": self.together}
         run = run_id(segmenter, context, **settings)
-        with OutputFolder(self.out, context, targets, skipped.messages, notes, run) as folder:
+        formats = tuple(dict.fromkeys(self.format))
+        with OutputFolder(self.out, context, targets, skipped.messages, notes, run, formats) as folder:
             remaining = folder.remaining()
             names = {str(path): name for name, path in remaining.items()}
             results = segmenter.predict_many(

@@ -8,7 +8,7 @@ import io
 import struct
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -181,6 +181,17 @@ def read_grey(path: Path | str) -> UInt8[np.ndarray, "height width"]:
     return np.asarray(open_image(path).convert("L"))
 
 
+def palette_png(
+    labels: Integer[np.ndarray, "height width"], colours: Sequence[tuple[int, int, int]]
+) -> bytes:
+    """Return a PNG file of numbers up to 255; 0 is black, the others have the colours."""
+    image = Image.fromarray(labels.astype(np.uint8), "P")
+    image.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
 def too_large(what: Path | str, width: int, height: int) -> str:
     """Return the message for an image of more than MAX_PIXELS."""
     return (
@@ -263,6 +274,21 @@ def upright(image: Image.Image, what: Path | str) -> Image.Image:
         if image.getexif().get(_ORIENTATION, 1) != 1:
             return ImageOps.exif_transpose(image)
     return image
+
+
+def upright_size(path: Path | str) -> tuple[int, int]:
+    """Return an image's height and width as `read_image` gives them, without reading its pixels.
+
+    Raises:
+        DataError: the file is missing or not an image.
+    """
+    image = _header(read_bytes(path), path)
+    if image is None:
+        raise DataError(f"{path} is damaged or not an image: get the file again.")
+    with suppress(*_DAMAGED):
+        if image.getexif().get(_ORIENTATION, 1) >= 5:
+            return image.width, image.height
+    return image.height, image.width
 
 
 def exif_turn(image: object) -> str:

@@ -170,7 +170,7 @@ def _find_regions(pixels: _Pixels) -> Regions:
     if opaque is None or (~opaque).mean() <= MIN_TRANSPARENT or not opaque.any():
         return _regions_of_colours(pixels, opaque)
     cut_out = Regions(opaque.astype(np.uint8), {1: ALPHA})
-    colours = len(np.unique(_codes(pixels.colours[opaque])))
+    colours = len(np.unique(colour_codes(pixels.colours[opaque])))
     if colours == 1 or colours > MAX_COLOURS:  # the outline of an object, or a photograph of it
         return cut_out
     regions = _regions_of_colours(pixels, opaque)
@@ -224,7 +224,7 @@ def _regions_of_colours(pixels: _Pixels, opaque: np.ndarray | None) -> Regions:
         return _regions_of_values(colours.max(-1), pixels)
     if pixels.lossy:
         raise DataError(_compressed(pixels.what))
-    codes, indices = _codes(colours), pixels.indices
+    codes, indices = colour_codes(colours), pixels.indices
     by_index: dict[int, int] = {}  # colours of a palette image
     if indices is not None:
         by_index = {int(i): int(codes[indices == i][0]) for i in np.unique(indices)}
@@ -272,7 +272,7 @@ def _select(pixels: _Pixels, label: Label) -> np.ndarray:
             raise DataError(f"{pixels.what}: label is a number, a colour such as #307020, or {ALPHA}.")
         if pixels.colours is None:
             raise DataError(f"{pixels.what} has numbers, no colours: choose one of {_listed(pixels)}.")
-        mask = _codes(pixels.colours) == int(label[1:], 16)
+        mask = colour_codes(pixels.colours) == int(label[1:], 16)
     else:
         values = pixels.values if pixels.values is not None else pixels.indices
         if values is None:
@@ -287,7 +287,7 @@ def _select(pixels: _Pixels, label: Label) -> np.ndarray:
     return mask
 
 
-def _codes(colours: UInt8[np.ndarray, "... 3"]) -> Integer[np.ndarray, "..."]:
+def colour_codes(colours: UInt8[np.ndarray, "... 3"]) -> Integer[np.ndarray, "..."]:
     """Return each colour as the number 0xrrggbb."""
     return (
         (colours[..., 0].astype(np.int32) << 16) | (colours[..., 1].astype(np.int32) << 8) | colours[..., 2]
@@ -339,6 +339,6 @@ def _listed(pixels: _Pixels) -> str:
     if (values := pixels.values if pixels.values is not None else pixels.indices) is not None:
         names = [str(int(value)) for value in np.unique(values)]
     else:
-        codes, counts = np.unique(_codes(pixels.colours), return_counts=True)
+        codes, counts = np.unique(colour_codes(pixels.colours), return_counts=True)
         names = [_hex(code) for code in codes[np.argsort(-counts, kind="stable")].tolist()]
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")

@@ -8,14 +8,17 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, UInt8
+from PIL import Image
 
 from segic_jax.data import masks
+from segic_jax.data.annotations import project, voc
 from segic_jax.data.images import ImageLike, as_image, exif_turn, shorten, source_path
-from segic_jax.data.mask_reader import Label, MaskLike, question_share, read_mask
+from segic_jax.data.mask_reader import ALPHA, Label, MaskLike, question_share, read_mask
 from segic_jax.errors import DataError, InputWarning
 from segic_jax.inference.overlay import draw_object
 
@@ -31,11 +34,13 @@ class Example:
             alpha is ignored.
         mask: of the image's size, as a file, an array or a PIL image: true and false, probabilities, black
             and white, one label or one colour on black, or an object cut out by transparency. The rules are
-            in docs/own_images.md, "How a mask is read".
+            in docs/own_images.md, "How a mask is read". Or a file of a labelling tool, of which `label`
+            chooses the objects: docs/labelling_tools.md has the formats.
         box: (x0, y0, x1, y1) in pixels; everything inside counts as the object.
         polygon: [[x, y], ...] in pixels, or several polygons.
         rle: COCO run lengths, {"size": [height, width], "counts": ...}, compressed or not.
-        label: the object in a mask of several: a number, a colour "#rrggbb", or "alpha", the opaque part.
+        label: the object in a mask of several: a number, a colour "#rrggbb", "alpha", the opaque part, or a
+            name, where the mask is a file of a labelling tool or has a labelmap.txt.
         name: the class. Examples with the same name are shots of one class.
         negative: the object looks similar to the class but does not belong to it. With `name=None` it is a
             negative of all classes.
@@ -64,7 +69,9 @@ class Example:
         if self.label is not None and self.mask is None:
             raise DataError(f"{self.source}: label picks a value of a mask, but there is no mask.")
         if self.label is not None and not isinstance(self.label, Integral | str):
-            raise DataError(f"{self.source}: label must be the number or colour of the object in its mask.")
+            raise DataError(
+                f"{self.source}: label must be the number, colour or name of the object in its mask."
+            )
         if self.name is None and not self.negative:
             raise DataError(f"{self.source}: only a negative example may have no name.")
         if self.name is not None and (not isinstance(self.name, str) or not self.name.strip()):
@@ -85,8 +92,10 @@ class Example:
                 has another size than the image.
         """
         height, width = image.shape[:2]
-        if self.mask is not None:
-            mask, what = read_mask(self.mask, self.label), source_path(self.mask) or "The mask"
+        if isinstance(self.mask, (str, Path)) and Path(self.mask).suffix.lower() in project.SUFFIXES:
+            mask, what = self._annotated(Path(self.mask), height, width), str(self.mask)
+        elif self.mask is not None:
+            mask, what = read_mask(self.mask, self._mask_label()), source_path(self.mask) or "The mask"
         else:
             mask, what = self._rasterise(height, width)
         if mask.shape != (height, width):
@@ -118,6 +127,23 @@ class Example:
         """
         image = as_image(self.image)
         return draw_object(image, self.object_mask(image), side)
+
+    def _annotated(self, file: Path, height: int, width: int) -> np.ndarray:
+        """Return the objects of a file of a labelling tool."""
+        image = Path(self.image) if isinstance(self.image, (str, Path)) else None
+        label = None if self.label is None else str(self.label)
+        annotated, label = project.find_annotations(file, image, label)
+        turned = self.image if isinstance(self.image, Image.Image) else image
+        return project.draw_label(annotated, label, turned, height, width)
+
+    def _mask_label(self) -> Label | None:
+        """Return the label as the mask's number or colour, where it is a name."""
+        label = self.label
+        if not isinstance(label, str) or label == ALPHA or label.startswith("#"):
+            return label
+        if not isinstance(self.mask, (str, Path)):
+            raise DataError(f"{self.source}: a label by its name, '{label}', needs a mask in a file.")
+        return voc.find_label(Path(self.mask), label)
 
     def _rasterise(self, height: int, width: int) -> tuple[np.ndarray, str]:
         if self.box is not None:

@@ -17,8 +17,10 @@ import jinja2
 import numpy as np
 from jaxtyping import UInt8
 
+from segic_jax.data.annotations.types import LabelledImage
 from segic_jax.data.images import read_image
 from segic_jax.errors import DataError
+from segic_jax.inference.annotations import labelled_file, save_annotations
 from segic_jax.inference.context import Context
 from segic_jax.inference.overlay import Colour, class_colours, shrink
 from segic_jax.inference.reference import Reference, decode_preview, draw_marks
@@ -87,6 +89,7 @@ class OutputFolder:
         skipped: Mapping[str, str],
         notes: Mapping[str, str],
         run: str,
+        formats: Sequence[str] = (),
     ):
         """Describe a run.
 
@@ -95,7 +98,9 @@ class OutputFolder:
             skipped: messages about targets that cannot be read; they may be added later.
             notes: lines of the contact sheet's footer.
             run: the run's `run_id`.
+            formats: of labelling tools, whose files are written as well.
         """
+        self._formats = formats
         self._path, self._context, self._targets = path, context, targets
         self._skipped, self._notes, self._run = skipped, notes, run
         self._coco: dict[str, dict] = {}  # by name of the result
@@ -128,6 +133,10 @@ class OutputFolder:
         atomic_write(self._path / "annotations.json", json.dumps(coco) + "\n")
         # A file name may hold bytes that are no text.
         atomic_write(self._path / "index.html", html.encode(errors="replace"))
+        for format in self._formats:
+            images = [self._labelled(name) for name in names]
+            written = save_annotations(images, list(self._context.names), self._path / format, format)
+            progress.write_line(f"{format}: {written}")
         count = len(names)
         progress.write_line(f"{count} image{'' if count == 1 else 's'}: {self._path / 'index.html'}")
 
@@ -172,6 +181,10 @@ class OutputFolder:
         except (OSError, ValueError, KeyError, TypeError):  # missing, or written by something else
             return None
         return coco if same and all(image.is_file() for image in images) else None
+
+    def _labelled(self, name: str) -> LabelledImage:
+        labels = self._path / "labels" / f"{name}.png"
+        return labelled_file(name, self._targets[name], self._coco[name], labels)
 
     def _read_card(self, name: str) -> Card:
         return make_card(name, self._coco[name], read_image(self._path / "overlays" / f"{name}.png"))

@@ -1,15 +1,13 @@
 """Draw masks and maps on images, RGB uint8, and write PNG files."""
 
 import colorsys
-import io
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Integer, UInt8
-from PIL import Image
+from jaxtyping import Bool, Float, UInt8
 
 RGBImage = UInt8[np.ndarray, "height width 3"]
 AnyImage = UInt8[np.ndarray, "_ _ 3"]  # RGB; in a list, images may differ in size
@@ -134,15 +132,6 @@ def heat_map(values: Float[np.ndarray, "height width"]) -> RGBImage:
     low, high = float(values.min()), float(values.max())
     grey = (255 * (values - low) / max(high - low, 1e-6)).astype(np.uint8)
     return cv2.cvtColor(cv2.applyColorMap(grey, cv2.COLORMAP_TURBO), cv2.COLOR_BGR2RGB)
-
-
-def palette_png(labels: Integer[np.ndarray, "height width"], colours: Sequence[Colour]) -> bytes:
-    """Return a PNG file of numbers up to 255; 0 is black, the others have the colours."""
-    image = Image.fromarray(labels.astype(np.uint8), "P")
-    image.putpalette([0, 0, 0, *(value for colour in colours for value in colour)])
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()
 
 
 def rgb_png(width: int, height: int, strips: Iterable[UInt8[np.ndarray, "rows width 3"]]) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Int64, UInt8, UInt16
 
 from segic_jax.data import masks
+from segic_jax.data.images import palette_png
 from segic_jax.data.preprocess import Taps, bilinear_taps, resample
 from segic_jax.errors import DataError
 from segic_jax.inference.overlay import (
@@ -24,7 +25,6 @@ from segic_jax.inference.overlay import (
     draw_masks,
     line_width,
     outline_reach,
-    palette_png,
     rgb_png,
     shrink,
 )

@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Integer, UInt8
 
 from segic_jax.data.image_folder import list_images
-from segic_jax.data.images import open_image, read_image
+from segic_jax.data.images import open_image, palette_png, read_image
 from segic_jax.data.mask_reader import read_objects
 from segic_jax.errors import DataError, InputError
-from segic_jax.inference.overlay import class_colours, draw_masks, palette_png
+from segic_jax.inference.overlay import class_colours, draw_masks
 from segic_jax.inference.video_log import FrameRecord
 from segic_jax.runtime.atomic_write import atomic_write, make_folder, part_path
 

@@ -152,7 +152,7 @@ def test_unusable_masks_are_refused(tmp_path, unchecked_types):
         ({"mask": MASK, "box": (0, 0, 1, 1)}, "it has mask, box"),
         ({"box": (0, 0, 1, 1), "label": 3}, "label picks"),
         ({"mask": MASK, "name": None}, "negative"),
-        ({"mask": MASK, "label": 1.5}, "number or colour"),
+        ({"mask": MASK, "label": 1.5}, "number, colour or name"),
         ({"mask": MASK, "name": " "}, "not empty"),
         ({"box": (5, 5, 5, 9)}, "x0 < x1"),
         ({"box": (0, 0, 61, 9)}, "inside the image of 60 x 70"),

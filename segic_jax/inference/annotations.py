@@ -1,0 +1,148 @@
+"""Take examples from the projects of labelling tools, and write results as their annotations."""
+
+import io
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from segic_jax.data import masks
+from segic_jax.data.annotations.paths import ImageFinder
+from segic_jax.data.annotations.project import AUTO, draw_label, read_project
+from segic_jax.data.annotations.registry import WRITTEN, find_format
+from segic_jax.data.annotations.types import LISTED, AnnotatedImage, LabelledImage, Region, list_names
+from segic_jax.data.images import read_labels, upright, upright_size
+from segic_jax.errors import DataError, InputWarning
+from segic_jax.inference.example import Example
+from segic_jax.inference.result import Result
+
+OnError = Callable[[Path, DataError], None]
+
+
+def read_examples(
+    project: Path | str,
+    format: str = AUTO,
+    *,
+    images: Path | str | None = None,
+    on_error: OnError | None = None,
+) -> list[Example]:
+    """Read the annotations of a project as examples: one for each label on each image.
+
+    Args:
+        project: a folder, or a file of annotations; docs/labelling_tools.md has the formats.
+        format: its name, or "auto" to recognise it.
+        images: the folder of the images, where it is not the project's.
+        on_error: called with a file and an error for each object that cannot be used, which is then left out.
+            If None, the first error is raised.
+
+    Raises:
+        DataError: the project cannot be read, has several formats, or has no annotation that can be used.
+    """
+    root, folder = Path(project), None if images is None else Path(images)
+    if not root.exists():
+        raise DataError(f"{root}: there is no such file or folder.")
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"{folder} is no folder: give that of the images.")
+    found = read_project(root, format, on_error)
+    finder = ImageFinder(root if root.is_dir() else root.parent, folder)
+    examples: list[Example] = []
+    unmarked = []
+    for annotated in found.images:
+        if not annotated.annotations:
+            unmarked.append(annotated.name)
+            continue
+        for label in annotated.labels:
+            try:
+                examples.append(_example(annotated, label, finder))
+            except DataError as error:
+                if on_error is None:
+                    raise
+                on_error(annotated.file, error)
+                if annotated.image is None and finder.find(annotated) is None:
+                    break  # one message about an image that is missing
+    if unmarked:
+        warnings.warn(
+            f"{root}: {len(unmarked)} image{'s' * (len(unmarked) != 1)} without annotations left out: "
+            f"{list_names(unmarked, LISTED)}.",
+            InputWarning,
+            stacklevel=2,
+        )
+    if not examples:
+        raise DataError(f"{root} has no annotation of {found.format.title} that can be used as a reference.")
+    return examples
+
+
+def _example(annotated: AnnotatedImage, label: str, finder: ImageFinder) -> Example:
+    path = finder.find(annotated)
+    if path is not None:
+        image, (height, width) = path, upright_size(path)
+    elif annotated.content is not None:
+        try:
+            image = upright(Image.open(io.BytesIO(annotated.content)), f"{annotated.file}: its image")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{annotated.file}: its image is damaged; save the file again.") from error
+        height, width = image.height, image.width
+    else:
+        raise DataError(
+            f"{annotated.file}: its image {annotated.name} is missing; put it beside the annotations, or "
+            "give the folder of the images with --images."
+        )
+    mask = draw_label(annotated, label, image, height, width)
+    return Example(image, rle=masks.encode(mask), name=label)
+
+
+def labelled_image(result: Result, stem: str) -> LabelledImage:
+    """Return what is written of a result: each class with a mask, with its score."""
+    regions = [
+        Region(name, result.mask(i), float(result.scores[i]))
+        for i, name in enumerate(result.names)
+        if result.areas[i]
+    ]
+    path = Path(result.source or f"{stem}.png")
+    return LabelledImage(stem, path, result.image.shape[:2], lambda: regions, lambda: result.label_map)
+
+
+def labelled_file(stem: str, path: Path, coco: dict, labels: Path) -> LabelledImage:
+    """Return the same from the files that `Result.save` wrote: a COCO file and a label map."""
+    size = coco["images"][0]["height"], coco["images"][0]["width"]
+
+    def regions() -> list[Region]:
+        return [
+            Region(item["category_name"], masks.decode(item["segmentation"], *size), item["score"])
+            for item in coco["annotations"]
+        ]
+
+    return LabelledImage(stem, path, size, regions, lambda: read_labels(labels))
+
+
+def write_annotations(results: Iterable[Result], folder: Path | str, format: str) -> Path:
+    """Write results as annotations of a labelling tool, and return the file or folder to open.
+
+    Args:
+        results: of images in files, with the same classes.
+        folder: is created if necessary.
+        format: labelme, coco, cvat, label-studio, yolo, voc or masks.
+
+    Raises:
+        DataError: there is no such format, there is no result, or a file cannot be written.
+    """
+    results = list(results)
+    if not results or len({result.names for result in results}) > 1:
+        raise DataError("Annotations are written of at least one result, all with the same classes.")
+    stems: dict[str, int] = {}
+    images = []
+    for result in results:
+        stem = Path(result.source or "image").stem
+        number = stems[stem] = stems.get(stem, 0) + 1
+        images.append(labelled_image(result, stem if number == 1 else f"{stem}_{number}"))
+    return save_annotations(images, list(results[0].names), Path(folder), format)
+
+
+def save_annotations(
+    images: Sequence[LabelledImage], labels: Sequence[str], folder: Path, format: str
+) -> Path:
+    """Write images as `write_annotations` does."""
+    write = find_format(format, WRITTEN).write
+    assert write is not None
+    return write(folder, labels, images)
