@@ -51,7 +51,12 @@ def photographs(folder: Path, count: int = 3) -> tuple[list[LabelledImage], Mask
 
 def example_masks(examples: list[Example]) -> Masks:
     """Return the masks of examples by the name of the image and the label."""
-    return {(Path(e.image).stem, e.name): masks.decode(e.rle, *e.rle["size"]) for e in examples}
+    found = {}
+    for example in examples:
+        assert example.rle is not None
+        mask = masks.decode(example.rle, *example.rle["size"])
+        found[Path(str(example.image)).stem, str(example.name)] = mask
+    return found
 
 
 def least_iou(found: Mapping, truth: Masks) -> float:
