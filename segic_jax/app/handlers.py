@@ -11,6 +11,7 @@ import gradio as gr
 from segic_jax.app import painter, rendering, uploads
 from segic_jax.app.downloads import export
 from segic_jax.app.layout import NEGATIVE, POSITIVE, ExampleStep, ResultStep, TargetStep, page_state
+from segic_jax.app.notices import collect_warnings
 from segic_jax.app.samples import samples
 from segic_jax.app.session import NamedImage, Session
 from segic_jax.errors import DataError, InputError
@@ -94,11 +95,15 @@ class Page:
 
         @functools.wraps(handler)
         def run(session: Session, *arguments):
-            try:
-                return {**handler(session, *arguments), self.state: page_state(session)}
-            except (InputError, OSError) as error:
-                _warn(error)
-                return gr.skip() if reset is None else {reset: None}
+            with collect_warnings() as doubts:
+                try:
+                    return {**handler(session, *arguments), self.state: page_state(session)}
+                except (InputError, OSError) as error:
+                    _warn(error)
+                    return gr.skip() if reset is None else {reset: None}
+                finally:
+                    for doubt in doubts:
+                        _warn(doubt)
 
         return event(
             run,

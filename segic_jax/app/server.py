@@ -15,6 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segic_jax.app import layout, uploads
 from segic_jax.app.handlers import Page
+from segic_jax.app.notices import route_warnings
 from segic_jax.errors import ConfigError
 from segic_jax.inference.segmenter import Segmenter
 
@@ -48,6 +49,7 @@ def serve(segmenter: Segmenter, header: str, host: str, port: int, folder: Path)
     Raises:
         ConfigError: the address cannot be used.
     """
+    route_warnings()
     # Gradio uses a name that newer versions of Starlette deprecate: one warning for every event.
     warnings.filterwarnings(
         "ignore", message="'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated", module="gradio"

@@ -1,6 +1,7 @@
 """Define the limits of the page, and read uploaded files within them."""
 
 import io
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -10,9 +11,10 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
+from segic_jax.app.notices import collect_warnings
 from segic_jax.data.images import ENDINGS, read_image, register_heif
-from segic_jax.data.mask_reader import read_mask
-from segic_jax.errors import DataError
+from segic_jax.data.mask_reader import question_share, read_mask
+from segic_jax.errors import DataError, InputWarning
 from segic_jax.inference.context import Context
 from segic_jax.inference.overlay import shrink
 from segic_jax.inference.reference import PREVIEW
@@ -61,6 +63,8 @@ def read_mask_upload(path: Path | str, name: str, size: tuple[int, int]) -> Bool
     """
     _check_image(path, name)
     mask = _rename_in_errors(read_mask, path, name)
+    if question := question_share(mask):
+        warnings.warn(f"{name} {question}", InputWarning, stacklevel=2)
     # Shrinking keeps the aspect ratio up to half a pixel a side.
     scale = max(size) / max(mask.shape)
     if any(abs(actual * scale - side) > 1 for actual, side in zip(mask.shape, size, strict=True)):
@@ -135,8 +139,12 @@ def _check_file_size(path: Path | str, name: str) -> None:
 
 
 def _rename_in_errors(read: Callable[[Path | str], Content], path: Path | str, name: str) -> Content:
-    """Return `read(path)`; its error messages show `name` instead of the path on the server."""
-    try:
-        return read(path)
-    except DataError as error:
-        raise DataError(str(error).replace(str(path), name)) from error
+    """Return `read(path)`; its errors and warnings show `name` instead of the path on the server."""
+    with collect_warnings() as doubts:
+        try:
+            content = read(path)
+        except DataError as error:
+            raise DataError(str(error).replace(str(path), name)) from error
+    for doubt in doubts:
+        warnings.warn(doubt.replace(str(path), name), InputWarning, stacklevel=3)
+    return content

@@ -155,6 +155,13 @@ def test_coco_annotations(photo):
         assert areas(path) == {"cat": 1600 + 100 + 5, "dog": 50}
 
 
+def test_a_folder_of_coco_has_files_of_other_kinds(tmp_path, photo):
+    coco(tmp_path / "instances_val", {"segmentation": [flat()]})
+    coco(tmp_path / "person_keypoints_val", {"segmentation": [flat()], "keypoints": []})
+    coco(tmp_path / "captions_val", {"caption": "a cat"})
+    assert len(read_examples(tmp_path)) == 1
+
+
 def test_coco_results_name_no_images(tmp_path):
     path = tmp_path / "results.json"
     path.write_text(json.dumps([{"image_id": 1, "category_id": 1, "segmentation": {}, "score": 1}]))
@@ -187,6 +194,16 @@ def test_cvat_shapes(photo):
         [False, False, False],
         [True, True, True],
     ]
+
+
+def test_cvat_projects_have_a_folder_for_each_subset(tmp_path):
+    for subset in ("Train", "Test"):
+        save_image(tmp_path / f"images/{subset}/photo.jpg", 90, 120)
+    box = '<box label="cat" xtl="10" ytl="20" xbr="50" ybr="60"/><box label="" xtl="1" ytl="2" xbr="3"/>'
+    cvat(tmp_path / "annotations.xml", box, 'subset="Test" width="120" height="90"')
+    with pytest.warns(InputWarning, match=r"1 of 2 annotations are left out: .* box 2 .* has no label"):
+        (example,) = read_examples(tmp_path)
+    assert example.image == tmp_path / "images/Test/photo.jpg"
 
 
 def test_cvat_for_videos_is_named(photo):

@@ -27,7 +27,12 @@ from segic_jax.runtime.atomic_write import atomic_write, make_folder
 
 def matches(content: Any) -> bool:
     """Return whether this is a file of annotations in COCO's format."""
-    return isinstance(content, dict) and {"images", "annotations", "categories"} <= set(content)
+    if not isinstance(content, dict) or not {"images", "annotations", "categories"} <= set(content):
+        return False
+    items = content["annotations"]  # of objects: captions and whole images have neither mask nor box
+    return isinstance(items, list) and (
+        not items or any(isinstance(item, dict) and {"segmentation", "bbox"} & set(item) for item in items)
+    )
 
 
 def is_results(content: Any) -> bool:

@@ -41,7 +41,8 @@ def read(path: Path, content: ET.Element) -> list[AnnotatedImage]:
         raise DataError(f"{path} is in CVAT's format for videos: export it as 'CVAT for images 1.1'.")
     images, left_out, count = [], [], 0
     for image in content.iter("image"):
-        name = image.get("name", "").replace("\\", "/")
+        # A project keeps the images of each subset in a folder.
+        name = "/".join(filter(None, (image.get("subset"), image.get("name", "").replace("\\", "/"))))
         annotations = []
         for number, shape in enumerate(image, 1):
             count += 1

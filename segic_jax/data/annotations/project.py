@@ -5,6 +5,7 @@ import warnings
 import xml.etree.ElementTree as ET
 import zipfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from segic_jax.data.annotations.types import (
     Format,
     list_names,
     require_one_case,
+    warn_left_out,
 )
 from segic_jax.data.images import exif_turn, read_bytes
 from segic_jax.errors import DataError, InputWarning
@@ -66,14 +68,17 @@ def read_project(path: Path, name: str = AUTO, on_error: OnError | None = None) 
         kinds = chosen.title if chosen else ", ".join(FORMATS[key].title for key in READ)
         raise DataError(f"{path} has no annotations of {kinds}: export the project again, and unpack it.")
     key, images = next(iter(found.items()))
-    images = [_without_ignored(image) for image in images]
+    images = [_with_labels(image) for image in images]
     require_one_case((a.label, image.file) for image in images for a in image.annotations)
     return Found(FORMATS[key], images)
 
 
-def _without_ignored(image: AnnotatedImage) -> AnnotatedImage:
-    kept = tuple(a for a in image.annotations if a.label.lower() not in IGNORED)
-    return AnnotatedImage(image.file, image.name, kept, image.size, image.content, image.bytes, image.image)
+def _with_labels(image: AnnotatedImage) -> AnnotatedImage:
+    """Leave out the annotations of no class, and with an InputWarning those without a label."""
+    unnamed = [f"{annotation.what} has no label" for annotation in image.annotations if not annotation.label]
+    warn_left_out(image.file, len(image.annotations), unnamed)
+    kept = tuple(a for a in image.annotations if a.label and a.label.lower() not in IGNORED)
+    return replace(image, annotations=kept)
 
 
 def _read_folder(
@@ -84,7 +89,10 @@ def _read_folder(
     for item in [chosen] if chosen else FORMATS.values():
         if item.read_folder and (images := item.read_folder(folder)):
             found[item.name] = images
-    for path in list_files_below(folder, [".json", ".xml"]):
+    files = list_files_below(folder, [".json", ".xml"])
+    for path in files:
+        if path.with_name(path.name.replace("person_keypoints_", "instances_")) in set(files) - {path}:
+            continue  # COCO's two files have the same objects
         try:
             item, content = _recognise(path)
             if item is not None and item.read is not None and chosen in (None, item):
@@ -166,7 +174,7 @@ def find_annotations(path: Path, image: Path | None, label: str | None) -> tuple
     except OSError as error:
         raise DataError(f"{path}: there is no such file.") from error
     images = _read_cached(path, (status.st_size, status.st_mtime_ns), image or Path())
-    found = _without_ignored(_find_image(path, images, image))
+    found = _with_labels(_find_image(path, images, image))
     require_one_case((annotation.label, path) for annotation in found.annotations)
     counts = found.labels
     listed = list_names(f"{name} ({count})" for name, count in sorted(counts.items())) or "none"
