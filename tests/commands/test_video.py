@@ -252,6 +252,24 @@ def test_a_codec_that_cannot_be_decoded_is_named(tmp_path):
         open_video(tmp_path / "a.mp4", 25.0, SkippedInputs())
 
 
+def test_hevc_is_read(tmp_path):
+    av = pytest.importorskip("av")  # which brings an encoder
+    if "libx265" not in av.codecs_available:
+        pytest.skip("PyAV was built without x265")
+    with av.open(str(tmp_path / "a.mp4"), "w") as video:
+        stream = video.add_stream("libx265", rate=10, options={"x265-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        frame = np.zeros((48, 64, 3), np.uint8)
+        frame[:, 32:] = 255
+        for _ in range(3):
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        video.mux(stream.encode())
+    frames = list(open_video(tmp_path / "a.mp4", 25.0, SkippedInputs()).frames)
+    assert len(frames) == 3
+    assert frames[0][:, 40:].mean() > 240
+    assert frames[0][:, :24].mean() < 15
+
+
 def test_a_varying_frame_rate_keeps_its_times(tmp_path):
     """Write a video whose frames were shown at 0, 0.1, 0.2, 0.6 and 1.1 seconds."""
     Image.fromarray(IMAGE).save(tmp_path / "1.png")
