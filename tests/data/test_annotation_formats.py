@@ -446,6 +446,16 @@ def test_an_image_that_its_tag_turns_is_explained(tmp_path):
         ("a.json", b'{"shapes": [', "a.json is damaged or not JSON"),
         ("a.json", b"{}", "a.json is none of the formats that are read (labelme, COCO,"),
         ("a.json", b"[" * 100_000, "a.json is damaged or not JSON"),
+        (
+            "a.json",
+            b'{"shapes": [], "imagePath": 1, "imageHeight": [], "imageData": 5}',
+            "imageData cannot be decoded",
+        ),
+        (
+            "a.json",
+            b'{"_via_img_metadata": {"x": 5}}',
+            "a.json is not as VIA writes it (AttributeError: 'int'",
+        ),
         ("a.xml", b"<annotations><image", "a.xml is damaged or not XML"),
         ("a.xml", b'<!DOCTYPE x [<!ENTITY a "b">]><annotations/>', "it declares entities"),
         ("a.xml", b"<annotation/>", "a.xml is none of the formats"),

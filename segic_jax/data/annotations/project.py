@@ -27,7 +27,7 @@ from segic_jax.data.annotations.types import (
     require_one_case,
     warn_left_out,
 )
-from segic_jax.data.images import exif_turn, read_bytes
+from segic_jax.data.images import exif_turn, read_bytes, shorten
 from segic_jax.errors import DataError, InputWarning
 
 AUTO = "auto"
@@ -95,8 +95,8 @@ def _read_folder(
             continue  # COCO's two files have the same objects
         try:
             item, content = _recognise(path)
-            if item is not None and item.read is not None and chosen in (None, item):
-                found.setdefault(item.name, []).extend(item.read(path, content))
+            if item is not None and chosen in (None, item):
+                found.setdefault(item.name, []).extend(_read_parsed(item, path, content))
         except DataError as error:
             if on_error is None:
                 raise
@@ -115,10 +115,24 @@ def _read_file(path: Path) -> tuple[Format, list[AnnotatedImage]]:
             f"{path} is a list of COCO results, which names no image and no class: give the file of "
             "annotations."
         )
-    if item is None or item.read is None:
+    if item is None:
         kinds = ", ".join(FORMATS[key].title for key in READ)
         raise DataError(f"{path} is none of the formats that are read ({kinds}): export it as one of them.")
-    return item, item.read(path, content)
+    return item, _read_parsed(item, path, content)
+
+
+def _read_parsed(item: Format, path: Path, content: Any) -> list[AnnotatedImage]:
+    """Read a parsed file of a format; values of other types than the tool writes are damage."""
+    assert item.read is not None
+    try:
+        return item.read(path, content)
+    except (AttributeError, KeyError, IndexError, TypeError, OverflowError, ValueError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} is not as {item.title} writes it ({type(error).__name__}: {shorten(error)}): export it "
+            "again."
+        ) from error
 
 
 def _recognise(path: Path) -> tuple[Format | None, Any]:
