@@ -14,8 +14,10 @@ from PIL import Image
 
 from segic_jax.data.annotations import brush
 from segic_jax.data.annotations.registry import FORMATS, READ, WRITTEN
+from segic_jax.data.images import as_image
 from segic_jax.errors import DataError, InputWarning
 from segic_jax.inference.annotations import read_examples, save_annotations
+from segic_jax.inference.example import Example
 
 SQUARE = [[10, 20], [50, 20], [50, 60], [10, 60]]  # on an image of 120 x 90
 
@@ -295,6 +297,18 @@ def test_yolo_boxes_and_polygons(tmp_path, names):
 )
 def test_yolo_refusals(tmp_path, lines, message):
     assert message in refusal(yolo(tmp_path, lines))
+
+
+def test_one_file_of_yolo_finds_the_names_above(tmp_path):
+    folder = yolo(tmp_path, "1 0.5 0.5 0.1 0.1")
+    (folder / "compose.yaml").write_text("hostnames: 5\n")
+    example = Example(folder / "images/train/photo.jpg", folder / "labels/train/photo.txt", label="dog")
+    assert example.object_mask(as_image(example.image)).sum() == 120
+    (folder / "data.yaml").unlink()
+    with pytest.raises(
+        DataError, match=r"photo.txt has no label 'dog' on photo.jpg; its labels are 1 \(1\)\."
+    ):
+        example.object_mask(as_image(example.image))
 
 
 def test_labels_without_an_image_are_named(tmp_path):

@@ -165,12 +165,21 @@ def _parse(path: Path) -> Any:
 
 
 @lru_cache(maxsize=4)
-def _read_cached(path: Path, stamp: tuple[int, int], image: Path) -> list[AnnotatedImage]:
+def _read_cached(path: Path, stamp: tuple[int, int]) -> list[AnnotatedImage]:
+    """Read a file once for all the references that are taken of it; `stamp` is its size and time."""
+    return _read_file(path)[1]
+
+
+def _read_images(path: Path, image: Path | None) -> list[AnnotatedImage]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"{path}: there is no such file.") from error
     if path.suffix.lower() == ".txt":
         read_file = FORMATS["yolo"].read_file
         assert read_file is not None
-        return read_file(path, image)
-    return _read_file(path)[1]
+        return read_file(path, image or Path(path.stem))
+    return _read_cached(path, (status.st_size, status.st_mtime_ns))
 
 
 def find_annotations(path: Path, image: Path | None, label: str | None) -> tuple[AnnotatedImage, str]:
@@ -183,11 +192,7 @@ def find_annotations(path: Path, image: Path | None, label: str | None) -> tuple
     Raises:
         DataError: the image or the label is not in the file, or there are several of them.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise DataError(f"{path}: there is no such file.") from error
-    images = _read_cached(path, (status.st_size, status.st_mtime_ns), image or Path())
+    images = _read_images(path, image)
     found = _with_labels(_find_image(path, images, image))
     require_one_case((annotation.label, path) for annotation in found.annotations)
     counts = found.labels

@@ -18,6 +18,7 @@ from segic_jax.errors import DataError
 from segic_jax.runtime.atomic_write import atomic_write, make_folder
 
 NAME_LISTS = ("classes.txt", "obj.names")
+MAX_YAML = 1 << 20  # bytes
 ROUNDING = 1e-3  # by which a coordinate may exceed 0 to 1
 
 
@@ -72,13 +73,20 @@ def _names_file(folder: Path, *, below: bool = True) -> Path | None:
     """Return the file of the names in a folder, or directly in one below it."""
     for pattern in ("*", "*/*") if below else ("*",):
         for path in sorted(folder.glob(pattern)):
-            if path.name in NAME_LISTS or (path.suffix in (".yaml", ".yml") and b"names" in _start(path)):
+            if path.name in NAME_LISTS or (path.suffix in (".yaml", ".yml") and _has_names(path)):
                 return path
     return None
 
 
-def _start(path: Path) -> bytes:
-    return read_bytes(path)[: 1 << 20] if path.is_file() else b""
+def _has_names(path: Path) -> bool:
+    """Return whether a YAML file, of which a folder may have others, lists names; data.yaml must."""
+    if path.name == "data.yaml":
+        return True
+    try:
+        content = yaml.safe_load(path.read_bytes()[:MAX_YAML])
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and isinstance(content.get("names"), list | dict)
 
 
 def _listed_images(names_file: Path, root: Path) -> Iterable[Path]:
