@@ -18,6 +18,7 @@ class CheckLine:
     found: int | str
     needed: int | str | None = None  # None for any number
     problem: str = ""  # one sentence with the fix, if there is one to give
+    note: str = ""  # what was handled, where nothing is to be fixed
 
 
 @dataclass(frozen=True)

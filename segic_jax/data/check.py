@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -46,7 +46,7 @@ def _problem(line: CheckLine) -> str:
 
 def _row(line: CheckLine) -> tuple[str, str, str, str]:
     needed = "any" if line.needed is None else str(line.needed)
-    return line.what, str(line.found), needed, _problem(line) or "ok"
+    return line.what, str(line.found), needed, _problem(line) or line.note or "ok"
 
 
 def check_benchmark(benchmark: BenchmarkSpec, root: Path | None, *, quick: bool = False) -> CheckReport:
@@ -105,8 +105,10 @@ def _views(source) -> list[CheckLine]:
         return [CheckLine("images with masks, read", "none", problem=str(error))]
 
     def check(view):
-        empty = not source.load(view).mask.any()
-        return f"{view.image_name} shows nothing of class {view.class_id}." if empty else ""
+        loaded = source.load(view)
+        empty = not loaded.mask.any()
+        problem = f"{view.image_name} shows nothing of class {view.class_id}." if empty else ""
+        return _Found(problem, loaded.note)
 
     return _check_all("images with masks", views, check)
 
@@ -120,8 +122,7 @@ def _semantic(source) -> list[CheckLine]:
             continue  # the benchmark's own check names a split that is missing
 
         def check(image_name, split=split):
-            source.load(split, image_name)
-            return ""
+            return _Found("", source.load(split, image_name).note)
 
         lines += _check_all(f"images of {split}", image_names, check)
     return lines
@@ -136,12 +137,12 @@ def _clips(source) -> list[CheckLine]:
         if number in clip.annotations:
             labels = source.annotation(clip, number)
             if labels.shape != frame.shape[:2]:
-                return f"{clip.annotations[number]} has another size than its frame."
-        return ""
+                return _Found(f"{clip.annotations[number]} has another size than its frame.")
+        return _Found()
 
     def check_first(clip):
         labels = source.annotation(clip, min(clip.annotations))
-        return "" if np.any(labels) else f"{clip.name}: its first label map is empty."
+        return _Found("" if np.any(labels) else f"{clip.name}: its first label map is empty.")
 
     return [
         *_check_all("frames", frames, check),
@@ -149,19 +150,29 @@ def _clips(source) -> list[CheckLine]:
     ]
 
 
-def _check_all(what: str, items: list, check: Callable[[Any], str]) -> list[CheckLine]:
-    """Return one line for all items, and one for each of the first problems."""
+class _Found(NamedTuple):
+    """Say what is wrong with an item, and what its reader handled."""
 
-    def find_problem(item) -> str:
+    problem: str = ""
+    note: str = ""
+
+
+def _check_all(what: str, items: list, check: Callable[[Any], _Found]) -> list[CheckLine]:
+    """Return one line for all items, and one for each of the first problems and handled defects."""
+
+    def find(item) -> _Found:
         try:
             return check(item)
         except DataError as error:
-            return str(error)
+            return _Found(str(error))
 
-    results = prefetch_results(find_problem, items, threads=THREADS, limit=16 * THREADS)
-    problems = list(filter(None, progress.bar(results, total=len(items), desc=what, unit="")))
+    results = prefetch_results(find, items, threads=THREADS, limit=16 * THREADS)
+    found = list(progress.bar(results, total=len(items), desc=what, unit=""))
+    problems = [item.problem for item in found if item.problem]
+    notes = [item.note for item in found if item.note]
     lines = [CheckLine(f"{what}, read", len(items) - len(problems), len(items))]
     lines += [CheckLine("  problem", i + 1, None, problem) for i, problem in enumerate(problems[:LISTED])]
     if len(problems) > LISTED:
         lines.append(CheckLine("  further problems", len(problems) - LISTED, 0))
+    lines += [CheckLine("  handled", i + 1, None, note=note) for i, note in enumerate(notes)]
     return lines

@@ -44,6 +44,7 @@ class LabelledImage(NamedTuple):
     image: UInt8[np.ndarray, "height width 3"]  # RGB
     mask: Bool[np.ndarray, "height width"]
     ignored: Bool[np.ndarray, "height width"] | None = None  # pixels that no score counts
+    note: str = ""  # how a defect of the files was handled, for results and checks
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,7 @@ class Manifest:
     shots: int
     classes: tuple[ClassId, ...]  # all classes of the fold, also those without an episode
     episodes: tuple[Episode, ...]
+    notes: tuple[str, ...] = ()  # files that the draw left out, a sentence each
 
     @property
     def sha256(self) -> str:
@@ -102,6 +104,7 @@ class Manifest:
             "classes": self.classes,
             "episodes": len(self.episodes),
             "sha256": self.sha256,
+            **({"notes": self.notes} if self.notes else {}),
         }
         lines = [json.dumps(header), *(json.dumps(_row(episode)) for episode in self.episodes)]
         atomic_write(path, gzip.compress("\n".join([*lines, ""]).encode(), mtime=0))
@@ -208,6 +211,7 @@ def parse_manifest(content: bytes, name: str) -> Manifest:
             shots=header["shots"],
             classes=tuple(header["classes"]),
             episodes=episodes,
+            notes=tuple(map(str, header.get("notes", ()))),
         )
         expected = header.get("sha256", manifest.sha256)
         if type(manifest.fold) is not int or any(len(e.references) != manifest.shots for e in episodes):

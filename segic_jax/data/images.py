@@ -192,6 +192,19 @@ def palette_png(
     return file.getvalue()
 
 
+def image_size(path: Path | str) -> tuple[int, int]:
+    """Return the (width, height) that the header of an image file states.
+
+    Raises:
+        DataError: the file cannot be read, or is not an image.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (*_DAMAGED, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} is damaged or not an image: get the file again.") from error
+
+
 def too_large(what: Path | str, width: int, height: int) -> str:
     """Return the message for an image of more than MAX_PIXELS."""
     return (

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from segic_jax.data.episodes import ClassId, LabelledImage, Manifest, View
-from segic_jax.data.images import read_grey, read_rgb, require_size
+from segic_jax.data.images import read_grey, read_rgb
+from segic_jax.data.masks import fit_to_image
 from segic_jax.data.sampler import round_robin_episodes
 from segic_jax.errors import DataError
 
@@ -63,5 +64,5 @@ class MaskFileSource:
             raise DataError(f"{self.name} has no image {view.image_name} of class {view.class_id!r}.")
         image_path, mask_path = self.paths(view)
         image, mask = read_rgb(image_path), read_grey(mask_path)
-        require_size(image, mask, image_path, mask_path)
-        return LabelledImage(image, mask >= self.threshold)
+        mask, note = fit_to_image(mask, image, mask_path, image_path)
+        return LabelledImage(image, mask >= self.threshold, note=note)

@@ -5,13 +5,48 @@ A segmentation is a list of polygons [x, y, x, y, ...] in pixels, or run lengths
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Shaped, UInt8
 
 _COUNTS = re.compile(rb"[0-o]*[0-O]")  # the last digit of a number has no continuation bit
+
+
+def fit_to_image(
+    mask: Shaped[np.ndarray, "mask_height mask_width"],
+    image: UInt8[np.ndarray, "height width 3"],
+    mask_path: Path | str,
+    image_path: Path | str,
+) -> tuple[Shaped[np.ndarray, "height width"], str]:
+    """Resize a mask or label map of another size than its image, nearest pixel, as the field's readers do.
+
+    Returns:
+        The mask at the image's size, and a sentence about the resize, or "" if there was nothing to do.
+    """
+    if mask.shape == image.shape[:2]:
+        return mask, ""
+    height, width = image.shape[:2]
+    note = (
+        f"{mask_path} is {mask.shape[1]} x {mask.shape[0]} pixels, {image_path} {width} x {height}: the mask "
+        "is resized to the image, nearest pixel."
+    )
+    return resize_nearest(mask, height, width), note
+
+
+def resize_nearest(
+    mask: Shaped[np.ndarray, "height width"], rows: int, columns: int
+) -> Shaped[np.ndarray, "rows columns"]:
+    """Resize as torch's `interpolate(mode="nearest")`: index floor(i * in / out), in float32."""
+    row, column = (
+        np.minimum(
+            np.floor(np.arange(size, dtype=np.float32) * (np.float32(side) / np.float32(size))), side - 1
+        ).astype(np.intp)
+        for side, size in zip(mask.shape, (rows, columns), strict=True)
+    )
+    return mask[row[:, None], column]
 
 
 def decode(segmentation: Any, height: int, width: int) -> Bool[np.ndarray, "height width"]:

@@ -1,8 +1,9 @@
 """Resize images of any size onto a square canvas, as the official `Resize` and `ResizeVOS` do.
 
 The resize is bilinear without antialiasing, the longer side fills the canvas, and padding lies right and
-below. Everything is computed in float32; a canvas stores the image rounded to uint8, and masks that are True
-above 0.5. Source: utils/dataloader.py:145-185.
+below. Everything is computed in float32. A canvas stores the image rounded to uint8, a quarter of the bytes,
+or in float32 as the official code does, and masks that are True above 0.5. Source:
+utils/dataloader.py:145-185.
 """
 
 import math
@@ -18,7 +19,7 @@ PADDING = 128  # grey level of the padding; masks are padded with False
 class CanvasImage(NamedTuple):
     """Hold an image and its masks on a canvas."""
 
-    image: UInt8[np.ndarray, "canvas canvas 3"]
+    image: UInt8[np.ndarray, "canvas canvas 3"] | Float32[np.ndarray, "canvas canvas 3"]  # 0..255
     masks: Bool[np.ndarray, "concepts canvas canvas"]
     size: tuple[int, int]  # valid (h, w); the rest is padding
 
@@ -105,16 +106,23 @@ def _blend(x: np.ndarray, taps: Taps, axis: int) -> np.ndarray:
 
 
 def resize_and_pad(
-    image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
+    image: UInt8[np.ndarray, "height width 3"],
+    masks: Bool[np.ndarray, "concepts height width"],
+    canvas: int,
+    *,
+    rounded: bool = True,
 ) -> CanvasImage:
     """Resize the longer side to `canvas` and pad right and below, as the official `Resize` does.
 
     The resize is bilinear without antialiasing. Masks are thresholded above 0.5: a tiny one may become empty.
+
+    Args:
+        rounded: round the image to uint8; False keeps float32, as the official code does.
     """
     height, width = image.shape[:2]
     if max(height, width) == canvas:
-        return pad(image, masks, canvas)
-    return place(image, masks, *fitted_taps(height, width, canvas), canvas)
+        return pad(image if rounded else image.astype(np.float32), masks, canvas)
+    return place(image, masks, *fitted_taps(height, width, canvas), canvas, rounded=rounded)
 
 
 def place(
@@ -123,18 +131,24 @@ def place(
     rows: Taps,
     columns: Taps,
     canvas: int,
+    *,
+    rounded: bool = True,
 ) -> CanvasImage:
-    """Resample, round the image, threshold the masks (strictly above 0.5, segic.py:429), and pad."""
-    resized = np.rint(resample_image(image, rows, columns)).astype(np.uint8)
+    """Resample, threshold the masks (strictly above 0.5, segic.py:429), and pad; see `resize_and_pad`."""
+    resized = resample_image(image, rows, columns)
+    if rounded:
+        resized = np.rint(resized).astype(np.uint8)
     return pad(resized, resample(masks, rows, columns) > 0.5, canvas)
 
 
 def pad(
-    image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
+    image: UInt8[np.ndarray, "height width 3"] | Float32[np.ndarray, "height width 3"],
+    masks: Bool[np.ndarray, "concepts height width"],
+    canvas: int,
 ) -> CanvasImage:
     """Copy an image that fits to the top left corner of a canvas."""
     height, width = image.shape[:2]
-    on_canvas = np.full((canvas, canvas, 3), PADDING, np.uint8)
+    on_canvas = np.full((canvas, canvas, 3), PADDING, image.dtype)
     on_canvas[:height, :width] = image
     masks_on_canvas = np.zeros((len(masks), canvas, canvas), bool)
     masks_on_canvas[:, :height, :width] = masks

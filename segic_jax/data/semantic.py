@@ -19,8 +19,9 @@ from jaxtyping import Bool, Integer, UInt8
 from segic_jax.data.benchmark_spec import CheckLine
 from segic_jax.data.disk_cache import cached_folder
 from segic_jax.data.episodes import LabelledImage
-from segic_jax.data.images import read_labels, read_rgb, require_size
+from segic_jax.data.images import read_labels, read_rgb
 from segic_jax.data.layout import list_files
+from segic_jax.data.masks import fit_to_image
 from segic_jax.errors import DataError
 from segic_jax.runtime import progress
 from segic_jax.runtime.prefetch import prefetch_results
@@ -37,6 +38,7 @@ class SemanticImage(NamedTuple):
     classes: tuple[int, ...]  # those on the image, ascending
     masks: Bool[np.ndarray, "present height width"]
     ignored: Bool[np.ndarray, "height width"]  # pixels without a label, which belong to no class
+    note: str = ""  # how a defect of the files was handled, for results and checks
 
 
 @runtime_checkable
@@ -116,17 +118,18 @@ class LabelMaps:
     def load(self, split: Split, image_name: str) -> SemanticImage:
         """Read the image, a mask for each class on it, and the ignored pixels."""
         image_path, label_path = self._paths(split, image_name)
-        image, labels = read_rgb(image_path), self._labels(label_path)
-        require_size(image, labels, image_path, label_path)
+        image = read_rgb(image_path)
+        labels, note = fit_to_image(self._labels(label_path), image, label_path, image_path)
         classes = np.unique(labels[labels >= 0])
-        return SemanticImage(image, tuple(classes.tolist()), labels == classes[:, None, None], labels < 0)
+        masks = labels == classes[:, None, None]
+        return SemanticImage(image, tuple(classes.tolist()), masks, labels < 0, note)
 
     def load_class(self, split: Split, image_name: str, number: int) -> LabelledImage:
         """Read the image and the mask of one class, without checking its other labels."""
         image_path, label_path = self._paths(split, image_name)
-        image, labels = read_rgb(image_path), read_labels(label_path)
-        require_size(image, labels, image_path, label_path)
-        return LabelledImage(image, labels == number + self.first)
+        image = read_rgb(image_path)
+        labels, note = fit_to_image(read_labels(label_path), image, label_path, image_path)
+        return LabelledImage(image, labels == number + self.first, note=note)
 
     def check(self, needed: Mapping[Split, int | None]) -> list[CheckLine]:
         """Count the label maps of each split and find missing images.

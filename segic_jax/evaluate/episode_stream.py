@@ -58,6 +58,7 @@ class Prediction(NamedTuple):
     size: tuple[int, int]  # valid (h, w) of the canvas
     similarity: Float[np.ndarray, "S S"] | None  # cosine to the reference, -1..1, if asked for
     logits: dict[str, Float[np.ndarray, "S S"]]  # "segic", further models and baselines; inside above 0
+    notes: tuple[str, ...] = ()  # how defects of the files of target and references were handled
 
 
 def predict_episodes(
@@ -69,6 +70,7 @@ def predict_episodes(
     no_reference: bool = False,
     similarity: bool = False,
     references: bool = False,
+    rounded_canvas: bool = True,
     in_flight: int = 16,
     workers: int = 0,
 ) -> Iterator[T]:
@@ -81,6 +83,7 @@ def predict_episodes(
         no_reference: also decode with blank prototypes ("no_reference").
         similarity: give each prediction the similarity map of "segic".
         references: give each prediction its first reference.
+        rounded_canvas: round resized images to uint8; see `data.preprocess.resize_and_pad`.
         in_flight: episodes between reading and scoring, at most (rounded up to a batch).
         workers: processes that read images; 0 reads in threads.
 
@@ -91,8 +94,9 @@ def predict_episodes(
     engine = engines["segic"]
     batches = _plan_batches(tasks, engine.rows, references)
     items = [item for batch in batches for item in batch]
-    images = _read_ahead(_Read(source, items, engine.config.canvas), workers)
+    images = _read_ahead(_Read(source, items, engine.config.canvas, rounded_canvas), workers)
     errors: list[str] = []
+    notes: dict[View, str] = {}  # of references
 
     def decode() -> Iterator[_Decoded]:
         """Decode all targets; end at the first image that cannot be read."""
@@ -104,12 +108,15 @@ def predict_episodes(
             canvases = [image.canvas for image in loaded]
             batch_tasks = [item.task for item in batch if item.task is not None]
             if not batch_tasks:
+                views = [item.view for item in batch]
+                notes.update(zip(views, (image.note for image in loaded), strict=True))
                 for model in models.values():
-                    model.add([item.view for item in batch], canvases)
+                    model.add(views, canvases)
                 continue
             decodings = _decode(models, batch_tasks, canvases, no_reference)
             for row, (task, image) in enumerate(zip(batch_tasks, loaded, strict=True)):
-                yield _Decoded(task, image, row, decodings)
+                found = (image.note, *(notes[view] for view in task.episode.reference_views))
+                yield _Decoded(task, image, row, decodings, tuple(dict.fromkeys(filter(None, found))))
 
     def score_decoded(decoded: _Decoded) -> T:
         return score(_prediction(decoded, similarity))
@@ -156,6 +163,7 @@ class _Image(NamedTuple):
     canvas: CanvasImage
     target: LabelledImage | None = None  # at its own size, for targets
     reference: LabelledImage | None = None
+    note: str = ""  # how a defect of its files was handled
     error: str = ""
 
 
@@ -166,18 +174,19 @@ class _Read:
     source: EpisodeSource
     items: Sequence[_Item]
     canvas: int
+    rounded: bool
 
     def __call__(self, number: int) -> _Image:
         cv2.setNumThreads(0)
         view, task, reference = self.items[number]
         try:
             image = self.source.load(view)
-            canvas = resize_and_pad(image.image, image.mask[None], self.canvas)
+            canvas = resize_and_pad(image.image, image.mask[None], self.canvas, rounded=self.rounded)
             beside = self.source.load(reference) if reference else None
         except DataError as error:  # a worker process would wrap it
             empty = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0, 0), bool)
             return _Image(CanvasImage(*empty, (0, 0)), error=str(error))
-        return _Image(canvas, image if task is not None else None, beside)
+        return _Image(canvas, image if task is not None else None, beside, image.note)
 
 
 def _read_ahead(read: _Read, workers: int) -> grain.DatasetIterator:
@@ -262,11 +271,12 @@ class _Decoded(NamedTuple):
     image: _Image
     row: int  # of `decodings`
     decodings: Mapping[str, Decoding]  # of a batch of targets
+    notes: tuple[str, ...]
 
 
 def _prediction(decoded: _Decoded, similarity: bool) -> Prediction:
     """Fetch one row of the results from the device."""
-    task, image, row, decodings = decoded
+    task, image, row, decodings, notes = decoded
     assert image.target is not None
     return Prediction(
         task,
@@ -275,4 +285,5 @@ def _prediction(decoded: _Decoded, similarity: bool) -> Prediction:
         image.canvas.size,
         np.asarray(decodings["segic"].similarity)[row, 0] if similarity else None,
         {name: np.asarray(decoding.logits)[row, 0] for name, decoding in decodings.items()},
+        notes,
     )

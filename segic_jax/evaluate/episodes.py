@@ -25,7 +25,13 @@ from segic_jax.evaluate.protocols import (
     summarise_rows,
 )
 from segic_jax.evaluate.report import GalleryItem
-from segic_jax.evaluate.runner import host_share, model_identity, spread
+from segic_jax.evaluate.runner import (
+    defects_note,
+    files_with_defects,
+    host_share,
+    model_identity,
+    spread,
+)
 from segic_jax.inference.engine import Engine
 from segic_jax.runtime.distributed import gather_json, raise_on_all_hosts
 from segic_jax.weights.bundle import Bundle
@@ -135,6 +141,7 @@ class EpisodeEvaluation:
             no_reference=self._baselines,
             similarity=self._threshold is not None,
             references=self._baselines,
+            rounded_canvas=self.protocol.rounded_canvas,
             in_flight=self._batch_size,
             workers=self._workers,
         )
@@ -152,6 +159,7 @@ class EpisodeEvaluation:
     def summarise(self, rows: Sequence[dict]) -> dict:
         """Return counts, scores and notes of the result."""
         manifests = self._manifests
+        defects = files_with_defects(rows, [note for manifest in manifests for note in manifest.notes])
         return {
             "manifest": {
                 "sha256": episodes_hash([e for manifest in manifests for e in manifest.episodes]),
@@ -162,7 +170,8 @@ class EpisodeEvaluation:
             "classes": len({(row["fold"], row["class"]) for row in rows}),
             **summarise_rows(rows, manifests, self.protocol, class_labels(self._source, rows)),
             "cosine_threshold": self._threshold,
-            "notes": self._notes(),
+            "files_with_defects": defects,
+            "notes": [*self._notes(), *defects_note(defects)],
         }
 
     def _notes(self) -> list[str]:
@@ -203,7 +212,17 @@ class EpisodeEvaluation:
 
         tasks = [self._tasks[index] for index in kinds]
         engines = {"segic": self._engine}
-        return list(predict_episodes(engines, self._source, tasks, item, similarity=True, references=True))
+        return list(
+            predict_episodes(
+                engines,
+                self._source,
+                tasks,
+                item,
+                similarity=True,
+                references=True,
+                rounded_canvas=self.protocol.rounded_canvas,
+            )
+        )
 
     def table(self, result: dict) -> str:
         """Return the scores as aligned lines, at most a screen."""
@@ -251,7 +270,12 @@ def score_episodes(
     rows: list[dict] = []
     with raise_on_all_hosts():
         rows += predict_episodes(
-            {"segic": engine}, source, tasks, lambda p: prediction_row(p, protocol), in_flight=batch_size
+            {"segic": engine},
+            source,
+            tasks,
+            lambda p: prediction_row(p, protocol),
+            rounded_canvas=protocol.rounded_canvas,
+            in_flight=batch_size,
         )
     gathered = [row for part in gather_json(rows) for row in part]
     return summarise_rows(sorted(gathered, key=lambda row: row["index"]), [manifest], protocol)["scores"]

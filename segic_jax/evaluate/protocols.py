@@ -15,12 +15,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from segic_jax.data.episodes import ClassId, Manifest
+from segic_jax.data.masks import resize_nearest
 from segic_jax.data.preprocess import resize
+from segic_jax.data.sampler import GPUS
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate import metrics
 from segic_jax.evaluate.episode_stream import Prediction
 from segic_jax.evaluate.metrics import ClassCounts
-from segic_jax.evaluate.runner import rounded
+from segic_jax.evaluate.runner import to_json
 
 
 @dataclass(frozen=True)
@@ -32,12 +34,14 @@ class Protocol:
     mean_over: Literal["fold", "seen"]  # a class without an episode counts as 0, or is left out
     class_names: bool  # whether the official numbers were made with class names as text
     source: str
+    rounded_canvas: bool = True  # round resized inputs to uint8; the official code of SegIC does not
 
     def to_dict(self) -> dict:
         """Return the entry of a result."""
         return asdict(self) | {
             "truth": "own size" if self.size is None else f"nearest to {self.size} x {self.size}",
             "prediction": "logits, resized bilinearly to the ground truth, above 0",
+            "canvas": "rounded to uint8" if self.rounded_canvas else "float32",
         }
 
 
@@ -46,9 +50,13 @@ PROTOCOLS = {
     for protocol in (
         Protocol("matcher", 518, "fold", False, "Matcher main_oss.py, data/dataset.py; seed 0, no workers"),
         Protocol("insid3", 1024, "fold", False, "INSID3 inference_segmentation.py; seed 0, no workers"),
-        Protocol("segic", None, "seen", True, "SegIC train.py:443-560, utils/meter.py:19-42"),
-        Protocol(
-            "segic-leak", None, "seen", True, "SegIC, utils/fss.py:347-353: a target may be its reference"
+        *(
+            Protocol(name, None, "seen", class_names=True, source=f"SegIC {source}", rounded_canvas=False)
+            for name, source in (
+                ("segic", "train.py:443-560, utils/meter.py:19-42; episodes of one process without workers"),
+                ("segic-leak", "utils/fss.py:347-353: a target may be its reference"),
+                *((name, f"episodes of {gpus} GPU(s) with 4 workers each") for name, gpus in GPUS.items()),
+            )
         ),
         Protocol("original", None, "seen", False, "this project: as segic, without class names"),
     )
@@ -105,6 +113,8 @@ def prediction_row(
     }
     if episode.instances:
         row["instances"] = list(episode.instances)
+    if prediction.notes:
+        row["notes"] = list(prediction.notes)
     if counts:
         row["baselines"] = {name: list(counts[name]) for name in sorted(counts)}
     return row
@@ -116,8 +126,8 @@ def _truth(
     """Return the true mask without ignored pixels, and these, at the protocol's size."""
     truth, ignored = prediction.target.mask, prediction.target.ignored
     if protocol.size is not None:
-        truth = resize_nearest(truth, protocol.size)
-        ignored = None if ignored is None else resize_nearest(ignored, protocol.size)
+        truth = resize_nearest(truth, protocol.size, protocol.size)
+        ignored = None if ignored is None else resize_nearest(ignored, protocol.size, protocol.size)
     return (truth, None) if ignored is None else (truth & ~ignored, ignored)
 
 
@@ -144,17 +154,6 @@ def to_image_size(
 ) -> Float[np.ndarray, "height width"]:
     """Crop a canvas to its valid `size` (h, w), then resize to `image_size`, bilinear (train.py:443-460)."""
     return resize(values[: size[0], : size[1]], image_size)
-
-
-def resize_nearest(mask: Bool[np.ndarray, "height width"], size: int) -> Bool[np.ndarray, "size size"]:
-    """Resize to a square as torch's `interpolate(mode="nearest")`: index floor(i * in / out), in float32."""
-    rows, columns = (
-        np.minimum(
-            np.floor(np.arange(size, dtype=np.float32) * (np.float32(side) / np.float32(size))), side - 1
-        ).astype(np.intp)
-        for side in mask.shape
-    )
-    return mask[rows[:, None], columns]
 
 
 def copy_mask(
@@ -190,7 +189,7 @@ def summarise_rows(
         interval = metrics.bootstrap_interval(
             *((len(fold.classes), partial(metrics.mean_iou, fold)) for fold in counts)
         )
-        return rounded(means) | {"interval_95": [round(end, 2) for end in interval]}
+        return to_json(means) | {"interval_95": list(interval)}
 
     class_iou = {}
     for manifest, fold_rows in folds.items():
@@ -202,10 +201,10 @@ def summarise_rows(
     return {
         "scores": scores(None),
         "fold_scores": {
-            str(manifest.fold): rounded(_fold_scores(fold_rows, manifest, protocol, None))
+            str(manifest.fold): to_json(_fold_scores(fold_rows, manifest, protocol, None))
             for manifest, fold_rows in folds.items()
         },
-        "class_iou": rounded(class_iou),
+        "class_iou": to_json(class_iou),
         "baselines": {name: scores(name) for name in names},
     }
 

@@ -218,6 +218,23 @@ def environment() -> dict:
     }
 
 
-def rounded(scores: Mapping[str, float]) -> dict[str, float | None]:
-    """Round scores in per cent to hundredths; NaN becomes None, which JSON can hold."""
-    return {name: None if np.isnan(value) else round(float(value), 2) for name, value in scores.items()}
+def files_with_defects(rows: Sequence[dict], left_out: Iterable[str] = ()) -> list[str]:
+    """Return a sentence for every file with a defect that a run got past, each once.
+
+    Args:
+        rows: those of an evaluation; "notes" of each are about files that were handled.
+        left_out: sentences about files that no row has.
+    """
+    return list(dict.fromkeys([*left_out, *(note for row in rows for note in row.get("notes", ()))]))
+
+
+def defects_note(defects: Sequence[str]) -> list[str]:
+    """Return a note for a result that counts them; none if there are no defects."""
+    if not defects:
+        return []
+    return [f"{len(defects)} file(s) have a defect (files_with_defects in result.json): {defects[0]}"]
+
+
+def to_json(scores: Mapping[str, float]) -> dict[str, float | None]:
+    """Return scores with their full precision; NaN becomes None, which JSON can hold."""
+    return {name: None if np.isnan(value) else float(value) for name, value in scores.items()}

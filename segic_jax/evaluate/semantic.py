@@ -22,7 +22,7 @@ from segic_jax.data.semantic import SemanticSource, Split
 from segic_jax.errors import BundleError, ConfigError
 from segic_jax.evaluate import metrics, report
 from segic_jax.evaluate.metrics import ClassCounts, RunningMeanIoU
-from segic_jax.evaluate.runner import list_hash, rounded
+from segic_jax.evaluate.runner import defects_note, files_with_defects, list_hash, to_json
 from segic_jax.evaluate.semantic_bank import REFERENCE_SEED, ReferenceBank, make_bank
 from segic_jax.evaluate.semantic_scores import Merge, image_iou, score_image
 from segic_jax.inference.engine import Engine
@@ -107,6 +107,7 @@ class SemanticEvaluation:
             "merge": self._merge,
             "bank": self._split,
             "prediction": "logits, resized bilinearly to the image, above 0",
+            "canvas": "float32",
             "source": "SegIC train.py, evaluate_semseg",
         }
 
@@ -136,6 +137,7 @@ class SemanticEvaluation:
             "picture": name,
             "iou": image_iou(counts),
             "classes": {str(number): [*pixels] for number, pixels in counts.items()},
+            **({"notes": [image.note]} if image.note else {}),
         }
 
     def running_score(self) -> Callable[[dict], float]:
@@ -152,6 +154,7 @@ class SemanticEvaluation:
     def summarise(self, rows: Sequence[dict]) -> dict:
         """Return counts, scores and notes of the result."""
         names, bank = self._source.classes, self._references
+        defects = files_with_defects(rows, bank.defects)
         counts, official = class_counts(rows), class_counts(rows, everywhere=True)
         labels = unique_names(names)
         class_iou = {labels[number]: 100 * iou for number, iou in metrics.class_iou(counts).items()}
@@ -163,13 +166,14 @@ class SemanticEvaluation:
             "classes": len(names),
             "classes_seen": len(class_iou),
             "scores": {
-                "miou": round(metrics.mean_iou(counts), 2),
-                "interval_95": [round(end, 2) for end in interval],
-                "miou_official": round(metrics.mean_iou(official), 2),
+                "miou": metrics.mean_iou(counts),
+                "interval_95": list(interval),
+                "miou_official": metrics.mean_iou(official),
             },
-            "class_iou": rounded(class_iou),
+            "class_iou": to_json(class_iou),
             "bank": bank.describe(labels),
-            "notes": self._notes(bank),
+            "files_with_defects": defects,
+            "notes": [*self._notes(bank), *defects_note(defects)],
         }
 
     def _notes(self, bank: ReferenceBank) -> list[str]:
@@ -206,7 +210,7 @@ class SemanticEvaluation:
         table = []
         for number, (name, pixels) in enumerate(zip(self._source.classes, sums.tolist(), strict=True)):
             intersection, union, _, truth = pixels
-            iou = round(100 * intersection / max(union, 1), 2) if truth else ""
+            iou = 100 * (intersection / max(union, 1)) if truth else ""
             table.append([number, name, iou, *pixels])
         yield "per_class.csv", report.to_csv(header, table)
         ious = [row["iou"] for row in rows]
@@ -251,7 +255,8 @@ def class_logits(
     count = int(np.asarray(prototypes.valid).sum())
     if not count:
         return
-    placed = resize_and_pad(image, np.zeros((0, *image.shape[:2]), bool), engine.config.canvas)
+    no_masks = np.zeros((0, *image.shape[:2]), bool)
+    placed = resize_and_pad(image, no_masks, engine.config.canvas, rounded=False)
     height, width = placed.size
     for logits in engine.decode_each(engine.features([placed], 1), prototypes, count):
         yield logits[:height, :width]

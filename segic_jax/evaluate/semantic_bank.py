@@ -29,6 +29,7 @@ class ReferenceBank:
     images: dict[int, tuple[str, ...]]  # references of each class; it may have none
     visual: Float[np.ndarray, "classes slots channels"]
     text: Float[np.ndarray, "classes text_width"]
+    defects: tuple[str, ...] = ()  # how defects of the references' files were handled
 
     def slot(self, number: int, target: str, split: Split) -> int | None:
         """Return the class's first reference that is not the target itself; None where there is none."""
@@ -95,11 +96,15 @@ def make_bank(
     if not places:
         raise DataError(f"The {split} split of {source.name} shows no class at all: get its labels again.")
 
+    defects: dict[tuple[int, int], str] = {}
+
     def encode(place: tuple[int, int]) -> Float[np.ndarray, " channels"]:
         number, slot = place
         image = source.load(split, drawn[number][slot])
         if number not in image.classes:
             raise DataError(f"{path} does not fit the data, which have changed: delete {out}.")
+        if image.note:
+            defects[place] = image.note
         return pool_soft_mask(engine, image.image, image.masks[image.classes.index(number)])
 
     visual = np.zeros((len(drawn), max(map(len, drawn.values())), engine.config.backbone.width), np.float32)
@@ -108,7 +113,7 @@ def make_bank(
     bar = progress.bar(features, total=len(places), desc="references", enabled=distributed.is_main_host())
     for place, feature in zip(places, bar, strict=True):
         visual[place] = feature
-    return ReferenceBank(split, drawn, visual, text)
+    return ReferenceBank(split, drawn, visual, text, tuple(note for _, note in sorted(defects.items())))
 
 
 def pool_soft_mask(
@@ -116,7 +121,7 @@ def pool_soft_mask(
 ) -> Float[np.ndarray, " channels"]:
     """Pool a reference with its mask as soft as resizing leaves it (segic.py:996-998)."""
     canvas = engine.config.canvas
-    placed = resize_and_pad(image, mask[None][:0], canvas)
+    placed = resize_and_pad(image, mask[None][:0], canvas, rounded=False)
     soft = np.zeros((1, 1, canvas, canvas), np.float32)
     rows, columns = placed.size
     height, width = mask.shape

@@ -88,6 +88,7 @@ class VideoEvaluation:
             "protocol": {
                 "name": self._semantics,
                 "skipped_frames": "first and last",
+                "canvas": "float32" if self._semantics == "official" else "rounded to uint8",
                 "source": "SegIC model/segic.py:804-990, train.py:473-510",
             },
             "class_names_given": False,  # the prompt is one sentence for all objects
@@ -231,8 +232,8 @@ def summarise_videos(rows: Sequence[dict]) -> dict:
     def mean_jf(repeats: Integer[np.ndarray, " videos"]) -> float:
         return float(repeats @ sums / max(repeats @ counts, 1))
 
-    means = {key: round(float(np.mean([scored[key] for scored in objects])), 2) for key in ("jf", "j", "f")}
-    interval = [round(end, 2) for end in bootstrap_interval((len(rows), mean_jf))]
+    means = {key: float(np.mean([scored[key] for scored in objects])) for key in ("jf", "j", "f")}
+    interval = list(bootstrap_interval((len(rows), mean_jf)))
     return means | {"interval_95": interval, "objects": len(objects)}
 
 

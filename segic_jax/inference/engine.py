@@ -103,11 +103,11 @@ class Engine:
         """Encode images with the backbone, on the next device.
 
         Args:
-            images: at most `rows` of them.
+            images: at most `rows` of them, all rounded to uint8 or all in float32.
             rows: images of the compiled program; `self.rows` if None.
         """
         device, canvas, rows = next(self._turns), self.config.canvas, rows or self.rows
-        pixels = np.zeros((rows, canvas, canvas, 3), np.uint8)
+        pixels = np.zeros((rows, canvas, canvas, 3), images[0].image.dtype)
         sizes = np.full((rows, 2), canvas, np.int32)
         for row, image in enumerate(images):
             pixels[row], sizes[row] = image.image, image.size

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from segic_jax.config import INSTANCE_PROMPT, class_prompt
 from segic_jax.data.images import as_image, require_iterable, source_path
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
@@ -32,7 +33,9 @@ def fit_examples(
     examples: Example | Iterable[Example],
     onto: Context | None,
     *,
-    class_names: bool,
+    class_names: bool = False,
+    instances: bool = False,
+    rounded_canvas: bool = True,
 ) -> Context:
     """Make a Context of examples alone; see `Segmenter.fit`.
 
@@ -57,11 +60,12 @@ def fit_examples(
                 f"{example.source}: a negative example of '{example.name}', which has no positive one."
             )
     bundle = engine.bundle
-    text = bundle.text_features(names if class_names else [""] * len(names)) if names else []
+    prompts = [INSTANCE_PROMPT if instances else class_prompt(name if class_names else "") for name in names]
+    text = bundle.prompt_features(prompts) if names else []
     positives: dict[str | None, list[Concept]] = {name: [] for name in names}
     negatives, references = [], []
     groups = group_by_image(examples)
-    load = partial(load_reference, canvas=engine.config.canvas)
+    load = partial(load_reference, canvas=engine.config.canvas, rounded=rounded_canvas)
     for group, loaded in zip(groups, prefetch_results(load, groups, threads=2, limit=4), strict=True):
         features = engine.features([loaded.placed], 1)
         for row, example in enumerate(group):
@@ -87,7 +91,7 @@ def group_by_image(examples: Sequence[Example]) -> list[list[Example]]:
     return list(groups.values())
 
 
-def load_reference(examples: Sequence[Example], canvas: int) -> LoadedReference:
+def load_reference(examples: Sequence[Example], canvas: int, *, rounded: bool = True) -> LoadedReference:
     """Read the image of `examples`, which share it, and their masks.
 
     Raises:
@@ -95,7 +99,7 @@ def load_reference(examples: Sequence[Example], canvas: int) -> LoadedReference:
     """
     image = as_image(examples[0].image)
     masks = np.stack([example.object_mask(image) for example in examples])
-    placed = resize_and_pad(image, masks, canvas)
+    placed = resize_and_pad(image, masks, canvas, rounded=rounded)
     for on_canvas, mask in zip(placed.masks, masks, strict=True):
         if not on_canvas.any():  # lost in shrinking: the pixel at its middle stands for it
             middle = [np.median(indices) for indices in np.nonzero(mask)]

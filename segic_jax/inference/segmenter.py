@@ -27,7 +27,7 @@ from segic_jax.config import Precision, to_dict
 from segic_jax.data.image_folder import Targets, list_images
 from segic_jax.data.images import ImageLike, as_image, source_path
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
-from segic_jax.errors import DataError, InputWarning
+from segic_jax.errors import ConfigError, DataError, InputWarning
 from segic_jax.inference.context import Context, concept_slots, read_context
 from segic_jax.inference.engine import Engine, ImageFeatures, padded_concepts
 from segic_jax.inference.example import Example
@@ -53,8 +53,9 @@ class Segmenter:
     `bundle` has its weights and notes, `config` the sizes of the network, and `engine` runs it.
     """
 
-    def __init__(self, bundle: Bundle, precision: Precision = "auto"):
+    def __init__(self, bundle: Bundle, precision: Precision = "auto", *, rounded_canvas: bool = True):
         self.bundle = bundle
+        self.rounded_canvas = rounded_canvas
         self.config = bundle.config
         self.engine = Engine(bundle, [*jax.device_put(0).devices()], precision)
         self._calibration = read_calibration(bundle.notes)
@@ -62,19 +63,27 @@ class Segmenter:
         self._joined: WeakKeyDictionary[Context, Prototypes] = WeakKeyDictionary()
 
     @classmethod
-    def load(cls, weights: Path | str = DEFAULT, *, precision: Precision = "auto") -> "Segmenter":
+    def load(
+        cls,
+        weights: Path | str = DEFAULT,
+        *,
+        precision: Precision = "auto",
+        rounded_canvas: bool = True,
+    ) -> "Segmenter":
         """Read a model and put it on the device; its `warnings` are given as InputWarnings.
 
         Args:
             weights: a name of `segic weights list`, in the package or fetched, or a model file.
             precision: of the backbone: "float32", "bfloat16", or "auto", which is bfloat16 on accelerators
                 and float32 on a CPU. The head runs in float32.
+            rounded_canvas: round resized images to uint8, which takes a quarter of the bytes; False keeps
+                their fractions, as the official code does.
 
         Raises:
             FetchError: the weights are known and not fetched yet, or the name is unknown.
             BundleError: the file is damaged, of another kind, or not a complete model.
         """
-        segmenter = cls(load_bundle(find(weights)), precision)
+        segmenter = cls(load_bundle(find(weights)), precision, rounded_canvas=rounded_canvas)
         for sentence in segmenter.warnings:
             warnings.warn(sentence, InputWarning, stacklevel=2)
         return segmenter
@@ -105,6 +114,7 @@ class Segmenter:
         onto: Context | None = None,
         *,
         class_names: bool = False,
+        instances: bool = False,
     ) -> Context:
         """Make a Context of examples.
 
@@ -112,12 +122,24 @@ class Segmenter:
             examples: of any number of classes, in any order; the same name again is another shot.
             onto: a Context that the examples are added to; negatives may belong to its classes.
             class_names: also give the model the names as text, where it has a text tower.
+            instances: every class is a single object: give the model the sentence for instances instead.
 
         Raises:
             DataError: a class has no positive example, or an example cannot be used (`Example.object_mask`).
-            BundleError: `class_names`, and the model cannot encode them.
+            BundleError: `class_names` or `instances`, and the model cannot encode them.
+            ConfigError: `class_names` and `instances`.
         """
-        context = fit_examples(self.engine, self.fingerprint, examples, onto, class_names=class_names)
+        if class_names and instances:
+            raise ConfigError("The prompt is the names of classes or the sentence for instances: choose one.")
+        context = fit_examples(
+            self.engine,
+            self.fingerprint,
+            examples,
+            onto,
+            class_names=class_names,
+            instances=instances,
+            rounded_canvas=self.rounded_canvas,
+        )
         return context if onto is None else onto + context
 
     def load_context(self, path: Path | str) -> Context:
@@ -259,7 +281,8 @@ class Segmenter:
     def _read_target(self, target: ImageLike) -> "_Target":
         image = as_image(target)
         no_masks = np.zeros((0, *image.shape[:2]), bool)
-        return _Target(image, source_path(target), resize_and_pad(image, no_masks, self.config.canvas))
+        placed = resize_and_pad(image, no_masks, self.config.canvas, rounded=self.rounded_canvas)
+        return _Target(image, source_path(target), placed)
 
     def _explain(
         self, target: "_Target", features: ImageFeatures, context: Context, count: int

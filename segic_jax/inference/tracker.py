@@ -67,16 +67,18 @@ class Tracker:
     The programs are compiled once for videos of up to SLOTS objects and any size of frames.
     """
 
-    def __init__(self, engine: Engine, *, prompt: str = INSTANCE_PROMPT):
+    def __init__(self, engine: Engine, *, prompt: str = INSTANCE_PROMPT, rounded_canvas: bool = True):
         """Begin without objects.
 
         Args:
             prompt: the sentence for all objects; officially always the one for instances.
+            rounded_canvas: round resized frames to uint8; see `data.preprocess.resize_and_pad`.
 
         Raises:
             BundleError: the model knows neither the prompt nor a text tower to encode it.
         """
         self.engine = engine
+        self._rounded = rounded_canvas
         self.objects = 0  # how many are known
         self._text = engine.bundle.prompt_features([prompt])[0]
         features, flags = np.zeros((SLOTS, engine.config.backbone.width), np.float32), np.zeros(SLOTS, bool)
@@ -117,7 +119,7 @@ class Tracker:
                 "make them the same size."
             )
         objects, features, tracking = self.objects, None, None
-        placed = resize_and_pad(frame, new, canvas)
+        placed = resize_and_pad(frame, new, canvas, rounded=self._rounded)
         if objects or len(new):
             features = self.engine.features([placed], 1)
             if objects:
@@ -147,17 +149,19 @@ def track_annotations(
             first annotation but the least one, which is an object where there is no background; they belong
             to the first frame, whichever frame the annotation is of; they are numbered 1, 2, ...; later
             objects are ignored; the first map is made of the given masks taken for logits on the canvas,
-            which widens them by up to a canvas pixel. "repaired": the annotations' own ids; an object is
-            tracked from the first annotation that has it, whose pixels are that frame's map; later
-            annotations of it are not used. Frames before the first annotation are all background.
+            which widens them by up to a canvas pixel; the canvas is not rounded. "repaired": the
+            annotations' own ids; an object is tracked from the first annotation that has it, whose pixels
+            are that frame's map; later annotations of it are not used. Frames before the first annotation
+            are all background.
         prompt: as for `Tracker`.
 
     Raises:
         DataError: an annotation has another size than its frame.
         BundleError: the model has no feature of the prompt.
     """
-    steps = _official_steps if semantics == "official" else _repaired_steps
-    yield from _finish(steps(Tracker(engine, prompt=prompt), frames, annotations))
+    official = semantics == "official"
+    tracker = Tracker(engine, prompt=prompt, rounded_canvas=not official)
+    yield from _finish((_official_steps if official else _repaired_steps)(tracker, frames, annotations))
 
 
 def track_context(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import gzip
+import hashlib
 import json
 
 import pytest
@@ -44,6 +45,38 @@ def test_shipped_lists_have_the_published_hashes_and_equal_the_draw(name, digest
     assert manifest == expected
     assert packaged_manifest(benchmark, "insid3", fold, shots).sha256 == manifest.sha256
     assert packaged_manifest(benchmark, "segic", fold, shots) is None
+
+
+OFFICIAL_RUNS = {  # of the official loaders, run with torch 2.13; by (benchmark, fold)
+    "segic-1gpu": {
+        ("fss1000", 0): "891156ffd3f184c8",
+        ("coco20i", 0): "bf03fb74a5232f1b",
+        ("coco20i", 1): "f75d2290d2f4deb9",
+        ("coco20i", 2): "83130aaf40470e57",
+        ("coco20i", 3): "1544f4667abaa076",
+    },
+    "segic-8gpu": {
+        ("fss1000", 0): "9ce5c24de9b50898",
+        ("coco20i", 0): "3731cbf715a804b8",
+        ("coco20i", 1): "a7f3295fed5929da",
+        ("coco20i", 2): "6a63097d607d0b7e",
+        ("coco20i", 3): "a61747aed83b0d25",
+    },
+}
+
+
+@pytest.mark.parametrize("protocol", OFFICIAL_RUNS)
+def test_episodes_are_those_of_official_runs(protocol):
+    for (benchmark, fold), digest in OFFICIAL_RUNS[protocol].items():
+        drawn = fss1000.draw(protocol, 1) if benchmark == "fss1000" else coco20i.draw(protocol, fold, 1)
+        assert drawn.sha256[:16] == digest
+
+
+def test_the_hashes_of_single_references_are_those_of_other_tools():
+    """Hash [class, target, reference] without a list of references."""
+    for protocol, digest in (("segic-1gpu", "4593e0ca97d4627f"), ("segic-8gpu", "9202fc3a611fedb4")):
+        rows = [[e.class_id, e.target, e.references[0]] for e in fss1000.draw(protocol, 1).episodes]
+        assert hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16] == digest
 
 
 def test_the_first_episode_is_that_of_the_published_logs():

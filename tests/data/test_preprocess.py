@@ -99,3 +99,13 @@ def test_pad_fills_with_grey():
     padded = pad(np.zeros((2, 3, 3), np.uint8), np.ones((1, 2, 3), bool), 4)
     assert padded.masks.sum() == 6
     assert (padded.image == 128).sum() == 3 * (16 - 6)
+
+
+def test_a_canvas_keeps_fractions_if_asked():
+    rng = np.random.default_rng(0)
+    image, masks = rng.integers(0, 256, (50, 90, 3), np.uint8), rng.random((2, 50, 90)) < 0.5
+    rounded, exact = (resize_and_pad(image, masks, 64, rounded=choice) for choice in (True, False))
+    assert (rounded.image.dtype, exact.image.dtype) == (np.uint8, np.float32)
+    np.testing.assert_array_equal(rounded.image, np.rint(exact.image))
+    np.testing.assert_array_equal(rounded.masks, exact.masks)
+    assert resize_and_pad(image, masks, 90, rounded=False).image.dtype == np.float32

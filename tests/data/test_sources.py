@@ -1,10 +1,13 @@
+# ruff: noqa: NPY002 (the legacy generator is what the official code draws from)
+
 import re
 
 import cv2
 import numpy as np
 import pytest
+from layouts_coco import write_fss1000
 
-from segic_jax.data.episodes import Episode, LabelledImage, Manifest, View, require_files
+from segic_jax.data.episodes import Episode, LabelledImage, Manifest, View, read_manifest, require_files
 from segic_jax.data.pairs import ClassPairs
 from segic_jax.data.sources.folder import FolderSource, export
 from segic_jax.data.sources.fss1000 import Fss1000Source, check, class_names
@@ -216,3 +219,93 @@ def test_fss1000_needs_only_the_classes_of_its_episodes(tmp_path):
     with pytest.raises(DataError, match=r"abe's_flyingfish/1\.jpg is missing, and an episode needs it"):
         require_files(source, source.views())
     assert [(line.found, line.needed) for line in check(tmp_path)] == [(1, 240), (10, 2400), (10, 2400)]
+
+
+def test_fss1000_handles_the_odd_files_of_the_download(tmp_path):
+    """Draw past pairs of two sizes as SegIC does, resize their masks as Matcher does, and name them."""
+    write_fss1000(tmp_path, class_names("test"))
+    odd = {("crt_screen", "6"), ("screw", "8"), ("shower_curtain", "3")}
+    for name, number in odd:
+        mask = np.zeros((24, 32), np.uint8)
+        mask[:12, :8] = 255
+        cv2.imwrite(str(tmp_path / name / f"{number}.png"), mask)
+    cv2.imwrite(str(tmp_path / "bamboo_slip/7.png"), np.full((12, 16, 3), 1, np.uint8))
+    source = Fss1000Source(tmp_path)
+    views = {(name, f"{number}.jpg") for name, number in odd}
+
+    matcher = source.manifest("matcher", 0, 1)
+    assert (len(matcher.episodes), matcher.notes) == (2400, ())
+    loaded = source.load(View("6.jpg", "crt_screen"))
+    assert "crt_screen/6.png is 32 x 24 pixels" in loaded.note
+    np.testing.assert_array_equal(loaded.mask, (np.arange(12) < 6)[:, None] & (np.arange(16) < 4))
+    other = source.load(View("7.jpg", "bamboo_slip"))
+    assert not other.mask.any()
+    assert "bamboo_slip/7.png has no value above 1: it is empty" in other.note
+
+    for protocol in ("segic", "segic-1gpu", "segic-8gpu"):
+        manifest = source.manifest(protocol, 0, 1)
+        assert len(manifest.episodes) == 2400
+        used = {(e.class_id, name) for e in manifest.episodes for name in (e.target, *e.references)}
+        assert not used & views
+        assert len(manifest.notes) == 3
+        assert "no episode has it, as in the official code" in manifest.notes[0]
+        manifest.write(tmp_path / "list.gz")
+        assert read_manifest(tmp_path / "list.gz") == manifest
+
+
+def official_fss(root, count):
+    """Repeat the calls of utils/fss.py, `DatasetFSS`, on whatever files there are, in one process."""
+    np.random.seed(42)
+    paths = [root / name / f"{n}.jpg" for name in class_names("test") for n in sorted(range(1, 11), key=str)]
+
+    def sizes_differ(path):
+        return cv2.imread(str(path)).shape != cv2.imread(str(path.with_suffix(".png"))).shape
+
+    def item(index):
+        target = paths[index]
+        while True:
+            reference = target.parent / f"{np.random.choice(range(1, 11), 1, replace=False)[0]}.jpg"
+            if reference != target:
+                break
+        if sizes_differ(target) or sizes_differ(reference):
+            return item(index + 1)
+        return target.parent.name, target.name, (reference.name,)
+
+    return [item(index) for index in range(count)]
+
+
+def test_fss1000_draws_past_odd_files_as_the_official_code_does(tmp_path):
+    write_fss1000(tmp_path, class_names("test"))
+    first, second = class_names("test")[:2]
+    for place in (f"{first}/10.png", f"{second}/3.png"):
+        cv2.imwrite(str(tmp_path / place), np.zeros((5, 5), np.uint8))
+    episodes = Fss1000Source(tmp_path).manifest("segic", 0, 1).episodes
+    assert [(e.class_id, e.target, e.references) for e in episodes[:60]] == official_fss(tmp_path, 60)
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("1.png", "1_mask.png"), ("1.webp", "1.png"), ("1.jpg", "1.bmp"), ("1.JPG", "1_mask.jpg")],
+)
+def test_a_folder_takes_images_and_masks_of_any_format(tmp_path, image, mask):
+    """Read grey 0/255, RGB 0/1 and JPEG masks beside images of several formats."""
+    values = np.zeros((20, 30), np.uint8)
+    values[5:15, 5:20] = 255
+    (tmp_path / "ant").mkdir()
+    for i, stored in enumerate((values, np.stack([values // 255] * 3, -1) if ".jpg" not in mask else values)):
+        for name, array in ((image, np.full((20, 30, 3), 90, np.uint8)), (mask, stored)):
+            path = str(tmp_path / "ant" / name.replace("1", str(i + 1), 1))
+            cv2.imwrite(path, array)
+    source = FolderSource(tmp_path)
+    for view in source.views():
+        loaded = source.load(view)
+        np.testing.assert_array_equal(loaded.mask, values > 0)
+        assert (loaded.image == 90).mean() > 0.9
+
+
+def test_a_folder_refuses_what_it_cannot_tell_apart(tmp_path):
+    (tmp_path / "ant").mkdir()
+    for name in ("1.jpg", "1.jpeg"):
+        cv2.imwrite(str(tmp_path / "ant" / name), np.zeros((4, 4), np.uint8))
+    with pytest.raises(DataError, match=r"holds 1\.jpeg, 1\.jpg: keep one image, and name its mask 1_mask"):
+        FolderSource(tmp_path)

@@ -99,7 +99,7 @@ def test_programs_are_compiled_once_for_all_sizes(model):
 
     class CroppedSource(DiskSource):
         def load(self, view):
-            image, mask, _ = super().load(view)
+            image, mask, *_ = super().load(view)
             rows = 30 + int(view.image_name)
             return LabelledImage(image[:rows, 5:], mask[:rows, 5:])
 

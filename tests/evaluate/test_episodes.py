@@ -10,10 +10,11 @@ import pytest
 from tiny import DISKS, DiskSource, bundle
 
 from segic_jax.data.episodes import Episode
+from segic_jax.data.masks import resize_nearest
 from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate.episodes import EpisodeEvaluation, other_class_episodes, score_episodes
-from segic_jax.evaluate.protocols import find_protocol, resize_nearest
+from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.runner import run_evaluation
 from segic_jax.inference.engine import Engine
 from segic_jax.models import segic
@@ -89,7 +90,7 @@ def plain_logits(model, episode, source):
     """Segment an episode with the functions of models/segic.py; features of several shots are averaged."""
     canvas = model.config.canvas
     loaded = [source.load(view) for view in episode.reference_views]
-    target, truth, _ = source.load(episode.target_view)
+    target, truth, *_ = source.load(episode.target_view)
     references = [resize_and_pad(view.image, view.mask[None], canvas) for view in loaded]
     padded, shots = resize_and_pad(target, truth[None], canvas), len(references)
     batch = segic.ReferenceBatch(
@@ -126,7 +127,7 @@ def test_a_square_protocol_resizes_truth_and_logits(model, tmp_path):
     """Compare on 518 x 518 pixels: the truth by nearest neighbour, the logits bilinearly."""
     result = run(model, tmp_path, protocol=find_protocol("matcher"))
     for row, episode in zip(lines(tmp_path), DiskSource().manifest("", 0, 1).episodes, strict=True):
-        square = resize_nearest(DiskSource().load(episode.target_view).mask, 518)
+        square = resize_nearest(DiskSource().load(episode.target_view).mask, 518, 518)
         assert row["pixels"] == 518 * 518
         assert row["union"] >= square.sum() >= row["intersection"]
     assert result["protocol"]["size"] == 518

@@ -6,7 +6,7 @@ import pytest
 from tiny import DISKS, bundle
 
 from segic_jax.errors import ConfigError, DataError
-from segic_jax.evaluate.runner import in_domain, rounded, run_evaluation, spread
+from segic_jax.evaluate.runner import in_domain, run_evaluation, spread, to_json
 
 
 class CountingEvaluation:
@@ -133,4 +133,4 @@ def test_in_domain_is_unknown_without_a_note_in_the_model():
 
 
 def test_rounding_keeps_nan_out_of_json():
-    assert rounded({"a": 12.345678, "b": float("nan")}) == {"a": 12.35, "b": None}
+    assert to_json({"a": 12.345678, "b": float("nan")}) == {"a": 12.345678, "b": None}

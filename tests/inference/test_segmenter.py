@@ -9,7 +9,8 @@ import pytest
 from tiny import bundle, random_image
 
 from segic_jax import Example
-from segic_jax.errors import BundleError, DataError
+from segic_jax.config import INSTANCE_PROMPT
+from segic_jax.errors import BundleError, ConfigError, DataError
 from segic_jax.inference import engine
 from segic_jax.inference.matching import PATCHES
 from segic_jax.inference.segmenter import Segmenter
@@ -174,3 +175,29 @@ def test_closing_predict_many_stops_reading(segmenter, monkeypatch):
     next(results)
     results.close()
     assert len(reads) < 20
+
+
+def test_instances_have_the_official_sentence():
+    model = bundle()
+    model.text[INSTANCE_PROMPT] = np.full(4, 7, np.float32)
+    segmenter = Segmenter(model)
+    context = segmenter.fit([example(0, "disk"), example(1, "ring")], instances=True)
+    for concept in context.concepts:
+        np.testing.assert_array_equal(concept.text, model.text[INSTANCE_PROMPT])
+    with pytest.raises(ConfigError, match="choose one"):
+        segmenter.fit(example(0, "disk"), instances=True, class_names=True)
+    with pytest.raises(BundleError, match="please segment the instances"):
+        Segmenter(bundle()).fit(example(0, "disk"), instances=True)
+
+
+def test_a_canvas_that_is_not_rounded_is_that_of_the_official_code():
+    """Compare features of the float canvas with those of the resized image itself."""
+    exact = Segmenter(bundle(), rounded_canvas=False)
+    image, mask = random_image(1, 50, 90)
+    placed = exact._read_target(image).placed
+    assert placed.image.dtype == np.float32
+    assert (placed.image != np.rint(placed.image)).any()
+    rounded = Segmenter(bundle())
+    np.testing.assert_array_equal(rounded._read_target(image).placed.image, np.rint(placed.image))
+    results = [s.predict(image, s.fit(Example(image, mask)), keep_absent=True) for s in (exact, rounded)]
+    assert (results[0].masks != results[1].masks).mean() < 0.01

@@ -1,4 +1,7 @@
+# ruff: noqa: NPY002 (the legacy generator is what the official code draws from)
 """Compare every primitive with the installed torch on random numbers."""
+
+import random
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +14,7 @@ from requirements import require_torch
 from segic_jax.config import OptimConfig
 from segic_jax.data.augment import jittered_taps
 from segic_jax.data.preprocess import fitted_taps, resample, resize_and_pad
+from segic_jax.data.sampler import GPUS, draw_streams
 from segic_jax.models import layers
 from segic_jax.models.attention import attention
 from segic_jax.models.correspondence import cosine_map
@@ -239,3 +243,32 @@ def test_images_of_many_sizes_are_jittered_as_in_torch():
         on_canvas = expected[0, :, :canvas, :canvas].numpy()
         message = f"{height} x {width} to {scaled.tolist()}"
         np.testing.assert_allclose(resample(image, rows, columns), on_canvas, atol=2e-3, err_msg=message)
+
+
+class Draws(torch.utils.data.Dataset):
+    """Draw from the streams of the worker process that reads an item."""
+
+    def __len__(self):
+        return 10
+
+    def __getitem__(self, index):
+        return index, int(np.random.randint(1 << 30)), random.randint(0, 1 << 30)
+
+
+@pytest.mark.parametrize(("protocol", "loaders"), [("segic-1gpu", 2), ("segic-8gpu", 1)])
+def test_streams_are_those_of_the_workers_of_torch(protocol, loaders):
+    """Compare with the loaders of the first and the last process, started one after the other."""
+    gpus = GPUS[protocol]
+    drawn = [
+        [
+            (index, int(streams.legacy.randint(1 << 30)), streams.python.randint(0, 1 << 30))
+            for index, streams in draw_streams(protocol, 10, number)
+        ]
+        for number in range(loaders)
+    ]
+    for rank in {0, gpus - 1}:
+        torch.manual_seed(42 + rank)
+        for number in range(loaders):
+            sampler = torch.utils.data.distributed.DistributedSampler(Draws(), gpus, rank, shuffle=False)
+            loader = torch.utils.data.DataLoader(Draws(), 1, sampler=sampler, num_workers=4)
+            assert [tuple(map(int, row)) for row in loader] == drawn[number][rank::gpus]

@@ -4,7 +4,8 @@ ade20k/images/{training,validation}/<id>.jpg           the folder may have the a
 ade20k/annotations/{training,validation}/<id>.png     8 bits: 0 is no class and ignored, 1..150 are classes
 
 The official code numbers the classes 1..150 too and leaves 0 out (utils/fss.py, `SemADE`, with "none" before
-the names). Names are the first words of the challenge's objectInfo150.txt.
+the names). Names are those that official SegIC gives to the text tower: the first words of the challenge's
+objectInfo150.txt, but "television receiver".
 """
 
 from pathlib import Path

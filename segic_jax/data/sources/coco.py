@@ -14,7 +14,7 @@ from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.coco_json import CocoJson
 from segic_jax.data.episodes import ClassId, LabelledImage, Manifest, View
 from segic_jax.data.images import read_rgb, require_size
-from segic_jax.data.sampler import semcoco_episodes
+from segic_jax.data.sampler import GPUS, semcoco_episodes
 from segic_jax.errors import DataError
 
 DOWNLOAD = "https://cocodataset.org/#download (2017 val images and train/val annotations)"
@@ -49,10 +49,9 @@ class CocoSource:
         """
         if protocol not in BENCHMARK.protocols or fold != 0 or shots != 1:
             raise DataError(
-                f"{self.name} supports the protocols {' and '.join(BENCHMARK.protocols)} "
-                "with fold 0 and 1 shot."
+                f"{self.name} supports the protocols {', '.join(BENCHMARK.protocols)} with fold 0 and 1 shot."
             )
-        episodes = semcoco_episodes(self.coco, fold=None, leak=protocol == "segic-leak")
+        episodes = semcoco_episodes(self.coco, protocol, fold=None)
         if not episodes:
             raise DataError(f"{self.coco.path} has no class on two images: get it from {DOWNLOAD}.")
         return Manifest(self.name, protocol, fold, shots, tuple(self.coco.categories), tuple(episodes))
@@ -105,7 +104,7 @@ BENCHMARK = BenchmarkSpec(
     name="coco",
     title="COCO val2017, one class of each image: official SegIC's README command",
     kind="episodes",
-    protocols=("segic", "segic-leak"),
+    protocols=("segic", "segic-leak", *GPUS),
     layout="coco/val2017/*.jpg\ncoco/annotations/instances_val2017.json",
     download=DOWNLOAD,
     domain="coco",

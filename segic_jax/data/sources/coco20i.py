@@ -17,11 +17,21 @@ from typing import Literal
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, LabelledImage, Manifest, View, packaged_manifest
-from segic_jax.data.images import read_labels, read_rgb, require_size
-from segic_jax.data.sampler import SEEDS, coco20i_episodes
+from segic_jax.data.images import read_labels, read_rgb
+from segic_jax.data.masks import fit_to_image
+from segic_jax.data.sampler import GPUS, coco20i_episodes
 from segic_jax.errors import DataError
 
 FOLDS, CLASSES = 4, 80
+# What utils/coco80.txt of SegIC calls the classes that COCO has renamed since.
+SEGIC_NAMES = {
+    "motorcycle": "motorbike",
+    "airplane": "aeroplane",
+    "couch": "sofa",
+    "potted plant": "pottedplant",
+    "dining table": "diningtable",
+    "tv": "tvmonitor",
+}
 DOWNLOAD = (
     "https://cocodataset.org/#download (2014 images); masks: Google Drive 1PNw4U3T2MhzAEBWGGgceXvYU3cZ7mJL1 "
     "(val) and 1cwup51kcr4m7v9jO14ArpxKMA4O3-Uge (train)"
@@ -48,23 +58,29 @@ class Coco20iSource:
                 raise DataError(f"{folder} is missing: get it from {DOWNLOAD}.")
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Return the 1000 episodes of a fold; for 1 and 5 shots they are part of the package.
+        """Return the 1000 episodes of a fold; Matcher's for 1 and 5 shots are part of the package.
 
         Raises:
             DataError: unknown protocol or fold, or no shots.
         """
-        if protocol not in SEEDS or fold not in range(FOLDS) or shots < 1:
+        if (
+            protocol not in BENCHMARK.protocols
+            or fold not in range(FOLDS)
+            or shots < 1
+            or (protocol in GPUS and shots > 1)
+        ):
             raise DataError(
-                f"{self.name} supports the protocols {', '.join(SEEDS)} "
-                f"with folds 0 to {FOLDS - 1} and at least 1 shot."
+                f"{self.name} supports the protocols {', '.join(BENCHMARK.protocols)} "
+                f"with folds 0 to {FOLDS - 1} and at least 1 shot, {' and '.join(GPUS)} with 1."
             )
         return packaged_manifest(self.name, protocol, fold, shots) or draw(protocol, fold, shots)
 
     def class_name(self, class_id: ClassId) -> str:
-        """Return COCO's name of a class."""
+        """Return the name that official SegIC gives to the text tower, in training as well."""
         if class_id not in range(CLASSES):
             raise DataError(f"{self.name} has the classes 0 to {CLASSES - 1}, not {class_id!r}.")
-        return class_names()[int(class_id)]
+        name = class_names()[int(class_id)]
+        return SEGIC_NAMES.get(name, name)
 
     def views(self) -> Iterator[View]:
         """Yield every class of every listed image, image by image."""
@@ -85,8 +101,8 @@ class Coco20iSource:
         self.class_name(view.class_id)
         image_path, label_path = self.paths(view)
         image, labels = read_rgb(image_path), read_labels(label_path)
-        require_size(image, labels, image_path, label_path)
-        return LabelledImage(image, labels == int(view.class_id) + 1)
+        labels, note = fit_to_image(labels, image, label_path, image_path)
+        return LabelledImage(image, labels == int(view.class_id) + 1, note=note)
 
 
 @cache
@@ -115,7 +131,8 @@ def fold_classes(fold: int) -> tuple[int, ...]:
 def draw(protocol: str, fold: int, shots: int) -> Manifest:
     """Draw the published episodes again."""
     classes, image_names = fold_classes(fold), class_images("val")
-    episodes = coco20i_episodes({c: image_names[c] for c in classes}, SEEDS[protocol], shots)
+    images = {c: image_names[c] for c in classes}
+    episodes = coco20i_episodes(images, protocol, shots, loader=fold)  # official SegIC has a loader for each
     return Manifest("coco20i", protocol, fold, shots, classes, tuple(episodes))
 
 
@@ -142,7 +159,7 @@ BENCHMARK = BenchmarkSpec(
     name="coco20i",
     title="COCO-20i: 80 classes of COCO 2014 in four folds of 1000 episodes",
     kind="episodes",
-    protocols=("matcher", "insid3", "segic"),
+    protocols=("matcher", "insid3", "segic", *GPUS),
     layout="COCO2014/val2014/*.jpg\nCOCO2014/annotations/val2014/*.png   value = class + 1",
     download=DOWNLOAD,
     domain="coco",

@@ -1,7 +1,7 @@
 """Read a folder of classes in FSS-1000's layout as episodes, and write such a folder.
 
-<root>/<class>/<n>.jpg    an image (.jpg or .jpeg)
-<root>/<class>/<n>.png    its mask, read as that of a reference
+<root>/<class>/<n>.jpg    an image, of any format
+<root>/<class>/<n>.png    its mask, read as that of a reference; or <n>_mask.<any format>
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,13 +12,14 @@ import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, EpisodeSource, LabelledImage, Manifest, View
-from segic_jax.data.images import read_image, require_size
+from segic_jax.data.images import ENDINGS, read_image, require_size
 from segic_jax.data.mask_reader import read_mask
 from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json, require_original
 from segic_jax.errors import DataError
 from segic_jax.runtime.atomic_write import atomic_write
 
-IMAGE_ENDINGS = (".jpg", ".jpeg")
+JPEG = (".jpg", ".jpeg", ".jfif")
+MASK = "_mask"  # at the end of a mask's stem
 
 
 class FolderSource:
@@ -44,7 +45,9 @@ class FolderSource:
             ]
         if not classes:
             raise DataError(f"{self.root} holds no class: put images and masks in {self.root}/<class>/.")
-        self.image_names = {name: _images(self.root / name) for name in sorted(classes)}
+        pairs = {name: _pairs(self.root / name) for name in sorted(classes)}
+        self.image_names = {name: list(masks) for name, masks in pairs.items()}
+        self._masks = pairs  # class -> image -> mask
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
         """Return the episodes. Raises DataError for unknown settings, or a class of too few images."""
@@ -74,7 +77,8 @@ class FolderSource:
     def paths(self, view: View) -> tuple[Path, ...]:
         """Return the paths of the image and its mask."""
         path = self.root / str(view.class_id) / view.image_name
-        return path, path.with_suffix(".png")
+        mask = self._masks.get(str(view.class_id), {}).get(view.image_name)
+        return path, path.with_suffix(".png") if mask is None else path.with_name(mask)
 
     def load(self, view: View) -> LabelledImage:
         """Read an image and its mask."""
@@ -115,23 +119,41 @@ def export(source: EpisodeSource, protocol: str, out_dir: str | Path) -> int:
     return sum(map(len, views.values()))
 
 
-def _images(folder: Path) -> list[str]:
-    """Return file names sorted by number, followed by other names."""
+def _pairs(folder: Path) -> dict[str, str]:
+    """Return the mask of each image by file name; images are sorted by number, followed by other names."""
     if not folder.is_dir():
         raise DataError(f"{folder} is missing: every class needs a folder of its name.")
-    files = [path for path in folder.iterdir() if not path.name.startswith(".")]
-    images = {path.stem: path for path in files if path.suffix.lower() in IMAGE_ENDINGS}
-    masks = {path.stem: path for path in files if path.suffix == ".png"}
-    for stem, path in images.items():
-        if stem not in masks:
-            raise DataError(f"{path} has no mask: save it as {path.with_suffix('.png').name} beside it.")
-    for stem, path in masks.items():
-        if stem not in images:
-            raise DataError(f"{path} is a mask without an image: save the image as {stem}.jpg beside it.")
-    stems = sorted(
-        images, key=lambda stem: (not stem.isdecimal(), int(stem) if stem.isdecimal() else 0, stem)
+    files: dict[str, list[Path]] = {}  # by stem, without MASK
+    for path in sorted(folder.iterdir()):
+        if not path.name.startswith(".") and path.suffix.lower() in ENDINGS:
+            files.setdefault(path.stem.removesuffix(MASK), []).append(path)
+    stems = sorted(files, key=lambda stem: (not stem.isdecimal(), int(stem) if stem.isdecimal() else 0, stem))
+    pairs = (_image_and_mask(files[stem]) for stem in stems)
+    return {image.name: mask.name for image, mask in pairs}
+
+
+def _image_and_mask(files: list[Path]) -> tuple[Path, Path]:
+    """Tell an image from its mask: the mask is named so, or is the PNG, or the one that is no JPEG."""
+    path = files[0]
+    stem = path.stem.removesuffix(MASK)
+    rules = (
+        lambda file: file.stem.endswith(MASK),
+        lambda file: file.suffix.lower() == ".png",
+        lambda file: file.suffix.lower() not in JPEG,
     )
-    return [images[stem].name for stem in stems]
+    for is_mask in rules:
+        masks = [file for file in files if is_mask(file)]
+        if len(files) == 2 and len(masks) == 1:
+            return next(file for file in files if file not in masks), masks[0]
+    if len(files) > 1:
+        names = ", ".join(file.name for file in files)
+        raise DataError(f"{path.parent} holds {names}: keep one image, and name its mask {stem}{MASK}.png.")
+    if path.suffix.lower() == ".png" or path.stem.endswith(MASK):
+        raise DataError(
+            f"{path} is a mask without an image, or an image without a mask: save the image as {stem}.jpg "
+            f"and its mask as {stem}.png beside it."
+        )
+    raise DataError(f"{path} has no mask: save it as {stem}.png beside it.")
 
 
 def _write(path: Path, array: np.ndarray, options: list[int]) -> None:
@@ -156,7 +178,7 @@ BENCHMARK = BenchmarkSpec(
     kind="episodes",
     protocols=("original",),
     layout=(
-        "<class>/<n>.jpg\n<class>/<n>.png   the mask, white on black\n"
+        "<class>/<n>.jpg   any image format\n<class>/<n>.png   the mask; or <n>_mask.<any format>\n"
         "or one COCO .json with its images beside it or in images/"
     ),
     download="your own images",

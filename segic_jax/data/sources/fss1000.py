@@ -4,14 +4,16 @@ The layout is `<root>/<class>/<1..10>.jpg + .png`, or the same under `<root>/dat
 part of this package; splits/ is not read.
 """
 
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.episodes import LabelledImage, Manifest, View, packaged_manifest
-from segic_jax.data.images import read_grey, read_rgb, require_size
-from segic_jax.data.sampler import SEEDS, fss_episodes
+from segic_jax.data.episodes import ClassId, LabelledImage, Manifest, View, packaged_manifest
+from segic_jax.data.images import image_size, read_grey, read_rgb
+from segic_jax.data.masks import fit_to_image
+from segic_jax.data.sampler import GPUS, fss_episodes
 from segic_jax.data.sources.folder import FolderSource
 from segic_jax.errors import DataError
 
@@ -37,27 +39,54 @@ class Fss1000Source(FolderSource):
         if not any((self.root / name).is_dir() for name in names):
             raise DataError(f"{self.root / names[0]} is missing: unpack FSS-1000 there ({DOWNLOAD}).")
         self.image_names = {name: [f"{number}.jpg" for number in range(1, 11)] for name in names}
+        self._masks = {}
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Return all 2400 images as targets; for 1 and 5 shots the list is part of the package.
+        """Return all 2400 images as targets; for 1 and 5 shots the list of Matcher is part of the package.
+
+        Protocols of SegIC draw past pairs whose mask has another size than its image, as its code does.
 
         Raises:
             DataError: unknown protocol or fold, or no shots.
         """
-        if protocol not in SEEDS or fold != 0 or shots < 1:
+        if protocol not in BENCHMARK.protocols or fold != 0 or shots < 1 or (protocol in GPUS and shots > 1):
             raise DataError(
-                f"{self.name} supports the protocols {', '.join(SEEDS)} with fold 0 and at least 1 shot."
+                f"{self.name} supports the protocols {', '.join(BENCHMARK.protocols)} with fold 0 and at "
+                f"least 1 shot, {' and '.join(GPUS)} with 1."
             )
+        if protocol == "segic" or protocol in GPUS:
+            return draw(protocol, shots, self._pairs_of_two_sizes())
         return packaged_manifest(self.name, protocol, fold, shots) or draw(protocol, shots)
+
+    def class_name(self, class_id: ClassId) -> str:
+        """Return the folder's name with its underscores, as official SegIC gives it to the text tower."""
+        return str(class_id)
+
+    def _pairs_of_two_sizes(self) -> dict[tuple[str, str], str]:
+        """Return the (class, image) whose mask has another size than the image, each with a sentence."""
+        found = {}
+        for view in self.views():
+            image_path, mask_path = self.paths(view)
+            if image_path.is_file() and mask_path.is_file():
+                sizes = image_size(image_path), image_size(mask_path)
+                if sizes[0] != sizes[1]:
+                    (width, height), (mask_width, mask_height) = sizes
+                    found[str(view.class_id), view.image_name] = (
+                        f"{mask_path} is {mask_width} x {mask_height} pixels, its image {width} x {height}: "
+                        "no episode has it, as in the official code."
+                    )
+        return found
 
     def load(self, view: View) -> LabelledImage:
         """Read an image and its mask, whose pixels of at least 128 are the object."""
         image_path, mask_path = self.paths(view)
         image, mask = read_rgb(image_path), read_grey(mask_path)
-        require_size(image, mask, image_path, mask_path)
+        mask, note = fit_to_image(mask, image, mask_path, image_path)
         if 0 < mask.max() < 128:
-            raise DataError(f"{mask_path} has no value above {mask.max()}: save the object as 255.")
-        return LabelledImage(image, mask >= 128)
+            note = (
+                f"{mask_path} has no value above {mask.max()}: it is empty, as the field's readers take it."
+            )
+        return LabelledImage(image, mask >= 128, note=note)
 
 
 def class_names(split: Split) -> list[str]:
@@ -66,11 +95,15 @@ def class_names(split: Split) -> list[str]:
     return sorted(text.split())
 
 
-def draw(protocol: str, shots: int) -> Manifest:
-    """Draw the published episodes of the test classes again."""
-    classes = class_names("test")
-    episodes = fss_episodes(classes, SEEDS[protocol], shots)
-    return Manifest("fss1000", protocol, 0, shots, tuple(classes), tuple(episodes))
+def draw(protocol: str, shots: int, skipped: Mapping[tuple[str, str], str] | None = None) -> Manifest:
+    """Draw the published episodes of the test classes again.
+
+    Args:
+        skipped: as for `fss_episodes`, each with a sentence for the notes of a result.
+    """
+    classes, skipped = class_names("test"), skipped or {}
+    episodes = fss_episodes(classes, protocol, shots, skipped)
+    return Manifest("fss1000", protocol, 0, shots, tuple(classes), tuple(episodes), tuple(skipped.values()))
 
 
 def check(root: Path) -> list[CheckLine]:
@@ -93,7 +126,7 @@ BENCHMARK = BenchmarkSpec(
     name="fss1000",
     title="FSS-1000 (Li et al., CVPR 2020): 240 test classes of 10 images",
     kind="episodes",
-    protocols=("matcher", "insid3", "segic"),
+    protocols=("matcher", "insid3", "segic", *GPUS),
     layout="FSS-1000/<class>/{1..10}.jpg\nFSS-1000/<class>/{1..10}.png   the mask; or both below data/",
     download=DOWNLOAD,
     domain="fss1000",

@@ -14,8 +14,9 @@ import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
-from segic_jax.data.images import read_labels, read_rgb, require_size
+from segic_jax.data.images import read_labels, read_rgb
 from segic_jax.data.layout import find_root, read_words
+from segic_jax.data.masks import fit_to_image
 from segic_jax.data.sampler import draw_others
 from segic_jax.errors import DataError
 
@@ -102,8 +103,8 @@ class IsaidSource:
         self.class_name(view.class_id)
         image_path, label_path = self.paths(view)
         image, labels = read_rgb(image_path), read_labels(label_path)
-        require_size(image, labels, image_path, label_path)
-        return LabelledImage(image, labels == int(view.class_id) + 1, labels == 255)
+        labels, note = fit_to_image(labels, image, label_path, image_path)
+        return LabelledImage(image, labels == int(view.class_id) + 1, labels == 255, note)
 
     def _list(self, fold: int) -> Path:
         return self.root / f"splits/val/fold{fold}.txt"

@@ -17,7 +17,7 @@ from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, V
 from segic_jax.data.images import read_rgb
 from segic_jax.data.masks import as_polygon, union
 from segic_jax.data.numpy_pickle import read_pickle
-from segic_jax.data.sampler import choose, draw_others, semcoco_episodes
+from segic_jax.data.sampler import GPUS, choose, draw_others, semcoco_episodes
 from segic_jax.errors import DataError
 
 FOLDS, EPISODES = 10, 2300
@@ -64,7 +64,7 @@ class Lvis92iSource:
             raise DataError(f"{self.name} has no protocol {protocol!r}: {', '.join(BENCHMARK.protocols)}.")
         if fold not in range(FOLDS) or shots < 1:
             raise DataError(f"{self.name} has the folds 0 to {FOLDS - 1} and takes 1 shot or more.")
-        if protocol in ("segic", "segic-leak"):
+        if protocol.startswith("segic"):
             if shots != 1:
                 raise DataError(f"{self.name} takes 1 shot with the protocol {protocol}.")
             if protocol not in self._segic:
@@ -147,7 +147,7 @@ class Lvis92iSource:
         classes = sorted(class_id for class_id in coco.categories if len(coco.image_ids(class_id)) > 1)
         manifests = []
         for fold in range(FOLDS):
-            episodes = semcoco_episodes(coco, fold=fold, leak=protocol == "segic-leak")
+            episodes = semcoco_episodes(coco, protocol, fold=fold)
             manifests.append(
                 Manifest(self.name, protocol, fold, 1, tuple(classes[fold::FOLDS]), tuple(episodes))
             )
@@ -214,7 +214,7 @@ BENCHMARK = BenchmarkSpec(
     name="lvis92i",
     title="LVIS-92i (Matcher): 920 classes of LVIS in ten folds",
     kind="episodes",
-    protocols=("matcher", "insid3", "segic", "segic-leak"),
+    protocols=("matcher", "insid3", "segic", "segic-leak", *GPUS),
     layout=(
         "LVIS/lvis_val.pkl\nLVIS/coco/{train2017,val2017}/*.jpg\n"
         "LVIS/lvis_v1_val.json   for class names and the segic protocols"

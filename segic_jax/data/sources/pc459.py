@@ -5,8 +5,8 @@ VOCdevkit/VOC2010/annotations_detectron2/pc459_val/<id>.tif     16 bits: 0..458;
 
 The files count from 0 (the script subtracts 1 from PASCAL Context's LabelMap), and so does the official code
 (utils/fss.py, `SemADE` with zero_start True). The script makes the validation split only, so references come
-from it (--bank val); a folder pc459_train beside pc459_val is read as the training split. Names are the first
-words of the list that open-vocabulary segmenters use (FC-CLIP, pascal_ctx_459_with_prompt_eng.txt).
+from it (--bank val); a folder pc459_train beside pc459_val is read as the training split. Names are PASCAL
+Context's own, written in one word ("airconditioner"), as official SegIC gives them to the text tower.
 """
 
 from pathlib import Path

@@ -14,7 +14,8 @@ import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
-from segic_jax.data.images import read_rgb, require_size
+from segic_jax.data.images import read_rgb
+from segic_jax.data.masks import fit_to_image
 from segic_jax.data.numpy_pickle import read_npy
 from segic_jax.errors import DataError
 
@@ -78,8 +79,8 @@ class PermisSource:
             raise DataError(
                 f"{mask_path} does not hold three frames with a mask each: get it again."
             ) from error
-        require_size(image, mask, image_path, mask_path)
-        return LabelledImage(image, mask > 0)
+        mask, note = fit_to_image(mask, image, mask_path, image_path)
+        return LabelledImage(image, mask > 0, note=note)
 
 
 def check(root: Path) -> list[CheckLine]:
