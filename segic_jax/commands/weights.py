@@ -27,13 +27,22 @@ class Convert:
     """Attention heads of a backbone of unpublished size, whose file does not store their number."""
     float16: bool = False
     """Store float16, which halves the file and rounds the weights."""
+    take: str | None = None
+    """The model to take from a training checkpoint with several: teacher, student or ema."""
 
     def run(self) -> int:
         """Convert and print what was read."""
         from segic_jax.weights.convert import convert
 
         print(
-            convert(self.source, self.out, canvas=self.canvas, num_heads=self.num_heads, float16=self.float16)
+            convert(
+                self.source,
+                self.out,
+                canvas=self.canvas,
+                num_heads=self.num_heads,
+                float16=self.float16,
+                take=self.take,
+            )
         )
         return 0
 

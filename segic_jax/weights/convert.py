@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, Backbone
-from segic_jax.errors import ConvertError
+from segic_jax.errors import ConvertError, FormatError
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.params import count
 from segic_jax.models.segic import head_template
@@ -31,6 +31,7 @@ from segic_jax.weights.safetensors_file import write_safetensors
 from segic_jax.weights.sources import WeightSource, read_source
 from segic_jax.weights.text import TextTower, encode_prompts
 from segic_jax.weights.torch_names import Tensors, to_torch
+from segic_jax.weights.wrappers import unwrap
 
 _OWN_FORMAT = "a file of this project"
 # The name, in messages, of a source that adds a missing part.
@@ -75,6 +76,7 @@ def convert(
     canvas: int | None = None,
     num_heads: int | None = None,
     float16: bool = False,
+    take: str | None = None,
 ) -> ConversionReport:
     """Write the weights of `sources` into one file.
 
@@ -88,6 +90,7 @@ def convert(
         num_heads: attention heads of the backbone, and of a text tower whose width is no multiple of 64; a
             config.json beside the weights takes precedence. None: 64 channels for each head.
         float16: store float16.
+        take: the role of the model to take from a checkpoint that holds several, such as "teacher".
 
     Raises:
         SourceError, PthError, FormatError, ParamsError, ConvertError, BundleError, TextError: the sources
@@ -95,7 +98,7 @@ def convert(
     """
     _require_apart(out, sources)
     read = [read_source(Path(path)) for path in sources]
-    content, weights = _Content.collect(read), {}
+    content, weights = _Content.collect(read, take), {}
     backbone, text, head = (content.parts.get(kind) for kind in ("backbone", "text", "head"))
     config = model = tower = None
     if backbone is not None:
@@ -124,9 +127,7 @@ def convert(
             tower, [prompt for prompt in (EMPTY_PROMPT, INSTANCE_PROMPT) if prompt not in table]
         )
     hashes = {name: digest for source in read for name, digest in source.hashes.items()}
-    origins = {
-        kind: f"{content.parts[kind].origin}, {Path(content.parts[kind].what).name}" for kind in weights
-    }
+    origins = {kind: _origin(content.parts[kind]) for kind in weights}
     notes = content.notes | {
         "origins": origins,
         "sha256": hashes,
@@ -216,8 +217,12 @@ class _Content(NamedTuple):
         return self.tokenizers.get("", self.tokenizers.get(text.what))
 
     @classmethod
-    def collect(cls, sources: Sequence[WeightSource]) -> "_Content":
-        """Recognise the parts of all sources; raise ConvertError for none, or for two of a kind."""
+    def collect(cls, sources: Sequence[WeightSource], take: str | None = None) -> "_Content":
+        """Recognise the parts of all sources; raise ConvertError for none, or for two of a kind.
+
+        Args:
+            take: as for `convert`.
+        """
         parts: dict[str, Part] = {}
         content = cls({}, {}, {}, {})
         for source in sources:
@@ -232,7 +237,7 @@ class _Content(NamedTuple):
                     content.tokenizers[what] = own.tower.tokenizer
                 parts_here = _own_parts(own, what)
             elif source.tensors or source.tokenizer is None:
-                parts_here = recognise(source.tensors, config=source.config, what=what)
+                parts_here = _recognise_one(source, take)
             else:
                 parts_here = []
             for part in parts_here:
@@ -246,6 +251,38 @@ class _Content(NamedTuple):
             raise ConvertError("The sources hold no weights; give a file or a folder with weights.")
         content.parts.update({kind: parts[kind] for kind in _SOURCE_OF if kind in parts})
         return content
+
+
+def _recognise_one(source: WeightSource, take: str | None) -> list[Part]:
+    """Return the parts of the one model that a source holds, below whatever a training put around it.
+
+    Raises:
+        ConvertError: it holds several, and `take` names none of them.
+        FormatError: it holds none that is supported.
+    """
+    candidates, refused = {}, None
+    for role, tensors, removed in unwrap(source.tensors):
+        try:
+            parts = recognise(tensors, config=source.config, what=str(source.path))
+        except FormatError as error:
+            refused = refused or error
+            continue
+        candidates[role] = [part._replace(removed=removed) for part in parts]
+    if not candidates:
+        raise refused or FormatError(f"{source.path} holds no tensors.")
+    if take is None and len(candidates) == 1:
+        return next(iter(candidates.values()))
+    if take in candidates:
+        return candidates[take]
+    roles = " and ".join(role or "one without a role" for role in candidates)
+    number = "several models" if len(candidates) > 1 else "one model"
+    raise ConvertError(f"{source.path} holds {number}, {roles}: choose with --take, such as --take teacher.")
+
+
+def _origin(part: Part) -> str:
+    """Name the format and the file of a part, and what was taken off the names in it."""
+    removed = f", without {' and '.join(part.removed)} in its names" if part.removed else ""
+    return f"{part.origin}, {Path(part.what).name}{removed}"
 
 
 def _own_parts(own: Weights, what: str) -> list[Part]:

@@ -34,6 +34,7 @@ class Part(NamedTuple):
     left_out: tuple[str, ...] = ()  # names in the file that no forward pass reads
     config: Mapping[str, Any] | None = None  # the part's section of Hugging Face's config.json
     stored_config: Any = None  # the configuration that a file of this project stores
+    removed: tuple[str, ...] = ()  # names of wrappers and roles that were taken off those of the file
 
     @property
     def hugging_face(self) -> bool:

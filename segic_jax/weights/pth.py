@@ -18,8 +18,9 @@ import numpy as np
 
 from segic_jax.errors import PthError, RefusedFile
 from segic_jax.weights.torch_pickle import Storage, Tensor, read_torch_pickle
+from segic_jax.weights.wrappers import ROLES
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", *ROLES)
 _MAX_PICKLE = 1 << 26  # bytes; that of a complete ViT-g has 0.2 MB
 _MAGIC = 0x1950A86A20F9469CFC6C
 _AGAIN = "get the file again"
@@ -28,8 +29,9 @@ _AGAIN = "get the file again"
 def read_pth(path: Path | str) -> dict[str, np.ndarray]:
     """Return the tensors of a checkpoint by name, read-only and, if possible, as views of the mapped file.
 
-    The tensors are those of the dictionary under "state_dict", "model_state_dict", "model" or "teacher", or
-    else of the outermost one; other entries are left out. bfloat16 becomes ml_dtypes.bfloat16.
+    The tensors are those of the dictionary under "state_dict", "model_state_dict", "model" or the role of a
+    model ("teacher", "student", ...), or else of the outermost one; other entries are left out. If several
+    have tensors, their names begin with the entry's: "teacher.". bfloat16 becomes ml_dtypes.bfloat16.
 
     Raises:
         PthError: the file is missing, damaged, of another kind, without tensors, ambiguous, or holds anything
@@ -170,13 +172,22 @@ def _state_dict(content: Any) -> dict[str, Tensor]:
     """Return the dictionary of named tensors in a checkpoint."""
     if type(content) is not dict:
         raise RefusedFile("holds no dictionary of named tensors; save model.state_dict()")
-    models = {key: tensors for key in _WRAPPERS if (tensors := _tensors(content.get(key)))}
-    if len(models) > 1:
-        raise RefusedFile(f"holds several models, under {', '.join(models)}; save the one you mean alone")
-    tensors = next(iter(models.values()), None) or _tensors(content)
+    models = {key: tensors for key in _WRAPPERS if (tensors := _inner(content.get(key)))}
+    named = [(key if key in ROLES or len(models) > 1 else "", tensors) for key, tensors in models.items()]
+    tensors = {f"{key}.{name}" if key else name: t for key, held in named for name, t in held.items()}
+    tensors = tensors or _tensors(content)
     if not tensors:
         names = ", ".join(repr(key)[:50] for key in list(content)[:5]) or "nothing"
         raise RefusedFile(f"holds no named tensors, but {names}; save model.state_dict()")
+    return tensors
+
+
+def _inner(content: Any) -> dict[str, Tensor]:
+    """Return the tensors of an entry, or of the one dictionary of tensors in it, such as model/state_dict."""
+    tensors = _tensors(content)
+    if not tensors and type(content) is dict:
+        held = [found for key in _WRAPPERS if (found := _tensors(content.get(key)))]
+        tensors = held[0] if len(held) == 1 else {}
     return tensors
 
 

@@ -413,3 +413,23 @@ def test_a_full_size_vit_l_takes_little_memory(tmp_path):
     assert out.stat().st_size == pytest.approx(source.stat().st_size, rel=1e-4)
     for path in (source, out):  # pytest would keep these 2.4 GB
         path.unlink()
+
+
+def test_a_checkpoint_with_two_models_is_asked_about(files):
+    """Take the teacher or the student of a training, never one by a guess."""
+    teacher, student = official.backbone(), {n: t + 1 for n, t in official.backbone().items()}
+    both = {f"teacher.backbone.{name}": tensor for name, tensor in teacher.items()}
+    both |= {f"student.backbone.{name}": tensor for name, tensor in student.items()}
+    both |= {"dino_loss.center": np.zeros((1, 4), np.float32)}
+    save_file(both, files / "training.safetensors")
+    out = files / "backbone.safetensors"
+    with pytest.raises(ConvertError, match="holds several models, student and teacher: choose with --take"):
+        convert([files / "training.safetensors"], out)
+    assert not out.exists()
+    for take, tensors in (("teacher", teacher), ("student", student)):
+        report = convert([files / "training.safetensors"], out, take=take)
+        assert f"without {take}. in its names" in str(report)
+        weight = read_weights(out).backbone["norm/scale"]
+        np.testing.assert_array_equal(weight, tensors["norm.weight"])
+    with pytest.raises(ConvertError, match="holds one model, one without a role"):
+        convert([files / "dinov2.safetensors"], out, take="student")

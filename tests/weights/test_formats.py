@@ -16,6 +16,7 @@ from segic_jax.weights import formats
 from segic_jax.weights.formats import recognise
 from segic_jax.weights.shapes import model_config, text_config, vit_config
 from segic_jax.weights.torch_names import from_torch
+from segic_jax.weights.wrappers import unwrap
 
 VITS = {
     "mlp": official.VIT,
@@ -235,3 +236,26 @@ def test_other_models_are_refused(tensors, named):
 def test_unsupported_settings_of_config_json_are_refused(tensors, config):
     with pytest.raises(FormatError, match=r"config\.json says (hidden_act|layer_norm_eps)"):
         recognise(tensors, config=config, what="folder")
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["teacher.backbone.", "student.", "module.", "_orig_mod.", "model.", "model.module._orig_mod.backbone."],
+)
+def test_names_of_training_code_are_taken_off(prefix):
+    """Find the backbone below the prefixes of training code, and name what was taken off."""
+    tensors = official.backbone()
+    [candidate] = unwrap({prefix + name: tensor for name, tensor in tensors.items()})
+    [part] = recognise(candidate.tensors, config=None, what="file")
+    assert part.origin == formats.META
+    kept = {name.removeprefix("backbone."): tensor for name, tensor in part.tensors.items()}
+    np.testing.assert_array_equal(kept["norm.weight"], tensors["norm.weight"])
+    assert "".join(candidate.removed) == prefix.removesuffix("backbone.")
+
+
+def test_names_of_wrappers_inside_a_name_are_taken_off():
+    [candidate] = unwrap({"backbone._orig_mod.blocks.0.attn.qkv.weight": np.zeros(1)})
+    assert list(candidate.tensors) == ["backbone.blocks.0.attn.qkv.weight"]
+    assert candidate.removed == ("_orig_mod.",)
+    with pytest.raises(FormatError, match="become one name"):
+        unwrap({"module.a": np.zeros(1), "a": np.zeros(1)})

@@ -140,10 +140,17 @@ def test_byte_strings_of_python_2_are_names(tmp_path):
 
 def test_the_dictionary_of_tensors_is_found(tmp_path):
     x = array(NUMBERS, "0")
-    for key in ("state_dict", "model_state_dict", "model", "teacher"):
-        assert list(read_pth(write(tmp_path / "a.pth", {key: {"a": x}, "rng_state": x}))) == ["a"]
+    for key, found in {
+        "state_dict": "a",
+        "model_state_dict": "a",
+        "model": "a",
+        "teacher": "teacher.a",
+    }.items():
+        assert list(read_pth(write(tmp_path / "a.pth", {key: {"a": x}, "rng_state": x}))) == [found]
     two_models = write(tmp_path / "b.pth", {"model": {"a": x}, "teacher": {"b": x}})
-    assert "several models, under model, teacher" in refusal(two_models)
+    assert list(read_pth(two_models)) == ["model.a", "teacher.b"]
+    nested = write(tmp_path / "b.pth", {"model": {"state_dict": {"a": x}}, "epoch": 3})
+    assert list(read_pth(nested)) == ["a"]
     assert "no named tensors, but 'optimizer', 'epoch'" in refusal(
         write(tmp_path / "c.pth", {"optimizer": {"a": {"b": x}}, "epoch": 3})
     )
