@@ -36,6 +36,11 @@ STAGES = (
 )
 
 
+MARK = "dump_torch.txt"  # in every folder that this script began
+DINOV2_FOR_TORCH_1 = "da4b3825f0ed64b7398ace00c5062503811d0cff"  # of 2023-10-27, run with 1.13.1
+HUBS = ("URLError", "HTTPError", "ConnectionError", "LocalEntryNotFoundError", "OfflineModeIsEnabled")
+
+
 class DumpError(Exception):
     """Report what must be fixed before a dump can be made."""
 
@@ -84,11 +89,18 @@ def dump(options: argparse.Namespace) -> None:
             raise DumpError(f"{path}: there is no such file.")
     check_checkout(options.segic)
     if options.out.exists() and any(options.out.iterdir()):
-        raise DumpError(f"{options.out} is not empty; give a new folder.")
+        half = not (options.out / "manifest.json").is_file()
+        why = (
+            "holds a dump that was interrupted" if half and (options.out / MARK).is_file() else "is not empty"
+        )
+        raise DumpError(f"{options.out} {why}; delete it, or give a new folder.")
+    require_arguments(options.segic_args)
     samples = [sample(*options.images[i : i + 3]) for i in range(0, len(options.images), 3)]
     options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / MARK).write_text("This folder is complete when manifest.json is in it.\n")
 
     torch = imported("torch")
+    require_loadable(torch)
     overrides = without_cuda(torch)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model, arguments, flags = official_model(torch, options)
@@ -99,6 +111,8 @@ def dump(options: argparse.Namespace) -> None:
         flush=True,
     )
     write_weights(torch, model, options.out / "weights.safetensors")
+    if tokenizer := getattr(model.encoder.tokenizer, "backend_tokenizer", None):
+        tokenizer.save(str(options.out / "tokenizer.json"))  # for `segic parity end-to-end`
     for index, pair in enumerate(samples):
         arrays = run(torch, model, resize, pair, options)
         np.savez(options.out / f"pair_{index}.npz", **arrays)
@@ -200,7 +214,49 @@ def built_model(checkout: Path, flags: list[str], output: Path):
         arguments = imported("train").get_args_parser()  # parses sys.argv by itself
     finally:
         sys.argv = argv
-    return imported("model.segic").build_model(arguments), arguments
+    try:
+        return imported("model.segic").build_model(arguments), arguments
+    except Exception as error:  # the hubs raise many kinds
+        raise DumpError(explained(error)) from error
+
+
+def explained(error: Exception) -> str:
+    """Say in one sentence why the official model could not be built, and what to do."""
+    kinds = {
+        kind.__name__
+        for each in (error, error.__cause__, error.__context__)
+        if each
+        for kind in type(each).__mro__
+    }
+    text = " ".join(str(error).split())[:200]
+    if kinds & set(HUBS) or "huggingface.co" in text or "couldn't connect" in text:
+        return (
+            "DINOv2 (github.com/facebookresearch/dinov2) or CLIP (huggingface.co) cannot be downloaded "
+            f"({text}): run this once where both are reachable, or copy ~/.cache/torch/hub and "
+            "~/.cache/huggingface from there."
+        )
+    return f"The official model cannot be built ({type(error).__name__}: {text})."
+
+
+def require_arguments(text: str) -> None:
+    """Refuse flags that the official code accepts and then fails with."""
+    if "--force_input_size" in text.split():
+        raise DumpError(
+            "--force_input_size changes the prompt encoder only, and the official model fails: leave it out."
+        )
+
+
+def require_loadable(torch) -> None:
+    """Refuse torch 1 with the code of DINOv2's hub that needs torch 2, before anything is downloaded."""
+    if int(torch.__version__.split(".")[0]) >= 2:
+        return
+    hub = Path(torch.hub.get_dir()) / "facebookresearch_dinov2_main"
+    attention = hub / "dinov2/layers/attention.py"
+    if not attention.is_file() or "scaled_dot_product_attention" in attention.read_text():
+        raise DumpError(
+            f"torch {torch.__version__} cannot run today's DINOv2, which needs torch 2: put its commit "
+            f"{DINOV2_FOR_TORCH_1} into {hub}, as torch.hub would (git clone, then git checkout)."
+        )
 
 
 def estimate_size(model, arguments, options: argparse.Namespace, pairs: int) -> float:

@@ -52,7 +52,30 @@ class Goldens:
         return replay_goldens(self.folder, self.only, self.json, self.dtype)
 
 
+@dataclass
+class EndToEnd:
+    """Convert a dump's weights and segment its images as a user does; compare the masks with PyTorch's.
+
+    The weights go through `segic convert`, names through the tokenizer, images through `Segmenter.predict`
+    and the stream of `eval.py`. Exit code 0: with float32 inputs every mask is PyTorch's, but for pixels
+    whose logits tie within 1e-3; 1: one is not.
+    """
+
+    dump: tyro.conf.Positional[Path]
+    """Folder that tools/dump_torch.py wrote."""
+    out: Path | None = None
+    """A .json file to write the table to."""
+    tokenizer: Path | None = None
+    """CLIP's tokenizer.json, for a dump that does not hold it."""
+
+    def run(self) -> int:
+        """Compare and return the exit code."""
+        from segic_jax.parity.end_to_end import compare_end_to_end
+
+        return 0 if compare_end_to_end(self.dump, self.out, self.tokenizer) else 1
+
+
 class Parity:
     """Compare this project with the official PyTorch code."""
 
-    ACTIONS: ClassVar = {"report": Report, "goldens": Goldens}
+    ACTIONS: ClassVar = {"report": Report, "end-to-end": EndToEnd, "goldens": Goldens}

@@ -44,6 +44,14 @@ class Dump:
     text: Params
     head: Params
 
+    @property
+    def torch_version(self) -> int:
+        """Return the major version of torch that wrote the dump; that of today where it is not stated."""
+        stated = self.manifest.get("versions")
+        version = str(stated.get("torch", "")) if isinstance(stated, dict) else ""
+        major = version.partition(".")[0]
+        return int(major) if major.isdecimal() else 2
+
 
 class _ModelFacts(NamedTuple):
     """Hold the settings of the model that do not show in its weights."""
@@ -153,13 +161,19 @@ class StageSpec(NamedTuple):
     scaled: bool = True
 
 
-def list_stages(config: ModelConfig) -> list[StageSpec]:
-    """Return the stages in the order of computation."""
+def list_stages(config: ModelConfig, torch_version: int = 2) -> list[StageSpec]:
+    """Return the stages in the order of computation.
+
+    Args:
+        torch_version: the major version that wrote the dump. torch 1 rounds source coordinates to float32 at
+            every step: a pixel of the canvas may be off by 255 grey levels times half the spacing of float32.
+    """
     assert isinstance(config.backbone, ViTConfig)  # as of every model of the official code
+    images = IMAGES if torch_version >= 2 else max(IMAGES, 255 * float(np.spacing(np.float32(1023))) / 2)
     return [
-        StageSpec("canvas, target", "in.image", IMAGES, False),
-        StageSpec("canvas, reference", "in.image_dual", IMAGES, False),
-        StageSpec("canvas, mask", "in.label_dual", IMAGES, False),
+        StageSpec("canvas, target", "in.image", images, False),
+        StageSpec("canvas, reference", "in.image_dual", images, False),
+        StageSpec("canvas, mask", "in.label_dual", images, False),
         StageSpec("encoder input", "mid.encoder_in"),
         StageSpec("patch embedding", "mid.patch_embed"),
         StageSpec("position embedding", "mid.pos_embed"),

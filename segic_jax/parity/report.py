@@ -21,6 +21,7 @@ from segic_jax.inference.overlay import AnyImage, RGBImage, draw_mask
 from segic_jax.parity.dump import Arrays, Dump, read_dump, read_pair, sha256
 from segic_jax.parity.report_html import render_page
 from segic_jax.parity.stages import DTYPES, Stage, replay
+from segic_jax.runtime import progress
 from segic_jax.runtime.atomic_write import atomic_write, make_folder
 
 
@@ -47,7 +48,8 @@ def write_report(dump: Path, html: Path) -> bool:
         raise DumpError(f"{html}: the name of the page must end in .html.")
     make_folder(html.parent, DumpError)  # before minutes are spent
     loaded = read_dump(dump)
-    pairs = [_compare_pair(loaded, index) for index in range(len(loaded.manifest["pairs"]))]
+    count = len(loaded.manifest["pairs"])
+    pairs = [_compare_pair(loaded, index) for index in progress.bar(range(count), desc="pairs", unit="pair")]
     content = summarise(loaded, pairs)
     atomic_write(html.with_suffix(".json"), json.dumps(content, indent=2) + "\n", DumpError)
     atomic_write(html, render_page(content, [pair.images for pair in pairs]), DumpError)
@@ -103,6 +105,7 @@ def _row(pair: Pair, stage: Stage, dtype: str) -> dict:
         "largest": _number(stage.largest),
         "tolerance": stage.tolerance if judged else None,
         "passed": stage.passed if judged else None,
+        "tied": stage.tied,
     }
 
 

@@ -105,6 +105,11 @@ def _verdict(content: dict, stages: dict) -> str:
         f"Passed: all {len(stages)} float32 stages of {len(content['pairs'])} pair(s) are within tolerance. "
         f"The largest relative error is {_number(largest['relative_error'])}, at {largest['stage']}."
     )
+    if tied := [row["file"] for row in judged if row.get("tied")]:
+        text += (
+            f" In {', '.join(tied)} two places have the same similarity up to rounding: the point is a tie, "
+            "and the stages after it start from PyTorch's."
+        )
     return f'<p class="verdict ok">{_e(text)}</p>'
 
 
@@ -210,12 +215,18 @@ def _table(stages: dict[str, dict[str, dict]]) -> str:
                 name,
                 exact["array"],
                 *(_number(exact[key]) for key in ("largest", "max_abs_error", "relative_error", "tolerance")),
-                "ok" if exact["passed"] else "failed",
+                _judgement(exact),
                 *(_number(rounded[key]) for key in ("max_abs_error", "relative_error")),
             ]
         )
         failed.append(not exact["passed"])
     return _rows(header, lines, failed)
+
+
+def _judgement(row: dict) -> str:
+    if row.get("tied"):
+        return "tie"
+    return "ok" if row["passed"] else "failed"
 
 
 def _facts(content: dict) -> str:

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from requirements import require_torch
 
+from segic_jax.config import ModelConfig, ViTConfig
 from segic_jax.errors import DumpError, InputError
+from segic_jax.parity.dump import list_stages
 from segic_jax.parity.report import write_report
+from segic_jax.parity.stages import POINT, ties
 
 torch = require_torch()
 import torch_segic
@@ -161,6 +164,28 @@ def test_a_stage_that_differs_is_named(dump, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "exceeds its tolerance is block 1 in pair_1.npz (mid.block.1): error 1.0e-02" in page
     assert "changed since the dump" in page
+
+
+def test_a_point_between_equal_similarities_is_a_tie():
+    """Tell rounding from an error: the peaks differ, and the maps are less apart than the two places."""
+    ours = np.zeros((2, 8, 8), np.float32)
+    ours[:, 2, 3] = 0.5
+    ours[:, 6, 1] = 0.5 - 2e-7
+    theirs = ours.copy()
+    theirs[0, 6, 1] = 0.5 + 2e-7  # of the second concept the maps are equal: another point is an error
+    points, others = (np.array([[[x, y]]] * 2, np.float32) for x, y in ((3, 2), (1, 6)))
+    pair = {"mid.mask_input": theirs[:, None], POINT: others}
+    assert ties(ours, points, pair).tolist() == [True, False]
+    theirs[0, 6, 1] = 0.5 + 2e-3  # too far apart for rounding
+    assert ties(ours, points, pair).tolist() == [False, False]
+
+
+def test_the_canvas_of_torch_1_has_the_tolerance_of_its_coordinates():
+    config = ModelConfig(backbone=ViTConfig.dinov2("b"))
+    old, new = (list_stages(config, version)[0] for version in (1, 2))
+    assert old.name == "canvas, target"
+    assert new.tolerance == 2e-3
+    assert 7e-3 < old.tolerance < 8e-3
 
 
 def test_nan_and_wrong_shapes_fail(dump, tmp_path):
