@@ -67,7 +67,7 @@ def _decode_max(config: ModelConfig, head: Params, features: Features, prototype
     if levels is not None:
         geometric = geometric._replace(level_maps=levels.max(1, keepdims=True))
     stages = segic.decode_with_prompts(config, head, features, prototypes, geometric)
-    return Decoding(segic.upsample(stages.logits, config.canvas), stages.map)
+    return Decoding(segic.upsample(stages.logits, config.canvas), stages.map, stages.logits)
 
 
 def compare(bundle: Bundle, source: EmojiSource | FolderSource, shots: int) -> dict[str, dict]:

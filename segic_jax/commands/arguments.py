@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from segic_jax.inference.segmenter import Segmenter
 
 MAX_LINES = 20  # about references
+TilesOption = Annotated[int | Literal["auto"] | None, tyro.conf.arg(metavar="N|auto")]
 _PAIR = tyro.conf.arg(metavar="IMAGE MASK")
 _BOX = re.compile(r"[-\d.]*(,[-\d.]*)+")
 _LABEL = re.compile(r"(.+):(\d+|#[0-9a-fA-F]{6}|alpha)")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from segic_jax.commands.arguments import TilesOption
 from segic_jax.commands.command_line import run_command
 from segic_jax.config import Hosts, Precision
 from segic_jax.errors import ConfigError, InputWarning
@@ -42,6 +43,12 @@ class EpisodeOptions:
     """A model with a frozen random backbone, evaluated as another baseline."""
     workers: int | None = None
     """Processes that read images; 0, the default, reads in threads."""
+    tiles: TilesOption = None
+    """Segment targets in overlapping windows, as `segic predict --tiles`: N along the longer side, or
+    auto."""
+    instances: Literal["regions", "peaks"] | None = None
+    """Also score the objects of each class (AP), separated as by `segic predict --instances`; for folder with
+    a COCO JSON."""
 
 
 @dataclass
@@ -238,6 +245,8 @@ class Eval:
             batch_size=batch_size,
             workers=options.workers or 0,
             precision=self.precision,
+            tiles=options.tiles,
+            instances=options.instances,
         )
 
     def _episodes(self, benchmark: "BenchmarkSpec", source: Any) -> "tuple[Protocol, Sequence[Manifest]]":

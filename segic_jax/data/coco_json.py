@@ -41,7 +41,8 @@ class CocoJson:
             raise DataError(f"{path} is damaged or not JSON: get the file again.") from error
         self.images: dict[int, str] = {}  # image id -> file name
         self.sizes: dict[int, tuple[int, int]] = {}  # image id -> (height, width)
-        self._annotations: dict[int, list[tuple[int, object]]] = {}  # image id -> class and segmentation
+        # image id -> class, segmentation, and whether it is a crowd
+        self._annotations: dict[int, list[tuple[int, object, bool]]] = {}
         self._images: dict[int, set[int]] = {}
         first: dict[str, int] = {}  # file name -> the first image id that has it
         skipped: list[str] = []
@@ -69,7 +70,8 @@ class CocoJson:
                 if isinstance(segmentation, list) and not segmentation and skip_invalid:
                     skipped.append(f"number {number} has no mask")
                     continue
-                self._annotations.setdefault(image, []).append((class_id, segmentation))
+                crowd = bool(annotation.get("iscrowd", 0))
+                self._annotations.setdefault(image, []).append((class_id, segmentation, crowd))
                 self._images.setdefault(class_id, set()).add(image)
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, DataError):
@@ -119,7 +121,7 @@ class CocoJson:
 
     def classes_of_images(self) -> dict[int, set[int]]:
         """Return the classes of each image with annotations, by image id."""
-        return {image: {class_id for class_id, _ in pairs} for image, pairs in self._annotations.items()}
+        return {image: {item[0] for item in items} for image, items in self._annotations.items()}
 
     def mask(self, image_id: int, category_id: int) -> Bool[np.ndarray, "height width"]:
         """Return the union of all objects of a class, crowds included.
@@ -143,9 +145,15 @@ class CocoJson:
             raise DataError(f"{self.path}, image {image_id}: {error}; get the file again.") from error
         return np.stack(masks) if masks else np.zeros((0, *size), bool)
 
+    def crowds(self, image_id: int, category_id: int) -> list[bool]:
+        """Say of each of the `instances` of a class whether it is a crowd: several objects in one mask."""
+        return [
+            crowd for class_id, _, crowd in self._annotations.get(image_id, ()) if class_id == category_id
+        ]
+
     def _segmentations(self, image_id: int, category_id: int | None) -> list:
-        pairs = self._annotations.get(image_id, ())
-        return [segmentation for class_id, segmentation in pairs if category_id in (None, class_id)]
+        items = self._annotations.get(image_id, ())
+        return [segmentation for class_id, segmentation, _ in items if category_id in (None, class_id)]
 
 
 def _file_name(image: dict) -> str:

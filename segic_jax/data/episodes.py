@@ -47,6 +47,13 @@ class LabelledImage(NamedTuple):
     note: str = ""  # how a defect of the files was handled, for results and checks
 
 
+class ObjectMasks(NamedTuple):
+    """Hold the objects of a class on an image."""
+
+    masks: Bool[np.ndarray, "objects height width"]
+    crowd: list[bool]  # which of them stand for several objects that were not told apart
+
+
 @dataclass(frozen=True)
 class Episode:
     """Ask for a class on the target image, given reference images of it."""
@@ -145,6 +152,15 @@ class EpisodeSource(Protocol):
         Raises:
             DataError: a file is missing or damaged, or image and mask differ in size.
         """
+        ...
+
+
+@runtime_checkable
+class WithObjects(Protocol):
+    """Tell the objects of a class apart, for scores of instances."""
+
+    def objects(self, view: View) -> ObjectMasks:
+        """Return the objects on an image whose union is the mask of the view."""
         ...
 
 

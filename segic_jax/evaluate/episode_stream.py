@@ -17,9 +17,10 @@ import numpy as np
 from jaxtyping import Float
 
 from segic_jax.data.episodes import Episode, EpisodeSource, LabelledImage, View
-from segic_jax.data.preprocess import CanvasImage, resize_and_pad
+from segic_jax.data.preprocess import CanvasImage, resize, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.engine import Decoding, Engine
+from segic_jax.inference.tiles import TilePlan, Tiles, merge_logits, merge_maps, plan_tiles, window_batches
 from segic_jax.models.segic import Prototypes
 from segic_jax.runtime.prefetch import prefetch_results
 
@@ -73,6 +74,7 @@ def predict_episodes(
     rounded_canvas: bool = True,
     in_flight: int = 16,
     workers: int = 0,
+    tiles: Tiles | None = None,
 ) -> Iterator[T]:
     """Yield `score` of every task's prediction, in order; it runs in threads while the devices work.
 
@@ -86,6 +88,7 @@ def predict_episodes(
         rounded_canvas: round resized images to uint8; see `data.preprocess.resize_and_pad`.
         in_flight: episodes between reading and scoring, at most (rounded up to a batch).
         workers: processes that read images; 0 reads in threads.
+        tiles: segment targets in windows; see `inference.tiles`. A prediction then covers their plane.
 
     Raises:
         DataError: an image cannot be read; the results before it have been yielded.
@@ -98,7 +101,7 @@ def predict_episodes(
     errors: list[str] = []
     notes: dict[View, str] = {}  # of references
 
-    def decode() -> Iterator[_Decoded]:
+    def decode() -> Iterator[_Decoded | _DecodedTiles]:
         """Decode all targets; end at the first image that cannot be read."""
         for batch in batches:
             loaded = [next(images) for _ in batch]
@@ -113,18 +116,22 @@ def predict_episodes(
                 for model in models.values():
                     model.add(views, canvases)
                 continue
-            decodings = _decode(models, batch_tasks, canvases, no_reference)
+            whole = None if tiles is not None else _decode(models, batch_tasks, canvases, no_reference)
             for row, (task, image) in enumerate(zip(batch_tasks, loaded, strict=True)):
-                found = (image.note, *(notes[view] for view in task.episode.reference_views))
-                yield _Decoded(task, image, row, decodings, tuple(dict.fromkeys(filter(None, found))))
+                named = (image.note, *(notes[view] for view in task.episode.reference_views))
+                found = tuple(dict.fromkeys(filter(None, named)))
+                if whole is not None:
+                    yield _Decoded(task, image, row, whole, found)
+                elif tiles is not None:
+                    windows = _Windows(tiles, rounded_canvas, no_reference, similarity)
+                    yield _decode_tiles(models, task, image, found, windows)
 
-    def score_decoded(decoded: _Decoded) -> T:
-        return score(_prediction(decoded, similarity))
+    def score_decoded(decoded: _Decoded | _DecodedTiles) -> T:
+        return score(decoded.prediction(similarity))
 
+    limit = max(in_flight, engine.rows) if tiles is None else 1  # the maps of large images are large
     try:
-        yield from prefetch_results(
-            score_decoded, decode(), threads=SCORING_THREADS, limit=max(in_flight, engine.rows)
-        )
+        yield from prefetch_results(score_decoded, decode(), threads=SCORING_THREADS, limit=limit)
     finally:
         images.close()
     if errors:
@@ -273,17 +280,67 @@ class _Decoded(NamedTuple):
     decodings: Mapping[str, Decoding]  # of a batch of targets
     notes: tuple[str, ...]
 
+    def prediction(self, similarity: bool) -> Prediction:
+        """Fetch one row of the results from the device."""
+        task, image, row, decodings, notes = self
+        assert image.target is not None
+        return Prediction(
+            task,
+            image.target,
+            image.reference,
+            image.canvas.size,
+            np.asarray(decodings["segic"].similarity)[row, 0] if similarity else None,
+            {name: np.asarray(decoding.logits)[row, 0] for name, decoding in decodings.items()},
+            notes,
+        )
 
-def _prediction(decoded: _Decoded, similarity: bool) -> Prediction:
-    """Fetch one row of the results from the device."""
-    task, image, row, decodings, notes = decoded
+
+class _DecodedTiles(NamedTuple):
+    """Hold a task with the merged maps of its target's windows."""
+
+    task: Task
+    image: _Image
+    plan: TilePlan
+    small_logits: Mapping[str, Float[np.ndarray, "merged merged"]]
+    similarity: Float[np.ndarray, "side side"] | None
+    notes: tuple[str, ...]
+
+    def prediction(self, similarity: bool) -> Prediction:
+        """Enlarge the logits to the plane, as a Result does."""
+        task, image, plan, small_logits, similarity_map, notes = self
+        assert image.target is not None
+        plane = (plan.side, plan.side)
+        logits = {name: resize(values, plane) for name, values in small_logits.items()}
+        return Prediction(task, image.target, image.reference, plan.size, similarity_map, logits, notes)
+
+
+class _Windows(NamedTuple):
+    """Say how windows are made, and what is decoded of them."""
+
+    tiles: Tiles
+    rounded: bool
+    no_reference: bool
+    similarity: bool
+
+
+def _decode_tiles(
+    models: Mapping[str, _PooledReferences],
+    task: Task,
+    image: _Image,
+    notes: tuple[str, ...],
+    windows: _Windows,
+) -> _DecodedTiles:
+    """Decode the windows of one target with every model and baseline."""
     assert image.target is not None
-    return Prediction(
-        task,
-        image.target,
-        image.reference,
-        image.canvas.size,
-        np.asarray(decodings["segic"].similarity)[row, 0] if similarity else None,
-        {name: np.asarray(decoding.logits)[row, 0] for name, decoding in decodings.items()},
-        notes,
-    )
+    engine, pixels = models["segic"].engine, image.target.image
+    plan = plan_tiles(pixels.shape[:2], engine.config, windows.tiles)
+    small: dict[str, list[np.ndarray]] = {}
+    maps = []
+    for batch in window_batches(pixels, plan, engine.rows, rounded=windows.rounded):
+        decodings = _decode(models, [task] * len(batch), batch, windows.no_reference)
+        for name, decoding in decodings.items():
+            small.setdefault(name, []).extend(np.asarray(decoding.small_logits)[: len(batch), 0])
+        if windows.similarity:
+            maps += [*np.asarray(decodings["segic"].similarity)[: len(batch), 0]]
+    merged = {name: merge_logits(plan, parts) for name, parts in small.items()}
+    return _DecodedTiles(task, image, plan, merged, merge_maps(plan, maps) if maps else None, notes)

@@ -11,10 +11,19 @@ import numpy as np
 
 from segic_jax.config import Precision
 from segic_jax.data.benchmark_spec import BenchmarkSpec
-from segic_jax.data.episodes import ClassId, Episode, EpisodeSource, Manifest, episodes_hash, require_files
+from segic_jax.data.episodes import (
+    ClassId,
+    Episode,
+    EpisodeSource,
+    Manifest,
+    WithObjects,
+    episodes_hash,
+    require_files,
+)
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate import report
 from segic_jax.evaluate.episode_stream import Prediction, Task, predict_episodes
+from segic_jax.evaluate.instances import average_precisions, instance_row
 from segic_jax.evaluate.metrics import RunningMeanIoU
 from segic_jax.evaluate.protocols import (
     Protocol,
@@ -23,6 +32,7 @@ from segic_jax.evaluate.protocols import (
     prediction_row,
     similarity_on_image,
     summarise_rows,
+    to_image_size,
 )
 from segic_jax.evaluate.report import GalleryItem
 from segic_jax.evaluate.runner import (
@@ -31,8 +41,11 @@ from segic_jax.evaluate.runner import (
     host_share,
     model_identity,
     spread,
+    to_json,
 )
 from segic_jax.inference.engine import Engine
+from segic_jax.inference.instances import InstancesFrom
+from segic_jax.inference.tiles import Tiles, require_tiles
 from segic_jax.runtime.distributed import gather_json, raise_on_all_hosts
 from segic_jax.weights.bundle import Bundle
 
@@ -66,6 +79,8 @@ class EpisodeEvaluation:
         batch_size: int = 16,
         workers: int = 0,
         precision: Precision = "auto",
+        tiles: Tiles | None = None,
+        instances: InstancesFrom | None = None,
     ):
         """Number the episodes of all folds.
 
@@ -77,15 +92,25 @@ class EpisodeEvaluation:
             batch_size: episodes between reading and scoring; it changes no result.
             workers: processes that read images; 0 reads in threads.
             precision: of the backbone; see `inference.engine.Engine`.
+            tiles: segment targets in windows; see `inference.tiles`.
+            instances: also score the objects of each class, separated in this way; see `inference.instances`.
 
         Raises:
-            ConfigError: `batch_size` below 1 or `workers` below 0.
+            ConfigError: `batch_size` below 1, `workers` below 0, no number of `tiles`, or `instances` of a
+                source that does not tell objects apart.
             DataError: there are no episodes, or some have no reference.
             BundleError: `class_names` without text features for them.
         """
         if batch_size < 1 or workers < 0:
             raise ConfigError(f"batch_size {batch_size} must be at least 1, workers {workers} at least 0.")
+        require_tiles(tiles)
+        if instances is not None and not isinstance(source, WithObjects):
+            raise ConfigError(
+                f"{source.name} does not tell the objects of a class apart: for scores of instances give "
+                "--benchmark folder a COCO JSON as --data-root."
+            )
         self.bundle, self.benchmark, self.protocol = bundle, benchmark, protocol
+        self._tiles, self._instances = tiles, instances
         self._source, self._manifests = source, manifests
         self._class_names, self._baselines = class_names, baselines
         self._random_backbone = random_backbone
@@ -110,7 +135,13 @@ class EpisodeEvaluation:
             "baselines": self._baselines,
             "random_backbone": model_identity(random_backbone) if random_backbone else None,
             "precision": self._engine.precision,
+            **self._ways(),
         }
+
+    def _ways(self) -> dict:
+        """Return the ways to segment and separate that were chosen; without them, runs are as before."""
+        ways = {"tiles": self._tiles, "instances_from": self._instances}
+        return {name: value for name, value in ways.items() if value is not None}
 
     def settings(self) -> dict:
         """Return the first entries of the result."""
@@ -120,6 +151,7 @@ class EpisodeEvaluation:
             "folds": [manifest.fold for manifest in self._manifests],
             "class_names_given": self._class_names,
             "precision": self._engine.precision,
+            **self._ways(),
         }
 
     def prepare(self, indices: Sequence[int], out: Path) -> None:
@@ -135,16 +167,23 @@ class EpisodeEvaluation:
             engines,
             self._source,
             [self._tasks[index] for index in indices],
-            lambda prediction: prediction_row(
-                prediction, self.protocol, threshold=self._threshold, copy=self._baselines
-            ),
+            self._row,
             no_reference=self._baselines,
             similarity=self._threshold is not None,
             references=self._baselines,
             rounded_canvas=self.protocol.rounded_canvas,
             in_flight=self._batch_size,
             workers=self._workers,
+            tiles=self._tiles,
         )
+
+    def _row(self, prediction: Prediction) -> dict:
+        row = prediction_row(prediction, self.protocol, threshold=self._threshold, copy=self._baselines)
+        if self._instances is not None and isinstance(self._source, WithObjects):
+            objects = self._source.objects(prediction.task.episode.target_view)
+            logits = to_image_size(prediction.logits["segic"], prediction.size, objects.masks.shape[1:])
+            row["objects"] = instance_row(logits, self._instances, objects)
+        return row
 
     def running_score(self) -> Callable[[dict], float]:
         """Return a function that takes each row and returns the mIoU so far, in per cent."""
@@ -169,10 +208,20 @@ class EpisodeEvaluation:
             "episodes_in_list": len(self._tasks),
             "classes": len({(row["fold"], row["class"]) for row in rows}),
             **summarise_rows(rows, manifests, self.protocol, class_labels(self._source, rows)),
+            "instances": self._instance_scores(rows),
             "cosine_threshold": self._threshold,
             "files_with_defects": defects,
             "notes": [*self._notes(), *defects_note(defects)],
         }
+
+    def _instance_scores(self, rows: Sequence[dict]) -> dict | None:
+        """Return the average precisions of instances, in per cent; None where they were not asked for."""
+        if self._instances is None:
+            return None
+        by_class: dict[tuple[int, ClassId], list[dict]] = {}
+        for row in rows:
+            by_class.setdefault((row["fold"], row["class"]), []).append(row["objects"])
+        return to_json(average_precisions(by_class.values()))
 
     def _notes(self) -> list[str]:
         """Say which baselines are missing, and why."""
@@ -211,16 +260,16 @@ class EpisodeEvaluation:
             return gallery_item(prediction, iou[index])._replace(kind=kinds[index])
 
         tasks = [self._tasks[index] for index in kinds]
-        engines = {"segic": self._engine}
         return list(
             predict_episodes(
-                engines,
+                {"segic": self._engine},
                 self._source,
                 tasks,
                 item,
                 similarity=True,
                 references=True,
                 rounded_canvas=self.protocol.rounded_canvas,
+                tiles=self._tiles,
             )
         )
 
@@ -236,13 +285,17 @@ class EpisodeEvaluation:
         for name, values in {"segic": scores, **result["baselines"]}.items():
             low, high = values["interval_95"]
             lines.append(f"  {LABELS[name]:<28}{values['miou']:6.1f}   95 % interval {low:.1f} - {high:.1f}")
-        boundary = "-" if scores["boundary_iou"] is None else f"{scores['boundary_iou']:.1f}"
         lines += [
             f"  mean over all classes of a fold {scores['miou_fold_classes']:.1f}, "
             f"over classes seen {scores['miou_seen_classes']:.1f}",
             f"  FB-IoU {scores['fb_iou']:.1f}, mean of the episodes' IoU {scores['episode_iou']:.1f}, "
-            f"boundary IoU {boundary}",
+            f"boundary IoU {_cell(scores['boundary_iou'])}",
         ]
+        if (instances := result["instances"]) is not None:
+            lines.append(
+                f"  instances, from {self._instances}: AP50 {_cell(instances['ap50'])}, "
+                f"AP75 {_cell(instances['ap75'])}, AP {_cell(instances['ap'])}"
+            )
         if len(result["fold_scores"]) > 1:
             folds = (f"{fold}: {values['miou']:.1f}" for fold, values in result["fold_scores"].items())
             lines.append(f"  folds  {'  '.join(folds)}")
@@ -251,6 +304,10 @@ class EpisodeEvaluation:
             for label, part in (("best", ranked[:-4:-1]), ("worst", ranked[:3])):
                 lines.append(f"  {label:<6} " + ", ".join(f"{name[:20]} {value:.1f}" for name, value in part))
         return "\n".join([*lines, *(f"  {note}" for note in result["notes"])])
+
+
+def _cell(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
 
 
 def score_episodes(

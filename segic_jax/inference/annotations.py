@@ -93,12 +93,14 @@ def _example(annotated: AnnotatedImage, label: str, finder: ImageFinder) -> Exam
 
 
 def labelled_image(result: Result, stem: str) -> LabelledImage:
-    """Return what is written of a result: each class with a mask, with its score."""
-    regions = [
-        Region(name, result.mask(i), float(result.scores[i]))
-        for i, name in enumerate(result.names)
-        if result.areas[i]
-    ]
+    """Return what is written of a result: each class with a mask, or each object of it if `separate`."""
+    regions = []
+    for i, name in enumerate(result.names):
+        if result.areas[i] and result.separate:
+            objects = zip(result.instances(i), result.instance_scores(i), strict=True)
+            regions += [Region(name, mask, score) for mask, score in objects]
+        elif result.areas[i]:
+            regions.append(Region(name, result.mask(i), float(result.scores[i])))
     path = Path(result.source or f"{stem}.png")
     return LabelledImage(stem, path, result.image.shape[:2], lambda: regions, lambda: result.label_map)
 

@@ -47,6 +47,7 @@ class Decoding(NamedTuple):
 
     logits: Float[Array, "rows concepts S S"]  # inside where positive; crop to the image's size before use
     similarity: Float[Array, "rows concepts S S"]  # cosine, -1..1
+    small_logits: Float[Array, "rows concepts side side"]  # at 4 x grid
 
 
 class Tracking(NamedTuple):
@@ -267,7 +268,7 @@ def _pool_reference(patches, sizes, mask):
 @_compiled(0, 1)
 def _decode(config, at_once, head, features, prototypes, rows):
     stages = segic.decode_stages(config, head, features, prototypes, rows=rows, concepts_at_once=at_once)
-    return Decoding(segic.upsample(stages.logits, config.canvas), stages.map)
+    return Decoding(segic.upsample(stages.logits, config.canvas), stages.map, stages.logits)
 
 
 @_compiled(0, 1)

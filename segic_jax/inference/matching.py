@@ -4,6 +4,7 @@ Pure functions; `engine` compiles them. A patch is a cell of the backbone's grid
 PATCHES patches of its references of each kind, so that shapes do not depend on the number of shots.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -134,6 +135,15 @@ def _mutual_share(
     mutual = inside.max(-1) >= jnp.take_along_axis(best, chosen, axis=-1)
     valid = patches_valid[:, INSIDE]
     return (mutual & valid).sum(-1) / jnp.maximum(valid.sum(-1), 1)
+
+
+def image_matches(chunks: Sequence[ConceptMatches], row: int) -> ConceptMatches:
+    """Fetch the matches of one image of a batch from the device, without the batch axis.
+
+    Args:
+        chunks: the concepts in order, in parts.
+    """
+    return jax.tree.map(lambda *parts: np.concatenate([np.asarray(part)[row] for part in parts]), *chunks)
 
 
 def match_patches(

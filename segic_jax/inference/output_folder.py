@@ -231,7 +231,8 @@ def render_page(
         loader=jinja2.PackageLoader("segic_jax.inference"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["urlencode"] = lambda name: quote(os.fsencode(name))  # names may hold any bytes
-    count = Counter(annotation["category_name"] for coco in coco_files for annotation in coco["annotations"])
+    shown = ({annotation["category_name"] for annotation in coco["annotations"]} for coco in coco_files)
+    count = Counter(name for names in shown for name in names)
     totals = [
         {"name": name, "colour": colour, "count": count[name]}
         for name, colour in zip(context.names, _css_colours(len(context.names)), strict=True)

@@ -6,9 +6,9 @@ large image takes little memory.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from segic_jax.data import masks
 from segic_jax.data.images import palette_png
 from segic_jax.data.preprocess import Taps, bilinear_taps, resample
 from segic_jax.errors import DataError
+from segic_jax.inference.instances import DEFAULT_INSTANCES, Instance, InstancesFrom, split_mask
 from segic_jax.inference.overlay import (
     Colour,
     draw_masks,
@@ -31,10 +32,17 @@ from segic_jax.inference.overlay import (
 from segic_jax.runtime.atomic_write import atomic_write, make_folder, require_path
 
 STRIP = 1 << 22  # pixels that are processed at a time
-MIN_REGION = 0.02  # of the mask: a smaller connected region is not an instance of its own
 ROUNDING = 1e-3  # a resampled logit exceeds the logits around it by much less
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 lie just beyond
+
+
+class Click(NamedTuple):
+    """Hold a place on the target, in its pixels, that is inside or outside the object."""
+
+    x: float
+    y: float
+    inside: bool
 
 
 class _PackedMask(NamedTuple):
@@ -77,7 +85,9 @@ class Result:
     colours: tuple[Colour, ...]  # of the classes in overlays and palettes; `class_colours` by default
     cut: float = 0.0  # pixels with a larger logit are inside
     keep_absent: bool = False
-    instances_from: str = "regions"  # connected regions of the mask
+    instances_from: InstancesFrom = DEFAULT_INSTANCES  # how `instances` separates the objects of a class
+    separate: bool = False  # overlays and annotations show each instance, not each class
+    clicks: tuple[tuple[int, Click], ...] = ()  # corrections so far, each of a class: `Segmenter.refine`
     warnings: tuple[str, ...] = ()  # sentences about the weights: `Segmenter.warnings`
 
     def threshold(self, cut: float) -> "Result":
@@ -147,14 +157,20 @@ class Result:
         return values if concept is None else values[0]
 
     def instances(self, concept: int) -> list[Bool[np.ndarray, "height width"]]:
-        """Split a mask into its connected regions, the largest first; objects that touch stay together.
+        """Split a mask into the objects that it shows, the largest first, as `instances_from` says.
 
-        Regions below 2 % of the mask are left out.
+        Parts that are very small beside the largest connected region are left out.
         """
-        _, labels, statistics, _ = cv2.connectedComponentsWithStats(self.mask(concept).view(np.uint8))
-        areas = statistics[1:, cv2.CC_STAT_AREA]
-        order = np.argsort(-areas, kind="stable")
-        return [labels == i + 1 for i in order if areas[i] >= MIN_REGION * areas.sum()]
+        height, width = self.image.shape[:2]
+        return [instance.rows(0, height, width) for instance in self._instances(concept)]
+
+    def instance_scores(self, concept: int) -> list[float]:
+        """Return the mean probability inside each of the `instances`."""
+        return [
+            instance.score(self._logit_rows(concept, y0, y1)[:, x0:x1])
+            for instance in self._instances(concept)
+            for x0, y0, x1, y1 in [instance.box]
+        ]
 
     def overlay(self, side: int | None = None) -> UInt8[np.ndarray, "rows columns 3"]:
         """Return the target with every mask tinted and outlined in its class's colour.
@@ -165,12 +181,13 @@ class Result:
         image = shrink(self.image, side or max(self.image.shape))
         if image is self.image:
             return np.concatenate(list(self._overlay_strips()))
-        visible, size = np.flatnonzero(self.areas).tolist(), image.shape[1::-1]
+        height, size = len(self.image), image.shape[1::-1]
+        rows, colours = self._shown()
         small = (
-            cv2.resize(self.mask(i).view(np.uint8), size, interpolation=cv2.INTER_NEAREST).view(bool)
-            for i in visible
+            cv2.resize(of(0, height).view(np.uint8), size, interpolation=cv2.INTER_NEAREST).view(bool)
+            for of in rows
         )
-        return draw_masks(image, small, [self.colours[i] for i in visible])
+        return draw_masks(image, small, colours)
 
     def overlay_png(self) -> bytes:
         """Return `overlay` as a PNG file."""
@@ -182,13 +199,22 @@ class Result:
 
     def _overlay_strips(self) -> Iterator[UInt8[np.ndarray, "rows width 3"]]:
         """Draw the overlay a strip at a time, with the lines that reach into it from beyond."""
-        visible, width = np.flatnonzero(self.areas).tolist(), line_width(self.image.shape[:2])
-        reach, height = outline_reach(width), len(self.image)
-        colours = [self.colours[i] for i in visible]
+        width, height = line_width(self.image.shape[:2]), len(self.image)
+        reach = outline_reach(width)
+        rows, colours = self._shown()
         for start, stop in self._strips():
             first, last = max(0, start - reach), min(height, stop + reach)
-            rows = [self._mask_rows(i, first, last) for i in visible]
-            yield draw_masks(self.image[first:last], rows, colours, width)[start - first : stop - first]
+            strip = draw_masks(self.image[first:last], [of(first, last) for of in rows], colours, width)
+            yield strip[start - first : stop - first]
+
+    def _shown(self) -> tuple[list[Callable[[int, int], np.ndarray]], list[Colour]]:
+        """Return what the overlay shows: functions that give rows of a mask, and the colours of the masks."""
+        visible = np.flatnonzero(self.areas).tolist()
+        if not self.separate:
+            return [partial(self._mask_rows, i) for i in visible], [self.colours[i] for i in visible]
+        width = self.image.shape[1]
+        shown = [(instance, self.colours[i]) for i in visible for instance in self._instances(i)]
+        return [partial(instance.rows, width=width) for instance, _ in shown], [colour for _, colour in shown]
 
     def label_png(self) -> bytes:
         """Return `label_map` as a palette PNG in the classes' colours; 16-bit grey above 255 classes."""
@@ -197,15 +223,13 @@ class Result:
         return palette_png(self.label_map, self.colours)
 
     def to_coco(self, image_id: int = 1, first_id: int = 1) -> list[dict]:
-        """Return COCO annotations of the masks that are not empty.
+        """Return COCO annotations of the masks that are not empty, or of each instance if `separate`.
 
         Each has a compressed RLE, bbox, area, category and score. Category ids are 1 + the class's place in
         `names`.
         """
         annotations = []
-        for i, box in enumerate(self.boxes):
-            if box is None:
-                continue
+        for i, segmentation, box, area, score in self._annotated():
             x0, y0, x1, y1 = box
             annotations.append(
                 {
@@ -213,15 +237,28 @@ class Result:
                     "image_id": image_id,
                     "category_id": i + 1,
                     "category_name": self.names[i],
-                    "segmentation": self._run_lengths[i],
+                    "segmentation": segmentation,
                     "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": int(self.areas[i]),
+                    "area": area,
                     "iscrowd": 0,
-                    "score": round(float(self.scores[i]), 4),
+                    "score": round(score, 4),
                     "presence": round(float(self.presence[i]), 4),
                 }
             )
         return annotations
+
+    def _annotated(self) -> Iterator[tuple[int, dict, Box, int, float]]:
+        """Yield class, run lengths, box, area and score of everything that gets an annotation."""
+        height, width = self.image.shape[:2]
+        for i, box in enumerate(self.boxes):
+            if box is None:
+                continue
+            if not self.separate:
+                yield i, self._run_lengths[i], box, int(self.areas[i]), float(self.scores[i])
+                continue
+            for instance, score in zip(self._instances(i), self.instance_scores(i), strict=True):
+                mask = instance.rows(0, height, width)
+                yield i, masks.encode(mask), instance.box, int(np.count_nonzero(mask)), score
 
     def coco_file(self, name: str = "") -> dict:
         """Return COCO's images, categories and annotations; the image also has the status of every class.
@@ -317,6 +354,16 @@ class Result:
     def _run_lengths(self) -> dict[int, dict]:
         """Return the RLE of each mask that is not empty, by place."""
         return {i: masks.encode(self.mask(i)) for i, box in enumerate(self.boxes) if box is not None}
+
+    def _instances(self, concept: int) -> list[Instance]:
+        """Return the instances of a class, which are found once."""
+        if concept not in self._found_instances:
+            self._found_instances[concept] = split_mask(self.mask(concept), self.instances_from)
+        return self._found_instances[concept]
+
+    @cached_property
+    def _found_instances(self) -> dict[int, list[Instance]]:
+        return {}
 
     def _window(self, concept: int) -> tuple[int, int] | None:
         """Return the first row that a mask can have, and the one after its last; None for an empty mask."""

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 from weakref import WeakKeyDictionary
@@ -32,11 +32,14 @@ from segic_jax.inference.context import Context, concept_slots, read_context
 from segic_jax.inference.engine import Engine, ImageFeatures, padded_concepts
 from segic_jax.inference.example import Example
 from segic_jax.inference.explain import Explanation, explain_classes
-from segic_jax.inference.matching import ConceptMatches, ConceptSlots, patches_on_image
+from segic_jax.inference.instances import DEFAULT_INSTANCES, InstancesFrom, require_instances
+from segic_jax.inference.matching import ConceptMatches, ConceptSlots, image_matches, patches_on_image
 from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.presence import apply_negatives, decide_presence, read_calibration
 from segic_jax.inference.references import fit_examples
+from segic_jax.inference.refine import read_box, read_clicks, refine_result
 from segic_jax.inference.result import Result
+from segic_jax.inference.tiles import Tiles, match_tiles, plan_tiles, require_tiles
 from segic_jax.models.params import release
 from segic_jax.models.segic import Prototypes
 from segic_jax.runtime.prefetch import prefetch, prefetch_results
@@ -61,6 +64,7 @@ class Segmenter:
         self._calibration = read_calibration(bundle.notes)
         self._slots: WeakKeyDictionary[Context, list[ConceptSlots]] = WeakKeyDictionary()
         self._joined: WeakKeyDictionary[Context, Prototypes] = WeakKeyDictionary()
+        self._encoded: tuple[bytes, np.ndarray] | None = None  # hash and patches of the image refined last
 
     @classmethod
     def load(
@@ -160,6 +164,8 @@ class Segmenter:
         cut: float = 0.0,
         keep_absent: bool = False,
         together: bool = False,
+        tiles: Tiles | None = None,
+        instances: InstancesFrom | None = None,
     ) -> Result:
         """Segment one image.
 
@@ -172,15 +178,20 @@ class Segmenter:
             together: let each class also read the features of the others, as the official code does. Without
                 it every class is decoded as if it were the only one, and adding a class changes no other's
                 mask. For a single class there is no difference.
+            tiles: segment overlapping windows of the image, this number along its longer side or "auto", and
+                merge them: for objects that are small in a large image. None: the image as a whole.
+            instances: let overlays and annotations show each object of a class, separated in this way; see
+                `inference.instances`. None: they show each class.
 
         Returns:
             Masks, label map and presence at the target's size, a row for each class of the Context.
 
         Raises:
             DataError: the image cannot be read, or the Context belongs to another model or has no class.
+            ConfigError: `tiles` is no number of windows, or `instances` no method.
         """
-        self._require_usable(context)
-        return self._start([self._read_target(target)], context, cut, keep_absent, together, 1)[0]()
+        request = self._request(context, cut, keep_absent, together, tiles, instances)
+        return self._start([self._read_target(target)], request, 1)[0]()
 
     def predict_many(
         self,
@@ -190,6 +201,8 @@ class Segmenter:
         cut: float = 0.0,
         keep_absent: bool = False,
         together: bool = False,
+        tiles: Tiles | None = None,
+        instances: InstancesFrom | None = None,
         on_error: Callable[[ImageLike, DataError], None] | None = None,
     ) -> Iterator[Result]:
         """Segment images one after another, in order, while threads read the next ones and make the results.
@@ -198,16 +211,60 @@ class Segmenter:
 
         Args:
             targets: images in a list or from an iterator, or a folder (its images by name).
-            cut, keep_absent, together: as for `predict`.
+            cut, keep_absent, together, tiles, instances: as for `predict`.
             on_error: called with a target that cannot be read and its error; the target is then left out.
                 If None, the error is raised after the results before it.
 
         Raises:
             DataError: as `predict`, or a folder has no images.
+            ConfigError: as `predict`.
         """
-        self._require_usable(context)
-        started = self._start_many(iter(list_images(targets)), context, cut, keep_absent, together, on_error)
+        request = self._request(context, cut, keep_absent, together, tiles, instances)
+        started = self._start_many(iter(list_images(targets)), request, on_error)
         return prefetch_results(lambda finish: finish(), started, threads=THREADS, limit=self.engine.rows)
+
+    def refine(
+        self,
+        result: Result,
+        *,
+        points: Iterable[Sequence] = (),
+        box: Sequence | None = None,
+        name: str | None = None,
+    ) -> Result:
+        """Correct a mask by points and a box on the target; see `inference.refine`.
+
+        The image is encoded again, unless the last call was about the same one. Points of earlier calls count
+        as well, so that corrections can be made one after the other.
+
+        Args:
+            points: (x, y) in pixels of the target for a place inside the object, or (x, y, inside) with True
+                or False.
+            box: (x0, y0, x1, y1) around the object; the mask becomes what fits it best.
+            name: the class; may be left out where there is only one.
+
+        Returns:
+            The result with another mask of this class, which is present where a point is inside or there is a
+            box. The presence and the other classes stay as they are.
+
+        Raises:
+            DataError: a point or the box is malformed or outside the image, or there is no such class.
+        """
+        if name is None and len(result.names) == 1:
+            (name,) = result.names
+        if name not in result.names:
+            raise DataError(f"Name one of the classes {', '.join(result.names)} to refine, not {name!r}.")
+        clicks = read_clicks(points, *result.image.shape[:2])
+        box = None if box is None else read_box(box, *result.image.shape[:2])
+        concept = result.names.index(name)
+        return refine_result(result, concept, clicks, box, self.config.canvas, self._patches)
+
+    def _patches(self, placed: CanvasImage) -> Float[np.ndarray, "g g channels"]:
+        """Return the features of the patches of an image on the canvas; those of the last image are kept."""
+        digest, encoded = hashlib.sha256(placed.image.tobytes()).digest(), self._encoded
+        if encoded is None or encoded[0] != digest:
+            encoded = digest, np.asarray(self.engine.features([placed], 1).features.patches)[0]
+            self._encoded = encoded
+        return encoded[1]
 
     def explain(self, target: ImageLike, context: Context, *, matches: int = 24) -> list[Explanation]:
         """Explain each class: where the target looks like the examples, and which patches match which.
@@ -237,7 +294,8 @@ class Segmenter:
         features = self.engine.features([loaded.placed], 1)
         concepts = self.engine.match_concepts(features, self._slots_of(context))
         explanations = self._explain(loaded, features, context, matches)
-        return self._result(concepts, 0, loaded, context, cut, keep_absent), explanations
+        request = _Request(context, cut, keep_absent)
+        return self._result(image_matches(concepts, 0), loaded, request), explanations
 
     @cached_property
     def fingerprint(self) -> str:
@@ -276,7 +334,15 @@ class Segmenter:
         self._require_usable(context)
         matches = self.engine.match_concepts(features, self._slots_of(context))
         target = _Target(image, None, placed)
-        return lambda: self._result(matches, 0, target, context, cut, keep_absent, logits)
+        request = _Request(context, cut, keep_absent)
+
+        def finish() -> Result:
+            own = image_matches(matches, 0)
+            classes = len(context.names)  # whose logits come from elsewhere; negatives keep theirs
+            joined = np.concatenate([np.asarray(logits)[:classes], own.logits[classes:]])
+            return self._result(own._replace(logits=joined), target, request)
+
+        return finish
 
     def _read_target(self, target: ImageLike) -> "_Target":
         image = as_image(target)
@@ -290,33 +356,48 @@ class Segmenter:
         chunks = self.engine.match_patches(features, self._slots_of(context))
         return explain_classes(context, target.placed, target.image.shape[:2], chunks, count)
 
-    def _start(
+    def _request(
         self,
-        targets: Sequence["_Target"],
         context: Context,
         cut: float,
         keep_absent: bool,
         together: bool,
-        rows: int,
+        tiles: Tiles | None,
+        instances: InstancesFrom | None,
+    ) -> "_Request":
+        self._require_usable(context)
+        require_tiles(tiles)
+        require_instances(instances)
+        everyone = self._everyone(context) if together else None
+        return _Request(context, cut, keep_absent, everyone, tiles, instances)
+
+    def _start(
+        self, targets: Sequence["_Target"], request: "_Request", rows: int
     ) -> list[Callable[[], Result]]:
         """Start the device; each function waits for it and gives the result of one target."""
         if not targets:
             return []
+        if request.tiles is not None:
+            return [partial(self._predict_tiles, target, request) for target in targets]
         features = self.engine.features([target.placed for target in targets], rows)
-        everyone = self._everyone(context) if together else None
-        matches = self.engine.match_concepts(features, self._slots_of(context), everyone)
+        matches = self.engine.match_concepts(features, self._slots_of(request.context), request.everyone)
         return [
-            lambda row=row, target=target: self._result(matches, row, target, context, cut, keep_absent)
+            lambda row=row, target=target: self._result(image_matches(matches, row), target, request)
             for row, target in enumerate(targets)
         ]
+
+    def _predict_tiles(self, target: "_Target", request: "_Request") -> Result:
+        assert request.tiles is not None
+        plan = plan_tiles(target.image.shape[:2], self.config, request.tiles)
+        slots = self._slots_of(request.context)
+        rounded, everyone = self.rounded_canvas, request.everyone
+        matches = match_tiles(self.engine, target.image, plan, slots, everyone, rounded=rounded)
+        return self._result(matches, target, request, (plan.side, plan.size))
 
     def _start_many(
         self,
         targets: Iterable[ImageLike],
-        context: Context,
-        cut: float,
-        keep_absent: bool,
-        together: bool,
+        request: "_Request",
         on_error: Callable[[ImageLike, DataError], None] | None,
     ) -> Iterator[Callable[[], Result]]:
         """Read targets in threads and start them in batches; the function of an error raises it."""
@@ -330,38 +411,37 @@ class Segmenter:
                     batch.append(future.result())
                 except DataError as error:
                     if on_error is None:
-                        yield from self._start(batch, context, cut, keep_absent, together, rows)
+                        yield from self._start(batch, request, rows)
                         yield lambda error=error: _raise(error)
                         return
                     on_error(target, error)
                 if len(batch) == rows:
-                    yield from self._start(batch, context, cut, keep_absent, together, rows)
+                    yield from self._start(batch, request, rows)
                     batch = []
-            yield from self._start(batch, context, cut, keep_absent, together, rows)
+            yield from self._start(batch, request, rows)
 
     def _result(
         self,
-        chunks: Sequence[ConceptMatches],
-        row: int,
+        matches: ConceptMatches,
         target: "_Target",
-        context: Context,
-        cut: float,
-        keep_absent: bool,
-        logits: Float[Array, "slots side side"] | None = None,
+        request: "_Request",
+        plane: tuple[int, tuple[int, int]] | None = None,
     ) -> Result:
-        """Make the result of one row of a batch, whose concepts were matched in several chunks."""
-        matches = jax.tree.map(
-            lambda *parts: np.concatenate([np.asarray(part)[row] for part in parts]), *chunks
-        )
+        """Make the result of one target.
+
+        Args:
+            matches: of the target, without the batch axis.
+            plane: side of the square that the maps cover, and the size (h, w) of the target on it; the canvas
+                if None.
+        """
+        context = request.context
+        side, size = plane or (self.config.canvas, target.placed.size)
         classes = len(context.names)
-        if logits is not None:  # instead of those that were decoded
-            others = matches.logits[classes:]
-            matches = matches._replace(logits=np.concatenate([np.asarray(logits)[:classes], others]))
         negatives = [
             [classes + i for i, negative in enumerate(context.negatives) if name in negative.against]
             for name in context.names
         ]
-        on_image = patches_on_image(np.array(target.placed.size), self.config.canvas, self.config.grid)
+        on_image = patches_on_image(np.array(size), side, matches.similarity.shape[-1])
         shots = [*context.shots.values()]
         small_logits, evidence = apply_negatives(matches, negatives, shots, np.asarray(on_image))
         presence, present = decide_presence(self._calibration, evidence)
@@ -373,11 +453,13 @@ class Segmenter:
             image=target.image,
             source=target.source,
             small_logits=small_logits,
-            canvas=self.config.canvas,
-            placed=target.placed.size,
+            canvas=side,
+            placed=size,
             colours=class_colours(classes),
-            cut=cut,
-            keep_absent=keep_absent,
+            cut=request.cut,
+            keep_absent=request.keep_absent,
+            instances_from=request.instances or DEFAULT_INSTANCES,
+            separate=request.instances is not None,
             warnings=self.warnings,
         )
         result.areas  # noqa: B018 - measure it here, in the caller's thread
@@ -416,6 +498,17 @@ class Segmenter:
         self._require_model(context, "The context")
         if not context.names:
             raise DataError("The context has no class: fit an example.")
+
+
+class _Request(NamedTuple):
+    """Hold what a call asks about its targets."""
+
+    context: Context
+    cut: float
+    keep_absent: bool
+    everyone: Prototypes | None = None  # of all concepts, where they read each other's tokens
+    tiles: Tiles | None = None
+    instances: InstancesFrom | None = None
 
 
 class _Target(NamedTuple):

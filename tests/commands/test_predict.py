@@ -44,6 +44,20 @@ def test_a_folder_is_predicted(segic, tmp_path, capsys):
     assert len(capsys.readouterr().out.splitlines()) == 3
 
 
+def test_tiles_and_instances_change_the_results(segic, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = ("predict", *REF, "targets", "--keep-absent", "--out", out, *WEIGHTS)
+    assert segic(*arguments) == 0
+    assert segic(*arguments, "--tiles", "2", "--instances", "peaks") == 0
+    assert "were done before" not in capsys.readouterr().out  # they belong to the identity of a run
+    assert segic(*arguments, "--tiles", "2", "--instances", "peaks") == 0
+    assert "2 of 2 were done before" in capsys.readouterr().out
+    images = json.loads((out / "annotations.json").read_text())["images"]
+    assert len(images) == 2
+    assert segic(*arguments, "--tiles", "0") == 2
+    assert "must be" in capsys.readouterr().err
+
+
 def test_doubts_about_the_weights_are_told_once(segic, tmp_path, capsys):
     model = tiny.bundle()
     model.notes["domain"] = "scenes of emoji"

@@ -9,14 +9,17 @@ import numpy as np
 import pytest
 from tiny import DISKS, DiskSource, bundle
 
-from segic_jax.data.episodes import Episode
+from segic_jax import Example
+from segic_jax.data.episodes import Episode, ObjectMasks
 from segic_jax.data.masks import resize_nearest
 from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.evaluate.episodes import EpisodeEvaluation, other_class_episodes, score_episodes
+from segic_jax.evaluate.instances import MAX_PREDICTIONS
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.runner import run_evaluation
 from segic_jax.inference.engine import Engine
+from segic_jax.inference.segmenter import Segmenter
 from segic_jax.models import segic
 
 ORIGINAL = find_protocol("original")
@@ -121,6 +124,38 @@ def test_rows_equal_a_plain_loop(model, tmp_path, shots):
         assert abs(row["union"] - ((logits > 0) | truth).sum()) <= 2
         assert row["pixels"] == truth.size
         assert row["iou"] == row["intersection"] / row["union"]
+
+
+class ObjectSource(DiskSource):
+    """Tell the objects of DiskSource apart."""
+
+    def objects(self, view):
+        mask = self.load(view).mask
+        halves = np.stack([mask, mask])
+        halves[0, :, mask.shape[1] // 2 :] = halves[1, :, : mask.shape[1] // 2] = False
+        return ObjectMasks(halves, [False, False])
+
+
+def test_tiles_and_instances_are_those_of_the_api(model, tmp_path):
+    result = run(model, tmp_path, ObjectSource(), tiles=2, instances="peaks")
+    assert (result["tiles"], result["instances_from"]) == (2, "peaks")
+    assert set(result["instances"]) == {"ap", "ap50", "ap75"}
+    segmenter, source = Segmenter(model), ObjectSource()
+    for row, episode in zip(lines(tmp_path), source.manifest("", 0, 1).episodes, strict=True):
+        reference, target = source.load(episode.reference_views[0]), source.load(episode.target_view)
+        context = segmenter.fit(Example(reference.image, reference.mask))
+        segmented = segmenter.predict(target.image, context, keep_absent=True, tiles=2, instances="peaks")
+        assert abs(row["intersection"] - (segmented.mask(0) & target.mask).sum()) <= 5  # as above
+        assert abs(row["union"] - (segmented.mask(0) | target.mask).sum()) <= 5
+        scores = sorted(segmented.instance_scores(0), reverse=True)[:MAX_PREDICTIONS]
+        assert row["objects"]["scores"] == pytest.approx(scores, abs=0.01)
+    with pytest.raises(DataError, match="holds another run"):
+        run(model, tmp_path, ObjectSource())
+
+
+def test_instances_need_a_source_that_tells_objects_apart(model):
+    with pytest.raises(ConfigError, match="does not tell the objects of a class apart"):
+        evaluation(model, instances="peaks")
 
 
 def test_a_square_protocol_resizes_truth_and_logits(model, tmp_path):

@@ -1,15 +1,16 @@
 """Read your own images with a COCO JSON, the second layout of `folder`.
 
 An image's `file_name` is relative to the JSON's folder, or to `images/` beside it; if that folder is
-`annotations/`, to its parent or the parent's `images/`. Every image of a class is a target once; its
-references are the next ones of its class, sorted by file name, wrapping.
+`annotations/`, to its parent or the parent's `images/`, or for `instances_NAME.json` to the parent's
+`NAME/`. Every image of a class is a target once; its references are the next ones of its class, sorted by
+file name, wrapping.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
+from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, ObjectMasks, View
 from segic_jax.data.images import read_rgb, require_size
 from segic_jax.errors import DataError
 
@@ -63,7 +64,8 @@ class CocoFolderSource:
         folder = self.coco.path.parent
         folders = [folder, folder / "images"]
         if folder.name == "annotations":
-            folders += [folder.parent, folder.parent / "images"]
+            own = self.coco.path.stem.removeprefix("instances_")  # train2017, as COCO itself has it
+            folders += [folder.parent, folder.parent / "images", folder.parent / own]
         names = dict.fromkeys(
             (view.image_name, Path(view.image_name).name)
         )  # which may be of another machine
@@ -79,6 +81,11 @@ class CocoFolderSource:
         image, mask = read_rgb(path), self.coco.mask(self._ids[view.image_name], int(view.class_id))
         require_size(image, mask, path, self.coco.path)
         return LabelledImage(image, mask)
+
+    def objects(self, view: View) -> ObjectMasks:
+        """Return the masks of the objects of a class, each for itself."""
+        image, class_id = self._ids[view.image_name], int(view.class_id)
+        return ObjectMasks(self.coco.instances(image, class_id), self.coco.crowds(image, class_id))
 
 
 def require_original(protocol: str, fold: int, shots: int) -> None:

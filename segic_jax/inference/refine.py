@@ -1,0 +1,200 @@
+"""Correct a mask by clicks on the target: places that are inside or outside the object.
+
+A click says what the logit at its place must be. How far the correction reaches follows from the image: it is
+a Gaussian process through the clicks, whose covariance falls with distance, with the difference of colour and
+with that of the backbone's features. So it needs no prompt that a head was trained with, and works with every
+backbone. A place that a click confirms stays as it is when the next one corrects something else.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from numbers import Real
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+from segic_jax.data.preprocess import CanvasImage
+from segic_jax.errors import DataError
+from segic_jax.inference.result import Click, Result
+from segic_jax.inference.tiles import TilePlan, cut_window
+
+MARGIN = 4.0  # logit that a click gives at least to its place: a probability of 0.98
+REACH = 0.3  # of the canvas's side: standard deviation of the distance
+FEATURES = 0.6  # cosine difference that divides the covariance by e
+COLOUR = 60.0  # standard deviation of the colour, in levels of the Lab space
+NUGGET = 1e-3  # variance that is added to that of each click
+
+
+def read_clicks(points: Any, height: int, width: int) -> list[Click]:
+    """Check points: (x, y) inside the object, or (x, y, inside).
+
+    Raises:
+        DataError: one is of another form, or outside the image.
+    """
+    clicks = []
+    for point in points:
+        if (click := _click(point)) is None:
+            raise DataError(
+                f"The point {point!r} must be (x, y) or (x, y, inside): pixels, and True or False."
+            )
+        if not (0 <= click.x < width and 0 <= click.y < height):
+            raise DataError(
+                f"The point {click.x:g}, {click.y:g} is outside the image of {width} x {height} pixels."
+            )
+        clicks.append(click)
+    return clicks
+
+
+def _click(point: Any) -> Click | None:
+    values = list(point) if isinstance(point, Sequence | np.ndarray) else []
+    if len(values) == 2:
+        values.append(True)
+    if len(values) != 3 or not all(isinstance(v, Real | np.bool_) for v in values) or values[2] not in (0, 1):
+        return None
+    return Click(float(values[0]), float(values[1]), bool(values[2]))
+
+
+def read_box(box: Any, height: int, width: int) -> tuple[float, float, float, float]:
+    """Check a box (x0, y0, x1, y1) in pixels.
+
+    Raises:
+        DataError: it is of another form, or not inside the image.
+    """
+    try:
+        x0, y0, x1, y1 = (float(value) for value in box)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"A box is (x0, y0, x1, y1) in pixels, not {box!r}.") from error
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise DataError(
+            f"The box {x0:g} {y0:g} {x1:g} {y1:g} must have x0 < x1 and y0 < y1 and lie inside the image of "
+            f"{width} x {height} pixels."
+        )
+    return x0, y0, x1, y1
+
+
+def refine_result(
+    result: Result,
+    concept: int,
+    clicks: Sequence[Click],
+    box: tuple[float, float, float, float] | None,
+    canvas: int,
+    encode: Callable[[CanvasImage], Float[np.ndarray, "g g channels"]],
+) -> Result:
+    """Return the result with the mask of one class corrected by a box, then by all clicks on it so far.
+
+    Args:
+        canvas: of the model; a result of tiles covers a larger square, of which a window around each click
+            is encoded.
+        encode: gives the features of an image on the canvas.
+    """
+    (h, w), (height, width) = result.placed, result.image.shape[:2]
+    logits = result.small_logits.copy()
+    cells = logits.shape[-1] / result.canvas
+    if box is not None:
+        scale = np.array([w / width, h / height] * 2) * cells
+        logits[concept] = fit_box(logits[concept], tuple((np.array(box) * scale).tolist()))
+    before = [click for i, click in result.clicks if i == concept]
+    on_plane = [Click(c.x * w / width, c.y * h / height, c.inside) for c in (*before, *clicks)]
+    plan = TilePlan(canvas, result.canvas, result.placed, ())
+    moved = on_plane if box is not None else on_plane[len(before) :]
+    for top, left in dict.fromkeys(_window(click, plan, round(1 / cells)) for click in moved):
+        placed = cut_window(result.image, plan, (top, left))
+        shifted = [Click(c.x - left, c.y - top, c.inside) for c in on_plane]
+        near = [c for c in shifted if 0 <= c.x < canvas and 0 <= c.y < canvas]
+        y, x, side = round(top * cells), round(left * cells), round(canvas * cells)
+        part = logits[concept, y : y + side, x : x + side]
+        part[:] = correct_logits(part, encode(placed), placed.image, near)
+    present = result.present.copy()
+    present[concept] |= box is not None or any(click.inside for click in clicks)
+    kept = (*result.clicks, *((concept, click) for click in clicks))
+    return replace(result, small_logits=logits, present=present, clicks=kept)
+
+
+def _window(click: Click, plan: TilePlan, cell: int) -> tuple[int, int]:
+    """Return (top, left) of a window around a click, at a cell of the maps."""
+    limit = plan.side - plan.canvas
+    top, left = (min(max(0, int(at) - plan.canvas // 2), limit) // cell * cell for at in (click.y, click.x))
+    return top, left
+
+
+def correct_logits(
+    logits: Float[np.ndarray, "side side"],
+    features: Float[np.ndarray, "g g channels"],
+    image: UInt8[np.ndarray, "canvas canvas 3"],
+    clicks: Sequence[Click],
+) -> Float[np.ndarray, "side side"]:
+    """Return logits that agree with the clicks.
+
+    Args:
+        features: of the backbone's patches.
+        image: on the canvas, as the backbone saw it.
+        clicks: in pixels of the canvas.
+    """
+    side, canvas = logits.shape[0], image.shape[0]
+    places = np.array([(click.y, click.x) for click in clicks]) * (side / canvas)
+    rows, columns = np.clip(places.astype(int), 0, side - 1).T
+    covariance = _covariance(features, image, places, side)
+    at_clicks = covariance[:, rows, columns]
+    at_clicks = (at_clicks + at_clicks.T) / 2 + NUGGET * np.eye(len(clicks))
+    inside = np.array([click.inside for click in clicks])
+    current = logits[rows, columns]
+    missing = np.where(inside, np.maximum(MARGIN - current, 0), np.minimum(-MARGIN - current, 0))
+    weights = np.linalg.solve(at_clicks, missing)
+    return (logits + np.einsum("k,kij->ij", weights, covariance)).astype(np.float32)
+
+
+def _covariance(
+    features: np.ndarray, image: np.ndarray, places: np.ndarray, side: int
+) -> Float[np.ndarray, "clicks side side"]:
+    """Return the covariance of every place of the map with each click, 1 at the click."""
+    unit = features / np.maximum(np.linalg.norm(features, axis=-1, keepdims=True), 1e-8)
+    lab = cv2.cvtColor(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB)
+    lab = cv2.blur(lab, (3, 3)).astype(np.float32)
+    index = np.arange(side) + 0.5
+    maps = []
+    for y, x in places:
+        row, column = (min(int(value), side - 1) for value in (y, x))
+        distance = ((index - y)[:, None] ** 2 + (index - x) ** 2) / (2 * (REACH * side) ** 2)
+        colour = ((lab - lab[row, column]) ** 2).sum(-1) / (2 * COLOUR**2)
+        patch = unit[row * len(unit) // side, column * len(unit) // side]
+        cosine = cv2.resize((unit @ patch).astype(np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+        exponent = distance + colour + np.maximum(cosine[row, column] - cosine, 0) / FEATURES
+        maps.append(np.exp(-exponent))
+    return np.stack(maps)
+
+
+def fit_box(
+    logits: Float[np.ndarray, "side side"], box: tuple[float, float, float, float]
+) -> Float[np.ndarray, "side side"]:
+    """Return logits whose mask lies inside a box and fills it as well as a shift of all logits allows.
+
+    Args:
+        box: (x0, y0, x1, y1) in cells of the map.
+    """
+    x0, y0, x1, y1 = box
+    index = np.arange(len(logits)) + 0.5
+    inside = ((index >= y0) & (index <= y1))[:, None] & ((index >= x0) & (index <= x1))
+    if not inside.any():  # smaller than a cell
+        inside[min(int(y0), len(logits) - 1), min(int(x0), len(logits) - 1)] = True
+    values = logits[inside]
+    best, best_overlap = 0.0, -1.0
+    for cut in np.unique(np.append(0.0, np.quantile(values, np.linspace(0, 0.95, 39)) - 1e-4)):
+        overlap = _box_overlap((logits > cut) & inside, box)
+        # Among shifts that fill the box equally well, the smallest.
+        if (round(overlap, 3), -abs(cut)) > (round(best_overlap, 3), -abs(best)):
+            best, best_overlap = float(cut), overlap
+    return np.where(inside, logits - best, np.minimum(logits - best, -MARGIN)).astype(np.float32)
+
+
+def _box_overlap(mask: Bool[np.ndarray, "side side"], box: tuple[float, float, float, float]) -> float:
+    """Return the IoU of a box and the bounding box of a mask."""
+    if not mask.any():
+        return 0.0
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x0, y0, x1, y1 = box
+    left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+    common = max(0, min(x1, right) - max(x0, left)) * max(0, min(y1, bottom) - max(y0, top))
+    areas = (x1 - x0) * (y1 - y0) + (right - left) * (bottom - top)
+    return common / max(areas - common, 1e-9)
