@@ -10,7 +10,17 @@ import gradio as gr
 
 from segic_jax.app import painter, rendering, uploads
 from segic_jax.app.downloads import export
-from segic_jax.app.layout import NEGATIVE, POSITIVE, ExampleStep, ResultStep, TargetStep, page_state
+from segic_jax.app.layout import (
+    BOX,
+    INSIDE,
+    NEGATIVE,
+    OUTSIDE,
+    POSITIVE,
+    ExampleStep,
+    ResultStep,
+    TargetStep,
+    page_state,
+)
 from segic_jax.app.notices import collect_warnings
 from segic_jax.app.samples import samples
 from segic_jax.app.session import NamedImage, Session
@@ -53,7 +63,7 @@ class Page:
         example, target, result = self.example, self.target, self.result
         marks = [example.marks, example.class_name, example.kind]
         with_marks = {"js": "(session, marks, ...others) => [session, window.segicMarks(), ...others]"}
-        display = [result.threshold, result.keep_absent]
+        display = [result.threshold, result.keep_absent, result.separate]
         on_model = {"concurrency_id": "model", "concurrency_limit": 1}  # one visitor at a time; others queue
         latest = {"trigger_mode": "always_last"}
 
@@ -80,7 +90,11 @@ class Page:
         self._on(result.threshold.input, self.preview_display, display, **latest)
         self._on(result.threshold.release, self.change_display, display, **latest)
         self._on(result.keep_absent.input, self.change_display, display, **latest)
+        self._on(result.separate.input, self.change_display, display, **latest)
         self._on(result.explain.click, self.explain, [result.concept], busy=result.explain, **on_model)
+        corrections = [result.concept, result.clicks]
+        self._on(result.overlay.select, self.click, corrections, busy=result.overlay, **on_model)
+        self._on(result.undo.click, self.undo_clicks)
         correct = self._on(result.correct.click, self.correct, [result.concept])
         correct.then(None, js=SCROLL_TO.format("example-step"))
         self._on(result.export.click, self.export, busy=result.export)
@@ -240,16 +254,22 @@ class Page:
 
     # Step 3: review the results.
 
-    def preview_display(self, session: Session, threshold: Any, keep_absent: Any) -> Updates:
+    def preview_display(self, session: Session, threshold: Any, keep_absent: Any, separate: Any) -> Updates:
         """Show the selected image at another threshold; the model does not run."""
         if not isinstance(threshold, int | float):
             raise DataError("The threshold must be a number.")
-        session.threshold, session.keep_absent, session.exported = threshold, bool(keep_absent), False
+        session.threshold, session.keep_absent, session.separate = (
+            threshold,
+            bool(keep_absent),
+            bool(separate),
+        )
+        session.exported = False
         return self._show_masks(session)
 
-    def change_display(self, session: Session, threshold: Any, keep_absent: Any) -> Updates:
+    def change_display(self, session: Session, threshold: Any, keep_absent: Any, separate: Any) -> Updates:
         """Show all images at another threshold."""
-        return {**self.preview_display(session, threshold, keep_absent), **self._show_targets(session)}
+        shown = self.preview_display(session, threshold, keep_absent, separate)
+        return {**shown, **self._show_targets(session)}
 
     def explain(self, session: Session, class_name: Any) -> Updates:
         """Show where the selected image resembles the examples, and which parts match."""
@@ -257,6 +277,22 @@ class Page:
         heat, references = rendering.render_matches(explanation, target.pixels, session.reference_image)
         session.explained = True
         return {self.result.heat: heat, self.result.references: references}
+
+    def click(self, session: Session, class_name: Any, clicks: Any, selection: gr.SelectData) -> Updates:
+        """Correct the mask of a class at a place of the selected image."""
+        if clicks not in (INSIDE, OUTSIDE, BOX):
+            return {}
+        point = _point(selection)
+        if clicks == BOX:
+            session.corner_click(self.segmenter, class_name, point)
+        else:
+            session.click(self.segmenter, class_name, point, clicks == INSIDE)
+        return {**self._show_masks(session), **self._show_targets(session)}
+
+    def undo_clicks(self, session: Session) -> Updates:
+        """Undo the corrections of the selected image."""
+        session.undo_clicks()
+        return {**self._show_masks(session), **self._show_targets(session)}
 
     def correct(self, session: Session, class_name: Any) -> Updates:
         """Make the selected image the draft, with its predicted mask as paint."""
@@ -345,3 +381,14 @@ def _index(selection: gr.SelectData, count: int) -> int:
     if type(selection.index) is not int or not 0 <= selection.index < count:
         raise DataError("Select one of the images on the page.")
     return selection.index
+
+
+def _point(selection: gr.SelectData) -> tuple[float, float]:
+    """Return a selected place (x, y), on the image or not. Raises DataError if it is none."""
+    index = selection.index
+    if not (
+        isinstance(index, list | tuple) and len(index) == 2 and all(type(v) in (int, float) for v in index)
+    ):
+        raise DataError("Click on the image.")
+    x, y = index
+    return float(x), float(y)

@@ -23,6 +23,7 @@ THEME = gr.themes.Base(
 )
 HERE = Path(__file__).parent
 POSITIVE, NEGATIVE = "The object", "A look-alike"
+NO_CLICKS, INSIDE, OUTSIDE, BOX = "Off", "Belongs to it", "Does not belong", "Box: two corners"
 
 
 class ExampleStep:
@@ -109,7 +110,18 @@ class ResultStep:
                 elem_id="threshold",
             )
             self.keep_absent = gr.Checkbox(label="Also show masks of absent classes", elem_id="keep-absent")
+            self.separate = gr.Checkbox(label="Tell the objects of a class apart", elem_id="separate")
             self.concept = gr.Radio([], label="Class to explain or correct", elem_id="concept")
+            with gr.Row(elem_id="clicks"):
+                self.clicks = gr.Radio(
+                    [NO_CLICKS, INSIDE, OUTSIDE, BOX],
+                    value=NO_CLICKS,
+                    label="Click on the result to correct the mask",
+                    min_width=280,
+                )
+                self.undo = gr.Button(
+                    "Undo corrections", size="sm", elem_id="undo-clicks", min_width=120, scale=0
+                )
             with gr.Row():
                 self.explain = gr.Button("Show matches", min_width=120)
                 self.correct = gr.Button("Correct mask", min_width=120)

@@ -52,6 +52,8 @@ class Target:
 
     image: NamedImage
     result: Result | None = None
+    uncorrected: Result | None = None  # the result before the first correction by clicks
+    corner: tuple[Number, Number] | None = None  # the first corner of a box
 
 
 @dataclass
@@ -68,6 +70,7 @@ class Session:
     selected_target: int = 0
     threshold: Number = 0.5  # a pixel above this probability belongs to the mask
     keep_absent: bool = False  # also show the masks of classes that seem to be absent
+    separate: bool = False  # show and export each object of a class, not each class
     explained: bool = False  # the page shows the matches of the selected target
     exported: bool = False  # the page offers files of the selected target to download
 
@@ -209,7 +212,7 @@ class Session:
         self.context, self.selected_shot = None, None
         self.explained = self.exported = False
         for target in self.targets:
-            target.result = None
+            target.result = target.uncorrected = target.corner = None
 
     # Targets.
 
@@ -274,7 +277,8 @@ class Session:
         probability = min(max(self.threshold, 0.01), 0.99)
         cut = float(np.log(probability / (1 - probability)))
         colours = tuple(self.palette[name] for name in result.names)
-        return replace(result, cut=cut, keep_absent=self.keep_absent, colours=colours)
+        shown = {"keep_absent": self.keep_absent, "separate": self.separate}
+        return replace(result, cut=cut, colours=colours, **shown)
 
     def explain(self, segmenter: Segmenter, class_name: str) -> tuple[Explanation, NamedImage]:
         """Explain the mask of a class on the selected target; return the target's image as well.
@@ -290,6 +294,48 @@ class Session:
             if explanation.name == class_name:
                 return explanation, target.image
         raise DataError("Select the class to explain.")
+
+    def click(
+        self, segmenter: Segmenter, class_name: Any, point: tuple[Number, Number], inside: bool
+    ) -> None:
+        """Correct the mask of a class on the selected target: the point is inside the object, or it is not.
+
+        Raises:
+            DataError: the target has no result yet, there is no such class, or the point is outside.
+        """
+        self._refine(segmenter, class_name, points=[(*point, inside)])
+
+    def corner_click(self, segmenter: Segmenter, class_name: Any, point: tuple[Number, Number]) -> None:
+        """Take the first corner of a box around the object, or with the second one correct the mask.
+
+        Raises:
+            DataError: as `click`, or the box has no area.
+        """
+        target = self.searched_target
+        if target is None or target.corner is None:
+            if target is not None:
+                target.corner = point
+            return
+        box, target.corner = clean_box((*target.corner, *point), target.image.pixels), None
+        self._refine(segmenter, class_name, box=box)
+
+    def _refine(self, segmenter: Segmenter, class_name: Any, **corrections) -> None:
+        target = self.searched_target
+        if target is None or target.result is None:
+            raise DataError("Search first; there is no mask to correct yet.")
+        if class_name not in target.result.names:
+            raise DataError("Select the class whose mask you want to correct.")
+        before = target.result
+        refined = segmenter.refine(before, name=class_name, **corrections)
+        target.result, target.uncorrected = refined, target.uncorrected or before
+        self.exported = False
+
+    def undo_clicks(self) -> None:
+        """Return to the result of the selected target before the first correction."""
+        target = self.searched_target
+        if target is not None:
+            target.result, target.uncorrected, target.corner = target.uncorrected or target.result, None, None
+            self.exported = False
 
     def correct(self, class_name: Any) -> Mask:
         """Make the selected target the draft, and return the predicted mask of a class to start from.

@@ -131,6 +131,15 @@ def test_paint_search_threshold_correct_and_download(page, tmp_path):
     page.get_by_role("button", name="Show matches").click()
     page.locator("#matches img").nth(1).wait_for()
 
+    # Clicks on the result change its mask.
+    page.get_by_label("Belongs to it").check()
+    before = page.locator("#overlay img").get_attribute("src")
+    page.locator("#overlay img").click(position={"x": 60, "y": 60})
+    page.wait_for_function("old => document.querySelector('#overlay img').src !== old", arg=before)
+    before = page.locator("#overlay img").get_attribute("src")
+    page.get_by_role("button", name="Undo corrections").click()
+    page.wait_for_function("old => document.querySelector('#overlay img').src !== old", arg=before)
+
     # A corrected mask becomes an example: at the next search, or when it is added, which drops all results.
     page.get_by_role("button", name="Correct mask").click()
     page.locator("#marking canvas").wait_for()

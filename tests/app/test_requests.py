@@ -11,6 +11,7 @@ require_gradio()
 import gradio as gr
 
 from segic_jax.app.handlers import Page
+from segic_jax.app.layout import INSIDE
 from segic_jax.app.server import Blocks
 from segic_jax.app.session import NamedImage, Session
 from segic_jax.errors import DataError
@@ -60,7 +61,11 @@ def test_malformed_paths_and_indices_are_reported(page):
                 handler(session, gr.SelectData(None, {"index": index, "value": None}))
     for probability in (None, "x", [0.5], {}):
         with pytest.raises(DataError, match="threshold must be a number"):
-            page.preview_display(session, probability, False)
+            page.preview_display(session, probability, False, False)
+    for index in (None, "0", 3, [1], [1, None], ["0", "0"], {}):
+        with pytest.raises(DataError, match="Click on the image"):
+            page.click(session, "cat", INSIDE, gr.SelectData(None, {"index": index, "value": None}))
+    assert page.click(session, "cat", "elsewhere", gr.SelectData(None, {"index": None, "value": None})) == {}
     for marks in (None, 5, "[" * 9999, '{"box": [1, 2], "mask": ""}', '{"box": {}, "mask": 1}', "NaN"):
         with pytest.raises(DataError, match=r"cannot be read|four numbers"):
             page.add_example(session, marks, "cat", None)

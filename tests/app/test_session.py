@@ -227,6 +227,33 @@ def test_a_corrected_mask_becomes_an_example_and_drops_old_results(searched):
     searched.targets[0].result = result  # the fixture is shared
 
 
+def test_clicks_and_boxes_correct_a_mask_and_can_be_undone(searched):
+    segmenter, (name,) = Segmenter.load(), searched.colours
+    target = Target(searched.targets[0].image, searched.targets[0].result)
+    session = Session(
+        shots=searched.shots, targets=[target], context=searched.context, palette=searched.palette
+    )
+    before, (height, width) = target.result, target.image.pixels.shape[:2]
+    y, x = np.argwhere(before.mask(0))[len(np.argwhere(before.mask(0))) // 2].tolist()
+    session.click(segmenter, name, (x, y), False)
+    assert not target.result.mask(0)[y, x]
+    session.corner_click(segmenter, name, (width // 4, height // 4))
+    assert target.corner is not None
+    session.corner_click(segmenter, name, (3 * width // 4, 3 * height // 4))
+    assert target.corner is None
+    left, _, _, bottom = target.result.boxes[0]
+    assert left >= width // 4 - 16
+    assert bottom <= 3 * height // 4 + 16
+    with pytest.raises(DataError, match="outside the image"):
+        session.click(segmenter, name, (width + 5, 0), True)
+    with pytest.raises(DataError, match="Select the class"):
+        session.click(segmenter, "fox", (1, 1), True)
+    session.undo_clicks()
+    assert target.result is before
+    with pytest.raises(DataError, match="Search first"):
+        Session().click(segmenter, name, (1, 1), True)
+
+
 def test_downloads_match_the_page(searched, tmp_path):
     labels, overlay, coco, context, archive = export(searched, tmp_path)
     expected = searched.styled(searched.searched_target.result)
