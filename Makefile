@@ -35,7 +35,7 @@ test-fast: $(VENV)/installed
 # The tests that compile for TPUs and GPUs, without any; best in an environment of their own: VENV=.venv-compilers.
 test-compilers: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[plan]'
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m compilers --ignore tests/app --ignore tests/parity
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m 'compilers and not slow' --ignore tests/app --ignore tests/parity
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -63,7 +63,7 @@ def test_help_has_examples(segic, capsys, name):
     [
         ("data", ["check", "list", "build"]),
         ("episodes", ["make", "show", "hash", "diff"]),
-        ("parity", ["report", "goldens"]),
+        ("parity", ["report", "end-to-end", "goldens"]),
         ("runs", ["plot", "list"]),
         ("weights", ["list", "fetch"]),
     ],

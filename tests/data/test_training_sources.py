@@ -107,23 +107,28 @@ def test_the_domain_of_a_model_follows_from_its_sources():
     assert domain("coco_semantic", "folder") == ""
 
 
+def official_coco_names() -> tuple[str, ...]:
+    """Return the names of COCO's classes as the official training gives them to the text tower."""
+    return tuple(coco20i.SEGIC_NAMES.get(name, name) for name in coco20i.class_names())
+
+
 def test_coco_semantic_draws_classes_evenly_and_knows_absent_ones(root):
     source = open_source_pairs("coco_semantic", root)
-    assert source.class_names == coco20i.class_names()
+    assert source.class_names == official_coco_names()
     examples = pairs(source, 800)
     assert len({pair.name for pair in examples}) == 80
     classes = {}
     for class_id, image_names in enumerate(coco20i.class_images("trn")):
         for image_name in image_names:
-            classes.setdefault(image_name, set()).add(coco20i.class_names()[class_id])
-    present = [frozenset(coco20i.class_names()) - set(pair.absent) for pair in examples]
+            classes.setdefault(image_name, set()).add(official_coco_names()[class_id])
+    present = [frozenset(official_coco_names()) - set(pair.absent) for pair in examples]
     allowed = {frozenset(a | b) for a in classes.values() for b in classes.values()}
     assert set(present) <= allowed
     assert max(map(len, present)) > 2
 
 
 def test_strict_coco20i_names_no_class_of_the_fold(root):
-    novel = {coco20i.class_names()[number] for number in coco20i.fold_classes(1)}
+    novel = {official_coco_names()[number] for number in coco20i.fold_classes(1)}
     source = open_source_pairs("coco_semantic", root, without_fold=1)
     assert len(source.class_names) == 60
     assert not novel & set(source.class_names)
@@ -137,7 +142,7 @@ def test_coco_instances_leave_out_objects_of_the_fold(root):
     assert (len(complete), len(strict)) == (3, 2)  # image 3 shows only kites
     assert [len(complete.reader.load(i).masks) for i in range(3)] == [1, 1, 2]
     assert [len(strict.reader.load(i).masks) for i in range(2)] == [1, 1]
-    names = dict(zip(range(80), coco20i.class_names(), strict=True))
+    names = dict(zip(range(80), official_coco_names(), strict=True))
     categories = {category["id"]: category["name"] for category in coco_train_json()["categories"]}
     assert names[16] == categories[DOG] == "dog"
     assert names[33] == categories[KITE] == "kite"
@@ -355,7 +360,7 @@ def test_a_mixture_draws_by_weight(root):
     assert source.has_instances
     assert len(source) == sum(len(open_pairs(config, 64)) for config in configs)
     ade = ade20k.open_source(root).classes
-    assert source.class_names == tuple(dict.fromkeys((*coco20i.class_names(), *ade)))
+    assert source.class_names == tuple(dict.fromkeys((*official_coco_names(), *ade)))
     calls = Counter()
     source.sources = tuple(_CountingSource(calls, number) for number in range(4))
     for i in range(4000):

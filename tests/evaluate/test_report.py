@@ -39,6 +39,7 @@ RESULT = {
     "episodes_in_list": 60,
     "classes": 900,
     "scores": SCORES,
+    "instances": None,
     "fold_scores": {"0": SCORES, "1": SCORES},
     "class_iou": {f"class <{i}>": i / 9 for i in range(900)},
     "baselines": {"copy": {**SCORES, "miou": 3.25}},

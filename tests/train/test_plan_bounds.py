@@ -1,4 +1,7 @@
-"""The bounds of the official recipes on TPUs and GPUs, as `segic plan --quick` estimates them."""
+"""The bounds of the official recipes on TPUs and GPUs, as `segic plan --quick` estimates them.
+
+The training steps take many minutes to compile: `pytest -m "compilers and slow"`.
+"""
 
 import dataclasses
 
@@ -33,6 +36,7 @@ def with_depth(config: Config, depth: int) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=backbone))
 
 
+@pytest.mark.slow
 def test_the_recipe_of_vit_l_fits_on_16_chips_and_is_not_bound_by_memory_traffic(target):
     """A quarter of the memory stays free, and memory traffic takes at most twice the time of compute."""
     chips = target("v5e:4x4", "libtpu")
@@ -41,6 +45,7 @@ def test_the_recipe_of_vit_l_fits_on_16_chips_and_is_not_bound_by_memory_traffic
     assert plan.seconds["memory"] <= 2 * plan.seconds["compute"]
 
 
+@pytest.mark.slow
 def test_the_recipe_of_vit_g_fits_on_16_chips_with_a_split_backbone(target):
     """With two of the forty layers, which leaves room for twenty times their weights."""
     config = with_depth(load_config("segic_dinov2_g"), 2)
