@@ -33,6 +33,7 @@ test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m 'not slow and not gpu and not compilers and not heavy'
 
 # The tests that compile for TPUs and GPUs, without any; best in an environment of their own: VENV=.venv-compilers.
+# Those of tests/train/test_plan_bounds.py take long and run by name.
 test-compilers: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[plan]'
 	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m 'compilers and not slow' --ignore tests/app --ignore tests/parity

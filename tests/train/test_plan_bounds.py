@@ -1,6 +1,6 @@
 """The bounds of the official recipes on TPUs and GPUs, as `segic plan --quick` estimates them.
 
-The training steps take many minutes to compile: `pytest -m "compilers and slow"`.
+They take many minutes: `pytest -m "compilers and slow"`.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from segic_jax.train.experiment import load_config
 from segic_jax.train.plan import plan_prediction, plan_training
 from segic_jax.train.plan_quick import quick_plans
 
-pytestmark = pytest.mark.compilers
+pytestmark = [pytest.mark.compilers, pytest.mark.slow]
 
 
 @pytest.fixture
@@ -36,7 +36,6 @@ def with_depth(config: Config, depth: int) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, backbone=backbone))
 
 
-@pytest.mark.slow
 def test_the_recipe_of_vit_l_fits_on_16_chips_and_is_not_bound_by_memory_traffic(target):
     """A quarter of the memory stays free, and memory traffic takes at most twice the time of compute."""
     chips = target("v5e:4x4", "libtpu")
@@ -45,7 +44,6 @@ def test_the_recipe_of_vit_l_fits_on_16_chips_and_is_not_bound_by_memory_traffic
     assert plan.seconds["memory"] <= 2 * plan.seconds["compute"]
 
 
-@pytest.mark.slow
 def test_the_recipe_of_vit_g_fits_on_16_chips_with_a_split_backbone(target):
     """With two of the forty layers, which leaves room for twenty times their weights."""
     config = with_depth(load_config("segic_dinov2_g"), 2)
