@@ -186,8 +186,12 @@ def test_the_extensions_of_the_head():
     prototypes = segic.Prototypes(pooled, pooled[:, :, None], np.ones((1, 2, 1), bool), np.zeros((1, 2, 16)))
     decode = jax.jit(partial(segic.decode, config, head))
     logits, _ = decode(segic.Features(patches, fine), prototypes)
-    fine[1][0, 5, 9] += 1
-    changed, _ = decode(segic.Features(patches, fine), prototypes)
+    changed_fine = (
+        fine[0],
+        fine[1].copy(),
+    )  # on a CPU, a jitted function may still read the NumPy arrays it was given
+    changed_fine[1][0, 5, 9] += 1
+    changed, _ = decode(segic.Features(patches, changed_fine), prototypes)
     rows, columns = np.nonzero(np.abs(np.asarray(changed - logits)).max((0, 1)) > 1e-5)
     assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == {(5, 9)}
 
