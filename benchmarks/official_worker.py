@@ -46,15 +46,17 @@ def build(checkout: Path, vit: str, canvas: int, dinov2: Path | None):
     return model, max(arguments.input_size)
 
 
+_hub_load = torch.hub.load  # a second model must not find the replacement of the first
+
+
 def use_random_weights(dinov2: Path) -> None:
     """Let the official constructor make DINOv2 and CLIP's text tower instead of loading them."""
     import transformers
 
-    load = torch.hub.load
     os.environ["XFORMERS_DISABLED"] = "1"  # DINOv2 would take the stand-in
 
     def local(_repository, name):
-        return load(str(dinov2), name, source="local", pretrained=False)
+        return _hub_load(str(dinov2), name, source="local", pretrained=False)
 
     def text_model(_name):
         sizes = {"hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12}

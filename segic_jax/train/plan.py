@@ -37,6 +37,7 @@ from segic_jax.train.step import Frozen, check_batch, init_state, make_train_ste
 # Parts of the program, by the innermost file in the call of an operation whose path contains one of these.
 PARTS = {
     "models/vit.py": "backbone",
+    "models/efficientnet.py": "backbone",
     "models/prompt_encoder.py": "prompt encoder",
     "models/mask_decoder.py": "mask decoder",
     "models/correspondence.py": "similarity maps",

@@ -67,6 +67,24 @@ def test_a_run_compares_with_pytorch_and_the_official_code(tmp_path, monkeypatch
     assert comparison["ratios"]["cached Context"] == pytest.approx(ratio)
 
 
+def test_a_second_model_gets_random_weights_too(monkeypatch):
+    """The official model is built once for each canvas, in one process."""
+    import transformers
+
+    monkeypatch.setattr(torch.hub, "load", torch.hub.load)
+    monkeypatch.setattr(transformers.CLIPTextModel, "from_pretrained", None)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", None)
+    monkeypatch.setenv("XFORMERS_DISABLED", "")
+    calls = []
+    monkeypatch.setattr(
+        official_worker, "_hub_load", lambda *args, **settings: calls.append((args, settings))
+    )
+    for _ in range(2):
+        official_worker.use_random_weights(Path("checkout"))
+        torch.hub.load("facebookresearch/dinov2", "dinov2_vitb14")
+    assert calls == [(("checkout", "dinov2_vitb14"), {"source": "local", "pretrained": False})] * 2
+
+
 def test_packages_that_are_not_installed_have_stand_ins(monkeypatch):
     monkeypatch.setattr(official_worker, "PACKAGES", ("no_such_package", "torch"))
     monkeypatch.setattr(sys, "meta_path", [*sys.meta_path])
