@@ -29,7 +29,6 @@ import tyro
 from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import ConfigError
-from segic_jax.weights.catalog import PACKAGED
 
 ROOT = Path(__file__).parents[1]
 LARGE, TINY = (3000, 4000), (84, 112)  # height, width
@@ -155,7 +154,8 @@ def _predict(tree: Path, work: Path, targets: str, references: list[str]) -> Usa
     """Run the command of a source tree in a process of its own."""
     out = work / "out"
     command = [sys.executable, "-m", "segic_jax", "predict", *references, "--keep-absent"]
-    command += ["--weights", str(PACKAGED["emoji-tiny"].path)]  # which any revision can read
+    # Each revision's own file: earlier ones cannot read today's.
+    command += ["--weights", *map(str, (tree / "segic_jax" / "weights").glob("emoji?tiny.safetensors"))]
     command += ["--out", str(out), str(work / targets)]
     begin = time.perf_counter()
     with (work / "log").open("w+") as log:

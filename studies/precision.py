@@ -5,6 +5,7 @@ The same episodes are predicted with the backbone in float32 and in bfloat16; th
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,8 @@ import tyro
 
 from segic_jax.commands.command_line import run_command
 from segic_jax.data.emoji.source import EmojiSource
+from segic_jax.data.episodes import EpisodeSource
+from segic_jax.data.sources.folder import FolderSource
 from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
 from segic_jax.evaluate.episodes import make_tasks
 from segic_jax.evaluate.metrics import mask_iou
@@ -21,7 +24,7 @@ from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 
 
-def compare(bundle: Bundle, source: EmojiSource, limit: int | None = None) -> dict[str, float]:
+def compare(bundle: Bundle, source: EpisodeSource, limit: int | None = None) -> dict[str, float]:
     """Compare the precisions on all episodes, or on the first `limit`.
 
     Returns:
@@ -49,17 +52,20 @@ def compare(bundle: Bundle, source: EmojiSource, limit: int | None = None) -> di
 
 @dataclass
 class Args:
-    """Print mIoU in both precisions on the emoji benchmark, and how much their masks agree."""
+    """Print mIoU in both precisions on emoji or a folder of images, and how much their masks agree."""
 
     weights: str = "emoji-tiny"
     """A name from `segic weights list`, or a model file."""
     split: Literal["validation", "novel"] = "novel"
     """Classes of the emoji benchmark."""
+    data_root: Path | None = None
+    """A folder in the layout of `segic eval --benchmark folder`, in place of emoji."""
 
 
 def main(args: Args) -> None:
     """Print three lines."""
-    scores = compare(load_bundle(find(args.weights)), EmojiSource(args.split))
+    source = FolderSource(args.data_root) if args.data_root else EmojiSource(args.split)
+    scores = compare(load_bundle(find(args.weights)), source)
     for name in ("float32", "bfloat16"):
         print(f"{name:10} mIoU {scores[name]:.2f}")
     print(f"IoU of the masks of the two precisions {scores['between']:.2f}")
