@@ -8,8 +8,8 @@ from segic_jax.app.session import NamedImage
 from segic_jax.data.images import read_image
 from segic_jax.data.mask_reader import read_mask
 from segic_jax.inference.overlay import Mask
+from segic_jax.runtime.project_folder import project_folder
 
-_PACKAGE = Path(__file__).parents[1]
 # Images to search for each class; the last of them does not show it.
 _TARGETS = {
     "cat": ("kitten", "cat_with_yarn", "cat_portrait", "dog_on_porch"),
@@ -29,8 +29,7 @@ class Sample(NamedTuple):
 @cache
 def samples() -> tuple[Sample, ...]:
     """Return the samples in the order in which the page offers them."""
-    inside = _PACKAGE / "examples"  # of an installed package; in a checkout it is beside the package
-    folder = inside if inside.is_dir() else _PACKAGE.parent / "examples"
+    folder = project_folder("examples")
     return tuple(
         Sample(
             name,

@@ -9,17 +9,7 @@ from typing import Any
 
 from segic_jax.config import Config
 from segic_jax.errors import ConfigError, InputError
-
-_PACKAGE = Path(__file__).parents[1]
-
-
-def config_folder(package: Path = _PACKAGE) -> Path:
-    """Return the folder of the project's experiments: inside an installed package, beside it in a checkout.
-
-    A folder `configs` beside an installed package belongs to some other package.
-    """
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parent / "configs"
+from segic_jax.runtime.project_folder import project_folder
 
 
 def configure(name: str, overrides: Sequence[str], program: str, description: str) -> Config:
@@ -44,7 +34,7 @@ def configure(name: str, overrides: Sequence[str], program: str, description: st
 
 def config_names() -> list[str]:
     """Return the names of the project's experiments."""
-    return sorted(path.stem for path in config_folder().glob("*.py"))
+    return sorted(path.stem for path in project_folder("configs").glob("*.py"))
 
 
 def find_config(name: str | os.PathLike) -> Path:
@@ -56,7 +46,7 @@ def find_config(name: str | os.PathLike) -> Path:
     Raises:
         ConfigError: there is neither such a file nor such a name.
     """
-    for place in (Path(name), config_folder() / f"{name}.py"):
+    for place in (Path(name), project_folder("configs") / f"{name}.py"):
         if place.is_file():
             return place
     raise ConfigError(

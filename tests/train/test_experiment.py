@@ -3,19 +3,12 @@
 import pytest
 
 from segic_jax.errors import ConfigError
-from segic_jax.train.experiment import config_folder, config_names, configure, find_config
+from segic_jax.train.experiment import config_names, configure, find_config
 
 
 def test_experiments_of_a_checkout_are_found_by_name():
     assert "emoji_tiny" in config_names()
     assert find_config("emoji_tiny").parent.name == "configs"
-
-
-def test_a_folder_beside_an_installed_package_is_not_read(tmp_path):
-    package = tmp_path / "site-packages/segic_jax"
-    for folder in (package / "configs", package.parent / "configs"):
-        folder.mkdir(parents=True)
-    assert config_folder(package) == package / "configs"
 
 
 def test_an_unknown_name_lists_the_experiments():
