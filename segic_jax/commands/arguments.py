@@ -83,6 +83,11 @@ class ReferenceArguments:
         files = [file for example in self.examples for file in (example.image, example.mask)]
         return [Path(file) for file in files if isinstance(file, (str, Path))]
 
+    @property
+    def on_error(self) -> "SkippedInputs | None":
+        """Return what is called with references that cannot be read; None ends the command there."""
+        return None
+
     def load_model(self) -> "Segmenter":
         """Load the model that --weights names.
 
@@ -109,7 +114,9 @@ class ReferenceArguments:
         saved = [segmenter.load_context(path) for path in self.context]
         context = reduce(operator.add, saved) if saved else None
         if context is None or self.examples:
-            context = segmenter.fit(self.examples, context, class_names=self.class_names)
+            context = segmenter.fit(
+                self.examples, context, class_names=self.class_names, on_error=self.on_error
+            )
         print_references(context)
         return segmenter, context
 

@@ -9,10 +9,12 @@ import tyro
 
 from segic_jax.commands.arguments import ReferenceArguments, SkippedInputs, require_distinct
 from segic_jax.errors import InputError
+from segic_jax.runtime import progress
 
 if TYPE_CHECKING:
     from segic_jax.inference.example import Example
 
+MANY_IMAGES = 100  # of a project, from which on it is said how to take fewer
 ProjectFormat = Literal["auto", "labelme", "coco", "cvat", "label-studio", "yolo", "via", "voc"]
 
 
@@ -23,7 +25,7 @@ class Fit(ReferenceArguments):
       segic fit --ref cat.jpg cat.png --name cat --out pets.segic
       segic fit --context pets.segic --ref dog.jpg dog.png --name dog --out pets.segic
       segic fit --context pets.segic --drop cat --out dogs.segic
-      segic fit project/ --out pets.segic
+      segic fit project/ --max-images 20 --out pets.segic
 
     The file contains features and a small preview of each reference. It works only with the weights that made
     it. A project is that of a labelling tool: each label on each image is a reference. The exit code is 2 if
@@ -36,6 +38,9 @@ class Fit(ReferenceArguments):
     """The format of the projects; it is recognised by default."""
     images: Path | None = None
     """The folder of the projects' images, if they are elsewhere."""
+    max_images: int | None = None
+    """Take at most this number of images of each class of a project, drawn by their names: always the same
+    ones, and as far as possible one image for several classes."""
     out: Path
     """The file to write."""
     drop: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
@@ -53,8 +58,24 @@ class Fit(ReferenceArguments):
 
         examples = super().examples
         for project in self.projects:
-            examples += read_examples(project, self.format, images=self.images, on_error=self.skipped)
+            found = read_examples(
+                project,
+                self.format,
+                images=self.images,
+                max_images=self.max_images,
+                on_error=self.skipped,
+            )
+            count = len({id(example.image) for example in found})
+            if count > MANY_IMAGES:
+                line = f"{project}: {count} images, of which --max-images takes fewer of each class."
+                progress.write_line(line, to_stderr=True)
+            examples += found
         return examples
+
+    @property
+    def on_error(self) -> SkippedInputs | None:
+        """Leave out the images of a project that cannot be read."""
+        return self.skipped if self.projects else None
 
     def run(self) -> int:
         """Write the file and print its classes; return 2 if an annotation of a project cannot be used."""

@@ -17,7 +17,7 @@ from segic_jax.commands.arguments import (
     require_folder_path,
 )
 
-ResultFormat = Literal["labelme", "coco", "cvat", "label-studio", "yolo", "voc", "masks"]
+ResultFormat = Literal["labelme", "coco", "cvat", "label-studio", "yolo", "via", "voc", "masks"]
 
 
 @dataclass(kw_only=True)

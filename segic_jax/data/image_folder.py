@@ -1,7 +1,7 @@
 """List the images of a folder, and say what is left out."""
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,9 @@ from segic_jax.data.images import ENDINGS, ImageLike, require_iterable
 from segic_jax.errors import DataError, InputWarning
 
 Targets = ImageLike | Iterable[ImageLike]  # an image, a folder, or images in a list or iterator
+# Files of labelling tools: by their endings, like a .txt with the name of an image, and by their names.
+ANNOTATIONS = (".csv", ".json", ".xml", ".yaml", ".yml")
+NAME_LISTS = ("classes.txt", "labels.txt", "flags.txt", "obj.names", "labelmap.txt", "class_names.txt")
 SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # of Windows, left alone like names that begin with a dot
 
 
@@ -19,8 +22,8 @@ def list_images(
 ) -> Iterable[ImageLike]:
     """Return a single image in a list, the images of a folder by name, or the iterable itself.
 
-    An InputWarning counts and names the files and folders of a folder that are left out; hidden ones are left
-    alone.
+    An InputWarning counts and names the files and folders of a folder that are left out, but for hidden ones
+    and those of labelling tools.
 
     Args:
         recursive: also take the images in all folders below.
@@ -53,7 +56,9 @@ def list_images(
 def _list_folder(folder: Path, recursive: bool, exclude: Path | None) -> tuple[list[Path], list[Path]]:
     """Return the images of a folder, and the files and folders that are left out, both sorted."""
     images, skipped = [], []
-    for path in sorted(folder.iterdir()):
+    paths = sorted(folder.iterdir())
+    stems = {path.stem for path in paths if path.suffix.lower() in ENDINGS}
+    for path in paths:
         if path.name.startswith(".") or path.name.lower() in SYSTEM_FILES or path.absolute() == exclude:
             continue
         if recursive and path.is_dir():
@@ -62,9 +67,15 @@ def _list_folder(folder: Path, recursive: bool, exclude: Path | None) -> tuple[l
             skipped += below[1]
         elif path.suffix.lower() in ENDINGS and not path.is_dir():
             images.append(path)
-        else:
+        elif path.is_dir() or not _is_annotation(path, stems):
             skipped.append(path)
     return images, skipped
+
+
+def _is_annotation(path: Path, stems: Collection[str]) -> bool:
+    """Return whether a file is what labelling tools put beside images of these names."""
+    suffix = path.suffix.lower()
+    return suffix in ANNOTATIONS or path.name in NAME_LISTS or (suffix == ".txt" and path.stem in stems)
 
 
 def _warn_skipped(what: str, names: list[str], limit: int = 8) -> None:

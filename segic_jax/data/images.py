@@ -133,7 +133,7 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
         DataError: the file is missing, cut off or not an image.
     """
     content = _read(path)
-    header = _header(content, path)  # OpenCV may know formats that Pillow does not
+    header = _header(io.BytesIO(content), path)  # OpenCV may know formats that Pillow does not
     if header is not None and header.format != "MPO" and (count := getattr(header, "n_frames", 1)) > 1:
         warnings.warn(f"{path} holds {count} images; the first is read.", InputWarning, stacklevel=2)
     try:
@@ -265,7 +265,7 @@ def open_image(path: Path | str) -> Image.Image:
         DataError: the file is missing, cut off, damaged or not an image.
     """
     content = _read(path)
-    image = _header(content, path)
+    image = _header(io.BytesIO(content), path)
     with suppress(*_DAMAGED):
         if image is not None:
             image.load()
@@ -290,16 +290,28 @@ def upright(image: Image.Image, what: Path | str) -> Image.Image:
 
 
 def upright_size(path: Path | str) -> tuple[int, int]:
-    """Return an image's height and width as `read_image` gives them, without reading its pixels.
+    """Return an image's height and width as `read_image` gives them; only the file's header is read.
 
     Raises:
         DataError: the file is missing or not an image.
     """
-    image = _header(read_bytes(path), path)
-    if image is None:
-        raise DataError(f"{path} is damaged or not an image: get the file again.")
+    try:
+        with Path(path).open("rb") as file:
+            if (image := _header(file, path)) is not None:
+                return oriented_size(image)
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
+    raise DataError(f"{path} is damaged or not an image: get the file again.")
+
+
+def oriented_size(image: Image.Image) -> tuple[int, int]:
+    """Return the height and width of an image that is not turned upright yet."""
     with suppress(*_DAMAGED):
-        if image.getexif().get(_ORIENTATION, 1) >= 5:
+        # Pillow would read all pixels of a PNG to look for a tag after them.
+        has_tag = image.format != "PNG" or "exif" in image.info
+        if has_tag and image.getexif().get(_ORIENTATION, 1) >= 5:
             return image.width, image.height
     return image.height, image.width
 
@@ -308,7 +320,7 @@ def exif_turn(image: object) -> str:
     """Return a clause about the turn that an image's EXIF tag demands; "" for none, and for arrays."""
     turns = {3: 180, 4: 180, 5: 90, 6: 90, 7: 90, 8: 90}
     with suppress(*_DAMAGED, DataError):
-        opened = _header(read_bytes(image), image) if isinstance(image, (str, Path)) else image
+        opened = _header(io.BytesIO(read_bytes(image)), image) if isinstance(image, (str, Path)) else image
         if isinstance(opened, Image.Image) and (turn := turns.get(opened.getexif().get(_ORIENTATION, 1))):
             return f"which its EXIF tag turns by {turn} degrees"
     return ""
@@ -324,18 +336,20 @@ def register_heif() -> bool:
     return True
 
 
-def _header(content: bytes, path: Path | str) -> Image.Image | None:
+def _header(file: io.BufferedIOBase, path: Path | str) -> Image.Image | None:
     """Open an image without reading its pixels; return None if it is not an image.
 
     Raises:
         DataError: it has too many pixels.
     """
-    if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and not register_heif():
+    start = file.read(12)
+    file.seek(0)
+    if start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS and not register_heif():
         raise DataError(
             f"{path} is a HEIC image: run pip install 'segic_jax[heic]' to read it, or save it as JPEG."
         )
     try:
-        image = Image.open(io.BytesIO(content))
+        image = Image.open(file)
     except Image.DecompressionBombError as error:
         limit = MAX_PIXELS // 10**6
         raise DataError(

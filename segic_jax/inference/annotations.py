@@ -1,7 +1,9 @@
 """Take examples from the projects of labelling tools, and write results as their annotations."""
 
+import hashlib
 import io
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -12,8 +14,8 @@ from segic_jax.data.annotations.paths import ImageFinder
 from segic_jax.data.annotations.project import AUTO, draw_label, read_project
 from segic_jax.data.annotations.registry import WRITTEN, find_format
 from segic_jax.data.annotations.types import LISTED, AnnotatedImage, LabelledImage, Region, list_names
-from segic_jax.data.images import read_labels, upright, upright_size
-from segic_jax.errors import DataError, InputWarning
+from segic_jax.data.images import oriented_size, read_labels, upright_size
+from segic_jax.errors import ConfigError, DataError, InputWarning
 from segic_jax.inference.example import Example
 from segic_jax.inference.result import Result
 
@@ -25,6 +27,7 @@ def read_examples(
     format: str = AUTO,
     *,
     images: Path | str | None = None,
+    max_images: int | None = None,
     on_error: OnError | None = None,
 ) -> list[Example]:
     """Read the annotations of a project as examples: one for each label on each image.
@@ -33,12 +36,17 @@ def read_examples(
         project: a folder, or a file of annotations; docs/labelling_tools.md has the formats.
         format: its name, or "auto" to recognise it.
         images: the folder of the images, where it is not the project's.
+        max_images: take at most this number of images of each label: always the same ones, as far as possible
+            those that serve several labels.
         on_error: called with a file and an error for each object that cannot be used, which is then left out.
             If None, the first error is raised.
 
     Raises:
         DataError: the project cannot be read, has several formats, or has no annotation that can be used.
+        ConfigError: `max_images` is below 1.
     """
+    if max_images is not None and max_images < 1:
+        raise ConfigError(f"max_images {max_images} must be at least 1.")
     root, folder = Path(project), None if images is None else Path(images)
     if not root.exists():
         raise DataError(f"{root}: there is no such file or folder.")
@@ -46,21 +54,15 @@ def read_examples(
         raise DataError(f"{folder} is no folder: give that of the images.")
     found = read_project(root, format, on_error)
     finder = ImageFinder(root if root.is_dir() else root.parent, folder)
-    examples: list[Example] = []
-    unmarked = []
-    for annotated in found.images:
-        if not annotated.annotations:
-            unmarked.append(annotated.name)
-            continue
-        for label in annotated.labels:
-            try:
-                examples.append(_example(annotated, label, finder))
-            except DataError as error:
-                if on_error is None:
-                    raise
-                on_error(annotated.file, error)
-                if annotated.image is None and finder.find(annotated) is None:
-                    break  # one message about an image that is missing
+    by_image: dict[int, list[Example]] = {}
+    taken: Counter[str] = Counter()
+    for place in _order(found.images, drawn=max_images is not None):
+        annotated = found.images[place]
+        labels = [label for label in annotated.labels if max_images is None or taken[label] < max_images]
+        if labels:
+            by_image[place] = _read_image(annotated, labels, finder, on_error)
+            taken.update(str(example.name) for example in by_image[place])
+    unmarked = [annotated.name for annotated in found.images if not annotated.annotations]
     if unmarked:
         warnings.warn(
             f"{root}: {len(unmarked)} image{'s' * (len(unmarked) != 1)} without annotations left out: "
@@ -68,28 +70,57 @@ def read_examples(
             InputWarning,
             stacklevel=2,
         )
+    examples = [example for place in sorted(by_image) for example in by_image[place]]
     if not examples:
         raise DataError(f"{root} has no annotation of {found.format.title} that can be used as a reference.")
     return examples
 
 
-def _example(annotated: AnnotatedImage, label: str, finder: ImageFinder) -> Example:
-    path = finder.find(annotated)
-    if path is not None:
-        image, (height, width) = path, upright_size(path)
-    elif annotated.content is not None:
+def _order(images: Sequence[AnnotatedImage], *, drawn: bool) -> Sequence[int]:
+    """Return the places of the images as they are, or shuffled by their names, whatever their order."""
+    if not drawn:
+        return range(len(images))
+    keys = [hashlib.sha256(annotated.name.encode(errors="replace")).digest() for annotated in images]
+    return sorted(range(len(images)), key=keys.__getitem__)
+
+
+def _read_image(
+    annotated: AnnotatedImage, labels: Sequence[str], finder: ImageFinder, on_error: OnError | None
+) -> list[Example]:
+    """Return the examples of some labels on an image, whose pixels are not read."""
+    examples = []
+    try:
+        image, (height, width) = _open_image(annotated, finder)
+    except DataError as error:
+        if on_error is None:
+            raise
+        on_error(annotated.file, error)
+        return []
+    for label in labels:
         try:
-            image = upright(Image.open(io.BytesIO(annotated.content)), f"{annotated.file}: its image")
-        except (OSError, ValueError) as error:
-            raise DataError(f"{annotated.file}: its image is damaged; save the file again.") from error
-        height, width = image.height, image.width
-    else:
+            mask = draw_label(annotated, label, image, height, width)
+            examples.append(Example(image, rle=masks.encode(mask), name=label))
+        except DataError as error:
+            if on_error is None:
+                raise
+            on_error(annotated.file, error)
+    return examples
+
+
+def _open_image(annotated: AnnotatedImage, finder: ImageFinder) -> tuple[Path | Image.Image, tuple[int, int]]:
+    """Return an image's path, or the image in the file of its annotations; and its height and width."""
+    if (path := finder.find(annotated)) is not None:
+        return path, upright_size(path)
+    if annotated.content is None:
         raise DataError(
             f"{annotated.file}: its image {annotated.name} is missing; put it beside the annotations, or "
             "give the folder of the images with --images."
         )
-    mask = draw_label(annotated, label, image, height, width)
-    return Example(image, rle=masks.encode(mask), name=label)
+    try:
+        image = Image.open(io.BytesIO(annotated.content))
+        return image, oriented_size(image)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{annotated.file}: its image is damaged; save the file again.") from error
 
 
 def labelled_image(result: Result, stem: str) -> LabelledImage:
@@ -124,7 +155,7 @@ def write_annotations(results: Iterable[Result], folder: Path | str, format: str
     Args:
         results: of images in files, with the same classes.
         folder: is created if necessary.
-        format: labelme, coco, cvat, label-studio, yolo, voc or masks.
+        format: labelme, coco, cvat, label-studio, yolo, via, voc or masks.
 
     Raises:
         DataError: there is no such format, there is no result, or a file cannot be written.

@@ -1,15 +1,15 @@
 """Make a Context of examples: read and encode each reference once, and keep a few numbers per object."""
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import numpy as np
 
 from segic_jax.config import INSTANCE_PROMPT, class_prompt
-from segic_jax.data.images import as_image, require_iterable, source_path
+from segic_jax.data.images import ImageLike, as_image, require_iterable, source_path
 from segic_jax.data.preprocess import CanvasImage, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Concept, Context, merge_concepts, subsample
@@ -18,6 +18,8 @@ from segic_jax.inference.example import Example
 from segic_jax.inference.matching import INSIDE, OUTSIDE, PATCHES
 from segic_jax.inference.reference import Reference, make_mark, make_preview
 from segic_jax.runtime.prefetch import prefetch_results
+
+MANY = 64  # examples of a class, from which on each keeps fewer patches: their memory does not grow further
 
 
 class LoadedReference(NamedTuple):
@@ -36,6 +38,7 @@ def fit_examples(
     class_names: bool = False,
     instances: bool = False,
     rounded_canvas: bool = True,
+    on_error: Callable[[ImageLike, DataError], None] | None = None,
 ) -> Context:
     """Make a Context of examples alone; see `Segmenter.fit`.
 
@@ -50,7 +53,7 @@ def fit_examples(
     examples = [examples] if single else list(require_iterable(examples, "fit takes examples"))
     if not all(isinstance(example, Example) for example in examples):
         raise DataError("fit takes examples: fit([Example(image, mask, name=...), ...]).")
-    names = tuple(dict.fromkeys(e.name for e in examples if not e.negative))
+    names = tuple(dict.fromkeys(str(e.name) for e in examples if not e.negative))
     all_names = tuple(dict.fromkeys((*(onto.names if onto else ()), *names)))
     if not all_names:
         raise DataError("fit needs at least one positive example.")
@@ -61,26 +64,49 @@ def fit_examples(
             )
     bundle = engine.bundle
     prompts = [INSTANCE_PROMPT if instances else class_prompt(name if class_names else "") for name in names]
-    text = bundle.prompt_features(prompts) if names else []
-    positives: dict[str | None, list[Concept]] = {name: [] for name in names}
+    text = dict(zip(names, bundle.prompt_features(prompts) if names else [], strict=True))
+    limits = {name: patch_limit(count) for name, count in Counter(e.name for e in examples).items()}
+    positives: dict[str, list[Concept]] = {name: [] for name in names}
     negatives, references = [], []
     groups = group_by_image(examples)
-    load = partial(load_reference, canvas=engine.config.canvas, rounded=rounded_canvas)
+
+    def load(group: list[Example]) -> LoadedReference | DataError:
+        try:
+            return load_reference(group, engine.config.canvas, rounded=rounded_canvas)
+        except DataError as error:
+            if on_error is None:
+                raise
+            return error
+
     for group, loaded in zip(groups, prefetch_results(load, groups, threads=2, limit=4), strict=True):
+        if isinstance(loaded, DataError):
+            assert on_error is not None
+            on_error(group[0].image, loaded)
+            continue
         features = engine.features([loaded.placed], 1)
         for row, example in enumerate(group):
-            concept = encode_example(engine, features, loaded, row, len(references))
+            concept = encode_example(engine, features, loaded, row, len(references), limits[example.name])
             if example.negative:
                 against = all_names if example.name is None else (example.name,)
                 negatives.append(replace(concept, text=bundle.text_feature(), against=against))
             else:
-                positives[example.name].append(concept)
+                positives[str(example.name)].append(concept)
         references.append(loaded.reference)
+    names = tuple(name for name in names if positives[name])
+    all_names = tuple(dict.fromkeys((*(onto.names if onto else ()), *names)))
+    if not all_names:
+        raise DataError("No example can be used.")
     concepts = tuple(
-        merge_concepts([replace(part, name=name, text=feature) for part in positives[name]])
-        for name, feature in zip(names, text, strict=True)
+        merge_concepts([replace(part, name=name, text=text[name]) for part in positives[name]])
+        for name in names
     )
-    return Context(model, concepts, tuple(negatives), tuple(references))
+    kept = (replace(n, against=tuple(name for name in n.against if name in all_names)) for n in negatives)
+    return Context(model, concepts, tuple(n for n in kept if n.against), tuple(references))
+
+
+def patch_limit(examples: int) -> int:
+    """Return how many patches of each kind an example of a class keeps until the examples are merged."""
+    return max(1, min(PATCHES, MANY * PATCHES // examples))
 
 
 def group_by_image(examples: Sequence[Example]) -> list[list[Example]]:
@@ -113,7 +139,12 @@ def load_reference(examples: Sequence[Example], canvas: int, *, rounded: bool = 
 
 
 def encode_example(
-    engine: Engine, features: ImageFeatures, loaded: LoadedReference, row: int, index: int
+    engine: Engine,
+    features: ImageFeatures,
+    loaded: LoadedReference,
+    row: int,
+    index: int,
+    limit: int = PATCHES,
 ) -> Concept:
     """Encode one example as a Concept that has no name and no text yet.
 
@@ -121,6 +152,7 @@ def encode_example(
         features: of the reference image.
         row: of the example's mask on it.
         index: of the reference in `Context.references`.
+        limit: how many patches of each kind it keeps.
     """
     mask, canvas_size, size = loaded.placed.masks[row], loaded.placed.size, loaded.reference.size
     pooled = jax.tree.map(np.asarray, engine.pool_reference(features, mask))
@@ -128,7 +160,7 @@ def encode_example(
     patches, kinds, places = [], [], []
     for kind, selected in ((INSIDE, pooled.inside), (OUTSIDE, pooled.valid & ~pooled.inside)):
         at = np.argwhere(selected)
-        at = at[subsample(np.arange(len(at)), PATCHES)]
+        at = at[subsample(np.arange(len(at)), limit)]
         patches.append(vectors[at[:, 0], at[:, 1]])
         kinds.append(np.full(len(at), kind, np.uint8))
         centre = (at + 0.5) * (len(mask) / len(vectors)) * np.array(size) / np.array(canvas_size)

@@ -119,6 +119,7 @@ class Segmenter:
         *,
         class_names: bool = False,
         instances: bool = False,
+        on_error: Callable[[ImageLike, DataError], None] | None = None,
     ) -> Context:
         """Make a Context of examples.
 
@@ -127,6 +128,8 @@ class Segmenter:
             onto: a Context that the examples are added to; negatives may belong to its classes.
             class_names: also give the model the names as text, where it has a text tower.
             instances: every class is a single object: give the model the sentence for instances instead.
+            on_error: called with an image on which an example cannot be used and the error; the examples on
+                that image are then left out. If None, the error is raised.
 
         Raises:
             DataError: a class has no positive example, or an example cannot be used (`Example.object_mask`).
@@ -143,6 +146,7 @@ class Segmenter:
             class_names=class_names,
             instances=instances,
             rounded_canvas=self.rounded_canvas,
+            on_error=on_error,
         )
         return context if onto is None else onto + context
 

@@ -93,6 +93,22 @@ def test_a_project_is_fitted(segic, project, capsys):
     assert "disk (1 example)," in written.out
 
 
+def test_of_a_project_damaged_images_are_left_out(segic, project, capsys):
+    out = project / "ctx.segic"
+    content = json.loads((project / "ref.json").read_text())
+    (project / "cut.json").write_text(json.dumps(content | {"imagePath": "cut.png"}))
+    (project / "cut.png").write_bytes((project / "ref.png").read_bytes()[:-40])
+    assert segic("fit", project, "--out", out, *WEIGHTS) == 2
+    written = capsys.readouterr()
+    assert "cut.png is cut off or damaged" in written.err
+    assert "disk (1 example), rest (1 example)" in written.out
+    (project / "cut.png").write_bytes((project / "ref.png").read_bytes())
+    assert segic("fit", project, "--max-images", "1", "--out", out, *WEIGHTS) == 0
+    assert "disk (1 example), rest (1 example)" in capsys.readouterr().out
+    assert segic("fit", project, "--max-images", "0", "--out", out, *WEIGHTS) == 2
+    assert "max_images 0 must be at least 1" in capsys.readouterr().err
+
+
 def test_a_label_of_a_label_map_by_its_name(segic, files, tmp_path, capsys):
     width, height = Image.open(files / "ref.png").size
     colours = np.zeros((height, width, 3), np.uint8)

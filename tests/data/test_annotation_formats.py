@@ -15,10 +15,11 @@ from PIL import Image
 from segic_jax.data.annotations import brush
 from segic_jax.data.annotations.registry import FORMATS, READ, WRITTEN
 from segic_jax.data.images import as_image
-from segic_jax.errors import DataError, InputWarning
+from segic_jax.errors import ConfigError, DataError, InputWarning
 from segic_jax.inference.annotations import read_examples, save_annotations
 from segic_jax.inference.example import Example
 
+VOC_SIDES = ("xmin", "ymin", "xmax", "ymax")
 SQUARE = [[10, 20], [50, 20], [50, 60], [10, 60]]  # on an image of 120 x 90
 
 
@@ -74,7 +75,7 @@ def test_masks_are_written_for_each_class(tmp_path):
 
 def test_names_of_written_files_are_relative(tmp_path):
     images, _ = photographs(tmp_path / "photos")
-    for name in ("coco", "cvat", "label-studio", "labelme", "yolo"):
+    for name in ("coco", "cvat", "label-studio", "labelme", "yolo", "via"):
         save_annotations(images, LABELS, tmp_path / name, name)
     coco = json.loads((tmp_path / "coco/annotations.json").read_text())
     assert [item["file_name"] for item in coco["images"]] == ["photo0.jpg", "below/photo1.jpg", "photo2.jpg"]
@@ -83,6 +84,13 @@ def test_names_of_written_files_are_relative(tmp_path):
     file = json.loads((tmp_path / "labelme/photo1.json").read_text())
     assert file["imagePath"] == "../photos/below/photo1.jpg"
     assert "train: ../photos" in (tmp_path / "yolo/data.yaml").read_text()
+    via = json.loads((tmp_path / "via/via.json").read_text())
+    assert via["_via_settings"]["core"]["default_filepath"] == "../photos/"
+    size = images[1].path.stat().st_size
+    assert via["_via_image_id_list"][1] == f"below/photo1.jpg{size}"
+    regions = via["_via_img_metadata"][f"below/photo1.jpg{size}"]["regions"]
+    assert {item["region_attributes"]["label"] for item in regions} == set(LABELS)
+    assert set(via["_via_attributes"]["region"]["label"]["options"]) == set(LABELS)
 
 
 def test_holes_are_kept(tmp_path):
@@ -105,6 +113,8 @@ def test_labelme_shapes(tmp_path, photo):
         photo,
         shape("polygon"),
         shape("rectangle", "rectangle", [[50, 60], [10, 20]]),
+        shape("corners", "rectangle", SQUARE),
+        shape("rotation", "rotation", SQUARE),
         shape("circle", "circle", [[60, 45], [60, 55]]),
         shape("mask", "mask", [[5, 6], [14, 15]], mask=encoded),
         shape("two", points=[[0, 0], [9, 0], [9, 9], [0, 9]], group_id=1),
@@ -112,18 +122,23 @@ def test_labelme_shapes(tmp_path, photo):
         shape("point", "point", [[1, 1]]),
         shape("__ignore__"),
     )
-    with pytest.warns(InputWarning, match=r"1 of 8 annotations are left out: shape 7 \('point'\) is a point"):
+    with pytest.warns(
+        InputWarning, match=r"1 of 10 annotations are left out: shape 9 \('point'\) is a point"
+    ):
         found = areas(path)
     circle = found.pop("circle")
     assert circle == pytest.approx(np.pi * 10.5**2, rel=0.02)
-    assert found == {"polygon": 41 * 41, "rectangle": 41 * 41, "mask": 10, "two": 200}
+    squares = dict.fromkeys(("polygon", "rectangle", "corners", "rotation"), 41 * 41)
+    assert found == squares | {"mask": 10, "two": 200}
 
 
 def test_labelme_has_the_image_inside(tmp_path, photo):
     content = base64.b64encode(photo.read_bytes()).decode()
-    path = labelme(tmp_path / "inside.json", shape(), imagePath="elsewhere.jpg", imageData=content)
-    (example,) = read_examples(path)
-    assert example.image.size == (120, 90)
+    shapes = shape(), shape("dog")
+    path = labelme(tmp_path / "inside.json", *shapes, imagePath="elsewhere.jpg", imageData=content)
+    first, second = read_examples(path)
+    assert first.image.size == (120, 90)
+    assert first.image is second.image  # which is encoded once
 
 
 def coco(path: Path, *annotations: dict, **fields) -> Path:
@@ -348,6 +363,8 @@ def test_via_attributes_must_name_one_label(photo):
     rect = {"name": "rect", "x": 10, "y": 20, "width": 40, "height": 40}
     assert areas(via(photo, via_region({"label": "cat", "quality": "good"}, **rect))) == {"cat": 1600}
     assert areas(via(photo, via_region({}, **rect))) == {"object": 1600}
+    defaults = {"name": "cat", "type": "unknown", "image_quality": {"good": True}}
+    assert areas(via(photo, via_region(defaults, **rect))) == {"cat": 1600}
     message = refusal(via(photo, via_region({"colour": "red", "quality": "good"}, **rect)))
     assert "several attributes (colour, quality), of which one must be the label" in message
 
@@ -387,6 +404,40 @@ def test_a_labelmap_names_colours(tmp_path):
     assert areas(folder) == {"leaf": 1200, "stem": 2400}
     table.write_text("leaf 1,2,3\n")
     assert "labelmap.txt, line 1 is not label:red,green,blue" in refusal(folder)
+
+
+@pytest.mark.parametrize("folder", ["SegmentationClass", "SegmentationClassPNG"])
+def test_label_maps_of_labelme_have_its_names_not_those_of_voc(tmp_path, folder):
+    colours = np.zeros((90, 120, 3), np.uint8)
+    colours[:10], colours[10:30], colours[40:41] = (128, 0, 0), (0, 128, 0), (224, 224, 192)
+    project = voc(tmp_path, Image.fromarray(colours))
+    (project / "SegmentationClass").rename(project / folder)
+    (project / "class_names.txt").write_text("_background_\nleaf\nstem")
+    assert areas(project) == {"leaf": 1200, "stem": 2400}
+    (project / "class_names.txt").write_text("_background_\nleaf\n")
+    assert "has colours that " in refusal(project)
+
+
+def test_boxes_of_voc(tmp_path):
+    def item(name: str, *sides: int) -> str:
+        box = "".join(f"<{side}>{value}</{side}>" for side, value in zip(VOC_SIDES, sides, strict=True))
+        return f"<object><name>{name}</name><bndbox>{box}</bndbox></object>"
+
+    save_image(tmp_path / "JPEGImages/photo.jpg", 90, 120)
+    save_image(tmp_path / "AnnotationsVisualization/photo.jpg", 90, 120)  # as labelme exports them
+    (tmp_path / "Annotations").mkdir()
+    path = tmp_path / "Annotations/photo.xml"
+    size = "<size><width>120</width><height>90</height></size>"
+    boxes = item("cat", 10, 20, 50, 60) + item("dog", 0, 0, 5, 4) + "<object><name>dog</name></object>"
+    path.write_text(f"<annotation><filename>photo.jpg</filename>{size}{boxes}</annotation>")
+    with pytest.warns(InputWarning, match=r"1 of 3 annotations are left out: object 3 \('dog'\) has no box"):
+        assert areas(tmp_path) == {"cat": 1600, "dog": 20}
+    labels = np.zeros((90, 120), np.uint8)
+    labels[:10] = 8
+    voc(tmp_path, Image.fromarray(labels))
+    assert areas(tmp_path) == {"cat": 1200}  # a label map says more than a box
+    path.write_text(path.read_text().replace("<ymax>60</ymax>", "<ymax>?</ymax>"))
+    assert "photo.xml, object 1 ('cat') has points" in refusal(path)
 
 
 @pytest.mark.parametrize(
@@ -510,6 +561,43 @@ def test_one_bad_annotation_does_not_stop_the_others(photo):
     )
     assert [example.name for example in examples] == ["cat"]
     assert sorted(name for name, _ in errors) == ["broken.json", "gone.json", "photo.json"]
+
+
+def test_a_project_reads_no_pixels(tmp_path, monkeypatch):
+    save_image(tmp_path / "photo.png", 90, 120)
+    labelme(tmp_path / "photo.png", shape(), shape("dog"), imagePath="photo.png")
+
+    def load(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    assert areas(tmp_path) == {"cat": 41 * 41, "dog": 41 * 41}
+
+
+def test_a_part_of_a_project_is_drawn_by_the_names_of_images(tmp_path):
+    names = [f"{number}.jpg" for number in range(12)]
+    for number, name in enumerate(names):
+        save_image(tmp_path / "images" / name, 90, 120)
+        labelme(tmp_path / name, shape(), shape("dog" if number % 2 else "owl"), imagePath=name)
+    (tmp_path / "images/3.jpg").unlink()  # another one takes its place
+
+    def draw(count: int, project: Path = tmp_path) -> dict[str, set[str]]:
+        found = read_examples(project, max_images=count, images=tmp_path / "images", on_error=lambda *_: None)
+        return {
+            name: {Path(example.image).name for example in found if example.name == name}
+            for name in ("cat", "dog", "owl")
+        }
+
+    few, more = draw(3), draw(5)
+    assert {name: len(images) for name, images in more.items()} == {"cat": 5, "dog": 5, "owl": 5}
+    assert all(len(few[name]) == 3 and few[name] < more[name] for name in few)
+    assert few["cat"] <= few["dog"] | few["owl"]
+    (tmp_path / "other").mkdir()
+    for number, path in enumerate(sorted(tmp_path.glob("*.json"), reverse=True)):
+        path.rename(tmp_path / f"other/{number}.json")
+    assert draw(3, tmp_path / "other") == few
+    with pytest.raises(ConfigError, match="must be at least 1"):
+        draw(0)
 
 
 def test_every_format_reads_or_writes():

@@ -42,6 +42,13 @@ def test_nothing_is_said_where_nothing_is_left_out(folder):
         assert names(folder / "sub" / "deep") == ["e.avif"]
 
 
+def test_files_of_labelling_tools_are_not_reported(tmp_path):
+    for name in ("a.jpg", "a.json", "b.jpg", "b.txt", "b.xml", "classes.txt", "data.yaml", "a.mov", "c.txt"):
+        (tmp_path / name).touch()
+    with pytest.warns(InputWarning, match=r"2 other files left out: a\.mov, c\.txt\."):
+        assert names(tmp_path) == ["a.jpg", "b.jpg"]
+
+
 def test_a_folder_without_images_is_refused(folder):
     for path in folder.glob("*.*"):
         if path.is_file():

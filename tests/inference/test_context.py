@@ -9,6 +9,8 @@ from tiny import bundle, random_image
 
 from segic_jax import Example
 from segic_jax.errors import DataError
+from segic_jax.inference.matching import PATCHES
+from segic_jax.inference.references import MANY, patch_limit
 from segic_jax.inference.segmenter import Segmenter
 
 
@@ -50,6 +52,24 @@ def test_contexts_are_added_and_dropped(segmenter):
         segmenter.predict(target, merged.drop("a", "b", "c"))
     with pytest.raises(DataError, match="different models"):
         first + Segmenter(bundle(seed=3)).fit(example(0, "a"))
+
+
+def test_many_examples_of_a_class_keep_fewer_patches_each():
+    assert patch_limit(1) == patch_limit(MANY) == PATCHES
+    assert [count * patch_limit(count) for count in (100, 1000, 10**6)] == [8100, 8000, 10**6]
+
+
+def test_examples_that_cannot_be_used_may_be_left_out(segmenter):
+    examples = [example(0, "a"), Example("gone.png", "gone.png", name="b"), example(1, "b", negative=True)]
+    errors = []
+    context = segmenter.fit(examples, on_error=lambda image, error: errors.append((image, str(error))))
+    assert errors == [("gone.png", "gone.png: there is no such file.")]
+    assert context.names == ("a",)
+    assert context.negatives == ()
+    with pytest.raises(DataError, match="there is no such file"):
+        segmenter.fit(examples)
+    with pytest.raises(DataError, match="No example can be used"):
+        segmenter.fit(examples[1:], on_error=lambda *_: None)
 
 
 def test_examples_are_added_to_a_context(segmenter):

@@ -27,7 +27,8 @@ from segic_jax.runtime.atomic_write import atomic_write, make_folder
 
 VERSION = "5.5.0"  # whose fields are written; older and newer ones read them as well
 WITHOUT_AREA = ("point", "points", "line", "linestrip")
-POINTS = {"rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4}
+# How many points a shape has; X-AnyLabeling, which writes labelme's JSON, gives all corners of a rectangle.
+POINTS = {"rectangle": (2, 4), "circle": (2,), "mask": (2,), "oriented_rectangle": (4,), "rotation": (4,)}
 
 
 def matches(content: Any) -> bool:
@@ -54,9 +55,9 @@ def read(path: Path, content: dict) -> list[AnnotatedImage]:
         points = as_points(shape.get("points"), what)
         if kind not in POINTS and kind != "polygon":
             raise DataError(f"{what} is a {kind}, which is not known: draw it as a polygon.")
-        if kind in POINTS and len(points) != POINTS[kind]:
+        if kind in POINTS and len(points) not in POINTS[kind]:
             raise DataError(
-                f"{what} has {len(points)} points, but a {kind} has {POINTS[kind]}: draw it again."
+                f"{what} has {len(points)} points, but a {kind} has {POINTS[kind][0]}: draw it again."
             )
         draw = partial(_draw_mask, shape.get("mask")) if kind == "mask" else partial(_draw, kind)
         annotations.append(Annotation(label, what, partial(draw, points, what)))

@@ -10,6 +10,7 @@ from segic_jax.data.annotations.types import AnnotatedImage, LabelledImage, list
 from segic_jax.data.images import ENDINGS
 from segic_jax.errors import DataError
 
+FOLDERS = ("images", "JPEGImages")  # of the images, beside or in the folder of the annotations
 _UPLOADED = re.compile(r"[0-9a-f]{8}-")  # which Label Studio puts before a file's name
 
 
@@ -29,8 +30,8 @@ class ImageFinder:
     def find(self, annotated: AnnotatedImage) -> Path | None:
         """Return the image's file, or None if there is none.
 
-        It is looked for at its path beside the annotations, in folders called images, and then anywhere
-        below the project's folder; a name without an ending stands for any ending.
+        It is looked for at its path beside the annotations, in FOLDERS, and then anywhere below the project's
+        folder; a name without an ending stands for any ending.
 
         Raises:
             DataError: several files have the image's name.
@@ -39,11 +40,8 @@ class ImageFinder:
             return annotated.image
         name = local_name(annotated.name)
         beside = annotated.file if annotated.file.is_dir() else annotated.file.parent
-        folders = (
-            [self._images]
-            if self._images
-            else [beside, beside / "images", beside.parent / "images", self._root]
-        )
+        near = (folder / name for folder in (beside, beside.parent) for name in FOLDERS)
+        folders = [self._images] if self._images else [beside, *near, self._root]
         for folder in folders:
             if (path := folder / name).is_file() and path.suffix.lower() in ENDINGS:
                 return path

@@ -89,13 +89,16 @@ def _read_folder(
     for item in [chosen] if chosen else FORMATS.values():
         if item.read_folder and (images := item.read_folder(folder)):
             found[item.name] = images
+    by_folder = set(found)  # whose files, if it has both, mark the same objects less closely
     files = list_files_below(folder, [".json", ".xml"])
+    known = set(files)
     for path in files:
-        if path.with_name(path.name.replace("person_keypoints_", "instances_")) in set(files) - {path}:
+        twin = path.name.replace("person_keypoints_", "instances_")
+        if twin != path.name and path.with_name(twin) in known:
             continue  # COCO's two files have the same objects
         try:
             item, content = _recognise(path)
-            if item is not None and chosen in (None, item):
+            if item is not None and chosen in (None, item) and item.name not in by_folder:
                 found.setdefault(item.name, []).extend(_read_parsed(item, path, content))
         except DataError as error:
             if on_error is None:

@@ -1,16 +1,30 @@
-"""Read the JSON of the VGG Image Annotator (VIA), versions 1 and 2: a project, or its annotations."""
+"""Read and write the JSON of the VGG Image Annotator (VIA): a project of version 1 or 2, or its regions."""
 
+import json
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
+from segic_jax.data.annotations.outlines import outlines
+from segic_jax.data.annotations.paths import common_folder, relative_name
 from segic_jax.data.annotations.shapes import as_points, draw_box, draw_polygon, ellipse_points
-from segic_jax.data.annotations.types import AnnotatedImage, Annotation, Format, list_names, warn_left_out
+from segic_jax.data.annotations.types import (
+    AnnotatedImage,
+    Annotation,
+    Format,
+    LabelledImage,
+    list_names,
+    warn_left_out,
+)
 from segic_jax.errors import DataError
+from segic_jax.runtime.atomic_write import atomic_write, make_folder
 
+VERSION = "2.0.10"  # of the format that is written
+UNKNOWN = "unknown"  # the value of VIA's own attributes that nobody has chosen
 WITHOUT_AREA = ("point", "polyline", "line")
 NAMES = ("label", "class", "category", "name", "type", "object")  # attributes that hold the label, if several
 
@@ -68,7 +82,11 @@ def read(path: Path, content: dict) -> list[AnnotatedImage]:
 
 def _label_attribute(path: Path, regions: list[dict]) -> str:
     """Return the attribute that holds the label; "" where no region has any."""
-    used = list(dict.fromkeys(key for region in regions for key, value in region.items() if _labels(value)))
+    values: dict[str, set[str]] = {}
+    for region in regions:
+        for key, value in region.items():
+            values.setdefault(key, set()).update(_labels(value))
+    used = [key for key, labels in values.items() if labels - {UNKNOWN}]
     if len(used) > 1:
         named = [key for key in used if key.lower() in NAMES]
         if len(named) != 1:
@@ -108,4 +126,56 @@ def _draw(shape: dict, what: str, height: int, width: int) -> Bool[np.ndarray, "
     raise DataError(f"{what} is a {kind}, which is not known: draw it as a polygon.")
 
 
-FORMAT = Format("via", "VIA", ".json", matches, read)
+def write(folder: Path, labels: Sequence[str], images: Sequence[LabelledImage]) -> Path:
+    """Write via.json, a project in which each region has a label and a score.
+
+    A hole is connected to the outline by a cut of no width. The images are looked for at the project's
+    default path, which is relative to the page of VIA: as if it were in `folder`.
+    """
+    make_folder(folder)
+    root = common_folder(images)
+    entries = {}
+    for image in images:
+        size = image.path.stat().st_size if image.path.is_file() else -1
+        name = relative_name(image.path, root)
+        entries[f"{name}{size}"] = {
+            "filename": name,
+            "size": size,
+            "regions": [
+                _written(outline.points, region.label, region.score)
+                for region in image.regions()
+                for outline in outlines(region.mask, cut_holes=True)
+                if outline.points is not None
+            ],
+            "file_attributes": {},
+        }
+    label = {
+        "type": "dropdown",
+        "description": "",
+        "options": dict.fromkeys(labels, ""),
+        "default_options": {},
+    }
+    score = {"type": "text", "description": "mean probability", "default_value": ""}
+    content = {
+        "_via_settings": {
+            "ui": {},
+            "core": {"filepath": {}, "default_filepath": f"{relative_name(root, folder)}/"},
+            "project": {"name": "segic_jax"},
+        },
+        "_via_img_metadata": entries,
+        "_via_attributes": {"region": {"label": label, "score": score}, "file": {}},
+        "_via_data_format_version": VERSION,
+        "_via_image_id_list": list(entries),
+    }
+    atomic_write(folder / "via.json", json.dumps(content, ensure_ascii=False) + "\n")
+    return folder / "via.json"
+
+
+def _written(points: Float[np.ndarray, "_ 2"], label: str, score: float | None) -> dict:
+    x, y = points.T.tolist()
+    attributes = {"label": label} | ({} if score is None else {"score": f"{score:.4f}"})
+    shape = {"name": "polygon", "all_points_x": x, "all_points_y": y}
+    return {"shape_attributes": shape, "region_attributes": attributes}
+
+
+FORMAT = Format("via", "VIA", ".json", matches, read, write=write)

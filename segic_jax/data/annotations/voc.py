@@ -1,6 +1,7 @@
 """Read and write label maps in colours: PASCAL VOC's, and others with a labelmap.txt.
 
-A line of labelmap.txt is label:red,green,blue:parts:actions, as CVAT and datumaro write it.
+A line of labelmap.txt is label:red,green,blue:parts:actions, as CVAT and datumaro write it. A folder without
+label maps may have VOC's boxes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -8,8 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Integer
+from jaxtyping import Integer
 
+from segic_jax.data import masks
+from segic_jax.data.annotations import voc_boxes
 from segic_jax.data.annotations.paths import list_files_below
 from segic_jax.data.annotations.types import (
     IGNORED,
@@ -29,6 +32,8 @@ CLASSES = (
     *("diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train"),
     "tvmonitor",
 )
+FOLDERS = ("SegmentationClass", "SegmentationClassPNG")  # of label maps; the second is labelme's
+NAME_LISTS = ("class_names.txt", "label_names.txt")  # of labelme's exports, a class a line
 VOID = 255  # of grey label maps
 MAX_LABELS = 254
 
@@ -64,10 +69,17 @@ def read_table(path: Path) -> dict[str, int]:
 
 
 def find_table(mask: Path) -> tuple[dict[str, int], str]:
-    """Return the colours of a label map and where they come from: labelmap.txt in a folder above, or VOC."""
+    """Return the colours of a label map and where they come from.
+
+    They are in labelmap.txt in a folder above, or VOC's for the names that labelme lists, or VOC's own.
+    """
     for folder in list(mask.absolute().parents)[:3]:
         if (path := folder / "labelmap.txt").is_file():
             return read_table(path), str(path)
+        for path in (folder / name for name in NAME_LISTS):
+            if path.is_file():
+                lines = read_bytes(path).decode(errors="replace").split("\n")
+                return {line.strip(): _code(i) for i, line in enumerate(lines) if line.strip()}, str(path)
     return {label: _code(number) for number, label in enumerate(CLASSES)}, "PASCAL VOC's table"
 
 
@@ -87,23 +99,17 @@ def find_label(mask: Path, label: str) -> str | int:
 
 def read_folder(root: Path) -> list[AnnotatedImage]:
     """Read the label maps of a folder SegmentationClass; return nothing without one."""
-    folder = next(
-        (
-            path
-            for path in (root, *sorted(root.rglob("SegmentationClass")))
-            if path.name == "SegmentationClass"
-        ),
-        None,
-    )
-    if folder is None:
-        return []
-    return [_read(path, folder) for path in list_files_below(folder, [".png"])]
+    folders = [path for path in (root, *sorted(root.rglob("SegmentationClass*"))) if path.name in FOLDERS]
+    for folder in folders:
+        if maps := list_files_below(folder, [".png"]):
+            return [_read(path, folder) for path in maps]
+    return []
 
 
 def _read(path: Path, folder: Path) -> AnnotatedImage:
     values, is_grey = _read_values(path)
     annotations = tuple(
-        Annotation(label, f"{path} ('{label}')", partial(_draw, path, value))
+        Annotation(label, f"{path} ('{label}')", partial(masks.decode, masks.encode(values == value)))
         for label, value in _labels(path, values, is_grey).items()
     )
     name = path.relative_to(folder).with_suffix("").as_posix()
@@ -142,10 +148,6 @@ def _labels(path: Path, values: np.ndarray, is_grey: bool) -> dict[str, int]:
     return labels
 
 
-def _draw(path: Path, value: int, height: int, width: int) -> Bool[np.ndarray, "height width"]:
-    return _read_values(path)[0] == value
-
-
 def _code(number: int) -> int:
     return int.from_bytes(voc_colour(number), "big")
 
@@ -177,4 +179,6 @@ def write(folder: Path, labels: Sequence[str], images: Sequence[LabelledImage]) 
     return folder
 
 
-FORMAT = Format("voc", "PASCAL VOC", read_folder=read_folder, write=write)
+FORMAT = Format(
+    "voc", "PASCAL VOC", ".xml", voc_boxes.matches, voc_boxes.read, read_folder=read_folder, write=write
+)
