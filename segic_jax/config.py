@@ -33,32 +33,11 @@ def _require_counts(config, *names: str) -> None:
 
 
 @dataclass(frozen=True)
-class ViTConfig:
-    """Describe a DINOv2 vision transformer (dinov2/models/vision_transformer.py)."""
+class _VisionTransformer:
+    """Give what every vision transformer with one level of features has in common."""
 
     patch_size: int = 14
     width: int = 384
-    depth: int = 12
-    num_heads: int = 6
-    mlp_ratio: float = 4.0
-    ffn: Literal["mlp", "swiglu"] = "mlp"
-    num_registers: int = 0
-    pos_grid: int = 37  # side of the stored position grid: 518 pixels / 14
-    pos_offset: float = 0.1  # official `interpolate_offset`; 0 for the register models
-    pos_antialias: bool = False  # True for the register models
-
-    def __post_init__(self):
-        _require_counts(self, "patch_size", "width", "depth", "num_heads", "pos_grid")
-        _require(
-            self.width % self.num_heads == 0,
-            f"ViTConfig.width {self.width} must be divisible by num_heads {self.num_heads}.",
-        )
-
-    @property
-    def ffn_hidden(self) -> int:
-        """Return the hidden width; SwiGLU uses two thirds, rounded up to a multiple of 8."""
-        hidden = int(self.width * self.mlp_ratio)
-        return hidden if self.ffn == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8
 
     @property
     def stride(self) -> int:
@@ -90,6 +69,35 @@ class ViTConfig:
         """Return the standard deviation of each colour, of pixels in 0..1."""
         return (0.229, 0.224, 0.225)
 
+
+@dataclass(frozen=True)
+class ViTConfig(_VisionTransformer):
+    """Describe a DINOv2 vision transformer (dinov2/models/vision_transformer.py)."""
+
+    patch_size: int = 14
+    width: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    mlp_ratio: float = 4.0
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    num_registers: int = 0
+    pos_grid: int = 37  # side of the stored position grid: 518 pixels / 14
+    pos_offset: float = 0.1  # official `interpolate_offset`; 0 for the register models
+    pos_antialias: bool = False  # True for the register models
+
+    def __post_init__(self):
+        _require_counts(self, "patch_size", "width", "depth", "num_heads", "pos_grid")
+        _require(
+            self.width % self.num_heads == 0,
+            f"ViTConfig.width {self.width} must be divisible by num_heads {self.num_heads}.",
+        )
+
+    @property
+    def ffn_hidden(self) -> int:
+        """Return the hidden width; SwiGLU uses two thirds, rounded up to a multiple of 8."""
+        hidden = int(self.width * self.mlp_ratio)
+        return hidden if self.ffn == "mlp" else (int(hidden * 2 / 3) + 7) // 8 * 8
+
     @classmethod
     def dinov2(cls, size: Literal["s", "b", "l", "g"], *, registers: bool = False) -> "ViTConfig":
         """Return a published model: 22.1, 86.6, 304.4 and 1136.5 million parameters."""
@@ -108,6 +116,39 @@ class ViTConfig:
             pos_offset=0.0 if registers else 0.1,
             pos_antialias=registers,
         )
+
+
+@dataclass(frozen=True)
+class DinoV3Config(_VisionTransformer):
+    """Describe a DINOv3 vision transformer (dinov3/models/vision_transformer.py)."""
+
+    patch_size: int = 16
+    width: int = 384
+    depth: int = 12
+    num_heads: int = 6
+    ffn: Literal["mlp", "swiglu"] = "mlp"
+    ffn_hidden: int = 1536
+    num_registers: int = 4
+
+    def __post_init__(self):
+        _require_counts(self, "patch_size", "width", "depth", "num_heads", "ffn_hidden")
+        _require(
+            self.width % (4 * self.num_heads) == 0,
+            f"DinoV3Config.width {self.width} must be divisible by 4 x num_heads {self.num_heads}: rotary "
+            "positions turn quarters of a head.",
+        )
+
+    @classmethod
+    def dinov3(cls, size: Literal["s", "s+", "b", "l", "h+"]) -> "DinoV3Config":
+        """Return a published model: 21.6, 28.7, 85.7, 303.2 and 840.6 million parameters."""
+        width, depth, ffn, hidden = {
+            "s": (384, 12, "mlp", 1536),
+            "s+": (384, 12, "swiglu", 1536),
+            "b": (768, 12, "mlp", 3072),
+            "l": (1024, 24, "mlp", 4096),
+            "h+": (1280, 32, "swiglu", 5120),
+        }[size]
+        return cls(width=width, depth=depth, num_heads=width // 64, ffn=ffn, ffn_hidden=hidden)
 
 
 class MBConv(NamedTuple):
@@ -221,8 +262,9 @@ class EfficientNetConfig:
         return (128 / 255, 128 / 255, 128 / 255)
 
 
-Backbone = ViTConfig | EfficientNetConfig
-_BACKBONE_KINDS = {"vit": ViTConfig, "efficientnet": EfficientNetConfig}  # their names in files
+Backbone = ViTConfig | DinoV3Config | EfficientNetConfig
+# Their names in files.
+_BACKBONE_KINDS = {"vit": ViTConfig, "dinov3": DinoV3Config, "efficientnet": EfficientNetConfig}
 
 
 @dataclass(frozen=True)
@@ -500,7 +542,7 @@ class Hosts:
 def to_dict(config) -> dict:
     """Convert a configuration to plain dictionaries and numbers, for JSON beside a checkpoint.
 
-    A backbone is written with its `kind`, "vit" or "efficientnet".
+    A backbone is written with its `kind`: "vit", "dinov3" or "efficientnet".
     """
     kinds = {backbone: kind for kind, backbone in _BACKBONE_KINDS.items()}
 

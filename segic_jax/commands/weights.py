@@ -11,10 +11,10 @@ import tyro
 class Convert:
     """Convert official weights to one file of this project.
 
-    Sources are recognised by the names and shapes of their tensors: DINOv2 as Meta, Hugging Face or timm ship
-    it, CLIP's text tower with its tokenizer.json, a SegIC checkpoint, or a file of this project. Backbone,
-    text tower and head together make a complete model; fewer parts make a file that a later conversion can
-    join. Nothing in a .pth file is executed."""
+    Sources are recognised by the names and shapes of their tensors: DINOv2 or DINOv3 as Meta, Hugging Face or
+    timm ship it, CLIP's text tower with its tokenizer.json, a SegIC checkpoint, or a file of this project.
+    Backbone, text tower and head together make a complete model; fewer parts make a file that a later
+    conversion can join. Nothing in a .pth file is executed."""
 
     source: tyro.conf.Positional[tuple[Path, ...]]
     """.pth, .bin or .safetensors files, or folders in the layout of the Hugging Face hub."""
@@ -71,7 +71,8 @@ class Export:
 
 @dataclass
 class List:
-    """List the models of the package and the weights that can be fetched: content, size, licence, source."""
+    """List the models of the package and the weights that can be fetched: content, size, licence, log-in,
+    source."""
 
     def run(self) -> int:
         """Print the table."""

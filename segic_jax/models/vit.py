@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from segic_jax.config import ViTConfig
+from segic_jax.config import DinoV3Config, ViTConfig
 from segic_jax.models.attention import attention
 from segic_jax.models.layers import (
     LayerNorm,
@@ -102,7 +102,7 @@ class DinoVisionTransformer(nnx.Module):
 class PatchEmbed(nnx.Module):
     """Embed each patch as a token."""
 
-    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig | DinoV3Config, *, rngs: nnx.Rngs):
         self.proj = PatchConv(config.patch_size, 3, config.width, rngs=rngs)
 
     def __call__(
@@ -144,7 +144,7 @@ class SelfAttention(nnx.Module):
 class FeedForward(nnx.Module):
     """Apply two layers with exact GELU."""
 
-    def __init__(self, config: ViTConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ViTConfig | DinoV3Config, *, rngs: nnx.Rngs):
         self.fc1 = Linear(config.width, config.ffn_hidden, kernel_init=_normal, rngs=rngs)
         self.fc2 = Linear(config.ffn_hidden, config.width, kernel_init=_normal, rngs=rngs)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from segic_jax.config import Config, ViTConfig
+from segic_jax.config import Config, DinoV3Config, ViTConfig
 from segic_jax.errors import ConfigError
 from segic_jax.runtime.hlo_cost import Cost
 from segic_jax.train.plan import Plan, traffic_parts
@@ -23,7 +23,7 @@ def quick_plans(config: Config, compile_plans: Callable[[Config], Sequence[Plan]
         ConfigError: the backbone is not a stack of equal layers.
     """
     backbone = config.model.backbone
-    if not isinstance(backbone, ViTConfig):
+    if not isinstance(backbone, ViTConfig | DinoV3Config):
         raise ConfigError("--quick needs a ViT, whose layers are equal: plan other backbones without it.")
     if backbone.depth <= 2:
         return list(compile_plans(config))

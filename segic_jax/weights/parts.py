@@ -14,12 +14,15 @@ import jax
 import ml_dtypes
 import numpy as np
 
-from segic_jax.config import Backbone, EfficientNetConfig, ModelConfig, ViTConfig
+from segic_jax.config import Backbone, DinoV3Config, EfficientNetConfig, ModelConfig, ViTConfig
 from segic_jax.errors import ConvertError, FormatError, MissingTensors
 from segic_jax.models.clip_text import text_template
-from segic_jax.weights.formats import EFFICIENTNET, Part
+from segic_jax.weights import dinov3
+from segic_jax.weights.formats import EFFICIENTNET, HUGGING_FACE
+from segic_jax.weights.part import Part
 from segic_jax.weights.shapes import (
     backbone_of_head,
+    dinov3_config,
     efficientnet_config,
     model_config,
     text_config,
@@ -39,8 +42,9 @@ def derive_backbone(part: Part, num_heads: int | None) -> Backbone:
     if part.origin == EFFICIENTNET:
         with _name_source(part):
             return efficientnet_config(part.tensors)
+    read = dinov3_config if part.origin in dinov3.ORIGINS else vit_config
     with _name_source(part):
-        config = vit_config(part.tensors, num_heads=_stated_heads(part, num_heads, always=True))
+        config = read(part.tensors, num_heads=_stated_heads(part, num_heads, always=True))
     _agree(part, config.width, config.depth)
     return config
 
@@ -48,16 +52,18 @@ def derive_backbone(part: Part, num_heads: int | None) -> Backbone:
 def fit_to_head(config: Backbone, backbone: Part, head: Part | None) -> Backbone:
     """Set what no tensor of a backbone shows, as a head that it is joined with was trained.
 
-    Of an EfficientNet these are the blocks whose outputs are used. Of a ViT it is how the position embedding
-    is resampled to the canvas. Meta's code and Hugging Face's differ for backbones without registers: Meta
-    scales by (n + 0.1) / 37, Hugging Face to the exact size. A head keeps the method it was trained with:
-    SegIC's is Meta's, wherever the backbone comes from, and a file of this project stores it. A backbone
-    alone keeps the method of its own module, so that it gives the same features.
+    Of an EfficientNet these are the blocks whose outputs are used. Of a DINOv2 it is how the position
+    embedding is resampled to the canvas. Meta's code and Hugging Face's differ for backbones without
+    registers: Meta scales by (n + 0.1) / 37, Hugging Face to the exact size. A head keeps the method it was
+    trained with: SegIC's is Meta's, wherever the backbone comes from, and a file of this project stores it. A
+    backbone alone keeps the method of its own module, so that it gives the same features.
     """
     trained_on = None if head is None or head.stored_config is None else head.stored_config.backbone
     if isinstance(config, EfficientNetConfig):
         if isinstance(trained_on, EfficientNetConfig) and trained_on.lite == config.lite:
             return trained_on
+        return config
+    if isinstance(config, DinoV3Config):
         return config
     if trained_on is not None:
         # Keep the backbone stored with the head, unless it was guessed from the head alone.
@@ -68,7 +74,7 @@ def fit_to_head(config: Backbone, backbone: Part, head: Part | None) -> Backbone
         return config
     if head is not None:
         return dataclasses.replace(config, pos_offset=0.1, pos_antialias=False)
-    return dataclasses.replace(config, pos_offset=0.0) if backbone.hugging_face else config
+    return dataclasses.replace(config, pos_offset=0.0) if backbone.origin == HUGGING_FACE else config
 
 
 def used_blocks(part: Part, config: Backbone) -> Part:
@@ -77,12 +83,11 @@ def used_blocks(part: Part, config: Backbone) -> Part:
     Raises:
         ConvertError: the backbone is of another architecture than `config`.
     """
-    stored = part.stored_config
-    is_efficientnet = isinstance(stored, EfficientNetConfig) or part.origin == EFFICIENTNET
-    if is_efficientnet != isinstance(config, EfficientNetConfig):
+    kind = _architecture(part)
+    if kind is not type(config):
         raise ConvertError(
-            f"{part.what} holds {'an EfficientNet' if is_efficientnet else 'a ViT'}, and the backbone of the "
-            "model is of another kind: give other weights, or change model.backbone in the configuration."
+            f"{part.what} holds {_ARCHITECTURES[kind]}, and the backbone of the model is of another kind: "
+            "give other weights, or change model.backbone in the configuration."
         )
     if not isinstance(config, EfficientNetConfig):
         return part
@@ -97,6 +102,21 @@ def used_blocks(part: Part, config: Backbone) -> Part:
         file_tensors={name: tensor for name, tensor in part.file_tensors.items() if not is_later(name)},
         left_out=(*part.left_out, *filter(is_later, part.file_tensors)),
     )
+
+
+_ARCHITECTURES: dict[type[Backbone], str] = {
+    ViTConfig: "a ViT",
+    DinoV3Config: "a DINOv3",
+    EfficientNetConfig: "an EfficientNet",
+}
+
+
+def _architecture(part: Part) -> type[Backbone]:
+    if part.stored_config is not None:
+        return type(part.stored_config)
+    if part.origin == EFFICIENTNET:
+        return EfficientNetConfig
+    return DinoV3Config if part.origin in dinov3.ORIGINS else ViTConfig
 
 
 def head_config(part: Part, backbone: Backbone | None, canvas: int | None) -> ModelConfig:

@@ -10,12 +10,20 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from segic_jax.config import Backbone, EfficientNetConfig, HeadConfig, ModelConfig, TextConfig, ViTConfig
+from segic_jax.config import (
+    Backbone,
+    DinoV3Config,
+    EfficientNetConfig,
+    HeadConfig,
+    ModelConfig,
+    TextConfig,
+    ViTConfig,
+)
 from segic_jax.errors import ConfigError, FormatError, MissingTensors
-from segic_jax.weights.formats import Shape
+from segic_jax.weights.part import Shape
 
 Tensors = Mapping[str, np.ndarray]
-_CHANNELS = 64  # of an attention head, in every published DINOv2 and CLIP
+_CHANNELS = 64  # of an attention head, in every published DINOv2, DINOv3 and CLIP
 
 
 def vit_config(tensors: Tensors, *, num_heads: int | None = None) -> ViTConfig:
@@ -60,6 +68,34 @@ def vit_config(tensors: Tensors, *, num_heads: int | None = None) -> ViTConfig:
             "those of a SwiGLU must be a multiple of 8."
         )
     return config
+
+
+def dinov3_config(tensors: Tensors, *, num_heads: int | None = None) -> DinoV3Config:
+    """Return the backbone of tensors under the names of DINOv3's files.
+
+    Args:
+        num_heads: attention heads; None: 64 channels for each head.
+
+    Raises:
+        FormatError: as `vit_config`.
+    """
+    gated = any(".mlp.w3." in name for name in tensors)
+    names = ["patch_embed.proj.weight", "blocks.0.mlp.w1.weight" if gated else "blocks.0.mlp.fc1.weight"]
+    patch, hidden = _shapes(tensors, "the backbone", *names)
+    registers = "storage_tokens" in tensors
+    width = patch[0]
+    try:
+        return DinoV3Config(
+            patch_size=patch[-1],
+            width=width,
+            depth=_count(tensors, r"blocks\.(\d+)\."),
+            num_heads=_heads(width, num_heads, "the backbone"),
+            ffn="swiglu" if gated else "mlp",
+            ffn_hidden=hidden[0],
+            num_registers=_shapes(tensors, "the backbone", "storage_tokens")[0][1] if registers else 0,
+        )
+    except ConfigError as error:
+        raise FormatError(f"The shapes of the backbone fit no DINOv3: {error}") from error
 
 
 def efficientnet_config(tensors: Tensors) -> EfficientNetConfig:
@@ -157,13 +193,19 @@ def model_config(head: Tensors, backbone: Backbone, canvas: int) -> ModelConfig:
         raise FormatError(f"The shapes of the head do not fit a model of this project: {error}") from error
 
 
-def backbone_of_head(head: Tensors) -> ViTConfig:
-    """Return the published backbone that fits a head, or one that only has its width and patch size."""
+def backbone_of_head(head: Tensors) -> ViTConfig | DinoV3Config:
+    """Return the published backbone that fits a head, or one that only has its width and patch size.
+
+    DINOv3-S+ has the width and the patches of DINOv3-S, which is returned for it.
+    """
     neck, mask = _shapes(head, "the head", "neck.0.weight", "prompt_encoder.mask_downscaling.0.weight")
-    published = {config.width: config for config in map(ViTConfig.dinov2, ("s", "b", "l", "g"))}
-    config = published.get(neck[1])
-    if config is not None and config.patch_size == 2 * mask[-1]:
-        return config
+    published = (
+        *map(ViTConfig.dinov2, ("s", "b", "l", "g")),
+        *map(DinoV3Config.dinov3, ("s", "b", "l", "h+")),
+    )
+    for config in published:
+        if (config.width, config.patch_size) == (neck[1], 2 * mask[-1]):
+            return config
     return ViTConfig(patch_size=2 * mask[-1], width=neck[1], num_heads=1)
 
 
@@ -209,7 +251,9 @@ def _shapes(tensors: Tensors, what: str, *names: str) -> list[Shape]:
         )
     shapes = [tuple(tensors[name].shape) for name in names]
     for name, shape in zip(names, shapes, strict=True):
-        dimensions = 3 if name in ("pos_embed", "register_tokens") else 4 if name in _KERNELS else 2
+        dimensions = (
+            3 if name in ("pos_embed", "register_tokens", "storage_tokens") else 4 if name in _KERNELS else 2
+        )
         if len(shape) != dimensions or 0 in shape:
             raise FormatError(f"{name} {shape} must have {dimensions} dimensions, none of them 0.")
     return shapes

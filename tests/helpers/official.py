@@ -4,7 +4,14 @@ import json
 
 import numpy as np
 
-from segic_jax.config import EfficientNetConfig, HeadConfig, ModelConfig, TextConfig, ViTConfig
+from segic_jax.config import (
+    DinoV3Config,
+    EfficientNetConfig,
+    HeadConfig,
+    ModelConfig,
+    TextConfig,
+    ViTConfig,
+)
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.segic import head_template
@@ -12,6 +19,7 @@ from segic_jax.weights.torch_names import torch_shapes
 
 VIT = ViTConfig(width=64, depth=3, num_heads=1, pos_grid=5)
 REGISTERS = {"num_registers": 4, "pos_offset": 0.0, "pos_antialias": True}
+DINOV3 = DinoV3Config(width=64, depth=2, num_heads=1, ffn_hidden=96)
 TEXT = TextConfig(vocab_size=300, width=64, mlp_width=96, depth=2, num_heads=1, eos_id=299, max_length=77)
 HEAD = HeadConfig(width=32, mlp_width=48, iou_width=24, mask_channels=8)
 MODEL = ModelConfig(backbone=VIT, head=HEAD, text_width=64, canvas=112)
@@ -32,6 +40,72 @@ def backbone(config=VIT):
     """Return the tensors of DINOv2's hub files, with the mask token that inference does not use."""
     width = config.width
     return random_tensors(backbone_template(config)) | {"mask_token": np.ones((1, width), np.float32)}
+
+
+def dinov3(config=DINOV3):
+    """Return the tensors of DINOv3's files, with the mask of zeros over the bias of keys."""
+    tensors = random_tensors(backbone_template(config), seed=4)
+    channels = config.width // config.num_heads // 4
+    tensors["rope_embed.periods"] = (100 ** (np.arange(channels) / channels)).astype(np.float32)
+    for name in [name for name in tensors if name.endswith("qkv.bias")]:
+        tensors[f"{name}_mask"] = np.repeat(np.float32([1, 0, 1]), config.width)
+    return tensors | {"mask_token": np.ones((1, config.width), np.float32)}
+
+
+def dinov3_hugging_face(tensors):
+    """Return the tensors of DINOv3ViTModel."""
+    gated = "blocks.0.mlp.w1.weight" in tensors
+    layers = {"w1": "gate_proj", "w2": "up_proj", "w3": "down_proj"} if gated else {}
+    layers = layers or {"fc1": "up_proj", "fc2": "down_proj"}
+    top = {
+        "cls_token": "embeddings.cls_token",
+        "storage_tokens": "embeddings.register_tokens",
+        "patch_embed.proj.weight": "embeddings.patch_embeddings.weight",
+        "patch_embed.proj.bias": "embeddings.patch_embeddings.bias",
+    }
+    named = {"embeddings.mask_token": tensors["mask_token"][None]}
+    for name, tensor in tensors.items():
+        if name.endswith("bias_mask") or name in ("rope_embed.periods", "mask_token"):
+            continue
+        if not name.startswith("blocks."):
+            named[top.get(name, name)] = tensor
+            continue
+        _, block, part, rest = name.split(".", 3)
+        if rest.startswith("qkv."):
+            leaf = rest.rsplit(".", 1)[1]
+            for letter, third in zip("qkv", np.split(tensor, 3), strict=True):
+                if (letter, leaf) != ("k", "bias"):
+                    named[f"layer.{block}.attention.{letter}_proj.{leaf}"] = third
+            continue
+        for official_name, name_there in layers.items():
+            rest = rest.replace(official_name, name_there)
+        rest = rest.replace("proj.", "o_proj.") if part == "attn" else rest.replace("gamma", "lambda1")
+        part = {"attn": "attention", "ls1": "layer_scale1", "ls2": "layer_scale2"}.get(part, part)
+        named[f"layer.{block}.{part}.{rest}"] = tensor
+    return named
+
+
+def dinov3_timm(tensors):
+    """Convert like timm's `checkpoint_filter_fn`, for a model with biases."""
+    named = {}
+    for name, tensor in tensors.items():
+        if name.endswith("bias_mask") or name in ("rope_embed.periods", "mask_token"):
+            continue
+        if name.endswith("qkv.bias"):
+            q, _, v = np.split(tensor, 3)
+            named |= {name.replace("qkv.bias", "q_bias"): q, name.replace("qkv.bias", "v_bias"): v}
+            continue
+        for theirs, ours in (
+            ("storage_tokens", "reg_token"),
+            ("ls1.gamma", "gamma_1"),
+            ("ls2.gamma", "gamma_2"),
+            ("mlp.w1", "mlp.fc1_g"),
+            ("mlp.w2", "mlp.fc1_x"),
+            ("mlp.w3", "mlp.fc2"),
+        ):
+            name = name.replace(theirs, ours)
+        named[name] = tensor
+    return named
 
 
 def text():

@@ -15,7 +15,7 @@ from segic_jax.models.segic import head_template
 from segic_jax.weights import formats
 from segic_jax.weights.formats import recognise
 from segic_jax.weights.shapes import model_config, text_config, vit_config
-from segic_jax.weights.torch_names import from_torch
+from segic_jax.weights.torch_names import from_torch, torch_shapes
 from segic_jax.weights.wrappers import unwrap
 
 VITS = {
@@ -142,7 +142,7 @@ def test_published_configurations_are_recognised(size, registers, numbers):
     empty = np.empty(0, np.float32)
     tensors = {
         name: np.lib.stride_tricks.as_strided(empty, spec.shape, [0] * len(spec.shape))
-        for name, spec in formats.torch_shapes(template.shapes).items()
+        for name, spec in torch_shapes(template.shapes).items()
     }
     assert vit_config(tensors) == config
     hidden = 4096 if size == "g" else 4 * config.width
