@@ -1,6 +1,6 @@
 """Check that a benchmark on disk is complete: counts and names first, then every image."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ import numpy as np
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.benchmarks import open_benchmark
 from segic_jax.data.build.info import find_built
+from segic_jax.data.video import other_size
 from segic_jax.errors import DataError
 from segic_jax.runtime import progress
 from segic_jax.runtime.prefetch import prefetch_results
@@ -66,6 +67,8 @@ def check_benchmark(benchmark: BenchmarkSpec, root: Path | None, *, quick: bool 
         report.lines.append(_odd_names(root))
     if benchmark.kind == "episodes":
         report.lines += _episode_lines(benchmark, source)
+    if benchmark.kind == "video":
+        report.lines += _handled([*source.left_out, *(n for clip in source.videos() for n in clip.notes)])
     if not quick:
         report.lines += {"episodes": _views, "semseg": _semantic, "video": _clips}[benchmark.kind](source)
     return report
@@ -79,12 +82,14 @@ def _odd_names(root: Path) -> CheckLine:
 
 
 def _episode_lines(benchmark: BenchmarkSpec, source) -> list[CheckLine]:
-    lines = []
+    lines, notes = [], []
     for protocol in benchmark.protocols:
         count, total = 0, 0
         try:
             for fold in range(benchmark.folds):
-                episodes = source.manifest(protocol, fold, 1).episodes
+                manifest = source.manifest(protocol, fold, 1)
+                episodes = manifest.episodes
+                notes += manifest.notes
                 total += len(episodes)
                 count += sum(episode.target_view in episode.reference_views for episode in episodes)
         except DataError as error:
@@ -95,7 +100,7 @@ def _episode_lines(benchmark: BenchmarkSpec, source) -> list[CheckLine]:
         lines.append(CheckLine(f"episodes of {protocol}", total))
         allowed = None if protocol.endswith("-leak") else 0
         lines.append(CheckLine(f"  whose reference is the target ({protocol})", count, allowed))
-    return lines
+    return [*lines, *_handled(notes)]
 
 
 def _views(source) -> list[CheckLine]:
@@ -106,7 +111,7 @@ def _views(source) -> list[CheckLine]:
 
     def check(view):
         loaded = source.load(view)
-        empty = not loaded.mask.any()
+        empty = not loaded.mask.any() and not loaded.note
         problem = f"{view.image_name} shows nothing of class {view.class_id}." if empty else ""
         return _Found(problem, loaded.note)
 
@@ -135,9 +140,9 @@ def _clips(source) -> list[CheckLine]:
         clip, number = item
         frame = source.frame(clip, number)
         if number in clip.annotations:
-            labels = source.annotation(clip, number)
-            if labels.shape != frame.shape[:2]:
-                return _Found(f"{clip.annotations[number]} has another size than its frame.")
+            path, labels = clip.annotations[number], source.annotation(clip, number)
+            if note := other_size(labels, path, *frame.shape[:2]):
+                return _Found(note=f"{note}: it is resized (docs/benchmarks.md, Video).")
         return _Found()
 
     def check_first(clip):
@@ -174,5 +179,9 @@ def _check_all(what: str, items: list, check: Callable[[Any], _Found]) -> list[C
     lines += [CheckLine("  problem", i + 1, None, problem) for i, problem in enumerate(problems[:LISTED])]
     if len(problems) > LISTED:
         lines.append(CheckLine("  further problems", len(problems) - LISTED, 0))
-    lines += [CheckLine("  handled", i + 1, None, note=note) for i, note in enumerate(notes)]
-    return lines
+    return [*lines, *_handled(notes)]
+
+
+def _handled(notes: Iterable[str]) -> list[CheckLine]:
+    """Return a line for each different sentence about a defect that readers get past."""
+    return [CheckLine("  handled", i + 1, None, note=note) for i, note in enumerate(dict.fromkeys(notes))]

@@ -201,6 +201,8 @@ def image_size(path: Path | str) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: there is no such file.") from error
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is damaged or not an image: get the file again.") from error
 

@@ -96,6 +96,64 @@ def union(segmentations: list, height: int, width: int) -> Bool[np.ndarray, "hei
     return mask
 
 
+def stated_size(segmentations: list, height: int, width: int) -> tuple[int, int]:
+    """Return the (height, width) that run lengths and arrays state; polygons have that of the image.
+
+    Raises:
+        ValueError: they state several sizes.
+    """
+    sizes = {_size_of(segmentation, height, width) for segmentation in segmentations}
+    if len(sizes) > 1:
+        raise ValueError(f"masks of several sizes, {sorted(sizes)}")
+    return sizes.pop() if sizes else (height, width)
+
+
+def _size_of(segmentation: Any, height: int, width: int) -> tuple[int, int]:
+    if isinstance(segmentation, np.ndarray):
+        return segmentation.shape[0], segmentation.shape[-1]
+    size = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if isinstance(size, (list, tuple)) and len(size) == 2:
+        return size[0], size[1]
+    return height, width  # also of run lengths without a size, which cannot be decoded
+
+
+def crop_to_box(
+    image: UInt8[np.ndarray, "height width 3"],
+    segmentations: list,
+    rows: slice,
+    columns: slice,
+    what: str,
+) -> tuple[UInt8[np.ndarray, "rows columns 3"], Bool[np.ndarray, "rows columns"], str]:
+    """Return the image in a box, the union of masks in it, and how a defect was handled, as Matcher does.
+
+    A box is clipped to the image. Masks that state another size than the image are cropped by the same
+    numbers, and the crop is resized to that of the image, nearest pixel.
+
+    Args:
+        what: the masks, to begin a sentence with.
+
+    Raises:
+        ValueError: a segmentation is invalid, or the box holds nothing of the image or the masks.
+    """
+    height, width = image.shape[:2]
+    size = stated_size(segmentations, height, width)
+    crop, mask = image[rows, columns], union(segmentations, *size)[rows, columns]
+    if not crop.size or not mask.size:
+        raise ValueError("the box holds nothing of the image")
+    note = ""
+    if size != (height, width):
+        note = (
+            f"{what}: the mask is {size[1]} x {size[0]} pixels, the image {width} x {height}: what the box "
+            "holds of the mask is resized to the image's, nearest pixel."
+        )
+        mask = resize_nearest(mask, *crop.shape[:2])
+    elif not mask.any():
+        note = (
+            f"{what}: no pixel of the mask is in the box: the mask is empty, as the field's readers take it."
+        )
+    return np.ascontiguousarray(crop), mask, note
+
+
 def as_polygon(points: Any) -> Float64[np.ndarray, " numbers"]:
     """Return a flat list of numbers as an array; raise ValueError for anything else."""
     if not isinstance(points, np.ndarray) and not (

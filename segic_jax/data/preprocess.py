@@ -69,13 +69,16 @@ def resize(
     )
 
 
-def fitted_taps(height: int, width: int, canvas: int) -> tuple[Taps, Taps]:
+def fitted_taps(height: int, width: int, canvas: int, longer: int | None = None) -> tuple[Taps, Taps]:
     """Return the taps of the rows and columns of the official resize.
 
     The output sizes are the floor of side * scale and the step is 1 / scale rather than in / out, so that
     some sizes (83 at 112, 612 at 896) lose a pixel to rounding.
+
+    Args:
+        longer: the side that fills the canvas; by default the longer one of `height` and `width`.
     """
-    scale = canvas / max(height, width)
+    scale = canvas / (longer or max(height, width))
     rows, columns = (max(math.floor(side * scale), 1) for side in (height, width))
     return bilinear_taps(height, rows, 1 / scale), bilinear_taps(width, columns, 1 / scale)
 
@@ -139,6 +142,27 @@ def place(
     if rounded:
         resized = np.rint(resized).astype(np.uint8)
     return pad(resized, resample(masks, rows, columns) > 0.5, canvas)
+
+
+def place_masks(
+    masks: Bool[np.ndarray, "concepts height width"], longer: int, canvas: int
+) -> Bool[np.ndarray, "concepts canvas canvas"] | None:
+    """Place masks with the scale of an image of another size, as the official `ResizeVOS` does.
+
+    Args:
+        longer: the longer side of the image.
+
+    Returns:
+        The masks on the canvas, or None where they do not fit on it.
+    """
+    height, width = masks.shape[1:]
+    rows, columns = fitted_taps(height, width, canvas, longer)
+    if max(len(rows.low), len(columns.low)) > canvas:
+        return None
+    resized = resample(masks, rows, columns) > 0.5
+    on_canvas = np.zeros((len(masks), canvas, canvas), bool)
+    on_canvas[:, : resized.shape[1], : resized.shape[2]] = resized
+    return on_canvas
 
 
 def pad(

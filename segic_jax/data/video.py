@@ -21,14 +21,21 @@ class Clip:
     frames: tuple[Path, ...]  # in order
     annotations: Mapping[int, Path]  # label maps by frame number from 0; 0 is background
     required: frozenset[int]  # frames that a benchmark's server requires; all if it does not say
-    scored: bool  # whether all frames have label maps, so that predictions can be scored
+    scored: bool  # whether the label maps suffice to score predictions
+    notes: tuple[str, ...] = ()  # how defects of its files were handled, for results and checks
 
 
 class VideoSource:
     """Give the clips of a benchmark, their frames and label maps."""
 
-    def __init__(self, name: str, clips: Iterable[Clip]):
+    def __init__(self, name: str, clips: Iterable[Clip], left_out: Iterable[str] = ()):
+        """Take the clips.
+
+        Args:
+            left_out: a sentence for each video that the benchmark lists or holds and that is not among them.
+        """
         self.name = name
+        self.left_out = tuple(left_out)
         self._clips = list(clips)
 
     def videos(self) -> list[Clip]:
@@ -51,24 +58,45 @@ class VideoSource:
 def make_clip(name: str, frames: Path, annotations: Path, required: frozenset[str] | None = None) -> Clip:
     """Make a clip of a folder of .jpg frames and a folder of .png label maps with the same stems.
 
+    A label map without a frame, and a required frame that is missing, are left out and noted: the official
+    loaders never look for them. Without `required`, predictions are scored on the frames that have a label
+    map, as the official tool does, but for the first and the last of these.
+
     Args:
         required: stems of the frames that a server requires; None for all.
 
     Raises:
-        DataError: a folder is missing or empty, or a label map has no frame.
+        DataError: a folder is missing or empty, or no label map has a frame.
     """
     frame_paths = tuple(frames / name for name in list_files(frames, ".jpg", "the benchmark's archive"))
     numbers = {path.stem: number for number, path in enumerate(frame_paths)}
-    maps = {}
+    maps, notes = {}, []
     for label_map in list_files(annotations, ".png", "the benchmark's archive"):
         path = annotations / label_map
-        if path.stem not in numbers:
-            raise DataError(f"{path} has no frame {frames / path.stem}.jpg: unpack the benchmark again.")
-        maps[numbers[path.stem]] = path
+        if path.stem in numbers:
+            maps[numbers[path.stem]] = path
+        else:
+            notes.append(f"{path} has no frame {frames / path.stem}.jpg: it is left out.")
+    if not maps:
+        raise DataError(f"{annotations} has no label map of a frame in {frames}: unpack the benchmark again.")
     required_numbers = frozenset(range(len(frame_paths)))
     if required is not None:
-        unknown = sorted(required - numbers.keys())
-        if unknown:
-            raise DataError(f"{frames / unknown[0]}.jpg is missing: meta.json lists it; unpack it again.")
-        required_numbers = frozenset(numbers[stem] for stem in required)
-    return Clip(name, frame_paths, maps, required_numbers, len(maps) == len(frame_paths))
+        missing = sorted(required - numbers.keys())
+        notes += [
+            f"{frames / stem}.jpg is missing, and meta.json lists it: it is left out." for stem in missing
+        ]
+        required_numbers = frozenset(numbers[stem] for stem in required & numbers.keys())
+    complete = len(maps) == len(frame_paths)
+    scored = complete or (required is None and len(maps) > 2)
+    if scored and not complete:
+        notes.append(
+            f"{annotations} has label maps of {len(maps)} of {len(frame_paths)} frames: these are scored."
+        )
+    return Clip(name, frame_paths, maps, required_numbers, scored, tuple(notes))
+
+
+def other_size(labels: Integer[np.ndarray, "_ _"], path: Path, height: int, width: int) -> str:
+    """Return the beginning of a sentence about a label map of another size than its frame; "" if it fits."""
+    if labels.shape == (height, width):
+        return ""
+    return f"{path} is {labels.shape[1]} x {labels.shape[0]} pixels, its frame {width} x {height}"

@@ -10,10 +10,11 @@ A video is done when its folder is complete and its row is on disk.
 import io
 import time
 import zipfile
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import tee
 from pathlib import Path
+from threading import Lock
 
 import jax
 import numpy as np
@@ -22,12 +23,13 @@ from PIL import Image
 
 from segic_jax.config import INSTANCE_PROMPT, Precision
 from segic_jax.data.benchmark_spec import BenchmarkSpec
-from segic_jax.data.images import require_size
+from segic_jax.data.masks import resize_nearest
 from segic_jax.data.video import Clip, VideoSource
-from segic_jax.errors import DataError, InputError
+from segic_jax.errors import DataError
 from segic_jax.evaluate import report
+from segic_jax.evaluate.clip_annotations import ClipAnnotations
 from segic_jax.evaluate.metrics import bootstrap_interval
-from segic_jax.evaluate.runner import list_hash
+from segic_jax.evaluate.runner import defects_note, files_with_defects, list_hash
 from segic_jax.evaluate.video_metrics import ObjectRow, Video, VideoScores, official_csv, score_videos
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.tracker import Semantics, object_prompt, track_annotations
@@ -106,24 +108,39 @@ class VideoEvaluation:
     def _track(self, engine: Engine, clip: Clip, predictions: Path) -> dict:
         """Write one clip's label maps and return its row."""
         start = time.perf_counter()
+        notes = list(clip.notes)
         with atomic_folder(predictions / clip.name) as folder:
-            objects = self._write_predictions(engine, clip, folder)
+            objects = self._write_predictions(engine, clip, folder, notes)
         return {
             "video": clip.name,
             "frames": len(clip.frames),
             "seconds": round(time.perf_counter() - start, 3),
             "objects": [{"object": row.object_id, "jf": row.jf, "j": row.j, "f": row.f} for row in objects],
+            **({"notes": list(dict.fromkeys(notes))} if notes else {}),
         }
 
-    def _write_predictions(self, engine: Engine, clip: Clip, folder: Path) -> list[ObjectRow]:
-        """Write a label map for each frame, and score them while they are written."""
+    def _write_predictions(
+        self, engine: Engine, clip: Clip, folder: Path, notes: list[str]
+    ) -> list[ObjectRow]:
+        """Write a label map for each frame, and score them while they are written.
+
+        Args:
+            notes: gets a sentence for each label map that is handled.
+        """
         palette = self._source.palette(clip)
-        # The tracker and the scores read the same label maps, the scores a little later.
-        read_labels = lru_cache(2 * FRAMES_AHEAD)(partial(self._source.annotation, clip))
-        annotations = _Annotations(self._source, clip, read_labels)
+        # The tracker and the scores read the same label maps, in two threads.
+        cached, lock = lru_cache(2 * FRAMES_AHEAD)(partial(self._source.annotation, clip)), Lock()
+
+        def read_labels(number: int) -> Integer[np.ndarray, "height width"]:
+            with lock:
+                return cached(number)
+
+        canvas = engine.config.canvas if self._semantics == "official" else None
+        annotations = ClipAnnotations(self._source, clip, read_labels, canvas, notes)
 
         def frames() -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-            for number, frame in enumerate(_read_ahead(partial(self._source.frame, clip), len(clip.frames))):
+            images = _read_ahead(partial(self._source.frame, clip), range(len(clip.frames)))
+            for number, frame in enumerate(images):
                 annotations.current = (number, frame)
                 yield frame
 
@@ -135,16 +152,26 @@ class VideoEvaluation:
                 write_label_map(folder / f"{path.stem}.png", labels, palette)
                 yield labels
 
-        if not clip.scored:
-            deque(predict(), maxlen=0)
-            return []
-        truth = _read_ahead(read_labels, len(clip.frames))
-        try:
-            return score_videos([Video(clip.name, truth, predict())]).objects
-        except InputError:
-            raise
-        except ValueError as error:
-            raise DataError(f"{clip.frames[0].parent.parent} / {error}; get the video again.") from error
+        def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+            """Yield truth and prediction of every frame that is scored, both of one size."""
+            numbers = sorted(clip.annotations)[1:-1] if clip.scored else []
+            truths = _read_ahead(read_labels, numbers)
+            for number, predicted in enumerate(predict()):
+                if number not in numbers:
+                    continue
+                truth, path = next(truths), clip.annotations[number]
+                if truth.shape != predicted.shape:
+                    notes.append(
+                        f"{path} is {truth.shape[1]} x {truth.shape[0]} pixels, its prediction "
+                        f"{predicted.shape[1]} x {predicted.shape[0]}: it is resized to that, nearest pixel."
+                    )
+                    truth = resize_nearest(truth, *predicted.shape)
+                yield truth, predicted
+
+        # Both are consumed in step, a frame at a time.
+        first, second = tee(pairs())
+        truth, prediction = (pair[0] for pair in first), (pair[1] for pair in second)
+        return score_videos([Video(clip.name, truth, prediction)], skip_ends=False).objects
 
     def running_score(self) -> Callable[[dict], float]:
         """Return a function that takes each row and returns the J&F so far, in per cent."""
@@ -160,7 +187,8 @@ class VideoEvaluation:
         """Return counts, scores and notes of the result."""
         frames, seconds = (sum(row[key] for row in rows) for key in ("frames", "seconds"))
         scored = self._all_scored(rows)
-        notes = []
+        defects = files_with_defects(rows, self._source.left_out)
+        notes = defects_note(defects)
         if self._prompt != INSTANCE_PROMPT:
             notes.append(
                 f"{self.bundle.name} does not know the sentence {INSTANCE_PROMPT!r}: the empty prompt is "
@@ -178,6 +206,7 @@ class VideoEvaluation:
             "frames": frames,
             "frames_per_second": round(frames / max(seconds, 1e-9), 2),
             "scores": summarise_videos(rows) if scored else None,
+            "files_with_defects": defects,
             "notes": notes,
         }
 
@@ -237,27 +266,9 @@ def summarise_videos(rows: Sequence[dict]) -> dict:
     return means | {"interval_95": interval, "objects": len(objects)}
 
 
-class _Annotations(dict):
-    """Map frame numbers to label maps, which are read when asked for and must have their frame's size."""
-
-    def __init__(self, source: VideoSource, clip: Clip, read_labels: Callable[[int], np.ndarray]):
-        super().__init__(clip.annotations)
-        self._source, self._clip, self._read_labels = source, clip, read_labels
-        self.current: tuple[int, np.ndarray] | None = None  # number and image of the frame that was read last
-
-    def __getitem__(self, number: int) -> Integer[np.ndarray, "height width"]:
-        labels = self._read_labels(number)
-        if self.current is not None and self.current[0] == number:
-            frame = self.current[1]
-        else:  # the official semantics take the first annotation for the first frame
-            frame = self._source.frame(self._clip, number)
-        require_size(frame, labels, self._clip.frames[number], self._clip.annotations[number])
-        return labels
-
-
-def _read_ahead(read: Callable[[int], np.ndarray], count: int) -> Iterator[np.ndarray]:
-    """Yield `read(0)`, `read(1)`, ... while a thread reads the next few."""
-    return prefetch_results(read, range(count), limit=FRAMES_AHEAD)
+def _read_ahead(read: Callable[[int], np.ndarray], numbers: Iterable[int]) -> Iterator[np.ndarray]:
+    """Yield `read(number)` of each number while a thread reads the next few."""
+    return prefetch_results(read, numbers, limit=FRAMES_AHEAD)
 
 
 def write_label_map(

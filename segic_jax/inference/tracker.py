@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8, UInt16
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT
-from segic_jax.data.preprocess import CanvasImage, resize, resize_and_pad
+from segic_jax.data.preprocess import CanvasImage, place_masks, resize, resize_and_pad
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context
 from segic_jax.inference.engine import Engine, ImageFeatures, Tracking
@@ -45,9 +45,13 @@ class FramePrediction:
     new: Bool[np.ndarray, "new height width"]  # masks of new objects
     memory: ObjectMemory  # after the frame
 
-    def index_map(self) -> UInt16[np.ndarray, "height width"]:
-        """Return 0, or 1 + the object's place in the order of arrival; new objects keep their pixels."""
-        size = self.frame.shape[:2]
+    def index_map(self, size: tuple[int, ...] | None = None) -> UInt16[np.ndarray, "height width"]:
+        """Return 0, or 1 + the object's place in the order of arrival; new objects keep their pixels.
+
+        Args:
+            size: (height, width) of the map, where there are no new objects; the frame's by default.
+        """
+        size = size or self.frame.shape[:2]
         index = np.zeros(size, np.uint16)
         if self.tracking is not None:
             logits = np.asarray(self.tracking.logits)[: self.objects]
@@ -100,26 +104,34 @@ class Tracker:
         latest, predicted = state
         self._memory = self._memory._replace(latest=latest, predicted=predicted)
 
-    def step(self, frame: Frame, new: Bool[np.ndarray, "new height width"] | None = None) -> FramePrediction:
+    def step(
+        self, frame: Frame, new: Bool[np.ndarray, "new _ _"] | None = None, *, any_size: bool = False
+    ) -> FramePrediction:
         """Segment the next frame.
 
         Args:
             new: masks of objects that appear for the first time. They come after the known ones, and their
                 pixels are given back as they are, also where a known object is predicted; the first of them
                 where they overlap.
+            any_size: place masks of another size on the canvas with the scale of the frame (`place_masks`).
 
         Raises:
-            DataError: the masks have another size than the frame.
+            DataError: the masks have another size than the frame, or do not fit on the canvas.
         """
         canvas, (height, width) = self.engine.config.canvas, frame.shape[:2]
         new = np.zeros((0, height, width), bool) if new is None else new
-        if new.shape[1:] != (height, width):
-            raise DataError(
-                f"The masks are {new.shape[2]} x {new.shape[1]} pixels, their frame {width} x {height}; "
-                "make them the same size."
-            )
+        if new.shape[1:] == (height, width):
+            placed = resize_and_pad(frame, new, canvas, rounded=self._rounded)
+        else:
+            masks = place_masks(new, max(height, width), canvas) if any_size else None
+            if masks is None:
+                raise DataError(
+                    f"The masks are {new.shape[2]} x {new.shape[1]} pixels, their frame {width} x {height}; "
+                    "make them the same size."
+                )
+            nothing = np.zeros((0, height, width), bool)
+            placed = resize_and_pad(frame, nothing, canvas, rounded=self._rounded)._replace(masks=masks)
         objects, features, tracking = self.objects, None, None
-        placed = resize_and_pad(frame, new, canvas, rounded=self._rounded)
         if objects or len(new):
             features = self.engine.features([placed], 1)
             if objects:
@@ -149,14 +161,15 @@ def track_annotations(
             first annotation but the least one, which is an object where there is no background; they belong
             to the first frame, whichever frame the annotation is of; they are numbered 1, 2, ...; later
             objects are ignored; the first map is made of the given masks taken for logits on the canvas,
-            which widens them by up to a canvas pixel; the canvas is not rounded. "repaired": the
+            which widens them by up to a canvas pixel; the canvas is not rounded; maps have the size of the
+            first annotation, which lies on the canvas with the scale of the frame. "repaired": the
             annotations' own ids; an object is tracked from the first annotation that has it, whose pixels
             are that frame's map; later annotations of it are not used. Frames before the first annotation
             are all background.
         prompt: as for `Tracker`.
 
     Raises:
-        DataError: an annotation has another size than its frame.
+        DataError: an annotation has another size than its frame; officially, it does not fit on the canvas.
         BundleError: the model has no feature of the prompt.
     """
     official = semantics == "official"
@@ -248,14 +261,15 @@ def _finish(steps: Iterable[Callable[[], Output]]) -> Iterator[Output]:
 
 
 def _official_steps(tracker: Tracker, frames: Iterable[Frame], annotations: Mapping):
+    size: tuple[int, ...] = ()
     for number, frame in enumerate(frames):
         if number:
-            yield tracker.step(frame).index_map
+            yield partial(tracker.step(frame).index_map, size)
             continue
         annotation = annotations[min(annotations)]
-        ids = np.unique(annotation)[1:]
-        placed = tracker.step(frame, annotation == ids[:, None, None]).placed
-        yield partial(index_map, placed.masks, placed.size, frame.shape[:2])
+        size, ids = annotation.shape, np.unique(annotation)[1:]
+        placed = tracker.step(frame, annotation == ids[:, None, None], any_size=True).placed
+        yield partial(index_map, placed.masks, placed.size, size)
 
 
 def _repaired_steps(tracker: Tracker, frames: Iterable[Frame], annotations: Mapping):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import tiny
 from layouts import WRITE
+from PIL import Image
 
 from segic_jax.commands.command_line import parse
 from segic_jax.commands.data import Build
@@ -23,6 +24,7 @@ from segic_jax.data.build.compare import _equal
 from segic_jax.data.build.info import NAME, read_info
 from segic_jax.data.build.items import items, records
 from segic_jax.data.build.read import open_built
+from segic_jax.data.check import check_benchmark
 from segic_jax.data.pairs import ClassPairs
 from segic_jax.data.sources import coco20i
 from segic_jax.errors import ConfigError, DataError
@@ -64,6 +66,29 @@ def test_a_built_benchmark_equals_its_files(tmp_path, name, capsys):
         assert set(built.views()) == set(source.views())
         for protocol in benchmark.protocols:
             assert built.manifest(protocol, 0, 1) == source.manifest(protocol, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "masks"),
+    [("isic", "*_segmentation.png"), ("ade20k", "validation/*.png"), ("davis17", "cows/*.png")],
+)
+def test_defects_that_were_handled_are_named_in_both_forms(tmp_path, name, masks):
+    WRITE[name](tmp_path / "data")
+    path = sorted((tmp_path / "data").rglob(masks))[1]
+    Image.fromarray(np.asarray(Image.open(path))[::2, ::2]).save(path)
+    if name == "davis17":
+        (tmp_path / "data/DAVIS/2017/JPEGImages/480p/bear/00003.jpg").unlink()
+    build(name, tmp_path / "data", tmp_path / "out")
+    files, built = (
+        [
+            line.note.rpartition("/")[2]
+            for line in check_benchmark(find_benchmark(name), root).lines
+            if line.note
+        ]
+        for root in (tmp_path / "data", tmp_path / "out")
+    )
+    assert files == built
+    assert len(files) == 1 + (name == "davis17")
 
 
 def test_coco20i_is_built_with_its_class_lists(tmp_path, monkeypatch):

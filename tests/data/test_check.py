@@ -84,9 +84,13 @@ def test_an_empty_folder_is_reported_in_one_sentence(tmp_path, capsys):
 def test_a_label_map_of_another_size_is_reported(tmp_path, capsys):
     write_davis17(tmp_path)
     Image.fromarray(np.zeros((3, 4), np.uint8)).save(tmp_path / "2017/Annotations/480p/cows/00002.png")
+    (tmp_path / "2017/JPEGImages/480p/bear/00003.jpg").unlink()
     assert segic("check", "davis17", "--data-root", tmp_path) == 1
     out = capsys.readouterr().out
-    assert "cows/00002.png has another size" in out
+    assert "cows/00002.png is 4 x 3 pixels, its frame 56 x 40" in out
+    assert "bear/00003.png has no frame" in out
+    assert out.count("  handled") == 2
+    assert "  problem" not in out
     assert "not what the benchmark has" in out  # 2 videos of 30
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -195,7 +196,7 @@ def test_missing_or_damaged_files_are_named(tmp_path):
         for instance, entry in source._objects(image_name, class_id).items()
         if entry.rows.start == 40
     )
-    with pytest.raises(DataError, match=r"the box of object \d+ holds nothing"):
+    with pytest.raises(DataError, match=r"object \d+ of class .* holds nothing"):
         source.load(outside)
     path = folder / "coco/val2017/000000000001.jpg"
     original = path.read_bytes()
@@ -240,6 +241,19 @@ def test_missing_or_damaged_files_are_named(tmp_path):
     with pytest.raises(DataError, match=r"paco_part_train\.pkl is not laid out"):
         PacoPartSource(tmp_path)
     assert "paco_part_train.pkl" in check(tmp_path)[0].problem
+
+
+def test_objects_without_pixels_are_drawn_again_and_named(tiny):
+    source = PacoPartSource(tiny[0])
+    for fold in range(4):
+        manifest = source.manifest("insid3", fold, 1)
+        used = {view for e in manifest.episodes for view in (e.target_view, *e.reference_views)}
+        for note in manifest.notes:
+            instance, class_id, image_name = re.search(
+                r"object (\d+) of class (\d+) in (\S+): its", note
+            ).groups()
+            assert View(image_name, int(class_id), int(instance)) not in used
+    assert sum(len(source.manifest("insid3", fold, 1).notes) for fold in range(4)) > 3
 
 
 def test_check_counts_classes_and_images(tiny):

@@ -5,7 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
-from layouts_parts import HEIGHT, box_mask, write_pascal_part
+from layouts_parts import HEIGHT, WIDTH, box_mask, run_lengths, write_pascal_part
 
 from segic_jax.data.episodes import View
 from segic_jax.data.images import read_rgb
@@ -149,7 +149,7 @@ def test_missing_or_damaged_files_are_named(tmp_path):
     cat = original["object"][0]
     for changes, message in (
         ({"bndbox": {"xmin": 40, "ymin": 3, "xmax": 50, "ymax": 9}}, "holds nothing"),
-        ({"parts": [{"name": "HEAD", "mask": [{"size": [3, 4], "counts": "<"}]}]}, "the mask's size is"),
+        ({"parts": [{"name": "HEAD", "mask": [{"size": [3, 4], "counts": "<"}]}]}, "holds nothing"),
         ({"parts": [{"name": "HEAD", "mask": [{"size": [24, 32], "counts": "<"}]}]}, "run lengths"),
         ({"bndbox": {"xmin": 40}}, "not laid out"),
         ({"parts": [{"name": "HEAD", "mask": {"size": [3, 4]}}]}, "not laid out"),
@@ -181,6 +181,55 @@ def test_missing_or_damaged_files_are_named(tmp_path):
         with pytest.raises(DataError, match=r"all_obj_part_to_image\.json is "):
             PascalPartSource(tmp_path)
     assert "all_obj_part_to_image.json" in check(tmp_path)[0].problem
+
+
+def test_defects_that_the_official_readers_get_past_are_handled_and_named(tmp_path):
+    """Resize what the box holds of a mask of another size; draw again for an image without the object."""
+    write_pascal_part(tmp_path)
+    folder = tmp_path / "Pascal-Part/VOCdevkit/VOC2010"
+    annotation = folder / "Annotations_Part_json_merged_part_classes/2008_000003.json"
+    content = json.loads(annotation.read_text())
+    cat = next(entry for entry in content["object"] if entry["name"] == "cat")
+    half = np.zeros((HEIGHT // 2, WIDTH // 2), bool)
+    half[4:8, 4:8] = True
+    cat["bndbox"] = {
+        "xmin": 2,
+        "ymin": 3,
+        "xmax": 22,
+        "ymax": 23,
+    }  # of the mask: rows 3 to 12, columns 2 to 16
+    cat["parts"] = [
+        {"name": "HEAD", "mask": [ascii_counts(half)]},
+        {"name": "TAIL", "mask": [outside_the_box()]},
+    ]
+    annotation.write_text(json.dumps(content))
+    source = PascalPartSource(tmp_path)
+
+    head = source.load(View("2008_000003", "cat+HEAD", 0))
+    assert head.mask.shape == head.image.shape[:2] == (20, 20)
+    rows, columns = np.arange(20) * 9 // 20, np.arange(20) * 14 // 20  # nearest pixel of the crop of 9 x 14
+    np.testing.assert_array_equal(head.mask, half[3:12, 2:16][rows[:, None], columns])
+    assert "2008_000003.json, 'HEAD' of 'cat' 0: the mask is 16 x 12 pixels, the image 32 x 24" in head.note
+    tail = source.load(View("2008_000003", "cat+TAIL", 0))
+    assert not tail.mask.any()
+    assert "no pixel of the mask is in the box" in tail.note
+
+    content["object"] = [entry for entry in content["object"] if entry["name"] != "bird"]
+    annotation.write_text(json.dumps(content))
+    manifest = PascalPartSource(tmp_path).manifest("insid3", 0, 1)
+    birds = [e for e in manifest.episodes if str(e.class_id).startswith("bird")]
+    assert birds
+    assert not any("2008_000003" in (e.target, *e.references) for e in birds)
+    (note,) = manifest.notes
+    assert "2008_000003.json has no object 'bird', for whose 'LEGS' it is listed" in note
+
+
+def ascii_counts(mask):
+    return {"size": list(mask.shape), "counts": run_lengths(mask)["counts"].decode()}
+
+
+def outside_the_box():
+    return ascii_counts(box_mask(26, 2, 30, 6))
 
 
 def test_check_counts_classes_and_images(tiny):

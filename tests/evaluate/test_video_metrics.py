@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from layouts_video import clip
 
 from segic_jax.evaluate import video_metrics
 from segic_jax.evaluate.video_metrics import Video, frame_scores, official_csv, score_video, score_videos
@@ -123,6 +124,39 @@ def test_an_object_only_in_the_prediction_is_not_in_the_table():
     video = Video("a", frames((1, 0), (1, 0), (1, 0)), frames((1, 0), (1, 5), (1, 0)))
     assert not score_video(*video[1:])[5].in_truth
     assert [row.object_id for row in score_videos([video]).objects] == [1]
+
+
+# What davis2017-evaluation gives for label maps that are moved by (1, 2) pixels: J and F of each object. With
+# an object too many it ends without a result, and the tool of the official code gives these numbers.
+OFFICIAL = {
+    ("bear", 1): (0.6982758620689655, 0.5294117647058824),
+    ("bear", 2): (0.6982758620689655, 0.5294117647058824),
+    ("bear", 3): (0.6979493207941485, 0.5223942533473511),
+    ("cows", 1): (0.6982758620689655, 0.5294117647058824),
+    ("cows", 2): (0.6982758620689655, 0.5294117647058824),
+}
+
+
+@pytest.mark.parametrize("case", ["moved", "without the last object", "one object too many"])
+def test_scores_equal_the_tool_of_davis(case):
+    videos = []
+    for seed, (name, ids) in enumerate({"bear": (1, 2, 3), "cows": (1, 2)}.items()):
+        truth = clip(seed, frames=6, ids=ids)[1]
+        prediction = np.roll(truth, (1, 2), (1, 2))
+        if case == "without the last object":
+            prediction = np.where(prediction == ids[-1], 0, prediction)
+        elif case == "one object too many":
+            prediction[:, :6, :6] = ids[-1] + 1
+        videos.append(Video(name, truth, prediction))
+    expected = dict(OFFICIAL)
+    if case == "without the last object":
+        expected |= {("bear", 3): (0.0, 0.0), ("cows", 2): (0.0, 0.0)}
+    result = score_videos(videos)
+    rows = {(row.video, row.object_id): (row.j / 100, row.f / 100) for row in result.objects}
+    assert rows.keys() == expected.keys()
+    for key, scores in expected.items():
+        assert rows[key] == pytest.approx(scores, rel=1e-12)
+    assert result.jf == pytest.approx(50 * np.sum(list(expected.values())) / len(expected), rel=1e-12)
 
 
 def test_the_first_and_last_frame_are_left_out():

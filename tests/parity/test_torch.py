@@ -13,7 +13,7 @@ from requirements import require_torch
 
 from segic_jax.config import OptimConfig
 from segic_jax.data.augment import jittered_taps
-from segic_jax.data.preprocess import fitted_taps, resample, resize_and_pad
+from segic_jax.data.preprocess import fitted_taps, place_masks, resample, resize_and_pad
 from segic_jax.data.sampler import GPUS, draw_streams
 from segic_jax.models import layers
 from segic_jax.models.attention import attention
@@ -224,6 +224,27 @@ def test_images_of_many_sizes_fit_the_canvas_as_in_torch():
         np.testing.assert_allclose(resampled, expected, atol=2e-3, err_msg=message)
         on_canvas = resize_and_pad(image, np.zeros((0, height, width), bool), canvas)
         assert on_canvas.size == expected.shape[1:], message
+
+
+def test_masks_of_another_size_than_their_frame_lie_on_the_canvas_as_in_torch():
+    """Compare with `ResizeVOS`, which scales and pads both by the longer side of the frame."""
+    for (height, width), canvas in sizes_and_canvases(100):
+        longer = int(RNG.integers(1, 400))
+        mask = RNG.random((1, height, width)) < 0.5
+        scaled = int(height * canvas / longer), int(width * canvas / longer)
+        if min(scaled) < 1:
+            continue
+        placed = place_masks(mask, longer, canvas)
+        if max(scaled) > canvas:
+            assert placed is None
+            continue
+        values = torch.from_numpy(mask[None]).float() * 255
+        values = F.interpolate(values, scale_factor=canvas / longer, mode="bilinear")[0]
+        assert tuple(values.shape[1:]) == scaled
+        expected = F.pad(values, [0, canvas - scaled[1], 0, canvas - scaled[0]]).numpy() / 255
+        assert placed is not None
+        clear = abs(expected - 0.5) > 1e-5
+        np.testing.assert_array_equal(placed[clear], expected[clear] > 0.5)
 
 
 def test_images_of_many_sizes_are_jittered_as_in_torch():

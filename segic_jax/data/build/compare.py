@@ -53,6 +53,8 @@ def _fields(record: ImageRecord | FrameRecord) -> list:
     if isinstance(record, FrameRecord):
         return [record.video, record.frame, record.image, record.labels]
     concepts = [
-        part for concept in record.concepts for part in (concept.class_id, concept.instance, concept.mask)
+        part
+        for concept in record.concepts
+        for part in (concept.class_id, concept.instance, concept.mask, concept.note)
     ]
-    return [record.image_name, record.image, record.ignored, *concepts]
+    return [record.image_name, record.image, record.ignored, record.note, *concepts]

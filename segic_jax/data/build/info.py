@@ -29,6 +29,7 @@ class VideoInfo:
     required: list[int]  # numbers of the frames that a benchmark's server requires
     scored: bool
     palette: list[int] | None  # RGB of each id, flat
+    notes: list[str] = field(default_factory=list)  # as in data.video.Clip
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class DataSetInfo:
     class_names: list[tuple[ClassId, str]] | None  # None if the benchmark names no classes
     sources: dict[str, str]  # each file that it was made from, relative to the root, and its SHA-256
     videos: list[VideoInfo] = field(default_factory=list)
+    # How defects of files were handled: [record, mask or None for all, sentence], by TFDS split.
+    notes: dict[str, list] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)  # sentences about videos that are not in it
 
     def write(self, folder: Path) -> None:
         """Write the file; the same content always gives the same bytes."""

@@ -60,7 +60,7 @@ def _view_records(source: EpisodeSource, views: tuple[View, ...]) -> list[ImageR
     records: list[ImageRecord] = []
     for view in views:
         loaded = source.load(view)
-        concept = Concept(view.class_id, view.instance, loaded.mask)
+        concept = Concept(view.class_id, view.instance, loaded.mask, loaded.note)
         last = records[-1] if records else None
         if last and np.array_equal(last.image, loaded.image) and _equal(last.ignored, loaded.ignored):
             records[-1] = ImageRecord(last.image_name, last.image, (*last.concepts, concept), last.ignored)
@@ -79,7 +79,7 @@ def _semantic_record(source: SemanticSource, item: Item) -> ImageRecord:
     image_name = item.content[0]
     loaded = source.load(item.split, image_name)
     concepts = (Concept(c, None, mask) for c, mask in zip(loaded.classes, loaded.masks, strict=True))
-    return ImageRecord(image_name, loaded.image, tuple(concepts), loaded.ignored)
+    return ImageRecord(image_name, loaded.image, tuple(concepts), loaded.ignored, loaded.note)
 
 
 def _frame_record(source: VideoSource, clip: Clip, number: int) -> FrameRecord:

@@ -97,6 +97,7 @@ class BuiltSource:
         self._folder = folder
         self._records = _Records(folder, "val")
         self._names = None if info.class_names is None else {c: name for c, name in info.class_names}
+        self._notes = {(record, number): note for record, number, note in info.notes.get("val", ())}
         self._places = {
             View(image_name, class_id, instance): (record, number)
             for record, (image_name, concepts) in enumerate(info.records["val"])
@@ -136,7 +137,8 @@ class BuiltSource:
             raise DataError(f"{self._folder} has no image {view.image_name} of class {view.class_id!r}.")
         place, number = self._places[view]
         record = decode_image(self._records[place], self._records.name(place), [number])
-        return LabelledImage(record.image, record.concepts[number].mask, record.ignored)
+        note = self._notes.get((place, number), "")
+        return LabelledImage(record.image, record.concepts[number].mask, record.ignored, note)
 
 
 class BuiltSemanticSource:
@@ -147,6 +149,9 @@ class BuiltSemanticSource:
         self._folder = folder
         self.classes = tuple(name for _, name in info.class_names or ())
         self._records = {split: _Records(folder, split) for split in info.records}
+        self._notes = {
+            (split, record): note for split, notes in info.notes.items() for record, _, note in notes
+        }
         self._places = {
             split: {
                 image_name: (place, tuple(class_id for class_id, _ in concepts))
@@ -178,7 +183,11 @@ class BuiltSemanticSource:
         empty = np.zeros(record.image.shape[:2], bool)
         masks = np.array([concept.mask for concept in record.concepts], bool).reshape(-1, *empty.shape)
         return SemanticImage(
-            record.image, classes, masks, empty if record.ignored is None else record.ignored
+            record.image,
+            classes,
+            masks,
+            empty if record.ignored is None else record.ignored,
+            self._notes.get((split, place), ""),
         )
 
     def load_class(self, split: Split, image_name: str, number: int) -> LabelledImage:
@@ -186,7 +195,8 @@ class BuiltSemanticSource:
         place, classes = self._places[split][image_name]
         concept = classes.index(number)
         record = decode_image(self._records[split][place], self._records[split].name(place), [concept])
-        return LabelledImage(record.image, record.concepts[concept].mask)
+        note = self._notes.get((split, place), "")
+        return LabelledImage(record.image, record.concepts[concept].mask, note=note)
 
 
 class BuiltVideoSource(VideoSource):
@@ -207,9 +217,11 @@ class BuiltVideoSource(VideoSource):
                     },
                     required=frozenset(video.required),
                     scored=video.scored,
+                    notes=tuple(video.notes),
                 )
                 for video in info.videos
             ],
+            info.left_out,
         )
 
     def frame(self, clip: Clip, number: int) -> UInt8[np.ndarray, "height width 3"]:

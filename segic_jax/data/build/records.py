@@ -35,6 +35,7 @@ class Concept:
     class_id: ClassId
     instance: int | None
     mask: Mask
+    note: str = ""  # how a defect of its files was handled; kept in the description of the data set
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class ImageRecord:
     image: Image
     concepts: tuple[Concept, ...]
     ignored: Mask | None
+    note: str = ""  # as that of a concept, where it is about the image with all its masks
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class FrameRecord:
     video: str
     frame: str  # the stem of its file
     image: Image
-    labels: Integer[np.ndarray, "height width"] | None  # object ids up to 65535; None without a label map
+    labels: Integer[np.ndarray, "_ _"] | None  # object ids up to 65535; None without a label map
 
 
 @cache

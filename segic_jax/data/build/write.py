@@ -130,6 +130,7 @@ def _finish(
     import tensorflow_datasets as tfds
 
     index: dict[str, list] = {}
+    notes: dict[str, list] = {}
     split_infos = []
     for split, split_items in splits.items():
         paths = [
@@ -137,7 +138,14 @@ def _finish(
             for number in range(-(-len(split_items) // ITEMS))
         ]
         parts = [json.loads(_part_file(path).read_text()) for path in paths]
-        index[split] = [record for part in parts for record in part["records"]]
+        described = [record for part in parts for record in part["records"]]
+        index[split] = [record[:2] for record in described]
+        notes[split] = [
+            [number, *note]
+            for number, record in enumerate(described)
+            for found in record[2:]
+            for note in found
+        ]
         for part in parts:
             sources |= part["sources"]
         split_infos.append(
@@ -164,6 +172,8 @@ def _finish(
         class_names=_class_names(benchmark, source, index),
         sources=dict(sorted(sources.items())),
         videos=_videos(source) if benchmark.kind == "video" else [],
+        notes=notes,
+        left_out=list(source.left_out) if benchmark.kind == "video" else [],
     )
     info.write(folder)
     shutil.rmtree(folder / "parts")
@@ -214,15 +224,19 @@ def _videos(source) -> list[VideoInfo]:
             required=sorted(clip.required),
             scored=clip.scored,
             palette=source.palette(clip),
+            notes=list(clip.notes),
         )
         for clip in source.videos()
     ]
 
 
 def _index(record: ImageRecord | FrameRecord) -> list:
+    """Return the record's entry in the description, and the notes that are moved to their own place there."""
     if isinstance(record, FrameRecord):
         return [record.video, record.frame]
-    return [record.image_name, [[concept.class_id, concept.instance] for concept in record.concepts]]
+    notes = [[number, concept.note] for number, concept in enumerate(record.concepts) if concept.note]
+    notes += [[None, record.note]] if record.note else []
+    return [record.image_name, [[concept.class_id, concept.instance] for concept in record.concepts], notes]
 
 
 def _relative(path: Path, base: Path) -> str:

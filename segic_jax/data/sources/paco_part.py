@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
-from segic_jax.data.images import read_rgb
-from segic_jax.data.masks import as_polygon, union
+from segic_jax.data.images import image_size, read_rgb
+from segic_jax.data.masks import as_polygon, crop_to_box
 from segic_jax.data.numpy_pickle import read_pickle
 from segic_jax.data.sampler import choose
 from segic_jax.errors import DataError
@@ -87,7 +86,9 @@ class PacoPartSource:
         classes = self.fold_classes(fold, shots)
         if not classes:
             raise DataError(f"{self._val} has no class of fold {fold} with more than {shots} images.")
-        return Manifest(self.name, protocol, fold, shots, classes, tuple(self._episodes(classes, shots)))
+        notes: dict[str, None] = {}  # in the order of the draw
+        episodes = tuple(self._episodes(classes, shots, notes))
+        return Manifest(self.name, protocol, fold, shots, classes, episodes, tuple(notes))
 
     def fold_classes(self, fold: int, shots: int) -> tuple[int, ...]:
         """Deal the classes of the training list to the folds; return those with more images than shots."""
@@ -107,7 +108,7 @@ class PacoPartSource:
         for image_name in sorted(classes):
             kinds: dict[int, list[int]] = {}
             try:
-                size = _size(self.root / "coco" / image_name)
+                size = image_size(self.root / "coco" / image_name)[::-1]
             except DataError:
                 size = None  # `load` reports it
             for class_id in classes[image_name]:
@@ -131,21 +132,16 @@ class PacoPartSource:
                 f"in {view.image_name}."
             )
         image = read_rgb(*self.paths(view))
+        what = f"{self._val}, object {view.instance} of class {view.class_id} in {view.image_name}"
         try:
-            mask = union(part_object.segmentations, *image.shape[:2])
-        except ValueError as error:
-            raise DataError(
-                f"{self._val}, class {view.class_id} in {view.image_name}: {error}; get it again."
-            ) from error
-        # The box is clipped to the image, as in the official code.
-        window = part_object.rows, part_object.columns
-        if not mask[window].size:
-            raise DataError(
-                f"{self._val}: the box of object {view.instance} holds nothing of {view.image_name}."
+            crop, mask, note = crop_to_box(
+                image, part_object.segmentations, part_object.rows, part_object.columns, what
             )
-        return LabelledImage(np.ascontiguousarray(image[window]), mask[window])
+        except ValueError as error:
+            raise DataError(f"{what}: {error}; get it again.") from error
+        return LabelledImage(crop, mask, note=note)
 
-    def _episodes(self, classes: Sequence[int], shots: int) -> Iterator[Episode]:
+    def _episodes(self, classes: Sequence[int], shots: int, notes: dict[str, None]) -> Iterator[Episode]:
         """Draw the episodes of the official loaders with seed 0.
 
         Source: INSID3 datasets/paco_part.py:34-53, 119-185, Matcher data/paco_part.py.
@@ -153,14 +149,21 @@ class PacoPartSource:
         An episode is a class, an image and one of its objects, and references, which may repeat. If a crop is
         empty, the episode is drawn again. That depends on the boxes and on the image's size, so the header of
         each drawn image is read.
+
+        Args:
+            notes: gets a sentence as key for each object with an empty crop.
         """
         rng = np.random.RandomState(0)
         sizes: dict[str, tuple[int, int]] = {}
 
         def is_empty(class_id: int, image_name: str, instance: int) -> bool:
             if image_name not in sizes:
-                sizes[image_name] = _size(self.root / "coco" / image_name)
-            return _is_empty(self._objects(image_name, class_id)[instance], sizes[image_name])
+                sizes[image_name] = image_size(self.root / "coco" / image_name)[::-1]
+            empty = _is_empty(self._objects(image_name, class_id)[instance], sizes[image_name])
+            if empty:
+                what = f"{self._val}, object {instance} of class {class_id} in {image_name}"
+                notes[f"{what}: its box holds nothing of the image: drawn again, as in INSID3's code."] = None
+            return empty
 
         def episode() -> tuple[int, list[tuple[str, int]]]:
             class_id = choose(rng, classes)
@@ -238,17 +241,6 @@ def _is_empty(part_object: PartObject, size: tuple[int, int]) -> bool:
         not range(side)[window]
         for window, side in zip((part_object.rows, part_object.columns), size, strict=True)
     )
-
-
-def _size(path: Path) -> tuple[int, int]:
-    """Read height and width from the header of an image."""
-    try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file.") from error
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(f"{path} is damaged or not an image: get the file again.") from error
 
 
 def check(root: Path) -> list[CheckLine]:

@@ -19,7 +19,7 @@ import numpy as np
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
 from segic_jax.data.images import read_rgb
-from segic_jax.data.masks import union
+from segic_jax.data.masks import crop_to_box
 from segic_jax.data.sampler import choose
 from segic_jax.errors import DataError
 
@@ -92,7 +92,9 @@ class PascalPartSource:
         classes = self.fold_classes[fold]
         if not classes:
             raise DataError(f"{self.root / 'all_obj_part_to_image.json'} has no class of fold {FOLDS[fold]}.")
-        return Manifest(self.name, protocol, fold, shots, classes, tuple(self._episodes(fold, shots)))
+        notes: dict[str, None] = {}  # in the order of the draw
+        episodes = tuple(self._episodes(fold, shots, notes))
+        return Manifest(self.name, protocol, fold, shots, classes, episodes, tuple(notes))
 
     def class_name(self, class_id: ClassId) -> str:
         """Return the name of a part for a text prompt, such as "head of a cat"."""
@@ -135,23 +137,24 @@ class PascalPartSource:
         if not _has(part_object, part):
             raise DataError(f"{path}: {name!r} {number} has no part {part!r}.")
         image = read_rgb(image_path)
-        try:
-            mask = union(part_object.parts.get(part, []), *image.shape[:2])
-        except ValueError as error:
-            raise DataError(f"{path}, {part!r} of {name!r} {number}: {error}; get it again.") from error
         left, top, right, bottom = part_object.box
-        window = np.s_[top:bottom, left:right]  # the box is clipped to the image, as in the official code
-        if not mask[window].size:
-            raise DataError(
-                f"{path}: the box {part_object.box} of {name!r} {number} holds nothing of {image_path}."
-            )
-        return LabelledImage(np.ascontiguousarray(image[window]), mask[window])
+        rows, columns = slice(top, bottom), slice(left, right)
+        what = f"{path}, {part!r} of {name!r} {number}"
+        try:
+            crop, mask, note = crop_to_box(image, part_object.parts[part], rows, columns, what)
+        except ValueError as error:
+            raise DataError(f"{what}, box {part_object.box}: {error}; get it again.") from error
+        return LabelledImage(crop, mask, note=note)
 
-    def _episodes(self, fold: int, shots: int) -> Iterator[Episode]:
+    def _episodes(self, fold: int, shots: int, notes: dict[str, None]) -> Iterator[Episode]:
         """Draw as INSID3 (datasets/pascal_part.py:71-141) and Matcher (data/pascal_part.py) do with seed 0.
 
         The classes are taken in turn. A draw is an image, then one of its objects of the class's name; an
-        object without the part is drawn again. The draw depends on the annotations only, not on the images.
+        object without the part is drawn again, as is an image without such an object, where only INSID3's
+        code goes on. The draw depends on the annotations only, not on the images.
+
+        Args:
+            notes: gets a sentence as key for each such image.
         """
         rng = np.random.RandomState(0)
         usable: dict[tuple[str, str], list[bool]] = {}  # for each object: whether it has the part
@@ -168,7 +171,12 @@ class PascalPartSource:
                     ]
                     usable[image_name, class_id] = [_has(part_object, part) for part_object in objects]
                 having = usable[image_name, class_id]
-                if having and having[instance := choose(rng, range(len(having)))]:
+                if not having:
+                    path = self._annotation(image_name)
+                    notes[f"{path} has no object {name!r}, for whose {part!r} it is listed: drawn again."] = (
+                        None
+                    )
+                elif having[instance := choose(rng, range(len(having)))]:
                     return image_name, instance
             raise DataError(
                 f"{self.root / 'all_obj_part_to_image.json'}: the class {class_id} has too few images for "

@@ -23,8 +23,11 @@ HELD_OUT = 50  # videos, drawn with seed 0 from the sorted names
 def open_validation(root: Path | str) -> VideoSource:
     """Open the validation set in ytbvos18/, its parent or its val/.
 
+    A video is in both meta.json and JPEGImages/, or left out and noted: the official loader does not look for
+    others. See `make_clip` for frames.
+
     Raises:
-        DataError: meta.json, a video or a frame that it lists is missing.
+        DataError: meta.json or every video is missing.
     """
     folder = _split(Path(root), "val", "valid")
     path = folder / "meta.json"
@@ -38,13 +41,22 @@ def open_validation(root: Path | str) -> VideoSource:
         raise DataError(f"{path} cannot be read ({error.strerror}): get it from {DOWNLOAD}.") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is not a list of videos and objects: get it again ({DOWNLOAD}).") from error
-    return VideoSource(
-        "ytvos18",
-        [
-            make_clip(name, folder / "JPEGImages" / name, folder / "Annotations" / name, required[name])
-            for name in sorted(required)
-        ],
-    )
+    frames = folder / "JPEGImages"
+    on_disk = {path.name for path in frames.glob("[!.]*") if path.is_dir()}
+    if not required.keys() & on_disk:
+        raise DataError(f"{frames} holds no video that {path} lists: get it from {DOWNLOAD}.")
+    clips = [
+        make_clip(name, frames / name, folder / "Annotations" / name, required[name])
+        for name in sorted(required.keys() & on_disk)
+    ]
+    left_out = [
+        *(
+            f"{frames / name} is missing, and {path} lists it: it is left out."
+            for name in required.keys() - on_disk
+        ),
+        *(f"{frames / name} is not in {path}: it is left out." for name in on_disk - required.keys()),
+    ]
+    return VideoSource("ytvos18", clips, sorted(left_out))
 
 
 def open_held_out(root: Path | str) -> VideoSource:
