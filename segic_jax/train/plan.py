@@ -38,6 +38,7 @@ from segic_jax.train.step import Frozen, check_batch, init_state, make_train_ste
 PARTS = {
     "models/vit.py": "backbone",
     "models/efficientnet.py": "backbone",
+    "models/dinov3.py": "backbone",
     "models/prompt_encoder.py": "prompt encoder",
     "models/mask_decoder.py": "mask decoder",
     "models/correspondence.py": "similarity maps",
