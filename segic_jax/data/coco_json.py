@@ -64,7 +64,11 @@ class CocoJson:
                 except (DataError, KeyError, TypeError, ValueError) as error:
                     if not skip_invalid:
                         raise
-                    what = f"has no {error}" if isinstance(error, KeyError) else f"is invalid: {error}"
+                    what = (
+                        f"has no {error}"
+                        if isinstance(error, KeyError)
+                        else f"is invalid: {str(error).rstrip('.')}"
+                    )
                     skipped.append(f"number {number} {what}")
                     continue
                 if isinstance(segmentation, list) and not segmentation and skip_invalid:

@@ -23,7 +23,7 @@ from segic_jax.errors import DataError
 from segic_jax.inference.annotations import labelled_file, save_annotations
 from segic_jax.inference.context import Context
 from segic_jax.inference.overlay import Colour, class_colours, shrink
-from segic_jax.inference.reference import Reference, decode_preview, draw_marks
+from segic_jax.inference.reference import Reference, decode_preview, draw_marks, share_text
 from segic_jax.inference.result import Result, merge_coco_files
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.runtime import progress
@@ -195,7 +195,7 @@ def _describe(result: Result) -> str:
     parts = []
     for i, (name, presence, area) in enumerate(zip(result.names, result.presence, result.areas, strict=True)):
         status = result.status(i).removeprefix("present").removeprefix(", ")
-        share = f"{100 * area / pixels:.1f} % of the image" if area else ""
+        share = share_text(area / pixels) if area else ""
         parts.append(f"{name} {presence:.2f} ({', '.join(filter(None, (status, share)))})")
     return ", ".join(parts)
 

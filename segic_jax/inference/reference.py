@@ -37,8 +37,7 @@ class Mark:
 
     def __str__(self) -> str:
         """Describe the mark in a few words: "cat, 20.1 % of the image"."""
-        decimals = 1 if self.share >= 0.01 else 2 if self.share >= 0.0001 else 4
-        return f"{self.label}, {100 * self.share:.{decimals}f} % of the image"
+        return f"{self.label}, {share_text(self.share)}"
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,12 @@ class Reference:
     size: tuple[int, int]  # height, width
     preview: bytes  # a JPEG of at most PREVIEW pixels a side
     marks: tuple[Mark, ...]
+
+
+def share_text(share: float) -> str:
+    """Describe a share of an image, 0..1, with as many decimals as it takes: "20.1 % of the image"."""
+    decimals = 1 if share >= 0.01 else 2 if share >= 0.0001 else 4
+    return f"{100 * share:.{decimals}f} % of the image"
 
 
 def make_mark(name: str | None, negative: bool, mask: Bool[np.ndarray, "height width"]) -> Mark:

@@ -6,9 +6,11 @@ large image takes little memory.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +21,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8, UInt16
 from segic_jax.data import masks
 from segic_jax.data.images import palette_png
 from segic_jax.data.preprocess import Taps, bilinear_taps, resample
-from segic_jax.errors import DataError
+from segic_jax.errors import ConfigError, DataError
 from segic_jax.inference.instances import DEFAULT_INSTANCES, Instance, InstancesFrom, split_mask
 from segic_jax.inference.overlay import (
     Colour,
@@ -33,6 +35,8 @@ from segic_jax.runtime.atomic_write import atomic_write, make_folder, require_pa
 
 STRIP = 1 << 22  # pixels that are processed at a time
 ROUNDING = 1e-3  # a resampled logit exceeds the logits around it by much less
+
+LISTED = 10  # classes in a description
 
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 lie just beyond
 
@@ -60,6 +64,12 @@ class _Measured(NamedTuple):
     boxes: list[Box | None]
     scores: Float32[np.ndarray, " concepts"]
     masks: list[_PackedMask | None]
+
+
+def require_cut(cut: float) -> None:
+    """Raise ConfigError for a cut that is no number; infinities mark everything or nothing."""
+    if not isinstance(cut, Real) or math.isnan(cut):
+        raise ConfigError(f"cut {cut!r} must be a number: the logit above which a pixel is inside.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,12 +100,26 @@ class Result:
     clicks: tuple[tuple[int, Click], ...] = ()  # corrections so far, each of a class: `Segmenter.refine`
     warnings: tuple[str, ...] = ()  # sentences about the weights: `Segmenter.warnings`
 
+    def __repr__(self) -> str:
+        """Describe the classes in one line."""
+        height, width = self.image.shape[:2]
+        classes = [
+            f"{name} {self.status(i)} ({float(self.presence[i]):.2f})"
+            for i, name in enumerate(self.names[:LISTED])
+        ]
+        more = f" and {len(self.names) - LISTED} more" if len(self.names) > LISTED else ""
+        return f"Result of {self.source or 'an image'}, {width} x {height}: {', '.join(classes)}{more}"
+
     def threshold(self, cut: float) -> "Result":
         """Return the same result with masks cut at another logit; the model does not run again.
 
         Args:
             cut: any number; pixels whose probability is above 1 / (1 + exp(-cut)) are inside. 0 is 0.5.
+
+        Raises:
+            ConfigError: it is no number.
         """
+        require_cut(cut)
         return self if cut == self.cut else replace(self, cut=float(cut))
 
     @property

@@ -38,7 +38,7 @@ from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.presence import apply_negatives, decide_presence, read_calibration
 from segic_jax.inference.references import fit_examples
 from segic_jax.inference.refine import read_box, read_clicks, refine_result
-from segic_jax.inference.result import Result
+from segic_jax.inference.result import Result, require_cut
 from segic_jax.inference.tiles import Tiles, match_tiles, plan_tiles, require_tiles
 from segic_jax.models.params import release
 from segic_jax.models.segic import Prototypes
@@ -192,7 +192,7 @@ class Segmenter:
 
         Raises:
             DataError: the image cannot be read, or the Context belongs to another model or has no class.
-            ConfigError: `tiles` is no number of windows, or `instances` no method.
+            ConfigError: `cut` is no number, `tiles` no number of windows, or `instances` no method.
         """
         request = self._request(context, cut, keep_absent, together, tiles, instances)
         return self._start([self._read_target(target)], request, 1)[0]()
@@ -370,6 +370,7 @@ class Segmenter:
         instances: InstancesFrom | None,
     ) -> "_Request":
         self._require_usable(context)
+        require_cut(cut)
         require_tiles(tiles)
         require_instances(instances)
         everyone = self._everyone(context) if together else None

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import re
 import tracemalloc
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from tiny import blob_result, bundle, random_image
 
 from segic_jax import Example
 from segic_jax.data.preprocess import resize
-from segic_jax.errors import DataError
+from segic_jax.errors import ConfigError, DataError
 from segic_jax.inference import result as results
 from segic_jax.inference.overlay import draw_masks, rgb_png
 from segic_jax.inference.result import merge_coco_files
@@ -199,3 +200,18 @@ def test_an_empty_prediction_scores_zero():
     assert result.scores.tolist() == [0]
     assert result.boxes == [None]
     assert result.presence.tolist() == [0]
+
+
+def test_a_result_is_described_in_a_line():
+    assert re.fullmatch(
+        r"Result of an image, 120 x 97: \w+ present \(\d\.\d\d\), .*", repr(blob_result(97, 120))
+    )
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize("cut", [float("nan"), "high"])
+def test_a_cut_is_a_number(segmenter, cut):
+    with pytest.raises(ConfigError, match="must be a number"):
+        make_result(segmenter).threshold(cut)
+    with pytest.raises(ConfigError, match="must be a number"):
+        segmenter.predict(random_image(9, 40, 40)[0], segmenter.fit(example(0, "a")), cut=cut)
