@@ -21,7 +21,7 @@ from segic_jax.data.episodes import EpisodeSource
 from segic_jax.data.sources.folder import FolderSource
 from segic_jax.errors import ConfigError, TrainingError
 from segic_jax.evaluate.episode_stream import predict_episodes
-from segic_jax.evaluate.episodes import make_tasks
+from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.evaluate.metrics import bootstrap_interval, class_iou
 from segic_jax.evaluate.protocols import class_counts, find_protocol, prediction_row
 from segic_jax.inference.engine import Engine

@@ -21,7 +21,7 @@ from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.sources.folder import FolderSource
 from segic_jax.evaluate.episode_stream import predict_episodes
-from segic_jax.evaluate.episodes import make_tasks
+from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.evaluate.protocols import find_protocol, prediction_row, summarise_rows
 from segic_jax.inference.engine import Decoding, Engine, ImageFeatures
 from segic_jax.models import segic

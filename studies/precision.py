@@ -16,7 +16,7 @@ from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.episodes import EpisodeSource
 from segic_jax.data.sources.folder import FolderSource
 from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
-from segic_jax.evaluate.episodes import make_tasks
+from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.evaluate.protocols import find_protocol, predicted_mask, prediction_row, summarise_rows
 from segic_jax.inference.engine import Engine

@@ -88,7 +88,7 @@ def our_episodes(name: str, root: str, classes: tuple, official, weights: Path) 
     from segic_jax.data.benchmarks import find_benchmark, open_benchmark
     from segic_jax.data.episodes import Episode, Manifest
     from segic_jax.evaluate.episode_stream import predict_episodes
-    from segic_jax.evaluate.episodes import make_tasks
+    from segic_jax.evaluate.episode_tasks import make_tasks
     from segic_jax.evaluate.protocols import to_image_size
     from segic_jax.inference.engine import Engine
     from segic_jax.weights.bundle import load_bundle

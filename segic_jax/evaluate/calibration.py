@@ -24,7 +24,7 @@ from segic_jax.data.episodes import ClassId, EpisodeSource, Manifest, View
 from segic_jax.data.sources.folder import FolderSource
 from segic_jax.errors import DataError
 from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
-from segic_jax.evaluate.episodes import make_tasks
+from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.evaluate.protocols import similarity_on_image
 from segic_jax.inference.context import Context
 from segic_jax.inference.engine import Engine

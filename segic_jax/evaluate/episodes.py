@@ -4,33 +4,30 @@ An episode's way: `make_tasks` -> `episode_stream.predict_episodes` (images to m
 `protocols.prediction_row` (pixel counts) -> `protocols.summarise_rows` (scores).
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from segic_jax.config import Precision
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.episodes import (
     ClassId,
-    Episode,
     EpisodeSource,
     Manifest,
     WithObjects,
     episodes_hash,
     require_files,
 )
-from segic_jax.errors import ConfigError, DataError
+from segic_jax.errors import ConfigError
 from segic_jax.evaluate import report
-from segic_jax.evaluate.episode_stream import Prediction, Task, predict_episodes
+from segic_jax.evaluate.episode_report import LABELS, class_labels, gallery_item, score_table
+from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
+from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.evaluate.instances import average_precisions, instance_row
 from segic_jax.evaluate.metrics import RunningMeanIoU
 from segic_jax.evaluate.protocols import (
     Protocol,
     find_protocol,
-    predicted_mask,
     prediction_row,
-    similarity_on_image,
     summarise_rows,
     to_image_size,
 )
@@ -48,15 +45,6 @@ from segic_jax.inference.instances import InstancesFrom
 from segic_jax.inference.tiles import Tiles, require_tiles
 from segic_jax.runtime.distributed import gather_json, raise_on_all_hosts
 from segic_jax.weights.bundle import Bundle
-
-LABELS = {
-    "segic": "SegIC",
-    "copy": "reference's mask copied",
-    "cosine": "similarity map, thresholded",
-    "no_reference": "head without a reference",
-    "wrong_reference": "head with a wrong reference",
-    "random_backbone": "head on a random backbone",
-}
 
 
 class EpisodeEvaluation:
@@ -275,39 +263,7 @@ class EpisodeEvaluation:
 
     def table(self, result: dict) -> str:
         """Return the scores as aligned lines, at most a screen."""
-        protocol, scores = result["protocol"], result["scores"]
-        lines = [
-            f"{result['benchmark']}: {result['episodes']} episodes of {result['classes']} classes, "
-            f"{result['shots']} shot(s), mIoU in per cent",
-            f"  protocol {protocol['name']}: {protocol['truth']}; class names "
-            f"{'given' if result['class_names_given'] else 'not given'}",
-        ]
-        for name, values in {"segic": scores, **result["baselines"]}.items():
-            low, high = values["interval_95"]
-            lines.append(f"  {LABELS[name]:<28}{values['miou']:6.1f}   95 % interval {low:.1f} - {high:.1f}")
-        lines += [
-            f"  mean over all classes of a fold {scores['miou_fold_classes']:.1f}, "
-            f"over classes seen {scores['miou_seen_classes']:.1f}",
-            f"  FB-IoU {scores['fb_iou']:.1f}, mean of the episodes' IoU {scores['episode_iou']:.1f}, "
-            f"boundary IoU {_cell(scores['boundary_iou'])}",
-        ]
-        if (instances := result["instances"]) is not None:
-            lines.append(
-                f"  instances, from {self._instances}: AP50 {_cell(instances['ap50'])}, "
-                f"AP75 {_cell(instances['ap75'])}, AP {_cell(instances['ap'])}"
-            )
-        if len(result["fold_scores"]) > 1:
-            folds = (f"{fold}: {values['miou']:.1f}" for fold, values in result["fold_scores"].items())
-            lines.append(f"  folds  {'  '.join(folds)}")
-        ranked = sorted(result["class_iou"].items(), key=lambda item: item[1])
-        if len(ranked) > 3:
-            for label, part in (("best", ranked[:-4:-1]), ("worst", ranked[:3])):
-                lines.append(f"  {label:<6} " + ", ".join(f"{name[:20]} {value:.1f}" for name, value in part))
-        return "\n".join([*lines, *(f"  {note}" for note in result["notes"])])
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+        return score_table(result, self._instances)
 
 
 def score_episodes(
@@ -336,97 +292,3 @@ def score_episodes(
         )
     gathered = [row for part in gather_json(rows) for row in part]
     return summarise_rows(sorted(gathered, key=lambda row: row["index"]), [manifest], protocol)["scores"]
-
-
-def make_tasks(
-    bundle: Bundle,
-    source: EpisodeSource,
-    manifests: Sequence[Manifest],
-    *,
-    class_names: bool = False,
-    wrong_references: bool = False,
-) -> list[Task]:
-    """Number the episodes of all folds and add what the model is given besides images.
-
-    Args:
-        class_names: give the class's name as text, instead of the empty prompt.
-        wrong_references: add a reference of another class, for that baseline, if all folds have several.
-
-    Raises:
-        DataError: there are no episodes, or some have no reference.
-        BundleError: the model cannot encode a class name.
-    """
-    if not all(episode.references for manifest in manifests for episode in manifest.episodes):
-        raise DataError(f"{source.name} has episodes without a reference; give it at least one shot.")
-    tasks: list[Task] = []
-    text: dict[str, np.ndarray] = {}
-    orders = [other_class_episodes(manifest.episodes) for manifest in manifests]
-    wrong_references = wrong_references and None not in orders
-    for manifest, order in zip(manifests, orders, strict=True):
-        for number, episode in enumerate(manifest.episodes):
-            name = source.class_name(episode.class_id) if class_names else ""
-            if name not in text:
-                text[name] = bundle.text_feature(name)
-            wrong = None
-            if wrong_references and order is not None:
-                wrong = manifest.episodes[order[number]].reference_views[0]
-            tasks.append(Task(len(tasks), manifest.fold, episode, text[name], wrong))
-    if not tasks:
-        raise DataError(f"{source.name} has no episodes.")
-    return tasks
-
-
-def other_class_episodes(episodes: Sequence[Episode]) -> list[int] | None:
-    """Return for each episode the index of one of another class; None if there is only one class.
-
-    It is the first one from half the list further on.
-    """
-    if len({episode.class_id for episode in episodes}) < 2:
-        return None
-    count = len(episodes)
-    return [
-        next(
-            other
-            for step in range(count)
-            if episodes[other := (index + count // 2 + step) % count].class_id != episode.class_id
-        )
-        for index, episode in enumerate(episodes)
-    ]
-
-
-def class_labels(source: EpisodeSource, rows: Sequence[dict]) -> Mapping[tuple[int, ClassId], str]:
-    """Return names of the (fold, class) pairs in `rows`; where two share a name, the class id is added."""
-    labels: dict[tuple[int, ClassId], str] = {}
-    for fold, class_id in dict.fromkeys((row["fold"], row["class"]) for row in rows):
-        try:
-            label = source.class_name(class_id)
-        except DataError:  # the benchmark's files name no classes
-            label = str(class_id)
-        labels[fold, class_id] = f"{label} ({class_id})" if label in labels.values() else label
-    return labels
-
-
-def gallery_item(prediction: Prediction, iou: float | None) -> GalleryItem:
-    """Return a prediction as images of the target's size; `kind` stays empty.
-
-    Args:
-        prediction: made with `similarity` and `references`.
-        iou: 0..1, for its title.
-    """
-    if prediction.reference is None:
-        raise ValueError("The prediction has no reference to draw: ask predict_episodes for it.")
-    task, image_size = prediction.task, prediction.target.mask.shape
-    is_wrong = "wrong_reference" in prediction.logits
-    return GalleryItem(
-        kind="",
-        title=f"{task.episode.class_id}: {task.episode.target}",
-        reference=prediction.reference.image,
-        reference_mask=prediction.reference.mask,
-        target=prediction.target.image,
-        similarity=similarity_on_image(prediction, image_size),
-        prediction=predicted_mask(prediction, "segic", image_size),
-        truth=prediction.target.mask,
-        iou=iou,
-        wrong_prediction=predicted_mask(prediction, "wrong_reference", image_size) if is_wrong else None,
-        wrong_class="" if task.wrong_reference is None else str(task.wrong_reference.class_id),
-    )

@@ -6,6 +6,7 @@ with that of the backbone's features. So it needs no prompt that a head was trai
 backbone. A place that a click confirms stays as it is when the next one corrects something else.
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Real
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float, UInt8
 
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.errors import DataError
+from segic_jax.inference.engine import Engine
 from segic_jax.inference.result import Click, Result
 from segic_jax.inference.tiles import TilePlan, cut_window
 
@@ -25,6 +27,22 @@ REACH = 0.3  # of the canvas's side: standard deviation of the distance
 FEATURES = 0.6  # cosine difference that divides the covariance by e
 COLOUR = 60.0  # standard deviation of the colour, in levels of the Lab space
 NUGGET = 1e-3  # variance that is added to that of each click
+
+
+class PatchEncoder:
+    """Give the features of the patches of an image on the canvas; those of the last image are kept."""
+
+    def __init__(self, engine: Engine):
+        self._engine = engine
+        self._last: tuple[bytes, np.ndarray] | None = None  # hash of the image, and its features
+
+    def __call__(self, placed: CanvasImage) -> Float[np.ndarray, "g g channels"]:
+        """Encode the image, unless it is the last one."""
+        digest, last = hashlib.sha256(placed.image.tobytes()).digest(), self._last
+        if last is None or last[0] != digest:
+            last = digest, np.asarray(self._engine.features([placed], 1).features.patches)[0]
+            self._last = last
+        return last[1]
 
 
 def read_clicks(points: Any, height: int, width: int) -> list[Click]:

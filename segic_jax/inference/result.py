@@ -1,16 +1,13 @@
 """Represent the segmentation of one target, at the size of the target.
 
-A Result holds the model's small maps. Their logits are resampled to the image once, in strips of rows, and
-masks, label map, areas, boxes and scores all come from that pass. Masks are kept as packed bits, so that a
-large image takes little memory.
+A Result holds the model's small maps. Their logits are resampled to the image once (`image_logits`), and
+masks, label map, areas, boxes and scores all come from that pass.
 """
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from numbers import Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +17,8 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8, UInt16
 
 from segic_jax.data import masks
 from segic_jax.data.images import palette_png
-from segic_jax.data.preprocess import Taps, bilinear_taps, resample
-from segic_jax.errors import ConfigError, DataError
+from segic_jax.errors import DataError
+from segic_jax.inference.image_logits import Box, ImageLogits, Measured, require_cut
 from segic_jax.inference.instances import DEFAULT_INSTANCES, Instance, InstancesFrom, split_mask
 from segic_jax.inference.overlay import (
     Colour,
@@ -33,12 +30,7 @@ from segic_jax.inference.overlay import (
 )
 from segic_jax.runtime.atomic_write import atomic_write, make_folder, require_path
 
-STRIP = 1 << 22  # pixels that are processed at a time
-ROUNDING = 1e-3  # a resampled logit exceeds the logits around it by much less
-
 LISTED = 10  # classes in a description
-
-Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels; x1 and y1 lie just beyond
 
 
 class Click(NamedTuple):
@@ -47,29 +39,6 @@ class Click(NamedTuple):
     x: float
     y: float
     inside: bool
-
-
-class _PackedMask(NamedTuple):
-    """Hold the rows of a mask that are not empty, eight pixels per byte."""
-
-    top: int  # row of the image where the bits begin
-    bits: UInt8[np.ndarray, "rows bytes"]
-
-
-class _Measured(NamedTuple):
-    """Hold what one pass over the logits gives; a row for each class."""
-
-    label_map: UInt16[np.ndarray, "height width"]
-    areas: Int64[np.ndarray, " concepts"]
-    boxes: list[Box | None]
-    scores: Float32[np.ndarray, " concepts"]
-    masks: list[_PackedMask | None]
-
-
-def require_cut(cut: float) -> None:
-    """Raise ConfigError for a cut that is no number; infinities mark everything or nothing."""
-    if not isinstance(cut, Real) or math.isnan(cut):
-        raise ConfigError(f"cut {cut!r} must be a number: the logit above which a pixel is inside.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,8 +145,8 @@ class Result:
         height, width = self.image.shape[:2]
         values = np.empty((len(chosen), height, width), np.float32)
         for row, i in enumerate(chosen):
-            for start, stop in self._strips():
-                values[row, start:stop] = self._logit_rows(i, start, stop)
+            for start, stop in self._logits.strips():
+                values[row, start:stop] = self._logits.rows(i, start, stop)
         return values if concept is None else values[0]
 
     def instances(self, concept: int) -> list[Bool[np.ndarray, "height width"]]:
@@ -191,7 +160,7 @@ class Result:
     def instance_scores(self, concept: int) -> list[float]:
         """Return the mean probability inside each of the `instances`."""
         return [
-            instance.score(self._logit_rows(concept, y0, y1)[:, x0:x1])
+            instance.score(self._logits.rows(concept, y0, y1)[:, x0:x1])
             for instance in self._instances(concept)
             for x0, y0, x1, y1 in [instance.box]
         ]
@@ -226,7 +195,7 @@ class Result:
         width, height = line_width(self.image.shape[:2]), len(self.image)
         reach = outline_reach(width)
         rows, colours = self._shown()
-        for start, stop in self._strips():
+        for start, stop in self._logits.strips():
             first, last = max(0, start - reach), min(height, stop + reach)
             strip = draw_masks(self.image[first:last], [of(first, last) for of in rows], colours, width)
             yield strip[start - first : stop - first]
@@ -334,50 +303,23 @@ class Result:
         return list(files)
 
     @cached_property
-    def _measured(self) -> _Measured:
-        """Resample each class once, and take from it all that is needed later."""
-        height, width = self.image.shape[:2]
-        count = len(self.names)
-        windows = {i: window for i in range(count) if (window := self._window(i)) is not None}
-        label_map = np.zeros((height, width), np.uint16)
-        rows, columns = np.zeros((count, height), bool), np.zeros((count, width), bool)
-        areas, probability = np.zeros(count, np.int64), np.zeros(count)
-        bits: list[list[np.ndarray]] = [[] for _ in range(count)]
-        for start, stop in self._strips():
-            best = np.full((stop - start, width), self.cut, np.float32) if len(windows) > 1 else None
-            for i, (top, bottom) in windows.items():
-                first, last = max(start, top), min(stop, bottom)
-                if first >= last:
-                    continue
-                logits = self._logit_rows(i, first, last)
-                inside = logits > self.cut
-                bits[i].append(np.packbits(inside, axis=1))
-                rows[i, first:last] = inside.any(1)
-                columns[i] |= (across := inside.any(0))
-                if not len(filled := np.flatnonzero(across)):
-                    continue
-                used = slice(filled[0], filled[-1] + 1)
-                inside, logits = inside[:, used], logits[:, used]
-                values = logits[inside]
-                areas[i] += len(values)
-                probability[i] += (1 / (1 + np.exp(-np.clip(values, -80, 80), dtype=np.float64))).sum()
-                labels = label_map[first:last, used]
-                if best is None:
-                    labels[inside] = i + 1
-                else:
-                    largest = best[first - start : last - start, used]
-                    wins = logits > largest
-                    labels[wins] = i + 1
-                    largest[wins] = logits[wins]
-        boxes = [_box(*sides) if area else None for area, *sides in zip(areas, rows, columns, strict=True)]
-        masks = [_packed(windows[i][0], bits[i], box) if box else None for i, box in enumerate(boxes)]
-        scores = (probability / np.maximum(areas, 1)).astype(np.float32)
-        return _Measured(label_map, areas, boxes, scores, masks)
-
-    @cached_property
     def _run_lengths(self) -> dict[int, dict]:
         """Return the RLE of each mask that is not empty, by place."""
         return {i: masks.encode(self.mask(i)) for i, box in enumerate(self.boxes) if box is not None}
+
+    @cached_property
+    def _logits(self) -> ImageLogits:
+        return ImageLogits(self.small_logits, self.canvas, self.placed, self.image.shape[:2])
+
+    @cached_property
+    def _measured(self) -> Measured:
+        shown = np.flatnonzero(self.present | self.keep_absent).tolist()
+        return self._logits.measure(shown, self.cut)
+
+    def _mask_rows(self, concept: int, start: int, stop: int) -> Bool[np.ndarray, "rows width"]:
+        """Return the mask's rows from `start` to before `stop`."""
+        width, packed = self.image.shape[1], self._measured.masks[concept]
+        return np.zeros((stop - start, width), bool) if packed is None else packed.rows(start, stop, width)
 
     def _instances(self, concept: int) -> list[Instance]:
         """Return the instances of a class, which are found once."""
@@ -388,65 +330,6 @@ class Result:
     @cached_property
     def _found_instances(self) -> dict[int, list[Instance]]:
         return {}
-
-    def _window(self, concept: int) -> tuple[int, int] | None:
-        """Return the first row that a mask can have, and the one after its last; None for an empty mask."""
-        if not (self.present[concept] or self.keep_absent) or self.small_logits[concept].max() <= self.cut:
-            return None  # bilinear resampling makes no larger value
-        down, _, to_image = self._taps
-        near = self.small_logits[concept].max(1) > self.cut - ROUNDING * max(1, abs(self.cut))
-        near = near[down.low] | near[down.high]
-        near = np.flatnonzero(near[to_image.low] | near[to_image.high])
-        return (int(near[0]), int(near[-1]) + 1) if len(near) else None
-
-    def _mask_rows(self, concept: int, start: int, stop: int) -> Bool[np.ndarray, "rows width"]:
-        """Return the mask's rows from `start` to before `stop`."""
-        width = self.image.shape[1]
-        rows = np.zeros((stop - start, width), bool)
-        if (mask := self._measured.masks[concept]) is not None:
-            first, last = max(start, mask.top), min(stop, mask.top + len(mask.bits))
-            if first < last:
-                bits = mask.bits[first - mask.top : last - mask.top]
-                rows[first - start : last - start] = np.unpackbits(bits, axis=1, count=width).view(bool)
-        return rows
-
-    def _strips(self) -> Iterator[tuple[int, int]]:
-        """Return the first row of each strip, and the one after its last."""
-        height, width = self.image.shape[:2]
-        step = max(1, STRIP // width)
-        return ((start, min(start + step, height)) for start in range(0, height, step))
-
-    def _logit_rows(self, concept: int, start: int, stop: int) -> Float32[np.ndarray, "rows width"]:
-        """Return the logits of the image's rows from `start` to before `stop`.
-
-        Small map -> canvas -> image, both bilinear; OpenCV, which is fast, resamples the image's columns.
-        """
-        down, across, to_image = self._taps
-        part = to_image.cropped(start, stop - start)
-        first, last = int(part.low[0]), int(part.high[-1]) + 1
-        on_canvas = resample(self.small_logits[concept], down.cropped(first, last - first), across)
-        fraction = part.fraction[:, None]
-        narrow = on_canvas[part.low - first] * (1 - fraction) + on_canvas[part.high - first] * fraction
-        return cv2.resize(narrow, (self.image.shape[1], len(narrow)), interpolation=cv2.INTER_LINEAR)
-
-    @cached_property
-    def _taps(self) -> tuple[Taps, Taps, Taps]:
-        """Return the taps to the canvas's rows and columns that the image has, and to the image's rows."""
-        (h, w), height, side = self.placed, len(self.image), self.small_logits.shape[-1]
-        to_canvas = bilinear_taps(side, self.canvas, side / self.canvas)
-        return to_canvas.cropped(0, h), to_canvas.cropped(0, w), bilinear_taps(h, height, h / height)
-
-
-def _box(rows: Bool[np.ndarray, " height"], columns: Bool[np.ndarray, " width"]) -> Box:
-    """Return x0, y0, x1, y1 around what is True."""
-    (y0, y1), (x0, x1) = ((int(np.argmax(a)), int(len(a) - np.argmax(a[::-1]))) for a in (rows, columns))
-    return x0, y0, x1, y1
-
-
-def _packed(top: int, bits: Sequence[np.ndarray], box: Box) -> _PackedMask:
-    """Join the rows that the strips gave from `top` on, and keep those inside the box."""
-    _, y0, _, y1 = box
-    return _PackedMask(y0, np.concatenate(bits)[y0 - top : y1 - top])
 
 
 def merge_coco_files(files: Sequence[dict]) -> dict:

@@ -12,12 +12,8 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple, NoReturn
-from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
@@ -25,35 +21,34 @@ from jaxtyping import Array, Float, UInt8
 
 from segic_jax.config import Precision, to_dict
 from segic_jax.data.image_folder import Targets, list_images
-from segic_jax.data.images import ImageLike, as_image, source_path
-from segic_jax.data.preprocess import CanvasImage, resize_and_pad
+from segic_jax.data.images import ImageLike
+from segic_jax.data.preprocess import CanvasImage
 from segic_jax.errors import ConfigError, DataError, InputWarning
-from segic_jax.inference.context import Context, concept_slots, read_context
-from segic_jax.inference.engine import Engine, ImageFeatures, padded_concepts
+from segic_jax.inference.context import Context, read_context
+from segic_jax.inference.engine import Engine, ImageFeatures
 from segic_jax.inference.example import Example
 from segic_jax.inference.explain import Explanation, explain_classes
-from segic_jax.inference.instances import DEFAULT_INSTANCES, InstancesFrom, require_instances
-from segic_jax.inference.matching import ConceptMatches, ConceptSlots, image_matches, patches_on_image
-from segic_jax.inference.overlay import class_colours
-from segic_jax.inference.presence import apply_negatives, decide_presence, read_calibration
+from segic_jax.inference.image_logits import require_cut
+from segic_jax.inference.instances import InstancesFrom, require_instances
+from segic_jax.inference.matching import image_matches
+from segic_jax.inference.prediction import THREADS, Predictor, Request, Target
+from segic_jax.inference.presence import read_calibration
 from segic_jax.inference.references import fit_examples
-from segic_jax.inference.refine import read_box, read_clicks, refine_result
-from segic_jax.inference.result import Result, require_cut
-from segic_jax.inference.tiles import Tiles, match_tiles, plan_tiles, require_tiles
+from segic_jax.inference.refine import PatchEncoder, read_box, read_clicks, refine_result
+from segic_jax.inference.result import Result
+from segic_jax.inference.tiles import Tiles, require_tiles
 from segic_jax.models.params import release
-from segic_jax.models.segic import Prototypes
-from segic_jax.runtime.prefetch import prefetch, prefetch_results
+from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.catalog import DEFAULT
 from segic_jax.weights.fetch import find
-
-THREADS = 4  # that read images, and as many that make results
 
 
 class Segmenter:
     """Hold a model on JAX's default device, ready to take references.
 
-    `bundle` has its weights and notes, `config` the sizes of the network, and `engine` runs it.
+    `bundle` has its weights and notes, `config` the sizes of the network, and `engine` runs it. `calibrated`
+    says whether the model decides that classes are absent; otherwise every class is present.
     """
 
     def __init__(self, bundle: Bundle, precision: Precision = "auto", *, rounded_canvas: bool = True):
@@ -61,10 +56,10 @@ class Segmenter:
         self.rounded_canvas = rounded_canvas
         self.config = bundle.config
         self.engine = Engine(bundle, [*jax.device_put(0).devices()], precision)
-        self._calibration = read_calibration(bundle.notes)
-        self._slots: WeakKeyDictionary[Context, list[ConceptSlots]] = WeakKeyDictionary()
-        self._joined: WeakKeyDictionary[Context, Prototypes] = WeakKeyDictionary()
-        self._encoded: tuple[bytes, np.ndarray] | None = None  # hash and patches of the image refined last
+        calibration = read_calibration(bundle.notes)
+        self.calibrated = calibration is not None
+        self._predictor = Predictor(self.engine, calibration, self.warnings, rounded_canvas=rounded_canvas)
+        self._encode = PatchEncoder(self.engine)
 
     @classmethod
     def load(
@@ -96,11 +91,6 @@ class Segmenter:
     def name(self) -> str:
         """Return the name of the weights: of the packaged model, or of the file."""
         return self.bundle.name
-
-    @property
-    def calibrated(self) -> bool:
-        """Return whether the model decides that classes are absent; otherwise every class is present."""
-        return self._calibration is not None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -195,7 +185,7 @@ class Segmenter:
             ConfigError: `cut` is no number, `tiles` no number of windows, or `instances` no method.
         """
         request = self._request(context, cut, keep_absent, together, tiles, instances)
-        return self._start([self._read_target(target)], request, 1)[0]()
+        return self._predictor.start([self._predictor.read(target)], request, 1)[0]()
 
     def predict_many(
         self,
@@ -224,7 +214,7 @@ class Segmenter:
             ConfigError: as `predict`.
         """
         request = self._request(context, cut, keep_absent, together, tiles, instances)
-        started = self._start_many(iter(list_images(targets)), request, on_error)
+        started = self._predictor.start_many(iter(list_images(targets)), request, on_error)
         return prefetch_results(lambda finish: finish(), started, threads=THREADS, limit=self.engine.rows)
 
     def refine(
@@ -260,15 +250,7 @@ class Segmenter:
         clicks = read_clicks(points, *result.image.shape[:2])
         box = None if box is None else read_box(box, *result.image.shape[:2])
         concept = result.names.index(name)
-        return refine_result(result, concept, clicks, box, self.config.canvas, self._patches)
-
-    def _patches(self, placed: CanvasImage) -> Float[np.ndarray, "g g channels"]:
-        """Return the features of the patches of an image on the canvas; those of the last image are kept."""
-        digest, encoded = hashlib.sha256(placed.image.tobytes()).digest(), self._encoded
-        if encoded is None or encoded[0] != digest:
-            encoded = digest, np.asarray(self.engine.features([placed], 1).features.patches)[0]
-            self._encoded = encoded
-        return encoded[1]
+        return refine_result(result, concept, clicks, box, self.config.canvas, self._encode)
 
     def explain(self, target: ImageLike, context: Context, *, matches: int = 24) -> list[Explanation]:
         """Explain each class: where the target looks like the examples, and which patches match which.
@@ -280,7 +262,7 @@ class Segmenter:
             DataError: as `predict`.
         """
         self._require_usable(context)
-        loaded = self._read_target(target)
+        loaded = self._predictor.read(target)
         return self._explain(loaded, self.engine.features([loaded.placed], 1), context, matches)
 
     def predict_and_explain(
@@ -294,12 +276,12 @@ class Segmenter:
     ) -> tuple[Result, list[Explanation]]:
         """Return what `predict` and `explain` return; the backbone runs once for both."""
         self._require_usable(context)
-        loaded = self._read_target(target)
+        loaded = self._predictor.read(target)
         features = self.engine.features([loaded.placed], 1)
-        concepts = self.engine.match_concepts(features, self._slots_of(context))
+        concepts = self.engine.match_concepts(features, self._predictor.slots_of(context))
         explanations = self._explain(loaded, features, context, matches)
-        request = _Request(context, cut, keep_absent)
-        return self._result(image_matches(concepts, 0), loaded, request), explanations
+        request = Request(context, cut, keep_absent)
+        return self._predictor.result(image_matches(concepts, 0), loaded, request), explanations
 
     @cached_property
     def fingerprint(self) -> str:
@@ -336,28 +318,22 @@ class Segmenter:
             A function that waits for the device and gives the result.
         """
         self._require_usable(context)
-        matches = self.engine.match_concepts(features, self._slots_of(context))
-        target = _Target(image, None, placed)
-        request = _Request(context, cut, keep_absent)
+        matches = self.engine.match_concepts(features, self._predictor.slots_of(context))
+        target = Target(image, None, placed)
+        request = Request(context, cut, keep_absent)
 
         def finish() -> Result:
             own = image_matches(matches, 0)
             classes = len(context.names)  # whose logits come from elsewhere; negatives keep theirs
             joined = np.concatenate([np.asarray(logits)[:classes], own.logits[classes:]])
-            return self._result(own._replace(logits=joined), target, request)
+            return self._predictor.result(own._replace(logits=joined), target, request)
 
         return finish
 
-    def _read_target(self, target: ImageLike) -> "_Target":
-        image = as_image(target)
-        no_masks = np.zeros((0, *image.shape[:2]), bool)
-        placed = resize_and_pad(image, no_masks, self.config.canvas, rounded=self.rounded_canvas)
-        return _Target(image, source_path(target), placed)
-
     def _explain(
-        self, target: "_Target", features: ImageFeatures, context: Context, count: int
+        self, target: Target, features: ImageFeatures, context: Context, count: int
     ) -> list[Explanation]:
-        chunks = self.engine.match_patches(features, self._slots_of(context))
+        chunks = self.engine.match_patches(features, self._predictor.slots_of(context))
         return explain_classes(context, target.placed, target.image.shape[:2], chunks, count)
 
     def _request(
@@ -368,128 +344,13 @@ class Segmenter:
         together: bool,
         tiles: Tiles | None,
         instances: InstancesFrom | None,
-    ) -> "_Request":
+    ) -> Request:
         self._require_usable(context)
         require_cut(cut)
         require_tiles(tiles)
         require_instances(instances)
-        everyone = self._everyone(context) if together else None
-        return _Request(context, cut, keep_absent, everyone, tiles, instances)
-
-    def _start(
-        self, targets: Sequence["_Target"], request: "_Request", rows: int
-    ) -> list[Callable[[], Result]]:
-        """Start the device; each function waits for it and gives the result of one target."""
-        if not targets:
-            return []
-        if request.tiles is not None:
-            return [partial(self._predict_tiles, target, request) for target in targets]
-        features = self.engine.features([target.placed for target in targets], rows)
-        matches = self.engine.match_concepts(features, self._slots_of(request.context), request.everyone)
-        return [
-            lambda row=row, target=target: self._result(image_matches(matches, row), target, request)
-            for row, target in enumerate(targets)
-        ]
-
-    def _predict_tiles(self, target: "_Target", request: "_Request") -> Result:
-        assert request.tiles is not None
-        plan = plan_tiles(target.image.shape[:2], self.config, request.tiles)
-        slots = self._slots_of(request.context)
-        rounded, everyone = self.rounded_canvas, request.everyone
-        matches = match_tiles(self.engine, target.image, plan, slots, everyone, rounded=rounded)
-        return self._result(matches, target, request, (plan.side, plan.size))
-
-    def _start_many(
-        self,
-        targets: Iterable[ImageLike],
-        request: "_Request",
-        on_error: Callable[[ImageLike, DataError], None] | None,
-    ) -> Iterator[Callable[[], Result]]:
-        """Read targets in threads and start them in batches; the function of an error raises it."""
-        rows, batch = self.engine.rows, []
-        with (
-            ThreadPoolExecutor(THREADS) as pool,
-            closing(prefetch(pool, self._read_target, targets, rows)) as reading,
-        ):
-            for target, future in reading:
-                try:
-                    batch.append(future.result())
-                except DataError as error:
-                    if on_error is None:
-                        yield from self._start(batch, request, rows)
-                        yield lambda error=error: _raise(error)
-                        return
-                    on_error(target, error)
-                if len(batch) == rows:
-                    yield from self._start(batch, request, rows)
-                    batch = []
-            yield from self._start(batch, request, rows)
-
-    def _result(
-        self,
-        matches: ConceptMatches,
-        target: "_Target",
-        request: "_Request",
-        plane: tuple[int, tuple[int, int]] | None = None,
-    ) -> Result:
-        """Make the result of one target.
-
-        Args:
-            matches: of the target, without the batch axis.
-            plane: side of the square that the maps cover, and the size (h, w) of the target on it; the canvas
-                if None.
-        """
-        context = request.context
-        side, size = plane or (self.config.canvas, target.placed.size)
-        classes = len(context.names)
-        negatives = [
-            [classes + i for i, negative in enumerate(context.negatives) if name in negative.against]
-            for name in context.names
-        ]
-        on_image = patches_on_image(np.array(size), side, matches.similarity.shape[-1])
-        shots = [*context.shots.values()]
-        small_logits, evidence = apply_negatives(matches, negatives, shots, np.asarray(on_image))
-        presence, present = decide_presence(self._calibration, evidence)
-        result = Result(
-            names=context.names,
-            presence=presence,
-            present=present,
-            evidence=evidence,
-            image=target.image,
-            source=target.source,
-            small_logits=small_logits,
-            canvas=side,
-            placed=size,
-            colours=class_colours(classes),
-            cut=request.cut,
-            keep_absent=request.keep_absent,
-            instances_from=request.instances or DEFAULT_INSTANCES,
-            separate=request.instances is not None,
-            warnings=self.warnings,
-        )
-        result.areas  # noqa: B018 - measure it here, in the caller's thread
-        return result
-
-    def _slots_of(self, context: Context) -> list[ConceptSlots]:
-        """Return the concepts and negatives of a Context on the device, where they are placed once."""
-        if context not in self._slots:
-            self._slots[context] = self.engine.place(concept_slots((*context.concepts, *context.negatives)))
-        return self._slots[context]
-
-    def _everyone(self, context: Context) -> Prototypes:
-        """Return the prototypes of all concepts and negatives, placed once, in the slots of some program."""
-        if context in self._joined:
-            return self._joined[context]
-        chunks = [chunk.context for chunk in self._slots_of(context)]
-        count = sum(chunk.pooled.shape[1] for chunk in chunks)
-        padding = padded_concepts(len(context.concepts) + len(context.negatives)) - count
-
-        def join(*parts: Array) -> np.ndarray:
-            joined = np.concatenate([np.asarray(part) for part in parts], axis=1)
-            return np.pad(joined, [(0, 0), (0, padding)] + [(0, 0)] * (joined.ndim - 2))
-
-        self._joined[context] = self.engine.place(jax.tree.map(join, *chunks))
-        return self._joined[context]
+        everyone = self._predictor.everyone_in(context) if together else None
+        return Request(context, cut, keep_absent, everyone, tiles, instances)
 
     def _require_model(self, context: Context, what: str) -> None:
         widths = (self.config.backbone.width, self.config.text_width)
@@ -503,26 +364,3 @@ class Segmenter:
         self._require_model(context, "The context")
         if not context.names:
             raise DataError("The context has no class: fit an example.")
-
-
-class _Request(NamedTuple):
-    """Hold what a call asks about its targets."""
-
-    context: Context
-    cut: float
-    keep_absent: bool
-    everyone: Prototypes | None = None  # of all concepts, where they read each other's tokens
-    tiles: Tiles | None = None
-    instances: InstancesFrom | None = None
-
-
-class _Target(NamedTuple):
-    """Hold a target at its size and on the canvas."""
-
-    image: UInt8[np.ndarray, "height width 3"]
-    source: str | None
-    placed: CanvasImage
-
-
-def _raise(error: Exception) -> NoReturn:
-    raise error

@@ -20,7 +20,7 @@ from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, V
 from segic_jax.data.preprocess import resize
 from segic_jax.errors import DumpError
 from segic_jax.evaluate.episode_stream import predict_episodes
-from segic_jax.evaluate.episodes import make_tasks
+from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.evaluate.protocols import to_image_size
 from segic_jax.inference.engine import Engine

@@ -12,8 +12,10 @@ from segic_jax.data.benchmarks import find_benchmark, open_benchmark
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.episodes import EpisodeSource, Manifest
 from segic_jax.errors import ConfigError, DataError
+from segic_jax.evaluate.episode_report import gallery_item
 from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
-from segic_jax.evaluate.episodes import gallery_item, make_tasks, score_episodes
+from segic_jax.evaluate.episode_tasks import make_tasks
+from segic_jax.evaluate.episodes import score_episodes
 from segic_jax.evaluate.protocols import find_protocol, prediction_row
 from segic_jax.evaluate.report import GalleryItem, encode_png, sheet
 from segic_jax.evaluate.runner import spread

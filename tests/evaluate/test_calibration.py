@@ -22,7 +22,7 @@ from segic_jax.evaluate.calibration import (
     tune_threshold,
 )
 from segic_jax.evaluate.episode_stream import predict_episodes
-from segic_jax.evaluate.episodes import make_tasks
+from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.evaluate.protocols import class_counts, find_protocol, prediction_row
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.presence import EVIDENCE, decide_presence, read_calibration

@@ -9,7 +9,7 @@ from tiny import DiskSource, bundle
 from segic_jax.data.episodes import LabelledImage
 from segic_jax.errors import DataError
 from segic_jax.evaluate.episode_stream import predict_episodes
-from segic_jax.evaluate.episodes import make_tasks
+from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.inference import engine
 from segic_jax.inference.engine import Engine
 

@@ -14,7 +14,8 @@ from segic_jax.data.episodes import Episode, ObjectMasks
 from segic_jax.data.masks import resize_nearest
 from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.errors import ConfigError, DataError
-from segic_jax.evaluate.episodes import EpisodeEvaluation, other_class_episodes, score_episodes
+from segic_jax.evaluate.episode_tasks import other_class_episodes
+from segic_jax.evaluate.episodes import EpisodeEvaluation, score_episodes
 from segic_jax.evaluate.instances import MAX_PREDICTIONS
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.runner import run_evaluation

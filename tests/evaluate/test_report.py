@@ -7,7 +7,8 @@ import numpy as np
 from tiny import DISKS, DiskSource, bundle, random_image
 
 from segic_jax.evaluate import report
-from segic_jax.evaluate.episodes import LABELS, EpisodeEvaluation
+from segic_jax.evaluate.episode_report import LABELS
+from segic_jax.evaluate.episodes import EpisodeEvaluation
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.report import GalleryItem
 

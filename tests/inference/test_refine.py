@@ -6,7 +6,7 @@ from tiny import bundle, random_image
 
 from segic_jax import Example
 from segic_jax.errors import DataError
-from segic_jax.inference.refine import correct_logits, fit_box
+from segic_jax.inference.refine import PatchEncoder, correct_logits, fit_box
 from segic_jax.inference.result import Click
 from segic_jax.inference.segmenter import Segmenter
 
@@ -79,7 +79,7 @@ def test_a_box_on_the_target(segmenter, result):
 def test_the_image_is_encoded_once_for_many_clicks(segmenter, result, monkeypatch):
     calls, features = [], segmenter.engine.features
     monkeypatch.setattr(segmenter.engine, "features", lambda *inputs: calls.append(1) or features(*inputs))
-    monkeypatch.setattr(segmenter, "_encoded", None)
+    monkeypatch.setattr(segmenter, "_encode", PatchEncoder(segmenter.engine))
     for x in (10, 50, 90):
         result = segmenter.refine(result, points=[(x, 30)], name="a")
     assert len(calls) == 1

@@ -17,7 +17,7 @@ from tiny import blob_result, bundle, random_image
 from segic_jax import Example
 from segic_jax.data.preprocess import resize
 from segic_jax.errors import ConfigError, DataError
-from segic_jax.inference import result as results
+from segic_jax.inference import image_logits
 from segic_jax.inference.overlay import draw_masks, rgb_png
 from segic_jax.inference.result import merge_coco_files
 from segic_jax.inference.segmenter import Segmenter
@@ -28,7 +28,7 @@ def test_results_do_not_depend_on_the_strips(monkeypatch):
     expected = result.label_map, result.masks, result.overlay(), result.logits()
     assert result.areas.min() > 1000
     np.testing.assert_array_equal(expected[2], draw_masks(result.image, result.masks, result.colours))
-    monkeypatch.setattr(results, "STRIP", 420 * 40)
+    monkeypatch.setattr(image_logits, "STRIP", 420 * 40)
     in_strips = replace(result)
     for values, values_in_strips in zip(
         expected, (in_strips.label_map, in_strips.masks, in_strips.overlay(), in_strips.logits()), strict=True
@@ -47,7 +47,7 @@ def test_a_png_written_in_strips_holds_the_image(height, width):
 
 
 def test_a_large_result_needs_little_more_than_its_image(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "STRIP", 1 << 17)
+    monkeypatch.setattr(image_logits, "STRIP", 1 << 17)
     large = blob_result(1600, 2000)
     tracemalloc.start()
     try:
@@ -60,15 +60,15 @@ def test_a_large_result_needs_little_more_than_its_image(tmp_path, monkeypatch):
 
 
 def test_each_class_is_resampled_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "STRIP", 1 << 14)
+    monkeypatch.setattr(image_logits, "STRIP", 1 << 14)
     result, resampled = blob_result(300, 400), np.zeros((3, 300), int)
-    logit_rows = results.Result._logit_rows
+    logit_rows = image_logits.ImageLogits.rows
 
     def count_rows(self, concept, start, stop):
         resampled[concept, start:stop] += 1
         return logit_rows(self, concept, start, stop)
 
-    monkeypatch.setattr(results.Result, "_logit_rows", count_rows)
+    monkeypatch.setattr(image_logits.ImageLogits, "rows", count_rows)
     result.save(tmp_path)
     result.coco_file()
     result.overlay(100)

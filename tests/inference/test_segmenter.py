@@ -151,7 +151,7 @@ def test_predict_many_equals_predict(segmenter, monkeypatch):
 def test_targets_are_read_ahead_of_the_results(segmenter, monkeypatch):
     """Check that the second target is read while the consumer still handles the first result."""
     context = segmenter.fit(classes(1))
-    read_target, reads, second_read = segmenter._read_target, [], threading.Event()
+    read_target, reads, second_read = segmenter._predictor.read, [], threading.Event()
 
     def read(target):
         reads.append(1)
@@ -159,7 +159,7 @@ def test_targets_are_read_ahead_of_the_results(segmenter, monkeypatch):
             second_read.set()
         return read_target(target)
 
-    monkeypatch.setattr(segmenter, "_read_target", read)
+    monkeypatch.setattr(segmenter._predictor, "read", read)
     results = segmenter.predict_many([random_image(0, 50, 50)[0]] * 12, context)
     next(results)
     assert second_read.wait(timeout=60)
@@ -169,8 +169,8 @@ def test_targets_are_read_ahead_of_the_results(segmenter, monkeypatch):
 def test_closing_predict_many_stops_reading(segmenter, monkeypatch):
     context = segmenter.fit(classes(1))
     reads = []
-    read_target = segmenter._read_target
-    monkeypatch.setattr(segmenter, "_read_target", lambda target: reads.append(1) or read_target(target))
+    read_target = segmenter._predictor.read
+    monkeypatch.setattr(segmenter._predictor, "read", lambda target: reads.append(1) or read_target(target))
     results = segmenter.predict_many((random_image(0, 40, 40)[0] for _ in range(1000)), context)
     next(results)
     results.close()
@@ -194,10 +194,10 @@ def test_a_canvas_that_is_not_rounded_is_that_of_the_official_code():
     """Compare features of the float canvas with those of the resized image itself."""
     exact = Segmenter(bundle(), rounded_canvas=False)
     image, mask = random_image(1, 50, 90)
-    placed = exact._read_target(image).placed
+    placed = exact._predictor.read(image).placed
     assert placed.image.dtype == np.float32
     assert (placed.image != np.rint(placed.image)).any()
     rounded = Segmenter(bundle())
-    np.testing.assert_array_equal(rounded._read_target(image).placed.image, np.rint(placed.image))
+    np.testing.assert_array_equal(rounded._predictor.read(image).placed.image, np.rint(placed.image))
     results = [s.predict(image, s.fit(Example(image, mask)), keep_absent=True) for s in (exact, rounded)]
     assert (results[0].masks != results[1].masks).mean() < 0.01
