@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 from segic_jax.errors import ConfigError
 
 Precision = Literal["auto", "float32", "bfloat16"]  # of a backbone; auto follows the device
+Method = Literal["segic", "training_free"]  # the trained head, or INSID3's comparison of features
 
 
 def _require(condition: bool, message: str) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from segic_jax.config import Precision
+from segic_jax.config import Method, Precision
 from segic_jax.errors import InputError
 from segic_jax.runtime import progress
 from segic_jax.weights.catalog import DEFAULT
@@ -54,6 +54,9 @@ class ReferenceArguments:
     """Also give the model the class names as text, if it has a text tower."""
     weights: str = DEFAULT
     """A name from `segic weights list`, or a model file."""
+    method: Method = "segic"
+    """segic decodes with the trained head; training_free (INSID3) compares features, and needs a backbone
+    only, such as --weights dinov3-l."""
     precision: Precision = "auto"
     """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
 
@@ -98,7 +101,7 @@ class ReferenceArguments:
         from segic_jax.runtime.compile_cache import use_compile_cache
 
         use_compile_cache()
-        return Segmenter.load(self.weights, precision=self.precision)
+        return Segmenter.load(self.weights, precision=self.precision, method=self.method)
 
     def load(self) -> "tuple[Segmenter, Context]":
         """Load the model and make the context of all references.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from segic_jax.commands.arguments import TilesOption
 from segic_jax.commands.command_line import run_command
-from segic_jax.config import Hosts, Precision
+from segic_jax.config import Hosts, Method, Precision
 from segic_jax.errors import ConfigError, InputWarning
 from segic_jax.weights.catalog import DEFAULT
 
@@ -102,6 +102,9 @@ class Eval:
     """A name from `segic weights list`, or a model file."""
     out: Path | None = None
     """The output folder; by default outputs/eval_..."""
+    method: Method = "segic"
+    """segic decodes with the trained head; training_free (INSID3) compares features, and needs a backbone
+    only. It is for benchmarks of episodes."""
     precision: Precision = "auto"
     """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
     limit: int | None = None
@@ -130,9 +133,9 @@ class Eval:
         """
         from segic_jax.data.benchmarks import find_benchmark, list_benchmarks, open_benchmark
         from segic_jax.evaluate.runner import run_evaluation
+        from segic_jax.inference.methods import load_model
         from segic_jax.runtime import distributed
         from segic_jax.runtime.compile_cache import use_compile_cache
-        from segic_jax.weights.bundle import load_bundle
         from segic_jax.weights.fetch import find
 
         if self.list:
@@ -146,7 +149,7 @@ class Eval:
         with distributed.raise_on_all_hosts():
             source = open_benchmark(benchmark, self.data_root)
             path = find(self.weights)
-            bundle = load_bundle(path)
+            bundle = load_model(path, self.method)
             evaluation = self._evaluation(bundle, benchmark, source)
         if bundle.domain_warning and benchmark.name != "emoji" and distributed.is_main_host():
             warnings.warn(bundle.domain_warning, InputWarning, stacklevel=2)
@@ -172,8 +175,13 @@ class Eval:
         """Refuse options that the benchmark's kind would ignore.
 
         Raises:
-            ConfigError: one was given.
+            ConfigError: one was given, or another method than the kind has.
         """
+        if self.method != "segic" and benchmark.kind != "episodes":
+            raise ConfigError(
+                f"--method is for episodes, but {benchmark.name} is a benchmark of "
+                f"{KINDS[benchmark.kind]}: leave it out."
+            )
         groups: Sequence[tuple[object, Sequence[str]]] = (
             (self.image_options, ("episodes", "semseg")),
             (self.episode_options, ("episodes",)),
@@ -225,11 +233,13 @@ class Eval:
         protocol, manifests = self._episodes(benchmark, source)
         class_names = self.image_options.class_names
         if class_names is None:
-            class_names = protocol.class_names
+            class_names = protocol.class_names and self.method == "segic"
             if class_names and bundle.tower is None and len(bundle.text) < 2:
                 class_names = False
                 print(f"{bundle.name} cannot encode class names; they are not given.", file=sys.stderr)
-        baselines = benchmark.name in ("emoji", "folder") if options.baselines is None else options.baselines
+        baselines = options.baselines
+        if baselines is None:
+            baselines = benchmark.name in ("emoji", "folder") and self.method == "segic"
         random_backbone = options.random_backbone
         if random_backbone and not baselines:
             raise ConfigError("--random-backbone is a baseline: give --baselines, too.")
@@ -247,6 +257,7 @@ class Eval:
             precision=self.precision,
             tiles=options.tiles,
             instances=options.instances,
+            method=self.method,
         )
 
     def _episodes(self, benchmark: "BenchmarkSpec", source: Any) -> "tuple[Protocol, Sequence[Manifest]]":

@@ -58,6 +58,8 @@ class Video(MaskArguments):
         from segic_jax.inference.video_io import MAX_OBJECTS, VideoOutputs, open_video
         from segic_jax.inference.video_log import FrameRecord, ObjectRecord, VideoLog, frame_record
 
+        if self.method != "segic":
+            raise InputError("Videos are tracked with the trained head: leave --method out.")
         if not self.out:
             raise InputError("Give at least one --out: a video such as masks.mp4, or a folder.")
         if not 0 < self.fps <= 1000:

@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
+from PIL import Image
+
+from segic_jax.data.masks import resize_nearest
 
 PADDING = 128  # grey level of the padding; masks are padded with False
 
@@ -126,6 +129,20 @@ def resize_and_pad(
     if max(height, width) == canvas:
         return pad(image if rounded else image.astype(np.float32), masks, canvas)
     return place(image, masks, *fitted_taps(height, width, canvas), canvas, rounded=rounded)
+
+
+def stretch(
+    image: UInt8[np.ndarray, "height width 3"], masks: Bool[np.ndarray, "concepts height width"], canvas: int
+) -> CanvasImage:
+    """Resize an image to fill the canvas, as INSID3's code does with Pillow, and masks to the nearest pixel.
+
+    The resize is bilinear with antialiasing and rounds to uint8; the aspect ratio is not kept.
+    """
+    filled = Image.fromarray(image).resize((canvas, canvas), Image.Resampling.BILINEAR)
+    on_canvas = np.zeros((len(masks), canvas, canvas), bool)
+    for row, mask in enumerate(masks):
+        on_canvas[row] = resize_nearest(mask, canvas, canvas)
+    return CanvasImage(np.asarray(filled), on_canvas, (canvas, canvas))
 
 
 def place(

@@ -31,9 +31,10 @@ def score_table(result: dict, instances_from: str | None) -> str:
         f"  protocol {protocol['name']}: {protocol['truth']}; class names "
         f"{'given' if result['class_names_given'] else 'not given'}",
     ]
+    labels = LABELS | ({"segic": "training-free"} if "method" in result else {})
     for name, values in {"segic": scores, **result["baselines"]}.items():
         low, high = values["interval_95"]
-        lines.append(f"  {LABELS[name]:<28}{values['miou']:6.1f}   95 % interval {low:.1f} - {high:.1f}")
+        lines.append(f"  {labels[name]:<28}{values['miou']:6.1f}   95 % interval {low:.1f} - {high:.1f}")
     lines += [
         f"  mean over all classes of a fold {scores['miou_fold_classes']:.1f}, "
         f"over classes seen {scores['miou_seen_classes']:.1f}",

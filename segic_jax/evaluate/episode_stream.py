@@ -6,7 +6,7 @@ the batch size nor on the number of devices, workers or hosts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 import absl.flags
@@ -17,14 +17,19 @@ import numpy as np
 from jaxtyping import Float
 
 from segic_jax.data.episodes import Episode, EpisodeSource, LabelledImage, View
-from segic_jax.data.preprocess import CanvasImage, resize, resize_and_pad
+from segic_jax.data.preprocess import CanvasImage, resize
 from segic_jax.errors import DataError
-from segic_jax.inference.engine import Decoding, Engine
+from segic_jax.inference.context import Concept, merge_concepts
+from segic_jax.inference.engine import Decoding, Engine, ImageFeatures
+from segic_jax.inference.methods import placing
+from segic_jax.inference.references import PlaceImage
 from segic_jax.inference.tiles import TilePlan, Tiles, merge_logits, merge_maps, plan_tiles, window_batches
+from segic_jax.inference.training_free.engine import ReferenceSlots, TrainingFreeEngine
 from segic_jax.models.segic import Prototypes
 from segic_jax.runtime.prefetch import prefetch_results
 
 BLOCK = 256  # episodes whose references are encoded before their targets
+GRID_BLOCK = 16  # the same where all patches of references are kept
 SCORING_THREADS = 4
 T = TypeVar("T")
 
@@ -93,11 +98,12 @@ def predict_episodes(
     Raises:
         DataError: an image cannot be read; the results before it have been yielded.
     """
-    models = {name: _PooledReferences(engine) for name, engine in engines.items()}
+    models = {name: _references_of(engine) for name, engine in engines.items()}
     engine = engines["segic"]
-    batches = _plan_batches(tasks, engine.rows, references)
+    batches = _plan_batches(tasks, engine.rows, references, GRID_BLOCK if engine.keeps_grids else BLOCK)
     items = [item for batch in batches for item in batch]
-    images = _read_ahead(_Read(source, items, engine.config.canvas, rounded_canvas), workers)
+    place_image = placing(engine, rounded=rounded_canvas)
+    images = _read_ahead(_Read(source, items, engine.config.canvas, place_image), workers)
     errors: list[str] = []
     notes: dict[View, str] = {}  # of references
 
@@ -146,12 +152,17 @@ class _Item(NamedTuple):
     reference: View | None = None  # to be read beside the target
 
 
-def _plan_batches(tasks: Sequence[Task], rows: int, references: bool) -> list[list[_Item]]:
-    """Order the images: for each block of tasks its new references, then its targets."""
+def _plan_batches(tasks: Sequence[Task], rows: int, references: bool, size: int) -> list[list[_Item]]:
+    """Order the images: for each block of `size` tasks its new references, then its targets.
+
+    References of earlier blocks are new again where blocks are small: too much is kept of each.
+    """
     planned: set[View] = set()
     batches = []
-    for start in range(0, len(tasks), BLOCK):
-        block = tasks[start : start + BLOCK]
+    for start in range(0, len(tasks), size):
+        block = tasks[start : start + size]
+        if size < BLOCK:
+            planned.clear()
         needed = dict.fromkeys(view for task in block for view in task.references)
         new = [_Item(view) for view in needed if view not in planned]
         planned.update(needed)
@@ -181,14 +192,14 @@ class _Read:
     source: EpisodeSource
     items: Sequence[_Item]
     canvas: int
-    rounded: bool
+    place_image: PlaceImage
 
     def __call__(self, number: int) -> _Image:
         cv2.setNumThreads(0)
         view, task, reference = self.items[number]
         try:
             image = self.source.load(view)
-            canvas = resize_and_pad(image.image, image.mask[None], self.canvas, rounded=self.rounded)
+            canvas = self.place_image(image.image, image.mask[None], self.canvas)
             beside = self.source.load(reference) if reference else None
         except DataError as error:  # a worker process would wrap it
             empty = np.zeros((0, 0, 3), np.uint8), np.zeros((0, 0, 0), bool)
@@ -227,6 +238,15 @@ class _PooledReferences:
         pooled = engine.pool(engine.features(images), masks)[:, 0]
         self._pooled |= {view: (pooled, row) for row, view in enumerate(views)}
 
+    def decode(
+        self,
+        features: ImageFeatures,
+        references: Sequence[Sequence[View]],
+        text: Float[np.ndarray, "tasks text_width"],
+    ) -> Decoding:
+        """Decode one concept a row."""
+        return self.engine.decode(features, self.prototypes(references, text))
+
     def prototypes(
         self, references: Sequence[Sequence[View]], text: Float[np.ndarray, "tasks text_width"]
     ) -> Prototypes:
@@ -242,8 +262,42 @@ class _PooledReferences:
         return self.engine.prototypes(shots, padded)
 
 
+class _GridReferences:
+    """Keep of each reference of a block what the training-free method reads."""
+
+    def __init__(self, engine: TrainingFreeEngine):
+        self.engine = engine
+        self._concepts: dict[View, tuple[Concept, np.ndarray]] = {}
+        self._decoded = False  # whether targets came after the last reference
+
+    def add(self, views: Sequence[View], images: Sequence[CanvasImage]) -> None:
+        """Encode references, one mask each; those of the block before, which were decoded, are forgotten."""
+        if self._decoded:
+            self._concepts, self._decoded = {}, False
+        for view, image in zip(views, images, strict=True):
+            self._concepts[view] = self.engine.encode_mask(image)
+
+    def decode(
+        self,
+        features: ImageFeatures,
+        references: Sequence[Sequence[View]],
+        text: Float[np.ndarray, "tasks text_width"],
+    ) -> Decoding:
+        """Segment one concept on one image; the text is not read."""
+        self._decoded = True
+        (views,) = references
+        shots = [self._concepts[view] for view in views]
+        parts = [replace(concept, image=np.array([i], np.int32)) for i, (concept, _) in enumerate(shots)]
+        slots = ReferenceSlots([merge_concepts(parts)], [grid for _, grid in shots])
+        return self.engine.segment(features, slots)
+
+
+def _references_of(engine: Engine) -> "_PooledReferences | _GridReferences":
+    return _GridReferences(engine) if isinstance(engine, TrainingFreeEngine) else _PooledReferences(engine)
+
+
 def _decode(
-    models: Mapping[str, _PooledReferences],
+    models: Mapping[str, _PooledReferences | _GridReferences],
     tasks: Sequence[Task],
     images: Sequence[CanvasImage],
     no_reference: bool,
@@ -254,14 +308,15 @@ def _decode(
     decodings = {}
     for name, model in models.items():
         engine = model.engine
-        features, prototypes = engine.features(images), model.prototypes(references, text)
-        decodings[name] = engine.decode(features, prototypes)
-        if name == "segic" and no_reference:
-            decodings["no_reference"] = engine.decode(features, blank(prototypes))
-        wrong = [task.wrong_reference for task in tasks if task.wrong_reference is not None]
-        if name == "segic" and wrong:
+        features = engine.features(images)
+        decodings[name] = model.decode(features, references, text)
+        if name != "segic":
+            continue
+        if no_reference and isinstance(model, _PooledReferences):
+            decodings["no_reference"] = engine.decode(features, blank(model.prototypes(references, text)))
+        if wrong := [task.wrong_reference for task in tasks if task.wrong_reference is not None]:
             shots = [[view] * len(references[0]) for view in wrong]
-            decodings["wrong_reference"] = engine.decode(features, model.prototypes(shots, text))
+            decodings["wrong_reference"] = model.decode(features, shots, text)
     return decodings
 
 
@@ -324,7 +379,7 @@ class _Windows(NamedTuple):
 
 
 def _decode_tiles(
-    models: Mapping[str, _PooledReferences],
+    models: Mapping[str, _PooledReferences | _GridReferences],
     task: Task,
     image: _Image,
     notes: tuple[str, ...],

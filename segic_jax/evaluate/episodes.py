@@ -5,9 +5,10 @@ An episode's way: `make_tasks` -> `episode_stream.predict_episodes` (images to m
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
-from segic_jax.config import Precision
+from segic_jax.config import Method, Precision
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.episodes import (
     ClassId,
@@ -42,7 +43,9 @@ from segic_jax.evaluate.runner import (
 )
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.instances import InstancesFrom
+from segic_jax.inference.methods import make_engine
 from segic_jax.inference.tiles import Tiles, require_tiles
+from segic_jax.inference.training_free.engine import TrainingFreeEngine
 from segic_jax.runtime.distributed import gather_json, raise_on_all_hosts
 from segic_jax.weights.bundle import Bundle
 
@@ -69,6 +72,7 @@ class EpisodeEvaluation:
         precision: Precision = "auto",
         tiles: Tiles | None = None,
         instances: InstancesFrom | None = None,
+        method: Method = "segic",
     ):
         """Number the episodes of all folds.
 
@@ -82,10 +86,12 @@ class EpisodeEvaluation:
             precision: of the backbone; see `inference.engine.Engine`.
             tiles: segment targets in windows; see `inference.tiles`.
             instances: also score the objects of each class, separated in this way; see `inference.instances`.
+            method: of segmentation.
 
         Raises:
-            ConfigError: `batch_size` below 1, `workers` below 0, no number of `tiles`, or `instances` of a
-                source that does not tell objects apart.
+            ConfigError: `batch_size` below 1, `workers` below 0, no number of `tiles`, `instances` of a
+                source that does not tell objects apart, or baselines or class names of the training-free
+                method.
             DataError: there are no episodes, or some have no reference.
             BundleError: `class_names` without text features for them.
         """
@@ -97,7 +103,13 @@ class EpisodeEvaluation:
                 f"{source.name} does not tell the objects of a class apart: for scores of instances give "
                 "--benchmark folder a COCO JSON as --data-root."
             )
+        if method != "segic" and (baselines or class_names):
+            raise ConfigError(
+                "The training-free method has no head and reads no text: leave --baselines and --class-names "
+                "out."
+            )
         self.bundle, self.benchmark, self.protocol = bundle, benchmark, protocol
+        self._method: Method = method
         self._tiles, self._instances = tiles, instances
         self._source, self._manifests = source, manifests
         self._class_names, self._baselines = class_names, baselines
@@ -107,7 +119,7 @@ class EpisodeEvaluation:
         self._tasks = make_tasks(
             bundle, source, manifests, class_names=class_names, wrong_references=baselines
         )
-        self._engine = Engine(bundle, precision=precision)
+        self._engine = make_engine(bundle, method, precision=precision)
 
     def __len__(self) -> int:
         """Return the number of episodes in the list."""
@@ -128,7 +140,10 @@ class EpisodeEvaluation:
 
     def _ways(self) -> dict:
         """Return the ways to segment and separate that were chosen; without them, runs are as before."""
-        ways = {"tiles": self._tiles, "instances_from": self._instances}
+        ways: dict[str, object] = {"tiles": self._tiles, "instances_from": self._instances}
+        if isinstance(self._engine, TrainingFreeEngine):
+            canvas = self._engine.config.canvas
+            ways["method"] = {"name": self._method, "canvas": canvas, **asdict(self._engine.settings)}
         return {name: value for name, value in ways.items() if value is not None}
 
     def settings(self) -> dict:

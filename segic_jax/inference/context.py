@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-from jaxtyping import Float, Float16, Int32, Integer, UInt8
+from jaxtyping import Bool, Float, Float16, Float32, Int32, Integer, UInt8
 from safetensors import SafetensorError
 
 from segic_jax.data import masks
@@ -32,6 +32,14 @@ class Concept:
     kind: UInt8[np.ndarray, " patches"]  # matching.INSIDE or OUTSIDE
     place: Int32[np.ndarray, "patches 3"]  # index of the reference, x and y in its pixels
     against: tuple[str, ...] = ()  # the classes that a negative belongs to
+    # Only for the training-free method: the patches of each example on the grid of its reference.
+    inside: Bool[np.ndarray, "marked grid_patches"] = field(default_factory=lambda: np.zeros((0, 0), bool))
+    image: Int32[np.ndarray, " marked"] = field(default_factory=lambda: np.zeros(0, np.int32))
+
+    def renumber(self, index: Int32[np.ndarray, " references"]) -> "Concept":
+        """Return the concept with reference i under the number index[i]."""
+        place = np.column_stack([index[self.place[:, 0]], self.place[:, 1:]])
+        return replace(self, place=place, image=index[self.image])
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,13 +49,15 @@ class Context:
     `Segmenter.fit` and `Segmenter.load_context` make it. `a + b` merges two, `drop` leaves classes out, and
     `save` writes a file; none of them changes a Context. It takes about 4 * PATCHES * channels bytes for each
     class (80 KB with the shipped model, half a MB with DINOv2-L), however many examples the class has, as
-    many for each negative, and a preview of each reference image.
+    many for each negative, and a preview of each reference image. For the training-free method it also has
+    the features of all patches of each reference: 4 * patches * channels bytes (16 MB with DINOv3-L).
     """
 
-    model: str  # fingerprint of the backbone and the canvas
+    model: str  # fingerprint of the backbone, the canvas and the method
     concepts: tuple[Concept, ...]
     negatives: tuple[Concept, ...]
     references: tuple[Reference, ...]
+    grids: tuple[Float32[np.ndarray, "patches channels"], ...] = ()  # of unit length, one a reference
 
     def __repr__(self) -> str:
         """Describe the classes, with their numbers of examples and negatives, in a few lines."""
@@ -83,15 +93,15 @@ class Context:
             return NotImplemented
         if self.model != other.model:
             raise DataError("The two contexts belong to different models: fit the examples of one again.")
-        offset = np.array([len(self.references), 0, 0], np.int32)
+        moved = np.arange(len(other.references), dtype=np.int32) + np.int32(len(self.references))
         merged = {concept.name: concept for concept in self.concepts}
         for concept in other.concepts:
-            added = replace(concept, place=concept.place + offset)
+            added = concept.renumber(moved)
             before = merged.get(concept.name)
             merged[concept.name] = added if before is None else merge_concepts([before, added])
-        negatives = tuple(replace(negative, place=negative.place + offset) for negative in other.negatives)
-        references = self.references + other.references
-        return Context(self.model, tuple(merged.values()), self.negatives + negatives, references)
+        negatives = self.negatives + tuple(negative.renumber(moved) for negative in other.negatives)
+        references, grids = self.references + other.references, self.grids + other.grids
+        return Context(self.model, tuple(merged.values()), negatives, references, grids)
 
     def drop(self, *names: str) -> "Context":
         """Return the Context without these classes and without the references that only they used.
@@ -110,22 +120,19 @@ class Context:
             for negative in self.negatives
             if (others := tuple(name for name in negative.against if name not in names))
         ]
-        used = sorted({int(i) for concept in (*concepts, *negatives) for i in concept.place[:, 0]})
+        left = (*concepts, *negatives)
+        used = sorted({int(i) for concept in left for i in (*concept.place[:, 0], *concept.image)})
         index = np.zeros(len(self.references), np.int32)
         index[used] = np.arange(len(used))
-
-        def renumber(concept: Concept) -> Concept:
-            place = concept.place
-            return replace(concept, place=np.column_stack([index[place[:, 0]], place[:, 1:]]))
-
         return Context(
             self.model,
-            tuple(map(renumber, concepts)),
-            tuple(map(renumber, negatives)),
+            tuple(concept.renumber(index) for concept in concepts),
+            tuple(negative.renumber(index) for negative in negatives),
             tuple(
                 replace(reference, marks=tuple(mark for mark in reference.marks if mark.name not in names))
                 for reference in (self.references[i] for i in used)
             ),
+            tuple(self.grids[i] for i in used) if self.grids else (),
         )
 
     def save(self, path: Path | str) -> None:
@@ -136,9 +143,10 @@ class Context:
         """
         arrays: dict[str, np.ndarray] = {}
         for i, concept in enumerate((*self.concepts, *self.negatives)):
-            arrays |= {f"{i}/{key}": getattr(concept, key) for key in _ARRAYS}
+            arrays |= {f"{i}/{key}": getattr(concept, key) for key in _ARRAYS + _SHOTS * bool(self.grids)}
         for i, reference in enumerate(self.references):
             arrays[f"preview/{i}"] = np.frombuffer(reference.preview, np.uint8)
+        arrays |= {f"grid/{i}": grid for i, grid in enumerate(self.grids)}
         head = {
             "format": FORMAT,
             "model": self.model,
@@ -153,6 +161,7 @@ class Context:
 
 
 _ARRAYS = ("visual", "text", "patches", "kind", "place")
+_SHOTS = ("inside", "image")  # in addition for the training-free method
 _DAMAGED = (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError)
 
 
@@ -172,8 +181,10 @@ def read_context(path: Path | str) -> Context:
                 raise DataError(f"{path} is of another version ({head['format']}): fit its examples again.")
             named = [(str(name), ()) for name in head["names"]]
             named += [("", tuple(map(str, against))) for against in head["negatives"]]
+            grids = tuple(stored[f"grid/{i}"] for i in range(len(head["references"])) if "grid/0" in stored)
+            keys = _ARRAYS + _SHOTS * bool(grids)
             concepts = tuple(
-                Concept(name, *(stored[f"{i}/{key}"] for key in _ARRAYS), against=against)
+                Concept(name, against=against, **{key: stored[f"{i}/{key}"] for key in keys})
                 for i, (name, against) in enumerate(named)
             )
             classes = len(head["names"])
@@ -186,7 +197,7 @@ def read_context(path: Path | str) -> Context:
                 )
                 for i, (source, height, width, marks) in enumerate(head["references"])
             )
-            context = Context(str(head["model"]), concepts[:classes], concepts[classes:], references)
+            context = Context(str(head["model"]), concepts[:classes], concepts[classes:], references, grids)
             _check(context)
             if not context.names:
                 raise DataError(f"{path} has no class: fit an example.")
@@ -232,18 +243,39 @@ def _check(context: Context) -> None:
             and np.isfinite(concept.text).all()
             and np.isfinite(concept.patches).all()
         )
-        if not fits:
+        if not fits or (context.grids and not _fits_grids(concept, context.grids)):
             raise ValueError("arrays")
+
+
+def _fits_grids(concept: Concept, grids: Sequence[np.ndarray]) -> bool:
+    inside, image = concept.inside, concept.image
+    shape = (inside.shape[1:] or (0,))[0], concept.visual.shape[1]
+    return (
+        all(grid.dtype == np.float32 and grid.shape == shape and np.isfinite(grid).all() for grid in grids)
+        and inside.dtype == bool
+        and image.dtype == np.int32
+        and image.shape == inside.shape[:1] == concept.visual.shape[:1]
+        and bool(((image >= 0) & (image < len(grids))).all() and inside.any(1).all())
+    )
 
 
 def merge_concepts(parts: Sequence[Concept]) -> Concept:
     """Merge concepts into one, with the name and text of the first and at most PATCHES of each kind."""
-    visual, patches, kind, place = (
+    visual, patches, kind, place, inside, image = (
         np.concatenate([getattr(part, key) for part in parts])
-        for key in ("visual", "patches", "kind", "place")
+        for key in ("visual", "patches", "kind", "place", "inside", "image")
     )
     keep = np.sort(np.concatenate([subsample(np.flatnonzero(kind == k), PATCHES) for k in range(KINDS)]))
-    return Concept(parts[0].name, visual, parts[0].text, patches[keep], kind[keep], place[keep])
+    return Concept(
+        parts[0].name,
+        visual,
+        parts[0].text,
+        patches[keep],
+        kind[keep],
+        place[keep],
+        inside=inside,
+        image=image,
+    )
 
 
 def subsample(indices: Integer[np.ndarray, " indices"], limit: int) -> Integer[np.ndarray, " kept"]:

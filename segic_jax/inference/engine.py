@@ -40,6 +40,7 @@ class ImageFeatures(NamedTuple):
 
     features: Features
     sizes: Int[Array, "rows 2"]  # (h, w) of each image on the canvas
+    images: tuple[CanvasImage, ...] = ()  # on the host, where the method reads their colours
 
 
 class Decoding(NamedTuple):
@@ -63,6 +64,8 @@ class Engine:
     `rows` is the number of images of a batch: a fixed number, so that it never changes a result.
     `precision` is that of the backbone.
     """
+
+    keeps_grids = False  # whether a Context holds all patches of the references
 
     def __init__(
         self, bundle: Bundle, devices: Sequence[jax.Device] | None = None, precision: Precision = "auto"
@@ -132,6 +135,10 @@ class Engine:
         """Pool one mask on the one image of `images` for the API; see `matching.pool_reference`."""
         return _pool_reference(images.features.patches, images.sizes, mask)
 
+    def compared_patches(self, images: ImageFeatures) -> Float[np.ndarray, "g g channels"]:
+        """Return the features of the one image of `images` that are compared with those of other images."""
+        return np.asarray(images.features.patches)[0]
+
     def prototypes(
         self,
         shots: Float[np.ndarray, "rows concepts shots channels"],
@@ -151,7 +158,7 @@ class Engine:
         Args:
             concepts: which of them to decode; all if None.
         """
-        head = self._heads[_device(images)]
+        head = self._heads[device_of(images)]
         rows = None if concepts is None else np.asarray(concepts, np.int32)
         return _decode(self.config, self._at_once, head, images.features, prototypes, rows)
 
@@ -178,12 +185,13 @@ class Engine:
             everyone: the concepts of all slots, padded to `padded_concepts`, where they read each other's
                 tokens; None decodes each as if it were the only one.
         """
-        head = self._heads[_device(images)]
+        head = self._heads[device_of(images)]
         matches, start = [], 0
         for chunk in slots:
             count = len(chunk.patches)
             rows = None if everyone is None else np.arange(start, start + count, dtype=np.int32)
-            matches.append(_match_concepts(self.config, self._at_once, head, *images, chunk, everyone, rows))
+            inputs = images.features, images.sizes, chunk, everyone, rows
+            matches.append(_match_concepts(self.config, self._at_once, head, *inputs))
             start += count
         return matches
 
@@ -195,12 +203,12 @@ class Engine:
         self, images: ImageFeatures, objects: ObjectMemory, text: Float[np.ndarray, " text_width"]
     ) -> tuple[Tracking, ObjectMemory]:
         """Decode the objects of a video on its next frame; see `memory.decode_frame`."""
-        head = self._heads[_device(images)]
+        head = self._heads[device_of(images)]
         return _track(self.config, self._at_once, head, images.features, objects, text)
 
     def place(self, arrays: Any, images: ImageFeatures | None = None) -> Any:
         """Put arrays on the device of `images`, or on the next one."""
-        return jax.device_put(arrays, next(self._turns) if images is None else _device(images))
+        return jax.device_put(arrays, next(self._turns) if images is None else device_of(images))
 
 
 def chunk_sizes(concepts: int) -> list[int]:
@@ -219,7 +227,7 @@ def padded_concepts(concepts: int) -> int:
     return next((size for size in CHUNKS[::-1] if concepts <= size), -(-concepts // largest) * largest)
 
 
-def _compiled(*static: int) -> Callable[[Callable], Callable]:
+def compiled(*static: int) -> Callable[[Callable], Callable]:
     """Return a decorator like `jax.jit`, with float32 products in full precision also on TPUs and GPUs."""
 
     def decorate(function):
@@ -233,7 +241,7 @@ def _compiled(*static: int) -> Callable[[Callable], Callable]:
     return decorate
 
 
-@_compiled(0)
+@compiled(0)
 def extract(
     config: ModelConfig,
     backbone: Params,
@@ -250,40 +258,41 @@ def extract(
     return segic.extract(config, backbone, images, sizes)
 
 
-def _device(images: ImageFeatures) -> jax.Device:
+def device_of(images: ImageFeatures) -> jax.Device:
+    """Return the device that holds a batch of images."""
     (device,) = jnp.asarray(images.features.patches).devices()
     return device
 
 
-@_compiled()
+@compiled()
 def _pool(patches, masks):
     return correspondence.pool(patches[:, None], masks)
 
 
-@_compiled()
+@compiled()
 def _pool_reference(patches, sizes, mask):
     return matching.pool_reference(patches[0], mask, sizes[0])
 
 
-@_compiled(0, 1)
+@compiled(0, 1)
 def _decode(config, at_once, head, features, prototypes, rows):
     stages = segic.decode_stages(config, head, features, prototypes, rows=rows, concepts_at_once=at_once)
     return Decoding(segic.upsample(stages.logits, config.canvas), stages.map, stages.logits)
 
 
-@_compiled(0, 1)
+@compiled(0, 1)
 def _match_concepts(config, at_once, head, features, sizes, slots, everyone, rows):
     return matching.match_concepts(
         config, head, features, sizes, slots, everyone, rows, concepts_at_once=at_once
     )
 
 
-@_compiled(0)
+@compiled(0)
 def _match_patches(config, patches, slots):
     return matching.match_patches(config, patches, slots)
 
 
-@_compiled(0, 1)
+@compiled(0, 1)
 def _track(config, at_once, head, features, objects, text):
     frame, objects = memory.decode_frame(config, head, features, objects, text, at_once)
     return Tracking(frame.stages.logits[0], frame.logits), objects

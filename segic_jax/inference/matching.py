@@ -99,7 +99,7 @@ def match_concepts(
         rows: the places of `slots` among them.
         concepts_at_once: as for `models.segic.decode_stages`.
     """
-    batch, grid, _, channels = features.patches.shape
+    batch, grid, _, _ = features.patches.shape
     context = jax.tree.map(
         lambda x: jnp.broadcast_to(x, (batch, *x.shape[1:])), slots.context if everyone is None else everyone
     )
@@ -112,16 +112,25 @@ def match_concepts(
         rows=rows,
         concepts_at_once=concepts_at_once,
     )
-    patches = l2_normalise(features.patches, 1e-8).reshape(batch, grid * grid, channels)
-    cosine = jnp.einsum("bnc,rkpc->brkpn", patches, slots.patches)
+    matched, mutual = match_kept_patches(features.patches, sizes, config.canvas, slots)
+    similarity = bilinear(decoded.similarity[..., None], (grid, grid))[..., 0]
+    return ConceptMatches(decoded.logits, similarity, matched, mutual)
+
+
+def match_kept_patches(
+    patches: Float[Array, "batch g g channels"],
+    sizes: Int[Array, "batch 2"],
+    canvas: int,
+    slots: ConceptSlots,
+) -> tuple[Float[Array, "batch concepts kinds g g"], Float[Array, "batch concepts"]]:
+    """Return `matched` and `mutual` of `ConceptMatches`."""
+    batch, grid, _, channels = patches.shape
+    unit = l2_normalise(patches, 1e-8).reshape(batch, grid * grid, channels)
+    cosine = jnp.einsum("bnc,rkpc->brkpn", unit, slots.patches)
     cosine = jnp.where(slots.patches_valid[None, ..., None], cosine, -1)
-    on_image = jnp.asarray(patches_on_image(sizes, config.canvas, grid)).reshape(batch, 1, 1, grid * grid)
-    return ConceptMatches(
-        decoded.logits,
-        bilinear(decoded.similarity[..., None], (grid, grid))[..., 0],
-        cosine.max(3).reshape(*cosine.shape[:3], grid, grid),
-        _mutual_share(cosine, slots.patches_valid, on_image),
-    )
+    on_image = jnp.asarray(patches_on_image(sizes, canvas, grid)).reshape(batch, 1, 1, grid * grid)
+    matched = cosine.max(3).reshape(*cosine.shape[:3], grid, grid)
+    return matched, _mutual_share(cosine, slots.patches_valid, on_image)
 
 
 def _mutual_share(

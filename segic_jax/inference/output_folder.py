@@ -46,6 +46,8 @@ def run_id(segmenter: Segmenter, context: Context, **settings) -> str:
         digest.update(json.dumps([concept.name, concept.against]).encode())
         for array in (concept.visual, concept.text, concept.patches, concept.kind):
             digest.update(array.tobytes())
+    for grid in context.grids:  # of the training-free method
+        digest.update(grid.tobytes())
     return digest.hexdigest()[:16]
 
 

@@ -15,16 +15,18 @@ import numpy as np
 from jaxtyping import Array, UInt8
 
 from segic_jax.data.images import ImageLike, as_image, source_path
-from segic_jax.data.preprocess import CanvasImage, resize_and_pad
+from segic_jax.data.preprocess import CanvasImage
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context, concept_slots
 from segic_jax.inference.engine import Engine, padded_concepts
 from segic_jax.inference.instances import DEFAULT_INSTANCES, InstancesFrom
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, image_matches, patches_on_image
+from segic_jax.inference.methods import placing
 from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.presence import Calibration, apply_negatives, decide_presence
 from segic_jax.inference.result import Result
 from segic_jax.inference.tiles import Tiles, match_tiles, plan_tiles
+from segic_jax.inference.training_free.engine import ReferenceSlots, TrainingFreeEngine
 from segic_jax.models.segic import Prototypes
 from segic_jax.runtime.prefetch import prefetch
 
@@ -70,6 +72,7 @@ class Predictor:
         """
         self.engine = engine
         self._calibration, self._notes, self._rounded = calibration, notes, rounded_canvas
+        self._place = placing(engine, rounded=rounded_canvas)
         self._slots: WeakKeyDictionary[Context, list[ConceptSlots]] = WeakKeyDictionary()
         self._joined: WeakKeyDictionary[Context, Prototypes] = WeakKeyDictionary()
 
@@ -81,8 +84,7 @@ class Predictor:
         """
         image = as_image(target)
         no_masks = np.zeros((0, *image.shape[:2]), bool)
-        placed = resize_and_pad(image, no_masks, self.engine.config.canvas, rounded=self._rounded)
-        return Target(image, source_path(target), placed)
+        return Target(image, source_path(target), self._place(image, no_masks, self.engine.config.canvas))
 
     def start(self, targets: Sequence[Target], request: Request, rows: int) -> list[Callable[[], Result]]:
         """Start the device; each function waits for it and gives the result of one target."""
@@ -179,7 +181,9 @@ class Predictor:
     def slots_of(self, context: Context) -> list[ConceptSlots]:
         """Return the concepts and negatives of a Context on the device, where they are placed once."""
         if context not in self._slots:
-            self._slots[context] = self.engine.place(concept_slots((*context.concepts, *context.negatives)))
+            slots = concept_slots((*context.concepts, *context.negatives))
+            of_references = isinstance(self.engine, TrainingFreeEngine)
+            self._slots[context] = ReferenceSlots.of(context) if of_references else self.engine.place(slots)
         return self._slots[context]
 
     def everyone_in(self, context: Context) -> Prototypes:

@@ -20,6 +20,8 @@ from segic_jax.inference.reference import Reference, make_mark, make_preview
 from segic_jax.runtime.prefetch import prefetch_results
 
 MANY = 64  # examples of a class, from which on each keeps fewer patches: their memory does not grow further
+# Puts an image and its masks on a canvas of the side: `resize_and_pad`, or `stretch`.
+PlaceImage = Callable[[np.ndarray, np.ndarray, int], CanvasImage]
 
 
 class LoadedReference(NamedTuple):
@@ -37,7 +39,7 @@ def fit_examples(
     *,
     class_names: bool = False,
     instances: bool = False,
-    rounded_canvas: bool = True,
+    place_image: PlaceImage = resize_and_pad,
     on_error: Callable[[ImageLike, DataError], None] | None = None,
 ) -> Context:
     """Make a Context of examples alone; see `Segmenter.fit`.
@@ -45,6 +47,7 @@ def fit_examples(
     Args:
         model: fingerprint of the model.
         onto: a Context whose classes negatives may belong to.
+        place_image: puts images on the canvas.
 
     Raises:
         DataError, BundleError: as `Segmenter.fit`.
@@ -69,10 +72,11 @@ def fit_examples(
     positives: dict[str, list[Concept]] = {name: [] for name in names}
     negatives, references = [], []
     groups = group_by_image(examples)
+    grids = []
 
     def load(group: list[Example]) -> LoadedReference | DataError:
         try:
-            return load_reference(group, engine.config.canvas, rounded=rounded_canvas)
+            return load_reference(group, engine.config.canvas, place_image=place_image)
         except DataError as error:
             if on_error is None:
                 raise
@@ -92,6 +96,9 @@ def fit_examples(
             else:
                 positives[str(example.name)].append(concept)
         references.append(loaded.reference)
+        if engine.keeps_grids:
+            vectors = engine.compared_patches(features)
+            grids.append(vectors.reshape(-1, vectors.shape[-1]))
     names = tuple(name for name in names if positives[name])
     all_names = tuple(dict.fromkeys((*(onto.names if onto else ()), *names)))
     if not all_names:
@@ -101,7 +108,7 @@ def fit_examples(
         for name in names
     )
     kept = (replace(n, against=tuple(name for name in n.against if name in all_names)) for n in negatives)
-    return Context(model, concepts, tuple(n for n in kept if n.against), tuple(references))
+    return Context(model, concepts, tuple(n for n in kept if n.against), tuple(references), tuple(grids))
 
 
 def patch_limit(examples: int) -> int:
@@ -117,7 +124,9 @@ def group_by_image(examples: Sequence[Example]) -> list[list[Example]]:
     return list(groups.values())
 
 
-def load_reference(examples: Sequence[Example], canvas: int, *, rounded: bool = True) -> LoadedReference:
+def load_reference(
+    examples: Sequence[Example], canvas: int, *, place_image: PlaceImage = resize_and_pad
+) -> LoadedReference:
     """Read the image of `examples`, which share it, and their masks.
 
     Raises:
@@ -125,7 +134,7 @@ def load_reference(examples: Sequence[Example], canvas: int, *, rounded: bool = 
     """
     image = as_image(examples[0].image)
     masks = np.stack([example.object_mask(image) for example in examples])
-    placed = resize_and_pad(image, masks, canvas, rounded=rounded)
+    placed = place_image(image, masks, canvas)
     for on_canvas, mask in zip(placed.masks, masks, strict=True):
         if not on_canvas.any():  # lost in shrinking: the pixel at its middle stands for it
             middle = [np.median(indices) for indices in np.nonzero(mask)]
@@ -156,7 +165,7 @@ def encode_example(
     """
     mask, canvas_size, size = loaded.placed.masks[row], loaded.placed.size, loaded.reference.size
     pooled = jax.tree.map(np.asarray, engine.pool_reference(features, mask))
-    vectors = np.asarray(features.features.patches)[0]
+    vectors = engine.compared_patches(features)
     patches, kinds, places = [], [], []
     for kind, selected in ((INSIDE, pooled.inside), (OUTSIDE, pooled.valid & ~pooled.inside)):
         at = np.argwhere(selected)
@@ -175,4 +184,6 @@ def encode_example(
         patches=unit.astype(np.float16),
         kind=np.concatenate(kinds),
         place=np.concatenate(places),
+        inside=pooled.inside.reshape(1, -1)[: engine.keeps_grids],
+        image=np.array([index], np.int32)[: engine.keeps_grids],
     )

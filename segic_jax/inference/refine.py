@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
-from segic_jax.data.preprocess import CanvasImage
+from segic_jax.data.preprocess import CanvasImage, stretch
 from segic_jax.errors import DataError
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.result import Click, Result
@@ -118,7 +118,10 @@ def refine_result(
     plan = TilePlan(canvas, result.canvas, result.placed, ())
     moved = on_plane if box is not None else on_plane[len(before) :]
     for top, left in dict.fromkeys(_window(click, plan, round(1 / cells)) for click in moved):
-        placed = cut_window(result.image, plan, (top, left))
+        if (h, w) == (canvas, canvas) == (result.canvas, result.canvas) and height != width:
+            placed = stretch(result.image, np.zeros((0, height, width), bool), canvas)
+        else:
+            placed = cut_window(result.image, plan, (top, left))
         shifted = [Click(c.x - left, c.y - top, c.inside) for c in on_plane]
         near = [c for c in shifted if 0 <= c.x < canvas and 0 <= c.y < canvas]
         y, x, side = round(top * cells), round(left * cells), round(canvas * cells)

@@ -12,6 +12,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -19,27 +20,30 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from segic_jax.config import Precision, to_dict
+from segic_jax.config import Method, Precision, to_dict
 from segic_jax.data.image_folder import Targets, list_images
 from segic_jax.data.images import ImageLike
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.errors import ConfigError, DataError, InputWarning
 from segic_jax.inference.context import Context, read_context
-from segic_jax.inference.engine import Engine, ImageFeatures
+from segic_jax.inference.engine import ImageFeatures
 from segic_jax.inference.example import Example
 from segic_jax.inference.explain import Explanation, explain_classes
 from segic_jax.inference.image_logits import require_cut
 from segic_jax.inference.instances import InstancesFrom, require_instances
 from segic_jax.inference.matching import image_matches
+from segic_jax.inference.methods import load_model, make_engine, placing
 from segic_jax.inference.prediction import THREADS, Predictor, Request, Target
 from segic_jax.inference.presence import read_calibration
 from segic_jax.inference.references import fit_examples
 from segic_jax.inference.refine import PatchEncoder, read_box, read_clicks, refine_result
 from segic_jax.inference.result import Result
 from segic_jax.inference.tiles import Tiles, require_tiles
+from segic_jax.inference.training_free.engine import TrainingFreeEngine
+from segic_jax.inference.training_free.settings import TrainingFree
 from segic_jax.models.params import release
 from segic_jax.runtime.prefetch import prefetch_results
-from segic_jax.weights.bundle import Bundle, load_bundle
+from segic_jax.weights.bundle import Bundle
 from segic_jax.weights.catalog import DEFAULT
 from segic_jax.weights.fetch import find
 
@@ -51,12 +55,20 @@ class Segmenter:
     says whether the model decides that classes are absent; otherwise every class is present.
     """
 
-    def __init__(self, bundle: Bundle, precision: Precision = "auto", *, rounded_canvas: bool = True):
-        self.bundle = bundle
+    def __init__(
+        self,
+        bundle: Bundle,
+        precision: Precision = "auto",
+        *,
+        rounded_canvas: bool = True,
+        method: Method | TrainingFree = "segic",
+    ):
         self.rounded_canvas = rounded_canvas
-        self.config = bundle.config
-        self.engine = Engine(bundle, [*jax.device_put(0).devices()], precision)
-        calibration = read_calibration(bundle.notes)
+        self.engine = make_engine(bundle, method, [*jax.device_put(0).devices()], precision)
+        self.bundle = self.engine.bundle
+        self.config = self.engine.config
+        self.method: Method = "training_free" if isinstance(self.engine, TrainingFreeEngine) else "segic"
+        calibration = read_calibration(bundle.notes) if self.method == "segic" else None
         self.calibrated = calibration is not None
         self._predictor = Predictor(self.engine, calibration, self.warnings, rounded_canvas=rounded_canvas)
         self._encode = PatchEncoder(self.engine)
@@ -68,6 +80,7 @@ class Segmenter:
         *,
         precision: Precision = "auto",
         rounded_canvas: bool = True,
+        method: Method | TrainingFree = "segic",
     ) -> "Segmenter":
         """Read a model and put it on the device; its `warnings` are given as InputWarnings.
 
@@ -77,12 +90,16 @@ class Segmenter:
                 and float32 on a CPU. The head runs in float32.
             rounded_canvas: round resized images to uint8, which takes a quarter of the bytes; False keeps
                 their fractions, as the official code does.
+            method: "segic" decodes with the trained head; "training_free" (INSID3) needs a backbone only,
+                such as dinov3-l, and finds masks by comparing features. A TrainingFree gives it other
+                settings than those that suit the backbone.
 
         Raises:
             FetchError: the weights are known and not fetched yet, or the name is unknown.
             BundleError: the file is damaged, of another kind, or not a complete model.
         """
-        segmenter = cls(load_bundle(find(weights)), precision, rounded_canvas=rounded_canvas)
+        bundle = load_model(find(weights), method)
+        segmenter = cls(bundle, precision, rounded_canvas=rounded_canvas, method=method)
         for sentence in segmenter.warnings:
             warnings.warn(sentence, InputWarning, stacklevel=2)
         return segmenter
@@ -99,7 +116,10 @@ class Segmenter:
             f"{self.name} has no calibration of presence, so a class is present wherever it has a mask: "
             "`segic calibrate` makes one."
         )
-        sentences = (self.bundle.domain_warning, "" if self.calibrated else uncalibrated)
+        sentences = (
+            self.bundle.domain_warning,
+            "" if self.calibrated or self.method != "segic" else uncalibrated,
+        )
         return tuple(filter(None, sentences))
 
     def fit(
@@ -124,8 +144,10 @@ class Segmenter:
         Raises:
             DataError: a class has no positive example, or an example cannot be used (`Example.object_mask`).
             BundleError: `class_names` or `instances`, and the model cannot encode them.
-            ConfigError: `class_names` and `instances`.
+            ConfigError: `class_names` and `instances`, or one of them with the training-free method.
         """
+        if self.method != "segic" and (class_names or instances):
+            raise ConfigError("The training-free method reads no text: leave class names and instances out.")
         if class_names and instances:
             raise ConfigError("The prompt is the names of classes or the sentence for instances: choose one.")
         context = fit_examples(
@@ -135,7 +157,7 @@ class Segmenter:
             onto,
             class_names=class_names,
             instances=instances,
-            rounded_canvas=self.rounded_canvas,
+            place_image=placing(self.engine, rounded=self.rounded_canvas),
             on_error=on_error,
         )
         return context if onto is None else onto + context
@@ -182,7 +204,8 @@ class Segmenter:
 
         Raises:
             DataError: the image cannot be read, or the Context belongs to another model or has no class.
-            ConfigError: `cut` is no number, `tiles` no number of windows, or `instances` no method.
+            ConfigError: `cut` is no number, `tiles` no number of windows, `instances` no method, or
+                `together` is asked of the training-free method.
         """
         request = self._request(context, cut, keep_absent, together, tiles, instances)
         return self._predictor.start([self._predictor.read(target)], request, 1)[0]()
@@ -285,12 +308,15 @@ class Segmenter:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash of what a Context depends on besides its references: backbone and canvas.
+        """Return a hash of what a Context depends on besides its references: backbone, canvas and method.
 
         A few thousand numbers of each tensor are hashed: gigabytes would take seconds.
         """
         config = to_dict(self.config)
-        digest = hashlib.sha256(json.dumps([config["backbone"], config["canvas"]]).encode())
+        made_for = [config["backbone"], config["canvas"]]
+        if isinstance(self.engine, TrainingFreeEngine):
+            made_for.append(asdict(self.engine.settings))
+        digest = hashlib.sha256(json.dumps(made_for).encode())
         for name in sorted(self.bundle.backbone):
             flat = self.bundle.backbone[name].reshape(-1)
             digest.update(np.asarray(flat[:: max(1, len(flat) // 4096)], np.float32).tobytes())
@@ -349,6 +375,8 @@ class Segmenter:
         require_cut(cut)
         require_tiles(tiles)
         require_instances(instances)
+        if together and self.method != "segic":
+            raise ConfigError("The training-free method decodes each class by itself: leave together out.")
         everyone = self._predictor.everyone_in(context) if together else None
         return Request(context, cut, keep_absent, everyone, tiles, instances)
 

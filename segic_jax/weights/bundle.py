@@ -257,6 +257,23 @@ def load_bundle(path: Path | str) -> Bundle:
     )
 
 
+def load_backbone(path: Path | str) -> Bundle:
+    """Read a model for methods that need its backbone only; a complete one is read as `load_bundle` does.
+
+    Raises:
+        BundleError: as `read_weights`, or there is no backbone.
+    """
+    weights = read_weights(path)
+    if weights.head is not None:
+        return load_bundle(path)
+    if weights.backbone is None or weights.backbone_config is None:
+        raise BundleError(f"{path} has no backbone: give a backbone, such as dinov3-l, or a complete model.")
+    stride = weights.backbone_config.stride
+    config = ModelConfig(backbone=weights.backbone_config, text_width=1, canvas=64 * stride)
+    text = {EMPTY_PROMPT: np.zeros(1, np.float32)}
+    return Bundle(config, weights.backbone, {}, text, weights.notes, weights.path)
+
+
 def _foreign(path: Path) -> str:
     return (
         f"{path} is not a model of this project (format '{FORMAT}'); official weights become one by "

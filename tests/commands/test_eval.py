@@ -230,6 +230,8 @@ def test_list_names_every_benchmark_and_its_download(capsys):
         ("davis17", "--classes", "present"),
         ("davis17", "--class-names", "False"),
         ("davis17", "--batch-size", "16"),
+        ("davis17", "--method", "training_free"),
+        ("ade20k", "--method", "training_free"),
         ("ade20k", "--shots", "5"),
         ("ade20k", "--protocol", "segic"),
         ("ade20k", "--semantics", "official"),

@@ -58,6 +58,28 @@ def test_tiles_and_instances_change_the_results(segic, tmp_path, capsys):
     assert "must be" in capsys.readouterr().err
 
 
+def test_the_training_free_method(segic, tmp_path, capsys):
+    out = tmp_path / "out"
+    arguments = (*REF, "--method", "training_free", *WEIGHTS)
+    assert segic("predict", *arguments, "targets", "--out", out) == 0
+    assert "no calibration" not in (captured := capsys.readouterr()).out + captured.err
+    image = json.loads((out / "annotations/a.json").read_text())["images"][0]
+    assert image["presence"].keys() == {"object"}
+    assert segic("fit", *arguments, "--out", tmp_path / "disk.segic") == 0
+    again = tmp_path / "again"
+    context = ("--context", tmp_path / "disk.segic", "--method", "training_free", *WEIGHTS)
+    assert segic("predict", *context, "targets", "--out", again) == 0
+    assert (again / "labels/a.png").read_bytes() == (out / "labels/a.png").read_bytes()
+    assert segic("explain", *arguments, "targets", "--out", tmp_path / "explained") == 0
+    capsys.readouterr()
+    assert segic("predict", "--context", tmp_path / "disk.segic", *WEIGHTS, "targets", "--out", again) == 2
+    assert "another model" in capsys.readouterr().err
+    assert segic("predict", *arguments, "--together", "targets", "--out", tmp_path / "other") == 2
+    assert "leave together out" in capsys.readouterr().err
+    assert segic("video", "targets", *arguments, "--out", tmp_path / "video") == 2
+    assert "leave --method out" in capsys.readouterr().err
+
+
 def test_doubts_about_the_weights_are_told_once(segic, tmp_path, capsys):
     model = tiny.bundle()
     model.notes["domain"] = "scenes of emoji"

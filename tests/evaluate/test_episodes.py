@@ -14,12 +14,14 @@ from segic_jax.data.episodes import Episode, ObjectMasks
 from segic_jax.data.masks import resize_nearest
 from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.errors import ConfigError, DataError
-from segic_jax.evaluate.episode_tasks import other_class_episodes
+from segic_jax.evaluate import episode_stream
+from segic_jax.evaluate.episode_tasks import make_tasks, other_class_episodes
 from segic_jax.evaluate.episodes import EpisodeEvaluation, score_episodes
 from segic_jax.evaluate.instances import MAX_PREDICTIONS
 from segic_jax.evaluate.protocols import find_protocol
 from segic_jax.evaluate.runner import run_evaluation
 from segic_jax.inference.engine import Engine
+from segic_jax.inference.methods import make_engine
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.models import segic
 
@@ -125,6 +127,30 @@ def test_rows_equal_a_plain_loop(model, tmp_path, shots):
         assert abs(row["union"] - ((logits > 0) | truth).sum()) <= 2
         assert row["pixels"] == truth.size
         assert row["iou"] == row["intersection"] / row["union"]
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_the_training_free_method_gives_the_masks_of_the_api(model, tmp_path, monkeypatch, shots):
+    monkeypatch.setattr(episode_stream, "GRID_BLOCK", 3)  # several blocks, each with its references
+    source = DiskSource()
+    manifest = source.manifest("original", 0, shots)
+    engine = make_engine(model, "training_free")
+    predicted = episode_stream.predict_episodes(
+        {"segic": engine}, source, make_tasks(model, source, [manifest]), lambda p: p.logits["segic"]
+    )
+    segmenter, found = Segmenter(model, method="training_free"), False
+    for logits, episode in zip(predicted, manifest.episodes, strict=True):
+        references = [source.load(view) for view in episode.reference_views]
+        context = segmenter.fit([Example(one.image, one.mask) for one in references])
+        target = source.load(episode.target_view).image
+        np.testing.assert_array_equal(logits, segmenter.predict(target, context).small_logits[0])
+        found |= bool((logits > 0).any())
+    assert found
+    result = run(model, tmp_path, shots=shots, protocol=find_protocol("insid3"), method="training_free")
+    assert result["method"]["name"] == "training_free"
+    assert {row["pixels"] for row in lines(tmp_path)} == {1024**2}
+    with pytest.raises(ConfigError, match="leave --baselines"):
+        evaluation(model, method="training_free", baselines=True)
 
 
 class ObjectSource(DiskSource):

@@ -1,0 +1,53 @@
+"""Choose the method of segmentation: every method has the verbs of `inference.engine.Engine`."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import jax
+
+from segic_jax.config import Method, Precision
+from segic_jax.data.preprocess import resize_and_pad, stretch
+from segic_jax.inference.engine import Engine
+from segic_jax.inference.references import PlaceImage
+from segic_jax.inference.training_free.engine import TrainingFreeEngine
+from segic_jax.inference.training_free.settings import TrainingFree, on_canvas
+from segic_jax.weights.bundle import Bundle, load_backbone, load_bundle
+
+
+def load_model(path: Path | str, method: Method | TrainingFree) -> Bundle:
+    """Read the model file that a method needs: a complete model, or one with a backbone at least.
+
+    Raises:
+        BundleError: a part is missing, or the file is damaged or of another kind.
+    """
+    return load_bundle(path) if method == "segic" else load_backbone(path)
+
+
+def make_engine(
+    bundle: Bundle,
+    method: Method | TrainingFree,
+    devices: Sequence[jax.Device] | None = None,
+    precision: Precision = "auto",
+) -> Engine:
+    """Return an engine that runs the method on the devices; see `Engine`.
+
+    Args:
+        method: its name, or settings of the training-free method other than those that suit the backbone.
+    """
+    if method == "segic":
+        return Engine(bundle, devices, precision)
+    if not isinstance(method, TrainingFree):
+        method = TrainingFree.for_backbone(bundle.config.backbone)
+    return TrainingFreeEngine(on_canvas(bundle, method), method, devices, precision)
+
+
+def placing(engine: Engine, *, rounded: bool) -> PlaceImage:
+    """Return how images are put on the canvas of an engine.
+
+    Args:
+        rounded: round to uint8 where the method leaves it open.
+    """
+    if isinstance(engine, TrainingFreeEngine) and engine.settings.stretched:
+        return stretch
+    return partial(resize_and_pad, rounded=rounded)
