@@ -65,6 +65,8 @@ HEAVY = (
     "inference/test_presence.py",
     "inference/test_own_images.py",
     "app/test_page.py",
+    "export",
+    "commands/test_export.py",
     "app/test_session.py",
     "test_docs.py",
     "test_docs_site.py",

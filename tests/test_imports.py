@@ -25,6 +25,7 @@ ALLOWED["evaluate"] = set(ALLOWED)
 ALLOWED["train"] = set(ALLOWED)
 ALLOWED["parity"] = set(ALLOWED)
 ALLOWED["app"] = set(ALLOWED) - {"evaluate", "train", "parity"}
+ALLOWED["export"] = set(ALLOWED) - {"evaluate", "train", "parity", "app"}
 ALLOWED["commands"] = set(ALLOWED) | {"__init__"}
 ALLOWED["__main__"] = {"commands"}
 ALLOWED["__init__"] = {"errors", "inference"}

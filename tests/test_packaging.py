@@ -18,6 +18,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 OPTIONAL = {
     "app": {"fastapi", "gradio", "starlette", "uvicorn"},
     "data": {"pillow-heif"},
+    "export": {"jax2onnx", "onnx"},
     "runtime": {"tensorboardx"},
 }
 # Import names whose distribution is called otherwise.
@@ -61,6 +62,7 @@ def test_imported_packages_are_declared(path):
 
 def test_extras_declare_what_is_optional():
     assert declared(EXTRAS["app"]) == OPTIONAL["app"]
+    assert declared(EXTRAS["export"]) == OPTIONAL["export"] | {"onnxruntime"}  # which runs the files
     assert declared(EXTRAS["tensorboard"]) == OPTIONAL["runtime"]
     assert declared(EXTRAS["heic"]) == OPTIONAL["data"]
 

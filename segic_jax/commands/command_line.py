@@ -34,7 +34,7 @@ COMMANDS = {
     "calibrate": "calibrate.Calibrate",
     "weights": "weights.Weights",
     "convert": "weights.Convert",
-    "export": "weights.Export",
+    "export": "export.Export",
     "data": "data.Data",
     "episodes": "episodes.Episodes",
     "emoji": "emoji.Emoji",

@@ -1,4 +1,4 @@
-"""Define `segic convert`, `segic export` and `segic weights`: import and export official weights."""
+"""Define `segic convert` and `segic weights`: import official weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,28 +43,6 @@ class Convert:
                 float16=self.float16,
                 take=self.take,
             )
-        )
-        return 0
-
-
-@dataclass
-class Export:
-    """Export a model's trained head under the official SegIC names, for `load_state_dict` in PyTorch."""
-
-    model: tyro.conf.Positional[str]
-    """A name from `segic weights list`, or a model file."""
-    out: Path
-    """The .safetensors file to write."""
-
-    def run(self) -> int:
-        """Export and print how to load the file."""
-        from segic_jax.weights.convert import export_head
-        from segic_jax.weights.fetch import find
-
-        count = export_head(find(self.model), self.out)
-        print(
-            f"{self.out}: {count} tensors under their official names. In PyTorch:\n"
-            f"  model.load_state_dict(safetensors.torch.load_file({str(self.out)!r}), strict=False)"
         )
         return 0
 

@@ -3,13 +3,15 @@
 No form holds [heads, queries, keys] at once where that is large: cuDNN's kernel on an NVIDIA GPU in reduced
 precision, a Pallas flash kernel on a TPU, one head after the other on a CPU, blocks of queries elsewhere.
 `jax.lax.platform_dependent` leaves only the branch of the target in the compiled program, so a model never
-asks which device is present.
+asks which device is present. `portable_operations` leaves the choice out.
 """
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float
+
+from segic_jax.models.portable import is_portable
 
 MAX_SCORES_PER_HEAD = 1024 * 1024  # above this, the [queries, keys] matrix of a head is never held at once
 QUERY_BLOCK = 512  # queries per block, for all heads together
@@ -32,6 +34,8 @@ def attention(
     Raises:
         ValueError: `mask` differs between queries and the keys are too many for one block.
     """
+    if is_portable():
+        return _at_once(q, k, v, mask)
     scores_per_head = q.shape[-3] * k.shape[-3]
     branches = {}
     if mask is None:
@@ -158,7 +162,7 @@ def _attend(q, k, v, mask=None):
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(-1, keepdims=True))).astype(v.dtype)
-    if weights.dtype != jnp.float32:
+    if weights.dtype != jnp.float32 and not is_portable():
         # XLA for CPUs would round the weights again in each of their two uses.
         weights = jax.lax.platform_dependent(
             weights, cpu=jax.lax.optimization_barrier, default=lambda weights: weights

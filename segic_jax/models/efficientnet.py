@@ -18,6 +18,7 @@ from segic_jax.config import EfficientNetConfig, MBConv
 from segic_jax.models.features import Features
 from segic_jax.models.layers import bilinear, torch_uniform
 from segic_jax.models.params import AnyArray
+from segic_jax.models.portable import is_portable
 
 _STEM_CHANNELS = 32
 _NORM_EPSILON = 1e-3
@@ -146,6 +147,15 @@ class DepthwiseConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Array:
         size, stride = self.kernel.shape[0], self.stride
+        if is_portable():
+            return jax.lax.conv_general_dilated(
+                x,
+                self.kernel[...][:, :, None],
+                (stride, stride),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                feature_group_count=x.shape[-1],
+            )
         sides = x.shape[1:3]
         outputs = [-(-side // stride) for side in sides]
         padding = np.maximum((np.array(outputs) - 1) * stride + size - np.array(sides), 0)

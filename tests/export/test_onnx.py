@@ -1,0 +1,104 @@
+"""Test exported ONNX files with onnxruntime, on small models and on those of the package."""
+
+import hashlib
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+from exported import REFERENCES, TARGETS, compare, expect, extended_bundle, make_inputs
+from PIL import Image
+from requirements import require_module
+
+onnx = require_module("onnx")
+onnxruntime = require_module("onnxruntime")
+require_module("jax2onnx")
+
+from segic_jax.data.images import read_image
+from segic_jax.export.folder import MANIFEST, export_model
+from segic_jax.export.onnx_file import OPSET
+from segic_jax.inference.example import Example
+from segic_jax.inference.segmenter import Segmenter
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run_onnx(folder: Path, inputs):
+    """Run both programs with onnxruntime, and return what they give."""
+    encode, segment = (
+        onnxruntime.InferenceSession(folder / f"{name}.onnx") for name in ("encode", "segment")
+    )
+    references = {"images": inputs.references, "sizes": inputs.reference_sizes, "masks": inputs.masks}
+    prototypes, text = encode.run(None, references)
+    targets = {"images": inputs.targets, "sizes": inputs.target_sizes}
+    return [prototypes, text], segment.run(None, targets | {"prototypes": prototypes, "text": text})
+
+
+@pytest.mark.parametrize(("make", "batch"), [(tiny.bundle, None), (extended_bundle, 2)])
+def test_onnxruntime_gives_what_the_api_gives(tmp_path, make, batch):
+    bundle = make()
+    export_model(bundle, tmp_path, "onnx", batch=batch)
+    references = REFERENCES[: batch or 3]
+    outputs = run_onnx(tmp_path, make_inputs(bundle.config.canvas, references, TARGETS))
+    compare(expect(Segmenter(bundle), references, TARGETS), *outputs)
+
+
+@pytest.fixture(scope="module", params=["photo", "emoji-tiny"])
+def exported(request, tmp_path_factory):
+    """Return a packaged model, and the folder that it was exported to."""
+    segmenter = Segmenter.load(request.param)
+    folder = tmp_path_factory.mktemp(request.param)
+    export_model(segmenter.bundle, folder, "onnx")
+    return segmenter, folder
+
+
+def test_packaged_models_give_what_the_api_gives(exported):
+    segmenter, folder = exported
+    pairs = [
+        (
+            read_image(EXAMPLES / f"{name}_reference.jpg"),
+            read_image(EXAMPLES / f"{name}_reference_mask.png")[..., 0] > 127,
+        )
+        for name in ("cat", "bird")
+    ]
+    outputs = run_onnx(folder, make_inputs(segmenter.config.canvas, pairs, pairs[::-1]))
+    compare(expect(segmenter, pairs, pairs[::-1]), *outputs)
+
+
+def test_the_manifest_describes_the_files(exported):
+    _, folder = exported
+    manifest = json.loads((folder / MANIFEST).read_text())
+    for program in manifest["programs"]:
+        for file in program["files"]:
+            assert hashlib.sha256((folder / file["name"]).read_bytes()).hexdigest() == file["sha256"]
+        session = onnxruntime.InferenceSession(folder / f"{program['name']}.onnx")
+        for ports, described in ((session.get_inputs(), "inputs"), (session.get_outputs(), "outputs")):
+            assert [(port.name, port.shape) for port in ports] == [
+                (port["name"], port["shape"]) for port in program[described]
+            ]
+        model = onnx.load(folder / f"{program['name']}.onnx")
+        assert [item.version for item in model.opset_import if not item.domain] == [OPSET]
+        assert {item.domain for item in model.opset_import} <= {"", "ai.onnx"}
+
+
+def test_the_example_script_gives_the_masks_of_the_api(exported, tmp_path, monkeypatch):
+    segmenter, folder = exported
+    names = [str(EXAMPLES / name) for name in ("cat_reference.jpg", "cat_reference_mask.png", "targets")]
+    monkeypatch.setattr(sys, "argv", ["segment_with_onnx.py", str(folder), *names, str(tmp_path)])
+    spec = importlib.util.spec_from_file_location("segment_with_onnx", EXAMPLES / "segment_with_onnx.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    script.main()
+    context = segmenter.fit([Example(names[0], names[1])])
+    targets = [path for path in sorted(Path(names[2]).iterdir()) if path.suffix == ".jpg"]
+    assert len(targets) == len(list(tmp_path.iterdir())) > 0
+    for path in targets:
+        result = segmenter.predict(path, context, keep_absent=True)
+        mask = np.asarray(Image.open(tmp_path / f"{path.stem}.png")) > 0
+        different = mask != result.mask(0)
+        # Decoders of JPEG differ in the last bit of some pixels.
+        assert different.mean() < 1e-3
+        assert not different[np.abs(result.logits(0)) > 0.05].any()
