@@ -3,14 +3,15 @@
     python tools/dump_torch.py --segic CHECKOUT --checkpoint X.pth --images REFERENCE MASK TARGET --out DIR
 
 This file needs nothing else of the project: copy the file to where the official code runs (torch 1.13 or
-newer, transformers, safetensors, numpy, Pillow). DIR then holds manifest.json, weights.safetensors (the
-complete state dict) and pair_0.npz, pair_1.npz, ... `segic parity report DIR --out OUT.html` replays it in
-JAX.
+newer, transformers, safetensors, numpy, Pillow), with dump_cases.py beside it for --semantic, --video and
+--train. DIR then holds manifest.json, weights.safetensors (the complete state dict), pair_0.npz, ... and the
+files of these options. `segic parity report DIR --out OUT.html` replays it in JAX.
 """
 
 from __future__ import annotations  # the official environment may have Python 3.8
 
 import argparse
+import contextlib
 import hashlib
 import importlib
 import json
@@ -59,11 +60,46 @@ def main() -> int:
         help="REFERENCE MASK TARGET, once or more often",
     )
     parser.add_argument(
-        "--class-name", default="", help="what the mask shows; without it the prompt is empty"
+        "--class-name",
+        nargs="+",
+        default=[""],
+        metavar="NAME",
+        help="what the masks show, one name for all or one for each; without it the prompt is empty",
     )
     parser.add_argument("--out", type=Path, required=True, help="new or empty folder")
     parser.add_argument(
         "--all-tokens", action="store_true", help=f"keep all tokens of each block instead of {SAMPLED}"
+    )
+    parser.add_argument(
+        "--instances",
+        action="store_true",
+        help="each MASK is a map of numbers: each number but 0 is an object, and all are segmented at once",
+    )
+    parser.add_argument(
+        "--semantic",
+        action="store_true",
+        help="also segment the first TARGET with all references as its classes, as evaluate_semseg() does",
+    )
+    parser.add_argument(
+        "--video",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="also follow the objects of a video, as evaluate_vos() does: MAP FRAME FRAME ...",
+    )
+    parser.add_argument(
+        "--train",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="MASK",
+        help="also compute losses and gradients of a training step; MASKs of the TARGETs, in their order",
+    )
+    parser.add_argument(
+        "--float64",
+        action="store_true",
+        help="run again in float64, to store how far float32 is from it in each stage; takes longer",
     )
     parser.add_argument(
         "--segic-args",
@@ -84,7 +120,7 @@ def dump(options: argparse.Namespace) -> None:
     """Check the inputs, build the official model, and run it on every pair."""
     if len(options.images) % 3:
         raise DumpError(f"--images takes REFERENCE MASK TARGET each time; {len(options.images)} files came.")
-    for path in [options.checkpoint, *options.images]:
+    for path in [options.checkpoint, *options.images, *options.video, *options.train]:
         if not path.is_file():
             raise DumpError(f"{path}: there is no such file.")
     check_checkout(options.segic)
@@ -95,7 +131,19 @@ def dump(options: argparse.Namespace) -> None:
         )
         raise DumpError(f"{options.out} {why}; delete it, or give a new folder.")
     require_arguments(options.segic_args)
-    samples = [sample(*options.images[i : i + 3]) for i in range(0, len(options.images), 3)]
+    triples = [options.images[i : i + 3] for i in range(0, len(options.images), 3)]
+    if len(options.class_name) not in (1, len(triples)):
+        raise DumpError(f"--class-name takes one name, or one for each of the {len(triples)} references.")
+    names = options.class_name * (len(triples) if len(options.class_name) == 1 else 1)
+    if options.train and len(options.train) != len(triples):
+        raise DumpError(
+            f"--train takes the mask of each of the {len(triples)} targets, not {len(options.train)}."
+        )
+    if options.instances and (options.semantic or options.train):
+        raise DumpError("--semantic and --train take masks of one class: leave --instances out.")
+    if len(options.video) in (1, 2):
+        raise DumpError("--video takes MAP FRAME FRAME, or more frames.")
+    samples = [sample(first, mask, last, options.instances) for first, mask, last in triples]
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / MARK).write_text("This folder is complete when manifest.json is in it.\n")
 
@@ -114,12 +162,21 @@ def dump(options: argparse.Namespace) -> None:
     if tokenizer := getattr(model.encoder.tokenizer, "backend_tokenizer", None):
         tokenizer.save(str(options.out / "tokenizer.json"))  # for `segic parity end-to-end`
     for index, pair in enumerate(samples):
+        pair["class_name"] = "" if options.instances else names[index]
         arrays = run(torch, model, resize, pair, options)
         np.savez(options.out / f"pair_{index}.npz", **arrays)
         print(f"pair_{index}.npz: {len(arrays)} arrays", flush=True)
+    cases = []
+    if options.semantic or options.video or options.train:
+        sys.modules.setdefault("dump_torch", sys.modules[__name__])
+        cases = imported("dump_cases").write_cases(torch, model, resize, samples, options)
 
     # Last: a folder without a manifest is one that was interrupted.
     content = manifest(torch, model, arguments, options, flags, overrides)
+    for index, pair in enumerate(content["pairs"]):
+        pair["class_name"] = samples[index]["class_name"]
+        pair["objects"] = len(samples[index]["orig_label_dual"])
+    content["cases"] = cases
     (options.out / "manifest.json").write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
@@ -130,21 +187,25 @@ def check_checkout(folder: Path) -> None:
             raise DumpError(f"{folder} is no checkout of the official repository: no {file} in it.")
 
 
-def sample(reference: Path, mask: Path, target: Path) -> dict:
-    """Read the three images as the official EvalDataProcessor does (utils/dataloader.py)."""
+def sample(reference: Path, mask: Path, target: Path, instances: bool = False) -> dict:
+    """Read the three images as the official EvalDataProcessor does (utils/dataloader.py).
+
+    Args:
+        instances: the mask is a map of numbers, each of which but 0 is an object.
+    """
     Image = imported("PIL.Image")
 
     def read(path: Path, mode: str) -> np.ndarray:
         try:
             with Image.open(path) as image:
-                return np.array(image.convert(mode))
+                return np.array(image.convert(mode) if mode else image)
         except OSError as error:
             raise DumpError(f"{path} is not a readable image: {error}") from error
 
     arrays = {
         "orig_image": read(target, "RGB").transpose(2, 0, 1),
         "orig_image_dual": read(reference, "RGB").transpose(2, 0, 1),
-        "orig_label_dual": read(mask, "L")[None],
+        "orig_label_dual": objects(read(mask, ""), mask) if instances else read(mask, "L")[None],
     }
     label, image = arrays["orig_label_dual"], arrays["orig_image_dual"]
     if label.shape[1:] != image.shape[1:]:
@@ -152,6 +213,16 @@ def sample(reference: Path, mask: Path, target: Path) -> dict:
     if label.max() <= 127:
         raise DumpError(f"{mask} marks nothing: the official code reads grey values above 127 as inside.")
     return arrays
+
+
+def objects(numbers: np.ndarray, path: Path) -> np.ndarray:
+    """Return a mask of 0 and 255 for each number but 0 in a map of numbers."""
+    if numbers.ndim != 2:
+        raise DumpError(f"{path} is a colour image: --instances needs a grey or palette image of numbers.")
+    present = [number for number in np.unique(numbers) if number]
+    if not present:
+        raise DumpError(f"{path} marks nothing: give each object a number above 0.")
+    return np.stack([np.where(numbers == number, 255, 0).astype(np.uint8) for number in present])
 
 
 def imported(name: str):
@@ -289,10 +360,20 @@ class Stages:
         self.arrays = {}
         self._wrapped = []
 
-    def keep(self, name: str, tensor) -> None:
+    def keep(self, name: str, tensor, kind: str = "mid") -> None:
         """Store one stage; a later call overwrites it."""
         tensor = tensor.detach().float() if tensor.is_floating_point() else tensor
-        self.arrays[f"mid.{name}"] = tensor.cpu().numpy().copy()  # later code may write into the tensor
+        self.arrays[f"{kind}.{name}"] = tensor.cpu().numpy().copy()  # later code may write into the tensor
+
+    def before(self, owner, method: str, change) -> None:
+        """Replace those keywords of every call of `owner.method` that `change(keywords)` returns."""
+        original = getattr(owner, method)
+
+        def wrapper(**keywords):
+            return original(**{**keywords, **change(keywords)})
+
+        self._wrapped.append((owner, method, vars(owner).get(method)))
+        setattr(owner, method, wrapper)
 
     def after(self, owner, method: str, callback) -> None:
         """Call `callback(result, *args, **kwargs)` after every call of `owner.method`."""
@@ -382,51 +463,121 @@ def watch(model, all_tokens: bool) -> Stages:
     return stages
 
 
-def run(torch, model, resize, pair: dict, options: argparse.Namespace) -> dict:
-    """Run one forward pass; return arrays by their names in the goldens' format."""
+def placed(torch, resize, pair: dict) -> dict:
+    """Place a pair on the canvas as the official loaders do."""
     sample = {
         "imidx": 0,
         "image": torch.tensor(pair["orig_image"], dtype=torch.float32),
         "image_dual": torch.tensor(pair["orig_image_dual"], dtype=torch.float32),
         "label_dual": torch.tensor(pair["orig_label_dual"], dtype=torch.float32),
     }
-    sample["label"] = torch.zeros_like(sample["image"][:1])  # the target's mask: read in training only
+    # The target's masks are read in training only.
+    empty = np.zeros((len(pair["orig_label_dual"]), *pair["orig_image"].shape[1:]), np.uint8)
+    sample["label"] = torch.tensor(pair.get("orig_label", empty), dtype=torch.float32)
     sample["shape"] = torch.tensor(sample["image"].shape[-2:])
-    sample = resize(sample)
+    return resize(sample)
+
+
+def run(torch, model, resize, pair: dict, options: argparse.Namespace) -> dict:
+    """Run one forward pass; return arrays by their names in the goldens' format."""
+    sample = placed(torch, resize, pair)
     data: dict[str, Any] = {
         **{key: sample[key][None] for key in ("image", "image_dual", "ori_size", "ori_size_dual")},
         "label": [sample["label"]],
         "label_dual": [sample["label_dual"]],
-        "class_name": [options.class_name],
-        "is_inst": torch.tensor([False]),
+        "class_name": [pair["class_name"]],
+        "is_inst": torch.tensor([options.instances]),
     }
     arrays = {
-        **{f"in.{key}": value for key, value in pair.items()},
+        **{f"in.{key}": pair[key] for key in ("orig_image", "orig_image_dual", "orig_label_dual")},
         **{f"in.{key}": data[key].numpy().copy() for key in ("image", "image_dual")},
         **{f"in.{key}": data[key].numpy().copy() for key in ("ori_size", "ori_size_dual", "is_inst")},
         "in.label_dual": sample["label_dual"].numpy().copy(),
-        "in.class_name": np.array([options.class_name]),
-        "in.counts": np.array([1]),
+        "in.class_name": np.array(data["class_name"]),
+        "in.counts": np.array([len(pair["orig_label_dual"])]),
     }
-    stages = watch(model, options.all_tokens)
+    computed = forward(torch, model, data, options.all_tokens)
+    missing = [name for name in STAGES if f"mid.{name}" not in computed]
+    if missing:
+        raise DumpError(f"The forward pass never came through {', '.join(missing)}: is this SegIC's code?")
+    arrays.update(computed)
+    if options.float64:
+        arrays.update(rounding(torch, model, data, computed, options.all_tokens))
+    return arrays
+
+
+def forward(torch, model, data: dict, all_tokens: bool, point=None) -> dict:
+    """Run the model; return its stages and results.
+
+    Args:
+        point: coordinates that take the place of the peak of the similarity.
+    """
+    stages = watch(model, all_tokens)
+    if point is not None:
+        stages.before(
+            model.prompt_encoder, "forward", lambda prompts: {"points": (point, prompts["points"][1])}
+        )
+    # The official code writes into the images, which a second run needs.
+    data = {key: value.clone() if hasattr(value, "clone") else value for key, value in data.items()}
     try:
         with torch.no_grad():
             masks, iou = model(data, inference=True)[:2]
     finally:
         stages.undo()
-    missing = [name for name in STAGES if f"mid.{name}" not in stages.arrays]
-    if missing:
-        raise DumpError(f"The forward pass never came through {', '.join(missing)}: is this SegIC's code?")
-    arrays.update(stages.arrays)
-    arrays["out.masks"] = masks.detach().float().cpu().numpy()
-    arrays["out.iou_pred"] = iou.detach().float().cpu().numpy()
-    return arrays
+    stages.keep("masks", masks, "out")
+    stages.keep("iou_pred", iou, "out")
+    return stages.arrays
+
+
+def rounding(torch, model, data: dict, computed: dict, all_tokens: bool) -> dict:
+    """Return how far each float32 stage is from the same model in float64, as arrays `rounding.STAGE`.
+
+    Both take the same place for the peak of the similarity.
+    """
+    with in_float64(torch, model):
+        point = doubled(torch, torch.tensor(computed["mid.point_coords"]).to(model.pixel_mean.device))
+        exact = forward(torch, model, doubled(torch, data), all_tokens, point)
+    return {
+        f"rounding.{name}": np.abs(computed[name].astype(np.float64) - value).max()
+        for name, value in exact.items()
+        if value.dtype.kind == "f" and value.size
+    }
+
+
+def doubled(torch, value):
+    """Return a tensor of fractions, or those in a list or dict, in float64; anything else as it is."""
+    if isinstance(value, dict):
+        return {key: doubled(torch, each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [doubled(torch, each) for each in value]
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+
+
+@contextlib.contextmanager
+def in_float64(torch, model):
+    """Let the model and all that the official code calls float32 be float64."""
+    names = ("float", "float32")
+    kept, method = {name: getattr(torch, name) for name in names}, torch.Tensor.float
+    default = torch.get_default_dtype()
+    model.double()
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    for name in names:
+        setattr(torch, name, torch.float64)
+    try:
+        yield
+    finally:
+        for name, kind in kept.items():
+            setattr(torch, name, kind)
+        torch.Tensor.float = method
+        torch.set_default_dtype(default)
+        model.float()
 
 
 def manifest(torch, model, arguments, options: argparse.Namespace, flags: list, overrides: list) -> dict:
     """Return the manifest: what ran, on which machine, and the hashes of the files."""
     dino = model.encoder.dinov2
-    files = sorted([*options.out.glob("pair_*.npz"), options.out / "weights.safetensors"])
+    files = sorted([*options.out.glob("*.npz"), *options.out.glob("*.safetensors")])
     return {
         "format": FORMAT,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
@@ -441,6 +592,7 @@ def manifest(torch, model, arguments, options: argparse.Namespace, flags: list, 
         "system": platform.platform(),
         "threads": torch.get_num_threads(),
         "settings": "; ".join(["TF32 off", "eval mode", "no gradient", *overrides]),
+        "float64": options.float64,
         "segic": {"commit": commit(options.segic), "flags": flags, "arguments": vars(arguments)},
         "checkpoint": {"file": options.checkpoint.name, "sha256": sha256(options.checkpoint)},
         "model": {
@@ -460,7 +612,7 @@ def manifest(torch, model, arguments, options: argparse.Namespace, flags: list, 
                 "reference": options.images[i].name,
                 "mask": options.images[i + 1].name,
                 "target": options.images[i + 2].name,
-                "class_name": options.class_name,
+                "instances": options.instances,
             }
             for i in range(0, len(options.images), 3)
         ],

@@ -23,6 +23,8 @@ from segic_jax.weights.sources import read_safetensors
 from segic_jax.weights.torch_names import from_torch, split_segic
 
 FORMAT = 1  # of tools/dump_torch.py
+ROUNDING = "rounding."  # before a stage's name: torch's float32 to its float64, where the dump has that
+ROUNDINGS = 2  # each framework may be as far from float64 as torch's float32 is
 
 Arrays = Mapping[str, np.ndarray]
 

@@ -1,28 +1,31 @@
 """Go the whole way from a dump of the official code to masks, as a user does, and compare them with torch's.
 
 The weights go through `segic convert`, the class name through the tokenizer and the text tower, the images
-through preprocessing, `Segmenter.predict` and the stream of `eval.py`. Nothing of the dump but its inputs and
-its masks is read.
+through preprocessing, `Segmenter.predict` and the evaluation that `eval.py` runs, with torch's masks as
+ground truth. Nothing of the dump but its inputs and its masks is read.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import jax
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, UInt8
 
 from segic_jax.config import Precision
+from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
 from segic_jax.data.preprocess import resize
 from segic_jax.errors import DumpError
 from segic_jax.evaluate.episode_stream import predict_episodes
 from segic_jax.evaluate.episode_tasks import make_tasks
+from segic_jax.evaluate.episodes import EpisodeEvaluation
 from segic_jax.evaluate.metrics import mask_iou
-from segic_jax.evaluate.protocols import to_image_size
+from segic_jax.evaluate.protocols import find_protocol, to_image_size
+from segic_jax.evaluate.runner import run_evaluation
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.example import Example
 from segic_jax.inference.segmenter import Segmenter
@@ -59,21 +62,34 @@ WAYS = (
 
 @dataclass(frozen=True)
 class MaskComparison:
-    """Compare a mask of one pair with torch's, at the size of the target."""
+    """Compare a mask with torch's, at the size of the target."""
 
     file: str
-    through: str  # "predict" or "eval"
+    through: str  # "predict", "logits" of the stream that is scored, or "eval.py"
     way: str
     judged: bool
     logits_apart: float | None  # largest difference; None where the way gives no logits
-    pixels_apart: int
-    untied: int  # of these, where torch's logit is not within TIE of 0
+    pixels_apart: int | None  # None where ties are not counted
+    untied: int  # pixels that are apart and where torch's logit is not within TIE of 0
     iou: float | None  # None if both masks are empty
 
     @property
     def passed(self) -> bool:
         """Return whether the masks are equal but for ties; a way that is not exact only measures."""
         return not self.judged or not self.untied
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """Hold what is read of one pair of a dump."""
+
+    file: str
+    name: str  # of the class; "" for none
+    instances: bool  # the masks are objects that are decoded together
+    image: UInt8[np.ndarray, "height width 3"]  # the target
+    reference: UInt8[np.ndarray, "_ _ 3"]
+    masks: Bool[np.ndarray, "objects _ _"]  # of the reference
+    theirs: Float[np.ndarray, "objects height width"]  # torch's logits at the size of the target
 
 
 def compare_end_to_end(folder: Path, out: Path | None, tokenizer: Path | None = None) -> bool:
@@ -92,6 +108,7 @@ def compare_end_to_end(folder: Path, out: Path | None, tokenizer: Path | None = 
     tokenizer = tokenizer or folder / TOKENIZER
     if not tokenizer.is_file():
         raise DumpError(f"{tokenizer} is missing: give CLIP's tokenizer.json with --tokenizer.")
+    pairs = [load_pair(dump, number) for number in range(len(dump.manifest["pairs"]))]
     with TemporaryDirectory() as temporary:
         model = Path(temporary) / "model.safetensors"
         weights = folder / "weights.safetensors"
@@ -102,9 +119,8 @@ def compare_end_to_end(folder: Path, out: Path | None, tokenizer: Path | None = 
             num_heads=dump.manifest["model"]["backbone_heads"],
         )
         bundle = load_bundle(model)
-        count = len(dump.manifest["pairs"])
-        numbers = progress.bar(range(count), desc="pairs", unit="pair")
-        rows = [row for number in numbers for row in compare_pair(dump, bundle, number)]
+        ways = progress.bar(WAYS, desc="ways", unit="way")
+        rows = [row for way in ways for row in compare_pairs(pairs, bundle, way)]
     print(table(rows))
     passed = all(row.passed for row in rows)
     if out is not None:
@@ -113,41 +129,84 @@ def compare_end_to_end(folder: Path, out: Path | None, tokenizer: Path | None = 
     return passed
 
 
-def compare_pair(dump: Dump, bundle: Bundle, number: int) -> Iterator[MaskComparison]:
-    """Yield the comparison of one pair in every way, through `predict` and the stream of `eval.py`."""
-    arrays, file = read_pair(dump, number), str(dump.manifest["pairs"][number]["file"])
-    name = str(dump.manifest["pairs"][number].get("class_name") or "")
+def load_pair(dump: Dump, number: int) -> Pair:
+    """Read one pair."""
+    arrays, entry = read_pair(dump, number), dump.manifest["pairs"][number]
     image, reference = (_channels_last(arrays[f"in.orig_image{end}"]) for end in ("", "_dual"))
-    mask = arrays["in.orig_label_dual"][0] > 127
-    theirs = resize(arrays["out.masks"][0, 0].astype(np.float32), image.shape[:2])
-    pair = PairSource(
-        LabelledImage(image, np.zeros(image.shape[:2], bool)), LabelledImage(reference, mask), name
+    return Pair(
+        file=str(entry["file"]),
+        name=str(entry.get("class_name") or ""),
+        instances=bool(entry.get("instances")),
+        image=image,
+        reference=reference,
+        masks=arrays["in.orig_label_dual"] > 127,
+        theirs=resize(arrays["out.masks"][:, 0].astype(np.float32), image.shape[:2]),
     )
-    for way in WAYS:
-        segmenter = Segmenter(bundle, way.precision, rounded_canvas=way.rounded_canvas)
-        example = Example(reference, mask, name=name or "object")
-        context = segmenter.fit([example], class_names=bool(name))
-        result = segmenter.predict(image, context, keep_absent=True)
-        yield compare_masks(file, "predict", way, theirs, result.masks[0], None)
-        logits = stream_logits(segmenter.engine, pair, way)
-        yield compare_masks(file, "eval", way, theirs, logits > 0, logits)
 
 
 def _channels_last(planes: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
 
 
-def stream_logits(engine: Engine, pair: "PairSource", way: Way) -> Float[np.ndarray, "height width"]:
-    """Return the logits of the stream that `eval.py` scores, at the size of the target."""
-    tasks = make_tasks(engine.bundle, pair, [pair.manifest("segic", 0, 1)], class_names=bool(pair.name_given))
-    (logits,) = predict_episodes(
-        {"segic": engine},
-        pair,
-        tasks,
-        lambda p: to_image_size(p.logits["segic"], p.size, p.target.mask.shape),
-        rounded_canvas=way.rounded_canvas,
+def compare_pairs(pairs: Sequence[Pair], bundle: Bundle, way: Way) -> Iterator[MaskComparison]:
+    """Yield the comparisons of all pairs; instances are decoded together, which `eval.py` never does."""
+    segmenter = Segmenter(bundle, way.precision, rounded_canvas=way.rounded_canvas)
+    for pair in pairs:
+        names = [pair.name or f"object {number}" for number in range(len(pair.masks))]
+        examples = [Example(pair.reference, mask, name=n) for mask, n in zip(pair.masks, names, strict=True)]
+        named = bool(pair.name) and not pair.instances
+        context = segmenter.fit(examples, class_names=named, instances=pair.instances)
+        masks = segmenter.predict(pair.image, context, keep_absent=True, together=pair.instances).masks
+        for theirs, mask in zip(pair.theirs, masks, strict=True):
+            yield compare_masks(pair.file, "predict", way, theirs, mask, None)
+    source = PairSource([pair for pair in pairs if not pair.instances])
+    if source.pairs:
+        for pair, logits in zip(source.pairs, stream_logits(segmenter.engine, source, way), strict=True):
+            yield compare_masks(pair.file, "logits", way, pair.theirs[0], logits > 0, logits)
+        yield from evaluated(bundle, source, way)
+
+
+def stream_logits(engine: Engine, source: "PairSource", way: Way) -> list[Float[np.ndarray, "height width"]]:
+    """Return the logits that `eval.py` scores, at the size of each target."""
+    tasks = make_tasks(engine.bundle, source, [source.manifest("segic", 0, 1)], class_names=True)
+    return list(
+        predict_episodes(
+            {"segic": engine},
+            source,
+            tasks,
+            lambda p: to_image_size(p.logits["segic"], p.size, p.target.mask.shape),
+            rounded_canvas=way.rounded_canvas,
+        )
     )
-    return logits
+
+
+def evaluated(bundle: Bundle, source: "PairSource", way: Way) -> Iterator[MaskComparison]:
+    """Run the evaluation of `eval.py`, and yield what its episodes.jsonl says of each pair.
+
+    Torch's masks are the ground truth, and pixels whose logits tie are ignored.
+    """
+    benchmark = BenchmarkSpec(
+        name=source.name,
+        title="Pairs of a dump",
+        kind="episodes",
+        protocols=("segic",),
+        layout="",
+        download="tools/dump_torch.py",
+        domain="",
+        open=lambda root: source,
+        check=lambda root: [],
+    )
+    protocol = replace(find_protocol("segic"), rounded_canvas=way.rounded_canvas)
+    manifests = [source.manifest(protocol.name, 0, 1)]
+    evaluation = EpisodeEvaluation(
+        bundle, benchmark, source, manifests, protocol=protocol, class_names=True, precision=way.precision
+    )
+    with TemporaryDirectory() as out:
+        run_evaluation(evaluation, Path(out))
+        lines = Path(out, "episodes.jsonl").read_text("utf-8").splitlines()
+    for pair, row in zip(source.pairs, map(json.loads, lines), strict=True):
+        untied = row["union"] - row["intersection"]
+        yield MaskComparison(pair.file, "eval.py", way.name, way.exact, None, None, untied, row["iou"])
 
 
 def compare_masks(
@@ -155,8 +214,8 @@ def compare_masks(
     through: str,
     way: Way,
     theirs: Float[np.ndarray, "height width"],
-    ours: np.ndarray,
-    logits: np.ndarray | None,
+    ours: Bool[np.ndarray, "height width"],
+    logits: Float[np.ndarray, "height width"] | None,
 ) -> MaskComparison:
     """Compare a mask with the logits of torch."""
     apart = (theirs > 0) != ours
@@ -180,7 +239,7 @@ def table(rows: list[MaskComparison]) -> str:
         apart = "" if row.logits_apart is None else f"{row.logits_apart:.1e}"
         iou = "both empty" if row.iou is None else f"{row.iou:.6f}"
         verdict = ("ok" if row.passed else "failed") if row.judged else "measured"
-        counts = (str(row.pixels_apart), str(row.untied))
+        counts = ("" if row.pixels_apart is None else str(row.pixels_apart), str(row.untied))
         lines.append((row.file, row.through, row.way, apart, *counts, iou, verdict))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
@@ -190,25 +249,29 @@ def table(rows: list[MaskComparison]) -> str:
 
 @dataclass(frozen=True)
 class PairSource:
-    """Give one pair as an episode."""
+    """Give pairs of one mask as episodes of a class each, with torch's masks as ground truth."""
 
-    target: LabelledImage
-    reference: LabelledImage
-    name_given: str  # the class name; "" for none
+    pairs: Sequence[Pair]
     name: str = "dump"
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Return the episode."""
-        return Manifest(self.name, protocol, fold, shots, (0,), (Episode(0, "target", ("reference",)),))
+        """Return the episodes."""
+        numbers = range(len(self.pairs))
+        episodes = tuple(Episode(number, f"target {number}", (f"reference {number}",)) for number in numbers)
+        return Manifest(self.name, protocol, fold, shots, tuple(numbers), episodes)
 
     def class_name(self, class_id: ClassId) -> str:
         """Return the name that the official code was given."""
-        return self.name_given
+        return self.pairs[int(class_id)].name
 
     def views(self) -> Iterator[View]:
-        """Yield both images."""
-        yield from (View("target", 0), View("reference", 0))
+        """Yield both images of every pair."""
+        for number in range(len(self.pairs)):
+            yield from (View(f"target {number}", number), View(f"reference {number}", number))
 
     def load(self, view: View) -> LabelledImage:
-        """Return an image."""
-        return self.target if view.image_name == "target" else self.reference
+        """Return an image; the pixels of a target whose logits tie are ignored."""
+        pair = self.pairs[int(view.class_id)]
+        if view.image_name.startswith("reference"):
+            return LabelledImage(pair.reference, pair.masks[0])
+        return LabelledImage(pair.image, pair.theirs[0] > 0, np.abs(pair.theirs[0]) <= TIE)

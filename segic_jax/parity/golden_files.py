@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import cache
 from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -54,6 +54,19 @@ class Segic(NamedTuple):
     head: Params
 
 
+@runtime_checkable
+class SegicWeights(Protocol):
+    """Give what the replays of `segic_*` files need beside their arrays: goldens do, and dumps of torch."""
+
+    def segic(self, canvas: int) -> Segic:
+        """Return the model."""
+        ...
+
+    def weights(self, name: str) -> Tensors:
+        """Return the tensors of a file, such as gradients."""
+        ...
+
+
 class Goldens:
     """Read each file of a folder once."""
 
@@ -69,9 +82,17 @@ class Goldens:
             raise GoldensError(f"{folder} is not a folder of goldens: it holds no .npz file.")
         # Cached as long as this object lives; `cache` on the methods would outlive it.
         self.arrays = cache(self._arrays)
-        self.weights = cache(self._weights)
-        self.segic = cache(self._segic)
+        self._tensors = cache(self._weights)
+        self._models = cache(self._segic)
         self._heads: dict[int, int] = {}  # by width, the number found last, which is tried first
+
+    def segic(self, canvas: int) -> Segic:
+        """Return the model of the `segic_*` files and of prompt_decoder, at their canvas."""
+        return self._models(canvas)
+
+    def weights(self, name: str) -> Tensors:
+        """Return the tensors of NAME.safetensors, NAME.safetensors.gz or NAME.pth.gz."""
+        return self._tensors(name)
 
     def _arrays(self, name: str) -> dict[str, np.ndarray]:
         """Read NAME.npz."""

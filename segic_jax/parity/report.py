@@ -18,6 +18,7 @@ from segic_jax.errors import DumpError
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.evaluate.report import GREEN, RED
 from segic_jax.inference.overlay import AnyImage, RGBImage, draw_mask
+from segic_jax.parity.cases import compare_case
 from segic_jax.parity.dump import Arrays, Dump, read_dump, read_pair, sha256
 from segic_jax.parity.report_html import render_page
 from segic_jax.parity.stages import DTYPES, Stage, replay
@@ -50,20 +51,29 @@ def write_report(dump: Path, html: Path) -> bool:
     loaded = read_dump(dump)
     count = len(loaded.manifest["pairs"])
     pairs = [_compare_pair(loaded, index) for index in progress.bar(range(count), desc="pairs", unit="pair")]
-    content = summarise(loaded, pairs)
+    cases = loaded.manifest.get("cases") or []
+    found = [
+        row for case in progress.bar(cases, desc="cases", unit="case") for row in compare_case(loaded, case)
+    ]
+    content = summarise(loaded, pairs, found)
     atomic_write(html.with_suffix(".json"), json.dumps(content, indent=2) + "\n", DumpError)
     atomic_write(html, render_page(content, [pair.images for pair in pairs]), DumpError)
     return content["passed"]
 
 
-def summarise(dump: Dump, pairs: Sequence[Pair]) -> dict:
-    """Return everything on the page but the images, ready for JSON."""
+def summarise(dump: Dump, pairs: Sequence[Pair], cases: Sequence[dict]) -> dict:
+    """Return everything on the page but the images, ready for JSON.
+
+    Args:
+        cases: the rows of `cases.compare_case`.
+    """
     rows = [_row(pair, stage, dtype) for pair in pairs for dtype in DTYPES for stage in pair.stages[dtype]]
-    failed = [row for row in rows if row["passed"] is False]
+    failed = [row for row in (*rows, *cases) if row["passed"] is False]
     return {
         "passed": not failed,
         "first_failure": failed[0] if failed else None,
         "rows": rows,
+        "cases": cases,
         "pairs": [
             pair.names | {"mask_iou": {dtype: _number(iou) for dtype, iou in pair.mask_iou.items()}}
             for pair in pairs
@@ -104,6 +114,7 @@ def _row(pair: Pair, stage: Stage, dtype: str) -> dict:
         "relative_error": _number(stage.relative),
         "largest": _number(stage.largest),
         "tolerance": stage.tolerance if judged else None,
+        "torch_rounding": stage.rounding,
         "passed": stage.passed if judged else None,
         "tied": stage.tied,
     }

@@ -68,8 +68,10 @@ tolerances for float32.</p>
 <h2>Table</h2>
 <p class="small">The worst pair of each stage; the .json file beside this page has every pair. The tolerance
 is 1e-4, times the stage's largest value where that exceeds 1; 2e-3 of 255 for the canvas, and 0 for the
-point. bfloat16 (frozen encoders in bfloat16, the head in float32) is a measurement and has no tolerance.</p>
+point. Where the dump has a float64 run of PyTorch, the tolerance is at least twice PyTorch's distance
+from it. bfloat16 (frozen encoders in bfloat16, the head in float32) is a measurement, without tolerance.</p>
 {_table(stages)}
+{_cases(content.get("cases", ()))}
 <h2>Environments</h2>
 {_facts(content)}
 </body></html>
@@ -118,7 +120,8 @@ def _masks(content: dict) -> str:
     lines = []
     for pair in content["pairs"]:
         ious = [pair["mask_iou"][dtype] for dtype in _COLOURS]
-        cells = [pair.get("reference"), pair.get("target"), pair.get("class_name") or "none"]
+        name = f"{pair['objects']} instances" if pair.get("instances") == "True" else pair.get("class_name")
+        cells = [pair.get("reference"), pair.get("target"), name or "none"]
         lines.append([*cells, *("both empty" if iou is None else f"{iou:.6f}" for iou in ious)])
     return _rows(header, lines)
 
@@ -204,6 +207,7 @@ def _table(stages: dict[str, dict[str, dict]]) -> str:
         "relative",
         "tolerance",
         "",
+        "PyTorch, float32 to float64",
         "bfloat16",
         "relative",
     ]
@@ -216,11 +220,29 @@ def _table(stages: dict[str, dict[str, dict]]) -> str:
                 exact["array"],
                 *(_number(exact[key]) for key in ("largest", "max_abs_error", "relative_error", "tolerance")),
                 _judgement(exact),
+                "" if exact["torch_rounding"] is None else _number(exact["torch_rounding"]),
                 *(_number(rounded[key]) for key in ("max_abs_error", "relative_error")),
             ]
         )
         failed.append(not exact["passed"])
     return _rows(header, lines, failed)
+
+
+def _cases(rows: Sequence[dict]) -> str:
+    """Render semantic segmentation, videos and training steps; nothing for a dump without them."""
+    if not rows:
+        return ""
+    header = ["case", "array", "error", "tolerance", "", "PyTorch, float32 to float64"]
+    lines = []
+    for row in rows:
+        rounding = "" if row["torch_rounding"] is None else _number(row["torch_rounding"])
+        numbers = (_number(row[key]) for key in ("max_abs_error", "tolerance"))
+        lines.append([row["case"], row["array"], *numbers, _judgement(row), rounding])
+    return (
+        "<h2>Semantic segmentation, video, training</h2>\n"
+        '<p class="small">In float32, from the images. The tolerance of gradients is 1e-5 of the largest '
+        "entry of their tensor.</p>\n" + _rows(header, lines, [not row["passed"] for row in rows])
+    )
 
 
 def _judgement(row: dict) -> str:

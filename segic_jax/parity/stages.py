@@ -35,7 +35,7 @@ from segic_jax.models.segic import (
     upsample,
 )
 from segic_jax.parity.checker import channels_first, channels_last, max_abs_error
-from segic_jax.parity.dump import Arrays, Dump, list_stages
+from segic_jax.parity.dump import ROUNDING, ROUNDINGS, Arrays, Dump, list_stages
 
 POINT = "mid.point_coords"
 LARGEST_TIE = 1e-5  # cosines that are further apart never tie
@@ -52,6 +52,7 @@ class Stage:
     max_abs_error: float  # NaN if the shapes differ, or one side alone has a NaN
     largest: float  # absolute value in torch
     tolerance: float
+    rounding: float | None = None  # of torch's float32 to its float64, where the dump has that
     tied: bool = False  # another place of the same similarity: the stages after it start from torch's
 
     @property
@@ -88,7 +89,10 @@ def replay(dump: Dump, pair: Arrays, dtype: jax.typing.DTypeLike) -> Replay:
         largest = float(np.abs(expected, dtype=np.float64).max(initial=0))
         error = max_abs_error(np.asarray(computed[array]), expected)
         tolerance = tolerance * max(1.0, largest) if scaled else tolerance
-        stages.append(Stage(name, array, error, largest, tolerance, tied and array == POINT))
+        rounding = float(pair[ROUNDING + array]) if ROUNDING + array in pair else None
+        if rounding is not None and array != POINT:
+            tolerance = max(tolerance, ROUNDINGS * rounding)
+        stages.append(Stage(name, array, error, largest, tolerance, rounding, tied and array == POINT))
     return Replay(stages, np.asarray(computed["out.masks"])[:, 0])
 
 

@@ -46,6 +46,9 @@ class Tokenizer:
             raise TextError(
                 f"The tokenizer.json is broken ({error}); get it again from openai/clip-vit-large-patch14."
             ) from error
+        # Files that were saved after use hold the settings of the last call.
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
         self.end_id = self._tokenizer.token_to_id(END)
         self.size = self._tokenizer.get_vocab_size()
         frame = [self._tokenizer.token_to_id(START), self.end_id]

@@ -5,20 +5,26 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from requirements import require_torch
+from tiny_text import tokenizer_json
 
+from segic_jax.commands.command_line import parse
 from segic_jax.config import ModelConfig, ViTConfig
 from segic_jax.errors import DumpError, InputError
 from segic_jax.parity.dump import list_stages
+from segic_jax.parity.end_to_end import compare_end_to_end
 from segic_jax.parity.report import write_report
 from segic_jax.parity.stages import POINT, ties
 
 torch = require_torch()
 import torch_segic
+
+from tools import dump_torch
 
 HERE = Path(__file__).parent
 SCRIPT = HERE.parents[1] / "tools/dump_torch.py"
@@ -94,6 +100,10 @@ def folder(tmp_path_factory):
             cv2.imwrite(str(folder / f"{kind}{i}.png"), image)
         cv2.imwrite(str(folder / f"mask{i}.png"), mask)
     cv2.imwrite(str(folder / "blank.png"), np.zeros((90, 120), np.uint8))
+    objects = np.zeros((90, 120), np.uint8)
+    objects[10:40, 10:50], objects[30:80, 60:110], objects[60:85, 5:30] = 7, 2, 255
+    cv2.imwrite(str(folder / "objects.png"), objects)
+    cv2.imwrite(str(folder / "colour.png"), np.zeros((90, 120, 3), np.uint8))
     return folder
 
 
@@ -107,6 +117,33 @@ def complete_dump(folder):
     process = run(folder, *MODEL, "--images", *PAIRS, "--class-name", CLASS, "--out", "dump")
     assert process.returncode == 0, process.stderr
     return folder / "dump"
+
+
+OBJECTS = ("reference0.png", "objects.png", "target0.png", "--instances")
+
+
+def test_instances_and_the_rounding_of_torch(folder, tmp_path):
+    """Compare the objects of a map, decoded at once, and bound each stage by torch's distance to float64."""
+    out = tmp_path / "dump"
+    process = run(folder, *MODEL, "--images", *OBJECTS, "--float64", "--out", out)
+    assert process.returncode == 0, process.stderr
+    pair = json.loads((out / "manifest.json").read_text())["pairs"][0]
+    assert (pair["objects"], pair["instances"], pair["class_name"]) == (3, True, "")
+    assert write_report(out, tmp_path / "report.html")
+    content = json.loads((tmp_path / "report.json").read_text())
+    exact = {row["stage"]: row for row in content["rows"] if row["dtype"] == "float32"}
+    assert 0 < exact["mask logits"]["torch_rounding"] < 1e-4
+    assert exact["point"]["tolerance"] == 0
+    with np.load(out / "pair_0.npz") as stored:
+        assert stored["out.masks"].shape[0] == len(stored["in.label_dual"]) == 3
+        assert set(stored["mid.prompts"]) == {"please segment the instances"}
+    assert "3 instances" in (tmp_path / "report.html").read_text()
+
+    change(out / "pair_0.npz", **{"rounding__out__masks": lambda x: np.float64(0.3)})
+    assert write_report(out, tmp_path / "report.html")
+    rows = json.loads((tmp_path / "report.json").read_text())["rows"]
+    (logits,) = (row for row in rows if row["dtype"] == "float32" and row["stage"] == "mask logits")
+    assert logits["tolerance"] == 0.6
 
 
 @pytest.fixture
@@ -188,6 +225,67 @@ def test_the_canvas_of_torch_1_has_the_tolerance_of_its_coordinates():
     assert 7e-3 < old.tolerance < 8e-3
 
 
+WITH_TOKENIZER = """
+import torch, torch_segic
+def build_model(args):
+    torch.manual_seed(0)
+    tokenizer = torch_segic.JsonTokenizer("tokenizer.json")
+    model = torch_segic.SEGIC(torch_segic.Sizes(text_vocab=tokenizer.size, text_heads=4))
+    model.encoder.tokenizer = tokenizer
+    return model
+"""
+
+
+def test_the_whole_way_gives_the_masks_of_torch(folder, tmp_path, capsys):
+    """Go from a dump through conversion, tokenizer, `predict` and the evaluation of `eval.py`."""
+    checkout = Path(shutil.copytree(folder / "checkout", tmp_path / "checkout"))
+    (checkout / "model/segic.py").write_text(WITH_TOKENIZER)
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_json())
+    model = ("--segic", checkout, "--checkpoint", folder / "head.pth")
+    files = [folder / name for name in PAIRS]
+    out = tmp_path / "dump"
+    process = run(tmp_path, *model, "--images", *files, "--class-name", "Café cat", "--out", out)
+    assert process.returncode == 0, process.stderr
+
+    command = ["parity", "end-to-end", str(out), "--out", str(tmp_path / "table.json")]
+    assert parse(command).run() == 0
+    content = json.loads((tmp_path / "table.json").read_text())
+    assert content["passed"]
+    exact = [row for row in content["rows"] if row["judged"]]
+    assert [(row["file"], row["through"]) for row in exact] == [
+        (file, through)
+        for through in ("predict", "logits", "eval.py")
+        for file in ("pair_0.npz", "pair_1.npz")
+    ]
+    assert not any(row["untied"] for row in exact)
+    assert max(row["logits_apart"] for row in exact if row["through"] == "logits") < 1e-4
+    assert all(row["iou"] == 1 for row in exact if row["through"] == "eval.py")
+    assert capsys.readouterr().out.count("measured") == 2 * 6
+
+    change(out / "pair_1.npz", out__masks=lambda x: -x)  # another mask than ours
+    assert parse(command).run() == 1
+    failed = [row for row in json.loads((tmp_path / "table.json").read_text())["rows"] if row["untied"]]
+    assert {(row["file"], row["through"]) for row in failed if row["judged"]} == {
+        ("pair_1.npz", through) for through in ("predict", "logits", "eval.py")
+    }
+    (out / "tokenizer.json").unlink()
+    with pytest.raises(DumpError, match=r"tokenizer\.json is missing: give CLIP's"):
+        compare_end_to_end(out, None)
+
+
+def test_the_whole_way_of_instances(folder, tmp_path):
+    checkout = Path(shutil.copytree(folder / "checkout", tmp_path / "checkout"))
+    (checkout / "model/segic.py").write_text(WITH_TOKENIZER)
+    (tmp_path / "tokenizer.json").write_bytes(tokenizer_json())
+    images = [folder / name if name.endswith(".png") else name for name in OBJECTS]
+    model = ("--segic", checkout, "--checkpoint", folder / "head.pth")
+    process = run(tmp_path, *model, "--images", *images, "--out", tmp_path / "dump")
+    assert process.returncode == 0, process.stderr
+    assert compare_end_to_end(tmp_path / "dump", tmp_path / "table.json")
+    rows = json.loads((tmp_path / "table.json").read_text())["rows"]
+    assert [row["through"] for row in rows] == ["predict"] * 9  # 3 objects, 3 ways
+
+
 def test_nan_and_wrong_shapes_fail(dump, tmp_path):
     change(dump / "pair_0.npz", mid__sim=lambda x: x * np.nan, mid__dense=lambda x: x[:, 1:])
     assert not write_report(dump, tmp_path / "report.html")
@@ -247,6 +345,9 @@ def test_a_report_must_end_in_html(complete_dump, tmp_path):
         ((*MODEL, "--images", "reference0.png", "mask0.png"), "REFERENCE MASK TARGET"),
         ((*MODEL, "--images", "reference0.png", "mask0.png", "none.png"), "none.png: there is no such file"),
         (("--segic", ".", "--checkpoint", "head.pth", "--images", *PAIRS), "no checkout"),
+        ((*MODEL, "--images", "reference0.png", "colour.png", "target0.png", "--instances"), "colour image"),
+        ((*MODEL, "--images", "reference0.png", "blank.png", "target0.png", "--instances"), "marks nothing"),
+        ((*MODEL, "--images", *PAIRS, "--segic-args=--force_input_size 448"), "leave it out"),
         (("--segic", "checkout", "--checkpoint", "part.pth", "--images", *PAIRS), "missing: ['neck.1.bias'"),
         (
             ("--segic", "checkout", "--checkpoint", "mask0.png", "--images", *PAIRS),
@@ -259,6 +360,57 @@ def test_wrong_arguments_of_the_script_are_refused(folder, tmp_path, arguments, 
     assert process.returncode == 2
     assert message in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def test_a_half_filled_folder_is_named(folder, tmp_path):
+    """Refuse a folder that an interrupted run left, and one with other files, each with its reason."""
+    arguments = (*MODEL, "--images", *PAIRS, "--out", tmp_path / "out")
+    broken = Path(shutil.copytree(folder / "checkout", tmp_path / "checkout"))
+    (broken / "model/segic.py").write_text("def build_model(args): raise RuntimeError('half')\n")
+    process = run(folder, "--segic", broken, *arguments[2:])
+    assert process.returncode == 2
+    assert "cannot be built (RuntimeError: half)" in process.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["dump_torch.txt"]
+    process = run(folder, *arguments)
+    assert process.returncode == 2
+    assert "holds a dump that was interrupted; delete it" in process.stderr
+    (tmp_path / "out/dump_torch.txt").rename(tmp_path / "out/notes.txt")
+    assert "is not empty; delete it" in run(folder, *arguments).stderr
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "urllib.error.URLError('unknown host')",
+        "OSError(\"We couldn't connect to 'https://huggingface.co' to load this file\")",
+        "RuntimeError('x') from ConnectionError('refused')",
+    ],
+)
+def test_unreachable_hubs_are_named(folder, tmp_path, failure):
+    broken = Path(shutil.copytree(folder / "checkout", tmp_path / "checkout"))
+    (broken / "model/segic.py").write_text(f"import urllib.error\ndef build_model(args): raise {failure}\n")
+    arguments = ("--checkpoint", "head.pth", "--images", *PAIRS, "--out", tmp_path / "out")
+    process = run(folder, "--segic", broken, *arguments)
+    assert process.returncode == 2
+    assert "cannot be downloaded" in process.stderr
+    assert "run this once where both are reachable" in process.stderr
+    assert len(process.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("installed", [None, "F.scaled_dot_product_attention(q, k, v)", "old attention"])
+def test_torch_1_needs_the_code_of_dinov2_that_works_with_it(tmp_path, installed):
+    hub = SimpleNamespace(get_dir=lambda: str(tmp_path))
+    if installed:
+        layers = tmp_path / "facebookresearch_dinov2_main/dinov2/layers"
+        layers.mkdir(parents=True)
+        (layers / "attention.py").write_text(installed)
+    old = SimpleNamespace(__version__="1.13.1+cu117", hub=hub)
+    if installed == "old attention":
+        dump_torch.require_loadable(old)
+    else:
+        with pytest.raises(dump_torch.DumpError, match=r"torch 1\.13\.1.* put its commit da4b3825"):
+            dump_torch.require_loadable(old)
+    dump_torch.require_loadable(SimpleNamespace(__version__="2.13.0"))
 
 
 def test_a_missing_package_is_named(folder, tmp_path):

@@ -13,7 +13,7 @@ from segic_jax.parity import report
 def no_pairs(monkeypatch):
     """Replace the dump by one without pairs, and the page by a line."""
     monkeypatch.setattr(report, "read_dump", lambda folder: SimpleNamespace(manifest={"pairs": []}))
-    monkeypatch.setattr(report, "summarise", lambda dump, pairs: {"passed": True})
+    monkeypatch.setattr(report, "summarise", lambda dump, pairs, cases: {"passed": True})
     monkeypatch.setattr(report, "render_page", lambda content, images: "a page")
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from types import SimpleNamespace
 
+import tokenizers
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -222,6 +223,26 @@ class CharacterTokenizer:
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row)
             mask[i, : len(row) + 1] = 1
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+class JsonTokenizer:
+    """Encode a text with a tokenizer.json, as transformers' fast tokenizers do."""
+
+    model_max_length = 77
+
+    def __init__(self, path: str):
+        self.backend_tokenizer = tokenizers.Tokenizer.from_file(path)
+        self.size = self.backend_tokenizer.get_vocab_size()
+        self.eos_token_id = self.backend_tokenizer.token_to_id("<|endoftext|>")
+
+    def __call__(self, prompts: list[str]) -> dict:
+        rows = [self.backend_tokenizer.encode(prompt).ids for prompt in prompts]
+        ids = torch.full((len(rows), self.model_max_length), self.eos_token_id)
+        mask = torch.zeros_like(ids)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+            mask[i, : len(row)] = 1
         return {"input_ids": ids, "attention_mask": mask}
 
 

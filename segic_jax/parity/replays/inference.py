@@ -29,7 +29,7 @@ from segic_jax.models.segic import (
     normalise_pixels,
 )
 from segic_jax.parity.checker import IMAGES, LOSSES, Checker, channels_first, channels_last, threshold_like
-from segic_jax.parity.golden_files import Goldens, Segic
+from segic_jax.parity.golden_files import Segic, SegicWeights
 from segic_jax.parity.replays.modules import cast_params, text_features, valid_sparse_prompts
 from segic_jax.weights.bundle import Bundle
 
@@ -66,7 +66,7 @@ class Stages(NamedTuple):
     masks: Float[np.ndarray, "concepts height width"]  # logits inside the target
 
 
-def replay_inference(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+def replay_inference(goldens: SegicWeights, check: Checker, dtype: jax.typing.DTypeLike) -> None:
     """Check segic_infer_*.npz: one reference image with all masks."""
     label = check.input("in.label_dual")
     images = [check.input(f"in.image{suffix}") for suffix in ("", "_dual")]
@@ -96,7 +96,7 @@ def replay_inference(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLi
     _check_scores(check, stages.masks)
 
 
-def replay_semseg(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+def replay_semseg(goldens: SegicWeights, check: Checker, dtype: jax.typing.DTypeLike) -> None:
     """Check segic_semseg.npz: one reference image for each class, with soft masks (segic.py:996-998)."""
     label, target = check.input("in.ref_label"), check.input("in.image")
     classes = len(label)

@@ -4,7 +4,7 @@ The step starts from the images (model/segic.py:408-785 of the official code); o
 them the points of the losses, come from the file.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ from segic_jax.models import segic
 from segic_jax.models.features import Features
 from segic_jax.models.params import Params
 from segic_jax.parity.checker import LOSSES, Checker, Row, channels_first, channels_last, threshold_like
-from segic_jax.parity.golden_files import Goldens
+from segic_jax.parity.dump import ROUNDING, ROUNDINGS
+from segic_jax.parity.golden_files import Goldens, SegicWeights
 from segic_jax.parity.replays.modules import cast_params, text_features
 from segic_jax.train import forward, losses, optim
 from segic_jax.weights.torch_names import Tensors, to_torch
@@ -31,7 +32,7 @@ _ROUNDING = 1e-6  # of float32 features
 _PASSES = ("fwd", "rev")
 
 
-def replay_training(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+def replay_training(goldens: SegicWeights, check: Checker, dtype: jax.typing.DTypeLike) -> None:
     """Check segic_train_ragged.npz, images with different numbers of masks, and its file of gradients."""
     counts = check.input("in.counts")
     images = np.concatenate([channels_last(check.input(f"in.image{end}")) for end in ("", "_dual")])
@@ -67,14 +68,16 @@ def replay_training(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLik
     _check_untrained(check, step.gradients)
 
     expected = goldens.weights(f"{check.file}_grads")
-    rows = gradient_rows(check.file, expected, step.gradients)
+    prefix = f"{ROUNDING}grad "
+    rounding = {n.removeprefix(prefix): float(check.input(n)) for n in check.unread if n.startswith(prefix)}
+    rows = gradient_rows(check.file, expected, step.gradients, rounding)
     stored = channels_last(check.input("mid.image_embeddings"))
     failures, start = _failures(rows), "the features of the images"
     for other_start, other_features in _features_within_rounding(stored):
         if not _failures(rows):
             break
         gradients = _step(config, head, other_features, batch, table, coords).gradients
-        other_rows = gradient_rows(check.file, expected, gradients)
+        other_rows = gradient_rows(check.file, expected, gradients, rounding)
         if _failures(other_rows) < _failures(rows):
             rows, start = other_rows, other_start
     if failures:
@@ -210,12 +213,15 @@ def _check_untrained(check: Checker, gradients: Params) -> None:
     check.equal(name, sorted(untrained, key=lambda n: order.get(n, len(order))))
 
 
-def gradient_rows(file: str, expected: Tensors, gradients: Params) -> list[Row]:
+def gradient_rows(
+    file: str, expected: Tensors, gradients: Params, rounding: Mapping[str, float] | None = None
+) -> list[Row]:
     """Return a row `grad NAME` for each tensor of either side.
 
     Args:
         expected: by official name.
         gradients: of all parameters of the head, by our name.
+        rounding: how far torch's float32 is from its float64, by official name, where that is known.
     """
     ours = to_torch({name: gradients[name] for name in optim.trainable_names(gradients)})
     check = Checker(f"{file}_grads", {f"grad {name}": value for name, value in expected.items()})
@@ -226,6 +232,7 @@ def gradient_rows(file: str, expected: Tensors, gradients: Params) -> list[Row]:
         largest = float(np.abs(expected.get(name, 0)).max())
         # A softmax ignores a shift that all keys share, so that this gradient is rounding only.
         tolerance = _ZERO_GRADIENT if name.endswith("k_proj.bias") else _GRADIENTS * largest
+        tolerance = max(tolerance, ROUNDINGS * (rounding or {}).get(name, 0.0))
         check.close(f"grad {name}", ours[name], tolerance)
     return check.rows
 

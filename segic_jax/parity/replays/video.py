@@ -17,13 +17,13 @@ from segic_jax.models.correspondence import similarity_map
 from segic_jax.models.features import Features
 from segic_jax.models.layers import bilinear
 from segic_jax.parity.checker import FEATURES, IMAGES, Checker, Row, channels_first
-from segic_jax.parity.golden_files import Goldens
+from segic_jax.parity.golden_files import SegicWeights
 from segic_jax.parity.replays.modules import cast_params, text_features, valid_sparse_prompts
 
 _ROUNDING = 1e-5  # float32 rounding of an interpolated 0/1 mask
 
 
-def replay_vos(goldens: Goldens, check: Checker, dtype: jax.typing.DTypeLike) -> None:
+def replay_vos(goldens: SegicWeights, check: Checker, dtype: jax.typing.DTypeLike) -> None:
     """Check segic_vos.npz. The frames lie on the canvas as floats, as in the official code, not as uint8."""
     frames = np.moveaxis(check.input("in.frames"), 1, -1)
     given_masks = check.input("in.inst_masks")
