@@ -60,6 +60,8 @@ HEAVY = (
     "commands/test_calibrate.py",
     "commands/test_doctor.py",
     "commands/test_plan.py",
+    "inference/training_free/test_training_free.py",
+    "inference/training_free/test_insid3.py",
     "inference/test_tracker.py",
     "inference/test_engine.py",
     "inference/test_presence.py",
