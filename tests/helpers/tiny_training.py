@@ -3,7 +3,7 @@
 Also a program for tests that need processes:
 `python tests/helpers/tiny_training.py WORKDIR STEPS DEVICES [OPTION]`.
 The option "accumulate" computes a batch in two parts, "workers" reads in two processes, "split" spreads the
-backbone over the devices, "slow" takes its time for every pair, "stop" stops after step 3, "gentle" takes
+backbone over the devices, "slow" takes its time for every pair, "stop=N" stops after step N, "gentle" takes
 small steps: large ones let differences of rounding grow, when a pixel of a predicted mask switches.
 """
 
@@ -103,8 +103,8 @@ def main(workdir: str, steps: str, devices: str, *options: str) -> None:
         config = dataclasses.replace(config, optim=OptimConfig(learning_rate=1e-4))
     if "workers" in options:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, workers=2))
-    if "stop" in options:
-        StopRequest.reached = lambda self, step: step == 3
+    if stops := [int(option.removeprefix("stop=")) for option in options if option.startswith("stop=")]:
+        StopRequest.reached = lambda self, step: step in stops
     source = Squares()
     source.pause = 0.1 if "slow" in options else 0.0
     run(Path(workdir), config, source)

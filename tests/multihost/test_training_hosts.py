@@ -17,12 +17,12 @@ HELPERS = Path(__file__).parents[1] / "helpers"
 STEPS = 6
 
 
-def start(workdir, hosts, devices, *options):
+def start(workdir, hosts, devices, *options, python=sys.executable):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [
-        sys.executable,
+        python,
         HELPERS / "tiny_training.py",
         workdir,
         str(STEPS),
@@ -91,9 +91,18 @@ def test_the_loss_curve_equals_that_of_one_process(single_process, tmp_path, hos
 
 def test_a_training_on_eight_devices_resumes_on_two(single_process, tmp_path):
     """Save on eight devices and resume on two; the batch has eight rows."""
-    finish(start(tmp_path, 1, 8, "stop"))
+    finish(start(tmp_path, 1, 8, "stop=3"))
     assert len(curve(tmp_path)) == 3
     finish(start(tmp_path, 1, 2))
+    np.testing.assert_allclose(curve(tmp_path), curve(single_process), rtol=2e-6)
+
+
+@pytest.mark.slow  # two minutes on two cores
+def test_a_training_on_four_processes_resumes_on_two_and_on_one(single_process, tmp_path):
+    finish(start(tmp_path, 4, 1, "stop=2"))
+    assert len(curve(tmp_path)) == 2
+    finish(start(tmp_path, 2, 2, "stop=4"))
+    finish(start(tmp_path, 1, 1))
     np.testing.assert_allclose(curve(tmp_path), curve(single_process), rtol=2e-6)
 
 
