@@ -71,6 +71,10 @@ class CheckpointError(InputError):
     """Report a checkpoint that cannot be used in this run; the message says which and why."""
 
 
+class BusyError(RuntimeError):
+    """Refuse a request for which a service has no room now; the message says to send it again."""
+
+
 class TrainingError(RuntimeError):
     """Stop a training that cannot continue; the message says why and what is saved."""
 

@@ -68,6 +68,8 @@ HEAVY = (
     "inference/test_own_images.py",
     "app/test_page.py",
     "export",
+    "server",
+    "commands/test_serve.py",
     "commands/test_export.py",
     "app/test_session.py",
     "test_docs.py",

@@ -20,6 +20,7 @@ OPTIONAL = {
     "data": {"pillow-heif"},
     "export": {"jax2onnx", "onnx"},
     "runtime": {"tensorboardx"},
+    "server": {"fastapi", "prometheus-client", "pydantic", "starlette", "uvicorn"},
 }
 # Import names whose distribution is called otherwise.
 DISTRIBUTIONS = {
@@ -63,6 +64,9 @@ def test_imported_packages_are_declared(path):
 def test_extras_declare_what_is_optional():
     assert declared(EXTRAS["app"]) == OPTIONAL["app"]
     assert declared(EXTRAS["export"]) == OPTIONAL["export"] | {"onnxruntime"}  # which runs the files
+    assert declared(EXTRAS["serve"]) == OPTIONAL["server"] | {
+        "python-multipart"
+    }  # with which starlette reads forms
     assert declared(EXTRAS["tensorboard"]) == OPTIONAL["runtime"]
     assert declared(EXTRAS["heic"]) == OPTIONAL["data"]
 

@@ -21,12 +21,12 @@ from segic_jax.app.layout import (
     TargetStep,
     page_state,
 )
-from segic_jax.app.notices import collect_warnings
 from segic_jax.app.samples import samples
 from segic_jax.app.session import NamedImage, Session
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.overlay import Mask
 from segic_jax.inference.segmenter import Segmenter
+from segic_jax.runtime.notices import collect_warnings
 
 SESSION_SECONDS = 3600  # how long a session is kept after its page was closed
 SCROLL_TO = "() => document.getElementById('{}').scrollIntoView({{block: 'start'}})"

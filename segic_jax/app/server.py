@@ -1,7 +1,6 @@
 """Serve the page: one model for all visitors, one folder for all files, nothing from other machines."""
 
 import signal
-import socket
 import sys
 import warnings
 from pathlib import Path
@@ -15,12 +14,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segic_jax.app import layout, uploads
 from segic_jax.app.handlers import Page
-from segic_jax.app.notices import route_warnings
-from segic_jax.errors import ConfigError
 from segic_jax.inference.segmenter import Segmenter
+from segic_jax.runtime.listener import LOOPBACK, address, open_listener
+from segic_jax.runtime.notices import route_warnings
 
 HERE = Path(__file__).parent
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_QUEUE = 32  # events that wait for the model
 MAX_SESSIONS = 50  # in memory; the oldest is dropped first
 CLEAN_SECONDS = (600, 3600)  # the interval of cleaning, and the age at which files are deleted
@@ -54,12 +52,11 @@ def serve(segmenter: Segmenter, header: str, host: str, port: int, folder: Path)
     warnings.filterwarnings(
         "ignore", message="'HTTP_422_UNPROCESSABLE_ENTITY' is deprecated", module="gradio"
     )
-    listener = _listener(host, port)
-    address = f"http://{host if ':' not in host else f'[{host}]'}:{listener.getsockname()[1]}"
+    listener = open_listener("The page", host, port)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # uvicorn re-raises it once stopped
     app = application(segmenter, header, host, folder)
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
-    print(f"The page is at {address} (press Ctrl-C to stop).", flush=True)
+    print(f"The page is at {address(host, listener)} (press Ctrl-C to stop).", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 
@@ -148,17 +145,3 @@ def _refusal(scope: Scope) -> PlainTextResponse | None:
     if int(length) > limit:
         return PlainTextResponse(f"A request may have at most {limit // 2**20} MB.", 413)
     return None
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    try:
-        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen()  # requests wait until the page is ready
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise ConfigError(
-            f"The page cannot be served at {host}, port {port} ({error}); choose another --port or --host."
-        ) from error
-    return listener

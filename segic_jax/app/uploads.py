@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from segic_jax.app.notices import collect_warnings
 from segic_jax.data.images import ENDINGS, read_image, register_heif
 from segic_jax.data.mask_reader import question_share, read_mask
 from segic_jax.errors import DataError, InputWarning
@@ -19,6 +18,7 @@ from segic_jax.inference.context import Context
 from segic_jax.inference.overlay import shrink
 from segic_jax.inference.reference import PREVIEW
 from segic_jax.inference.segmenter import Segmenter
+from segic_jax.runtime.notices import collect_warnings
 
 Content = TypeVar("Content")
 

@@ -26,6 +26,7 @@ COMMANDS = {
     "video": "video.Video",
     "explain": "explain.Explain",
     "app": "app.App",
+    "serve": "serve.Serve",
     "doctor": "doctor.Doctor",
     "train": "train.Train",
     "finetune": "finetune.Finetune",

@@ -28,6 +28,7 @@ def read_examples(
     *,
     images: Path | str | None = None,
     max_images: int | None = None,
+    within: Path | None = None,
     on_error: OnError | None = None,
 ) -> list[Example]:
     """Read the annotations of a project as examples: one for each label on each image.
@@ -38,6 +39,7 @@ def read_examples(
         images: the folder of the images, where it is not the project's.
         max_images: take at most this number of images of each label: always the same ones, as far as possible
             those that serve several labels.
+        within: the folder that images must lie in, for projects that are not trusted; None for any.
         on_error: called with a file and an error for each object that cannot be used, which is then left out.
             If None, the first error is raised.
 
@@ -53,7 +55,7 @@ def read_examples(
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder} is no folder: give that of the images.")
     found = read_project(root, format, on_error)
-    finder = ImageFinder(root if root.is_dir() else root.parent, folder)
+    finder = ImageFinder(root if root.is_dir() else root.parent, folder, within)
     by_image: dict[int, list[Example]] = {}
     taken: Counter[str] = Counter()
     for place in _order(found.images, drawn=max_images is not None):

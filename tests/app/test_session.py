@@ -402,14 +402,14 @@ def test_without_gradio_the_command_says_how_to_install_it(monkeypatch):
 def test_a_port_in_use_is_reported():
     import socket
 
-    from segic_jax.app.server import _listener
     from segic_jax.errors import ConfigError
+    from segic_jax.runtime.listener import open_listener
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ConfigError, match="choose another"):
-            _listener("127.0.0.1", taken.getsockname()[1])
+            open_listener("The page", "127.0.0.1", taken.getsockname()[1])
 
 
 def test_the_banner_says_what_a_model_is_not_for():

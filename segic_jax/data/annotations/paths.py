@@ -17,14 +17,16 @@ _UPLOADED = re.compile(r"[0-9a-f]{8}-")  # which Label Studio puts before a file
 class ImageFinder:
     """Find images by the names that annotation files give them."""
 
-    def __init__(self, root: Path, images: Path | None = None):
+    def __init__(self, root: Path, images: Path | None = None, within: Path | None = None):
         """Describe where to look.
 
         Args:
             root: the project's folder.
             images: the folder of the images, if it is another one.
+            within: the folder that images must lie in, wherever annotations say that they are; None for any.
         """
         self._root, self._images = root, images
+        self._within = None if within is None else within.resolve()
         self._index: dict[str, list[Path]] | None = None
 
     def find(self, annotated: AnnotatedImage) -> Path | None:
@@ -36,14 +38,14 @@ class ImageFinder:
         Raises:
             DataError: several files have the image's name.
         """
-        if annotated.image is not None and annotated.image.is_file():
+        if annotated.image is not None and self._is_usable(annotated.image):
             return annotated.image
         name = local_name(annotated.name)
         beside = annotated.file if annotated.file.is_dir() else annotated.file.parent
         near = (folder / name for folder in (beside, beside.parent) for name in FOLDERS)
         folders = [self._images] if self._images else [beside, *near, self._root]
         for folder in folders:
-            if (path := folder / name).is_file() and path.suffix.lower() in ENDINGS:
+            if (path := folder / name).suffix.lower() in ENDINGS and self._is_usable(path):
                 return path
         found = self._matches(name)
         if not found and (short := without_upload(PurePosixPath(name).name)) != PurePosixPath(name).name:
@@ -54,6 +56,9 @@ class ImageFinder:
                 "give the folder of the images with --images."
             )
         return found[0] if found else None
+
+    def _is_usable(self, path: Path) -> bool:
+        return path.is_file() and (self._within is None or path.resolve().is_relative_to(self._within))
 
     def _matches(self, name: str) -> list[Path]:
         """Return the files of that name, those with the most folders of it in common."""

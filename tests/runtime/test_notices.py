@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segic_jax.app.notices import collect_warnings, route_warnings
 from segic_jax.app.uploads import read_mask_upload, read_upload
 from segic_jax.errors import InputWarning
+from segic_jax.runtime.notices import collect_warnings, route_warnings
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Collect what is doubtful about inputs, so that the page shows it to the visitor whose inputs they are."""
+"""Collect what is doubtful about inputs, so that a server shows it to the user whose inputs they are."""
 
 import warnings
 from collections.abc import Iterator

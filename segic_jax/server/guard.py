@@ -1,0 +1,84 @@
+"""Check requests before their content is read, time them, and count them."""
+
+import asyncio
+import hmac
+import time
+
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from segic_jax.server.limits import Limits
+from segic_jax.server.metrics import Metrics
+
+OPEN = ("/health", "/docs", "/openapi.json")  # paths that need no token
+HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer"))
+
+
+class Guard:
+    """Refuse requests without the token or a length, too large ones, and those that arrive too slowly."""
+
+    def __init__(self, app: ASGIApp, limits: Limits, token: str | None, metrics: Metrics):
+        self._app, self._limits, self._metrics = app, limits, metrics
+        self._token = None if token is None else f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request as an ASGI application."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begin, status = time.perf_counter(), 500
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), *HEADERS]
+            await send(message)
+
+        refusal = self._refusal(scope)
+        try:
+            if refusal is None:
+                await self._app(scope, self._in_time(receive), send_and_note)
+            else:
+                await refusal(scope, receive, send_and_note)
+        finally:
+            self._metrics.count_request(scope, status, time.perf_counter() - begin)
+
+    def _refusal(self, scope: Scope) -> JSONResponse | None:
+        headers = dict(scope["headers"])
+        if self._token is not None and scope["path"] not in OPEN:
+            given = headers.get(b"authorization", b"")
+            if not hmac.compare_digest(given, self._token):
+                sentence = "The token is missing or wrong: send the header Authorization: Bearer TOKEN."
+                return JSONResponse({"detail": sentence}, 401, {"WWW-Authenticate": "Bearer"})
+        if scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE") and b"transfer-encoding" not in headers:
+            limit, length = 0, headers.get(b"content-length", b"0")
+        else:
+            limit, length = self._limits.request_megabytes << 20, headers.get(b"content-length", b"")
+        if not length.isdigit():
+            return JSONResponse({"detail": "A request needs the header Content-Length."}, 411)
+        if int(length[:20]) > limit:
+            sentence = f"A request of this kind may have at most {limit >> 20} MB: send less."
+            return JSONResponse({"detail": sentence}, 413)
+        return None
+
+    def _in_time(self, receive: Receive) -> Receive:
+        """Return a `receive` that raises when the content has not arrived in time."""
+        end, complete = time.monotonic() + self._limits.upload_seconds, False
+
+        async def receive_in_time() -> Message:
+            nonlocal complete
+            if complete:
+                return await receive()
+            try:
+                message = await asyncio.wait_for(receive(), max(end - time.monotonic(), 0))
+            except TimeoutError as error:
+                sentence = (
+                    f"The request took more than {self._limits.upload_seconds} s to arrive: send it again."
+                )
+                raise HTTPException(408, sentence, {"Connection": "close"}) from error
+            complete = not message.get("more_body", False)
+            return message
+
+        return receive_in_time

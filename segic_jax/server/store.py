@@ -1,0 +1,98 @@
+"""Keep contexts in a folder, a file each, which several processes may share."""
+
+import re
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from segic_jax.errors import DataError
+from segic_jax.inference.context import Context
+from segic_jax.inference.segmenter import Segmenter
+from segic_jax.runtime.atomic_write import make_folder
+
+ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
+SUFFIX = ".segic"
+CACHED = 32  # contexts in memory
+
+
+class ContextStore:
+    """Read and write contexts by their ids; a file appears under its name once it is complete."""
+
+    def __init__(self, folder: Path, segmenter: Segmenter):
+        """Use a folder, which is created.
+
+        Raises:
+            DataError: it cannot be created.
+        """
+        make_folder(folder)
+        self._folder, self._segmenter = folder, segmenter
+        self._lock = threading.Lock()
+        self._cache: OrderedDict[str, tuple[tuple[int, ...], Context]] = OrderedDict()
+
+    def ids(self) -> list[str]:
+        """Return the ids of all contexts, sorted."""
+        names = (path.name.removesuffix(SUFFIX) for path in self._folder.glob(f"*{SUFFIX}"))
+        return sorted(name for name in names if re.fullmatch(ID, name))
+
+    def get(self, id: str) -> Context | None:
+        """Return a context, or None if there is none of this id.
+
+        Raises:
+            DataError: its file is damaged, or belongs to another model.
+        """
+        path = self._path(id)
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
+        with self._lock:
+            cached = self._cache.get(id)
+            if cached is not None and cached[0] == stamp:
+                self._cache.move_to_end(id)
+                return cached[1]
+        try:
+            context = self._segmenter.load_context(path)
+        except DataError as error:
+            if not path.exists():  # deleted meanwhile
+                return None
+            raise DataError(str(error).replace(str(path), f"Context {id}")) from error
+        with self._lock:
+            self._cache[id] = (stamp, context)
+            self._cache.move_to_end(id)
+            while len(self._cache) > CACHED:
+                self._cache.popitem(last=False)
+        return context
+
+    def add(self, id: str, context: Context) -> bool:
+        """Write a context; return False if there is one of this id already.
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        path = self._path(id)
+        with self._lock:
+            if path.exists():
+                return False
+            try:
+                context.save(path)
+            except DataError as error:
+                raise DataError(str(error).replace(str(path), f"Context {id}")) from error
+        return True
+
+    def delete(self, id: str) -> bool:
+        """Delete a context; return whether there was one."""
+        with self._lock:
+            self._cache.pop(id, None)
+            try:
+                self._path(id).unlink()
+            except FileNotFoundError:
+                return False
+        return True
+
+    def _path(self, id: str) -> Path:
+        if not re.fullmatch(ID, id):
+            raise DataError(
+                f"{id[:80]!r} is no id of a context: an id has letters, digits, - and _, at most 64 of them."
+            )
+        return self._folder / f"{id}{SUFFIX}"
