@@ -35,6 +35,18 @@ def test_a_click_reaches_what_looks_alike_and_is_near():
     assert corrected[15, 10] > corrected[0, 10]
 
 
+def test_a_click_near_the_border_corrects_only_what_is_connected():
+    image, features = np.zeros((64, 64, 3), np.uint8), np.ones((8, 8, 2), np.float32)
+    logits = np.full((32, 32), -1, np.float32)
+    logits[4:20, 4:20], logits[:, 22:24] = 6, -9  # an object, and something sure between it and the rest
+    near = correct_logits(logits, features, image, [Click(40.5, 24.5, True)])
+    assert near[12, 20] > 0
+    assert (near[:, 24:] < 0).all()
+    far = correct_logits(logits, features, image, [Click(56, 24, True)])
+    assert far[12, 28] > 0
+    assert far[24, 20] > 0  # it tells of what looks alike, also beyond
+
+
 def test_contradictions_and_repetitions_are_no_error():
     image, logits = np.zeros((64, 64, 3), np.uint8), np.zeros((32, 32), np.float32)
     clicks = [Click(20, 30, True), Click(20, 30, True), Click(20.5, 30, False)]
