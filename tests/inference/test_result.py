@@ -204,7 +204,7 @@ def test_an_empty_prediction_scores_zero():
 
 def test_a_result_is_described_in_a_line():
     assert re.fullmatch(
-        r"Result of an image, 120 x 97: \w+ present \(\d\.\d\d\), .*", repr(blob_result(97, 120))
+        r"Result of large.png, 120 x 97: \w+ present \(\d\.\d\d\), .*", repr(blob_result(97, 120))
     )
 
 
