@@ -51,9 +51,10 @@ def inline_commands(page: Path) -> list[list[str]]:
 
 
 def split_commands(lines: str) -> list[list[str]]:
-    """Join continued lines, drop comments, and split each command into words."""
+    """Join continued lines, drop comments and variables of the environment, and split commands into words."""
     lines = lines.replace("\\\n", " ").splitlines()
-    return [command for line in lines if (command := shlex.split(line, comments=True))]
+    commands = (shlex.split(re.sub(r"^([A-Z_]+=\S+ +)+", "", line), comments=True) for line in lines)
+    return [command for command in commands if command]
 
 
 def check_script(run: Callable[..., object], arguments: list[str]) -> None:
