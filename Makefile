@@ -33,10 +33,11 @@ test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m 'not slow and not gpu and not compilers and not heavy'
 
 # The tests that compile for TPUs and GPUs, without any; best in an environment of their own: VENV=.venv-compilers.
-# Those of tests/train/test_plan_bounds.py take long and run by name.
+# Only their files are read, since others need packages that this environment lacks. Those of
+# tests/train/test_plan_bounds.py take long and run by name.
 test-compilers: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[plan]'
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m 'compilers and not slow' --ignore tests/app --ignore tests/parity
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m 'compilers and not slow' $$(grep -rl mark.compilers tests)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
