@@ -58,6 +58,7 @@ def write_cases(torch, model, resize, pairs: list, options: argparse.Namespace) 
     if options.video:
         write("video", lambda *arguments: video(torch, resize, options.video, *arguments))
     if options.train:
+        # Python 3.8 of the official environment has no zip(strict=).
         targets = [{**pair, "orig_label": read_mask(path)} for pair, path in zip(pairs, options.train)]  # noqa: B905
         samples = [placed(torch, resize, pair) for pair in targets]
         write("train", lambda *arguments: train(torch, targets, samples, *arguments))
@@ -201,6 +202,7 @@ def video(torch, resize, files: list, model, cast, before) -> tuple:
         maps = model(cast(data), inference=True, forward_vos=True)
     finally:
         stages.undo()
+    # Python 3.8 of the official environment has no zip(strict=).
     inputs["mid.input_ids"], inputs["mid.attention_mask"] = (np.concatenate(part) for part in zip(*text))  # noqa: B905
     by_frame = (len(frames) - 1, len(ids))
     outputs = {

@@ -181,6 +181,7 @@ def run_official(encoder, references: tuple[str, ...], target: str, similarity: 
     model.set_target(str(EXAMPLES / f"targets/{target}.jpg"))
     with torch.no_grad():
         recorded["mask"] = np.packbits(model.segment().numpy(), axis=1)
+    # The type checker knows no attributes of a module that is imported by name.
     setattr(official, "agglomerative_clustering", clustering)  # noqa: B010
     return recorded
 

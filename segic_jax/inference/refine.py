@@ -5,7 +5,7 @@ a Gaussian process through the clicks, whose covariance falls with distance, wit
 with that of the backbone's features. So it needs no prompt that a head was trained with, and works with every
 backbone. A place that a click confirms stays as it is when the next one corrects something else.
 
-A click near the border of a mask that is sure of itself, as on the small errors of one that is nearly right,
+A click near the border of a confident mask, as on the small errors of one that is nearly right,
 reaches less far and changes only what is connected with it. Any other click tells of a part, or of another
 object, that was missed.
 """
