@@ -6,13 +6,22 @@ writes its result to it, and slices touch only what they take. Arrays in a chip'
 layout of a TPU) cost nothing.
 """
 
-import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import NamedTuple
+
+from segic_jax.runtime.hlo_text import (
+    Instruction,
+    dimensions,
+    group_size,
+    parse_frames,
+    parse_program,
+    result_shape,
+    shape_bytes,
+)
 
 COLLECTIVES = (
     "all-reduce",
@@ -30,32 +39,10 @@ _FREE = {
 }  # fmt: skip
 _SLICES = {"slice", "dynamic-slice", "gather"}  # read as much as they return
 _SAME_ELEMENTS = {"bitcast", "reshape", "copy", "convert", "transpose"}
-_BITS = {"pred": 8, "token": 0, "opaque": 0}
-_ARRAY = re.compile(r"(\w+)\[([^\]]*)\](?:\{([^}]*)\})?")
-_LINE = re.compile(r"\s*(ROOT )?%?([\w.\-]+) = ")
-_CALLED = re.compile(r"\b(calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'"?known_trip_count"?\s*[:=]\s*\{\s*"?n"?\s*[:=]\s*"?(\d+)')
 _OP_NAME = re.compile(r'op_name="([^"]*)"')
 _FRAME = re.compile(r"stack_frame_id=(\d+)")
-_TABLE_ENTRY = re.compile(r'(\d+) (?:"(.*)"|\{(.*)\})$')
-
-
-@dataclass(frozen=True)
-class Instruction:
-    """Represent a line of the text."""
-
-    name: str
-    shape: str  # of the result, with layouts
-    opcode: str
-    operands: tuple[str, ...]  # names
-    attributes: str  # what follows the operands
-    is_root: bool
-    value: str = ""  # of a constant
-
-    def called(self, attribute: str) -> str | None:
-        """Return the computation that an attribute such as `calls` or `body` names."""
-        return next((name for key, name in _CALLED.findall(self.attributes) if key == attribute), None)
 
 
 class Source(NamedTuple):
@@ -121,83 +108,6 @@ def program_cost(
     return _Program(text, devices, kernels or {}, loops, on_chip, unknown_trips).cost
 
 
-def shape_bytes(shape: str, *, on_chip: bool = False) -> int:
-    """Return the bytes of an array or a tuple, with the padding of its tiles.
-
-    Args:
-        shape: such as `bf16[4,100]{1,0:T(8,128)(2,1)}`.
-        on_chip: leave out arrays whose layout names a memory space.
-    """
-    total = 0
-    for dtype, sizes, layout in _ARRAY.findall(shape):
-        if on_chip and re.search(r"S\([1-9]\d*\)", layout):
-            continue
-        dimensions = [int(size.lstrip("<=")) for size in sizes.split(",") if size.strip()]
-        order, _, tiling = layout.partition(":")
-        tile = re.search(r"T\(([\d,]+)\)", tiling)
-        if tile and dimensions and order:
-            physical = [dimensions[int(axis)] for axis in reversed(order.split(","))]
-            tiles = [int(size) for size in tile[1].split(",")]
-            physical = [1] * (len(tiles) - len(physical)) + physical
-            for axis, size in enumerate(reversed(tiles), 1):
-                physical[-axis] = -(-physical[-axis] // size) * size
-            dimensions = physical
-        total += math.prod(dimensions) * _bits(dtype) // 8
-    return total
-
-
-def _dimensions(shape: str) -> tuple[int, ...]:
-    """Return the sizes of an array's axes."""
-    match = _ARRAY.match(shape)
-    return tuple(int(size.lstrip("<=")) for size in match[2].split(",") if size.strip()) if match else ()
-
-
-def _bits(dtype: str) -> int:
-    if dtype in _BITS:
-        return _BITS[dtype]
-    match = re.match(r"[a-z]+(\d+)", dtype)
-    return int(match[1]) if match else 0
-
-
-def parse_program(text: str) -> tuple[dict[str, list[Instruction]], str]:
-    """Return the instructions of every computation by its name, and the name of the entry."""
-    computations: dict[str, list[Instruction]] = {}
-    entry, current = "", None
-    for line in text.splitlines():
-        if current is None:
-            if line.endswith("{") and "->" in line:
-                name = line.removeprefix("ENTRY ").lstrip("%").split(" ")[0].split("(")[0]
-                entry = name if line.startswith("ENTRY ") else entry
-                current = computations.setdefault(name, [])
-        elif line.startswith("}"):
-            current = None
-        elif match := _LINE.match(line):
-            current.append(_parse_instruction(match, line[match.end() :]))
-    return computations, entry
-
-
-def _parse_instruction(match: re.Match, rest: str) -> Instruction:
-    end = _closing(rest, 0) + 1 if rest.startswith("(") else rest.index(" ")
-    shape, rest = rest[:end], rest[end:].lstrip()
-    opcode, _, rest = rest.partition("(")
-    if opcode == "constant":
-        return Instruction(match[2], shape, opcode, (), "", bool(match[1]), rest.partition(")")[0])
-    end = _closing("(" + rest, 0)
-    operands = tuple(re.findall(r"%([\w.\-]+)", rest[: end - 1]))
-    value = rest[: end - 1] if opcode == "parameter" else ""
-    return Instruction(match[2], shape, opcode, operands, rest[end:], bool(match[1]), value)
-
-
-def _closing(text: str, start: int) -> int:
-    """Return the index of the parenthesis that closes the one at `start`."""
-    depth = 0
-    for index in range(start, len(text)):
-        depth += (text[index] == "(") - (text[index] == ")")
-        if depth == 0:
-            return index
-    return len(text)
-
-
 class _Program:
     """Walk the computations of a program; each is counted once and used as often as it runs."""
 
@@ -212,7 +122,7 @@ class _Program:
         self._devices, self._kernels, self._loops, self._on_chip = devices, kernels, loops, on_chip
         self._unknown_trips = unknown_trips
         self._costs: dict[str, Cost] = {}
-        self._frames = _parse_frames(text)
+        self._frames = parse_frames(text)
 
     @cached_property
     def cost(self) -> Cost:
@@ -318,7 +228,7 @@ class _Program:
 
     def _moved(self, computation: str, instruction: Instruction, base: str) -> int:
         """Return the bytes that an instruction reads and writes; those of arrays on the chip are 0."""
-        shape = _result(instruction.shape, instruction.opcode)
+        shape = result_shape(instruction.shape, instruction.opcode)
         result = self._bytes(shape)
         operands = [self._bytes(self._operand(computation, name)) for name in instruction.operands]
         if base == "fusion":
@@ -335,7 +245,7 @@ class _Program:
             if 'custom_call_target="AllocateBuffer"' in instruction.attributes:
                 return 0
             shapes = (self._operand(computation, name) for name in instruction.operands)
-            repeated = self._kernels.get(tuple(map(_dimensions, shapes)), ())
+            repeated = self._kernels.get(tuple(map(dimensions, shapes)), ())
             once = result + sum(operands)
             return once + sum(extra for extra, size in zip(repeated, operands, strict=False) if size)
         return result + sum(operands)
@@ -411,70 +321,12 @@ class _Program:
         return None
 
     def _add_collective(self, total: Cost, computation: str, instruction: Instruction, kind: str) -> None:
-        result = shape_bytes(_result(instruction.shape, instruction.opcode))
+        result = shape_bytes(result_shape(instruction.shape, instruction.opcode))
         operands = sum(shape_bytes(self._operand(computation, name)) for name in instruction.operands)
         payload = max(result, operands)
-        group = _group_size(instruction.attributes) or self._devices
+        group = group_size(instruction.attributes) or self._devices
         total.collectives[kind] += 1
         total.collective_bytes[kind] += payload
         # A ring sends each part once around, a sum twice.
         rounds = {"all-reduce": 2 * (group - 1) / group, "collective-permute": 1.0}
         total.sent_bytes += payload * rounds.get(kind, (group - 1) / group)
-
-
-def _parse_frames(text: str) -> dict[int, tuple[str, ...]]:
-    """Return the files of every stack frame, the innermost first, from the tables before the computations."""
-    tables: dict[str, dict[int, str]] = {}
-    current: dict[int, str] = {}
-    for line in text.splitlines()[1:]:
-        if line.endswith("{") and "->" in line:
-            break
-        if match := _TABLE_ENTRY.match(line):
-            current[int(match[1])] = match[2] or match[3]
-        elif line:
-            current = tables.setdefault(line, {})
-
-    def field_of(table: str, key: int, name: str) -> int:
-        match = re.search(rf"\b{name}=(\d+)", tables.get(table, {}).get(key, ""))
-        return int(match[1]) if match else 0
-
-    # The first frame has no parent; where it names itself, all parents are counted from 1.
-    offset = field_of("StackFrames", 1, "parent_frame_id")
-    frames: dict[int, tuple[str, ...]] = {}
-    for key in sorted(tables.get("StackFrames", {})):
-        location = field_of("StackFrames", key, "file_location_id")
-        file = tables.get("FileNames", {}).get(field_of("FileLocations", location, "file_name_id"), "")
-        parent = field_of("StackFrames", key, "parent_frame_id") - offset
-        frames[key] = (file, *frames.get(parent, ()))
-    return frames
-
-
-def _result(shape: str, opcode: str) -> str:
-    """Return the part of a shape that an instruction writes: the start of an asynchronous one holds more."""
-    if not opcode.endswith("-start") or not shape.startswith("(") or opcode == "all-reduce-start":
-        return shape
-    parts = _elements(shape)
-    return parts[0] if opcode == "copy-start" or len(parts) < 2 else parts[1]
-
-
-def _elements(shape: str) -> list[str]:
-    """Split a tuple's shape into its elements."""
-    parts, depth, start = [], 0, 1
-    for index, character in enumerate(shape):
-        depth += (character in "([{") - (character in ")]}")
-        if (character == "," and depth == 1) or depth == 0:
-            parts.append(shape[start:index].strip())
-            start = index + 1
-    return parts
-
-
-def _group_size(attributes: str) -> int | None:
-    """Return how many devices exchange data in a collective."""
-    if match := re.search(r"replica_groups=\[(\d+),(\d+)\]", attributes):
-        return int(match[2])
-    if match := re.search(r"replica_groups=\{\{([\d,]+)\}", attributes):
-        return len(match[1].split(","))
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
-        sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", match[1])}
-        return math.prod(sizes.get(name, 1) for name in re.findall(r"'([^']+)'", match[2]))
-    return None

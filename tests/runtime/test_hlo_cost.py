@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from segic_jax.runtime.hlo_cost import program_cost, shape_bytes
+from segic_jax.runtime.hlo_cost import program_cost
+from segic_jax.runtime.hlo_text import shape_bytes
 
 SQUARE = jax.ShapeDtypeStruct((64, 64), jnp.float32)
 ARRAY = 4 * 64 * 64  # bytes
