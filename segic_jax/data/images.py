@@ -24,13 +24,7 @@ from segic_jax.errors import DataError, InputWarning
 _READS: ContextVar[dict[Path, str] | None] = ContextVar("record_reads", default=None)
 MAX_PIXELS = 2 * 89_478_485  # of an image, Pillow's limit; they take half a gigabyte
 _HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
-_BY_PILLOW = (
-    "AVIF",
-    "GIF",
-    "HEIF",
-    "JPEG2000",
-    "TIFF",
-)  # whose reading is left to Pillow where OpenCV cannot
+_BY_PILLOW = ("GIF", "HEIF", "JPEG2000", "TIFF")  # whose reading is left to Pillow where OpenCV cannot
 _ORIENTATION = ExifTags.Base.Orientation
 _DAMAGED = (OSError, ValueError, SyntaxError, TypeError, struct.error)  # what Pillow raises for damaged files
 ImageLike = str | Path | UInt8[np.ndarray, "_ _ 3"] | Image.Image
@@ -136,6 +130,8 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     header = _header(io.BytesIO(content), path)  # OpenCV may know formats that Pillow does not
     if header is not None and header.format != "MPO" and (count := getattr(header, "n_frames", 1)) > 1:
         warnings.warn(f"{path} holds {count} images; the first is read.", InputWarning, stacklevel=2)
+    if header is not None and header.format == "AVIF":  # OpenCV does not turn it
+        return np.asarray(_to_rgb(header, path))
     try:
         return _to_8_bits(_decode(content, path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH), path)
     except DataError:
@@ -272,7 +268,9 @@ def open_image(path: Path | str) -> Image.Image:
         if image is not None:
             image.load()
             return image
-    raise DataError(f"{path} is damaged or not an image: get the file again.")
+    raise DataError(
+        f"{path} is damaged or not an image that can be read: get the file again, or save it as PNG."
+    )
 
 
 def upright(image: Image.Image, what: Path | str) -> Image.Image:
@@ -311,8 +309,8 @@ def upright_size(path: Path | str) -> tuple[int, int]:
 def oriented_size(image: Image.Image) -> tuple[int, int]:
     """Return the height and width of an image that is not turned upright yet."""
     with suppress(*_DAMAGED):
-        # Pillow would read all pixels of a PNG to look for a tag after them.
-        has_tag = image.format != "PNG" or "exif" in image.info
+        # Pillow would read all pixels of a PNG to look for a tag after them, and gives a TIFF's size turned.
+        has_tag = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
         if has_tag and image.getexif().get(_ORIENTATION, 1) >= 5:
             return image.width, image.height
     return image.height, image.width

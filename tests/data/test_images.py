@@ -1,5 +1,6 @@
 """Test images of every kind, and messages about those that cannot be read."""
 
+import io
 import struct
 import sys
 import warnings
@@ -8,10 +9,11 @@ import zlib
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
+from requirements import require_module
 from tiny import random_image
 
-from segic_jax.data.images import as_image, open_image, read_image
+from segic_jax.data.images import as_image, open_image, read_image, upright, upright_size
 from segic_jax.errors import DataError, InputWarning
 
 IMAGE, MASK = random_image(0, 70, 60)
@@ -139,9 +141,32 @@ def test_heic_is_read_or_the_package_for_it_named(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"photo\.heic is a HEIC image: run pip install 'segic_jax\[heic\]'"):
         as_image(path)
     monkeypatch.undo()
-    heif = pytest.importorskip("pillow_heif")
+    heif = require_module("pillow_heif")
     heif.from_pillow(Image.fromarray(cv2.blur(IMAGE, (9, 9)))).save(path)
     assert as_image(path).shape == IMAGE.shape
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png", "webp", "tif", "avif", "heic"])
+def test_all_orientations_are_turned_upright(tmp_path, ending):
+    if ending == "heic":
+        require_module("pillow_heif").register_heif_opener()
+    path = tmp_path / f"photo.{ending}"
+    for orientation in range(1, 9):
+        stored = Image.fromarray(cv2.blur(IMAGE, (9, 9)))
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        turned = io.BytesIO()
+        stored.save(turned, "PNG", exif=exif)
+        expected = np.asarray(ImageOps.exif_transpose(Image.open(turned)))
+        if ending == "heic":  # whose own turn is written with the tag of the image, not of the option
+            stored.info["exif"] = exif.tobytes()
+            stored.save(path, quality=100)
+        else:
+            stored.save(path, exif=exif, **({} if ending == "tif" else {"quality": 95}))
+        image = as_image(path)
+        assert image.shape == expected.shape == (*upright_size(path), 3)
+        assert np.abs(image.astype(int) - expected).mean() < 3
+        assert upright(open_image(path), path).size == image.shape[1::-1]
 
 
 def test_the_page_that_is_read_is_said(tmp_path):
