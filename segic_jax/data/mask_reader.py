@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Integer, Shaped, UInt8
 from PIL import Image
 
-from segic_jax.data.images import open_image, source_path, to_array, upright
+from segic_jax.data.images import open_image, read_bytes, source_path, to_array, upright
 from segic_jax.data.soft_masks import HALF, is_soft_edged, shades_of_colour
 from segic_jax.errors import DataError, InputWarning
 
@@ -104,7 +104,7 @@ def question_share(mask: Bool[np.ndarray, "height width"]) -> str:
 def _decode(mask: MaskLike) -> _Pixels:
     what = source_path(mask) or "The mask"
     if isinstance(mask, (str, Path)):
-        mask = open_image(mask)
+        mask = _read_array(mask) if is_array_file(mask) else open_image(mask)
     if isinstance(mask, Image.Image):
         lossy, pages = mask.format in _LOSSY, getattr(mask, "n_frames", 1)
         if pages > 1 and mask.format != "MPO":
@@ -116,6 +116,21 @@ def _decode(mask: MaskLike) -> _Pixels:
             return _Pixels(what, None, np.asarray(mask.convert("RGB")), alpha, indices, lossy)
         return _Pixels(what, _whole_numbers(np.asarray(mask), what), lossy=lossy)
     return _decode_array(to_array(mask, what), what)
+
+
+def is_array_file(path: Path | str) -> bool:
+    """Return whether a path is that of a NumPy file, .npy."""
+    return Path(path).suffix.lower() == ".npy"
+
+
+def _read_array(path: Path | str) -> np.ndarray:
+    read_bytes(path)  # which says why it cannot be read
+    try:
+        return np.lib.format.open_memmap(
+            path, mode="r"
+        )  # refuses objects, and more numbers than the file has
+    except (ValueError, OSError) as error:
+        raise DataError(f"{path} is damaged, or no array of numbers: save it again with np.save.") from error
 
 
 def _decode_array(array: np.ndarray, what: str) -> _Pixels:
@@ -187,7 +202,7 @@ def _regions_of_values(values: np.ndarray, pixels: _Pixels) -> Regions:
         return Regions(values.astype(np.uint8), {1: "1"} if values.any() else {})
     levels, counts = np.unique(values, return_counts=True)
     labels = levels[levels != 0]
-    if pixels.lossy or len(labels) > 1:
+    if pixels.lossy or len(levels) > 2:  # two numbers without 0 are two labels, however dark the first is
         grey = _as_grey(values, levels)
         if grey is not None and is_soft_edged(grey, lossy=pixels.lossy):
             return Regions((grey > HALF).astype(np.uint8), {1: "1"})
@@ -237,7 +252,9 @@ def _regions_of_colours(pixels: _Pixels, opaque: np.ndarray | None) -> Regions:
     if (shades := shades_of_colour(codes, present)) is not None:
         return Regions((shades > HALF).astype(np.uint8), {1: "1"})
     dark = [code for code in present.tolist() if max(_channels(code)) <= NEAR_BLACK]
-    background = 0 if 0 in dark else min(dark, default=None, key=lambda code: max(_channels(code)))
+    background = 0 if 0 in dark else None
+    if len(dark) == 1 and len(set(_channels(dark[0]))) == 1:  # grey that is nearly black
+        (background,) = dark
     order = np.argsort(-counts, kind="stable")
     objects = [code for code in present[order].tolist() if code != background]
     if VOID_COLOUR in objects and len(objects) > 1:

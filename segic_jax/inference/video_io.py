@@ -15,7 +15,7 @@ from jaxtyping import Integer, UInt8
 
 from segic_jax.data.image_folder import list_images
 from segic_jax.data.images import open_image, palette_png, read_image
-from segic_jax.data.mask_reader import read_objects
+from segic_jax.data.mask_reader import is_array_file, read_objects
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.overlay import class_colours, draw_masks
 from segic_jax.inference.video_log import FrameRecord
@@ -168,7 +168,7 @@ def read_object_labels(mask: Path) -> Integer[np.ndarray, "height width"]:
     labels, names = read_objects(mask)
     if not names:
         raise DataError(f"{mask} is empty: mark the objects on the first frame.")
-    if len(names) == 1 and open_image(mask).mode != "P":
+    if len(names) == 1 and (is_array_file(mask) or open_image(mask).mode != "P"):
         return (labels != 0).astype(np.uint8)
     invalid = [number for number in names if not 0 < number <= MAX_OBJECTS]
     if invalid:

@@ -10,6 +10,7 @@ from PIL import Image
 
 from segic_jax.data.mask_reader import read_mask, read_objects
 from segic_jax.errors import DataError, InputWarning
+from segic_jax.inference.video_io import read_object_labels
 
 CAT, DOG, VOID = (48, 112, 32), (176, 112, 32), (224, 224, 192)
 MASK = np.zeros((120, 160), bool)
@@ -109,6 +110,42 @@ def test_a_mask_that_was_compressed_has_no_labels():
             read_mask(image, 255)
     with pytest.raises(DataError, match="not one white object on black: save it as PNG"):
         read_mask(stored(Image.fromarray((100 * LABELS).astype(np.uint8)), "JPEG"))
+
+
+def test_two_numbers_without_zero_are_two_labels():
+    for low, high in ((1, 255), (11, 230), (5, 65535)):
+        labels = np.where(MASK, low, high).astype(np.uint16 if high > 255 else np.uint8)
+        for mask in (labels, stored(Image.fromarray(labels))):
+            with pytest.raises(DataError, match=rf"several labels, {low} \(.*\), {high} \("):
+                read_mask(mask)
+            np.testing.assert_array_equal(read_mask(mask, low), MASK)
+
+
+def test_only_grey_that_is_nearly_black_is_a_background():
+    outside = np.uint8([7, 7, 7])
+    np.testing.assert_array_equal(read_mask(np.where(MASK[..., None], np.uint8(CAT), outside)), MASK)
+    one_hot = np.stack([~MASK, MASK, 0 * MASK], -1).astype(np.uint8)
+    numbers = np.where(MASK[..., None], np.uint8([0, 0, 2]), np.uint8([0, 0, 1]))
+    for mask in (one_hot, numbers):
+        with pytest.raises(DataError, match="several colours, #0"):
+            read_mask(mask)
+
+
+def test_numpy_files_are_read(tmp_path):
+    path = tmp_path / "mask.npy"
+    for array in (MASK, MASK.astype(np.float32), MASK[None].astype(np.int64)):
+        np.save(path, array)
+        np.testing.assert_array_equal(read_mask(path), MASK)
+    np.save(path, LABELS)
+    np.testing.assert_array_equal(read_mask(path, 2), LABELS == 2)
+    np.testing.assert_array_equal(read_object_labels(path), LABELS)
+    np.save(path, np.array([None]), allow_pickle=True)
+    for content in (path.read_bytes(), b"", b"\x93NUMPY", b"PK\3\4"):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=r"mask\.npy is damaged, or no array of numbers"):
+            read_mask(path)
+    with pytest.raises(DataError, match="no such file"):
+        read_mask(tmp_path / "other.npy")
 
 
 def test_objects_keep_their_numbers():
