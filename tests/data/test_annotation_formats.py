@@ -314,6 +314,14 @@ def test_yolo_refusals(tmp_path, lines, message):
     assert message in refusal(yolo(tmp_path, lines))
 
 
+def test_yolo_without_names_says_so(tmp_path):
+    folder = yolo(tmp_path, "1 0.5 0.5 0.1 0.1")
+    (folder / "data.yaml").unlink()
+    assert "not the names of their classes: add data.yaml" in refusal(folder)
+    (folder / "labels/train/photo.txt").write_text("a note on 5 things")
+    assert "has no annotations of labelme" in refusal(folder)
+
+
 def test_one_file_of_yolo_finds_the_names_above(tmp_path):
     folder = yolo(tmp_path, "1 0.5 0.5 0.1 0.1")
     (folder / "compose.yaml").write_text("hostnames: 5\n")
@@ -430,7 +438,9 @@ def test_boxes_of_voc(tmp_path):
     size = "<size><width>120</width><height>90</height></size>"
     boxes = item("cat", 10, 20, 50, 60) + item("dog", 0, 0, 5, 4) + "<object><name>dog</name></object>"
     path.write_text(f"<annotation><filename>photo.jpg</filename>{size}{boxes}</annotation>")
-    with pytest.warns(InputWarning, match=r"1 of 3 annotations are left out: object 3 \('dog'\) has no box"):
+    with pytest.warns(
+        InputWarning, match=r"1 of 3 annotations are left out: object 3 \('dog'\) has neither box"
+    ):
         assert areas(tmp_path) == {"cat": 1600, "dog": 20}
     labels = np.zeros((90, 120), np.uint8)
     labels[:10] = 8
@@ -438,6 +448,32 @@ def test_boxes_of_voc(tmp_path):
     assert areas(tmp_path) == {"cat": 1200}  # a label map says more than a box
     path.write_text(path.read_text().replace("<ymax>60</ymax>", "<ymax>?</ymax>"))
     assert "photo.xml, object 1 ('cat') has points" in refusal(path)
+
+
+def test_polygons_of_voc(tmp_path):
+    corners = [(10, 20), (50, 20), (50, 60), (10, 60)]
+    numbered = "".join(f"<x{i}>{x}</x{i}><y{i}>{y}</y{i}>" for i, (x, y) in enumerate(corners, 1))
+    listed = "<username>a</username>" + "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in corners[:3])
+    box = "<bndbox><xmin>0</xmin><ymin>0</ymin><xmax>90</xmax><ymax>90</ymax></bndbox>"
+    save_image(tmp_path / "photo.jpg", 90, 120)
+    path = tmp_path / "photo.xml"
+
+    def write(size: str, *polygons: str, end: str = "") -> None:
+        objects = "".join(
+            f"<object><name>cat</name>{box}<polygon>{polygon}</polygon>{end}</object>" for polygon in polygons
+        )
+        path.write_text(f"<annotation><filename>photo.jpg</filename>{size}{objects}</annotation>")
+
+    write("<size><width>120</width><height>90</height></size>", numbered)  # as Roboflow exports them
+    assert areas(tmp_path) == {"cat": 1600}
+    write("<imagesize><nrows>90</nrows><ncols>120</ncols></imagesize>", listed)  # as LabelMe's web tool does
+    assert areas(tmp_path)["cat"] == pytest.approx(800, abs=40)
+    write("<imagesize><nrows>80</nrows><ncols>120</ncols></imagesize>", listed)
+    assert "was annotated with 120 x 80 pixels" in refusal(path)
+    write("", listed, end="<deleted>1</deleted>")
+    assert "no annotation of PASCAL VOC" in refusal(path)
+    write("", numbered.replace("<y3>60</y3>", ""))
+    assert "photo.xml, object 1 ('cat') has points that are not pairs" in refusal(path)
 
 
 @pytest.mark.parametrize(

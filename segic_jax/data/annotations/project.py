@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Bool
 from PIL import Image
 
-from segic_jax.data.annotations import coco
+from segic_jax.data.annotations import coco, yolo
 from segic_jax.data.annotations.paths import list_files_below, local_name, without_upload
 from segic_jax.data.annotations.registry import FORMATS, READ, find_format
 from segic_jax.data.annotations.types import (
@@ -64,6 +64,11 @@ def read_project(path: Path, name: str = AUTO, on_error: OnError | None = None) 
     if len(found) > 1:
         counts = ", ".join(f"{key} ({len(images)} images)" for key, images in found.items())
         raise DataError(f"{path} has annotations in several formats, {counts}: choose one with --format.")
+    if not found and path.is_dir() and chosen in (None, FORMATS["yolo"]) and yolo.has_labels(path):
+        raise DataError(
+            f"{path} has text files as YOLO's, but not the names of their classes: add data.yaml, or "
+            "classes.txt with a name a line."
+        )
     if not found:
         kinds = chosen.title if chosen else ", ".join(FORMATS[key].title for key in READ)
         raise DataError(f"{path} has no annotations of {kinds}: export the project again, and unpack it.")

@@ -19,6 +19,7 @@ from segic_jax.runtime.atomic_write import atomic_write, make_folder
 
 NAME_LISTS = ("classes.txt", "obj.names")
 MAX_YAML = 1 << 20  # bytes
+MAX_TEXTS = 20  # text files that are looked at to recognise the format
 ROUNDING = 1e-3  # by which a coordinate may exceed 0 to 1
 
 
@@ -42,6 +43,18 @@ def read_folder(root: Path) -> list[AnnotatedImage]:
         if "labels" in labels.relative_to(root).parts and labels not in used:
             annotated.append(_read(labels, names, found, None))
     return annotated
+
+
+def has_labels(root: Path) -> bool:
+    """Return whether a folder has text files such as YOLO's, whose classes may have no names."""
+    for path in list_files_below(root, [".txt"])[:MAX_TEXTS]:
+        values = read_bytes(path).decode(errors="replace").partition("\n")[0].split()
+        try:
+            if len(values) >= 5 and values[0].isdecimal() and all(0 <= float(v) <= 1 for v in values[1:]):
+                return True
+        except ValueError:
+            continue
+    return False
 
 
 def read_file(path: Path, image: Path) -> list[AnnotatedImage]:
