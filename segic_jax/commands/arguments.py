@@ -109,6 +109,8 @@ class ReferenceArguments:
         Raises:
             InputError: the arguments contradict each other, or a file cannot be used.
         """
+        from segic_jax.inference.references import group_by_image
+
         if self.negative and not self.context and all(example.negative for example in self.examples):
             raise InputError("--negative also needs a --ref IMAGE MASK or a --context FILE.")
         if not self.examples and not self.context:
@@ -117,9 +119,15 @@ class ReferenceArguments:
         saved = [segmenter.load_context(path) for path in self.context]
         context = reduce(operator.add, saved) if saved else None
         if context is None or self.examples:
-            context = segmenter.fit(
-                self.examples, context, class_names=self.class_names, on_error=self.on_error
-            )
+            images = len(group_by_image(self.examples))
+            with progress.bar(total=images, unit="image", desc="references", leave=False, delay=2) as shown:
+                context = segmenter.fit(
+                    self.examples,
+                    context,
+                    class_names=self.class_names,
+                    on_error=self.on_error,
+                    on_image=shown.update,
+                )
         print_references(context)
         return segmenter, context
 

@@ -19,7 +19,7 @@ from segic_jax.inference.matching import INSIDE, OUTSIDE, PATCHES
 from segic_jax.inference.reference import Reference, make_mark, make_preview
 from segic_jax.runtime.prefetch import prefetch_results
 
-MANY = 64  # examples of a class, from which on each keeps fewer patches: their memory does not grow further
+MANY = 8  # examples of a class, beyond which each keeps fewer patches: their memory does not grow further
 # Puts an image and its masks on a canvas of the side: `resize_and_pad`, or `stretch`.
 PlaceImage = Callable[[np.ndarray, np.ndarray, int], CanvasImage]
 
@@ -41,6 +41,7 @@ def fit_examples(
     instances: bool = False,
     place_image: PlaceImage = resize_and_pad,
     on_error: Callable[[ImageLike, DataError], None] | None = None,
+    on_image: Callable[[], object] | None = None,
 ) -> Context:
     """Make a Context of examples alone; see `Segmenter.fit`.
 
@@ -48,6 +49,7 @@ def fit_examples(
         model: fingerprint of the model.
         onto: a Context whose classes negatives may belong to.
         place_image: puts images on the canvas.
+        on_image: called for each image when it has been read, for a progress bar.
 
     Raises:
         DataError, BundleError: as `Segmenter.fit`.
@@ -83,6 +85,8 @@ def fit_examples(
             return error
 
     for group, loaded in zip(groups, prefetch_results(load, groups, threads=2, limit=4), strict=True):
+        if on_image is not None:
+            on_image()
         if isinstance(loaded, DataError):
             assert on_error is not None
             on_error(group[0].image, loaded)

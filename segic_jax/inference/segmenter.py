@@ -130,6 +130,7 @@ class Segmenter:
         class_names: bool = False,
         instances: bool = False,
         on_error: Callable[[ImageLike, DataError], None] | None = None,
+        on_image: Callable[[], object] | None = None,
     ) -> Context:
         """Make a Context of examples.
 
@@ -140,6 +141,7 @@ class Segmenter:
             instances: every class is a single object: give the model the sentence for instances instead.
             on_error: called with an image on which an example cannot be used and the error; the examples on
                 that image are then left out. If None, the error is raised.
+            on_image: called for each image when it has been read, for a progress bar.
 
         Raises:
             DataError: a class has no positive example, or an example cannot be used (`Example.object_mask`).
@@ -159,6 +161,7 @@ class Segmenter:
             instances=instances,
             place_image=placing(self.engine, rounded=self.rounded_canvas),
             on_error=on_error,
+            on_image=on_image,
         )
         return context if onto is None else onto + context
 
