@@ -128,6 +128,13 @@ class ImageLogits:
         scores = (probability / np.maximum(areas, 1)).astype(np.float32)
         return Measured(label_map, areas, boxes, scores, masks)
 
+    def weights_at(self, x: int, y: int) -> tuple[Float[np.ndarray, " side"], Float[np.ndarray, " side"]]:
+        """Return how much each row and each column of the small map counts at a pixel of the image."""
+        (_, w), width, side = self.placed, self.size[1], self.small.shape[-1]
+        down, across, to_rows = self._taps
+        to_columns = bilinear_taps(w, width, w / width)
+        return _chained_weights(down, to_rows, y, side), _chained_weights(across, to_columns, x, side)
+
     def _window(self, concept: int, cut: float) -> tuple[int, int] | None:
         """Return the first row that a mask can have, and the one after its last; None for an empty mask."""
         if self.small[concept].max() <= cut:
@@ -144,6 +151,17 @@ class ImageLogits:
         (h, w), height, side = self.placed, self.size[0], self.small.shape[-1]
         to_canvas = bilinear_taps(side, self.canvas, side / self.canvas)
         return to_canvas.cropped(0, h), to_canvas.cropped(0, w), bilinear_taps(h, height, h / height)
+
+
+def _chained_weights(first: Taps, second: Taps, at: int, side: int) -> Float[np.ndarray, " side"]:
+    """Return the weight of each of `side` inputs in the output `at` of two resizes."""
+    weights = np.zeros(side)
+    fraction = float(second.fraction[at])
+    for index, share in ((second.low[at], 1 - fraction), (second.high[at], fraction)):
+        inner = float(first.fraction[index])
+        weights[first.low[index]] += share * (1 - inner)
+        weights[first.high[index]] += share * inner
+    return weights
 
 
 def _box(rows: Bool[np.ndarray, " height"], columns: Bool[np.ndarray, " width"]) -> Box:

@@ -11,6 +11,7 @@ object, that was missed.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from numbers import Real
@@ -23,6 +24,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from segic_jax.data.preprocess import CanvasImage, stretch
 from segic_jax.errors import DataError
 from segic_jax.inference.engine import Engine
+from segic_jax.inference.image_logits import ImageLogits
 from segic_jax.inference.result import Click, Result
 from segic_jax.inference.tiles import TilePlan, cut_window
 
@@ -33,6 +35,7 @@ COLOUR = 60.0  # standard deviation of the colour, in levels of the Lab space
 SHARPNESS = 0.5  # by which the exponent grows, per MARGIN that the logit is off
 BORDER = 0.1  # of the root of the mask's area: a click nearer to its border corrects only what is connected
 SURE = 0.9  # mean probability of a mask that is taken for nearly right
+HELD = 0.5  # logit by which the pixel of a click is beyond the cut, at least
 NUGGET = 1e-3  # variance that is added to that of each click
 
 
@@ -116,28 +119,67 @@ def refine_result(
     """
     (h, w), (height, width) = result.placed, result.image.shape[:2]
     logits = result.small_logits.copy()
-    cells = logits.shape[-1] / result.canvas
+    cells, cut = logits.shape[-1] / result.canvas, result.cut if math.isfinite(result.cut) else 0.0
+    cell = np.array([w / width, h / height]) * cells  # of the map, per pixel of the image
     if box is not None:
-        scale = np.array([w / width, h / height] * 2) * cells
-        logits[concept] = fit_box(logits[concept], tuple((np.array(box) * scale).tolist()))
+        edges = tuple((np.array(box) * np.tile(cell, 2)).tolist())
+        logits[concept] = fit_box(logits[concept] - cut, edges) + cut
     before = [click for i, click in result.clicks if i == concept]
-    on_plane = [Click(c.x * w / width, c.y * h / height, c.inside) for c in (*before, *clicks)]
+    kept = drop_contradicted([*before, *clicks], cell)
+    on_plane = {click: Click(click.x * w / width, click.y * h / height, click.inside) for click in kept}
     plan = TilePlan(canvas, result.canvas, result.placed, ())
-    moved = on_plane if box is not None else on_plane[len(before) :]
+    moved = [place for click, place in on_plane.items() if box is not None or click in clicks]
     for top, left in dict.fromkeys(_window(click, plan, round(1 / cells)) for click in moved):
         if (h, w) == (canvas, canvas) == (result.canvas, result.canvas) and height != width:
             placed = stretch(result.image, np.zeros((0, height, width), bool), canvas)
         else:
             placed = cut_window(result.image, plan, (top, left))
-        shifted = [Click(c.x - left, c.y - top, c.inside) for c in on_plane]
+        shifted = [Click(c.x - left, c.y - top, c.inside) for c in on_plane.values()]
         near = [c for c in shifted if 0 <= c.x < canvas and 0 <= c.y < canvas]
         y, x, side = round(top * cells), round(left * cells), round(canvas * cells)
         part = logits[concept, y : y + side, x : x + side]
-        part[:] = correct_logits(part, encode(placed), placed.image, near)
+        part[:] = correct_logits(part - cut, encode(placed), placed.image, near) + cut
+    on_image = ImageLogits(logits, result.canvas, result.placed, (height, width))
+    logits[concept] = hold_clicks(on_image, concept, kept, cut)
     present = result.present.copy()
     present[concept] |= box is not None or any(click.inside for click in clicks)
-    kept = (*result.clicks, *((concept, click) for click in clicks))
-    return replace(result, small_logits=logits, present=present, clicks=kept)
+    others = [(i, click) for i, click in result.clicks if i != concept]
+    all_clicks = (*others, *((concept, click) for click in kept))
+    return replace(result, small_logits=logits, present=present, clicks=all_clicks)
+
+
+def drop_contradicted(clicks: Sequence[Click], cell: Float[np.ndarray, "2"]) -> list[Click]:
+    """Leave out clicks that a later one contradicts within a cell of the map, and repetitions.
+
+    Args:
+        cell: cells of the map per pixel, along x and y.
+    """
+    kept: list[Click] = []
+    for click in reversed(clicks):
+        near = [o for o in kept if np.abs([o.x - click.x, o.y - click.y] * cell).max() < 1]
+        if click not in near and all(later.inside == click.inside for later in near):
+            kept.append(click)
+    return kept[::-1]
+
+
+def hold_clicks(
+    on_image: ImageLogits, concept: int, clicks: Sequence[Click], cut: float
+) -> Float[np.ndarray, "side side"]:
+    """Return a class's small map, changed as little as it takes to have every click on its side of the cut.
+
+    A correction has the clicks' values in its cells, and the pixels between them have a mixture of these.
+    """
+    logits = on_image.small[concept]
+    if not clicks:
+        return logits
+    weights = np.stack([np.outer(*on_image.weights_at(int(click.x), int(click.y))) for click in clicks])
+    values = np.einsum("kij,ij->k", weights, logits)
+    inside = np.array([click.inside for click in clicks])
+    missing = np.where(inside, np.maximum(cut + HELD - values, 0), np.minimum(cut - HELD - values, 0))
+    if not missing.any():
+        return logits
+    products = np.einsum("kij,lij->kl", weights, weights) + 1e-6 * np.eye(len(clicks))
+    return (logits + np.einsum("k,kij->ij", np.linalg.solve(products, missing), weights)).astype(np.float32)
 
 
 def _window(click: Click, plan: TilePlan, cell: int) -> tuple[int, int]:

@@ -81,6 +81,30 @@ def test_clicks_are_honoured_and_kept(segmenter, result, tiles):
     assert [click for _, click in second.clicks] == [Click(x, y, True), Click(other, 60, False)]
 
 
+@pytest.mark.parametrize(("cut", "tiles"), [(0.0, None), (9.0, None), (-9.0, 2)])
+def test_every_click_is_on_its_side_at_any_threshold(segmenter, result, cut, tiles):
+    """Clicks are pixels of the image; cells of the map are larger or smaller than they are."""
+    context = segmenter.fit(Example(*random_image(0, 60, 70), name="a"))
+    rng = np.random.default_rng(0)
+    for shape in ((90, 120), (300, 40), (9, 7)):
+        image = random_image(5, *shape)[0]
+        corrected = segmenter.predict(image, context, keep_absent=True, tiles=tiles, cut=cut)
+        cells = corrected.small_logits.shape[-1] / corrected.canvas * np.array(corrected.placed) / shape
+        clicked: list[Click] = []
+        for _ in range(6):
+            y, x = (int(rng.integers(side)) for side in shape)
+            click = Click(x, y, bool(rng.integers(2)))
+            contradicted = [
+                c
+                for c in clicked
+                if c.inside != click.inside and max(abs(c.y - y) * cells[0], abs(c.x - x) * cells[1]) < 1
+            ]
+            clicked = [c for c in clicked if c not in contradicted and c != click] + [click]
+            corrected = segmenter.refine(corrected, points=[click])
+            assert [c for _, c in corrected.clicks] == clicked
+            assert all(corrected.mask(0)[int(c.y), int(c.x)] == c.inside for c in clicked)
+
+
 def test_a_box_on_the_target(segmenter, result):
     boxed = segmenter.refine(result, box=(30, 20, 80, 60), name="a")
     x0, y0, x1, y1 = boxed.boxes[0]
