@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 from PIL import Image, UnidentifiedImageError
 
-from segic_jax.data.images import ENDINGS, read_image, register_heif
+from segic_jax.data.image_files import register_heif
+from segic_jax.data.images import ENDINGS, read_image
 from segic_jax.data.mask_reader import question_share, read_mask
 from segic_jax.errors import DataError, InputWarning
 from segic_jax.inference.context import Context

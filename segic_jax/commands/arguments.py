@@ -190,7 +190,7 @@ def _parse_example(image: Path, mask: str, name: str | None) -> "Example":
 
 def _parse_annotations(image: Path, file: Path, label: str | None, name: str | None) -> "Example":
     """Make an Example of the objects with a label in a file of a labelling tool; None is its only label."""
-    from segic_jax.data.annotations.project import find_annotations
+    from segic_jax.data.annotations.lookup import find_annotations
     from segic_jax.inference.example import Example
 
     _, label = find_annotations(file, image, label)

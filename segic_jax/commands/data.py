@@ -70,7 +70,7 @@ class Build:
         from segic_jax.data.build.info import read_info
         from segic_jax.data.build.read import open_built
         from segic_jax.data.build.write import build
-        from segic_jax.data.images import record_reads
+        from segic_jax.data.image_files import record_reads
         from segic_jax.errors import ConfigError
 
         if self.threads < 1 or not self.shots or min(self.shots) < 1:

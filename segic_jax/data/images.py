@@ -3,30 +3,23 @@
 `as_image` takes what a user gives; the `read_` functions take files.
 """
 
-import hashlib
 import io
-import struct
 import warnings
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 from jaxtyping import Integer, UInt8
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image
 
+from segic_jax.data.image_files import DAMAGED, MAX_PIXELS, open_header, read_complete, too_large
+from segic_jax.data.orientation import upright
 from segic_jax.errors import DataError, InputWarning
 
-_READS: ContextVar[dict[Path, str] | None] = ContextVar("record_reads", default=None)
-MAX_PIXELS = 2 * 89_478_485  # of an image, Pillow's limit; they take half a gigabyte
-_HEIF_BRANDS = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")
 _BY_PILLOW = ("GIF", "HEIF", "JPEG2000", "TIFF")  # whose reading is left to Pillow where OpenCV cannot
-_ORIENTATION = ExifTags.Base.Orientation
-_DAMAGED = (OSError, ValueError, SyntaxError, TypeError, struct.error)  # what Pillow raises for damaged files
 ImageLike = str | Path | UInt8[np.ndarray, "_ _ 3"] | Image.Image
 ENDINGS = (
     *(".avif", ".bmp", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".jpeg", ".jpg"),
@@ -126,8 +119,8 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     Raises:
         DataError: the file is missing, cut off or not an image.
     """
-    content = _read(path)
-    header = _header(io.BytesIO(content), path)  # OpenCV may know formats that Pillow does not
+    content = read_complete(path)
+    header = open_header(io.BytesIO(content), path)  # OpenCV may know formats that Pillow does not
     if header is not None and header.format != "MPO" and (count := getattr(header, "n_frames", 1)) > 1:
         warnings.warn(f"{path} holds {count} images; the first is read.", InputWarning, stacklevel=2)
     if header is not None and header.format == "AVIF":  # OpenCV does not turn it
@@ -146,7 +139,7 @@ def read_rgb(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     Raises:
         DataError: the file is missing, cut off or not an image.
     """
-    return decode_rgb(_read(path), path)
+    return decode_rgb(read_complete(path), path)
 
 
 def decode_rgb(content: bytes, name: Path | str) -> UInt8[np.ndarray, "height width 3"]:
@@ -199,15 +192,8 @@ def image_size(path: Path | str) -> tuple[int, int]:
             return image.size
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file.") from error
-    except (*_DAMAGED, Image.DecompressionBombError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is damaged or not an image: get the file again.") from error
-
-
-def too_large(what: Path | str, width: int, height: int) -> str:
-    """Return the message for an image of more than MAX_PIXELS."""
-    return (
-        f"{what} has {width} x {height} pixels; at most {MAX_PIXELS // 10**6} million can be read: shrink it."
-    )
 
 
 def require_size(
@@ -224,174 +210,21 @@ def require_size(
         )
 
 
-@contextmanager
-def record_reads() -> Iterator[dict[Path, str]]:
-    """Collect the files that this thread reads inside the block, in order, each with its SHA-256."""
-    read: dict[Path, str] = {}
-    token = _READS.set(read)
-    try:
-        yield read
-    finally:
-        _READS.reset(token)
-
-
-def read_bytes(path: Path | str) -> bytes:
-    """Return the content of a file; every reader of data goes through here.
-
-    Raises:
-        DataError: the file is missing or cannot be read.
-    """
-    try:
-        if Path(path).is_char_device() or Path(path).is_block_device():  # it may never end
-            raise DataError(f"{path} cannot be read: it is a device; give a file.")
-        content = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file.") from error
-    except DataError:
-        raise
-    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
-        raise DataError(f"{path} cannot be read ({getattr(error, 'strerror', error)}).") from error
-    if (read := _READS.get()) is not None:
-        read[Path(path)] = hashlib.sha256(content).hexdigest()
-    return content
-
-
 def open_image(path: Path | str) -> Image.Image:
     """Open an image with Pillow, with its mode, its palette and its bit depth as they are stored.
 
     Raises:
         DataError: the file is missing, cut off, damaged or not an image.
     """
-    content = _read(path)
-    image = _header(io.BytesIO(content), path)
-    with suppress(*_DAMAGED):
+    content = read_complete(path)
+    image = open_header(io.BytesIO(content), path)
+    with suppress(*DAMAGED):
         if image is not None:
             image.load()
             return image
     raise DataError(
         f"{path} is damaged or not an image that can be read: get the file again, or save it as PNG."
     )
-
-
-def upright(image: Image.Image, what: Path | str) -> Image.Image:
-    """Load the pixels of an image and turn it upright according to its EXIF tag.
-
-    Raises:
-        DataError: the pixels cannot be read.
-    """
-    try:
-        image.load()
-    except _DAMAGED as error:
-        raise DataError(f"{what} is damaged: get the file again.") from error
-    with suppress(*_DAMAGED):  # a tag that cannot be read is ignored
-        if image.getexif().get(_ORIENTATION, 1) != 1:
-            return ImageOps.exif_transpose(image)
-    return image
-
-
-def upright_size(path: Path | str) -> tuple[int, int]:
-    """Return an image's height and width as `read_image` gives them; only the file's header is read.
-
-    Raises:
-        DataError: the file is missing or not an image.
-    """
-    try:
-        with Path(path).open("rb") as file:
-            if (image := _header(file, path)) is not None:
-                return oriented_size(image)
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: there is no such file.") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}).") from error
-    raise DataError(f"{path} is damaged or not an image: get the file again.")
-
-
-def oriented_size(image: Image.Image) -> tuple[int, int]:
-    """Return the height and width of an image that is not turned upright yet."""
-    with suppress(*_DAMAGED):
-        # Pillow would read all pixels of a PNG to look for a tag after them, and gives a TIFF's size turned.
-        has_tag = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
-        if has_tag and image.getexif().get(_ORIENTATION, 1) >= 5:
-            return image.width, image.height
-    return image.height, image.width
-
-
-def exif_turn(image: object) -> str:
-    """Return a clause about the turn that an image's EXIF tag demands; "" for none, and for arrays."""
-    turns = {3: 180, 4: 180, 5: 90, 6: 90, 7: 90, 8: 90}
-    with suppress(*_DAMAGED, DataError):
-        opened = _header(io.BytesIO(read_bytes(image)), image) if isinstance(image, (str, Path)) else image
-        if isinstance(opened, Image.Image) and (turn := turns.get(opened.getexif().get(_ORIENTATION, 1))):
-            return f"which its EXIF tag turns by {turn} degrees"
-    return ""
-
-
-def register_heif() -> bool:
-    """Let Pillow read HEIC, the format of phones; return whether the package for it is installed."""
-    try:
-        import pillow_heif
-    except ImportError:
-        return False
-    pillow_heif.register_heif_opener()
-    return True
-
-
-def _header(file: io.BufferedIOBase, path: Path | str) -> Image.Image | None:
-    """Open an image without reading its pixels; return None if it is not an image.
-
-    Raises:
-        DataError: it has too many pixels.
-    """
-    start = file.read(12)
-    file.seek(0)
-    if start[4:8] == b"ftyp" and start[8:] in _HEIF_BRANDS and not register_heif():
-        raise DataError(
-            f"{path} is a HEIC image: run pip install 'segic_jax[heic]' to read it, or save it as JPEG."
-        )
-    try:
-        image = Image.open(file)
-    except Image.DecompressionBombError as error:
-        limit = MAX_PIXELS // 10**6
-        raise DataError(
-            f"{path} has more than {limit} million pixels, too many to read: shrink it."
-        ) from error
-    except _DAMAGED:
-        return None
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(too_large(path, image.width, image.height))
-    return image
-
-
-def _read(path: Path | str) -> bytes:
-    """Return the content of a complete file: OpenCV would fill missing parts of an image with grey."""
-    content = read_bytes(path)
-    if not _is_complete(content):
-        raise DataError(f"{path} is cut off or damaged; get the complete file again.")
-    return content
-
-
-def _is_complete(content: bytes) -> bool:
-    if content[:3] == b"\xff\xd8\xff":  # JPEG: an end marker after the last scan's start
-        return content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda")
-    if content[:4] == b"\x89PNG":
-        return _is_complete_png(content)
-    if content[:4] == b"RIFF":  # WebP: the size is in the header
-        return len(content) >= 8 + int.from_bytes(content[4:8], "little")
-    return True
-
-
-def _is_complete_png(content: bytes) -> bool:
-    """Follow the chunks to the last one and verify the checksums of those with pixels and colours."""
-    start, view = 8, memoryview(content)
-    while len(header := content[start : start + 8]) == 8:
-        kind, end = header[4:], start + 12 + int.from_bytes(header[:4], "big")
-        checked, checksum = view[start + 4 : end - 4], int.from_bytes(view[end - 4 : end], "big")
-        if kind[:1].isupper() and zlib.crc32(checked) != checksum:
-            return False
-        if kind == b"IEND":
-            return True
-        start = end
-    return False
 
 
 def _decode(content: bytes, path: Path | str, flags: int) -> np.ndarray:

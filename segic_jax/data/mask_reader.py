@@ -7,18 +7,15 @@ with the labels or colours to choose from.
 import re
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Integer, Shaped, UInt8
-from PIL import Image
+from jaxtyping import Bool, Integer, UInt8
 
-from segic_jax.data.images import open_image, read_bytes, source_path, to_array, upright
+from segic_jax.data.mask_pixels import MaskLike, MaskPixels, decode_mask
 from segic_jax.data.soft_masks import HALF, is_soft_edged, shades_of_colour
 from segic_jax.errors import DataError, InputWarning
 
-MaskLike = str | Path | Shaped[np.ndarray, "..."] | Image.Image
 Label = int | str  # a number of a label map, a colour "#rrggbb", or "alpha"
 
 ALPHA = "alpha"
@@ -31,9 +28,7 @@ MAX_COLOURS = 64  # of a mask; an image of more is a photograph, or was compress
 LISTED = 8  # labels or colours in a message
 NEAR_BLACK = 15  # largest value of a background that is not quite black
 NOISE = 12  # largest difference of the channels of grey after a compression with a loss
-_LOSSY = ("JPEG", "MPO", "AVIF", "HEIF")
 _LABEL_COLOUR = re.compile("#[0-9a-fA-F]{6}")
-_GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "F")
 
 
 class Regions(NamedTuple):
@@ -41,17 +36,6 @@ class Regions(NamedTuple):
 
     labels: Integer[np.ndarray, "height width"]  # 0 is no object
     names: Mapping[int, str]  # how the command line names each of the other labels
-
-
-class _Pixels(NamedTuple):
-    """Hold a decoded mask, of which exactly one of `values` and `colours` is set."""
-
-    what: str  # for messages
-    values: np.ndarray | None = None  # [height, width], bool or whole numbers
-    colours: np.ndarray | None = None  # uint8 [height, width, 3]
-    alpha: np.ndarray | None = None  # uint8 [height, width]
-    indices: np.ndarray | None = None  # of a palette image, beside its colours
-    lossy: bool = False  # compressed with a loss: values are not exact
 
 
 def read_mask(mask: MaskLike, label: Label | None = None) -> Bool[np.ndarray, "height width"]:
@@ -64,7 +48,7 @@ def read_mask(mask: MaskLike, label: Label | None = None) -> Bool[np.ndarray, "h
         DataError: the mask cannot be read, is of another type or shape, marks several objects and no `label`
             is given, or has no pixel of the `label`.
     """
-    pixels = _decode(mask)
+    pixels = decode_mask(mask)
     if label is not None:
         return _select(pixels, label)
     regions = _find_regions(pixels)
@@ -79,7 +63,7 @@ def read_objects(mask: MaskLike) -> Regions:
     Raises:
         DataError: as `read_mask`, or the objects have colours and no numbers.
     """
-    pixels = _decode(mask)
+    pixels = decode_mask(mask)
     regions = _find_regions(pixels)
     if len(regions.names) > 1 and pixels.indices is None and pixels.values is None:
         if len(regions.names) > MAX_COLOURS:
@@ -101,83 +85,7 @@ def question_share(mask: Bool[np.ndarray, "height width"]) -> str:
     return ""
 
 
-def _decode(mask: MaskLike) -> _Pixels:
-    what = source_path(mask) or "The mask"
-    if isinstance(mask, (str, Path)):
-        mask = _read_array(mask) if is_array_file(mask) else open_image(mask)
-    if isinstance(mask, Image.Image):
-        lossy, pages = mask.format in _LOSSY, getattr(mask, "n_frames", 1)
-        if pages > 1 and mask.format != "MPO":
-            warnings.warn(f"{what} holds {pages} images; the first is read.", InputWarning, stacklevel=2)
-        mask = upright(mask, what)
-        if mask.mode not in _GREY_MODES:
-            alpha = np.asarray(mask.convert("RGBA").getchannel("A")) if mask.has_transparency_data else None
-            indices = np.asarray(mask) if mask.mode == "P" else None
-            return _Pixels(what, None, np.asarray(mask.convert("RGB")), alpha, indices, lossy)
-        return _Pixels(what, _whole_numbers(np.asarray(mask), what), lossy=lossy)
-    return _decode_array(to_array(mask, what), what)
-
-
-def is_array_file(path: Path | str) -> bool:
-    """Return whether a path is that of a NumPy file, .npy."""
-    return Path(path).suffix.lower() == ".npy"
-
-
-def _read_array(path: Path | str) -> np.ndarray:
-    read_bytes(path)  # which says why it cannot be read
-    try:
-        return np.lib.format.open_memmap(
-            path, mode="r"
-        )  # refuses objects, and more numbers than the file has
-    except (ValueError, OSError) as error:
-        raise DataError(f"{path} is damaged, or no array of numbers: save it again with np.save.") from error
-
-
-def _decode_array(array: np.ndarray, what: str) -> _Pixels:
-    """Take [h, w], [h, w, 1], [1, h, w], and [h, w, 3 or 4] for colours, of any type of number."""
-    if array.ndim == 3 and 1 in (array.shape[0], array.shape[2]):
-        array = array[0] if array.shape[0] == 1 else array[..., 0]
-    kind = f"{array.dtype} {list(array.shape)}"
-    if array.dtype.kind not in "buif" or not array.size:
-        raise DataError(f"{what} must be true and false or numbers, [height, width], not {kind}.")
-    if array.ndim == 3 and array.shape[2] in (3, 4):
-        if array.dtype == bool:
-            array = array * np.uint8(255)
-        elif array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
-            array = np.rint(255 * array)
-        if not (array.min() >= 0 and array.max() <= 255):  # which NaN fails as well
-            raise DataError(f"{what} must have colours of 0 to 255, not {kind} from {array.min():g}.")
-        array = array.astype(np.uint8)
-        return _Pixels(what, None, array[..., :3], array[..., 3] if array.shape[2] == 4 else None)
-    if array.ndim != 2:
-        raise DataError(f"{what} must be the mask of one object, [height, width], not {kind}.")
-    return _Pixels(what, _whole_numbers(array, what))
-
-
-def _whole_numbers(values: np.ndarray, what: str) -> np.ndarray:
-    """Return bool and whole numbers as they are; cut probabilities at half, and round grey values."""
-    if values.dtype.kind != "f":
-        return values
-    low, high = values.min(), values.max()
-    if not (low >= 0 and np.isfinite(high)):
-        raise DataError(f"{what} has values from {low:g} to {high:g}: give probabilities of 0 to 1, or bool.")
-    if (values == np.rint(values)).all():
-        return values.astype(np.int64)
-    if high <= 1:
-        steps = np.unique(values)
-        if len(steps) < 16 and not is_soft_edged(np.rint(255 * values).astype(np.uint8)):
-            listed = ", ".join(f"{step:.3g}" for step in steps[:8])
-            raise DataError(
-                f"{what} holds the values {listed}, which are no soft edge: give the mask of one object, "
-                "such as mask == value."
-            )
-        return values > 0.5
-    if high <= 255:
-        return np.rint(values).astype(np.uint8)
-    raise DataError(f"{what} has fractions up to {high:g}: give probabilities of 0 to 1, or bool.")
-
-
-def _find_regions(pixels: _Pixels) -> Regions:
+def _find_regions(pixels: MaskPixels) -> Regions:
     if pixels.values is not None:
         return _regions_of_values(pixels.values, pixels)
     assert pixels.colours is not None
@@ -196,7 +104,7 @@ def _find_regions(pixels: _Pixels) -> Regions:
     )
 
 
-def _regions_of_values(values: np.ndarray, pixels: _Pixels) -> Regions:
+def _regions_of_values(values: np.ndarray, pixels: MaskPixels) -> Regions:
     """Read a label map, or black and white with soft edges."""
     if values.dtype == bool:
         return Regions(values.astype(np.uint8), {1: "1"} if values.any() else {})
@@ -230,7 +138,7 @@ def _as_grey(values: np.ndarray, levels: np.ndarray) -> UInt8[np.ndarray, "heigh
     return (values >> 8 if levels[-1] > 255 else values).astype(np.uint8)
 
 
-def _regions_of_colours(pixels: _Pixels, opaque: np.ndarray | None) -> Regions:
+def _regions_of_colours(pixels: MaskPixels, opaque: np.ndarray | None) -> Regions:
     """Read an object in colour on black; the void colour and transparent pixels are no object."""
     colours = pixels.colours
     assert colours is not None
@@ -274,7 +182,7 @@ def _regions_of_colours(pixels: _Pixels, opaque: np.ndarray | None) -> Regions:
     raise DataError(_several(pixels.what, Regions(indices, {i: str(i) for i in by_index})))
 
 
-def _select(pixels: _Pixels, label: Label) -> np.ndarray:
+def _select(pixels: MaskPixels, label: Label) -> np.ndarray:
     """Return the pixels of a number, a colour or the opaque part."""
     if label == ALPHA:
         if pixels.alpha is None:
@@ -351,7 +259,7 @@ def _shares(regions: Regions) -> str:
     return ", ".join(items) + (f" and {rest} more" if rest else "")
 
 
-def _listed(pixels: _Pixels) -> str:
+def _listed(pixels: MaskPixels) -> str:
     """List the labels or colours that a mask has, of which one can be chosen."""
     if (values := pixels.values if pixels.values is not None else pixels.indices) is not None:
         names = [str(int(value)) for value in np.unique(values)]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
-from segic_jax.data.images import read_bytes
+from segic_jax.data.image_files import read_bytes
 from segic_jax.errors import DataError, RefusedFile
 from segic_jax.runtime.unpickle import (
     MALFORMED,

@@ -10,11 +10,13 @@ from pathlib import Path
 from PIL import Image
 
 from segic_jax.data import masks
+from segic_jax.data.annotations.lookup import draw_label
 from segic_jax.data.annotations.paths import ImageFinder
-from segic_jax.data.annotations.project import AUTO, draw_label, read_project
+from segic_jax.data.annotations.project import AUTO, read_project
 from segic_jax.data.annotations.registry import WRITTEN, find_format
 from segic_jax.data.annotations.types import LISTED, AnnotatedImage, LabelledImage, Region, list_names
-from segic_jax.data.images import oriented_size, read_labels, upright_size
+from segic_jax.data.images import read_labels
+from segic_jax.data.orientation import oriented_size, upright_size
 from segic_jax.errors import ConfigError, DataError, InputWarning
 from segic_jax.inference.example import Example
 from segic_jax.inference.result import Result

@@ -16,9 +16,10 @@ from jaxtyping import Bool, UInt8
 from PIL import Image
 
 from segic_jax.data import masks
-from segic_jax.data.annotations import project, voc
-from segic_jax.data.images import ImageLike, as_image, exif_turn, shorten, source_path
+from segic_jax.data.annotations import lookup, project, voc
+from segic_jax.data.images import ImageLike, as_image, shorten, source_path
 from segic_jax.data.mask_reader import ALPHA, Label, MaskLike, question_share, read_mask
+from segic_jax.data.orientation import exif_turn
 from segic_jax.errors import DataError, InputWarning
 from segic_jax.inference.overlay import draw_object
 
@@ -132,9 +133,9 @@ class Example:
         """Return the objects of a file of a labelling tool."""
         image = Path(self.image) if isinstance(self.image, (str, Path)) else None
         label = None if self.label is None else str(self.label)
-        annotated, label = project.find_annotations(file, image, label)
+        annotated, label = lookup.find_annotations(file, image, label)
         turned = self.image if isinstance(self.image, Image.Image) else image
-        return project.draw_label(annotated, label, turned, height, width)
+        return lookup.draw_label(annotated, label, turned, height, width)
 
     def _mask_label(self) -> Label | None:
         """Return the label as the mask's number or colour, where it is a name."""

@@ -15,7 +15,8 @@ from jaxtyping import Integer, UInt8
 
 from segic_jax.data.image_folder import list_images
 from segic_jax.data.images import open_image, palette_png, read_image
-from segic_jax.data.mask_reader import is_array_file, read_objects
+from segic_jax.data.mask_pixels import is_array_file
+from segic_jax.data.mask_reader import read_objects
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.overlay import class_colours, draw_masks
 from segic_jax.inference.video_log import FrameRecord

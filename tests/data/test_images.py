@@ -13,7 +13,8 @@ from PIL import Image, ImageOps
 from requirements import require_module
 from tiny import random_image
 
-from segic_jax.data.images import as_image, open_image, read_image, upright, upright_size
+from segic_jax.data.images import as_image, open_image, read_image
+from segic_jax.data.orientation import upright, upright_size
 from segic_jax.errors import DataError, InputWarning
 
 IMAGE, MASK = random_image(0, 70, 60)

@@ -1,34 +1,27 @@
-"""Read a project of a labelling tool, and find an image and a label in it."""
+"""Read the annotations of a labelling tool: a file, or a folder with the files of a project."""
 
 import json
-import warnings
 import xml.etree.ElementTree as ET
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from jaxtyping import Bool
-from PIL import Image
-
 from segic_jax.data.annotations import coco, yolo
-from segic_jax.data.annotations.paths import list_files_below, local_name, without_upload
+from segic_jax.data.annotations.paths import list_files_below
 from segic_jax.data.annotations.registry import FORMATS, READ, find_format
 from segic_jax.data.annotations.types import (
     IGNORED,
-    LISTED,
     AnnotatedImage,
-    Annotation,
     Format,
-    list_names,
     require_one_case,
     warn_left_out,
 )
-from segic_jax.data.images import exif_turn, read_bytes, shorten
-from segic_jax.errors import DataError, InputWarning
+from segic_jax.data.image_files import read_bytes
+from segic_jax.data.images import shorten
+from segic_jax.errors import DataError
 
 AUTO = "auto"
 SUFFIXES = (".json", ".xml", ".txt")  # of files with annotations that stand in the place of a mask
@@ -73,12 +66,12 @@ def read_project(path: Path, name: str = AUTO, on_error: OnError | None = None) 
         kinds = chosen.title if chosen else ", ".join(FORMATS[key].title for key in READ)
         raise DataError(f"{path} has no annotations of {kinds}: export the project again, and unpack it.")
     key, images = next(iter(found.items()))
-    images = [_with_labels(image) for image in images]
+    images = [with_labels(image) for image in images]
     require_one_case((a.label, image.file) for image in images for a in image.annotations)
     return Found(FORMATS[key], images)
 
 
-def _with_labels(image: AnnotatedImage) -> AnnotatedImage:
+def with_labels(image: AnnotatedImage) -> AnnotatedImage:
     """Leave out the annotations of no class, and with an InputWarning those without a label."""
     unnamed = [f"{annotation.what} has no label" for annotation in image.annotations if not annotation.label]
     warn_left_out(image.file, len(image.annotations), unnamed)
@@ -178,7 +171,15 @@ def _read_cached(path: Path, stamp: tuple[int, int]) -> list[AnnotatedImage]:
     return _read_file(path)[1]
 
 
-def _read_images(path: Path, image: Path | None) -> list[AnnotatedImage]:
+def read_images(path: Path, image: Path | None) -> list[AnnotatedImage]:
+    """Return the annotated images of a file that stands in the place of a mask.
+
+    Args:
+        image: whose file of YOLO it is; None for an image in memory.
+
+    Raises:
+        DataError: the file is missing or damaged, or of no format that is read.
+    """
     try:
         status = path.stat()
     except OSError as error:
@@ -188,131 +189,3 @@ def _read_images(path: Path, image: Path | None) -> list[AnnotatedImage]:
         assert read_file is not None
         return read_file(path, image or Path(path.stem))
     return _read_cached(path, (status.st_size, status.st_mtime_ns))
-
-
-def find_annotations(path: Path, image: Path | None, label: str | None) -> tuple[AnnotatedImage, str]:
-    """Return an image's annotations in a file, and the label.
-
-    Args:
-        image: its path; None for an image in memory, whose name is not known.
-        label: the one to find; None for the only one there is.
-
-    Raises:
-        DataError: the image or the label is not in the file, or there are several of them.
-    """
-    images = _read_images(path, image)
-    found = _with_labels(_find_image(path, images, image))
-    require_one_case((annotation.label, path) for annotation in found.annotations)
-    counts = found.labels
-    listed = list_names(f"{name} ({count})" for name, count in sorted(counts.items())) or "none"
-    if label is None and len(counts) == 1:
-        return found, next(iter(counts))
-    if label is None:
-        if not counts:
-            raise DataError(
-                f"{path} has no object on {found.name}: annotate it, or choose another reference."
-            )
-        raise DataError(
-            f"{path} has several labels on {found.name}, {listed}: choose one, as in "
-            f"{path}:{next(iter(counts))} (label= in Python)."
-        )
-    if label not in counts:
-        raise DataError(f"{path} has no label '{label}' on {found.name}; its labels are {listed}.")
-    return found, label
-
-
-def _find_image(path: Path, images: Sequence[AnnotatedImage], image: Path | None) -> AnnotatedImage:
-    if image is None:
-        if len(images) == 1:
-            return images[0]
-        raise DataError(f"{path} has {len(images)} images: give the reference as a file, by its name.")
-    same = images_of_name(images, image)
-    if len(same) == 1:
-        return same[0]
-    if same:
-        raise DataError(
-            f"{path} has {len(same)} images called {image.name}, "
-            f"{list_names((item.name for item in same), 4)}: fit the project as a whole, with segic fit."
-        )
-    if len(images) == 1 and path.suffix.lower() == ".json" and images[0].file == path:
-        warnings.warn(
-            f"{path} was made for {images[0].name}, not for {image.name}: is it the right file?",
-            InputWarning,
-            stacklevel=2,
-        )
-        return images[0]
-    names = list_names((item.name for item in images), LISTED) or "none"
-    raise DataError(f"{path} has no image {image.name}; it has {names}.")
-
-
-def images_of_name(images: Sequence[AnnotatedImage], image: Path) -> list[AnnotatedImage]:
-    """Return the images that may be this file: of its name, and of those the ones in its folder."""
-    wanted, found = image.name.lower(), []
-    for annotated in images:
-        name = PurePosixPath(local_name(annotated.name))
-        if wanted in (name.name.lower(), without_upload(name.name).lower()):
-            found.append((annotated, name.parts))
-    there = image.absolute().parts
-    deeper = [annotated for annotated, parts in found if parts == there[-len(parts) :]]
-    return deeper if len(found) > 1 and deeper else [annotated for annotated, _ in found]
-
-
-def draw_label(
-    annotated: AnnotatedImage, label: str, image: Path | Image.Image | None, height: int, width: int
-) -> Bool[np.ndarray, "height width"]:
-    """Return the pixels of all objects with a label.
-
-    Args:
-        image: for the message about an image that its EXIF tag turns.
-        height: of the image as it is read, upright.
-
-    Raises:
-        DataError: the image has another size than the annotations were made for, an object cannot be used, or
-            none has any pixel.
-    """
-    _require_size(annotated, image, height, width)
-    mask = np.zeros((height, width), bool)
-    chosen = [annotation for annotation in annotated.annotations if annotation.label == label]
-    empty: list[Annotation] = []
-    for annotation in chosen:
-        drawn = annotation.draw(height, width)
-        mask |= drawn
-        if not drawn.any():
-            empty.append(annotation)
-    if len(empty) == len(chosen):
-        raise DataError(f"{chosen[0].what} is empty: it marks no pixel; draw it again, or delete it.")
-    if empty:
-        listed = list_names((annotation.what for annotation in empty), LISTED)
-        warnings.warn(
-            f"{len(empty)} of {len(chosen)} annotations mark no pixel and are left out: {listed}.",
-            InputWarning,
-            stacklevel=2,
-        )
-    return mask
-
-
-def _require_size(
-    annotated: AnnotatedImage, image: Path | Image.Image | None, height: int, width: int
-) -> None:
-    what = f"{annotated.file}: {annotated.name}"
-    if annotated.bytes is not None and isinstance(image, Path) and image.is_file():
-        size = image.stat().st_size
-        if size != annotated.bytes:
-            warnings.warn(
-                f"{what} had {annotated.bytes} bytes when it was annotated, {image} has {size}: is it the "
-                "same image, at its original size?",
-                InputWarning,
-                stacklevel=2,
-            )
-    if annotated.size is None or annotated.size == (height, width):
-        return
-    rows, columns = annotated.size
-    turn = exif_turn(image) if annotated.size == (width, height) else ""
-    fix = (
-        f", {turn}: remove the tag, or annotate the image as it is shown upright"
-        if turn
-        else ": give the image that was annotated, at its original size"
-    )
-    raise DataError(
-        f"{what} was annotated with {columns} x {rows} pixels, the image has {width} x {height}{fix}."
-    )

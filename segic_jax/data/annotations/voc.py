@@ -22,7 +22,8 @@ from segic_jax.data.annotations.types import (
     LabelledImage,
     list_names,
 )
-from segic_jax.data.images import ENDINGS, open_image, palette_png, read_bytes
+from segic_jax.data.image_files import read_bytes
+from segic_jax.data.images import ENDINGS, open_image, palette_png
 from segic_jax.data.mask_reader import VOID_COLOUR, colour_codes
 from segic_jax.errors import DataError
 from segic_jax.runtime.atomic_write import atomic_write, make_folder

@@ -13,7 +13,7 @@ from segic_jax.data.annotations.outlines import outlines
 from segic_jax.data.annotations.paths import common_folder, list_files_below, list_images_below
 from segic_jax.data.annotations.shapes import INDICES, draw_box, draw_polygon
 from segic_jax.data.annotations.types import AnnotatedImage, Annotation, Format, LabelledImage
-from segic_jax.data.images import read_bytes
+from segic_jax.data.image_files import read_bytes
 from segic_jax.errors import DataError
 from segic_jax.runtime.atomic_write import atomic_write, make_folder
 

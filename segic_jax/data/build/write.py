@@ -21,7 +21,7 @@ from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.build.info import VERSION, DataSetInfo, VideoInfo, find_built
 from segic_jax.data.build.items import Item, items, records
 from segic_jax.data.build.records import FrameRecord, ImageRecord, encode, features
-from segic_jax.data.images import record_reads
+from segic_jax.data.image_files import record_reads
 from segic_jax.errors import DataError
 from segic_jax.runtime import progress
 from segic_jax.runtime.atomic_write import atomic_path, atomic_write
@@ -50,7 +50,7 @@ def build(
 
     Args:
         source: the source that `benchmark` opens in `root`.
-        read: the files that were read to open it, with their SHA-256 (`images.record_reads`).
+        read: the files that were read to open it, with their SHA-256 (`image_files.record_reads`).
         shots: the numbers of references for which episodes are drawn and stored, if the benchmark has them.
 
     Raises:
