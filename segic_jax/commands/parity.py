@@ -57,8 +57,9 @@ class EndToEnd:
     """Convert a dump's weights and segment its images as a user does; compare the masks with PyTorch's.
 
     The weights go through `segic convert`, names through the tokenizer, images through `Segmenter.predict`
-    and the evaluation of `eval.py`. Exit code 0: with float32 inputs every mask is PyTorch's, but for pixels
-    whose logits tie within 1e-3; 1: one is not.
+    and through `segic eval` as a process of its own. It also measures what a rounded canvas, bfloat16 and
+    TF32 change. Exit code 0: with float32 inputs every mask is PyTorch's, but for pixels whose logits tie
+    within 1e-3; 1: one is not.
     """
 
     dump: tyro.conf.Positional[Path]

@@ -1,7 +1,7 @@
 """Go the whole way from a dump of the official code to masks, as a user does, and compare them with torch's.
 
 The weights go through `segic convert`, the class name through the tokenizer and the text tower, the images
-through preprocessing, `Segmenter.predict` and the evaluation that `eval.py` runs, with torch's masks as
+through preprocessing, `Segmenter.predict`, and `segic eval` as a process of its own, with torch's masks as
 ground truth. Nothing of the dump but its inputs and its masks is read.
 """
 
@@ -13,29 +13,27 @@ from tempfile import TemporaryDirectory
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float
 
 from segic_jax.config import Precision
-from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, View
-from segic_jax.data.preprocess import resize
 from segic_jax.errors import DumpError
 from segic_jax.evaluate.episode_stream import predict_episodes
 from segic_jax.evaluate.episode_tasks import make_tasks
-from segic_jax.evaluate.episodes import EpisodeEvaluation
 from segic_jax.evaluate.metrics import mask_iou
-from segic_jax.evaluate.protocols import find_protocol, to_image_size
-from segic_jax.evaluate.runner import run_evaluation
+from segic_jax.evaluate.protocols import to_image_size
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.example import Example
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.parity.dump import Dump, read_dump, read_pair
+from segic_jax.parity.dump import read_dump
+from segic_jax.parity.eval_process import run_eval, write_pairs
+from segic_jax.parity.pairs import TIE, Pair, load_pair
+from segic_jax.parity.tf32 import tf32_products
 from segic_jax.runtime import progress
 from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.convert import convert
 
-TIE = 1e-3  # logits of torch that may be on the other side of 0
 TOKENIZER = "tokenizer.json"  # in the dump
 
 
@@ -53,8 +51,9 @@ class Way:
         return self.precision == "float32" and not self.rounded_canvas
 
 
+EXACT = Way("float32, canvas in float32", "float32", False)
 WAYS = (
-    Way("float32, canvas in float32", "float32", False),
+    EXACT,
     Way("float32, canvas rounded to uint8", "float32", True),
     Way("bfloat16, canvas rounded to uint8", "bfloat16", True),
 )
@@ -65,11 +64,11 @@ class MaskComparison:
     """Compare a mask with torch's, at the size of the target."""
 
     file: str
-    through: str  # "predict", "logits" of the stream that is scored, or "eval.py"
+    through: str  # "segic eval", "predict", or "logits" of the stream that an evaluation scores
     way: str
     judged: bool
     logits_apart: float | None  # largest difference; None where the way gives no logits
-    pixels_apart: int | None  # None where ties are not counted
+    pixels_apart: int
     untied: int  # pixels that are apart and where torch's logit is not within TIE of 0
     iou: float | None  # None if both masks are empty
 
@@ -77,19 +76,6 @@ class MaskComparison:
     def passed(self) -> bool:
         """Return whether the masks are equal but for ties; a way that is not exact only measures."""
         return not self.judged or not self.untied
-
-
-@dataclass(frozen=True, eq=False)
-class Pair:
-    """Hold what is read of one pair of a dump."""
-
-    file: str
-    name: str  # of the class; "" for none
-    instances: bool  # the masks are objects that are decoded together
-    image: UInt8[np.ndarray, "height width 3"]  # the target
-    reference: UInt8[np.ndarray, "_ _ 3"]
-    masks: Bool[np.ndarray, "objects _ _"]  # of the reference
-    theirs: Float[np.ndarray, "objects height width"]  # torch's logits at the size of the target
 
 
 def compare_end_to_end(folder: Path, out: Path | None, tokenizer: Path | None = None) -> bool:
@@ -118,9 +104,12 @@ def compare_end_to_end(folder: Path, out: Path | None, tokenizer: Path | None = 
             canvas=dump.config.canvas,
             num_heads=dump.manifest["model"]["backbone_heads"],
         )
+        rows = list(evaluated(pairs, model, Path(temporary)))  # before this process takes the device
         bundle = load_bundle(model)
-        ways = progress.bar(WAYS, desc="ways", unit="way")
-        rows = [row for way in ways for row in compare_pairs(pairs, bundle, way)]
+        for way in progress.bar(WAYS, desc="ways", unit="way"):
+            rows += compare_pairs(pairs, bundle, way)
+        with tf32_products() as how:
+            rows += [replace(row, way=how, judged=False) for row in compare_pairs(pairs, bundle, EXACT)]
     print(table(rows))
     passed = all(row.passed for row in rows)
     if out is not None:
@@ -129,27 +118,20 @@ def compare_end_to_end(folder: Path, out: Path | None, tokenizer: Path | None = 
     return passed
 
 
-def load_pair(dump: Dump, number: int) -> Pair:
-    """Read one pair."""
-    arrays, entry = read_pair(dump, number), dump.manifest["pairs"][number]
-    image, reference = (_channels_last(arrays[f"in.orig_image{end}"]) for end in ("", "_dual"))
-    return Pair(
-        file=str(entry["file"]),
-        name=str(entry.get("class_name") or ""),
-        instances=bool(entry.get("instances")),
-        image=image,
-        reference=reference,
-        masks=arrays["in.orig_label_dual"] > 127,
-        theirs=resize(arrays["out.masks"][:, 0].astype(np.float32), image.shape[:2]),
-    )
-
-
-def _channels_last(planes: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(np.moveaxis(planes, 0, -1))
+def evaluated(pairs: Sequence[Pair], model: Path, folder: Path) -> Iterator[MaskComparison]:
+    """Run `segic eval` in every way, and yield what it counts of each pair; it never decodes instances."""
+    pairs = [pair for pair in pairs if not pair.instances]
+    if not pairs:
+        return
+    write_pairs(pairs, folder)
+    for way in progress.bar(WAYS, desc="segic eval", unit="run"):
+        counts = run_eval(pairs, folder, model, way.precision, rounded_canvas=way.rounded_canvas)
+        for pair, (apart, untied, iou) in zip(pairs, counts, strict=True):
+            yield MaskComparison(pair.file, "segic eval", way.name, way.exact, None, apart, untied, iou)
 
 
 def compare_pairs(pairs: Sequence[Pair], bundle: Bundle, way: Way) -> Iterator[MaskComparison]:
-    """Yield the comparisons of all pairs; instances are decoded together, which `eval.py` never does."""
+    """Yield the comparisons of all pairs; instances are decoded together."""
     segmenter = Segmenter(bundle, way.precision, rounded_canvas=way.rounded_canvas)
     for pair in pairs:
         names = [pair.name or f"object {number}" for number in range(len(pair.masks))]
@@ -157,17 +139,16 @@ def compare_pairs(pairs: Sequence[Pair], bundle: Bundle, way: Way) -> Iterator[M
         named = bool(pair.name) and not pair.instances
         context = segmenter.fit(examples, class_names=named, instances=pair.instances)
         masks = segmenter.predict(pair.image, context, keep_absent=True, together=pair.instances).masks
-        for theirs, mask in zip(pair.theirs, masks, strict=True):
-            yield compare_masks(pair.file, "predict", way, theirs, mask, None)
+        for expected, mask in zip(pair.torch_logits, masks, strict=True):
+            yield compare_masks(pair.file, "predict", way, expected, mask, None)
     source = PairSource([pair for pair in pairs if not pair.instances])
     if source.pairs:
         for pair, logits in zip(source.pairs, stream_logits(segmenter.engine, source, way), strict=True):
-            yield compare_masks(pair.file, "logits", way, pair.theirs[0], logits > 0, logits)
-        yield from evaluated(bundle, source, way)
+            yield compare_masks(pair.file, "logits", way, pair.torch_logits[0], logits > 0, logits)
 
 
 def stream_logits(engine: Engine, source: "PairSource", way: Way) -> list[Float[np.ndarray, "height width"]]:
-    """Return the logits that `eval.py` scores, at the size of each target."""
+    """Return the logits that an evaluation scores, at the size of each target."""
     tasks = make_tasks(engine.bundle, source, [source.manifest("segic", 0, 1)], class_names=True)
     return list(
         predict_episodes(
@@ -180,54 +161,25 @@ def stream_logits(engine: Engine, source: "PairSource", way: Way) -> list[Float[
     )
 
 
-def evaluated(bundle: Bundle, source: "PairSource", way: Way) -> Iterator[MaskComparison]:
-    """Run the evaluation of `eval.py`, and yield what its episodes.jsonl says of each pair.
-
-    Torch's masks are the ground truth, and pixels whose logits tie are ignored.
-    """
-    benchmark = BenchmarkSpec(
-        name=source.name,
-        title="Pairs of a dump",
-        kind="episodes",
-        protocols=("segic",),
-        layout="",
-        download="tools/dump_torch.py",
-        domain="",
-        open=lambda root: source,
-        check=lambda root: [],
-    )
-    protocol = replace(find_protocol("segic"), rounded_canvas=way.rounded_canvas)
-    manifests = [source.manifest(protocol.name, 0, 1)]
-    evaluation = EpisodeEvaluation(
-        bundle, benchmark, source, manifests, protocol=protocol, class_names=True, precision=way.precision
-    )
-    with TemporaryDirectory() as out:
-        run_evaluation(evaluation, Path(out))
-        lines = Path(out, "episodes.jsonl").read_text("utf-8").splitlines()
-    for pair, row in zip(source.pairs, map(json.loads, lines), strict=True):
-        untied = row["union"] - row["intersection"]
-        yield MaskComparison(pair.file, "eval.py", way.name, way.exact, None, None, untied, row["iou"])
-
-
 def compare_masks(
     file: str,
     through: str,
     way: Way,
-    theirs: Float[np.ndarray, "height width"],
+    expected: Float[np.ndarray, "height width"],
     ours: Bool[np.ndarray, "height width"],
     logits: Float[np.ndarray, "height width"] | None,
 ) -> MaskComparison:
     """Compare a mask with the logits of torch."""
-    apart = (theirs > 0) != ours
-    iou = mask_iou(theirs > 0, ours)
+    apart = (expected > 0) != ours
+    iou = mask_iou(expected > 0, ours)
     return MaskComparison(
         file,
         through,
         way.name,
         way.exact,
-        None if logits is None else float(np.abs(theirs - logits).max()),
+        None if logits is None else float(np.abs(expected - logits).max()),
         int(apart.sum()),
-        int((apart & (np.abs(theirs) > TIE)).sum()),
+        int((apart & (np.abs(expected) > TIE)).sum()),
         None if np.isnan(iou) else float(iou),
     )
 
@@ -239,7 +191,7 @@ def table(rows: list[MaskComparison]) -> str:
         apart = "" if row.logits_apart is None else f"{row.logits_apart:.1e}"
         iou = "both empty" if row.iou is None else f"{row.iou:.6f}"
         verdict = ("ok" if row.passed else "failed") if row.judged else "measured"
-        counts = ("" if row.pixels_apart is None else str(row.pixels_apart), str(row.untied))
+        counts = str(row.pixels_apart), str(row.untied)
         lines.append((row.file, row.through, row.way, apart, *counts, iou, verdict))
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     return "\n".join(
@@ -249,7 +201,7 @@ def table(rows: list[MaskComparison]) -> str:
 
 @dataclass(frozen=True)
 class PairSource:
-    """Give pairs of one mask as episodes of a class each, with torch's masks as ground truth."""
+    """Give pairs of one mask as episodes of a class each."""
 
     pairs: Sequence[Pair]
     name: str = "dump"
@@ -270,8 +222,8 @@ class PairSource:
             yield from (View(f"target {number}", number), View(f"reference {number}", number))
 
     def load(self, view: View) -> LabelledImage:
-        """Return an image; the pixels of a target whose logits tie are ignored."""
+        """Return an image; the mask of a target is torch's."""
         pair = self.pairs[int(view.class_id)]
         if view.image_name.startswith("reference"):
             return LabelledImage(pair.reference, pair.masks[0])
-        return LabelledImage(pair.image, pair.theirs[0] > 0, np.abs(pair.theirs[0]) <= TIE)
+        return LabelledImage(pair.image, pair.torch_logits[0] > 0)

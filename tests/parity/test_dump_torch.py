@@ -237,7 +237,7 @@ def build_model(args):
 
 
 def test_the_whole_way_gives_the_masks_of_torch(folder, tmp_path, capsys):
-    """Go from a dump through conversion, tokenizer, `predict` and the evaluation of `eval.py`."""
+    """Go from a dump through conversion, tokenizer, `predict` and a process of `segic eval`."""
     checkout = Path(shutil.copytree(folder / "checkout", tmp_path / "checkout"))
     (checkout / "model/segic.py").write_text(WITH_TOKENIZER)
     (tmp_path / "tokenizer.json").write_bytes(tokenizer_json())
@@ -254,19 +254,21 @@ def test_the_whole_way_gives_the_masks_of_torch(folder, tmp_path, capsys):
     exact = [row for row in content["rows"] if row["judged"]]
     assert [(row["file"], row["through"]) for row in exact] == [
         (file, through)
-        for through in ("predict", "logits", "eval.py")
+        for through in ("segic eval", "predict", "logits")
         for file in ("pair_0.npz", "pair_1.npz")
     ]
     assert not any(row["untied"] for row in exact)
     assert max(row["logits_apart"] for row in exact if row["through"] == "logits") < 1e-4
-    assert all(row["iou"] == 1 for row in exact if row["through"] == "eval.py")
-    assert capsys.readouterr().out.count("measured") == 2 * 6
+    assert all(row["iou"] == 1 and row["pixels_apart"] == 0 for row in exact)
+    measured = [(row["way"], row["through"]) for row in content["rows"] if not row["judged"]]
+    assert capsys.readouterr().out.count("measured") == len(measured) == 2 * 8
+    assert measured.count(("float32, products in TF32 (emulated)", "predict")) == 2
 
     change(out / "pair_1.npz", out__masks=lambda x: -x)  # another mask than ours
     assert parse(command).run() == 1
     failed = [row for row in json.loads((tmp_path / "table.json").read_text())["rows"] if row["untied"]]
     assert {(row["file"], row["through"]) for row in failed if row["judged"]} == {
-        ("pair_1.npz", through) for through in ("predict", "logits", "eval.py")
+        ("pair_1.npz", through) for through in ("segic eval", "predict", "logits")
     }
     (out / "tokenizer.json").unlink()
     with pytest.raises(DumpError, match=r"tokenizer\.json is missing: give CLIP's"):
@@ -283,7 +285,7 @@ def test_the_whole_way_of_instances(folder, tmp_path):
     assert process.returncode == 0, process.stderr
     assert compare_end_to_end(tmp_path / "dump", tmp_path / "table.json")
     rows = json.loads((tmp_path / "table.json").read_text())["rows"]
-    assert [row["through"] for row in rows] == ["predict"] * 9  # 3 objects, 3 ways
+    assert [row["through"] for row in rows] == ["predict"] * 12  # 3 objects, 4 ways
 
 
 def test_nan_and_wrong_shapes_fail(dump, tmp_path):
