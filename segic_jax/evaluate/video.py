@@ -29,8 +29,16 @@ from segic_jax.errors import DataError
 from segic_jax.evaluate import report
 from segic_jax.evaluate.clip_annotations import ClipAnnotations
 from segic_jax.evaluate.metrics import bootstrap_interval
-from segic_jax.evaluate.runner import defects_note, files_with_defects, list_hash
-from segic_jax.evaluate.video_metrics import ObjectRow, Video, VideoScores, official_csv, score_videos
+from segic_jax.evaluate.runner import defects_note, list_defects, list_hash
+from segic_jax.evaluate.video_metrics import (
+    ObjectRow,
+    ObjectScore,
+    VideoScores,
+    davis_rows,
+    object_rows,
+    official_csv,
+    score_video,
+)
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.tracker import Semantics, object_prompt, track_annotations
 from segic_jax.runtime.atomic_write import atomic_folder, atomic_write
@@ -38,6 +46,7 @@ from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.weights.bundle import Bundle
 
 FRAMES_AHEAD = 4  # frames read before they are needed
+VOID = 255  # no object in annotations of DAVIS
 
 
 class VideoEvaluation:
@@ -110,22 +119,34 @@ class VideoEvaluation:
         start = time.perf_counter()
         notes = list(clip.notes)
         with atomic_folder(predictions / clip.name) as folder:
-            objects = self._write_predictions(engine, clip, folder, notes)
-        return {
+            scores, objects = self._write_predictions(engine, clip, folder, notes)
+        row: dict[str, object] = {
             "video": clip.name,
             "frames": len(clip.frames),
             "seconds": round(time.perf_counter() - start, 3),
-            "objects": [{"object": row.object_id, "jf": row.jf, "j": row.j, "f": row.f} for row in objects],
+            "objects": _to_json(object_rows(clip.name, scores)),
+        }
+        if self._has_davis_scores(clip):
+            rows = davis_rows(clip.name, scores, objects, len(_scored_frames(clip)))
+            row["davis2017"] = None if rows is None else _to_json(rows)
+        return {
+            **row,
             **({"notes": list(dict.fromkeys(notes))} if notes else {}),
         }
 
+    def _has_davis_scores(self, clip: Clip) -> bool:
+        return clip.scored and self.benchmark.name == "davis17"
+
     def _write_predictions(
         self, engine: Engine, clip: Clip, folder: Path, notes: list[str]
-    ) -> list[ObjectRow]:
+    ) -> tuple[dict[int, ObjectScore], int]:
         """Write a label map for each frame, and score them while they are written.
 
         Args:
             notes: gets a sentence for each label map that is handled.
+
+        Returns:
+            The scores, and the highest number of an object in the first annotation.
         """
         palette = self._source.palette(clip)
         # The tracker and the scores read the same label maps, in two threads.
@@ -134,6 +155,8 @@ class VideoEvaluation:
         def read_labels(number: int) -> Integer[np.ndarray, "height width"]:
             with lock:
                 return cached(number)
+
+        first_labels = read_labels(min(clip.annotations))
 
         canvas = engine.config.canvas if self._semantics == "official" else None
         annotations = ClipAnnotations(self._source, clip, read_labels, canvas, notes)
@@ -154,7 +177,7 @@ class VideoEvaluation:
 
         def pairs() -> Iterator[tuple[np.ndarray, np.ndarray]]:
             """Yield truth and prediction of every frame that is scored, both of one size."""
-            numbers = sorted(clip.annotations)[1:-1] if clip.scored else []
+            numbers = _scored_frames(clip)
             truths = _read_ahead(read_labels, numbers)
             for number, predicted in enumerate(predict()):
                 if number not in numbers:
@@ -171,7 +194,8 @@ class VideoEvaluation:
         # Both are consumed in step, a frame at a time.
         first, second = tee(pairs())
         truth, prediction = (pair[0] for pair in first), (pair[1] for pair in second)
-        return score_videos([Video(clip.name, truth, prediction)], skip_ends=False).objects
+        objects = int(first_labels[first_labels != VOID].max(initial=0))
+        return score_video(truth, prediction), objects
 
     def running_score(self) -> Callable[[dict], float]:
         """Return a function that takes each row and returns the J&F so far, in per cent."""
@@ -187,7 +211,7 @@ class VideoEvaluation:
         """Return counts, scores and notes of the result."""
         frames, seconds = (sum(row[key] for row in rows) for key in ("frames", "seconds"))
         scored = self._all_scored(rows)
-        defects = files_with_defects(rows, self._source.left_out)
+        defects = list_defects(rows, self._source.left_out)
         notes = defects_note(defects)
         if self._prompt != INSTANCE_PROMPT:
             notes.append(
@@ -206,9 +230,20 @@ class VideoEvaluation:
             "frames": frames,
             "frames_per_second": round(frames / max(seconds, 1e-9), 2),
             "scores": summarise_videos(rows) if scored else None,
-            "files_with_defects": defects,
+            **self._davis_scores(rows),
+            "defects": defects,
             "notes": notes,
         }
+
+    def _davis_scores(self, rows: Sequence[dict]) -> dict:
+        """Return the means over objects as davis2017-evaluation counts; None where it refuses a video."""
+        if not all(self._has_davis_scores(self._clips[row["index"]]) for row in rows):
+            return {}
+        if any(row["davis2017"] is None for row in rows):
+            return {"davis2017_scores": None}
+        objects = [scored for row in rows for scored in row["davis2017"]]
+        means = {key: float(np.mean([scored[key] for scored in objects])) for key in ("jf", "j", "f")}
+        return {"davis2017_scores": means | {"objects": len(objects)}}
 
     def _all_scored(self, rows: Sequence[dict]) -> bool:
         return all(self._clips[row["index"]].scored for row in rows)
@@ -243,7 +278,21 @@ class VideoEvaluation:
                 f"  J&F {scores['jf']:.1f}   95 % interval {low:.1f} - {high:.1f}   "
                 f"J {scores['j']:.1f}   F {scores['f']:.1f}   {scores['objects']} objects"
             )
+        if davis := result.get("davis2017_scores"):
+            lines.append(
+                f"  as davis2017-evaluation counts: J&F {davis['jf']:.1f}   J {davis['j']:.1f}   "
+                f"F {davis['f']:.1f}   {davis['objects']} objects"
+            )
         return "\n".join([*lines, *(f"  {note}" for note in result["notes"])])
+
+
+def _to_json(rows: Sequence[ObjectRow]) -> list[dict]:
+    return [{"object": row.object_id, "jf": row.jf, "j": row.j, "f": row.f} for row in rows]
+
+
+def _scored_frames(clip: Clip) -> list[int]:
+    """Return the frames between the first and the last annotated one, if the clip is scored."""
+    return sorted(clip.annotations)[1:-1] if clip.scored else []
 
 
 def summarise_videos(rows: Sequence[dict]) -> dict:

@@ -1,10 +1,11 @@
 """Compute J and F of the DAVIS protocol from label maps, for objects, videos and whole benchmarks.
 
-J is the IoU of an object's region, F the F-measure of its outline. The conventions are those of the tool
-that the official code calls (train.py:473-510, vos_benchmark/evaluator.py). Frames are read once, in order.
+J is the IoU of an object's region, F the F-measure of its outline. Two tools count objects and frames
+differently: `object_rows` follows the one that the official code calls (train.py:473-510,
+vos_benchmark/evaluator.py), `davis_rows` davis2017-evaluation. Frames are read once, in order.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice, pairwise, zip_longest
 from typing import NamedTuple
 
@@ -25,7 +26,8 @@ class ObjectScore(NamedTuple):
     j_frames: list[float]
     f_frames: list[float]
     first: int  # the frame where truth or prediction has it first; earlier frames do not count
-    in_truth: bool  # in any counted frame; `score_videos` leaves an object out that is only predicted
+    in_truth: bool  # in any counted frame; `object_rows` leaves an object out that is only predicted
+    in_prediction: bool
 
     @property
     def j(self) -> float:
@@ -73,15 +75,15 @@ def score_video(truth: Iterable[LabelMap], prediction: Iterable[LabelMap]) -> di
         ValueError: the two have different numbers of frames, or frames of different sizes.
     """
     j, f, first = {}, {}, {}
-    in_truth = set()
+    in_truth, in_prediction = set(), set()
     for number, (true, predicted) in enumerate(zip_longest(truth, prediction)):
         if true is None or predicted is None:
             raise ValueError(f"the {'truth' if true is None else 'prediction'} ends after {number} frames")
         if true.shape != predicted.shape:
             raise ValueError(f"frame {number}: truth is {true.shape} pixels, prediction {predicted.shape}")
-        present = set(np.unique(true).tolist()) - {0}
-        in_truth |= present
-        for new in (present | set(np.unique(predicted).tolist())) - {0} - set(first):
+        in_truth |= set(np.unique(true).tolist()) - {0}
+        in_prediction |= set(np.unique(predicted).tolist()) - {0}
+        for new in (in_truth | in_prediction) - set(first):
             j[new], f[new], first[new] = [], [], number
         if first:
             masks = (np.array([frame == object_id for object_id in first]) for frame in (true, predicted))
@@ -89,7 +91,42 @@ def score_video(truth: Iterable[LabelMap], prediction: Iterable[LabelMap]) -> di
             for object_id, region, contour in zip(first, *scores, strict=True):
                 j[object_id].append(float(region))
                 f[object_id].append(float(contour))
-    return {i: ObjectScore(j[i], f[i], first[i], i in in_truth) for i in sorted(first)}
+    return {i: ObjectScore(j[i], f[i], first[i], i in in_truth, i in in_prediction) for i in sorted(first)}
+
+
+def object_rows(video: str, scores: Mapping[int, ObjectScore]) -> list[ObjectRow]:
+    """Return a row for each object of the truth, each from the frame on where it is first seen."""
+    return [_row(video, object_id, score) for object_id, score in scores.items() if score.in_truth]
+
+
+def davis_rows(
+    video: str, scores: Mapping[int, ObjectScore], objects: int, frames: int
+) -> list[ObjectRow] | None:
+    """Return the rows of davis2017-evaluation: objects 1 to `objects`, each in all frames.
+
+    A frame counts 1 where neither side has the object, also before it is first seen.
+
+    Args:
+        objects: the highest number in the first annotation, which is not scored itself; 255 is no object.
+        frames: how many are scored, the frames of `scores`.
+
+    Returns:
+        None where the prediction has a higher number: that tool ends without scores.
+    """
+    if any(score.in_prediction and object_id > objects for object_id, score in scores.items()):
+        return None
+    unseen = ObjectScore([], [], frames, False, False)
+    rows = []
+    for object_id in range(1, objects + 1):
+        score = scores.get(object_id, unseen)
+        before = [1.0] * score.first
+        complete = score._replace(j_frames=before + score.j_frames, f_frames=before + score.f_frames)
+        rows.append(_row(video, object_id, complete))
+    return rows
+
+
+def _row(video: str, object_id: int, score: ObjectScore) -> ObjectRow:
+    return ObjectRow(video, object_id, (score.j + score.f) / 2, score.j, score.f)
 
 
 def frame_scores(
@@ -147,9 +184,7 @@ def score_videos(videos: Iterable[Video], *, skip_ends: bool = True) -> VideoSco
             raise
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
-        for object_id, score in scores.items():
-            if score.in_truth:
-                rows.append(ObjectRow(name, object_id, (score.j + score.f) / 2, score.j, score.f))
+        rows += object_rows(name, scores)
     j = float(np.mean([row.j for row in rows])) if rows else float("nan")
     f = float(np.mean([row.f for row in rows])) if rows else float("nan")
     return VideoScores((j + f) / 2, j, f, rows, names)

@@ -3,7 +3,15 @@ import pytest
 from layouts_video import clip
 
 from segic_jax.evaluate import video_metrics
-from segic_jax.evaluate.video_metrics import Video, frame_scores, official_csv, score_video, score_videos
+from segic_jax.evaluate.video_metrics import (
+    Video,
+    davis_rows,
+    frame_scores,
+    object_rows,
+    official_csv,
+    score_video,
+    score_videos,
+)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +121,7 @@ def test_an_object_counts_from_its_first_frame():
     prediction = frames((7, 0), (7, 0), (7, 200), (7, 0))
     scores = score_video(truth, prediction)
     assert list(scores) == [7, 200]
-    assert scores[7] == ([1.0] * 4, [1.0] * 4, 0, True)
+    assert scores[7] == ([1.0] * 4, [1.0] * 4, 0, True, True)
     # The object is missed, found, and correctly absent.
     assert scores[200].first == 1
     assert scores[200].j_frames == [0, 1, 1]
@@ -157,6 +165,39 @@ def test_scores_equal_the_tool_of_davis(case):
     for key, scores in expected.items():
         assert rows[key] == pytest.approx(scores, rel=1e-12)
     assert result.jf == pytest.approx(50 * np.sum(list(expected.values())) / len(expected), rel=1e-12)
+
+
+def test_an_object_that_is_hidden_at_first_counts_as_in_the_tool_of_davis():
+    truth = clip(0, frames=7, ids=(1, 2, 4))[1]
+    truth[:, :6, :6] = 3
+    truth[1:3][truth[1:3] == 2] = 0  # hidden at first
+    truth[1:-1][truth[1:-1] == 3] = 0  # in no frame that is scored
+    truth[:3:2, -4:, -4:] = 255
+    prediction = np.roll(np.where(truth == 255, 0, truth), (1, 2), (1, 2))
+    prediction[prediction == 4] = 0  # the last object is lacking
+    prediction[4][truth[4] == 2] = 0
+    scores = score_video(truth[1:-1], prediction[1:-1])
+    # What davis2017-evaluation prints for these label maps: J and F of objects 1 to 4.
+    expected = [
+        (0.7045666356011184, 0.5514536849222448),
+        (0.6793103448275861, 0.7183220829315332),
+        (1.0, 1.0),
+        (0.0, 0.0),
+    ]
+    rows = davis_rows("a", scores, objects=4, frames=5)
+    assert [row.object_id for row in rows] == [1, 2, 3, 4]
+    np.testing.assert_allclose([(row.j / 100, row.f / 100) for row in rows], expected, rtol=1e-12)
+    # The tool of the official code leaves out the frames before an object is seen, and objects never seen.
+    hidden = {row.object_id: row for row in object_rows("a", scores)}
+    assert hidden[2].j == pytest.approx(100 * (5 * 0.6793103448275861 - 2) / 3, rel=1e-12)
+    assert 3 not in hidden
+
+
+def test_the_tool_of_davis_refuses_an_object_too_many():
+    truth = frames((1, 0), (1, 2), (1, 2))
+    scores = score_video(truth, frames((1, 0), (1, 0), (1, 0)))
+    assert [row.object_id for row in davis_rows("a", scores, objects=1, frames=3)] == [1]  # 2 came later
+    assert davis_rows("a", score_video(truth, truth), objects=1, frames=3) is None
 
 
 def test_the_first_and_last_frame_are_left_out():

@@ -65,6 +65,8 @@ def test_davis_scores_equal_loops_and_files_are_complete(bundle, tmp_path):
     assert result["scores"]["j"] == pytest.approx(j, abs=0.01)
     assert result["scores"]["f"] == pytest.approx(f, abs=0.01)
     assert result["scores"]["jf"] == pytest.approx((j + f) / 2, abs=0.01)
+    means = {key: result["scores"][key] for key in ("jf", "j", "f", "objects")}
+    assert result["davis2017_scores"] == pytest.approx(means)  # nothing is hidden here
     objects_csv = (out / "per_object.csv").read_text().splitlines()
     assert [line.split(",")[:2] for line in objects_csv[1:]] == [["bear", "1"], ["bear", "2"], ["cows", "1"]]
     lines = [json.loads(line) for line in (out / "episodes.jsonl").read_text().splitlines()]
@@ -188,7 +190,7 @@ def test_label_maps_of_another_size_are_handled_and_named(bundle, tmp_path):
         "cows": (40, 56),
     }
     assert result["scores"]["objects"] == 3
-    notes = result["files_with_defects"]
+    notes = result["defects"]
     assert [note.partition(" is ")[0][-14:] for note in notes] == [
         "bear/00000.png",
         "cows/00000.png",
@@ -197,11 +199,11 @@ def test_label_maps_of_another_size_are_handled_and_named(bundle, tmp_path):
     assert "is 55 x 40 pixels, its frame 56 x 40: it is scaled as the frame is" in notes[0]
     assert "is 112 x 80 pixels, its frame 56 x 40: it is resized to the frame, nearest pixel." in notes[1]
     assert "is 28 x 20 pixels, its prediction 56 x 40: it is resized to that, nearest pixel." in notes[2]
-    assert "3 file(s) have a defect" in result["notes"][0]
+    assert "3 defect(s) of the data" in result["notes"][0]
 
     repaired = run(bundle, "davis17", tmp_path, tmp_path / "repaired", semantics="repaired")
     assert png(tmp_path / "repaired/predictions/bear/00001.png").shape == (40, 56)
-    assert sum("bear" in note for note in repaired["files_with_defects"]) == 8  # 5 given, 3 scored
+    assert sum("bear" in note for note in repaired["defects"]) == 8  # 5 given, 3 scored
 
 
 def test_missing_frames_and_maps_are_handled_and_named(bundle, tmp_path):
@@ -211,7 +213,7 @@ def test_missing_frames_and_maps_are_handled_and_named(bundle, tmp_path):
     (folder / "Annotations/480p/bear/00003.png").unlink()
     result = run(bundle, "davis17", tmp_path, tmp_path / "out")
     assert (result["frames"], result["scores"]["objects"]) == (9, 3)
-    first, second = result["files_with_defects"]
+    first, second = result["defects"]
     assert first.endswith("bear has label maps of 4 of 5 frames: these are scored.")
     assert "cows/00002.png has no frame" in second
     truth = folder / "Annotations/480p/bear"
@@ -232,7 +234,7 @@ def test_videos_and_frames_that_meta_json_has_alone_are_left_out_and_named(bundl
     path.write_text(json.dumps(meta))
     result = run(bundle, "ytvos18", tmp_path, tmp_path / "out")
     assert result["videos"] == 1
-    assert [note.partition("val/")[2] for note in result["files_with_defects"]] == [
+    assert [note.partition("val/")[2] for note in result["defects"]] == [
         f"JPEGImages/bb is not in {path}: it is left out.",
         f"JPEGImages/gone is missing, and {path} lists it: it is left out.",
         "JPEGImages/aa/00007.jpg is missing, and meta.json lists it: it is left out.",
