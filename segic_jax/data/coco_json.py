@@ -64,15 +64,9 @@ class CocoJson:
                 except (DataError, KeyError, TypeError, ValueError) as error:
                     if not skip_invalid:
                         raise
-                    what = (
-                        f"has no {error}"
-                        if isinstance(error, KeyError)
-                        else f"is invalid: {str(error).rstrip('.')}"
-                    )
-                    skipped.append(f"number {number} {what}")
-                    continue
-                if isinstance(segmentation, list) and not segmentation and skip_invalid:
-                    skipped.append(f"number {number} has no mask")
+                    is_missing = isinstance(error, KeyError)
+                    what = f" has no {error}" if is_missing else f": {str(error).rstrip('.')}"
+                    skipped.append(f"number {number}{what}")
                     continue
                 crowd = bool(annotation.get("iscrowd", 0))
                 self._annotations.setdefault(image, []).append((class_id, segmentation, crowd))
@@ -81,7 +75,8 @@ class CocoJson:
             if isinstance(error, DataError):
                 raise
             raise DataError(
-                f"{path} is not in COCO's format ({error!r}): it needs images, annotations and categories."
+                f"{path} is not in COCO's format ({error!r}): it needs images with id, file_name, height and "
+                "width, annotations, and categories with id and name."
             ) from error
         if skipped:
             more = "" if len(skipped) <= LISTED else f"; and {len(skipped) - LISTED} more"
@@ -96,15 +91,16 @@ class CocoJson:
         """Return an annotation's segmentation, its polygons as arrays.
 
         Raises:
-            DataError: its image or class is not listed.
+            DataError: its image or class is not listed, without `skip_invalid`.
             KeyError: it has no segmentation.
-            ValueError: it cannot be a mask.
+            ValueError: it cannot be a mask; with `skip_invalid` also one that marks no pixel, or of an image
+                or class that is not listed.
         """
         if image not in self.images or class_id not in self.categories:
-            raise DataError(
-                f"{self.path} has an annotation of image {image} and class {class_id}, which it does not "
-                "list: get the file again."
-            )
+            of = f"of image {image} and class {class_id}"
+            if skip_invalid:
+                raise ValueError(f"it is {of}, which are not listed")
+            raise DataError(f"{self.path} has an annotation {of}, which it does not list: get it again.")
         segmentation = annotation["segmentation"]
         if not skip_invalid:
             # As Python numbers they would fill gigabytes.
@@ -116,7 +112,8 @@ class CocoJson:
             if polygons and not (large := [points for points in polygons if points.size >= 6]):
                 raise ValueError("a polygon needs three points")
             segmentation = large if polygons else []
-        decode(segmentation, *self.sizes[image])
+        if not decode(segmentation, *self.sizes[image]).any():
+            raise ValueError("it marks no pixel")
         return segmentation
 
     def image_ids(self, category_id: int) -> Sequence[int]:

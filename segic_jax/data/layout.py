@@ -33,22 +33,32 @@ def find_folder(root: Path, inner: str, marker: str) -> Path:
     raise DataError(f"{root} has no {inner}/{marker}: give the folder that holds {inner}.")
 
 
-def list_files(folder: Path, ending: str, download: str) -> list[str]:
+def list_files(
+    folder: Path, ending: str, download: str, *, required: bool = True, left_out: list[str] | None = None
+) -> list[str]:
     """Return the names of the files in a folder, sorted, without hidden ones, which macOS leaves behind.
 
+    Args:
+        required: refuse a folder that is missing or holds none.
+        left_out: gets a sentence about each file whose ending is in capitals, where the official loader skips
+            these; None refuses them.
+
     Raises:
-        DataError: there is none, or one whose ending is in capitals, which the official loaders skip.
+        DataError: there is none, or one whose ending is in capitals.
     """
     paths = folder.iterdir() if folder.is_dir() else ()
     names = sorted(
         path.name for path in paths if path.name.lower().endswith(ending) and not path.name.startswith(".")
     )
-    if not names:
+    if not names and required:
         raise DataError(f"{folder} holds no {f'*{ending}' if ending else 'files'}: get them from {download}.")
     for name in names:
         if not name.endswith(ending):
-            raise DataError(f"{folder / name} ends in capitals: rename it to end in {ending}.")
-    return names
+            problem = f"{folder / name} ends in capitals"
+            if left_out is None:
+                raise DataError(f"{problem}: rename it to end in {ending}.")
+            left_out.append(f"{problem}: it is left out, as officially.")
+    return [name for name in names if name.endswith(ending)]
 
 
 def read_words(path: Path, download: str) -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from segic_jax.data.episodes import ClassId, LabelledImage, Manifest, View
 from segic_jax.data.images import read_grey, read_rgb
 from segic_jax.data.masks import fit_to_image
-from segic_jax.data.sampler import round_robin_episodes
+from segic_jax.data.sampler import classes_with_images, round_robin_episodes
 from segic_jax.errors import DataError
 
 
@@ -22,25 +22,33 @@ class MaskFileSource:
     paths: Callable[[View], tuple[Path, Path]]  # image and mask of a view; must be picklable
     episodes: int | None = None  # 600 officially; None: as many as there are images
     threshold: int = 128  # grey values of the object, at least
+    left_out: Sequence[str] = ()  # sentences about files that are not listed
     _views: set[View] = field(init=False, repr=False)
 
     def __post_init__(self):
         self._views = set(self.views())
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Draw the episodes.
+        """Draw the episodes; classes of fewer than two images, where the official code stops, have none.
 
         Raises:
-            DataError: another protocol or fold, or a class with too few images.
+            DataError: another protocol or fold, or no class has two images.
         """
         if protocol not in self.protocols or fold != 0 or shots < 1:
             raise DataError(
                 f"{self.name} supports the protocols {', '.join(self.protocols)} "
                 "with fold 0 and at least 1 shot."
             )
-        count = self.episodes or sum(map(len, self.image_names.values()))
-        episodes = round_robin_episodes(self.name, self.image_names, count, shots)
-        return Manifest(self.name, protocol, fold, shots, tuple(self.image_names), tuple(episodes))
+        image_names, notes = classes_with_images(self.image_names, 2, self.label)
+        count = self.episodes or sum(map(len, image_names.values()))
+        episodes = round_robin_episodes(image_names, count, shots)
+        return Manifest(
+            self.name, protocol, fold, shots, tuple(image_names), tuple(episodes), (*self.left_out, *notes)
+        )
+
+    def label(self, class_id: ClassId) -> str:
+        """Return how messages call a class."""
+        return f"{self.name}: {class_id} ({self.names[class_id]})"
 
     def class_name(self, class_id: ClassId) -> str:
         """Return a class's name. Raises DataError for an unknown class."""

@@ -6,6 +6,7 @@ first, as that of ADE20K does. Both name the classes that are in neither image i
 of several sources.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
@@ -15,7 +16,7 @@ from jaxtyping import Bool, UInt8
 
 from segic_jax.data.episodes import ClassId, EpisodeSource, LabelledImage, View
 from segic_jax.data.semantic import Split
-from segic_jax.errors import DataError
+from segic_jax.errors import DataError, InputWarning
 
 
 @dataclass(frozen=True)
@@ -85,19 +86,30 @@ class ClassPairs:
             exhaustive: an image has a view of each class on it, so that all other classes are absent.
 
         Raises:
-            DataError: a class has fewer than two images.
+            DataError: no class has two images; those that have one are left out with an InputWarning.
         """
         self.source = source
         views: dict[Any, list[View]] = {}  # a source numbers its classes or names them, not both
         for view in source.views():
             if classes is None or view.class_id in classes:
                 views.setdefault(view.class_id, []).append(view)
-        self.views: dict[ClassId, list[View]] = dict(sorted(views.items()))
+        single = {
+            class_id
+            for class_id, class_views in views.items()
+            if len({view.image_name for view in class_views}) < 2
+        }
+        self.views: dict[ClassId, list[View]] = {
+            class_id: views[class_id] for class_id in sorted(views) if class_id not in single
+        }
         if not self.views:
-            raise DataError(f"{source.name} has no class to draw pairs of.")
-        for class_id, class_views in self.views.items():
-            if len({view.image_name for view in class_views}) < 2:
-                raise DataError(f"{source.name}: class {class_id} has one image; a pair needs two.")
+            raise DataError(f"{source.name} has no class of two images to draw pairs of.")
+        if single:
+            listed = ", ".join(source.class_name(class_id) for class_id in sorted(single))
+            warnings.warn(
+                f"{source.name}: a pair needs two images, and there is one of {listed}: left out.",
+                InputWarning,
+                stacklevel=2,
+            )
         self._names = {class_id: source.class_name(class_id) for class_id in self.views}
         self._present: dict[str, set[ClassId]] | None = {} if exhaustive else None
         if self._present is not None:

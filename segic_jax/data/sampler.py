@@ -8,7 +8,7 @@ seeds torch derives from the seed of its GPU's process. `draw_streams` derives t
 """
 
 import random
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +18,7 @@ from segic_jax.data.episodes import ClassId, Episode
 from segic_jax.errors import DataError
 
 T = TypeVar("T")
+Class = TypeVar("Class", int, str, ClassId)
 
 SEEDS = {"matcher": 0, "insid3": 0, "segic": 42}  # main_oss.py, inference_segmentation.py, train.py (rank 0)
 GPUS = {"segic-1gpu": 1, "segic-8gpu": 8}  # of official runs; each GPU has a process with WORKERS workers
@@ -138,27 +139,40 @@ def fss_episodes(
     return [draw(index, streams.legacy) for index, streams in draw_streams(protocol, len(targets))]
 
 
-def round_robin_episodes(
-    name: str, image_names: Mapping[ClassId, Sequence[str]], count: int, shots: int
-) -> list[Episode]:
+def classes_with_images(
+    image_names: Mapping[Class, Sequence[str]], needed: int, label: Callable[[Class], str]
+) -> tuple[dict[Class, Sequence[str]], tuple[str, ...]]:
+    """Leave out the classes that have too few images for an episode, and name each in a sentence.
+
+    Args:
+        needed: images of an episode.
+        label: gives the name of a class in its sentence.
+
+    Raises:
+        DataError: no class has enough.
+    """
+    kept = {class_id: names for class_id, names in image_names.items() if len(names) >= needed}
+    notes = tuple(
+        f"{label(class_id)} has {len(names)} of the {needed} images that an episode needs: it is left out."
+        for class_id, names in image_names.items()
+        if class_id not in kept
+    )
+    if not kept:
+        first = f", such as {label(next(iter(image_names)))}" if image_names else ""
+        raise DataError(f"No class has the {needed} images that an episode needs{first}: add images.")
+    return kept, notes
+
+
+def round_robin_episodes(image_names: Mapping[Class, Sequence[str]], count: int, shots: int) -> list[Episode]:
     """Take the classes in turn and draw target and references with seed 0, as INSID3's loaders do.
 
     A reference is drawn until it is not the target; references may repeat.
 
     Args:
-        name: of the benchmark, for error messages.
-
-    Raises:
-        DataError: a class has only one image.
+        image_names: by class, at least two each.
     """
     rng = np.random.RandomState(0)
     classes = list(image_names)
-    for class_id in classes:
-        if len(image_names[class_id]) < 2:
-            raise DataError(
-                f"{name}: class {class_id!r} has fewer than two images, and an episode needs two: get the "
-                "data again."
-            )
     episodes = []
     for number in range(count):
         class_id = classes[number % len(classes)]
@@ -166,6 +180,15 @@ def round_robin_episodes(
         references = draw_others(rng, image_names[class_id], target, shots)
         episodes.append(Episode(class_id, target, references))
     return episodes
+
+
+def next_images_episodes(image_names: Mapping[Class, Sequence[str]], shots: int) -> tuple[Episode, ...]:
+    """Take every image as a target once; its references are the next ones of its class, wrapping."""
+    return tuple(
+        Episode(class_id, target, tuple(names[(place + step) % len(names)] for step in range(1, shots + 1)))
+        for class_id, names in image_names.items()
+        for place, target in enumerate(names)
+    )
 
 
 def semcoco_episodes(coco: CocoJson, protocol: str, *, fold: int | None) -> list[Episode]:

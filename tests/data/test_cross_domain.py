@@ -18,10 +18,12 @@ from layouts_domains import (
     write_lung,
     write_permis,
     write_perseg,
+    write_pixels,
     write_suim,
 )
 
 from segic_jax.data.benchmarks import find_benchmark, open_benchmark
+from segic_jax.data.check import check_benchmark
 from segic_jax.data.episodes import Episode, View, require_files
 from segic_jax.errors import DataError, InputWarning
 
@@ -144,6 +146,32 @@ def test_suim(tmp_path):
     assert source.class_name("WR") == "wreck"
 
 
+def test_classes_without_images_are_left_out_and_named(tmp_path):
+    """The sample in SUIM's repository lacks two of the classes; the official code stops at them."""
+    root = write_set(tmp_path, "suim")
+    shutil.rmtree(root / "masks/PF")
+    for path in (root / "masks/SR").iterdir():
+        write_pixels(path, square(4, 0))
+    source = open_set(root, "suim")
+    manifest = source.manifest("insid3", 0, 1)
+    kept = ["FV", "HD", "RI", "RO", "WR"]
+    image_names = {c: [f"d_{n}_.jpg" for n in range(3)] for c in kept}
+    assert manifest.episodes == tuple(official_draw(15, image_names, kept, 1))
+    assert manifest.classes == tuple(kept)
+    assert manifest.notes == (
+        "suim: PF (aquatic plant) has 0 of the 2 images that an episode needs: it is left out.",
+        "suim: SR (sea floor and rocks) has 0 of the 2 images that an episode needs: it is left out.",
+    )
+    report = str(check_benchmark(find_benchmark("suim"), root))
+    assert "handled" in report
+    assert all(note in report for note in manifest.notes)
+
+    shutil.rmtree(write_set(tmp_path, "isic") / "ISIC2018_Task1-2_Training_Input/2")
+    manifest = open_set(tmp_path, "isic").manifest("insid3", 0, 1)
+    assert manifest.classes == (0, 2)
+    assert "isic: 1 (skin lesion) has 0 of the 2 images" in manifest.notes[0]
+
+
 def test_permis(tmp_path):
     source = open_set(write_set(tmp_path, "permis"), "permis")
     np.testing.assert_array_equal(source.load(View("vid_a/2.jpg", 0)).mask, square(8) > 0)
@@ -154,6 +182,9 @@ def test_permis(tmp_path):
         source.manifest("insid3", 0, 5)
     with pytest.raises(DataError, match="names no classes"):
         source.class_name(0)
+    (tmp_path / "PerMIRS/vid_b/masks.npz.npy").unlink()
+    (note,) = open_set(tmp_path, "permis").manifest("insid3", 0, 1).notes
+    assert note.endswith("vid_b has no masks.npz.npy: no episode has it.")
 
 
 def test_perseg(tmp_path):
@@ -194,9 +225,11 @@ def test_the_good_annotations_of_a_coco_json_are_used(tmp_path):
         {"image_id": 99, "category_id": 3, "segmentation": [polygon]},
         {"image_id": 2, "category_id": 3, "segmentation": {"size": [9, 9], "counts": "abc"}},
         {"image_id": 2, "category_id": 3, "segmentation": [[10, 10, 20, 20]]},
+        {"image_id": 2, "category_id": 3, "segmentation": [[-9, -9, -4, -9, -4, -4]]},
+        {"image_id": 2, "category_id": 3, "segmentation": [[5, 5, 5, 5, 5, 5]]},
     ]
     path.write_text(json.dumps(content))
-    with pytest.warns(InputWarning, match="6 of 8 annotations are left out: number 3 has no mask; .* 1 more"):
+    with pytest.warns(InputWarning, match="8 of 10 annotations are left out: number 3: it marks .* 3 more"):
         source = open_set(tmp_path, "folder")
     name = f"images/{1:012}.jpg"
     assert {(view.image_name, view.class_id) for view in source.views()} == {(name, 3), (name, 17)}
@@ -218,8 +251,15 @@ def test_a_folder_with_a_coco_json_is_read(tmp_path, images):
         )
         assert source.load(View(f"{3:012}.jpg", 3)).mask.sum() == 128
     assert [line.found for line in find_benchmark("folder").check(tmp_path)] == [2, 5]
-    with pytest.raises(DataError, match=r"car is on 2 image\(s\)"):
-        source.manifest("original", 0, 2)
+    two_shots = source.manifest("original", 0, 2)
+    assert two_shots.classes == (17,)
+    assert len(two_shots.episodes) == 3
+    (note,) = two_shots.notes
+    assert note == f"{tmp_path}/mine.json: car has 2 of the 3 images that an episode needs: it is left out."
+    with pytest.raises(
+        DataError, match=r"No class has the 4 images .* such as .*mine\.json: car: add images"
+    ):
+        source.manifest("original", 0, 3)
     with pytest.raises(DataError, match="no category 4"):
         source.class_name(4)
     (tmp_path / "other.json").write_text("{}")
@@ -304,19 +344,22 @@ def test_missing_data_are_named_with_their_source(tmp_path, name):
 def test_damaged_lists_of_isaid_are_named(tmp_path):
     root = write_set(tmp_path, "isaid")
     path = root / "splits/val/fold1.txt"
+    source = open_set(root, "isaid")
     path.write_text("P1_0__3\n")
     with pytest.raises(DataError, match=r"fold1\.txt: 'P1_0__3' is not a name__class of this fold"):
-        open_set(root, "isaid")
+        source.manifest("insid3", 1, 1)
+    assert source.manifest("insid3", 0, 1).episodes  # the other folds need not this list
     path.write_text("P1_0__6\n")
     with pytest.raises(DataError, match=r"splits/val/fold1\.txt lists one image of ground track field"):
-        open_set(root, "isaid").manifest("insid3", 1, 1)
+        source.manifest("insid3", 1, 1)
     for content, message in ((b"\xff\xfe\x00", "missing or not text"), (b"\r\n", "empty")):
         path.write_bytes(content)
         with pytest.raises(DataError, match=rf"fold1\.txt is {message}"):
-            open_set(root, "isaid")
+            source.manifest("insid3", 1, 1)
     path.unlink()
     with pytest.raises(DataError, match="1RBmVHXGhEXak2XB4OeCzQj2yswOmuMB2"):
-        open_set(root, "isaid")
+        list(source.views())
+    assert "fold1.txt is missing" in find_benchmark("isaid").check(root)[0].problem
 
 
 def test_unknown_views_and_classes_are_refused(tmp_path):
@@ -352,8 +395,14 @@ def test_endings_in_capitals_are_named(tmp_path):
     root = write_set(tmp_path, "isic")
     path = next((root / "ISIC2018_Task1-2_Training_Input/2").glob("*.jpg"))
     path.rename(path.with_suffix(".JPG"))
+    manifest = open_set(root, "isic").manifest("insid3", 0, 1)
+    assert manifest.notes == (f"{path.with_suffix('.JPG')} ends in capitals: it is left out, as officially.",)
+    assert not any(path.stem in f"{e.target} {e.references}" for e in manifest.episodes)
+    root = write_set(tmp_path, "perseg")
+    path = next((root / "Images/teapot").glob("*.jpg"))
+    path.rename(path.with_suffix(".JPG"))
     with pytest.raises(DataError, match=rf"{path.stem}\.JPG ends in capitals: rename it"):
-        open_set(root, "isic")
+        open_set(root, "perseg")
 
 
 def test_folder_has_one_protocol_and_fold(tmp_path):

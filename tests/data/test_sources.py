@@ -11,7 +11,7 @@ from segic_jax.data.episodes import Episode, LabelledImage, Manifest, View, read
 from segic_jax.data.pairs import ClassPairs
 from segic_jax.data.sources.folder import FolderSource, export
 from segic_jax.data.sources.fss1000 import Fss1000Source, check, class_names
-from segic_jax.errors import DataError
+from segic_jax.errors import DataError, InputWarning
 
 
 class Squares:
@@ -86,7 +86,7 @@ def test_pairs_are_two_images_of_one_class(folder):
     assert all(a != b for a, b in widths)
     assert pairs[0].target.masks.shape == (1, 24, 32)
     assert {pair.name for pair in (ClassPairs(source.source, ["bee"]).pair(rng) for _ in range(9))} == {"bee"}
-    with pytest.raises(DataError, match="no class to draw pairs of"):
+    with pytest.raises(DataError, match="no class of two images to draw pairs of"):
         ClassPairs(source.source, [])
 
 
@@ -113,10 +113,11 @@ def damage(folder, fault):
             (folder / "bee/2.jpg").unlink()
             return FolderSource, (folder,), r"bee/2\.png is a mask without an image"
         case "single image":
-            for number in (2, 3):
-                (folder / f"cow/{number}.jpg").unlink()
-                (folder / f"cow/{number}.png").unlink()
-            return FolderSource(folder).manifest, ("original", 0, 1), r"cow holds too few images \(1\)"
+            for name in ("ant", "bee", "cow"):
+                for number in (2, 3):
+                    (folder / f"{name}/{number}.jpg").unlink()
+                    (folder / f"{name}/{number}.png").unlink()
+            return FolderSource(folder).manifest, ("original", 0, 1), r"No class has the 2 images .*/ant: add"
         case "other size":
             cv2.imwrite(str(folder / "ant/1.png"), np.full((24, 30), 255, np.uint8))
             return (
@@ -170,6 +171,23 @@ def test_a_damaged_folder_is_named(folder, fault):
     assert "\n" not in str(error.value)
 
 
+def test_a_class_of_too_few_images_is_left_out_and_named(folder):
+    for number in (2, 3):
+        (folder / f"cow/{number}.jpg").unlink()
+        (folder / f"cow/{number}.png").unlink()
+    (folder / "dog").mkdir()
+    source = FolderSource(folder)
+    manifest = source.manifest("original", 0, 1)
+    assert manifest.classes == ("ant", "bee")
+    assert len(manifest.episodes) == 6
+    assert manifest.notes == (
+        f"{folder}/cow has 1 of the 2 images that an episode needs: it is left out.",
+        f"{folder}/dog has 0 of the 2 images that an episode needs: it is left out.",
+    )
+    with pytest.warns(InputWarning, match="there is one of cow: left out"):
+        assert set(ClassPairs(source).views) == {"ant", "bee"}
+
+
 def test_fss1000_has_the_published_splits():
     splits = {split: class_names(split) for split in ("trn", "val", "test")}
     assert {split: len(names) for split, names in splits.items()} == {"trn": 520, "val": 240, "test": 240}
@@ -199,7 +217,7 @@ def test_fss1000_reads_both_layouts(tmp_path, parent):
     assert f"{name}/7.jpg is missing" in check(root)[1].problem
 
 
-def test_fss1000_needs_only_the_classes_of_its_episodes(tmp_path):
+def test_fss1000_draws_without_classes_that_are_missing_as_the_official_code_does(tmp_path):
     with pytest.raises(DataError, match=r"abe's_flyingfish is missing: unpack FSS-1000"):
         Fss1000Source(tmp_path)
     image = np.zeros((4, 4), np.uint8)
@@ -209,11 +227,14 @@ def test_fss1000_needs_only_the_classes_of_its_episodes(tmp_path):
         for ending in ("jpg", "png"):
             cv2.imwrite(str(tmp_path / f"bamboo_slip/{number}.{ending}"), image)
     source = Fss1000Source(tmp_path)
-    episodes = source.manifest("matcher", 0, 1).episodes
-    assert len(episodes) == 2400
-    views = [
-        view for e in episodes if e.class_id == "bamboo_slip" for view in (e.target_view, *e.reference_views)
-    ]
+    for protocol, seed in (("matcher", 0), ("segic", 42)):
+        manifest = source.manifest(protocol, 0, 1)
+        found = [tmp_path / "bamboo_slip" / f"{number}.jpg" for number in sorted(range(1, 11), key=str)]
+        drawn = [(e.class_id, e.target, e.references) for e in manifest.episodes]
+        assert drawn == official_fss(found, 10, seed)
+        assert (len(manifest.classes), len(manifest.notes)) == (240, 239)
+        assert "flyingfish is missing: no episode has this class" in manifest.notes[0]
+    views = [view for e in manifest.episodes for view in (e.target_view, *e.reference_views)]
     require_files(source, views)
     assert source.load(views[0]).image.shape == (4, 4, 3)
     with pytest.raises(DataError, match=r"abe's_flyingfish/1\.jpg is missing, and an episode needs it"):
@@ -253,10 +274,9 @@ def test_fss1000_handles_the_odd_files_of_the_download(tmp_path):
         assert read_manifest(tmp_path / "list.gz") == manifest
 
 
-def official_fss(root, count):
-    """Repeat the calls of utils/fss.py, `DatasetFSS`, on whatever files there are, in one process."""
-    np.random.seed(42)
-    paths = [root / name / f"{n}.jpg" for name in class_names("test") for n in sorted(range(1, 11), key=str)]
+def official_fss(paths, count, seed=42):
+    """Repeat the calls of utils/fss.py, `DatasetFSS`, on the images that it lists, in one process."""
+    np.random.seed(seed)
 
     def sizes_differ(path):
         return cv2.imread(str(path)).shape != cv2.imread(str(path.with_suffix(".png"))).shape
@@ -280,7 +300,9 @@ def test_fss1000_draws_past_odd_files_as_the_official_code_does(tmp_path):
     for place in (f"{first}/10.png", f"{second}/3.png"):
         cv2.imwrite(str(tmp_path / place), np.zeros((5, 5), np.uint8))
     episodes = Fss1000Source(tmp_path).manifest("segic", 0, 1).episodes
-    assert [(e.class_id, e.target, e.references) for e in episodes[:60]] == official_fss(tmp_path, 60)
+    numbers = sorted(range(1, 11), key=str)
+    paths = [tmp_path / name / f"{number}.jpg" for name in class_names("test") for number in numbers]
+    assert [(e.class_id, e.target, e.references) for e in episodes[:60]] == official_fss(paths, 60)
 
 
 @pytest.mark.parametrize(

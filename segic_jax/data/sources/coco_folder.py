@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from segic_jax.data.coco_json import CocoJson
-from segic_jax.data.episodes import ClassId, Episode, LabelledImage, Manifest, ObjectMasks, View
+from segic_jax.data.episodes import ClassId, LabelledImage, Manifest, ObjectMasks, View
 from segic_jax.data.images import read_rgb, require_size
+from segic_jax.data.sampler import classes_with_images, next_images_episodes
 from segic_jax.errors import DataError
 
 
@@ -32,20 +33,18 @@ class CocoFolderSource:
             raise DataError(f"{path} has no annotation with a mask: add some, or give another file.")
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Return the episodes. Raises DataError for unknown settings, or a class of too few images."""
+        """Return the episodes; a class of too few images has none.
+
+        Raises:
+            DataError: unknown settings, or no class has enough images.
+        """
         require_original(protocol, fold, shots)
-        episodes = []
-        for class_id, image_names in self.image_names.items():
-            if 0 < len(image_names) <= shots:
-                raise DataError(
-                    f"{self.coco.path}: {self.coco.categories[class_id]} is on {len(image_names)} image(s); "
-                    f"a target and {shots} reference(s) need {shots + 1}."
-                )
-            for i, target in enumerate(image_names):
-                references = (image_names[(i + step) % len(image_names)] for step in range(1, shots + 1))
-                episodes.append(Episode(class_id, target, tuple(references)))
-        classes = tuple(class_id for class_id, image_names in self.image_names.items() if image_names)
-        return Manifest(self.name, protocol, fold, shots, classes, tuple(episodes))
+        annotated = {class_id: names for class_id, names in self.image_names.items() if names}
+        image_names, notes = classes_with_images(
+            annotated, shots + 1, lambda class_id: f"{self.coco.path}: {self.coco.categories[class_id]}"
+        )
+        episodes = next_images_episodes(image_names, shots)
+        return Manifest(self.name, protocol, fold, shots, tuple(image_names), episodes, notes)
 
     def class_name(self, class_id: ClassId) -> str:
         """Return the name of a category."""
@@ -79,7 +78,7 @@ class CocoFolderSource:
         self.class_name(view.class_id)
         (path,) = self.paths(view)
         image, mask = read_rgb(path), self.coco.mask(self._ids[view.image_name], int(view.class_id))
-        require_size(image, mask, path, self.coco.path)
+        require_size(image, mask, path, f"{self.coco.path}: {view.image_name}")
         return LabelledImage(image, mask)
 
     def objects(self, view: View) -> ObjectMasks:

@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 
 from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
-from segic_jax.data.episodes import ClassId, Episode, EpisodeSource, LabelledImage, Manifest, View
+from segic_jax.data.episodes import ClassId, EpisodeSource, LabelledImage, Manifest, View
 from segic_jax.data.images import ENDINGS, read_image, require_size
 from segic_jax.data.mask_reader import read_mask
+from segic_jax.data.sampler import classes_with_images, next_images_episodes
 from segic_jax.data.sources.coco_folder import CocoFolderSource, find_json, require_original
 from segic_jax.errors import DataError
 from segic_jax.runtime.atomic_write import atomic_write
@@ -50,19 +51,17 @@ class FolderSource:
         self._masks = pairs  # class -> image -> mask
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Return the episodes. Raises DataError for unknown settings, or a class of too few images."""
+        """Return the episodes; a class of too few images has none.
+
+        Raises:
+            DataError: unknown settings, or no class has enough images.
+        """
         require_original(protocol, fold, shots)
-        episodes = []
-        for class_name, image_names in self.image_names.items():
-            if len(image_names) <= shots:
-                raise DataError(
-                    f"{self.root / class_name} holds too few images ({len(image_names)}): a target and "
-                    f"{shots} reference(s) need {shots + 1}."
-                )
-            for i, target in enumerate(image_names):
-                references = (image_names[(i + step) % len(image_names)] for step in range(1, shots + 1))
-                episodes.append(Episode(class_name, target, tuple(references)))
-        return Manifest(self.name, protocol, fold, shots, tuple(self.image_names), tuple(episodes))
+        image_names, notes = classes_with_images(
+            self.image_names, shots + 1, lambda name: str(self.root / name)
+        )
+        episodes = next_images_episodes(image_names, shots)
+        return Manifest(self.name, protocol, fold, shots, tuple(image_names), episodes, notes)
 
     def class_name(self, class_id: ClassId) -> str:
         """Return the folder's name with spaces for underscores."""

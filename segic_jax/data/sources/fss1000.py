@@ -4,7 +4,7 @@ The layout is `<root>/<class>/<1..10>.jpg + .png`, or the same under `<root>/dat
 part of this package; splits/ is not read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,7 @@ class Fss1000Source(FolderSource):
     name = "fss1000"
 
     def __init__(self, root: str | Path, *, split: Split = "test"):
-        """Open FSS-1000/ or its parent; classes that no episode needs may be missing.
+        """Open FSS-1000/ or its parent; the folder of a class may be missing.
 
         Raises:
             DataError: every class of the split is missing.
@@ -44,7 +44,8 @@ class Fss1000Source(FolderSource):
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
         """Return all 2400 images as targets; for 1 and 5 shots the list of Matcher is part of the package.
 
-        Protocols of SegIC draw past pairs whose mask has another size than its image, as its code does.
+        Classes without a folder have no episode, but count in means over the fold, and protocols of SegIC
+        draw past pairs whose mask has another size than its image, as the official readers do.
 
         Raises:
             DataError: unknown protocol or fold, or no shots.
@@ -54,9 +55,13 @@ class Fss1000Source(FolderSource):
                 f"{self.name} supports the protocols {', '.join(BENCHMARK.protocols)} with fold 0 and at "
                 f"least 1 shot, {' and '.join(GPUS)} with 1."
             )
+        missing = {name for name in class_names("test") if not (self.root / name).is_dir()}
+        notes = [f"{self.root / name} is missing: no episode has this class." for name in sorted(missing)]
         if protocol == "segic" or protocol in GPUS:
-            return draw(protocol, shots, self._pairs_of_two_sizes())
-        return packaged_manifest(self.name, protocol, fold, shots) or draw(protocol, shots)
+            pairs = self._pairs_of_two_sizes()
+            return draw(protocol, shots, missing=missing, skipped=pairs, notes=[*notes, *pairs.values()])
+        packaged = None if missing else packaged_manifest(self.name, protocol, fold, shots)
+        return packaged or draw(protocol, shots, missing=missing, notes=notes)
 
     def class_name(self, class_id: ClassId) -> str:
         """Return the folder's name with its underscores, as official SegIC gives it to the text tower."""
@@ -95,15 +100,25 @@ def class_names(split: Split) -> list[str]:
     return sorted(text.split())
 
 
-def draw(protocol: str, shots: int, skipped: Mapping[tuple[str, str], str] | None = None) -> Manifest:
+def draw(
+    protocol: str,
+    shots: int,
+    *,
+    missing: Collection[str] = (),
+    skipped: Collection[tuple[str, str]] = (),
+    notes: Sequence[str] = (),
+) -> Manifest:
     """Draw the published episodes of the test classes again.
 
     Args:
-        skipped: as for `fss_episodes`, each with a sentence for the notes of a result.
+        missing: classes that the official readers do not find; they list the images on disk.
+        skipped: as for `fss_episodes`.
+        notes: a sentence about each of these, for a result.
     """
-    classes, skipped = class_names("test"), skipped or {}
-    episodes = fss_episodes(classes, protocol, shots, skipped)
-    return Manifest("fss1000", protocol, 0, shots, tuple(classes), tuple(episodes), tuple(skipped.values()))
+    classes = class_names("test")
+    found = [name for name in classes if name not in missing]
+    episodes = fss_episodes(found, protocol, shots, skipped)
+    return Manifest("fss1000", protocol, 0, shots, tuple(classes), tuple(episodes), tuple(notes))
 
 
 def check(root: Path) -> list[CheckLine]:

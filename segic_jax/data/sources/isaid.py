@@ -49,22 +49,25 @@ class IsaidSource:
     name = "isaid"
 
     def __init__(self, root: Path | str):
-        """Open iSAID/ or its parent.
+        """Open iSAID/ or its parent; the list of a fold is read when it is used.
 
         Raises:
-            DataError: a folder or a split file is missing, or a line of it is not name__class.
+            DataError: the folder of patches is missing.
         """
         self.root = find_root(root, "iSAID", "val/images", DOWNLOAD)
-        self.lines = [self._lines(fold) for fold in range(FOLDS)]
 
     def manifest(self, protocol: str, fold: int, shots: int) -> Manifest:
-        """Take every line of a fold as a target. Raises DataError if a class has only one image."""
+        """Take every line of a fold as a target.
+
+        Raises:
+            DataError: the list is missing, a line of it is not name__class, or a class has only one image.
+        """
         if protocol not in BENCHMARK.protocols or fold not in range(FOLDS) or shots < 1:
             raise DataError(
                 f"{self.name} supports the protocols {', '.join(BENCHMARK.protocols)} with folds 0 to "
                 f"{FOLDS - 1} and at least 1 shot."
             )
-        lines = self.lines[fold]
+        lines = self.lines(fold)
         image_names: dict[int, list[str]] = {}
         for image_name, class_id in lines:
             image_names.setdefault(class_id, []).append(image_name)
@@ -90,7 +93,7 @@ class IsaidSource:
 
     def views(self) -> Iterator[View]:
         """Yield every class of every listed patch, patch by patch."""
-        for image_name, class_id in sorted({line for lines in self.lines for line in lines}):
+        for image_name, class_id in sorted({line for fold in range(FOLDS) for line in self.lines(fold)}):
             yield View(image_name, class_id)
 
     def paths(self, view: View) -> tuple[Path, ...]:
@@ -109,7 +112,12 @@ class IsaidSource:
     def _list(self, fold: int) -> Path:
         return self.root / f"splits/val/fold{fold}.txt"
 
-    def _lines(self, fold: int) -> list[tuple[str, int]]:
+    def lines(self, fold: int) -> list[tuple[str, int]]:
+        """Return the patches of a fold's list with their classes.
+
+        Raises:
+            DataError: the list is missing, or a line is not name__class.
+        """
         path = self._list(fold)
         lines = []
         for line in read_words(path, DOWNLOAD):
@@ -124,11 +132,11 @@ def check(root: Path) -> list[CheckLine]:
     """Count the patches of the lists and on disk."""
     try:
         source = IsaidSource(root)
+        patches = {view.image_name for view in source.views()}
     except DataError as error:
         return [CheckLine("iSAID", "missing", problem=str(error))]
-    patches = {view.image_name for view in source.views()}
     on_disk = sum((source.root / "val/images" / f"{patch}.png").is_file() for patch in patches)
-    lines = sum(map(len, source.lines))
+    lines = sum(len(source.lines(fold)) for fold in range(FOLDS))
     gone = f"some are missing from {source.root / 'val/images'}: unpack them again."
     return [
         CheckLine("lines of the lists", lines),

@@ -21,14 +21,20 @@ COUNTS = (208, 1867, 519)
 
 
 def open_source(root: Path | str) -> MaskFileSource:
-    """Open ISIC/ or its parent. Raises DataError if a folder is missing or empty."""
+    """Open ISIC/ or its parent. Raises DataError if there is no image."""
     root = find_root(root, "ISIC", INPUT, DOWNLOAD)
+    left_out: list[str] = []
     image_names = {
         number: [
-            f"{number + 1}/{name}" for name in list_files(root / INPUT / str(number + 1), ".jpg", DOWNLOAD)
+            f"{number + 1}/{name}"
+            for name in list_files(
+                root / INPUT / str(number + 1), ".jpg", DOWNLOAD, required=False, left_out=left_out
+            )
         ]
         for number in range(3)
     }
+    if not any(image_names.values()):
+        raise DataError(f"{root / INPUT} holds no image in 1, 2 or 3: get them from {DOWNLOAD}.")
     return MaskFileSource(
         name="isic",
         protocols=("insid3", "original"),
@@ -36,6 +42,7 @@ def open_source(root: Path | str) -> MaskFileSource:
         names=dict.fromkeys(range(3), "skin lesion"),  # the files do not name the kinds
         paths=partial(_paths, root),
         episodes=600,
+        left_out=left_out,
     )
 
 

@@ -20,7 +20,9 @@ def open_source(root: Path | str) -> MaskFileSource:
     """Open LungSegmentation/ or its parent. Raises DataError if a folder is missing or empty."""
     root = find_root(root, "LungSegmentation", "CXR_png", DOWNLOAD)
     # Sorted by mask, which is not the order of the images.
-    image_names = [_image(name) for name in list_files(root / "masks", ".png", DOWNLOAD)]
+    left_out: list[str] = []
+    masks = list_files(root / "masks", ".png", DOWNLOAD, left_out=left_out)
+    image_names = [_image(name) for name in masks]
     return MaskFileSource(
         name="lung",
         protocols=("insid3", "original"),
@@ -28,6 +30,7 @@ def open_source(root: Path | str) -> MaskFileSource:
         names={0: "lung"},
         paths=partial(_paths, root),
         episodes=600,
+        left_out=left_out,
     )
 
 

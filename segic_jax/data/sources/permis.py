@@ -32,6 +32,8 @@ class PermisSource:
         root = Path(root)
         self.root = root / "PerMIRS" if (root / "PerMIRS").is_dir() else root
         self.videos = sorted(path.parent.name for path in self.root.glob("*/masks.npz.npy"))
+        frames = {path.parent for path in self.root.glob("*/0.jpg")}
+        self._without_masks = sorted(path for path in frames if path.name not in self.videos)
         if not self.videos:
             raise DataError(f"{self.root} holds no <video>/masks.npz.npy: get it from {DOWNLOAD}.")
 
@@ -46,7 +48,8 @@ class PermisSource:
             for video in self.videos
             for frame in (1, 2)
         )
-        return Manifest(self.name, protocol, fold, shots, (0,), episodes)
+        notes = tuple(f"{path} has no masks.npz.npy: no episode has it." for path in self._without_masks)
+        return Manifest(self.name, protocol, fold, shots, (0,), episodes, notes)
 
     def class_name(self, class_id: ClassId) -> str:
         """Raise DataError: the objects have no names."""

@@ -13,6 +13,7 @@ from segic_jax.data.benchmark_spec import BenchmarkSpec, CheckLine
 from segic_jax.data.episodes import Episode, Manifest, View
 from segic_jax.data.layout import find_root, list_files
 from segic_jax.data.mask_files import MaskFileSource
+from segic_jax.data.sampler import classes_with_images
 from segic_jax.errors import DataError
 
 DOWNLOAD = "https://github.com/ZrrSkywalker/Personalize-SAM (PerSeg)"
@@ -28,11 +29,12 @@ class PersegSource(MaskFileSource):
                 f"{self.name} supports the protocols {', '.join(self.protocols)} with fold 0 and 1 shot."
             )
         episodes = []
-        for class_id, image_names in self.image_names.items():
-            if "00.jpg" not in image_names:
+        image_names, notes = classes_with_images(self.image_names, 2, self.label)
+        for class_id, names in image_names.items():
+            if "00.jpg" not in names:
                 raise DataError(f"Images/{class_id}/00.jpg is missing: get it from {DOWNLOAD}.")
-            episodes += [Episode(class_id, name, ("00.jpg",)) for name in image_names if name != "00.jpg"]
-        return Manifest(self.name, protocol, fold, shots, tuple(self.image_names), tuple(episodes))
+            episodes += [Episode(class_id, name, ("00.jpg",)) for name in names if name != "00.jpg"]
+        return Manifest(self.name, protocol, fold, shots, tuple(image_names), tuple(episodes), notes)
 
 
 def open_source(root: Path | str) -> PersegSource:

@@ -34,19 +34,23 @@ NAMES = {
 def open_source(root: Path | str) -> MaskFileSource:
     """Open SUIM/ or its parent; all masks are read, to leave out the empty ones.
 
+    A class may lack its folder, as two do in the sample of SUIM's repository.
+
     Raises:
-        DataError: a folder is missing or empty, or a mask cannot be read.
+        DataError: all masks are missing, or one cannot be read.
     """
     root = find_root(root, "SUIM", "images", DOWNLOAD)
     endings, image_names = {}, {}
     for folder in NAMES:
-        masks = list_files(root / "masks" / folder, "", DOWNLOAD)
+        masks = list_files(root / "masks" / folder, "", DOWNLOAD, required=False)
         masks = [mask for mask in masks if Path(mask).suffix.lower() in ENDINGS]
         paths = [root / "masks" / folder / mask for mask in masks]
         non_empty = prefetch_results(_is_non_empty, paths, threads=THREADS, limit=16 * THREADS)
         kept = [mask for mask, keep in zip(masks, non_empty, strict=True) if keep]
         image_names[folder] = [f"{mask.split('.')[0]}.jpg" for mask in kept]
         endings |= {(folder, mask.split(".")[0]): mask for mask in kept}
+    if not any(image_names.values()):
+        raise DataError(f"{root / 'masks'} holds no mask: get it from {DOWNLOAD}.")
     return MaskFileSource(
         name="suim",
         protocols=("insid3", "original"),
