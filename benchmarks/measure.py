@@ -175,7 +175,7 @@ def as_dict(row: Row) -> dict:
     for side in ("ours", "theirs"):
         times = getattr(row, side)
         values[side] = times._asdict() if times else None
-    return values | {"ratio": row.ratio, "pictures_per_second": row.images_per_second}
+    return values | {"ratio": row.ratio, "images_per_second": row.images_per_second}
 
 
 def _host_program(size: Size) -> Program:

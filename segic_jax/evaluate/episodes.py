@@ -35,8 +35,8 @@ from segic_jax.evaluate.protocols import (
 from segic_jax.evaluate.report import GalleryItem
 from segic_jax.evaluate.runner import (
     defects_note,
-    files_with_defects,
     host_share,
+    list_defects,
     model_identity,
     spread,
     to_json,
@@ -201,7 +201,7 @@ class EpisodeEvaluation:
     def summarise(self, rows: Sequence[dict]) -> dict:
         """Return counts, scores and notes of the result."""
         manifests = self._manifests
-        defects = files_with_defects(rows, [note for manifest in manifests for note in manifest.notes])
+        defects = list_defects(rows, [note for manifest in manifests for note in manifest.notes])
         return {
             "manifest": {
                 "sha256": episodes_hash([e for manifest in manifests for e in manifest.episodes]),
@@ -213,7 +213,7 @@ class EpisodeEvaluation:
             **summarise_rows(rows, manifests, self.protocol, class_labels(self._source, rows)),
             "instances": self._instance_scores(rows),
             "cosine_threshold": self._threshold,
-            "files_with_defects": defects,
+            "defects": defects,
             "notes": [*self._notes(), *defects_note(defects)],
         }
 

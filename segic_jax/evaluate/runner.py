@@ -218,12 +218,12 @@ def environment() -> dict:
     }
 
 
-def files_with_defects(rows: Sequence[dict], left_out: Iterable[str] = ()) -> list[str]:
-    """Return a sentence for every file with a defect that a run got past, each once.
+def list_defects(rows: Sequence[dict], left_out: Iterable[str] = ()) -> list[str]:
+    """Return a sentence for every defect of the data that a run got past, each once.
 
     Args:
         rows: those of an evaluation; "notes" of each are about files that were handled.
-        left_out: sentences about files that no row has.
+        left_out: sentences about files and classes that no row has.
     """
     return list(dict.fromkeys([*left_out, *(note for row in rows for note in row.get("notes", ()))]))
 
@@ -232,7 +232,7 @@ def defects_note(defects: Sequence[str]) -> list[str]:
     """Return a note for a result that counts them; none if there are no defects."""
     if not defects:
         return []
-    return [f"{len(defects)} file(s) have a defect (files_with_defects in result.json): {defects[0]}"]
+    return [f"{len(defects)} defect(s) of the data (defects in result.json): {defects[0]}"]
 
 
 def to_json(scores: Mapping[str, float]) -> dict[str, float | None]:

@@ -22,7 +22,7 @@ from segic_jax.data.semantic import SemanticSource, Split
 from segic_jax.errors import BundleError, ConfigError
 from segic_jax.evaluate import metrics, report
 from segic_jax.evaluate.metrics import ClassCounts, RunningMeanIoU
-from segic_jax.evaluate.runner import defects_note, files_with_defects, list_hash, to_json
+from segic_jax.evaluate.runner import defects_note, list_defects, list_hash, to_json
 from segic_jax.evaluate.semantic_bank import REFERENCE_SEED, ReferenceBank, make_bank
 from segic_jax.evaluate.semantic_scores import Merge, image_iou, score_image
 from segic_jax.inference.engine import Engine
@@ -134,7 +134,7 @@ class SemanticEvaluation:
         counts = score_image(image, decoded, class_logits(self._engine, image.image, prototypes), self._merge)
         return {
             "index": index,
-            "picture": name,
+            "image": name,
             "iou": image_iou(counts),
             "classes": {str(number): [*pixels] for number, pixels in counts.items()},
             **({"notes": [image.note]} if image.note else {}),
@@ -154,15 +154,15 @@ class SemanticEvaluation:
     def summarise(self, rows: Sequence[dict]) -> dict:
         """Return counts, scores and notes of the result."""
         names, bank = self._source.classes, self._references
-        defects = files_with_defects(rows, bank.defects)
+        defects = list_defects(rows, bank.defects)
         counts, official = class_counts(rows), class_counts(rows, everywhere=True)
         labels = unique_names(names)
         class_iou = {labels[number]: 100 * iou for number, iou in metrics.class_iou(counts).items()}
         interval = metrics.bootstrap_interval((len(rows), partial(metrics.mean_iou, counts)))
         return {
             "manifest": {"sha256": list_hash(self._images)},
-            "pictures": len(rows),
-            "pictures_in_list": len(self._images),
+            "images": len(rows),
+            "images_in_list": len(self._images),
             "classes": len(names),
             "classes_seen": len(class_iou),
             "scores": {
@@ -172,7 +172,7 @@ class SemanticEvaluation:
             },
             "class_iou": to_json(class_iou),
             "bank": bank.describe(labels),
-            "files_with_defects": defects,
+            "defects": defects,
             "notes": [*self._notes(bank), *defects_note(defects)],
         }
 
@@ -221,7 +221,7 @@ class SemanticEvaluation:
         protocol, scores = result["protocol"], result["scores"]
         low, high = scores["interval_95"]
         lines = [
-            f"{result['benchmark']}: {result['pictures']} images, {result['classes_seen']} of "
+            f"{result['benchmark']}: {result['images']} images, {result['classes_seen']} of "
             f"{result['classes']} classes seen, mIoU in per cent",
             f"  decoded: {protocol['classes']}; merge: {protocol['merge']}; references: {protocol['bank']}; "
             f"class names {'given' if result['class_names_given'] else 'not given'}",

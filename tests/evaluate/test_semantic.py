@@ -153,7 +153,7 @@ def test_neither_batch_size_nor_interruption_changes_a_row(tmp_path, monkeypatch
 def test_all_classes_with_a_reference_are_decoded(tmp_path):
     root, out = write_ade20k(tmp_path / "data"), tmp_path / "out"
     result = run(root, out, classes="all", limit=2)
-    assert result["pictures"] == 2
+    assert result["images"] == 2
     # Training images show four classes of 150, and only these have a reference.
     assert len(result["bank"]["classes_without_reference"]) == 146
     assert {int(c) for line in rows(out).values() for c in json.loads(line)["classes"]} <= {0, 2, 4, 149}
@@ -164,7 +164,7 @@ def test_a_limit_is_spread_over_the_list(tmp_path):
     result = run(root, tmp_path / "out", limit=1, bank="val")
     run(root, tmp_path / "out", limit=2, bank="val")
     assert sorted(rows(tmp_path / "out")) == [0, 1]  # of three: 0, then 0 and 3 // 2
-    assert (result["pictures"], result["pictures_in_list"]) == (1, 3)
+    assert (result["images"], result["images_in_list"]) == (1, 3)
     for options in ({"limit": 0}, {"limit": -1}, {"batch_size": 0}):
         with pytest.raises(ConfigError, match="must be at least 1"):
             run(root, tmp_path / "out", bank="val", **options)

@@ -186,7 +186,7 @@ def test_an_unreadable_image_on_one_host_stops_both(tmp_path):
     processes = start(tmp_path, EVALUATION, "semantic", root, out, "-", 7, devices=2, hosts=2)
     for _, errors in finish(processes, code=2):
         assert errors.splitlines()[-1].startswith(f"{image} is cut off or damaged")
-    assert sum(path.read_text().count("\n") for path in out.glob("parts/*")) == complete["pictures"] - 1
+    assert sum(path.read_text().count("\n") for path in out.glob("parts/*")) == complete["images"] - 1
     image.write_bytes(content)
     run("semantic", root, out)
     assert files(out) == files(tmp_path / "complete")
