@@ -51,16 +51,32 @@ def shown(seed: int, mask: np.ndarray, colour: tuple) -> np.ndarray:
 
 
 def write_fss1000(data: Path) -> None:
-    """Write FSS-1000 with a few of its test classes, and the list of them."""
+    """Write FSS-1000 with a few of its test classes, odd files as those of the download, and their list."""
     for number, name in enumerate(FSS_CLASSES):
         colour = tuple(np.random.default_rng(number).integers(0, 256, 3))
         for i in range(1, 11):
             mask = blob(100 * number + i, *size(number + i))
             save(data / f"FSS-1000/{name}/{i}.jpg", shown(100 * number + i, mask, colour))
             save(data / f"FSS-1000/{name}/{i}.png", mask.astype(np.uint8) * 255)
+    write_odd_files(data / "FSS-1000")
     listing = data / "splits/fss/test.txt"
     listing.parent.mkdir(parents=True, exist_ok=True)
     listing.write_text("".join(f"{name}\n" for name in FSS_CLASSES))
+
+
+def write_odd_files(root: Path) -> None:
+    """Replace files by grey and turned images, and by masks in colour, with shades, or of another size."""
+    first, second, third = (root / name for name in FSS_CLASSES)
+    save(first / "2.jpg", np.asarray(Image.open(first / "2.jpg").convert("L")))
+    turned = Image.Exif()
+    turned[274] = 6  # shown by viewers as turned by 90 degrees, which the official code does not read
+    Image.open(first / "5.jpg").save(first / "5.jpg", quality=95, exif=turned)
+    save(
+        second / "4.png", np.asarray(Image.open(second / "4.png").resize((50, 40), Image.Resampling.NEAREST))
+    )
+    save(second / "9.jpg", np.asarray(Image.open(second / "9.jpg").resize((70, 71))))
+    save(third / "3.png", np.dstack([np.asarray(Image.open(third / "3.png"))] * 3))
+    save(third / "7.png", cv2.GaussianBlur(np.asarray(Image.open(third / "7.png")), (0, 0), 5))
 
 
 def write_coco20i(data: Path) -> None:

@@ -66,6 +66,12 @@ def official_fss1000(model, arguments) -> SimpleNamespace:
     fss = importlib.import_module("utils.fss")
 
     class Recorded(fss.DatasetFSS):
+        def __getitem__(self, idx):
+            before = len(self.drawn)
+            item = super().__getitem__(idx)
+            del self.drawn[before:-1]  # drawn, and replaced because the sizes of a pair differ
+            return item
+
         def sample_episode(self, idx):
             target, references, number = super().sample_episode(idx)
             names = [Path(path) for path in (target, *references)]
