@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from segic_jax.runtime.metric_writer import read_metrics
+from segic_jax.train.checkpoint import load_head
 
 HELPERS = Path(__file__).parents[1] / "helpers"
 STEPS = 6
@@ -66,6 +67,15 @@ def curve(workdir):
     return np.array([line["loss"] for line in read_metrics(workdir) if "loss" in line])
 
 
+def wait_for_steps(workdir, steps):
+    """Wait until the log has so many steps."""
+    deadline = time.monotonic() + 240
+    while time.monotonic() < deadline:
+        if (workdir / "metrics.jsonl").exists() and len(curve(workdir)) >= steps:
+            return
+        time.sleep(0.02)
+
+
 @pytest.fixture(scope="module")
 def single_process(tmp_path_factory):
     """Train in one process with four devices."""
@@ -106,11 +116,28 @@ def test_a_training_on_four_processes_resumes_on_two_and_on_one(single_process, 
     np.testing.assert_allclose(curve(tmp_path), curve(single_process), rtol=2e-6)
 
 
+@pytest.mark.slow  # a minute on two cores
+def test_a_killed_training_resumes_on_as_many_processes_with_equal_bits(tmp_path):
+    complete, killed = tmp_path / "complete", tmp_path / "killed"
+    finish(start(complete, 2, 1))
+    processes = start(killed, 2, 1, "slow")
+    wait_for_steps(killed, 4)  # one beyond the checkpoint of step 3
+    for process in processes:
+        process.kill()
+    for process in processes:
+        process.communicate()
+    assert 4 <= len(curve(killed)) < STEPS
+    finish(start(killed, 2, 1))
+    np.testing.assert_array_equal(curve(killed), curve(complete))
+    heads = [load_head(workdir)[0] for workdir in (complete, killed)]
+    assert heads[0].keys() == heads[1].keys()
+    for name, value in heads[0].items():
+        np.testing.assert_array_equal(heads[1][name], value, err_msg=name)
+
+
 def test_sigterm_to_one_host_saves_on_all_and_the_training_resumes(single_process, tmp_path):
     processes = start(tmp_path, 2, 2, "slow")
-    deadline = time.monotonic() + 240
-    while not (tmp_path / "metrics.jsonl").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    wait_for_steps(tmp_path, 1)
     processes[1].send_signal(signal.SIGTERM)
     outputs = finish(processes)
     assert "Stopped and saved after step" in outputs[0]
