@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from PIL import Image
 
-FSS_CLASSES = ("abe's_flyingfish", "ab_wheel", "bamboo_slip")  # underscores and an apostrophe
+FSS_CLASSES = ("abe's_flyingfish", "bamboo_slip", "crt_screen")  # underscores and an apostrophe
 COCO_IMAGES = 6
 PALETTE = [0, 0, 0, 128, 0, 0, 0, 128, 0, 128, 128, 0] + [7] * 756
 

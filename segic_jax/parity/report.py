@@ -27,7 +27,7 @@ from segic_jax.runtime.atomic_write import atomic_write, make_folder
 
 
 @dataclass(frozen=True)
-class Pair:
+class PairComparison:
     """Hold the comparison of one pair."""
 
     names: dict[str, str]  # file, reference, mask, target, class_name
@@ -61,7 +61,7 @@ def write_report(dump: Path, html: Path) -> bool:
     return content["passed"]
 
 
-def summarise(dump: Dump, pairs: Sequence[Pair], cases: Sequence[dict]) -> dict:
+def summarise(dump: Dump, pairs: Sequence[PairComparison], cases: Sequence[dict]) -> dict:
     """Return everything on the page but the images, ready for JSON.
 
     Args:
@@ -102,7 +102,7 @@ def summarise(dump: Dump, pairs: Sequence[Pair], cases: Sequence[dict]) -> dict:
     }
 
 
-def _row(pair: Pair, stage: Stage, dtype: str) -> dict:
+def _row(pair: PairComparison, stage: Stage, dtype: str) -> dict:
     """Return one array in one precision; bfloat16 is a measurement, without tolerance and verdict."""
     judged = dtype == "float32"
     return {
@@ -120,7 +120,7 @@ def _row(pair: Pair, stage: Stage, dtype: str) -> dict:
     }
 
 
-def _compare_pair(dump: Dump, index: int) -> Pair:
+def _compare_pair(dump: Dump, index: int) -> PairComparison:
     arrays = read_pair(dump, index)
     replays = {dtype: replay(dump, arrays, DTYPES[dtype]) for dtype in DTYPES}
     theirs = (arrays["out.masks"] > 0).any(axis=(0, 1))  # of all concepts together
@@ -130,7 +130,7 @@ def _compare_pair(dump: Dump, index: int) -> Pair:
     different = theirs != ours["float32"]
     grey = np.repeat(target.mean(axis=-1, keepdims=True) / 2 + 127, 3, axis=-1).astype(np.uint8)
     grey[different] = RED
-    return Pair(
+    return PairComparison(
         names={key: str(value) for key, value in dump.manifest["pairs"][index].items()},
         stages={dtype: result.stages for dtype, result in replays.items()},
         mask_iou={dtype: mask_iou(theirs, predicted) for dtype, predicted in ours.items()},
