@@ -60,10 +60,8 @@ def is_array_file(path: Path | str) -> bool:
 
 def _read_array(path: Path | str) -> np.ndarray:
     read_bytes(path)  # which says why it cannot be read
-    try:
-        return np.lib.format.open_memmap(
-            path, mode="r"
-        )  # refuses objects, and more numbers than the file has
+    try:  # open_memmap refuses objects, and more numbers than the file has
+        return np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError) as error:
         raise DataError(f"{path} is damaged, or no array of numbers: save it again with np.save.") from error
 
