@@ -19,16 +19,18 @@ from segic_jax.inference.context import Context
 from segic_jax.inference.overlay import shrink
 from segic_jax.inference.reference import PREVIEW
 from segic_jax.inference.segmenter import Segmenter
+from segic_jax.runtime.limits import Limits
 from segic_jax.runtime.notices import collect_warnings
 
 Content = TypeVar("Content")
 
-MAX_MEGABYTES = 20  # of one file
+LIMITS = Limits()  # those of `segic serve`
+MAX_MEGABYTES = LIMITS.file_megabytes  # of one file
+MAX_PIXELS = LIMITS.megapixels * 10**6  # of one image, before it is shrunk
+MAX_TARGETS = LIMITS.images
 MAX_REFERENCES = 300  # of a saved context
-MAX_PIXELS = 64_000_000  # of one image, before it is shrunk
 MAX_SIDE = 1280  # larger images are shrunk to this longer side, which bounds the memory of a visitor
 MAX_EXAMPLES = 20
-MAX_TARGETS = 20
 MAX_CLASSES = 8
 MAX_NAME = 40  # characters of a class name
 # Recognised by content, whatever the file is called.

@@ -1,11 +1,12 @@
 """Define `segic serve`: keep contexts and segment images over HTTP."""
 
+import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 
 from segic_jax.config import Precision
-from segic_jax.server.limits import Limits
+from segic_jax.runtime.limits import Limits
 from segic_jax.weights.catalog import DEFAULT
 
 _PACKAGES = ("fastapi", "uvicorn", "multipart", "prometheus_client")
@@ -31,6 +32,9 @@ class Serve:
     """Port; 0 for a free one."""
     token_file: Path | None = None
     """A file with the token that requests must bring; by default the environment variable SEGIC_TOKEN."""
+    label_studio: str | None = None
+    """The address of a Label Studio whose tasks name images there, such as http://localhost:8080; its access
+    token is read from the environment variable LABEL_STUDIO_API_KEY."""
     weights: str = DEFAULT
     """A name from `segic weights list`, or a model file."""
     precision: Precision = "auto"
@@ -47,10 +51,14 @@ class Serve:
         from segic_jax.inference.segmenter import Segmenter
         from segic_jax.runtime.compile_cache import use_compile_cache
         from segic_jax.server.run import read_token, require_token, serve
+        from segic_jax.server.task_images import read_address
 
         token = read_token(self.token_file)
         require_token(self.host, token)
+        studio = self.label_studio and read_address(
+            self.label_studio, os.environ.get("LABEL_STUDIO_API_KEY") or None
+        )
         use_compile_cache()
         segmenter = Segmenter.load(self.weights, precision=self.precision)
-        serve(segmenter, self.folder, self.host, self.port, token, self.limits)
+        serve(segmenter, self.folder, self.host, self.port, token, self.limits, studio or None)
         return 0

@@ -1,21 +1,27 @@
 """Write results in the forms that a request can ask for."""
 
+import base64
 import io
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
+import numpy as np
 from starlette.responses import JSONResponse, Response
 
 from segic_jax.inference.annotations import labelled_image, save_annotations
 from segic_jax.inference.context import Context
+from segic_jax.inference.explain import Explanation
+from segic_jax.inference.explain_figure import draw_explanation
 from segic_jax.inference.result import Result, merge_coco_files
 
 AnswerFormat = Literal["json", "png", "labelme", "coco", "cvat", "label-studio", "yolo", "voc", "masks"]
 JSON, PNG = "json", "png"
+ExplanationFormat = Literal["json", "png"]
 
 
 def describe_context(id: str, context: Context) -> dict[str, Any]:
@@ -68,6 +74,44 @@ def answer(
             ]
             save_annotations(images, list(results[0].names), out, format)
         return Response(_archive(out), media_type="application/zip")
+
+
+def answer_explanation(
+    context: Context,
+    result: Result,
+    explanations: Sequence[Explanation],
+    name: str,
+    format: ExplanationFormat,
+    matches: int,
+) -> Response:
+    """Return the response to a request for an explanation.
+
+    Args:
+        name: of the image, as its sender knows it.
+        matches: how many to draw of each class.
+    """
+    if format == PNG:
+        return Response(draw_explanation(context, result, explanations, matches), media_type="image/png")
+    classes = [
+        {
+            "name": explanation.name,
+            "presence": round(float(presence), 4),
+            "present": bool(present),
+            "similarity_map": _similarity_png(explanation),
+            "matches": [asdict(match) for match in explanation.matches],
+        }
+        for explanation, presence, present in zip(explanations, result.presence, result.present, strict=True)
+    ]
+    height, width = result.image.shape[:2]
+    image = {"file_name": name, "height": height, "width": width}
+    references = [reference.source for reference in context.references]
+    return JSONResponse({"image": image, "references": references, "classes": classes})
+
+
+def _similarity_png(explanation: Explanation) -> str:
+    """Return the similarity map as a PNG file in base64: 0 for a cosine of -1, 255 for 1."""
+    levels = np.rint(255 * (explanation.heat.clip(-1, 1) + 1) / 2).astype(np.uint8)
+    return base64.b64encode(cv2.imencode(".png", levels)[1].tobytes()).decode()
 
 
 def unique_stems(names: Sequence[str]) -> list[str]:

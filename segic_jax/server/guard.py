@@ -1,6 +1,7 @@
 """Check requests before their content is read, time them, and count them."""
 
 import asyncio
+import base64
 import hmac
 import time
 
@@ -8,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from segic_jax.server.limits import Limits
+from segic_jax.runtime.limits import Limits
 from segic_jax.server.metrics import Metrics
 
 OPEN = ("/health", "/docs", "/openapi.json")  # paths that need no token
@@ -20,7 +21,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, limits: Limits, token: str | None, metrics: Metrics):
         self._app, self._limits, self._metrics = app, limits, metrics
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request as an ASGI application."""
@@ -47,15 +48,14 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = dict(scope["headers"])
-        if self._token is not None and scope["path"] not in OPEN:
-            given = headers.get(b"authorization", b"")
-            if not hmac.compare_digest(given, self._token):
-                sentence = "The token is missing or wrong: send the header Authorization: Bearer TOKEN."
-                return JSONResponse({"detail": sentence}, 401, {"WWW-Authenticate": "Bearer"})
+        given = _given_token(headers.get(b"authorization", b""))
+        if scope["path"] not in OPEN and not hmac.compare_digest(given, self._token or given):
+            sentence = "The token is missing or wrong: send the header Authorization: Bearer TOKEN."
+            return JSONResponse({"detail": sentence}, 401, {"WWW-Authenticate": "Bearer"})
         if scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE") and b"transfer-encoding" not in headers:
             limit, length = 0, headers.get(b"content-length", b"0")
         else:
-            limit, length = self._limits.request_megabytes << 20, headers.get(b"content-length", b"")
+            limit, length = self._limits.request_bytes, headers.get(b"content-length", b"")
         if not length.isdigit():
             return JSONResponse({"detail": "A request needs the header Content-Length."}, 411)
         if int(length[:20]) > limit:
@@ -82,3 +82,16 @@ class Guard:
             return message
 
         return receive_in_time
+
+
+def _given_token(authorization: bytes) -> bytes:
+    """Return the token of a header: a bearer token, or the password beside any name of a user."""
+    scheme, _, value = authorization.partition(b" ")
+    if scheme.lower() == b"bearer":
+        return value
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(value, validate=True).partition(b":")[2]
+        except ValueError:
+            return b""
+    return b""

@@ -9,10 +9,11 @@ import uvicorn
 
 from segic_jax.errors import ConfigError
 from segic_jax.inference.segmenter import Segmenter
+from segic_jax.runtime.limits import Limits
 from segic_jax.runtime.listener import LOOPBACK, address, open_listener
 from segic_jax.runtime.notices import route_warnings
-from segic_jax.server.limits import Limits
-from segic_jax.server.service import make_app
+from segic_jax.server.application import make_app
+from segic_jax.server.task_images import LabelStudio
 
 TOKEN_VARIABLE = "SEGIC_TOKEN"
 MIN_TOKEN = 16  # characters
@@ -51,7 +52,13 @@ def require_token(host: str, token: str | None) -> None:
 
 
 def serve(
-    segmenter: Segmenter, folder: Path, host: str, port: int, token: str | None, limits: Limits
+    segmenter: Segmenter,
+    folder: Path,
+    host: str,
+    port: int,
+    token: str | None,
+    limits: Limits,
+    label_studio: LabelStudio | None = None,
 ) -> None:
     """Serve until Ctrl-C or SIGTERM, and finish the requests that were accepted.
 
@@ -59,6 +66,7 @@ def serve(
         folder: of the contexts.
         port: 0 for a free port.
         token: that requests must bring; None for none, on this machine only.
+        label_studio: the only machine that is asked for images of tasks; None for none.
 
     Raises:
         ConfigError: the address cannot be used, or needs a token.
@@ -67,7 +75,7 @@ def serve(
     route_warnings()
     listener = open_listener("The service", host, port)
     hosts = ["127.0.0.1", "localhost", "[::1]"] if host in LOOPBACK else None
-    app = make_app(segmenter, folder, limits, token=token, hosts=hosts)
+    app = make_app(segmenter, folder, limits, label_studio=label_studio, token=token, hosts=hosts)
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from pathlib import Path
 
 from segic_jax.errors import DataError
@@ -13,6 +14,8 @@ from segic_jax.runtime.atomic_write import make_folder
 ID = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"
 SUFFIX = ".segic"
 CACHED = 32  # contexts in memory
+
+Stamp = tuple[str, int, int, int]  # id, and what changes with the file
 
 
 class ContextStore:
@@ -27,12 +30,23 @@ class ContextStore:
         make_folder(folder)
         self._folder, self._segmenter = folder, segmenter
         self._lock = threading.Lock()
-        self._cache: OrderedDict[str, tuple[tuple[int, ...], Context]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[Stamp, Context]] = OrderedDict()
 
     def ids(self) -> list[str]:
         """Return the ids of all contexts, sorted."""
         names = (path.name.removesuffix(SUFFIX) for path in self._folder.glob(f"*{SUFFIX}"))
         return sorted(name for name in names if re.fullmatch(ID, name))
+
+    def stamps(self, ids: Sequence[str]) -> tuple[Stamp, ...]:
+        """Return what changes with the files of these contexts; those without a file are left out."""
+        return tuple(stamp for id in ids if (stamp := self._stamp(id)) is not None)
+
+    def _stamp(self, id: str) -> Stamp | None:
+        try:
+            status = self._path(id).stat()
+        except OSError:
+            return None
+        return (id, status.st_ino, status.st_size, status.st_mtime_ns)
 
     def get(self, id: str) -> Context | None:
         """Return a context, or None if there is none of this id.
@@ -40,12 +54,9 @@ class ContextStore:
         Raises:
             DataError: its file is damaged, or belongs to another model.
         """
-        path = self._path(id)
-        try:
-            status = path.stat()
-        except OSError:
+        path, stamp = self._path(id), self._stamp(id)
+        if stamp is None:
             return None
-        stamp = (status.st_ino, status.st_size, status.st_mtime_ns)
         with self._lock:
             cached = self._cache.get(id)
             if cached is not None and cached[0] == stamp:
@@ -70,15 +81,27 @@ class ContextStore:
         Raises:
             DataError: the disk refuses.
         """
-        path = self._path(id)
         with self._lock:
-            if path.exists():
+            if self._path(id).exists():
                 return False
-            try:
-                context.save(path)
-            except DataError as error:
-                raise DataError(str(error).replace(str(path), f"Context {id}")) from error
+            self._write(id, context)
         return True
+
+    def put(self, id: str, context: Context) -> None:
+        """Write a context in place of one of this id.
+
+        Raises:
+            DataError: the disk refuses.
+        """
+        with self._lock:
+            self._write(id, context)
+
+    def _write(self, id: str, context: Context) -> None:
+        path = self._path(id)
+        try:
+            context.save(path)
+        except DataError as error:
+            raise DataError(str(error).replace(str(path), f"Context {id}")) from error
 
     def delete(self, id: str) -> bool:
         """Delete a context; return whether there was one."""

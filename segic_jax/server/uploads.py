@@ -14,8 +14,8 @@ from segic_jax.data.images import as_image, image_size, read_image
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.annotations import read_examples
 from segic_jax.inference.example import Example
+from segic_jax.runtime.limits import Limits
 from segic_jax.runtime.notices import collect_warnings
-from segic_jax.server.limits import Limits
 
 MAX_PARTS, MAX_NAME = 6, 200  # folders and characters of a file's name
 MAX_CLASS_NAME = 100  # characters

@@ -31,9 +31,9 @@ def make_client(segmenter, tmp_path):
     require_module("httpx")
     from starlette.testclient import TestClient
 
+    from segic_jax.runtime.limits import Limits
     from segic_jax.runtime.notices import route_warnings
-    from segic_jax.server.limits import Limits
-    from segic_jax.server.service import make_app
+    from segic_jax.server.application import make_app
 
     show, clients = warnings.showwarning, []
     route_warnings()

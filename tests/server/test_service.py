@@ -1,5 +1,6 @@
 """Test what the service answers: contexts, predictions, and a sentence for every bad request."""
 
+import base64
 import copy
 import html
 import io
@@ -61,6 +62,31 @@ def test_predictions_are_those_of_the_api(client, context, files, segmenter):
     decoded = masks.decode(first[0]["segmentation"], 41, 60)
     np.testing.assert_array_equal(decoded, expected.mask(0))
     assert first[0]["score"] == round(float(expected.scores[0]), 4)
+
+
+def test_explanations_are_those_of_the_api(client, context, files, segmenter):
+    image, mask = tiny.random_image(0, 50, 70)
+    target = tiny.random_image(1, 41, 60)[0]
+    (expected,) = segmenter.explain(target, segmenter.fit(Example(image, mask, name="disk")), matches=3)
+    response = client.post(f"{URL}/disks/explain", files=files.images(), params={"matches": 3})
+    assert response.status_code == 200, response.text
+    explained = response.json()
+    assert explained["image"] == {"file_name": "target0.png", "height": 41, "width": 60}
+    assert explained["references"] == ["photo.png"]
+    (disk,) = explained["classes"]
+    assert (disk["name"], disk["present"]) == ("disk", True)
+    assert [match["reference"] for match in disk["matches"]] == [0, 0, 0]
+    for found, match in zip(disk["matches"], expected.matches, strict=True):
+        assert tuple(found["target"]) == match.target
+        assert found["similarity"] == pytest.approx(match.similarity, abs=1e-5)
+    heat = np.asarray(Image.open(io.BytesIO(base64.b64decode(disk["similarity_map"]))), np.float32)
+    np.testing.assert_allclose(2 * heat / 255 - 1, expected.heat, atol=1 / 255 + 1e-4)
+    drawn = client.post(f"{URL}/disks/explain", files=files.images(), params={"format": "png"})
+    assert drawn.headers["content-type"] == "image/png"
+    assert Image.open(io.BytesIO(drawn.content)).size[0] > 600
+    refused(client.post(f"{URL}/none/explain", files=files.images()), 404, "There is no context none")
+    refused(client.post(f"{URL}/disks/explain", files=files.images(2)), 400, "Too many files")
+    refused(client.post(f"{URL}/disks/explain", files=files.images(), params={"matches": 0}), 422, "matches")
 
 
 def test_png_and_archives(client, context, files):

@@ -47,9 +47,10 @@ def decode(rle: Sequence[int], height: int, width: int) -> Bool[np.ndarray, "hei
     Raises:
         ValueError: the stream is damaged, or has another number of pixels.
     """
+    count = _Bits(bytes(rle[:4])).read(32)
+    if count != 4 * height * width:  # before anything is unpacked: few bytes may stand for many
+        raise ValueError(f"a stream of {count // 4} pixels for an image of {width} x {height}")
     values = unpack(rle)
-    if len(values) != 4 * height * width:
-        raise ValueError(f"a stream of {len(values) // 4} pixels for an image of {width} x {height}")
     return values.reshape(height, width, 4)[..., 3] > OPAQUE
 
 

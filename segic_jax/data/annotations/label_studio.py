@@ -2,7 +2,7 @@
 
 import json
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from segic_jax.data.annotations import brush
+from segic_jax.data.annotations.label_studio_interface import Control
 from segic_jax.data.annotations.outlines import outlines
 from segic_jax.data.annotations.paths import common_folder, local_name, relative_name
 from segic_jax.data.annotations.shapes import (
@@ -153,7 +154,11 @@ def write(folder: Path, labels: Sequence[str], images: Sequence[LabelledImage]) 
     root, tasks = common_folder(images), []
     for image in images:
         regions = image.regions()
-        result = [item for region in regions for item in _result(region, image.size)]
+        result = [
+            item
+            for region in regions
+            for item in region_items(region, image.size, _own_controls(region.label))
+        ]
         prediction: dict[str, Any] = {"model_version": "segic_jax", "result": result}
         if scores := [region.score for region in regions if region.score is not None]:
             prediction["score"] = round(float(np.mean(scores)), 4)
@@ -164,27 +169,49 @@ def write(folder: Path, labels: Sequence[str], images: Sequence[LabelledImage]) 
     return folder / "tasks.json"
 
 
-def _result(region: Region, size: tuple[int, int]) -> Iterator[dict[str, Any]]:
-    """Yield a region of Label Studio for each connected part of a mask."""
+def region_items(
+    region: Region, size: tuple[int, int], controls: Mapping[str, Control]
+) -> Iterator[dict[str, Any]]:
+    """Yield a region of Label Studio for each connected part of a mask.
+
+    Args:
+        size: height and width of the image.
+        controls: by kind; a part becomes a polygon if it has no holes, else a brush stroke. Without a brush,
+            holes are connected to the outline by a cut; without both, the part becomes its box.
+    """
     height, width = size
-    for number, outline in enumerate(outlines(region.mask), 1):
-        if outline.points is not None:
+    for number, outline in enumerate(outlines(region.mask, cut_holes="brush" not in controls), 1):
+        value: dict[str, Any]
+        if outline.points is not None and "polygon" in controls:
             kind, points = "polygon", (outline.points / (width, height) * 100).tolist()
-            value: dict[str, Any] = {"points": points, "closed": True}
-        else:
+            value = {"points": points, "closed": True}
+        elif "brush" in controls:
             mask = paste(outline.mask, outline.left, outline.top, height, width, region.label)
             kind, value = "brush", {"format": "rle", "rle": brush.encode(mask)}
+        elif "rectangle" in controls:
+            rows, columns = outline.mask.shape
+            kind, box = "rectangle", (outline.left, outline.top, columns, rows)
+            sides = (100 * part / (width, height)[i % 2] for i, part in enumerate(box))
+            value = dict(zip(("x", "y", "width", "height"), sides, strict=True)) | {"rotation": 0}
+        else:
+            continue  # a speck, which is no polygon
+        control = controls[kind]
         item = {
-            "id": f"{region.label}-{number}",
+            "id": f"{control.label}-{number}",
             "type": f"{kind}labels",
-            "value": value | {f"{kind}labels": [region.label]},
-            "from_name": kind,
-            "to_name": "image",
+            "value": value | {f"{kind}labels": [control.label]},
+            "from_name": control.name,
+            "to_name": control.to_name,
             "original_width": width,
             "original_height": height,
             "image_rotation": 0,
         }
         yield item if region.score is None else item | {"score": round(region.score, 4)}
+
+
+def _own_controls(label: str) -> dict[str, Control]:
+    """Return the controls of `_interface`."""
+    return {kind: Control(kind, "image", label) for kind in ("polygon", "brush")}
 
 
 def _interface(labels: Sequence[str]) -> bytes:

@@ -1,4 +1,4 @@
-"""Define how much a request may ask of the service, and bound what it holds at once."""
+"""Define how much a request may ask of the service and of the page, and bound what is held at once."""
 
 import threading
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from segic_jax.errors import BusyError, ConfigError
 class Limits:
     """Limit requests; the defaults suit a machine with 8 GB of memory."""
 
-    images: int = 16
+    images: int = 20
     """Images of one request for predictions."""
     references: int = 100
     """Images of one request that makes a context."""
@@ -34,6 +34,11 @@ class Limits:
     """Time for one request after it has arrived."""
     upload_seconds: int = 30
     """Time in which a request must arrive."""
+
+    @property
+    def request_bytes(self) -> int:
+        """Return the size of one request at most."""
+        return self.request_megabytes << 20
 
     def __post_init__(self):
         for item in fields(self):
