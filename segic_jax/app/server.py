@@ -25,24 +25,28 @@ CLEAN_SECONDS = (600, 3600)  # the interval of cleaning, and the age at which fi
 UPLOAD_BYTES = (uploads.MAX_TARGETS * uploads.MAX_MEGABYTES + 1) * 2**20  # of a request with files
 REQUEST_BYTES = 40 * 2**20  # of any other request, which may hold painted masks
 HEADERS = {
-    # The browser refuses to fetch anything from other machines, and other sites cannot frame the page.
+    # The browser refuses to fetch anything from other machines, and other sites cannot frame the page, but
+    # for the one of --embed-in.
     # Gradio compiles the JavaScript of events in the page, hence unsafe-eval.
     "content-security-policy": "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
     "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
     "connect-src 'self' data: blob:; object-src 'none'; base-uri 'self'; "
-    "form-action 'self'; frame-ancestors 'none'",
+    "form-action 'self'; frame-ancestors {embed_in}",
     "referrer-policy": "no-referrer",
     "x-content-type-options": "nosniff",
 }
 
 
-def serve(segmenter: Segmenter, header: str, host: str, port: int, folder: Path) -> None:
+def serve(
+    segmenter: Segmenter, header: str, host: str, port: int, folder: Path, embed_in: str | None = None
+) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
     Args:
         header: HTML above the steps.
         port: 0 for a free port.
         folder: gets everything that is written; GRADIO_TEMP_DIR must name it.
+        embed_in: the site that may show the page inside its own; None for none.
 
     Raises:
         ConfigError: the address cannot be used.
@@ -54,13 +58,15 @@ def serve(segmenter: Segmenter, header: str, host: str, port: int, folder: Path)
     )
     listener = open_listener("The page", host, port)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # uvicorn re-raises it once stopped
-    app = application(segmenter, header, host, folder)
+    app = application(segmenter, header, host, folder, embed_in)
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
     print(f"The page is at {address(host, listener)} (press Ctrl-C to stop).", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 
-def application(segmenter: Segmenter, header: str, host: str, folder: Path) -> fastapi.FastAPI:
+def application(
+    segmenter: Segmenter, header: str, host: str, folder: Path, embed_in: str | None = None
+) -> fastapi.FastAPI:
     """Build the page as an ASGI application that writes only in `folder`."""
     with Blocks(title="segic", analytics_enabled=False, delete_cache=CLEAN_SECONDS) as blocks:
         gr.HTML(header, padding=False)
@@ -68,7 +74,7 @@ def application(segmenter: Segmenter, header: str, host: str, folder: Path) -> f
     blocks.state_session_capacity = MAX_SESSIONS
     blocks.queue(max_size=MAX_QUEUE, default_concurrency_limit=4)
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(RequestGuard)
+    app.add_middleware(RequestGuard, embed_in=embed_in)
     if host in LOOPBACK:  # refuses other sites whose name resolves to here
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost", "[::1]"])
     # Without this, as in a mounted application, Gradio lets a request name any file of the machine as its
@@ -112,8 +118,12 @@ class Blocks(gr.Blocks):
 class RequestGuard:
     """Limit the size of requests, and send HEADERS with every response."""
 
-    def __init__(self, app: ASGIApp):
+    def __init__(self, app: ASGIApp, embed_in: str | None = None):
         self.app = app
+        site = embed_in or "'none'"
+        self._headers = [
+            (key.encode(), value.format(embed_in=site).encode()) for key, value in HEADERS.items()
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request as an ASGI application."""
@@ -123,10 +133,7 @@ class RequestGuard:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message.get("headers", []),
-                    *((key.encode(), value.encode()) for key, value in HEADERS.items()),
-                ]
+                message["headers"] = [*message.get("headers", []), *self._headers]
             await send(message)
 
         if (refusal := _refusal(scope)) is not None:

@@ -1,6 +1,7 @@
 """Define `segic app`: serve the web page."""
 
 import os
+import re
 import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -22,6 +23,8 @@ class App:
     """Address to serve at; 0.0.0.0 opens the page to everybody on the network."""
     port: int = 7860
     """Port; 0 for a free one."""
+    embed_in: str | None = None
+    """A site that may show the page inside its own, such as https://huggingface.co; by default none may."""
     weights: str = DEFAULT
     """A name from `segic weights list`, or a model file."""
     precision: Precision = "auto"
@@ -33,6 +36,8 @@ class App:
 
         if find_spec("gradio") is None:
             raise ConfigError("segic app needs Gradio: pip install 'segic_jax[app]'")
+        if self.embed_in is not None and not re.fullmatch(r"https?://[A-Za-z0-9.-]+(:\d+)?", self.embed_in):
+            raise ConfigError(f"--embed-in {self.embed_in} is no site: give one such as https://example.com.")
         with tempfile.TemporaryDirectory(prefix="segic_app_", ignore_cleanup_errors=True) as folder:
             # Gradio reads both variables at import.
             os.environ |= {"GRADIO_TEMP_DIR": folder, "GRADIO_ANALYTICS_ENABLED": "False"}
@@ -47,5 +52,5 @@ class App:
             segmenter = Segmenter.load(self.weights, precision=self.precision)
             device = {"cpu": "CPU", "gpu": "GPU"}.get(jax.default_backend(), jax.default_backend())
             text = header(segmenter.name, device, segmenter.warnings)
-            serve(segmenter, text, self.host, self.port, Path(folder))
+            serve(segmenter, text, self.host, self.port, Path(folder), self.embed_in)
         return 0

@@ -9,10 +9,12 @@ from requirements import require_gradio
 
 require_gradio()
 import gradio as gr
+from fastapi import FastAPI
+from starlette.testclient import TestClient
 
 from segic_jax.app.handlers import Page
 from segic_jax.app.layout import INSIDE
-from segic_jax.app.server import Blocks
+from segic_jax.app.server import Blocks, RequestGuard
 from segic_jax.app.session import NamedImage, Session
 from segic_jax.errors import DataError
 from segic_jax.inference.segmenter import Segmenter
@@ -83,3 +85,13 @@ def test_malformed_paths_and_indices_are_reported(page):
         1,
     )
     assert list(Path(page.folder).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("embed_in", "site"), [(None, "'none'"), ("https://example.com", "https://example.com")]
+)
+def test_only_the_named_site_may_embed_the_page(embed_in, site):
+    app = FastAPI()
+    app.add_middleware(RequestGuard, embed_in=embed_in)
+    policy = TestClient(app).get("/").headers["content-security-policy"]
+    assert policy.endswith(f"frame-ancestors {site}")
