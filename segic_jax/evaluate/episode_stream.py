@@ -23,7 +23,7 @@ from segic_jax.inference.context import Concept, merge_concepts
 from segic_jax.inference.engine import Decoding, Engine, ImageFeatures
 from segic_jax.inference.methods import placing
 from segic_jax.inference.references import PlaceImage
-from segic_jax.inference.tiles import TilePlan, Tiles, merge_logits, merge_maps, plan_tiles, window_batches
+from segic_jax.inference.tiles import MapMerger, TilePlan, Tiles, keep_certain, plan_tiles, window_batches
 from segic_jax.inference.training_free.engine import ReferenceSlots, TrainingFreeEngine
 from segic_jax.models.segic import Prototypes
 from segic_jax.runtime.prefetch import prefetch_results
@@ -389,13 +389,16 @@ def _decode_tiles(
     assert image.target is not None
     engine, pixels = models["segic"].engine, image.target.image
     plan = plan_tiles(pixels.shape[:2], engine.config, windows.tiles)
-    small: dict[str, list[np.ndarray]] = {}
-    maps = []
+    logits: dict[str, MapMerger] = {}
+    similarity = MapMerger(plan)
     for batch in window_batches(pixels, plan, engine.rows, rounded=windows.rounded):
         decodings = _decode(models, [task] * len(batch), batch, windows.no_reference)
         for name, decoding in decodings.items():
-            small.setdefault(name, []).extend(np.asarray(decoding.small_logits)[: len(batch), 0])
-        if windows.similarity:
-            maps += [*np.asarray(decodings["segic"].similarity)[: len(batch), 0]]
-    merged = {name: merge_logits(plan, parts) for name, parts in small.items()}
-    return _DecodedTiles(task, image, plan, merged, merge_maps(plan, maps) if maps else None, notes)
+            merger = logits.setdefault(name, MapMerger(plan))
+            for values in np.asarray(decoding.small_logits)[: len(batch), 0]:
+                merger.add(values)
+        for values in np.asarray(decodings["segic"].similarity)[: len(batch) * windows.similarity, 0]:
+            similarity.add(values)
+    merged = {name: keep_certain(plan, merger.average()) for name, merger in logits.items()}
+    similarity_map = similarity.average() if windows.similarity else None
+    return _DecodedTiles(task, image, plan, merged, similarity_map, notes)

@@ -105,39 +105,46 @@ def _shifted(taps: Taps) -> tuple[Taps, int, int]:
     return Taps(taps.low - first, taps.high - first, taps.fraction), first, last
 
 
-def merge_maps(
-    plan: TilePlan, maps: Sequence[Float[np.ndarray, "*batch side side"]]
-) -> Float[np.ndarray, "*batch merged merged"]:
-    """Average the maps of all windows, each weighted by the distance to the window's border.
+class MapMerger:
+    """Average the maps of overlapping windows, each weighted by the distance to the window's border.
 
-    Args:
-        maps: of each window, at any resolution of which a patch is a whole number of cells.
+    Maps are added one after the other, so that memory grows with the image and not with the windows.
     """
-    side = maps[0].shape[-1]
-    cell = plan.canvas // side  # in pixels of the plane
-    merged_side = plan.side // cell
-    ramp = np.minimum(np.arange(side) + 1, side - np.arange(side)) / max(1, OVERLAP * side)
-    ramp = np.minimum(ramp, 1).astype(np.float32)
-    taper = ramp[:, None] * ramp
-    total = np.zeros((*maps[0].shape[:-2], merged_side, merged_side), np.float32)
-    weight = np.full((merged_side, merged_side), 1e-9, np.float32)
-    for (top, left), values in zip(plan.windows, maps, strict=True):
+
+    def __init__(self, plan: TilePlan):
+        self._plan, self._windows = plan, iter(plan.windows)
+        self._total = self._weight = self._taper = np.zeros(0, np.float32)
+
+    def add(self, values: Float[np.ndarray, "*batch side side"]) -> None:
+        """Add the map of the next window, at any resolution of which a patch is a whole number of cells."""
+        side = values.shape[-1]
+        cell = self._plan.canvas // side  # in pixels of the plane
+        merged = self._plan.side // cell
+        if not self._weight.size:
+            ramp = np.minimum(np.arange(side) + 1, side - np.arange(side)) / max(1, OVERLAP * side)
+            ramp = np.minimum(ramp, 1).astype(np.float32)
+            self._taper = ramp[:, None] * ramp
+            self._total = np.zeros((*values.shape[:-2], merged, merged), np.float32)
+            self._weight = np.full((merged, merged), 1e-9, np.float32)
+        top, left = next(self._windows)
         y, x = top // cell, left // cell
-        rows, columns = min(side, merged_side - y), min(side, merged_side - x)
-        part = taper[:rows, :columns]
-        total[..., y : y + rows, x : x + columns] += part * values[..., :rows, :columns]
-        weight[y : y + rows, x : x + columns] += part
-    return total / weight
+        rows, columns = min(side, merged - y), min(side, merged - x)
+        part = self._taper[:rows, :columns]
+        self._total[..., y : y + rows, x : x + columns] += part * values[..., :rows, :columns]
+        self._weight[y : y + rows, x : x + columns] += part
+
+    def average(self) -> Float[np.ndarray, "*batch merged merged"]:
+        """Return the merged map, when every window has been added."""
+        return self._total / self._weight
 
 
-def merge_logits(
-    plan: TilePlan, maps: Sequence[Float[np.ndarray, "*batch side side"]]
+def keep_certain(
+    plan: TilePlan, logits: Float[np.ndarray, "*batch merged merged"]
 ) -> Float[np.ndarray, "*batch merged merged"]:
-    """Merge logits; of several windows, every region of a mask is certain somewhere, or lowered below 0.
+    """Lower the regions of merged masks that are nowhere certain below 0, in place; return the logits.
 
     Most windows show none of the objects, and what a model finds there is uncertain everywhere.
     """
-    logits = merge_maps(plan, maps)
     if len(plan.windows) == 1:
         return logits
     cell = plan.side // logits.shape[-1]
@@ -166,13 +173,14 @@ def match_tiles(
     Returns:
         Matches without the batch axis, whose maps cover the square of the plan's side.
     """
-    matches = list(_match_windows(engine, image, plan, slots, everyone, rounded))
-    return ConceptMatches(
-        merge_logits(plan, [window.logits for window in matches]),
-        merge_maps(plan, [window.similarity for window in matches]),
-        merge_maps(plan, [window.matched for window in matches]),
-        np.max([window.mutual for window in matches], axis=0),
-    )
+    logits, similarity, matched, mutual = MapMerger(plan), MapMerger(plan), MapMerger(plan), []
+    for window in _match_windows(engine, image, plan, slots, everyone, rounded):
+        logits.add(window.logits)
+        similarity.add(window.similarity)
+        matched.add(window.matched)
+        mutual.append(window.mutual)
+    merged = keep_certain(plan, logits.average())
+    return ConceptMatches(merged, similarity.average(), matched.average(), np.max(mutual, axis=0))
 
 
 def _match_windows(

@@ -9,7 +9,7 @@ from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.errors import ConfigError
 from segic_jax.inference import engine
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.inference.tiles import cut_window, merge_logits, merge_maps, plan_tiles
+from segic_jax.inference.tiles import MapMerger, TilePlan, cut_window, keep_certain, plan_tiles
 
 
 @pytest.fixture(scope="module")
@@ -50,13 +50,20 @@ def test_a_window_is_a_part_of_the_resized_image():
         np.testing.assert_array_equal(window.image[:height, :width], expected)
 
 
+def average(plan: TilePlan, maps: list[np.ndarray]) -> np.ndarray:
+    merger = MapMerger(plan)
+    for values in maps:
+        merger.add(values)
+    return merger.average()
+
+
 def test_maps_of_one_plane_are_merged_into_it():
     """Any map of the plane comes back, whatever the windows' order and overlap: there are no seams."""
     plan = plan_tiles((230, 300), CONFIG, "auto")
     plane = np.random.default_rng(0).normal(size=(2, plan.side // 2, plan.side // 2)).astype(np.float32)
     padded = np.pad(plane, [(0, 0), (0, 64), (0, 64)])
     maps = [padded[:, top // 2 : top // 2 + 32, left // 2 : left // 2 + 32] for top, left in plan.windows]
-    merged = merge_maps(plan, maps)
+    merged = average(plan, maps)
     rows, columns = plan.size[0] // 2, plan.size[1] // 2
     np.testing.assert_allclose(merged[:, :rows, :columns], plane[:, :rows, :columns], atol=1e-5)
 
@@ -67,7 +74,7 @@ def test_regions_that_are_nowhere_certain_are_dropped():
     plane[0, 2:6, 2:6], plane[0, 3, 3], plane[0, 20:24, 20:24] = 0.5, 10, 3
     plane[0, 50:] = 90  # below the image
     windows = [plane[:, :32, left // 2 : left // 2 + 32] for _, left in plan.windows]
-    merged = merge_logits(plan, windows)[:, :32]
+    merged = keep_certain(plan, average(plan, windows))[:, :32]
     assert (merged[0] > 0).sum() == 16  # also what is uncertain around a certain place
     assert (merged[0, 2:6, 2:6] > 0).all()
     np.testing.assert_allclose(merged[1], plane[1, :32], atol=1e-5)
