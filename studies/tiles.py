@@ -15,12 +15,14 @@ import numpy as np
 import tyro
 from jaxtyping import Bool, UInt8
 
+from benchmarks.memory import resident_rise
 from segic_jax.commands.arguments import TilesOption
 from segic_jax.commands.command_line import run_command
 from segic_jax.errors import ConfigError
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.inference.context import Context
 from segic_jax.inference.example import Example
+from segic_jax.inference.result import Result
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.inference.tiles import plan_tiles
 from studies.cutouts import EmojiMaterial, FolderMaterial, Kind, Material, paste, resized
@@ -62,22 +64,38 @@ def _free_place(rng: np.random.Generator, labels: np.ndarray, size: tuple[int, .
 
 
 class Measured(NamedTuple):
-    """Hold the IoU and the seconds of one call."""
+    """Hold the IoU, the seconds and the memory of one call."""
 
     iou: float
     seconds: float
+    megabytes: float  # by which it raised the peak of the process
+
+
+def timed_predict(
+    segmenter: Segmenter, image: UInt8[np.ndarray, "height width 3"], context: Context, tiles: TilesOption
+) -> tuple[Result, float, float]:
+    """Return the result, the seconds, and the MB by which the call raised the memory; classes are present."""
+    results, start = [], time.perf_counter()
+    rise = resident_rise(
+        lambda: results.append(segmenter.predict(image, context, keep_absent=True, tiles=tiles))
+    )
+    return results[0], time.perf_counter() - start, (rise or 0) / 1e6
 
 
 def measure(segmenter: Segmenter, scene: LargeScene, context: Context, tiles: TilesOption) -> Measured:
-    """Segment a scene; classes count as present."""
-    start = time.perf_counter()
-    result = segmenter.predict(scene.image, context, keep_absent=True, tiles=tiles)
-    return Measured(mask_iou(result.mask(0), scene.truth), time.perf_counter() - start)
+    """Segment a scene."""
+    result, seconds, megabytes = timed_predict(segmenter, scene.image, context, tiles)
+    return Measured(mask_iou(result.mask(0), scene.truth), seconds, megabytes)
+
+
+def describe(measured: Measured) -> str:
+    """Return the three values in a few words."""
+    return f"IoU {100 * measured.iou:.1f}, {measured.seconds:.2f} s, {measured.megabytes:.0f} MB"
 
 
 @dataclass
 class Args:
-    """Print IoU and time of the plain call and of tiles."""
+    """Print IoU, time and memory of the plain call and of tiles."""
 
     weights: str = "emoji-tiny"
     """A name from `segic weights list`, or a model file."""
@@ -114,13 +132,12 @@ def main(args: Args) -> None:
         windows = len(plan_tiles(scene.image.shape[:2], segmenter.config, args.tiles or 1).windows)
         lines.append((plain, tiled, windows))
         print(
-            f"{scene.kind.name}: plain {100 * plain.iou:.1f}, {plain.seconds:.2f} s; "
-            f"{windows} windows {100 * tiled.iou:.1f}, {tiled.seconds:.2f} s",
+            f"{scene.kind.name}: plain {describe(plain)}; {windows} windows {describe(tiled)}, "
+            f"{tiled.seconds / windows / plain.seconds:.2f} of the plain call for each",
             flush=True,
         )
     for i, name in enumerate(("plain", "tiles")):
-        iou, seconds = np.mean([line[i] for line in lines], axis=0)
-        print(f"{name}: mean IoU {100 * iou:.1f}, {seconds:.2f} s an image")
+        print(f"{name}: mean {describe(Measured(*np.mean([line[i] for line in lines], axis=0)))}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from segic_jax.inference.result import Click
+from studies.aerial import read_boxes
 from studies.clicks import mean_over_classes, next_click, true_box
 from studies.cutouts import EmojiMaterial
 from studies.instances import touching_scenes
@@ -24,6 +25,16 @@ def test_large_scenes_show_small_objects_apart(material):
         )
         assert count - 1 == 6
         assert statistics[1:, cv2.CC_STAT_WIDTH].max() <= 60 + 8
+
+
+def test_boxes_of_an_aerial_image_are_read(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((30, 40, 3), np.uint8))
+    box = "<xmin>5</xmin><ymin>10</ymin><xmax>9</xmax><ymax>20</ymax>"
+    item = f"<object><name>Tree</name><bndbox>{box}</bndbox></object>"
+    (tmp_path / "a.xml").write_text(f"<annotation><filename>a.png</filename>{item}</annotation>")
+    image, boxes = read_boxes(tmp_path / "a.png")
+    assert image.shape == (30, 40, 3)
+    assert boxes.sum() == 40
 
 
 def test_objects_of_a_crowd_touch(material):
