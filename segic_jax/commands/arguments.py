@@ -20,6 +20,8 @@ from segic_jax.runtime import progress
 from segic_jax.weights.catalog import DEFAULT
 
 if TYPE_CHECKING:
+    from tqdm import tqdm
+
     from segic_jax.data.images import ImageLike
     from segic_jax.errors import DataError
     from segic_jax.inference.context import Context
@@ -120,7 +122,7 @@ class ReferenceArguments:
         context = reduce(operator.add, saved) if saved else None
         if context is None or self.examples:
             images = len(group_by_image(self.examples))
-            with progress.bar(total=images, unit="image", desc="references", leave=False, delay=2) as shown:
+            with bar(total=images, unit="image", desc="references", delay=2) as shown:
                 context = segmenter.fit(
                     self.examples,
                     context,
@@ -272,11 +274,9 @@ class SkippedInputs:
         progress.write_line(error, to_stderr=True)
 
 
-def bar(items: Iterable, *, total: int | None, unit: str, initial: int = 0) -> Iterable:
+def bar(items: Iterable | None = None, *, total: int | None, unit: str, **options) -> "tqdm":
     """Show a progress bar on a terminal only; elsewhere the lines that a command prints show its progress."""
-    return progress.bar(
-        items, enabled=sys.stderr.isatty(), total=total, unit=unit, initial=initial, leave=False
-    )
+    return progress.bar(items, enabled=sys.stderr.isatty(), total=total, unit=unit, leave=False, **options)
 
 
 def require_folder_path(path: Path) -> None:
