@@ -8,7 +8,7 @@ from pathlib import Path
 
 from segic_jax.app.session import Session
 from segic_jax.errors import DataError
-from segic_jax.inference.result import merge_coco_files
+from segic_jax.inference.coco_output import merge_coco_files
 
 
 def export(session: Session, folder: Path) -> list[str]:

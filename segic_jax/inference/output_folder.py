@@ -21,10 +21,11 @@ from segic_jax.data.annotations.types import LabelledImage
 from segic_jax.data.images import read_image
 from segic_jax.errors import DataError
 from segic_jax.inference.annotations import labelled_file, save_annotations
+from segic_jax.inference.coco_output import merge_coco_files
 from segic_jax.inference.context import Context
 from segic_jax.inference.overlay import Colour, class_colours, shrink
 from segic_jax.inference.reference import Reference, decode_preview, draw_marks, share_text
-from segic_jax.inference.result import Result, merge_coco_files
+from segic_jax.inference.result import Result
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.runtime import progress
 from segic_jax.runtime.atomic_write import atomic_write

@@ -12,20 +12,22 @@ from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
-from jaxtyping import Array, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from segic_jax.data.images import ImageLike, as_image, source_path
 from segic_jax.data.preprocess import CanvasImage
-from segic_jax.errors import DataError
+from segic_jax.errors import ConfigError, DataError
 from segic_jax.inference.context import Context, concept_slots
-from segic_jax.inference.engine import Engine, padded_concepts
-from segic_jax.inference.instances import DEFAULT_INSTANCES, InstancesFrom
+from segic_jax.inference.engine import Engine, ImageFeatures, padded_concepts
+from segic_jax.inference.explain import Explanation, explain_classes
+from segic_jax.inference.image_logits import require_cut
+from segic_jax.inference.instances import DEFAULT_INSTANCES, InstancesFrom, require_instances
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, image_matches, patches_on_image
 from segic_jax.inference.methods import placing
 from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.presence import Calibration, apply_negatives, decide_presence
 from segic_jax.inference.result import Result
-from segic_jax.inference.tiles import Tiles, match_tiles, plan_tiles
+from segic_jax.inference.tiles import Tiles, match_tiles, plan_tiles, require_tiles
 from segic_jax.inference.training_free.engine import ReferenceSlots, TrainingFreeEngine
 from segic_jax.models.segic import Prototypes
 from segic_jax.runtime.prefetch import prefetch
@@ -76,6 +78,28 @@ class Predictor:
         self._slots: WeakKeyDictionary[Context, list[ConceptSlots]] = WeakKeyDictionary()
         self._joined: WeakKeyDictionary[Context, Prototypes] = WeakKeyDictionary()
 
+    def request(
+        self,
+        context: Context,
+        cut: float,
+        keep_absent: bool,
+        together: bool,
+        tiles: Tiles | None,
+        instances: InstancesFrom | None,
+    ) -> Request:
+        """Check what a call asks; see `Segmenter.predict`.
+
+        Raises:
+            ConfigError: an argument cannot be used.
+        """
+        require_cut(cut)
+        require_tiles(tiles)
+        require_instances(instances)
+        if together and isinstance(self.engine, TrainingFreeEngine):
+            raise ConfigError("The training-free method decodes each class by itself: leave together out.")
+        everyone = self._everyone_in(context) if together else None
+        return Request(context, cut, keep_absent, everyone, tiles, instances)
+
     def read(self, target: ImageLike) -> Target:
         """Read a target, and place it on the canvas.
 
@@ -124,6 +148,35 @@ class Predictor:
                     yield from self.start(batch, request, rows)
                     batch = []
             yield from self.start(batch, request, rows)
+
+    def start_with_logits(
+        self,
+        target: Target,
+        features: ImageFeatures,
+        request: Request,
+        logits: Float[Array, "slots side side"],
+    ) -> Callable[[], Result]:
+        """Start the matches of an encoded target, whose masks come from elsewhere.
+
+        Args:
+            logits: of the classes, at 4 x grid; slots beyond the classes are not read.
+        """
+        matches = self.engine.match_concepts(features, self.slots_of(request.context))
+
+        def finish() -> Result:
+            own = image_matches(matches, 0)
+            classes = len(request.context.names)  # whose logits come from elsewhere; negatives keep theirs
+            joined = np.concatenate([np.asarray(logits)[:classes], own.logits[classes:]])
+            return self.result(own._replace(logits=joined), target, request)
+
+        return finish
+
+    def explain(
+        self, target: Target, features: ImageFeatures, context: Context, count: int
+    ) -> list[Explanation]:
+        """Explain each class of an encoded target by at most `count` matches."""
+        chunks = self.engine.match_patches(features, self.slots_of(context))
+        return explain_classes(context, target.placed, target.image.shape[:2], chunks, count)
 
     def _predict_tiles(self, target: Target, request: Request) -> Result:
         assert request.tiles is not None
@@ -186,7 +239,7 @@ class Predictor:
             self._slots[context] = ReferenceSlots.of(context) if of_references else self.engine.place(slots)
         return self._slots[context]
 
-    def everyone_in(self, context: Context) -> Prototypes:
+    def _everyone_in(self, context: Context) -> Prototypes:
         """Return the prototypes of all concepts and negatives, placed once, in the slots of some program."""
         if context in self._joined:
             return self._joined[context]

@@ -5,7 +5,7 @@ masks, label map, areas, boxes and scores all come from that pass.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8, UInt16
 from segic_jax.data import masks
 from segic_jax.data.images import palette_png
 from segic_jax.errors import DataError
+from segic_jax.inference.coco_output import AnnotatedMask, coco_annotation, coco_document
 from segic_jax.inference.image_logits import Box, ImageLogits, Measured, require_cut
 from segic_jax.inference.instances import DEFAULT_INSTANCES, Instance, InstancesFrom, split_mask
 from segic_jax.inference.overlay import (
@@ -221,37 +222,26 @@ class Result:
         Each has a compressed RLE, bbox, area, category and score. Category ids are 1 + the class's place in
         `names`.
         """
-        annotations = []
-        for i, segmentation, box, area, score in self._annotated():
-            x0, y0, x1, y1 = box
-            annotations.append(
-                {
-                    "id": first_id + len(annotations),
-                    "image_id": image_id,
-                    "category_id": i + 1,
-                    "category_name": self.names[i],
-                    "segmentation": segmentation,
-                    "bbox": [x0, y0, x1 - x0, y1 - y0],
-                    "area": area,
-                    "iscrowd": 0,
-                    "score": round(score, 4),
-                    "presence": round(float(self.presence[i]), 4),
-                }
+        return [
+            coco_annotation(
+                mask, self.names[mask.concept], float(self.presence[mask.concept]), image_id, number
             )
-        return annotations
+            for number, mask in enumerate(self._annotated(), first_id)
+        ]
 
-    def _annotated(self) -> Iterator[tuple[int, dict, Box, int, float]]:
-        """Yield class, run lengths, box, area and score of everything that gets an annotation."""
+    def _annotated(self) -> Iterator[AnnotatedMask]:
+        """Yield everything that gets an annotation."""
         height, width = self.image.shape[:2]
         for i, box in enumerate(self.boxes):
             if box is None:
                 continue
             if not self.separate:
-                yield i, self._run_lengths[i], box, int(self.areas[i]), float(self.scores[i])
+                area, score = int(self.areas[i]), float(self.scores[i])
+                yield AnnotatedMask(i, self._run_lengths[i], box, area, score)
                 continue
             for instance, score in zip(self._instances(i), self.instance_scores(i), strict=True):
                 mask = instance.rows(0, height, width)
-                yield i, masks.encode(mask), instance.box, int(np.count_nonzero(mask)), score
+                yield AnnotatedMask(i, masks.encode(mask), instance.box, int(np.count_nonzero(mask)), score)
 
     def coco_file(self, name: str = "") -> dict:
         """Return COCO's images, categories and annotations; the image also has the status of every class.
@@ -262,19 +252,9 @@ class Result:
             name: `file_name` of the image; by default the path that it came from.
         """
         height, width = self.image.shape[:2]
-        presence = {
-            name: round(float(value), 4) for name, value in zip(self.names, self.presence, strict=True)
-        }
-        image = {
-            "id": 1,
-            "file_name": name or self.source or "",
-            "height": height,
-            "width": width,
-            "presence": presence,
-            "status": {name: self.status(i) for i, name in enumerate(self.names)},
-        }
-        categories = [{"id": i, "name": category} for i, category in enumerate(self.names, 1)]
-        return {"images": [image], "categories": categories, "annotations": self.to_coco()}
+        presence = dict(zip(self.names, self.presence.tolist(), strict=True))
+        status = {name: self.status(i) for i, name in enumerate(self.names)}
+        return coco_document(name or self.source or "", (height, width), presence, status, self.to_coco())
 
     def save(self, folder: Path | str, name: str = "", info: dict | None = None) -> list[Path]:
         """Write overlays/NAME.png, labels/NAME.png and annotations/NAME.json, as `segic predict` does.
@@ -330,13 +310,3 @@ class Result:
     @cached_property
     def _found_instances(self) -> dict[int, list[Instance]]:
         return {}
-
-
-def merge_coco_files(files: Sequence[dict]) -> dict:
-    """Merge the `Result.coco_file` of several targets with the same classes; ids are renumbered."""
-    images, annotations = [], []
-    for image_id, file in enumerate(files, 1):
-        images.append(file["images"][0] | {"id": image_id})
-        for annotation in file["annotations"]:
-            annotations.append(annotation | {"id": len(annotations) + 1, "image_id": image_id})
-    return {"images": images, "categories": files[0]["categories"], "annotations": annotations}

@@ -8,11 +8,8 @@
 image sizes nor numbers of classes or examples compile a program again.
 """
 
-import hashlib
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
@@ -20,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from segic_jax.config import Method, Precision, to_dict
+from segic_jax.config import Method, Precision
 from segic_jax.data.image_folder import Targets, list_images
 from segic_jax.data.images import ImageLike
 from segic_jax.data.preprocess import CanvasImage
@@ -28,20 +25,19 @@ from segic_jax.errors import ConfigError, DataError, InputWarning
 from segic_jax.inference.context import Context, read_context
 from segic_jax.inference.engine import ImageFeatures
 from segic_jax.inference.example import Example
-from segic_jax.inference.explain import Explanation, explain_classes
-from segic_jax.inference.image_logits import require_cut
-from segic_jax.inference.instances import InstancesFrom, require_instances
+from segic_jax.inference.explain import Explanation
+from segic_jax.inference.instances import InstancesFrom
 from segic_jax.inference.matching import image_matches
 from segic_jax.inference.methods import load_model, make_engine, placing
+from segic_jax.inference.model_identity import model_fingerprint, require_model, require_usable
 from segic_jax.inference.prediction import THREADS, Predictor, Request, Target
 from segic_jax.inference.presence import read_calibration
 from segic_jax.inference.references import fit_examples
 from segic_jax.inference.refine import PatchEncoder, read_box, read_clicks, refine_result
 from segic_jax.inference.result import Result
-from segic_jax.inference.tiles import Tiles, require_tiles
+from segic_jax.inference.tiles import Tiles
 from segic_jax.inference.training_free.engine import TrainingFreeEngine
 from segic_jax.inference.training_free.settings import TrainingFree
-from segic_jax.models.params import release
 from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.weights.bundle import Bundle
 from segic_jax.weights.catalog import DEFAULT
@@ -172,7 +168,7 @@ class Segmenter:
             DataError: it is not such a file, or was made with another model.
         """
         context = read_context(path)
-        self._require_model(context, str(path))
+        require_model(context, self.engine, self.fingerprint, str(path))
         return context
 
     def predict(
@@ -210,7 +206,8 @@ class Segmenter:
             ConfigError: `cut` is no number, `tiles` no number of windows, `instances` no method, or
                 `together` is asked of the training-free method.
         """
-        request = self._request(context, cut, keep_absent, together, tiles, instances)
+        self._require_usable(context)
+        request = self._predictor.request(context, cut, keep_absent, together, tiles, instances)
         return self._predictor.start([self._predictor.read(target)], request, 1)[0]()
 
     def predict_many(
@@ -239,7 +236,8 @@ class Segmenter:
             DataError: as `predict`, or a folder has no images.
             ConfigError: as `predict`.
         """
-        request = self._request(context, cut, keep_absent, together, tiles, instances)
+        self._require_usable(context)
+        request = self._predictor.request(context, cut, keep_absent, together, tiles, instances)
         started = self._predictor.start_many(iter(list_images(targets)), request, on_error)
         return prefetch_results(lambda finish: finish(), started, threads=THREADS, limit=self.engine.rows)
 
@@ -289,7 +287,8 @@ class Segmenter:
         """
         self._require_usable(context)
         loaded = self._predictor.read(target)
-        return self._explain(loaded, self.engine.features([loaded.placed], 1), context, matches)
+        features = self.engine.features([loaded.placed], 1)
+        return self._predictor.explain(loaded, features, context, matches)
 
     def predict_and_explain(
         self,
@@ -305,26 +304,14 @@ class Segmenter:
         loaded = self._predictor.read(target)
         features = self.engine.features([loaded.placed], 1)
         concepts = self.engine.match_concepts(features, self._predictor.slots_of(context))
-        explanations = self._explain(loaded, features, context, matches)
+        explanations = self._predictor.explain(loaded, features, context, matches)
         request = Request(context, cut, keep_absent)
         return self._predictor.result(image_matches(concepts, 0), loaded, request), explanations
 
     @cached_property
     def fingerprint(self) -> str:
-        """Return a hash of what a Context depends on besides its references: backbone, canvas and method.
-
-        A few thousand numbers of each tensor are hashed: gigabytes would take seconds.
-        """
-        config = to_dict(self.config)
-        made_for = [config["backbone"], config["canvas"]]
-        if isinstance(self.engine, TrainingFreeEngine):
-            made_for.append(asdict(self.engine.settings))
-        digest = hashlib.sha256(json.dumps(made_for).encode())
-        for name in sorted(self.bundle.backbone):
-            flat = self.bundle.backbone[name].reshape(-1)
-            digest.update(np.asarray(flat[:: max(1, len(flat) // 4096)], np.float32).tobytes())
-            release(flat)
-        return digest.hexdigest()
+        """Return a hash of what a Context depends on besides its references: backbone, canvas and method."""
+        return model_fingerprint(self.engine)
 
     def start_result(
         self,
@@ -347,51 +334,8 @@ class Segmenter:
             A function that waits for the device and gives the result.
         """
         self._require_usable(context)
-        matches = self.engine.match_concepts(features, self._predictor.slots_of(context))
-        target = Target(image, None, placed)
-        request = Request(context, cut, keep_absent)
-
-        def finish() -> Result:
-            own = image_matches(matches, 0)
-            classes = len(context.names)  # whose logits come from elsewhere; negatives keep theirs
-            joined = np.concatenate([np.asarray(logits)[:classes], own.logits[classes:]])
-            return self._predictor.result(own._replace(logits=joined), target, request)
-
-        return finish
-
-    def _explain(
-        self, target: Target, features: ImageFeatures, context: Context, count: int
-    ) -> list[Explanation]:
-        chunks = self.engine.match_patches(features, self._predictor.slots_of(context))
-        return explain_classes(context, target.placed, target.image.shape[:2], chunks, count)
-
-    def _request(
-        self,
-        context: Context,
-        cut: float,
-        keep_absent: bool,
-        together: bool,
-        tiles: Tiles | None,
-        instances: InstancesFrom | None,
-    ) -> Request:
-        self._require_usable(context)
-        require_cut(cut)
-        require_tiles(tiles)
-        require_instances(instances)
-        if together and self.method != "segic":
-            raise ConfigError("The training-free method decodes each class by itself: leave together out.")
-        everyone = self._predictor.everyone_in(context) if together else None
-        return Request(context, cut, keep_absent, everyone, tiles, instances)
-
-    def _require_model(self, context: Context, what: str) -> None:
-        widths = (self.config.backbone.width, self.config.text_width)
-        fits = all((concept.visual.shape[1], len(concept.text)) == widths for concept in context.concepts)
-        if context.model != self.fingerprint or not fits:
-            raise DataError(f"{what} belongs to another model than {self.name}: fit its examples again.")
+        target, request = Target(image, None, placed), Request(context, cut, keep_absent)
+        return self._predictor.start_with_logits(target, features, request, logits)
 
     def _require_usable(self, context: Context) -> None:
-        if not isinstance(context, Context):
-            raise DataError(f"A Context made by fit or load_context is needed, not {type(context).__name__}.")
-        self._require_model(context, "The context")
-        if not context.names:
-            raise DataError("The context has no class: fit an example.")
+        require_usable(context, self.engine, self.fingerprint)

@@ -14,10 +14,11 @@ import numpy as np
 from starlette.responses import JSONResponse, Response
 
 from segic_jax.inference.annotations import labelled_image, save_annotations
+from segic_jax.inference.coco_output import merge_coco_files
 from segic_jax.inference.context import Context
 from segic_jax.inference.explain import Explanation
 from segic_jax.inference.explain_figure import draw_explanation
-from segic_jax.inference.result import Result, merge_coco_files
+from segic_jax.inference.result import Result
 
 AnswerFormat = Literal["json", "png", "labelme", "coco", "cvat", "label-studio", "yolo", "voc", "masks"]
 JSON, PNG = "json", "png"

@@ -18,8 +18,8 @@ from segic_jax import Example
 from segic_jax.data.preprocess import resize
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.inference import image_logits
+from segic_jax.inference.coco_output import merge_coco_files
 from segic_jax.inference.overlay import draw_masks, rgb_png
-from segic_jax.inference.result import merge_coco_files
 from segic_jax.inference.segmenter import Segmenter
 
 
