@@ -16,7 +16,7 @@ from jaxtyping import Bool, UInt8
 
 from segic_jax.commands.arguments import TilesOption
 from segic_jax.commands.command_line import run_command
-from segic_jax.data.annotations.project import draw_label, find_annotations
+from segic_jax.data.annotations.lookup import draw_label, find_annotations
 from segic_jax.data.images import read_image
 from segic_jax.evaluate.metrics import mask_iou
 from segic_jax.inference.example import Example
