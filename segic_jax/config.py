@@ -295,6 +295,7 @@ class HeadConfig:
     iou_width: int = 256
     mask_channels: int = 16  # hidden channels of the mask prompt's convolutions
     level_maps: bool = False  # also prompt with a similarity map of each level of the backbone (an extension)
+    logit_offset: float = 0.0  # added to the logits of every mask: images may differ from the training's
 
     def __post_init__(self):
         _require_counts(self, "width", "num_heads", "mlp_width", "cross_attention_downsample")
@@ -304,6 +305,8 @@ class HeadConfig:
             f"HeadConfig: width {self.width} must be divisible by 8, and width / "
             f"cross_attention_downsample {inner} by num_heads {self.num_heads}.",
         )
+        offset = self.logit_offset
+        _require(math.isfinite(offset), f"HeadConfig: logit_offset {offset} is no number.")
 
 
 @dataclass(frozen=True)

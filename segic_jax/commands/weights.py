@@ -23,6 +23,9 @@ class Convert:
     canvas: int | None = None
     """Side of the square input in pixels, which official checkpoints do not store; by default the side stored
     with a head of this project, else 896, that of the published models."""
+    logit_offset: float | None = None
+    """What is added to the logits of every mask: above 0 if the masks of your images are too small. By
+    default the offset stored with a head of this project, else 0."""
     num_heads: int | None = None
     """Attention heads of a backbone of unpublished size, whose file does not store their number."""
     float16: bool = False
@@ -39,6 +42,7 @@ class Convert:
                 self.source,
                 self.out,
                 canvas=self.canvas,
+                logit_offset=self.logit_offset,
                 num_heads=self.num_heads,
                 float16=self.float16,
                 take=self.take,

@@ -394,6 +394,8 @@ def decode_embedded(
         fine=image.fine,
     )
     logits, iou = _decode_in_parts(decode_masks, prompts, concepts_at_once)
+    if config.head.logit_offset:
+        logits = logits + config.head.logit_offset
     return DecoderStages(
         geometric.similarity,
         geometric.map,

@@ -75,6 +75,7 @@ def convert(
     out: Path | str,
     *,
     canvas: int | None = None,
+    logit_offset: float | None = None,
     num_heads: int | None = None,
     float16: bool = False,
     take: str | None = None,
@@ -88,6 +89,7 @@ def convert(
         sources: .safetensors, .pth, .pt, .bin, folders in the layout of the Hugging Face hub, and CLIP's
             tokenizer.json if it is neither in the folder nor beside the file of the text tower.
         canvas: side of the square input in pixels; None: the side stored with the head, else 896.
+        logit_offset: what is added to the logits of every mask; None: what is stored with the head, else 0.
         num_heads: attention heads of the backbone, and of a text tower whose width is no multiple of 64; a
             config.json beside the weights takes precedence. None: 64 channels for each head.
         float16: store float16.
@@ -112,7 +114,7 @@ def convert(
         left_out.append("encoder.text_model.* (no tokenizer.json)")
         text = None
     if head is not None:
-        model = head_config(head, config, canvas)
+        model = head_config(head, config, canvas, logit_offset)
         weights["head"] = checked_parameters(head, head_template(model).shapes)
     if text is not None:
         tower = make_tower(text, content.tokenizer(text), num_heads)
@@ -170,6 +172,11 @@ def export_head(model: Path | str, out: Path | str) -> int:
     weights = read_weights(model)
     if weights.head is None:
         raise ConvertError(f"{model} has no head to export; give a trained model.")
+    if weights.model is not None and weights.model.head.logit_offset:
+        raise ConvertError(
+            f"{model} adds {weights.model.head.logit_offset:g} to its logits, which the official code does "
+            "not: convert it with --logit-offset 0 first, and threshold the official code's masks lower."
+        )
     tensors = {name: np.asarray(value, np.float32) for name, value in to_torch(weights.head).items()}
     write_safetensors(out, tensors, {"format": "pt"})
     return len(tensors)

@@ -119,12 +119,15 @@ def _architecture(part: Part) -> type[Backbone]:
     return DinoV3Config if part.origin in dinov3.ORIGINS else ViTConfig
 
 
-def head_config(part: Part, backbone: Backbone | None, canvas: int | None) -> ModelConfig:
+def head_config(
+    part: Part, backbone: Backbone | None, canvas: int | None, logit_offset: float | None
+) -> ModelConfig:
     """Return the configuration of the model that a head belongs to.
 
     Args:
         backbone: the backbone that the head is joined with; None to derive it from the head.
         canvas: None for the canvas that is stored with the head, else 896.
+        logit_offset: None for the offset that is stored with the head, else 0.
     """
     if part.stored_config is not None:
         canvas = canvas or part.stored_config.canvas
@@ -135,6 +138,8 @@ def head_config(part: Part, backbone: Backbone | None, canvas: int | None) -> Mo
         config = model_config(part.tensors, backbone, canvas or _CANVAS)
     if part.stored_config is not None:  # no shape shows its attention heads
         config = dataclasses.replace(config, head=part.stored_config.head)
+    if logit_offset is not None:
+        config = dataclasses.replace(config, head=dataclasses.replace(config.head, logit_offset=logit_offset))
     return config
 
 

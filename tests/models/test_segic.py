@@ -1,3 +1,4 @@
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -194,6 +195,10 @@ def test_the_extensions_of_the_head():
     changed, _ = decode(segic.Features(patches, changed_fine), prototypes)
     rows, columns = np.nonzero(np.abs(np.asarray(changed - logits)).max((0, 1)) > 1e-5)
     assert set(zip(rows.tolist(), columns.tolist(), strict=True)) == {(5, 9)}
+
+    offset = replace(config, head=replace(config.head, logit_offset=0.5))
+    raised, _ = jax.jit(partial(segic.decode, offset, head))(segic.Features(patches, fine), prototypes)
+    np.testing.assert_allclose(raised, logits + 0.5, atol=1e-6)
 
 
 def test_the_order_of_concepts_permutes_the_logits(small):

@@ -15,7 +15,7 @@ from golden_batch import channels_last, golden_references
 from safetensors.numpy import load_file, save_file
 
 from segic_jax.config import ViTConfig
-from segic_jax.errors import BundleError, ConvertError, FormatError, ParamsError, SourceError
+from segic_jax.errors import BundleError, ConfigError, ConvertError, FormatError, ParamsError, SourceError
 from segic_jax.models import segic
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
@@ -245,6 +245,18 @@ def test_a_head_of_this_project_keeps_its_canvas(files):
     assert read_weights(files / "out.safetensors").model.canvas == 224
     convert([files / "segic.safetensors"], files / "out.safetensors")
     assert read_weights(files / "out.safetensors").model.canvas == 896
+
+
+def test_a_logit_offset_is_kept_and_not_exported(files):
+    convert([files / "segic.safetensors"], files / "head.safetensors", canvas=112, logit_offset=0.5)
+    convert([files / "head.safetensors"], files / "out.safetensors")
+    assert read_weights(files / "out.safetensors").model.head.logit_offset == 0.5
+    with pytest.raises(ConvertError, match="--logit-offset 0"):
+        export_head(files / "out.safetensors", files / "exported.safetensors")
+    convert([files / "out.safetensors"], files / "head.safetensors", logit_offset=0.0)
+    assert read_weights(files / "head.safetensors").model.head.logit_offset == 0.0
+    with pytest.raises(ConfigError, match="no number"):
+        convert([files / "segic.safetensors"], files / "out.safetensors", logit_offset=float("nan"))
 
 
 def test_training_reads_any_backbone(files):
