@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[1]
 # With random weights a blank image differs in few directions; further ones are rounding, in both.
 COMPONENTS = 40
 LEAST = 0.0  # score of a cluster: with random weights few reach the published 0.2
-SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16)}
+SIZES = ("s", "b", "l")
 
 
 def main() -> None:
@@ -91,33 +91,14 @@ def official(weights: dict, args: argparse.Namespace, pixels, mask, target) -> C
     import torch
     from PIL import Image
 
-    insid3 = importlib.import_module("models.insid3")
-    transformer = importlib.import_module("dinov3.models.vision_transformer")
+    from segic_jax.config import DinoV3Config
+    from tools import insid3_goldens
 
+    insid3 = importlib.import_module("models.insid3")
     torch.set_num_threads(args.threads)
-    width, depth, heads = SIZES[args.size]
-    encoder = transformer.DinoVisionTransformer(
-        img_size=224,
-        patch_size=16,
-        pos_embed_rope_base=100,
-        pos_embed_rope_normalize_coords="separate",
-        pos_embed_rope_rescale_coords=2,
-        pos_embed_rope_dtype="fp32",
-        embed_dim=width,
-        depth=depth,
-        num_heads=heads,
-        ffn_ratio=4,
-        layerscale_init=1.0e-05,
-        norm_layer="layernormbf16",
-        ffn_layer="mlp",
-        n_storage_tokens=4,
-        mask_k_bias=True,
-    )
-    encoder.init_weights()
-    state = encoder.state_dict() | {name: torch.from_numpy(value) for name, value in weights.items()}
-    encoder.load_state_dict(state, strict=True)
+    heads = DinoV3Config.dinov3(args.size).num_heads
     model = insid3.INSID3(
-        encoder.eval(),
+        insid3_goldens.official_encoder(weights, heads),
         image_size=args.canvas,
         svd_components=COMPONENTS,
         merge_threshold=LEAST,

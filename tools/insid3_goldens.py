@@ -36,6 +36,8 @@ FEATURES = ("one", "three")  # episodes whose debiased features are kept
 
 def main() -> None:
     """Write the file."""
+    import torch
+
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,7 +50,8 @@ def main() -> None:
     weights = random_weights(args.seed)
     arrays = {f"weights.{name}": to_bfloat16(value) for name, value in weights.items()}
     arrays["sizes"] = np.array([WIDTH, DEPTH, HEADS, HIDDEN, CANVAS, COMPONENTS])
-    encoder = official_encoder(weights)
+    torch.set_num_threads(1)
+    encoder = official_encoder(weights, HEADS)
     for name, (references, target, similarity, least) in EPISODES.items():
         recorded = run_official(encoder, references, target, similarity, least)
         if name not in FEATURES:
@@ -113,13 +116,13 @@ def random_weights(seed: int) -> dict[str, np.ndarray]:
     return weights
 
 
-def official_encoder(weights: dict[str, np.ndarray]):
-    """Return the official DINOv3 with these weights."""
+def official_encoder(weights: dict[str, np.ndarray], heads: int):
+    """Return the official DINOv3 with these weights, whose shapes say everything but the number of heads."""
     import torch
 
     transformer = importlib.import_module("dinov3.models.vision_transformer")
 
-    torch.set_num_threads(1)
+    hidden, width = weights["blocks.0.mlp.fc1.weight"].shape
     encoder = transformer.DinoVisionTransformer(
         img_size=224,
         patch_size=16,
@@ -127,10 +130,10 @@ def official_encoder(weights: dict[str, np.ndarray]):
         pos_embed_rope_normalize_coords="separate",
         pos_embed_rope_rescale_coords=2,
         pos_embed_rope_dtype="fp32",
-        embed_dim=WIDTH,
-        depth=DEPTH,
-        num_heads=HEADS,
-        ffn_ratio=HIDDEN / WIDTH,
+        embed_dim=width,
+        depth=sum(name.endswith("mlp.fc1.weight") for name in weights),
+        num_heads=heads,
+        ffn_ratio=hidden / width,
         layerscale_init=1.0e-05,
         norm_layer="layernormbf16",
         ffn_layer="mlp",

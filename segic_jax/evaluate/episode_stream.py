@@ -6,26 +6,23 @@ the batch size nor on the number of devices, workers or hosts.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
 import absl.flags
 import cv2
 import grain
-import jax
 import numpy as np
 from jaxtyping import Float
 
 from segic_jax.data.episodes import Episode, EpisodeSource, LabelledImage, View
 from segic_jax.data.preprocess import CanvasImage, resize
 from segic_jax.errors import DataError
-from segic_jax.inference.context import Concept, merge_concepts
-from segic_jax.inference.engine import Decoding, Engine, ImageFeatures
+from segic_jax.evaluate.kept_references import KeptReferences, PooledReferences, blank, keep_references
+from segic_jax.inference.engine import Decoding, Engine
 from segic_jax.inference.methods import placing
 from segic_jax.inference.references import PlaceImage
 from segic_jax.inference.tiles import MapMerger, TilePlan, Tiles, keep_certain, plan_tiles, window_batches
-from segic_jax.inference.training_free.engine import ReferenceSlots, TrainingFreeEngine
-from segic_jax.models.segic import Prototypes
 from segic_jax.runtime.prefetch import prefetch_results
 
 BLOCK = 256  # episodes whose references are encoded before their targets
@@ -98,7 +95,7 @@ def predict_episodes(
     Raises:
         DataError: an image cannot be read; the results before it have been yielded.
     """
-    models = {name: _references_of(engine) for name, engine in engines.items()}
+    models = {name: keep_references(engine) for name, engine in engines.items()}
     engine = engines["segic"]
     batches = _plan_batches(tasks, engine.rows, references, GRID_BLOCK if engine.keeps_grids else BLOCK)
     items = [item for batch in batches for item in batch]
@@ -222,82 +219,8 @@ def _read_ahead(read: _Read, workers: int) -> grain.DatasetIterator:
     return iter(dataset)
 
 
-class _PooledReferences:
-    """Keep the pooled feature of each reference that an engine has encoded."""
-
-    def __init__(self, engine: Engine):
-        self.engine = engine
-        self._pooled: dict[View, tuple[jax.Array, int]] = {}
-
-    def add(self, views: Sequence[View], images: Sequence[CanvasImage]) -> None:
-        """Encode references, one mask each."""
-        engine = self.engine
-        masks = np.zeros((engine.rows, 1, engine.config.canvas, engine.config.canvas), bool)
-        for row, image in enumerate(images):
-            masks[row] = image.masks
-        pooled = engine.pool(engine.features(images), masks)[:, 0]
-        self._pooled |= {view: (pooled, row) for row, view in enumerate(views)}
-
-    def decode(
-        self,
-        features: ImageFeatures,
-        references: Sequence[Sequence[View]],
-        text: Float[np.ndarray, "tasks text_width"],
-    ) -> Decoding:
-        """Decode one concept a row."""
-        return self.engine.decode(features, self.prototypes(references, text))
-
-    def prototypes(
-        self, references: Sequence[Sequence[View]], text: Float[np.ndarray, "tasks text_width"]
-    ) -> Prototypes:
-        """Return prototypes of one concept a row, padded to the engine's rows."""
-        rows, width = self.engine.rows, self.engine.config.backbone.width
-        shots = np.zeros((rows, 1, len(references[0]), width), np.float32)
-        for row, views in enumerate(references):
-            for shot, view in enumerate(views):
-                pooled, place = self._pooled[view]
-                shots[row, 0, shot] = np.asarray(pooled)[place]
-        padded = np.zeros((rows, 1, text.shape[1]), np.float32)
-        padded[: len(text), 0] = text
-        return self.engine.prototypes(shots, padded)
-
-
-class _GridReferences:
-    """Keep of each reference of a block what the training-free method reads."""
-
-    def __init__(self, engine: TrainingFreeEngine):
-        self.engine = engine
-        self._concepts: dict[View, tuple[Concept, np.ndarray]] = {}
-        self._decoded = False  # whether targets came after the last reference
-
-    def add(self, views: Sequence[View], images: Sequence[CanvasImage]) -> None:
-        """Encode references, one mask each; those of the block before, which were decoded, are forgotten."""
-        if self._decoded:
-            self._concepts, self._decoded = {}, False
-        for view, image in zip(views, images, strict=True):
-            self._concepts[view] = self.engine.encode_mask(image)
-
-    def decode(
-        self,
-        features: ImageFeatures,
-        references: Sequence[Sequence[View]],
-        text: Float[np.ndarray, "tasks text_width"],
-    ) -> Decoding:
-        """Segment one concept on one image; the text is not read."""
-        self._decoded = True
-        (views,) = references
-        shots = [self._concepts[view] for view in views]
-        parts = [replace(concept, image=np.array([i], np.int32)) for i, (concept, _) in enumerate(shots)]
-        slots = ReferenceSlots([merge_concepts(parts)], [grid for _, grid in shots])
-        return self.engine.segment(features, slots)
-
-
-def _references_of(engine: Engine) -> "_PooledReferences | _GridReferences":
-    return _GridReferences(engine) if isinstance(engine, TrainingFreeEngine) else _PooledReferences(engine)
-
-
 def _decode(
-    models: Mapping[str, _PooledReferences | _GridReferences],
+    models: Mapping[str, KeptReferences],
     tasks: Sequence[Task],
     images: Sequence[CanvasImage],
     no_reference: bool,
@@ -312,18 +235,12 @@ def _decode(
         decodings[name] = model.decode(features, references, text)
         if name != "segic":
             continue
-        if no_reference and isinstance(model, _PooledReferences):
+        if no_reference and isinstance(model, PooledReferences):
             decodings["no_reference"] = engine.decode(features, blank(model.prototypes(references, text)))
         if wrong := [task.wrong_reference for task in tasks if task.wrong_reference is not None]:
             shots = [[view] * len(references[0]) for view in wrong]
             decodings["wrong_reference"] = model.decode(features, shots, text)
     return decodings
-
-
-def blank(prototypes: Prototypes) -> Prototypes:
-    """Return zeros in place of references: the similarity map is flat and its peak is (0, 0)."""
-    zeros = {name: np.zeros_like(getattr(prototypes, name)) for name in ("pooled", "visual")}
-    return prototypes._replace(**zeros)
 
 
 class _Decoded(NamedTuple):
@@ -379,7 +296,7 @@ class _Windows(NamedTuple):
 
 
 def _decode_tiles(
-    models: Mapping[str, _PooledReferences | _GridReferences],
+    models: Mapping[str, KeptReferences],
     task: Task,
     image: _Image,
     notes: tuple[str, ...],

@@ -1,16 +1,14 @@
 """Compare DINOv3 with Hugging Face's module on random weights, converted from the files that it saves."""
 
-import jax
 import numpy as np
 import pytest
+from hub_modules import compare_saved_module
 from requirements import require_torch, require_transformers
 
 from segic_jax.config import DinoV3Config
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.params import as_float32, count
-from segic_jax.weights.bundle import read_weights
+from segic_jax.models.params import count
 from segic_jax.weights.catalog import CATALOG
-from segic_jax.weights.convert import convert
 from segic_jax.weights.formats import recognise
 from segic_jax.weights.shapes import dinov3_config
 from segic_jax.weights.torch_names import torch_shapes
@@ -39,23 +37,7 @@ def module(gated: bool, **settings):
 @pytest.mark.parametrize("safe", [True, False])
 def test_converted_weights_give_the_features_of_the_saved_module(tmp_path, gated, safe):
     model = module(gated, rope_theta=100.0 if not safe else 60.0)
-    if safe:
-        model.save_pretrained(tmp_path / "hub")
-        source = tmp_path / "hub"  # config.json holds the number of heads and the base of the periods
-    else:
-        source = tmp_path / "pytorch_model.bin"
-        torch.save(model.state_dict(), source)
-    convert([source], tmp_path / "ours.safetensors", num_heads=None if safe else 4)
-    weights = read_weights(tmp_path / "ours.safetensors")
-    run = jax.jit(lambda params, images: backbone_template(weights.backbone_config).bind(params)(images))
-    params = as_float32(weights.backbone)
-    for height, width in ((64, 64), (112, 112), (48, 96), (128, 32)):
-        images = np.random.default_rng(height).normal(size=(2, height, width, 3)).astype(np.float32)
-        with torch.no_grad():
-            expected = model(torch.from_numpy(images).permute(0, 3, 1, 2)).last_hidden_state
-        features = run(params, images)
-        tokens = [features.class_token[:, None], features.registers, features.patches.reshape(2, -1, 48)]
-        np.testing.assert_allclose(np.concatenate(tokens, axis=1), expected, atol=1e-4)
+    compare_saved_module(model, tmp_path, ((64, 64), (112, 112), (48, 96), (128, 32)), safe=safe, atol=1e-4)
 
 
 @pytest.mark.parametrize("size", ["s", "s+", "b", "l", "h+"])

@@ -3,6 +3,7 @@
 import jax
 import numpy as np
 import pytest
+from hub_modules import compare_saved_module
 from requirements import require_torch, require_transformers
 from safetensors.numpy import save_file
 
@@ -46,23 +47,7 @@ def module(registers: bool, swiglu: bool, **sizes):
 @pytest.mark.parametrize("safe", [True, False])
 def test_converted_weights_give_the_features_of_the_saved_module(tmp_path, registers, swiglu, safe):
     model = module(registers, swiglu)
-    if safe:
-        model.save_pretrained(tmp_path / "hub")
-        source = tmp_path / "hub"  # config.json holds the number of heads
-    else:
-        source = tmp_path / "pytorch_model.bin"
-        torch.save(model.state_dict(), source)
-    convert([source], tmp_path / "ours.safetensors", num_heads=None if safe else 4)
-    weights = read_weights(tmp_path / "ours.safetensors")
-    run = jax.jit(lambda params, images: backbone_template(weights.backbone_config).bind(params)(images))
-    params = as_float32(weights.backbone)
-    for height, width in SIZES.values():
-        images = np.random.default_rng(height).normal(size=(2, height, width, 3)).astype(np.float32)
-        with torch.no_grad():
-            expected = model(torch.from_numpy(images).permute(0, 3, 1, 2)).last_hidden_state
-        features = run(params, images)
-        tokens = [features.class_token[:, None], features.registers, features.patches.reshape(2, -1, 48)]
-        np.testing.assert_allclose(np.concatenate(tokens, axis=1), expected, atol=1e-5)
+    compare_saved_module(model, tmp_path, SIZES.values(), safe=safe, atol=1e-5)
 
 
 @pytest.mark.parametrize("registers", [False, True])
