@@ -17,6 +17,7 @@ from segic_jax.errors import ConfigError
 
 Precision = Literal["auto", "float32", "bfloat16"]  # of a backbone; auto follows the device
 Method = Literal["segic", "training_free"]  # the trained head, or INSID3's comparison of features
+MethodChoice = Literal["segic", "training_free", "training_free_crf"]  # with INSID3's refinement of masks
 
 
 def _require(condition: bool, message: str) -> None:

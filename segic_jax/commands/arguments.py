@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from segic_jax.config import Method, Precision
+from segic_jax.config import MethodChoice, Precision
 from segic_jax.errors import InputError
 from segic_jax.runtime import progress
 from segic_jax.weights.catalog import DEFAULT
@@ -56,9 +56,10 @@ class ReferenceArguments:
     """Also give the model the class names as text, if it has a text tower."""
     weights: str = DEFAULT
     """A name from `segic weights list`, or a model file."""
-    method: Method = "segic"
+    method: MethodChoice = "segic"
     """segic decodes with the trained head; training_free (INSID3) compares features, and needs a backbone
-    only, such as --weights dinov3-l."""
+    only, such as --weights dinov3-l; training_free_crf also moves the edges of its masks to those of the
+    image."""
     precision: Precision = "auto"
     """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
 

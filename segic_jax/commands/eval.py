@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from segic_jax.commands.arguments import TilesOption
 from segic_jax.commands.command_line import run_command
-from segic_jax.config import Hosts, Method, Precision
+from segic_jax.config import Hosts, MethodChoice, Precision
 from segic_jax.errors import ConfigError, InputWarning
 from segic_jax.weights.catalog import DEFAULT
 
@@ -102,9 +102,10 @@ class Eval:
     """A name from `segic weights list`, or a model file."""
     out: Path | None = None
     """The output folder; by default outputs/eval_..."""
-    method: Method = "segic"
+    method: MethodChoice = "segic"
     """segic decodes with the trained head; training_free (INSID3) compares features, and needs a backbone
-    only. It is for benchmarks of episodes."""
+    only; training_free_crf also moves the edges of its masks to those of the image. Both are for benchmarks
+    of episodes."""
     precision: Precision = "auto"
     """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
     limit: int | None = None

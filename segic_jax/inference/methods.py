@@ -1,12 +1,13 @@
 """Choose the method of segmentation: every method has the verbs of `inference.engine.Engine`."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import jax
 
-from segic_jax.config import Method, Precision
+from segic_jax.config import MethodChoice, Precision
 from segic_jax.data.preprocess import resize_and_pad, stretch
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.references import PlaceImage
@@ -15,7 +16,7 @@ from segic_jax.inference.training_free.settings import TrainingFree, on_canvas
 from segic_jax.weights.bundle import Bundle, load_backbone, load_bundle
 
 
-def load_model(path: Path | str, method: Method | TrainingFree) -> Bundle:
+def load_model(path: Path | str, method: MethodChoice | TrainingFree) -> Bundle:
     """Read the model file that a method needs: a complete model, or one with a backbone at least.
 
     Raises:
@@ -26,7 +27,7 @@ def load_model(path: Path | str, method: Method | TrainingFree) -> Bundle:
 
 def make_engine(
     bundle: Bundle,
-    method: Method | TrainingFree,
+    method: MethodChoice | TrainingFree,
     devices: Sequence[jax.Device] | None = None,
     precision: Precision = "auto",
 ) -> Engine:
@@ -37,9 +38,12 @@ def make_engine(
     """
     if method == "segic":
         return Engine(bundle, devices, precision)
-    if not isinstance(method, TrainingFree):
-        method = TrainingFree.for_backbone(bundle.config.backbone)
-    return TrainingFreeEngine(on_canvas(bundle, method), method, devices, precision)
+    settings = method
+    if not isinstance(settings, TrainingFree):
+        settings = TrainingFree.for_backbone(bundle.config.backbone)
+        if method == "training_free_crf":
+            settings = replace(settings, crf=True, edges=0.0)
+    return TrainingFreeEngine(on_canvas(bundle, settings), settings, devices, precision)
 
 
 def placing(engine: Engine, *, rounded: bool) -> PlaceImage:

@@ -4,7 +4,9 @@ The device computes features, distances and what follows the clusters; the host 
 image, whatever the number of concepts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -12,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from segic_jax.config import Precision
+from segic_jax.config import Method, Precision
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.inference import matching
 from segic_jax.inference.context import Concept, Context, concept_slots
@@ -20,6 +22,7 @@ from segic_jax.inference.engine import Decoding, Engine, ImageFeatures, compiled
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, PatchMatches, PooledReference
 from segic_jax.inference.training_free.candidates import backward_gate, forward_gate, nearest_patches
 from segic_jax.inference.training_free.clusters import cluster_labels, distances
+from segic_jax.inference.training_free.crf import EdgeField
 from segic_jax.inference.training_free.debias import EPSILON, debias, positional_basis, unit_patches
 from segic_jax.inference.training_free.edges import refine_edges
 from segic_jax.inference.training_free.merging import describe_clusters, merge_clusters
@@ -29,6 +32,9 @@ from segic_jax.models.correspondence import patches_on_image, upsample_maps
 from segic_jax.models.layers import l2_normalise
 from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import Bundle
+
+# Takes a mask at the size of its image, and returns one with other edges.
+Refine = Callable[[Bool[np.ndarray, "height width"]], Bool[np.ndarray, "height width"]]
 
 
 class Shots(NamedTuple):
@@ -60,6 +66,7 @@ class ReferenceSlots(list[ConceptSlots]):
 class TrainingFreeEngine(Engine):
     """Segment with INSID3's steps on features of any backbone; the head of the model is not read."""
 
+    method: Method = "training_free"
     keeps_grids = True
 
     def __init__(
@@ -82,6 +89,10 @@ class TrainingFreeEngine(Engine):
             features = self.features([blank]).features.patches
             basis = positional_basis(np.asarray(features)[0], self.settings.components)
         self._bases = {device: jax.device_put(basis, device) for device in self.devices}
+
+    def method_settings(self) -> dict:
+        """Return the settings; see `Engine.method_settings`."""
+        return asdict(self.settings)
 
     def features(self, images: Sequence[CanvasImage], rows: int | None = None) -> ImageFeatures:
         """Encode images with the backbone; see `Engine.features`."""
@@ -134,6 +145,7 @@ class TrainingFreeEngine(Engine):
             np.asarray(_nearest(jax.device_put(grid, device), prepared.debiased)) for grid in slots.grids
         ]
         backward = np.stack([backward_gate(nearest, *shots) for shots in slots.shots])
+        refine = self._refinement(images.images[0])
         matches, start = [], 0
         for chunk in slots:
             count = len(chunk.patches)
@@ -141,8 +153,9 @@ class TrainingFreeEngine(Engine):
             voted[: len(backward) - start] = backward[start : start + count]
             inputs = prepared.unit, prepared.debiased, labels, on_image, chunk, voted
             found = _segment(config.canvas, self.settings.least, images.sizes, *inputs)
-            if self.settings.edges:
-                found = found._replace(logits=self._with_edges(images.images[0], np.asarray(found.logits)))
+            if refine is not None:
+                refined = _refined(np.asarray(found.logits), images.images[0].size, refine)
+                found = found._replace(logits=refined)
             matches.append(found)
             start += count
         return matches
@@ -161,19 +174,29 @@ class TrainingFreeEngine(Engine):
         )
         return Decoding(logits, upsample_maps(similarity, self.config.canvas), logits)
 
-    def _with_edges(
-        self, image: CanvasImage, logits: Float[np.ndarray, "1 concepts S S"]
-    ) -> Float[np.ndarray, "1 concepts S S"]:
-        """Return logits of the same size with the edges of the image."""
-        (h, w), reach = image.size, round(self.settings.edges * self.config.backbone.stride)
-        pixels, refined = image.image[:h, :w].astype(np.uint8), -np.abs(logits)
-        for values, before in zip(refined[0], logits[0], strict=True):
-            inside = refine_edges(pixels, np.ascontiguousarray(before[:h, :w] > 0), reach)
-            values[:h, :w] *= np.where(inside, -1, 1)
-        return refined
+    def _refinement(self, image: CanvasImage) -> Refine | None:
+        """Return what moves the edges of masks to those of an image, if the settings say so."""
+        h, w = image.size
+        pixels = image.image[:h, :w].astype(np.uint8)
+        if self.settings.crf:
+            return EdgeField(pixels, self.config.canvas).refine
+        if not self.settings.edges:
+            return None
+        return partial(refine_edges, pixels, reach=round(self.settings.edges * self.config.backbone.stride))
 
     def _debiased(self, images: ImageFeatures) -> Float[Array, "rows patches channels"]:
         return _debias(images.features.patches, self._bases[device_of(images)])
+
+
+def _refined(
+    logits: Float[np.ndarray, "1 concepts S S"], size: tuple[int, int], refine: Refine
+) -> Float[np.ndarray, "1 concepts S S"]:
+    """Return logits of the same magnitude for refined masks; beyond the image they are negative."""
+    h, w = size
+    refined = -np.abs(logits)
+    for values, before in zip(refined[0], logits[0], strict=True):
+        values[:h, :w] *= np.where(refine(np.ascontiguousarray(before[:h, :w] > 0)), -1, 1)
+    return refined
 
 
 class _Prepared(NamedTuple):

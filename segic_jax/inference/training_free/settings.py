@@ -18,6 +18,7 @@ class TrainingFree:
     least: float = 0.2  # score above which a cluster belongs to the mask
     stretched: bool = True  # the image fills the square canvas, and its aspect ratio is not kept
     edges: float = 0.0  # patches that GrabCut may move the edges of masks by; 0 leaves them, as published
+    crf: bool = False  # a dense CRF moves the edges instead, an option of the official code
     canvas: int | None = None  # side in pixels; None for that of `on_canvas`
 
     @classmethod

@@ -141,3 +141,14 @@ def test_presets_are_for_the_canvas_of_the_model():
     segmenter = Segmenter(wide, method="training_free")
     assert segmenter.config.canvas == 96
     assert segmenter.engine.settings == TrainingFree.for_backbone(CONFIG.backbone)
+
+
+def test_a_crf_moves_edges_and_keeps_the_confidence():
+    plain = Segmenter(bundle(), method="training_free")
+    refined = Segmenter(bundle(), method="training_free_crf")
+    assert refined.engine.settings == dataclasses.replace(plain.engine.settings, crf=True)
+    target = random_image(5, 60, 70)[0]
+    before, after = (one.predict(target, one.fit(example(0, "a"))).logits(0) for one in (plain, refined))
+    assert (before > 0).any()
+    assert ((before > 0) != (after > 0)).any()
+    np.testing.assert_allclose(after.max(), before.max())
