@@ -32,16 +32,16 @@ from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 
-Method = Literal["tokens", "max"]
-METHODS: tuple[Method, ...] = ("tokens", "max")
+Way = Literal["tokens", "max"]
+METHODS: tuple[Way, ...] = ("tokens", "max")
 
 
 class ShotEngine(Engine):
     """Run a model with prototypes that keep the shots apart."""
 
-    def __init__(self, bundle: Bundle, method: Method):
+    def __init__(self, bundle: Bundle, way: Way):
         super().__init__(bundle)
-        self.method = method
+        self.way = way
 
     def prototypes(
         self,
@@ -53,7 +53,7 @@ class ShotEngine(Engine):
 
     def decode(self, images: ImageFeatures, prototypes: Prototypes, concepts=None) -> Decoding:
         """Decode one concept, with the map of the mean or the largest of the shots' maps."""
-        if self.method == "tokens":
+        if self.way == "tokens":
             return super().decode(images, prototypes, concepts)
         return _decode_max(self.config, self.bundle.head, images.features, prototypes)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from segic_jax.config import Method
 from segic_jax.weights.catalog import DEFAULT, PACKAGED
 
 SHOTS = (1, 5)
@@ -20,12 +21,18 @@ class Calibrate:
 
     weights: str = DEFAULT
     """A name from `segic weights list`, or a model file."""
+    method: Method = "segic"
+    """Whose presence is calibrated: segic decodes with the trained head; training_free (INSID3) compares
+    features, with the settings that suit the backbone."""
     data_root: tuple[Path, ...] = ()
     """Folders in the layout of `segic eval --benchmark folder`, in place of emoji scenes."""
+    images: int | None = None
+    """How many images of each folder to ask about, spread evenly; all by default."""
     scenes: int = 300
     """Emoji scenes of each split and number of examples."""
     save: bool = False
-    """Write the calibration into the model file's notes, and with --data-root the similarity threshold."""
+    """Write the calibration into the model file's notes; with segic and --data-root also the similarity
+    threshold."""
 
     def run(self) -> int:
         """Fit on all numbers of examples together, and measure each."""
@@ -37,9 +44,9 @@ class Calibrate:
             save_calibration,
             tune_threshold,
         )
+        from segic_jax.inference.methods import load_model
         from segic_jax.inference.segmenter import Segmenter
         from segic_jax.runtime.compile_cache import use_compile_cache
-        from segic_jax.weights.bundle import load_bundle
         from segic_jax.weights.fetch import find
 
         if self.scenes < 1:
@@ -48,18 +55,20 @@ class Calibrate:
             raise ConfigError("--save writes into a model file: name yours with --weights.")
         use_compile_cache()
         path = find(self.weights)
-        segmenter = Segmenter(load_bundle(path))
+        segmenter = Segmenter(load_model(path, self.method), method=self.method)
         notes = {}
         print("| shots | measure | similarity alone | calibrated |\n| --- | --- | --- | --- |")
         if self.data_root:
             sources = [FolderSource(root) for root in self.data_root]
-            calibration = calibrate_on_folders(segmenter, sources, SHOTS, print)
-            episodes = ((source, source.manifest("original", 0, 1)) for source in sources)
-            notes["cosine_threshold"], score = tune_threshold(segmenter.engine.bundle, *episodes)
-            print(f"similarity map alone: mIoU {score:.1f} at its best threshold {notes['cosine_threshold']}")
+            calibration = calibrate_on_folders(segmenter, sources, SHOTS, print, self.images)
+            if self.method == "segic":
+                episodes = ((source, source.manifest("original", 0, 1)) for source in sources)
+                notes["cosine_threshold"], score = tune_threshold(segmenter.bundle, *episodes)
+                best = f"its best threshold {notes['cosine_threshold']}"
+                print(f"similarity map alone: mIoU {score:.1f} at {best}")
         else:
             calibration = calibrate_on_emoji(segmenter, self.scenes, SHOTS, print)
         if self.save:
-            save_calibration(path, calibration, **notes)
+            save_calibration(path, calibration, self.method, **notes)
             print(f"{path}: calibration saved")
         return 0

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import minimize
 from scipy.stats import rankdata
 
+from segic_jax.config import Method
 from segic_jax.data.emoji.scenes import scene
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import Split
@@ -26,10 +27,11 @@ from segic_jax.errors import DataError
 from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
 from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.evaluate.protocols import similarity_on_image
+from segic_jax.evaluate.runner import spread
 from segic_jax.inference.context import Context
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.example import Example
-from segic_jax.inference.presence import EVIDENCE, Calibration
+from segic_jax.inference.presence import EVIDENCE, NOTE, Calibration
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.weights.bundle import Bundle, read_weights, write_weights
 
@@ -72,7 +74,7 @@ def calibrate_on_emoji(
 ) -> Calibration:
     """Fit on validation classes of emoji and report the measures on novel ones, rows of a table."""
     parts = [collect_samples(segmenter, "validation", scenes, count) for count in shots]
-    calibration = fit_calibration(_join(parts))
+    calibration = _fit_for(segmenter, join_samples(parts))
     for count in shots:
         _report(f"{count}", [(calibration, collect_samples(segmenter, "novel", scenes, count))], report)
     return calibration
@@ -83,8 +85,12 @@ def calibrate_on_folders(
     sources: Sequence[FolderSource],
     shots: Sequence[int],
     report: Callable[[str], object],
+    images: int | None = None,
 ) -> Calibration:
-    """Fit on all images of the folders, and report how well fits without a class answer questions about it.
+    """Fit on the images of the folders, and report how well fits without a class answer questions about it.
+
+    Args:
+        images: of each folder, spread evenly over it; all if None.
 
     Raises:
         DataError: a folder has fewer than four classes of two images.
@@ -93,22 +99,35 @@ def calibrate_on_folders(
     for source in sources:
         for count in shots:
             if sum(len(images) > count for images in source.image_names.values()) >= LEAST_CLASSES:
-                answers[source, count] = collect_folder_samples(segmenter, source, count)
+                answers[source, count] = collect_folder_samples(segmenter, source, count, images)
         if (source, shots[0]) not in answers:
             raise DataError(
                 f"{source.root}: presence is calibrated on {LEAST_CLASSES} classes or more, with at least "
                 f"{shots[0] + 1} images each."
             )
-    parts = answers.values()
-    folds = min(FOLDS, *(int(part.shown.max() + 1) // 2 for part in parts))
-    fits = [fit_calibration(_join([part.without(fold, folds) for part in parts])) for fold in range(folds)]
+    parts = list(answers.values())
+    fits = fold_fits(parts)
     for (source, count), part in answers.items():
-        measured = [(fit, part.about(fold, folds)) for fold, fit in enumerate(fits)]
+        measured = [(fit, part.about(fold, len(fits))) for fold, fit in enumerate(fits)]
         _report(f"{count}, {source.root.name}", measured, report)
-    return fit_calibration(_join([part.samples for part in parts]))
+    return _fit_for(segmenter, join_samples([part.samples for part in parts]))
 
 
-def _join(parts: Sequence[PresenceSamples]) -> PresenceSamples:
+def fold_fits(parts: Sequence[FolderSamples]) -> list[Calibration]:
+    """Fit without the classes of each fold; fit number i may answer `part.about(i, number of fits)`."""
+    folds = min(FOLDS, *(int(part.shown.max() + 1) // 2 for part in parts))
+    return [
+        fit_calibration(join_samples([part.without(fold, folds) for part in parts])) for fold in range(folds)
+    ]
+
+
+def _fit_for(segmenter: Segmenter, samples: PresenceSamples) -> Calibration:
+    """Fit the calibration that the segmenter's method would read."""
+    return dataclasses.replace(fit_calibration(samples), settings=segmenter.engine.method_settings())
+
+
+def join_samples(parts: Sequence[PresenceSamples]) -> PresenceSamples:
+    """Put samples one after the other."""
     return PresenceSamples(*map(np.concatenate, zip(*parts, strict=True)))
 
 
@@ -149,8 +168,12 @@ def collect_samples(segmenter: Segmenter, split: Split, scenes: int, shots: int)
     return PresenceSamples(np.concatenate(evidence), np.concatenate(present))
 
 
-def collect_folder_samples(segmenter: Segmenter, source: FolderSource, shots: int) -> FolderSamples:
-    """Ask about every class of a folder on every image, fitted from the images that follow it in the class.
+def collect_folder_samples(
+    segmenter: Segmenter, source: FolderSource, shots: int, images: int | None = None
+) -> FolderSamples:
+    """Ask about every class of a folder on its images, fitted from the images that follow in the class.
+
+    With a number of `images`, so many are taken, spread evenly over the folder.
 
     Classes of too few images are not asked about. Objects of other classes that an image shows without a
     mask count as absent.
@@ -159,14 +182,14 @@ def collect_folder_samples(segmenter: Segmenter, source: FolderSource, shots: in
     classes = [name for name, images in source.image_names.items() if len(images) > shots]
     fit = cache(partial(_fit_folder_class, segmenter, source, shots=shots))
     evidence, asked, shown = [], [], []
-    for name, images in source.image_names.items():
-        for number, image in enumerate(images):
-            context = fit(classes[0], number % len(source.image_names[classes[0]]))
-            for other in classes[1:]:
-                context = context + fit(other, number % len(source.image_names[other]))
-            evidence.append(segmenter.predict(source.load(View(image, name)).image, context).evidence)
-            asked += [numbers[other] for other in classes]
-            shown += [numbers[name]] * len(classes)
+    listed = [(name, *item) for name, files in source.image_names.items() for item in enumerate(files)]
+    for name, number, image in spread(listed, images):
+        context = fit(classes[0], number % len(source.image_names[classes[0]]))
+        for other in classes[1:]:
+            context = context + fit(other, number % len(source.image_names[other]))
+        evidence.append(segmenter.predict(source.load(View(image, name)).image, context).evidence)
+        asked += [numbers[other] for other in classes]
+        shown += [numbers[name]] * len(classes)
     present = np.equal(asked, shown)
     return FolderSamples(PresenceSamples(np.concatenate(evidence), present), np.array(asked), np.array(shown))
 
@@ -186,7 +209,13 @@ def fit_class(segmenter: Segmenter, source: EmojiSource, name: str, shots: int) 
 
 
 def fit_calibration(samples: PresenceSamples) -> Calibration:
-    """Fit a logistic regression that weighs present and absent equally; its threshold keeps RECALL."""
+    """Fit a logistic regression that weighs present and absent equally; its threshold keeps RECALL.
+
+    Raises:
+        DataError: no class is present, or none is absent.
+    """
+    if samples.present.all() or not samples.present.any():
+        raise DataError("Presence needs questions about present and absent classes: ask about more images.")
     mean, spread = samples.evidence.mean(0), samples.evidence.std(0) + 1e-6
     inputs = np.column_stack([(samples.evidence - mean) / spread, np.ones(len(samples.present))])
     sign = np.where(samples.present, 1.0, -1.0)
@@ -223,10 +252,10 @@ def false_positive_rate(score: Float[np.ndarray, " n"], present: Bool[np.ndarray
     return float((score[~present] >= np.quantile(score[present], 1 - RECALL)).mean())
 
 
-def save_calibration(path: Path, calibration: Calibration, **notes: float) -> None:
+def save_calibration(path: Path, calibration: Calibration, method: Method = "segic", **notes: float) -> None:
     """Write the calibration and other notes into a model file; its tensors stay as they are."""
     weights = read_weights(path)
-    notes = weights.notes | {"presence": dataclasses.asdict(calibration)} | notes
+    notes = weights.notes | {NOTE[method]: dataclasses.asdict(calibration)} | notes
     write_weights(path, dataclasses.replace(weights, notes=notes))
 
 
@@ -238,11 +267,7 @@ def tune_threshold(bundle: Bundle, *episodes: tuple[EpisodeSource, Manifest]) ->
     """
 
     def count(prediction: Prediction) -> tuple[ClassId, np.ndarray, np.ndarray]:
-        """Return the class, and intersection and union at each threshold."""
-        truth = prediction.target.mask
-        similarity = similarity_on_image(prediction, truth.shape)
-        inside, outside = _count_above(similarity[truth]), _count_above(similarity[~truth])
-        return prediction.task.episode.class_id, inside, truth.sum() + outside
+        return prediction.task.episode.class_id, *count_at_thresholds(prediction)
 
     engines = {"segic": Engine(bundle)}
     scores = []
@@ -257,6 +282,16 @@ def tune_threshold(bundle: Bundle, *episodes: tuple[EpisodeSource, Manifest]) ->
     scores = np.mean(scores, axis=0)
     best = int(scores.argmax())
     return round(float(THRESHOLDS[best]), 2), float(scores[best])
+
+
+def count_at_thresholds(
+    prediction: Prediction,
+) -> tuple[Int[np.ndarray, " thresholds"], Int[np.ndarray, " thresholds"]]:
+    """Return the intersection and the union of the similarity map cut at each of THRESHOLDS."""
+    truth = prediction.target.mask
+    similarity = similarity_on_image(prediction, truth.shape)
+    inside, outside = _count_above(similarity[truth]), _count_above(similarity[~truth])
+    return inside, truth.sum() + outside
 
 
 def _count_above(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " thresholds"]:

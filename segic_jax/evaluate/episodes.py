@@ -5,10 +5,9 @@ An episode's way: `make_tasks` -> `episode_stream.predict_episodes` (images to m
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
-from segic_jax.config import Method, Precision
+from segic_jax.config import MethodChoice, Precision
 from segic_jax.data.benchmark_spec import BenchmarkSpec
 from segic_jax.data.episodes import (
     ClassId,
@@ -45,7 +44,6 @@ from segic_jax.inference.engine import Engine
 from segic_jax.inference.instances import InstancesFrom
 from segic_jax.inference.methods import make_engine
 from segic_jax.inference.tiles import Tiles, require_tiles
-from segic_jax.inference.training_free.engine import TrainingFreeEngine
 from segic_jax.runtime.distributed import gather_json, raise_on_all_hosts
 from segic_jax.weights.bundle import Bundle
 
@@ -72,7 +70,7 @@ class EpisodeEvaluation:
         precision: Precision = "auto",
         tiles: Tiles | None = None,
         instances: InstancesFrom | None = None,
-        method: Method = "segic",
+        method: MethodChoice = "segic",
     ):
         """Number the episodes of all folds.
 
@@ -109,7 +107,6 @@ class EpisodeEvaluation:
                 "out."
             )
         self.bundle, self.benchmark, self.protocol = bundle, benchmark, protocol
-        self._method: Method = method
         self._tiles, self._instances = tiles, instances
         self._source, self._manifests = source, manifests
         self._class_names, self._baselines = class_names, baselines
@@ -141,9 +138,9 @@ class EpisodeEvaluation:
     def _ways(self) -> dict:
         """Return the ways to segment and separate that were chosen; without them, runs are as before."""
         ways: dict[str, object] = {"tiles": self._tiles, "instances_from": self._instances}
-        if isinstance(self._engine, TrainingFreeEngine):
+        if settings := self._engine.method_settings():
             canvas = self._engine.config.canvas
-            ways["method"] = {"name": self._method, "canvas": canvas, **asdict(self._engine.settings)}
+            ways["method"] = {"name": self._engine.method, "canvas": canvas, **settings}
         return {name: value for name, value in ways.items() if value is not None}
 
     def settings(self) -> dict:

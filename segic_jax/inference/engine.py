@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from segic_jax.config import ModelConfig, Precision
+from segic_jax.config import Method, ModelConfig, Precision
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.inference import matching, memory
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, PatchMatches, PooledReference
@@ -65,6 +65,7 @@ class Engine:
     `precision` is that of the backbone.
     """
 
+    method: Method = "segic"
     keeps_grids = False  # whether a Context holds all patches of the references
 
     def __init__(
@@ -97,6 +98,10 @@ class Engine:
         other.bundle = dataclasses.replace(self.bundle, head=head)
         other._heads = self._place_head(head)
         return other
+
+    def method_settings(self) -> dict:
+        """Return the settings of the method besides the model, which contexts and calibrations depend on."""
+        return {}
 
     def _place_head(self, head: Params) -> dict[jax.Device, Params]:
         return {

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import asdict
 
 import numpy as np
 
@@ -10,7 +9,6 @@ from segic_jax.config import to_dict
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context
 from segic_jax.inference.engine import Engine
-from segic_jax.inference.training_free.engine import TrainingFreeEngine
 from segic_jax.models.params import release
 
 
@@ -21,8 +19,8 @@ def model_fingerprint(engine: Engine) -> str:
     """
     config, backbone = to_dict(engine.config), engine.bundle.backbone
     made_for = [config["backbone"], config["canvas"]]
-    if isinstance(engine, TrainingFreeEngine):
-        made_for.append(asdict(engine.settings))
+    if settings := engine.method_settings():
+        made_for.append(settings)
     digest = hashlib.sha256(json.dumps(made_for).encode())
     for name in sorted(backbone):
         flat = backbone[name].reshape(-1)

@@ -1,16 +1,17 @@
 """Apply negatives to the logits of a target, and decide whether each class is in the image at all.
 
 This runs on the host, after the device. Presence is a logistic model over EVIDENCE, fitted by
-`segic calibrate` and kept in the notes of the model's file under "presence".
+`segic calibrate` and kept in the notes of the model's file, one for each method.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float
 
+from segic_jax.config import Method
 from segic_jax.data.preprocess import resize
 from segic_jax.errors import ConfigError
 from segic_jax.inference.matching import INSIDE, OUTSIDE, ConceptMatches
@@ -29,6 +30,7 @@ EVIDENCE = (
 # A negative lowers the logit of its class where its own logit, plus GAP times the cosine by which its patches
 # match better, exceeds it by more than MARGIN. Chosen on the validation classes (`studies.negatives`).
 GAP, MARGIN = 10.0, 0.5
+NOTE: dict[Method, str] = {"segic": "presence", "training_free": "presence_training_free"}
 _OLD_CALIBRATION = (
     "The model file's calibration of presence is of another version; make it again: "
     "segic calibrate --weights FILE --save"
@@ -99,11 +101,12 @@ def _mask_evidence(logits, similarity, inside, outside, on_image) -> dict:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Hold the calibration of presence of one model."""
+    """Hold the calibration of presence of one model and method."""
 
     weights: Mapping[str, float]  # by name of the evidence
     bias: float
     least: float  # a class is present from this probability on
+    settings: Mapping = field(default_factory=dict)  # of the method: the fit holds for no others
 
     def __post_init__(self):
         if set(self.weights) != set(EVIDENCE):
@@ -131,15 +134,24 @@ def decide_presence(
     return presence, presence >= calibration.least
 
 
-def read_calibration(notes: Mapping) -> Calibration | None:
-    """Read the calibration from the notes of a model file; None where the model was never calibrated.
+def read_calibration(
+    notes: Mapping, method: Method = "segic", settings: Mapping | None = None
+) -> Calibration | None:
+    """Read the calibration of a method from the notes of a model file.
+
+    Args:
+        settings: of the method, if it has any.
+
+    Returns:
+        The calibration; None where the model was never calibrated for this method and these settings.
 
     Raises:
         ConfigError: it is of another version.
     """
-    if "presence" not in notes:
+    if NOTE[method] not in notes:
         return None
     try:
-        return Calibration(**notes["presence"])
+        calibration = Calibration(**notes[NOTE[method]])
     except TypeError as error:  # other fields than today's
         raise ConfigError(_OLD_CALIBRATION) from error
+    return calibration if calibration.settings == (settings or {}) else None

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from segic_jax.config import Method, Precision
+from segic_jax.config import MethodChoice, Precision
 from segic_jax.data.image_folder import Targets, list_images
 from segic_jax.data.images import ImageLike
 from segic_jax.data.preprocess import CanvasImage
@@ -36,7 +36,6 @@ from segic_jax.inference.references import fit_examples
 from segic_jax.inference.refine import PatchEncoder, read_box, read_clicks, refine_result
 from segic_jax.inference.result import Result
 from segic_jax.inference.tiles import Tiles
-from segic_jax.inference.training_free.engine import TrainingFreeEngine
 from segic_jax.inference.training_free.settings import TrainingFree
 from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.weights.bundle import Bundle
@@ -57,14 +56,14 @@ class Segmenter:
         precision: Precision = "auto",
         *,
         rounded_canvas: bool = True,
-        method: Method | TrainingFree = "segic",
+        method: MethodChoice | TrainingFree = "segic",
     ):
         self.rounded_canvas = rounded_canvas
         self.engine = make_engine(bundle, method, [*jax.device_put(0).devices()], precision)
         self.bundle = self.engine.bundle
         self.config = self.engine.config
-        self.method: Method = "training_free" if isinstance(self.engine, TrainingFreeEngine) else "segic"
-        calibration = read_calibration(bundle.notes) if self.method == "segic" else None
+        self.method = self.engine.method
+        calibration = read_calibration(bundle.notes, self.method, self.engine.method_settings())
         self.calibrated = calibration is not None
         self._predictor = Predictor(self.engine, calibration, self.warnings, rounded_canvas=rounded_canvas)
         self._encode = PatchEncoder(self.engine)
@@ -76,7 +75,7 @@ class Segmenter:
         *,
         precision: Precision = "auto",
         rounded_canvas: bool = True,
-        method: Method | TrainingFree = "segic",
+        method: MethodChoice | TrainingFree = "segic",
     ) -> "Segmenter":
         """Read a model and put it on the device; its `warnings` are given as InputWarnings.
 
@@ -87,8 +86,9 @@ class Segmenter:
             rounded_canvas: round resized images to uint8, which takes a quarter of the bytes; False keeps
                 their fractions, as the official code does.
             method: "segic" decodes with the trained head; "training_free" (INSID3) needs a backbone only,
-                such as dinov3-l, and finds masks by comparing features. A TrainingFree gives it other
-                settings than those that suit the backbone.
+                such as dinov3-l, and finds masks by comparing features; "training_free_crf" refines their
+                edges by a dense CRF, as the published figures do. A TrainingFree gives other settings than
+                those that suit the backbone.
 
         Raises:
             FetchError: the weights are known and not fetched yet, or the name is unknown.
@@ -108,15 +108,22 @@ class Segmenter:
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return what to doubt about every result of these weights, a sentence each."""
-        uncalibrated = (
-            f"{self.name} has no calibration of presence, so a class is present wherever it has a mask: "
-            "`segic calibrate` makes one."
-        )
-        sentences = (
-            self.bundle.domain_warning,
-            "" if self.calibrated or self.method != "segic" else uncalibrated,
-        )
+        sentences = (self.bundle.domain_warning, "" if self.calibrated else self._uncalibrated)
         return tuple(filter(None, sentences))
+
+    @property
+    def _uncalibrated(self) -> str:
+        of_method, command = {
+            "segic": ("", "`segic calibrate` makes one"),
+            "training_free": (
+                " for these settings of the training-free method",
+                "`segic calibrate --method training_free` makes one for the settings of the backbone",
+            ),
+        }[self.method]
+        return (
+            f"{self.name} has no calibration of presence{of_method}, so a class is present wherever it has a "
+            f"mask: {command}."
+        )
 
     def fit(
         self,

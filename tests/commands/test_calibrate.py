@@ -11,6 +11,7 @@ from segic_jax.commands.command_line import parse
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import ConfigError, DataError
 from segic_jax.inference.presence import read_calibration
+from segic_jax.inference.segmenter import Segmenter
 from segic_jax.weights.bundle import load_bundle, save_bundle
 
 
@@ -60,6 +61,21 @@ def test_folders_of_photographs(weights, tmp_path, capsys):
     notes = load_bundle(weights).notes
     assert notes["presence"] is not None
     assert f"threshold {notes['cosine_threshold']}" in output[-2]
+
+
+def test_the_training_free_method_has_a_calibration_of_its_own(weights, capsys):
+    segmenter = Segmenter(load_bundle(weights), method="training_free")
+    assert (
+        "no calibration of presence for these settings of the training-free method" in segmenter.warnings[0]
+    )
+    arguments = ["calibrate", "--weights", str(weights), "--method", "training_free", "--scenes", "3"]
+    assert parse([*arguments, "--save"]).run() == 0
+    assert capsys.readouterr().out.endswith(f"{weights}: calibration saved\n")
+    model = load_bundle(weights)
+    assert Segmenter(model, method="training_free").calibrated
+    assert not Segmenter(model).calibrated
+    other = dataclasses.replace(segmenter.engine.settings, least=0.1)
+    assert not Segmenter(model, method=other).calibrated
 
 
 def test_the_model_of_the_package_is_not_overwritten():
