@@ -22,6 +22,7 @@ from segic_jax.app.layout import (
     page_state,
 )
 from segic_jax.app.samples import samples
+from segic_jax.app.segmenters import Segmenters
 from segic_jax.app.session import NamedImage, Session
 from segic_jax.errors import DataError, InputError
 from segic_jax.inference.overlay import Mask
@@ -42,20 +43,21 @@ class Page:
     update.
     """
 
-    def __init__(self, segmenter: Segmenter, folder: Path):
+    def __init__(self, segmenters: Segmenters, folder: Path):
         """Build the components.
 
         Args:
             folder: gets the files that visitors download.
         """
-        self.segmenter, self.folder = segmenter, folder
-        self.session = gr.State(Session(), time_to_live=SESSION_SECONDS)
-        self.state = gr.HTML(page_state(Session()), elem_classes="unseen", padding=False)
+        self.segmenters, self.folder = segmenters, folder
+        session = Session(method=segmenters.first)
+        self.session = gr.State(session, time_to_live=SESSION_SECONDS)
+        self.state = gr.HTML(page_state(session), elem_classes="unseen", padding=False)
         with gr.Row(elem_id="steps"):
             with gr.Column(elem_id="example-step", min_width=320):
                 self.example = ExampleStep()
             with gr.Column(elem_id="target-step", min_width=320):
-                self.target = TargetStep()
+                self.target = TargetStep(segmenters.methods, segmenters.first)
                 self.result = ResultStep()
         self._connect()
 
@@ -85,6 +87,7 @@ class Page:
         self._on(target.upload.upload, self.add_targets, [target.upload], reset=target.upload)
         self._on(target.gallery.select, self.select_target)
         self._on(target.remove.click, self.remove_target)
+        self._on(target.method.input, self.choose_method, [target.method], busy=target.method, **on_model)
         search = self._on(target.find.click, self.search, marks, busy=target.find, **on_model, **with_marks)
         search.then(None, js=SCROLL_TO.format("target-step"))
         self._on(result.threshold.input, self.preview_display, display, **latest)
@@ -137,7 +140,7 @@ class Page:
             self.state,
             *(example.draft, example.upload, example.class_name, example.kind),
             *(example.classes, example.shots),
-            *(target.gallery, target.upload),
+            *(target.gallery, target.upload, target.method),
             *(result.overlay, result.presence, result.concept),
             *(result.heat, result.references, result.files),
         ]
@@ -165,7 +168,7 @@ class Page:
     def load_context(self, session: Session, path: Any) -> Updates:
         """Add the classes of a saved context."""
         name = _file_name(path)
-        session.load_context(uploads.read_context_upload(path, name, self.segmenter), name)
+        session.load_context(uploads.read_context_upload(path, name, self._segmenter(session)), name)
         return {**self._show_examples(session), **self._show_targets(session)}
 
     def load_mask(self, session: Session, path: Any) -> Updates:
@@ -231,6 +234,19 @@ class Page:
         session.remove_target()
         return {**self._show_targets(session), **self._show_result(session)}
 
+    def choose_method(self, session: Session, method: Any) -> Updates:
+        """Segment with another method from now on; say what to doubt about it."""
+        if method not in self.segmenters.methods:
+            raise DataError("Choose one of the methods on the page.")
+        try:
+            session.choose_method(method)
+        except DataError as error:
+            _warn(error)
+            return {self.target.method: session.method}
+        for sentence in self._segmenter(session).warnings:
+            _warn(sentence)
+        return {**self._show_targets(session), **self._show_shots(session)}
+
     def search(
         self,
         session: Session,
@@ -244,7 +260,9 @@ class Page:
             marked = any(part is not None for part in painter.read_marks(marks, session.draft))
             if marked or not session.colours:
                 self._add_shot(session, marks, class_name, kind)
-        session.segment(self.segmenter, lambda done, total: progress((done, total), desc="Searching"))
+        session.segment(
+            self._segmenter(session), lambda done, total: progress((done, total), desc="Searching")
+        )
         return {
             **self._show_draft(session),
             **self._show_examples(session),
@@ -273,7 +291,7 @@ class Page:
 
     def explain(self, session: Session, class_name: Any) -> Updates:
         """Show where the selected image resembles the examples, and which parts match."""
-        explanation, target = session.explain(self.segmenter, class_name)
+        explanation, target = session.explain(self._segmenter(session), class_name)
         heat, references = rendering.render_matches(explanation, target.pixels, session.reference_image)
         session.explained = True
         return {self.result.heat: heat, self.result.references: references}
@@ -284,9 +302,9 @@ class Page:
             return {}
         point = _point(selection)
         if clicks == BOX:
-            session.corner_click(self.segmenter, class_name, point)
+            session.corner_click(self._segmenter(session), class_name, point)
         else:
-            session.click(self.segmenter, class_name, point, clicks == INSIDE)
+            session.click(self._segmenter(session), class_name, point, clicks == INSIDE)
         return {**self._show_masks(session), **self._show_targets(session)}
 
     def undo_clicks(self, session: Session) -> Updates:
@@ -306,6 +324,9 @@ class Page:
         return {self.result.files: files}
 
     # What several handlers share.
+
+    def _segmenter(self, session: Session) -> Segmenter:
+        return self.segmenters.of(session.method)
 
     def _add_shot(self, session: Session, marks: Any, class_name: Any, kind: Any) -> None:
         mask, box = painter.read_marks(marks, session.draft) if session.draft else (None, None)

@@ -11,6 +11,7 @@ from segic_jax.app.painter import painter_html
 from segic_jax.app.rendering import example_thumbnail
 from segic_jax.app.samples import samples
 from segic_jax.app.session import Session, Shot
+from segic_jax.config import Method
 from segic_jax.inference.overlay import class_colours
 
 SYSTEM_FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica", "Arial", "sans-serif")
@@ -22,6 +23,7 @@ THEME = gr.themes.Base(
     font_mono=("ui-monospace", "monospace"),
 )
 HERE = Path(__file__).parent
+METHODS: dict[Method, str] = {"segic": "Trained head", "training_free": "Training-free"}
 POSITIVE, NEGATIVE = "The object", "A look-alike"
 NO_CLICKS, INSIDE, OUTSIDE, BOX = "Off", "Belongs to it", "Does not belong", "Box: two corners"
 
@@ -82,13 +84,21 @@ class ExampleStep:
 
 
 class TargetStep:
-    """Lay out step 2: the images to search."""
+    """Lay out step 2: the images to search, and the method."""
 
-    def __init__(self):
+    def __init__(self, methods: Sequence[Method], first: Method):
         _heading(2, "Add images to search", f"Drop, paste or choose up to {uploads.MAX_TARGETS} images.")
         self.upload = _upload("Images to search", "multiple", "target-upload")
         self.gallery = _thumbnails(None, label="Images to search", columns=4, elem_id="targets")
         self.remove = gr.Button("Remove selected image", size="sm", elem_id="remove-target")
+        self.method = gr.Radio(
+            [(METHODS[method], method) for method in methods],
+            value=first,
+            label="Method",
+            info="Training-free only compares features; try it where the trained head finds too little.",
+            visible=len(methods) > 1,
+            elem_id="method",
+        )
         self.find = gr.Button("Find it", variant="primary", size="lg", elem_id="find")
 
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from segic_jax.app import layout, uploads
 from segic_jax.app.handlers import Page
-from segic_jax.inference.segmenter import Segmenter
+from segic_jax.app.segmenters import Segmenters
 from segic_jax.runtime.listener import LOOPBACK, address, open_listener
 from segic_jax.runtime.notices import route_warnings
 
@@ -38,7 +38,7 @@ HEADERS = {
 
 
 def serve(
-    segmenter: Segmenter, header: str, host: str, port: int, folder: Path, embed_in: str | None = None
+    segmenters: Segmenters, header: str, host: str, port: int, folder: Path, embed_in: str | None = None
 ) -> None:
     """Serve until Ctrl-C or SIGTERM.
 
@@ -58,19 +58,19 @@ def serve(
     )
     listener = open_listener("The page", host, port)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # uvicorn re-raises it once stopped
-    app = application(segmenter, header, host, folder, embed_in)
+    app = application(segmenters, header, host, folder, embed_in)
     config = uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=1)
     print(f"The page is at {address(host, listener)} (press Ctrl-C to stop).", flush=True)
     uvicorn.Server(config).run(sockets=[listener])
 
 
 def application(
-    segmenter: Segmenter, header: str, host: str, folder: Path, embed_in: str | None = None
+    segmenters: Segmenters, header: str, host: str, folder: Path, embed_in: str | None = None
 ) -> fastapi.FastAPI:
     """Build the page as an ASGI application that writes only in `folder`."""
     with Blocks(title="segic", analytics_enabled=False, delete_cache=CLEAN_SECONDS) as blocks:
         gr.HTML(header, padding=False)
-        Page(segmenter, folder)
+        Page(segmenters, folder)
     blocks.state_session_capacity = MAX_SESSIONS
     blocks.queue(max_size=MAX_QUEUE, default_concurrency_limit=4)
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)

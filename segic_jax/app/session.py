@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from segic_jax.app import uploads
+from segic_jax.config import Method
 from segic_jax.errors import DataError
 from segic_jax.inference.context import Context
 from segic_jax.inference.example import Example
@@ -73,6 +74,7 @@ class Session:
     separate: bool = False  # show and export each object of a class, not each class
     explained: bool = False  # the page shows the matches of the selected target
     exported: bool = False  # the page offers files of the selected target to download
+    method: Method = "segic"  # of segmentation
 
     @property
     def colours(self) -> dict[str, Colour]:
@@ -245,6 +247,19 @@ class Session:
         self.select_target(0)
 
     # Results.
+
+    def choose_method(self, method: Method) -> None:
+        """Segment with another method from now on, and drop all results.
+
+        Raises:
+            DataError: a loaded context belongs to the method before.
+        """
+        if method == self.method:
+            return
+        if self.loaded is not None:
+            raise DataError("The loaded context was made with the other method: remove its classes first.")
+        self.method = method
+        self._drop_results()
 
     def segment(self, segmenter: Segmenter, report: Callable[[int, int], None]) -> None:
         """Segment every target that has no result yet.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from segic_jax.config import Precision
+from segic_jax.config import Method, Precision
 from segic_jax.weights.catalog import DEFAULT
 
 
@@ -27,6 +27,9 @@ class App:
     """A site that may show the page inside its own, such as https://huggingface.co; by default none may."""
     weights: str = DEFAULT
     """A name from `segic weights list`, or a model file."""
+    method: Method = "segic"
+    """What the page begins with, if the model has both: segic decodes with the trained head; training_free
+    (INSID3) compares features, and needs a backbone only."""
     precision: Precision = "auto"
     """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
 
@@ -44,13 +47,17 @@ class App:
             import jax
 
             from segic_jax.app.layout import header
+            from segic_jax.app.segmenters import Segmenters
             from segic_jax.app.server import serve
-            from segic_jax.inference.segmenter import Segmenter
+            from segic_jax.inference.methods import load_model
             from segic_jax.runtime.compile_cache import use_compile_cache
+            from segic_jax.weights.fetch import find
 
             use_compile_cache()
-            segmenter = Segmenter.load(self.weights, precision=self.precision)
+            bundle = load_model(find(self.weights), self.method)
+            segmenters = Segmenters(bundle, self.precision, self.method)
+            segmenter = segmenters.of(self.method)
             device = {"cpu": "CPU", "gpu": "GPU"}.get(jax.default_backend(), jax.default_backend())
             text = header(segmenter.name, device, segmenter.warnings)
-            serve(segmenter, text, self.host, self.port, Path(folder), self.embed_in)
+            serve(segmenters, text, self.host, self.port, Path(folder), self.embed_in)
         return 0

@@ -14,10 +14,13 @@ from starlette.testclient import TestClient
 
 from segic_jax.app.handlers import Page
 from segic_jax.app.layout import INSIDE
+from segic_jax.app.segmenters import Segmenters
 from segic_jax.app.server import Blocks, RequestGuard
 from segic_jax.app.session import NamedImage, Session
 from segic_jax.errors import DataError
-from segic_jax.inference.segmenter import Segmenter
+from segic_jax.weights.bundle import load_bundle
+from segic_jax.weights.catalog import DEFAULT
+from segic_jax.weights.fetch import find
 
 GREY = np.full((60, 80, 3), 90, np.uint8)
 
@@ -25,7 +28,7 @@ GREY = np.full((60, 80, 3), 90, np.uint8)
 @pytest.fixture(scope="module")
 def blocks_and_page(tmp_path_factory):
     with Blocks() as blocks:
-        page = Page(Segmenter.load(), tmp_path_factory.mktemp("page"))
+        page = Page(Segmenters(load_bundle(find(DEFAULT))), tmp_path_factory.mktemp("page"))
     return blocks, page
 
 
@@ -68,6 +71,9 @@ def test_malformed_paths_and_indices_are_reported(page):
         with pytest.raises(DataError, match="Click on the image"):
             page.click(session, "cat", INSIDE, gr.SelectData(None, {"index": index, "value": None}))
     assert page.click(session, "cat", "elsewhere", gr.SelectData(None, {"index": None, "value": None})) == {}
+    for method in (None, 5, "other", ["segic"]):
+        with pytest.raises(DataError, match="one of the methods on the page"):
+            page.choose_method(session, method)
     for marks in (None, 5, "[" * 9999, '{"box": [1, 2], "mask": ""}', '{"box": {}, "mask": 1}', "NaN"):
         with pytest.raises(DataError, match=r"cannot be read|four numbers"):
             page.add_example(session, marks, "cat", None)
@@ -95,3 +101,22 @@ def test_only_the_named_site_may_embed_the_page(embed_in, site):
     app.add_middleware(RequestGuard, embed_in=embed_in)
     policy = TestClient(app).get("/").headers["content-security-policy"]
     assert policy.endswith(f"frame-ancestors {site}")
+
+
+def test_another_method_drops_the_results_and_keeps_a_loaded_context(page):
+    session = Session(shots=[], targets=[])
+    session.add_targets([NamedImage("b", GREY)])
+    session.draft = NamedImage("a", GREY)
+    session.add_shot("cat", None, (0, 0, 40, 40))
+    for method in ("training_free", "segic"):
+        page.choose_method(session, method)
+        session.segment(page.segmenters.of(method), lambda done, total: None)
+        assert session.targets[0].result is not None
+    session.loaded = session.context
+    page.choose_method(session, "segic")
+    assert session.targets[0].result is not None
+    assert page.choose_method(session, "training_free")[page.target.method] == "segic"
+    assert (session.method, session.targets[0].result is not None) == ("segic", True)
+    session.loaded = None
+    page.choose_method(session, "training_free")
+    assert (session.method, session.targets[0].result) == ("training_free", None)

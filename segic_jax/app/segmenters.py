@@ -1,0 +1,29 @@
+"""Hold the model of the page with each method that visitors choose."""
+
+from threading import Lock
+
+from segic_jax.config import Method, Precision
+from segic_jax.inference.segmenter import Segmenter
+from segic_jax.weights.bundle import Bundle
+
+
+class Segmenters:
+    """Give the segmenter of a method; the device gets a second copy of the backbone when both are used."""
+
+    def __init__(self, bundle: Bundle, precision: Precision = "auto", method: Method = "segic"):
+        """Make the segmenter of the method that the page begins with."""
+        self._bundle, self._precision, self.first = bundle, precision, method
+        self._made = {method: Segmenter(bundle, precision, method=method)}
+        self._lock = Lock()
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """Return the methods that the model serves: without a head only the training-free one."""
+        return ("segic", "training_free") if self._bundle.head else ("training_free",)
+
+    def of(self, method: Method) -> Segmenter:
+        """Return the segmenter of a method, which is made when it is first asked for."""
+        with self._lock:
+            if method not in self._made:
+                self._made[method] = Segmenter(self._bundle, self._precision, method=method)
+            return self._made[method]
