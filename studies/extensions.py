@@ -7,7 +7,7 @@ are trained alike, with fewer steps than the model in the package, and evaluated
 
 import dataclasses
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -76,13 +76,23 @@ def compare(bundles: Mapping[str, Bundle], source: EpisodeSource) -> dict[str, S
     engines = {"segic" if name == PLAIN else name: Engine(bundle) for name, bundle in bundles.items()}
     tasks = make_tasks(bundles[PLAIN], source, [manifest])
     rows = list(predict_episodes(engines, source, tasks, lambda p: prediction_row(p, protocol)))
+    return score_rows(rows, {name: None if name == PLAIN else name for name in bundles}, PLAIN)
+
+
+def score_rows(rows: Sequence[dict], baselines: Mapping[str, str | None], plain: str) -> dict[str, Score]:
+    """Return the scores of everything that rows hold, beside those of the plain one.
+
+    Args:
+        baselines: by name, the key among the baselines of rows; None for the first model of the stream.
+        plain: the name of what all are compared with.
+    """
     ious = {
-        name: 100 * np.array(list(class_iou(class_counts(rows, None if name == PLAIN else name)).values()))
-        for name in bundles
+        name: 100 * np.array(list(class_iou(class_counts(rows, key)).values()))
+        for name, key in baselines.items()
     }
     scores = {}
     for name, values in ious.items():
-        gains = values - ious[PLAIN]
+        gains = values - ious[plain]
         interval = bootstrap_interval((len(gains), lambda repeats, g=gains: float(repeats @ g) / len(g)))
         scores[name] = Score(float(values.mean()), float(gains.mean()), *interval)
     return scores
