@@ -6,6 +6,7 @@ from segic_jax.config import Backbone, DinoV3Config, EfficientNetConfig
 from segic_jax.weights.bundle import Bundle
 
 CANVAS = 1024  # pixels, published
+NARROWEST = 384  # channels of a published transformer
 COMPONENTS = 500  # of the positions, published for 768 and 1024 channels
 
 
@@ -28,10 +29,13 @@ class TrainingFree:
         Vision transformers get the published ones. With fewer channels than 768 the published number of
         components would leave little or nothing of the features; they get the share that 500 are of 1024.
         Features of convolutions hold no positions, differ more within an object, and are coarse; the settings
-        for EfficientNet were chosen on photographs (docs/training_free.md).
+        for EfficientNet were chosen on photographs, and those of transformers narrower than every published
+        one on validation classes of emoji (docs/training_free.md).
         """
         if isinstance(config, EfficientNetConfig):
             return cls(components=0, similarity=0.65, least=0.01, stretched=False, edges=1.0)
+        if config.width < NARROWEST:
+            return cls(components=0, similarity=0.65, least=0.05)
         components = COMPONENTS if config.width > COMPONENTS else config.width * COMPONENTS // 1024
         return cls(components)
 

@@ -127,5 +127,6 @@ def test_components_leave_something_of_every_backbone():
     for size in ("b", "l", "h+"):
         assert TrainingFree.for_backbone(DinoV3Config.dinov3(size)) == published
     assert TrainingFree.for_backbone(DinoV3Config.dinov3("s")).components == 187
-    for backbone in (ViTConfig.dinov2("s"), EfficientNetConfig()):
+    narrow = ViTConfig(width=160, depth=6, num_heads=2)
+    for backbone in (ViTConfig.dinov2("s"), EfficientNetConfig(), narrow):
         assert TrainingFree.for_backbone(backbone).components < backbone.width
