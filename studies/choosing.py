@@ -4,7 +4,7 @@ Methods are the trained head, the training-free method, the sum of their logits,
 best threshold, which is chosen on the images that it is measured on and therefore flattered. Sets are folders
 of photographs with masks, composed photographs with small objects, and the novel classes of the emoji
 benchmark. Scores are kept in --out, so that a run that was stopped goes on; the times need a machine without
-other work.
+other work. How well presence is told is measured by `segic calibrate`.
 """
 
 import json
@@ -18,28 +18,16 @@ import numpy as np
 import tyro
 
 from segic_jax.commands.command_line import run_command
-from segic_jax.config import Method
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.episodes import EpisodeSource
 from segic_jax.data.sources.folder import FolderSource
-from segic_jax.evaluate.calibration import (
-    FolderSamples,
-    PresenceSamples,
-    auroc,
-    collect_folder_samples,
-    collect_samples,
-    count_at_thresholds,
-    fit_calibration,
-    fold_fits,
-)
+from segic_jax.evaluate.calibration import count_at_thresholds
 from segic_jax.evaluate.episode_stream import Prediction, predict_episodes
 from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.evaluate.protocols import find_protocol, prediction_row, summarise_rows
 from segic_jax.evaluate.runner import spread
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.methods import make_engine
-from segic_jax.inference.presence import EVIDENCE
-from segic_jax.inference.segmenter import Segmenter
 from segic_jax.runtime.atomic_write import atomic_write, make_folder
 from segic_jax.weights.bundle import load_bundle
 from segic_jax.weights.fetch import find
@@ -88,38 +76,9 @@ def summarise(source: EpisodeSource, rows: Sequence[dict]) -> dict[str, dict]:
     return {HEAD: result["scores"], **result["baselines"]}
 
 
-def folder_presence(
-    model: str, method: Method, sources: Mapping[str, FolderSource], images: int | None
-) -> dict[str, dict[str, float]]:
-    """Return AUROC on each folder, by fits that saw neither the class asked about nor questions about it."""
-    segmenter = Segmenter(load_bundle(find(model)), method=method)
-    parts = {name: collect_folder_samples(segmenter, source, 1, images) for name, source in sources.items()}
-    fits = fold_fits(list(parts.values()))
-    return {name: _areas(fits, part) for name, part in parts.items()}
-
-
-def _areas(fits: Sequence, part: FolderSamples) -> dict[str, float]:
-    folds = [part.about(fold, len(fits)) for fold in range(len(fits))]
-    presence = [fit.presence(samples.evidence) for fit, samples in zip(fits, folds, strict=True)]
-    return _area(np.concatenate(presence), PresenceSamples(*map(np.concatenate, zip(*folds, strict=True))))
-
-
-def emoji_presence(model: str, method: Method, scenes: int) -> dict[str, dict[str, float]]:
-    """Return AUROC on scenes of novel classes, by a fit on validation classes."""
-    segmenter = Segmenter(load_bundle(find(model)), method=method)
-    fit = fit_calibration(collect_samples(segmenter, "validation", scenes, 1))
-    samples = collect_samples(segmenter, "novel", scenes, 1)
-    return {"emoji": _area(fit.presence(samples.evidence), samples)}
-
-
-def _area(presence: np.ndarray, samples: PresenceSamples) -> dict[str, float]:
-    similarity = samples.evidence[:, EVIDENCE.index("similarity")]
-    return {"calibrated": auroc(presence, samples.present), "map": auroc(similarity, samples.present)}
-
-
 @dataclass
 class Args:
-    """Print a table of scores, one of presence, and one of time and memory."""
+    """Print a table of scores, and one of time and memory."""
 
     data_root: tuple[Path, ...]
     """Folders of photographs in the layout of `segic eval --benchmark folder`."""
@@ -129,10 +88,6 @@ class Args:
     """Composed scenes with small objects."""
     limit: int = 128
     """Episodes of the emoji benchmark."""
-    images: int | None = None
-    """Images of each folder that presence is asked about, spread evenly; all by default."""
-    presence_scenes: int = 100
-    """Emoji scenes of each split that presence is asked about."""
     rounds: int = 0
     """How often a call is timed; 0 leaves time and memory out."""
     out: Path = Path("outputs/choosing")
@@ -156,17 +111,6 @@ def main(args: Args) -> None:
             gains += [f"{model}, {name}, {line}" for line in _gains(rows)]
     print_table(sources, {model: partial(_score, found) for model, found in scores.items()})
     print("\n" + "\n".join(gains))
-    print()
-    presence: dict[str, dict] = {}
-    for method in HEAD, FREE:
-        asked = {
-            PHOTOGRAPHS: partial(folder_presence, PHOTOGRAPHS, method, folders, args.images),
-            EMOJI: partial(emoji_presence, EMOJI, method, args.presence_scenes),
-        }
-        for model, measure in asked.items():
-            found = _kept(args.out / f"presence_{model}_{method}.json", measure)
-            presence.setdefault(model, {})[method] = found
-    print_table([*folders, "emoji"], {model: partial(_presence, found) for model, found in presence.items()})
     if args.rounds:
         print("\n| model | method | seconds an image | peak memory, MB |\n| --- | --- | --- | --- |")
         for model in MODELS:
@@ -201,12 +145,6 @@ def _score(found: Mapping[str, Mapping], method: str, name: str) -> str:
     scores = found[name][method]
     low, high = scores["interval_95"]
     return f"{scores['miou']:.1f} ({low:.1f} - {high:.1f})"
-
-
-def _presence(found: Mapping[str, Mapping], method: str, name: str) -> str:
-    if name not in found[HEAD] or method == BOTH:
-        return ""
-    return f"{found[HEAD][name]['map'] if method == MAP else found[method][name]['calibrated']:.3f}"
 
 
 def _kept(file: Path, measure: Callable[[], dict]) -> dict:

@@ -74,7 +74,7 @@ def calibrate_on_emoji(
 ) -> Calibration:
     """Fit on validation classes of emoji and report the measures on novel ones, rows of a table."""
     parts = [collect_samples(segmenter, "validation", scenes, count) for count in shots]
-    calibration = _fit_for(segmenter, join_samples(parts))
+    calibration = _fit_for(segmenter, _join(parts))
     for count in shots:
         _report(f"{count}", [(calibration, collect_samples(segmenter, "novel", scenes, count))], report)
     return calibration
@@ -106,19 +106,17 @@ def calibrate_on_folders(
                 f"{shots[0] + 1} images each."
             )
     parts = list(answers.values())
-    fits = fold_fits(parts)
+    fits = _fold_fits(parts)
     for (source, count), part in answers.items():
         measured = [(fit, part.about(fold, len(fits))) for fold, fit in enumerate(fits)]
         _report(f"{count}, {source.root.name}", measured, report)
-    return _fit_for(segmenter, join_samples([part.samples for part in parts]))
+    return _fit_for(segmenter, _join([part.samples for part in parts]))
 
 
-def fold_fits(parts: Sequence[FolderSamples]) -> list[Calibration]:
+def _fold_fits(parts: Sequence[FolderSamples]) -> list[Calibration]:
     """Fit without the classes of each fold; fit number i may answer `part.about(i, number of fits)`."""
     folds = min(FOLDS, *(int(part.shown.max() + 1) // 2 for part in parts))
-    return [
-        fit_calibration(join_samples([part.without(fold, folds) for part in parts])) for fold in range(folds)
-    ]
+    return [fit_calibration(_join([part.without(fold, folds) for part in parts])) for fold in range(folds)]
 
 
 def _fit_for(segmenter: Segmenter, samples: PresenceSamples) -> Calibration:
@@ -126,7 +124,7 @@ def _fit_for(segmenter: Segmenter, samples: PresenceSamples) -> Calibration:
     return dataclasses.replace(fit_calibration(samples), settings=segmenter.engine.method_settings())
 
 
-def join_samples(parts: Sequence[PresenceSamples]) -> PresenceSamples:
+def _join(parts: Sequence[PresenceSamples]) -> PresenceSamples:
     """Put samples one after the other."""
     return PresenceSamples(*map(np.concatenate, zip(*parts, strict=True)))
 

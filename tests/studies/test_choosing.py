@@ -51,13 +51,13 @@ def test_the_tables_are_printed_and_scores_are_kept(photographs, monkeypatch, ca
     """Run both models as a tiny one; a second run measures nothing."""
     monkeypatch.setattr(choosing, "load_bundle", lambda path: tiny.bundle())
     roots = (photographs / "objects",), photographs / "backgrounds"
-    arguments = choosing.Args(*roots, scenes=2, limit=2, presence_scenes=3, out=photographs / "out")
+    arguments = choosing.Args(*roots, scenes=2, limit=2, out=photographs / "out")
     choosing.main(arguments)
     printed = capsys.readouterr().out
     lines = printed.splitlines()
     assert lines[0] == "| model | method | objects | small objects | emoji |"
     assert [line.split(" | ")[1] for line in lines[2:10]] == [*choosing.METHODS] * 2
-    assert "| model | method | objects | emoji |" in lines
+    assert lines[11].startswith("photo, objects, beside the trained head (")
     kept = json.loads((photographs / "out" / "photo_objects.json").read_text())["rows"]
     assert len(kept) == 8
     assert kept[0]["baselines"].keys() == {"training_free", "both", "map"}
