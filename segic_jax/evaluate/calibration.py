@@ -40,6 +40,9 @@ LEAST_VISIBLE = 0.005  # share of the scene from which on an object counts as pr
 LEAST_CLASSES = 4  # of a folder: a fit on half of them has a present and an absent class
 FOLDS = 4  # of the classes of a folder, if there are twice as many classes
 RECALL = 0.95  # share of the present classes that the threshold must keep
+# What presence is fitted on. For training-free masks more than the similarity fits the classes at hand only:
+# on classes that were left out, AUROC fell.
+EVIDENCE_OF: dict[Method, tuple[str, ...]] = {"segic": EVIDENCE, "training_free": ("similarity",)}
 THRESHOLDS = np.arange(-0.5, 1.0, 0.01)  # of the similarity map
 
 
@@ -106,22 +109,26 @@ def calibrate_on_folders(
                 f"{shots[0] + 1} images each."
             )
     parts = list(answers.values())
-    fits = _fold_fits(parts)
+    fits = _fold_fits(parts, EVIDENCE_OF[segmenter.method])
     for (source, count), part in answers.items():
         measured = [(fit, part.about(fold, len(fits))) for fold, fit in enumerate(fits)]
         _report(f"{count}, {source.root.name}", measured, report)
     return _fit_for(segmenter, _join([part.samples for part in parts]))
 
 
-def _fold_fits(parts: Sequence[FolderSamples]) -> list[Calibration]:
+def _fold_fits(parts: Sequence[FolderSamples], evidence: Sequence[str]) -> list[Calibration]:
     """Fit without the classes of each fold; fit number i may answer `part.about(i, number of fits)`."""
     folds = min(FOLDS, *(int(part.shown.max() + 1) // 2 for part in parts))
-    return [fit_calibration(_join([part.without(fold, folds) for part in parts])) for fold in range(folds)]
+    return [
+        fit_calibration(_join([part.without(fold, folds) for part in parts]), evidence)
+        for fold in range(folds)
+    ]
 
 
 def _fit_for(segmenter: Segmenter, samples: PresenceSamples) -> Calibration:
     """Fit the calibration that the segmenter's method would read."""
-    return dataclasses.replace(fit_calibration(samples), settings=segmenter.engine.method_settings())
+    fitted = fit_calibration(samples, EVIDENCE_OF[segmenter.method])
+    return dataclasses.replace(fitted, settings=segmenter.engine.method_settings())
 
 
 def _join(parts: Sequence[PresenceSamples]) -> PresenceSamples:
@@ -206,8 +213,11 @@ def fit_class(segmenter: Segmenter, source: EmojiSource, name: str, shots: int) 
     return segmenter.fit([Example(view.image, view.mask, name=name) for view in views])
 
 
-def fit_calibration(samples: PresenceSamples) -> Calibration:
+def fit_calibration(samples: PresenceSamples, evidence: Sequence[str] = EVIDENCE) -> Calibration:
     """Fit a logistic regression that weighs present and absent equally; its threshold keeps RECALL.
+
+    Args:
+        evidence: what it reads; other weights are 0.
 
     Raises:
         DataError: no class is present, or none is absent.
@@ -215,7 +225,8 @@ def fit_calibration(samples: PresenceSamples) -> Calibration:
     if samples.present.all() or not samples.present.any():
         raise DataError("Presence needs questions about present and absent classes: ask about more images.")
     mean, spread = samples.evidence.mean(0), samples.evidence.std(0) + 1e-6
-    inputs = np.column_stack([(samples.evidence - mean) / spread, np.ones(len(samples.present))])
+    read = np.isin(EVIDENCE, evidence)
+    inputs = np.column_stack([read * (samples.evidence - mean) / spread, np.ones(len(samples.present))])
     sign = np.where(samples.present, 1.0, -1.0)
     weight = np.where(samples.present, 0.5 / samples.present.sum(), 0.5 / (~samples.present).sum())
 

@@ -55,6 +55,13 @@ def test_the_fit_separates_present_from_absent_classes():
     assert calibration.presence(middle)[0] == pytest.approx(0.5, abs=0.05)
 
 
+def test_a_fit_may_read_a_part_of_the_evidence():
+    samples = random_samples()
+    calibration = fit_calibration(samples, EVIDENCE[:2])
+    assert {name for name, weight in calibration.weights.items() if weight} == set(EVIDENCE[:2])
+    assert auroc(calibration.presence(samples.evidence), samples.present) < 0.6  # the third one tells
+
+
 def test_auroc_counts_pairs():
     score, present = np.array([1, 2, 2, 3.0, 0]), np.array([True, True, False, True, False])
     pairs = [(a > b) + 0.5 * (a == b) for a in score[present] for b in score[~present]]

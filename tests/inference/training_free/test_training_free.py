@@ -1,6 +1,7 @@
 """Test the training-free method through the Segmenter: the same Context, the same Result."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -152,3 +153,16 @@ def test_a_crf_moves_edges_and_keeps_the_confidence():
     assert (before > 0).any()
     assert ((before > 0) != (after > 0)).any()
     np.testing.assert_allclose(after.max(), before.max())
+
+
+def test_the_packaged_model_tells_a_cat_from_an_owl():
+    """Its calibration is for the settings of its backbone."""
+    examples = Path(__file__).parents[3] / "examples"
+    segmenter = Segmenter.load(method="training_free")
+    assert segmenter.calibrated
+    assert segmenter.warnings == ()
+    cat = Example(examples / "cat_reference.jpg", examples / "cat_reference_mask.png", name="cat")
+    context = segmenter.fit(cat)
+    kitten, owl = (segmenter.predict(examples / f"targets/{name}.jpg", context) for name in ("kitten", "owl"))
+    assert kitten.present[0]
+    assert not owl.present[0]
