@@ -22,8 +22,8 @@ class Metrics:
         )
         self._batches = Histogram(
             "segic_batch_images",
-            "Images that were segmented together.",
-            buckets=(1, 2, 4, 8, 16, 32),
+            "Images that were segmented without a pause.",
+            buckets=(1, 2, 4, 8, 16, 32, 64),
             registry=self._registry,
         )
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from segic_jax.inference.result import Result
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.inference.tiles import Tiles
 
-TOGETHER = 8  # images that are taken at once, or those of a batch of the engine if it has more
+TOGETHER = 8  # images with the same ask before others get their turn; a batch of the engine if it has more
 
 
 class Ask(NamedTuple):
@@ -45,7 +45,7 @@ class ModelThread:
         """Start the thread.
 
         Args:
-            on_batch: called with the number of images that were taken together.
+            on_batch: called with the number of images that were segmented without a pause.
         """
         self._segmenter, self._on_batch = segmenter, on_batch
         self._together = max(TOGETHER, segmenter.engine.rows)
@@ -79,39 +79,64 @@ class ModelThread:
         return job.future
 
     def _run(self) -> None:
-        while jobs := self._take():
-            alive = [job for job in jobs if job.future.set_running_or_notify_cancel()]
-            if not alive:
-                continue
+        while (job := self._take()) is not None:
+            started = deque([job])
             try:
-                if alive[0].work is not None:
-                    alive[0].future.set_result(alive[0].work())
+                if job.work is not None:
+                    job.future.set_result(job.work())
                 else:
-                    self._on_batch(len(alive))
-                    self._segment(alive)
+                    self._segment(started)
             except Exception as error:  # it belongs to whoever asked
-                for job in alive:
+                for job in started:
                     if not job.future.done():
                         job.future.set_exception(error)
 
-    def _segment(self, jobs: Sequence[_Job]) -> None:
-        ask = jobs[0].ask
-        assert ask is not None
-        images = [job.image for job in jobs if job.image is not None]
-        results = self._segmenter.predict_many(images, **ask._asdict())
-        for job, result in zip(jobs, results, strict=True):
-            job.future.set_result(result)
+    def _segment(self, started: deque[_Job]) -> None:
+        """Segment the image of a job, and those that ask for the same, in one stream without a pause.
 
-    def _take(self) -> list[_Job]:
-        """Wait for work; return the next job with the images that ask for the same, nothing at the end."""
+        Args:
+            started: the job; gets the others as they are taken, and loses those that have their result.
+        """
+        ask, count = started[0].ask, 1
+        assert ask is not None
+
+        def images() -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+            nonlocal count
+            job: _Job | None = started[0]
+            while job is not None:
+                assert job.image is not None
+                yield job.image
+                if (job := self._take_same(ask, count)) is not None:
+                    started.append(job)
+                    count += 1
+
+        for result in self._segmenter.predict_many(images(), **ask._asdict()):
+            started.popleft().future.set_result(result)
+        self._on_batch(count)
+
+    def _take(self) -> _Job | None:
+        """Wait for a job, and return it; None at the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._jobs or self._closed)
-            if not self._jobs:
-                return []
-            first = self._jobs.popleft()
-            if first.ask is None:
-                return [first]
-            same = [job for job in self._jobs if job.ask == first.ask][: self._together - 1]
-            taken = set(map(id, same))
-            self._jobs = deque(job for job in self._jobs if id(job) not in taken)
-            return [first, *same]
+            while True:
+                self._changed.wait_for(lambda: self._jobs or self._closed)
+                if not self._jobs:
+                    return None
+                job = self._jobs.popleft()
+                if job.future.set_running_or_notify_cancel():
+                    return job
+
+    def _take_same(self, ask: Ask, taken: int) -> _Job | None:
+        """Return the next job that waits and asks for the same; None for none, or if others must be next.
+
+        Args:
+            taken: how many jobs that ask for the same have been taken one after the other.
+        """
+        with self._changed:
+            same = [job for job in self._jobs if job.ask == ask]
+            if len(same) < len(self._jobs) and taken >= self._together:
+                return None
+            for job in same:
+                self._jobs.remove(job)
+                if job.future.set_running_or_notify_cancel():
+                    return job
+            return None

@@ -311,8 +311,9 @@ def slow(segmenter):
     model.go, model.batches = threading.Event(), []
 
     def predict_many(images, context, **options):
-        model.batches.append(len(images))
         model.go.wait(30)
+        images = list(images)
+        model.batches.append(len(images))
         return segmenter.predict_many(images, context, **options)
 
     model.predict_many = predict_many
