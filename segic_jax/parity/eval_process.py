@@ -7,6 +7,7 @@ counts of `episodes.jsonl` tell exactly how many other pixels differ.
 """
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ import cv2
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+import segic_jax
 from segic_jax.config import Precision
 from segic_jax.data.episodes import Episode, Manifest
 from segic_jax.data.masks import encode
@@ -73,7 +75,13 @@ def run_eval(
     command = ["-m", "segic_jax", "eval", "--benchmark", "folder", "--data-root", folder / COCO]
     command += ["--episodes", folder / LIST, "--protocol", protocol, "--class-names", "True"]
     command += ["--baselines", "False", "--weights", model, "--precision", precision, "--out", out]
-    process = subprocess.run([sys.executable, *map(str, command)], stdout=subprocess.DEVNULL, check=False)
+    paths = [str(Path(segic_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    process = subprocess.run(
+        [sys.executable, *map(str, command)],
+        stdout=subprocess.DEVNULL,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        check=False,
+    )
     if process.returncode:
         raise DumpError(f"segic eval ended with exit code {process.returncode} on the pairs of the dump.")
     rows = [json.loads(line) for line in (out / "episodes.jsonl").read_text("utf-8").splitlines()]
