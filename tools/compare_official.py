@@ -77,7 +77,8 @@ def evaluate(name: str, root: str, weights: Path, **options) -> dict:
     """Run `eval.py`; return the content of result.json."""
     from segic_jax.commands.eval import Eval
 
-    result = Eval(name, Path(root), str(weights), Path(f"ours_{name}"), "float32", **options).evaluate()
+    out = Path(f"ours_{name}")
+    result = Eval(name, Path(root), str(weights), out, precision="float32", **options).evaluate()
     assert result is not None
     return result
 
