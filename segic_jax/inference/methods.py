@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import jax
 
 from segic_jax.config import MethodChoice, Precision
 from segic_jax.data.preprocess import resize_and_pad, stretch
+from segic_jax.errors import ConfigError
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.references import PlaceImage
 from segic_jax.inference.training_free.engine import TrainingFreeEngine
@@ -20,8 +22,10 @@ def load_model(path: Path | str, method: MethodChoice | TrainingFree) -> Bundle:
     """Read the model file that a method needs: a complete model, or one with a backbone at least.
 
     Raises:
+        ConfigError: there is no such method.
         BundleError: a part is missing, or the file is damaged or of another kind.
     """
+    require_method(method)
     return load_bundle(path) if method == "segic" else load_backbone(path)
 
 
@@ -35,7 +39,11 @@ def make_engine(
 
     Args:
         method: its name, or settings of the training-free method other than those that suit the backbone.
+
+    Raises:
+        ConfigError: there is no such method.
     """
+    require_method(method)
     if method == "segic":
         return Engine(bundle, devices, precision)
     settings = method
@@ -44,6 +52,13 @@ def make_engine(
         if method == "training_free_crf":
             settings = replace(settings, crf=True, edges=0.0)
     return TrainingFreeEngine(on_canvas(bundle, settings), settings, devices, precision)
+
+
+def require_method(method: object) -> None:
+    """Raise ConfigError if this is neither the name of a method nor settings of the training-free one."""
+    names = get_args(MethodChoice)
+    if method not in names and not isinstance(method, TrainingFree):
+        raise ConfigError(f"There is no method {method!r}: choose one of {', '.join(names)}.")
 
 
 def placing(engine: Engine, *, rounded: bool) -> PlaceImage:
