@@ -1,7 +1,7 @@
 """Train the head of `photo` further, on a larger canvas: this makes the model of photographs in the package.
 
 segic train --config photo_fine --start outputs/photo/model.safetensors --workdir outputs/photo_fine
-segic convert outputs/photo_fine/model.safetensors --canvas 576 --logit-offset 0.83 --float16 --out photo.safetensors
+segic convert outputs/photo_fine/model.safetensors --canvas 576 --logit-offset 0.83 --float16 --out NEW
 
 A step takes twice the time of one of `photo`, so most of the training is done there.
 """
