@@ -8,13 +8,15 @@ import jax
 from jax import export
 
 from segic_jax.export.programs import Port, Program, input_specs
+from segic_jax.models.portable import portable_operations
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def write_stablehlo(program: Program, inputs: Sequence[Port], folder: Path) -> list[Path]:
     """Write NAME.stablehlo, which `jax.export.deserialize` reads, and return its path."""
-    exported = export.export(jax.jit(program.function), platforms=PLATFORMS)(*input_specs(inputs))
+    with portable_operations():  # a kernel of one platform cannot be in a program for several
+        exported = export.export(jax.jit(program.function), platforms=PLATFORMS)(*input_specs(inputs))
     path = folder / f"{program.name}.stablehlo"
     path.write_bytes(exported.serialize())
     return [path]

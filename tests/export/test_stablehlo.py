@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,3 +65,11 @@ def test_reduced_precision_is_exported(tmp_path, precision):
     expected = expect(Segmenter(bundle), REFERENCES, TARGETS)
     assert np.abs(prototypes - expected.prototypes).max() < 0.05 * np.abs(expected.prototypes).max()
     assert np.abs(logits - expected.logits).max() < 0.2 * np.abs(expected.logits).max()
+
+
+def test_attention_over_many_patches_is_exported(tmp_path):
+    config = replace(tiny.CONFIG, canvas=264)  # 33 x 33 patches: other kernels on each platform
+    bundle = replace(tiny.bundle(), config=config)
+    export_model(bundle, tmp_path, "stablehlo", batch=1)
+    outputs = run_elsewhere(tmp_path, make_inputs(264, REFERENCES[:1], TARGETS[:1]))
+    compare(expect(Segmenter(bundle), REFERENCES[:1], TARGETS[:1]), *outputs)
