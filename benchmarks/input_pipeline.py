@@ -27,7 +27,7 @@ import numpy as np
 import tyro
 
 from segic_jax.config import INSTANCE_PROMPT, DataConfig, SourceConfig, class_prompt
-from segic_jax.data import augment, coco_arrays, images, pipeline
+from segic_jax.data import augment, coco_arrays, image_files, images, pipeline
 from segic_jax.data.pairs import PairSource
 from segic_jax.data.pipeline import Examples, Stack, training_batches
 from segic_jax.data.training_sources import open_pairs
@@ -55,7 +55,7 @@ class Args:
 
 
 PARTS: list[tuple[ModuleType, str, Callable[[tuple], str]]] = [
-    (images, "read_bytes", lambda args: "reading files"),
+    (image_files, "read_bytes", lambda args: "reading files"),
     (images, "_decode", lambda args: "decoding JPEGs"),
     (images, "open_image", lambda args: "decoding masks (PNG)"),
     (coco_arrays, "decode", lambda args: "drawing polygons"),
