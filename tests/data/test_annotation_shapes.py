@@ -147,7 +147,8 @@ def test_a_brush_stream_of_single_values_is_read():
     [
         (lambda rle: rle[: len(rle) // 2], "ends early"),
         (lambda rle: [300, *rle[1:]], "range"),
-        (lambda rle: [255, *rle[1:]], "another kind"),
+        (lambda rle: [255, *rle[1:]], "pixels for an image"),
+        (lambda rle: [*rle[:4], 255, *rle[5:]], "another kind"),
     ],
 )
 def test_a_damaged_brush_stream_is_refused(change, message):
