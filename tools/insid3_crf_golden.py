@@ -112,6 +112,7 @@ def install_filter(lattice) -> None:
             return torch.from_numpy(np.stack(maps)[None].astype(np.float32))
 
     module = types.ModuleType("PermutohedralFiltering")
+    # The type checker knows no attributes of a module that is made here.
     setattr(module, "PermutohedralLayer", PermutohedralLayer)  # noqa: B010
     sys.modules["PermutohedralFiltering"] = module
 

@@ -40,8 +40,8 @@ LEAST_VISIBLE = 0.005  # share of the scene from which on an object counts as pr
 LEAST_CLASSES = 4  # of a folder: a fit on half of them has a present and an absent class
 FOLDS = 4  # of the classes of a folder, if there are twice as many classes
 RECALL = 0.95  # share of the present classes that the threshold must keep
-# What presence is fitted on. For training-free masks more than the similarity fits the classes at hand only:
-# on classes that were left out, AUROC fell.
+# What presence is fitted on. With more than the similarity, training-free masks had a lower AUROC on classes
+# that the fit did not see.
 EVIDENCE_OF: dict[Method, tuple[str, ...]] = {"segic": EVIDENCE, "training_free": ("similarity",)}
 THRESHOLDS = np.arange(-0.5, 1.0, 0.01)  # of the similarity map
 
