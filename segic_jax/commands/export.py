@@ -36,7 +36,8 @@ class Export:
     batch: Annotated[int | Literal["dynamic"], tyro.conf.arg(metavar="N|dynamic")] = "dynamic"
     """Images of one call: a number, or any number (dynamic)."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    """Precision of the backbone; the head is in float32."""
+    """Precision of the backbone; the head is in float32. ONNX files store the backbone's weights in it and
+    compute in float32."""
 
     def run(self) -> int:
         """Export, and print what was written."""

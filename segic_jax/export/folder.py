@@ -50,7 +50,7 @@ def export_model(
     Args:
         canvas: side of the square input in pixels; the model's own if None.
         batch: images of one call; None for any number.
-        precision: of the backbone.
+        precision: of the backbone; in ONNX of its weights alone, which are computed with in float32.
 
     Raises:
         ConfigError: canvas, batch or precision cannot be used, the model is too large, or a package is
@@ -60,20 +60,21 @@ def export_model(
     if batch is not None and batch < 1:
         raise ConfigError(f"A batch of {batch} images holds none: give 1 or more, or dynamic for any number.")
     if target == "onnx":
-        require_onnx(precision)
+        require_onnx()
     width = 4 if precision == "float32" else 2
     size = width * count(bundle.backbone) + 4 * count(bundle.head)
     if size > MAX_BYTES:
         raise ConfigError(
             f"{bundle.name} has {size / 1e9:.1f} GB of weights, and the file of a program holds at most "
-            f"{MAX_BYTES / 1e9:.0f} GB: export it to stablehlo in bfloat16, or a smaller model."
+            f"{MAX_BYTES / 1e9:.0f} GB: export it with --precision bfloat16, or a smaller model."
         )
+    compute: ExportPrecision = "float32" if target == "onnx" else precision
     config = bundle.config if canvas is None else replace(bundle.config, canvas=canvas)
     make_folder(folder, WriteError)
     (folder / MANIFEST).unlink(missing_ok=True)
     programs = [
         _write(program, folder, target, batch)
-        for program in make_programs(replace(bundle, config=config), precision)
+        for program in make_programs(replace(bundle, config=config), precision, compute)
     ]
     manifest = {
         "format": FORMAT,
@@ -81,7 +82,7 @@ def export_model(
         "model": bundle.name,
         "domain": bundle.notes.get("domain", "photographs"),
         "target": describe_onnx() if target == "onnx" else describe_stablehlo(),
-        "precision": {"backbone": precision, "head": "float32"},
+        "precision": {"backbone": precision, "backbone_computes_in": compute, "head": "float32"},
         "canvas": config.canvas,
         "images": "any number" if batch is None else batch,
         "classes": "any number; each is decoded as if it were the only one",

@@ -15,7 +15,7 @@ from jax import lax
 from jax.extend.core import ClosedJaxpr, Literal
 
 from segic_jax.errors import ConfigError
-from segic_jax.export.programs import ExportPrecision, Port, Program, input_specs
+from segic_jax.export.programs import Port, Program, input_specs
 from segic_jax.models.portable import portable_operations
 
 OPSET = 18  # of the operators
@@ -26,15 +26,10 @@ _INLINED = {
 }  # calls, and where their body is
 
 
-def require_onnx(precision: ExportPrecision) -> None:
-    """Raise ConfigError if the converter is missing, or the precision is none that it can write."""
+def require_onnx() -> None:
+    """Raise ConfigError if the converter is missing."""
     if find_spec("jax2onnx") is None:
         raise ConfigError("segic export --to onnx needs jax2onnx: pip install 'segic_jax[export]'")
-    if precision != "float32":
-        raise ConfigError(
-            f"ONNX files are written in float32, not {precision}: leave --precision out, and convert the "
-            "file with the tools of your runtime."
-        )
 
 
 def write_onnx(program: Program, inputs: Sequence[Port], folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from jax import export
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from segic_jax.config import ModelConfig
+from segic_jax.errors import ConfigError
 from segic_jax.inference.matching import pool_reference
 from segic_jax.models import segic
 from segic_jax.models.params import Params, place
@@ -42,23 +43,34 @@ class Program(NamedTuple):
     outputs: tuple[Port, ...]
 
 
-def make_programs(bundle: Bundle, precision: ExportPrecision = "float32") -> tuple[Program, Program]:
+def make_programs(
+    bundle: Bundle, precision: ExportPrecision = "float32", compute: ExportPrecision | None = None
+) -> tuple[Program, Program]:
     """Return the programs `encode` and `segment` of a model.
 
     Args:
-        precision: of the backbone; the head computes in float32.
+        precision: of the backbone's weights; those of the head are in float32.
+        compute: precision that the backbone computes in; that of its weights if None.
+
+    Raises:
+        ConfigError: a weight is too large for the precision.
     """
     config, dtype = bundle.config, jnp.dtype(precision)
-    backbone, head = place(bundle.backbone, dtype, jnp.asarray), place(bundle.head, np.float32, jnp.asarray)
+    stored, head = place(bundle.backbone, dtype, jnp.asarray), place(bundle.head, np.float32, jnp.asarray)
+    if precision == "float16" and not all(bool(jnp.isfinite(value).all()) for value in stored.values()):
+        raise ConfigError(f"{bundle.name} has weights that float16 cannot hold: export it in bfloat16.")
     side, width, text_width = config.canvas, config.backbone.width, config.text_width
     prompt = np.asarray(bundle.text_feature(), np.float32)
 
+    def computing() -> Params:
+        return {name: value.astype(compute or dtype) for name, value in stored.items()}
+
     def encode_image(image, size, mask):
-        features = segic.extract(config, backbone, image[None], size[None])
+        features = segic.extract(config, computing(), image[None], size[None])
         return pool_reference(features.patches[0], mask, size).visual, jnp.asarray(prompt)
 
     def segment_image(image, size, prototypes, text):
-        return _segment(config, backbone, head, image, size, prototypes, text)
+        return _segment(config, computing(), head, image, size, prototypes, text)
 
     images = Port("images", (IMAGES, side, side, 3), "uint8", "RGB on the canvas, as `preprocessing` says")
     sizes = Port("sizes", (IMAGES, 2), "int32", "height and width of each image on its canvas")

@@ -32,7 +32,6 @@ def test_the_head_is_the_default(segic, tmp_path, capsys):
     [
         (("--to", "stablehlo", "--canvas", 30), "must be a multiple"),
         (("--to", "stablehlo", "--batch", 0), "give 1 or more"),
-        (("--to", "onnx", "--precision", "bfloat16"), "written in float32"),
         (("--canvas", 32), "leave them out"),
         (("--to", "head"), "must end in .safetensors"),
     ],

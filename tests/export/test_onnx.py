@@ -22,6 +22,7 @@ from segic_jax.export.folder import MANIFEST, export_model
 from segic_jax.export.onnx_file import OPSET
 from segic_jax.inference.example import Example
 from segic_jax.inference.segmenter import Segmenter
+from segic_jax.models.params import count
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -46,6 +47,23 @@ def test_onnxruntime_gives_what_the_api_gives(tmp_path, make, batch):
     compare(expect(Segmenter(bundle), references, TARGETS), *outputs)
 
 
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_weights_may_be_rounded(tmp_path, precision):
+    bundle = tiny.bundle()
+    manifest = export_model(bundle, tmp_path, "onnx", precision=precision)
+    inputs = make_inputs(bundle.config.canvas, REFERENCES, TARGETS)
+    (prototypes, _), (logits, *_) = run_onnx(tmp_path, inputs)
+    expected = expect(Segmenter(bundle), REFERENCES, TARGETS)
+    difference = np.abs(prototypes - expected.prototypes).max()
+    assert 0 < difference < 0.05 * np.abs(expected.prototypes).max()
+    assert np.abs(logits - expected.logits).max() < 0.2 * np.abs(expected.logits).max()
+    assert manifest["precision"] == {
+        "backbone": precision,
+        "backbone_computes_in": "float32",
+        "head": "float32",
+    }
+
+
 @pytest.fixture(scope="module", params=["photo", "emoji-tiny"])
 def exported(request, tmp_path_factory):
     """Return a packaged model, and the folder that it was exported to."""
@@ -55,17 +73,35 @@ def exported(request, tmp_path_factory):
     return segmenter, folder
 
 
-def test_packaged_models_give_what_the_api_gives(exported):
-    segmenter, folder = exported
-    pairs = [
+@pytest.fixture(scope="module")
+def pairs():
+    """Return the example references with their masks."""
+    return [
         (
             read_image(EXAMPLES / f"{name}_reference.jpg"),
             read_image(EXAMPLES / f"{name}_reference_mask.png")[..., 0] > 127,
         )
         for name in ("cat", "bird")
     ]
+
+
+def test_packaged_models_give_what_the_api_gives(exported, pairs):
+    segmenter, folder = exported
     outputs = run_onnx(folder, make_inputs(segmenter.config.canvas, pairs, pairs[::-1]))
     compare(expect(segmenter, pairs, pairs[::-1]), *outputs)
+
+
+def test_packaged_models_lose_nothing_in_float16(exported, pairs, tmp_path):
+    segmenter, folder = exported
+    backbone_bytes = 4 * count(segmenter.bundle.backbone)
+    export_model(segmenter.bundle, tmp_path, "onnx", precision="float16")
+    outputs = run_onnx(tmp_path, make_inputs(segmenter.config.canvas, pairs, pairs[::-1]))
+    compare(expect(segmenter, pairs, pairs[::-1]), *outputs)  # their own files are in float16
+    for name in ("encode", "segment"):
+        large, small = (
+            sum(file.stat().st_size for file in each.glob(f"{name}.onnx*")) for each in (folder, tmp_path)
+        )
+        assert 0.45 * backbone_bytes < large - small < 0.5 * backbone_bytes
 
 
 def test_the_manifest_describes_the_files(exported):

@@ -1,11 +1,14 @@
 """Test the exported programs as functions: they give what the API gives."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 import tiny
 from exported import REFERENCES, TARGETS, compare, expect, extended_bundle, make_inputs
 
+from segic_jax.errors import ConfigError
 from segic_jax.export.programs import make_programs, with_batch
 from segic_jax.inference.segmenter import Segmenter
 
@@ -46,3 +49,11 @@ def test_the_backbone_may_be_rounded(precision):
     assert rounded.dtype == np.float32
     difference = np.abs(np.asarray(exact) - np.asarray(rounded)).max()
     assert 0 < difference < 0.05 * np.abs(exact).max()
+
+
+def test_weights_that_float16_cannot_hold_are_refused():
+    bundle = tiny.bundle()
+    name, value = next(iter(bundle.backbone.items()))
+    bundle = dataclasses.replace(bundle, backbone=bundle.backbone | {name: np.full_like(value, 1e5)})
+    with pytest.raises(ConfigError, match="float16 cannot hold"):
+        make_programs(bundle, "float16")
