@@ -6,7 +6,8 @@
 The service runs in a process of its own, at 127.0.0.1; clients run in this one, and share the processor with
 it. In turn: `predict_many` on the same files, reading and run lengths included; good requests alone, one
 image each, from all clients at once; the whole number of requests, of which a share is bad; good requests at
-half the throughput, at random times; and `predict_many` again.
+random times, half of the first load's throughput, whose seconds count from those times whether or not a
+client was free; and `predict_many` again.
 """
 
 import http.client
@@ -20,7 +21,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ SIDE = 640  # longer side of the images that are sent
 BOUNDARY = "segic-load"
 PREDICT = "/v1/contexts/cat/predict"
 SECONDS = 300  # after which a load ends, whatever is left
+HALF_SECONDS = 60  # of the load at half the throughput
 
 
 @dataclass
@@ -101,9 +103,8 @@ def main(args: Args) -> None:
             server.warm_up(good)
             alone = server.load(draw(good, [], int(30 * before) + args.clients, 0), args.clients)
             mixed = server.load(draw(good, bad_requests(images[0]), args.requests, args.bad), args.clients)
-            count = min(args.requests, int(20 * alone.throughput) + 1)
-            pause = 2 * args.clients / alone.throughput
-            half = server.load(draw(good, [], count, 0), args.clients, pause)
+            rate = alone.throughput / 2
+            half = server.load(draw(good, [], int(HALF_SECONDS * rate) + 1, 0), args.clients, rate)
         finally:
             server.end()
     own = statistics.mean([before, api.throughput()])
@@ -111,7 +112,11 @@ def main(args: Args) -> None:
         f"{args.weights}, {args.clients} clients; predict_many: {own:.1f} images a second, "
         f"{1e3 * api.cpu:.0f} ms of a processor each"
     )
-    for what, load in (("good requests alone", alone), ("with bad requests", mixed), ("half load", half)):
+    for what, load in (
+        ("good requests alone", alone),
+        ("with bad requests", mixed),
+        (f"at random times, {rate:.1f} a second", half),
+    ):
         report(what, load, own)
 
 
@@ -208,16 +213,20 @@ class Server:
         assert created.answers[0].status == 201, created
         self.load(list(good), len(good))
 
-    def load(self, sent: Sequence[Sent], clients: int, pause: float = 0.0) -> Load:
+    def load(self, sent: Sequence[Sent], clients: int, rate: float | None = None) -> Load:
         """Send requests from several clients.
 
         Args:
-            pause: mean seconds between the requests of a client; 0 for one directly after the other.
+            rate: requests a second, at random times; None for each client one directly after the other.
         """
         load, begin, cpu = Load(), time.perf_counter(), self._cpu()
+        queue: deque[tuple[float | None, Sent]] = deque()
+        random_draw, due = random.Random(0), begin
+        for request in sent:
+            due += random_draw.expovariate(rate) if rate else 0
+            queue.append((due if rate else None, request))
         threads = [
-            threading.Thread(target=self._client, args=[i, sent[i::clients], pause, begin + SECONDS, load])
-            for i in range(clients)
+            threading.Thread(target=self._client, args=[queue, begin + SECONDS, load]) for _ in range(clients)
         ]
         for thread in threads:
             thread.start()
@@ -229,17 +238,19 @@ class Server:
         load.memory.append(self._memory())
         return load
 
-    def _client(self, seed: int, sent: Sequence[Sent], pause: float, end: float, load: Load) -> None:
-        random_draw = random.Random(seed)
+    def _client(self, queue: deque[tuple[float | None, Sent]], end: float, load: Load) -> None:
+        """Send requests of the queue until it is empty, none before it is due."""
         connection = http.client.HTTPConnection(*self._address, timeout=120)
         headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
-        for request in sent:
-            if pause:
-                time.sleep(random_draw.expovariate(1 / pause))
-                connection.close()  # the service closes those without a request after some seconds
-            begin = time.perf_counter()
-            if begin > end:
+        while time.perf_counter() < end:
+            try:
+                due, request = queue.popleft()
+            except IndexError:
                 break
+            begin = time.perf_counter() if due is None else due
+            if due is not None:
+                time.sleep(max(0.0, due - time.perf_counter()))
+                connection.close()  # the service closes those without a request after some seconds
             try:
                 connection.request("POST", request.path, request.body, headers)
                 response = connection.getresponse()
