@@ -54,11 +54,11 @@ def instances(segmenter: Segmenter) -> list[np.ndarray]:
 def clicks(segmenter: Segmenter) -> list[np.ndarray]:
     """Show a mask, and what clicks make of it."""
     context = segmenter.fit(
-        Example(EXAMPLES / "cat_reference.jpg", EXAMPLES / "cat_reference_mask.png", name="cat")
+        Example(EXAMPLES / "bird_reference.jpg", EXAMPLES / "bird_reference_mask.png", name="bird")
     )
-    result = segmenter.predict(EXAMPLES / "targets/dog_on_porch.jpg", context, keep_absent=True)
+    result = segmenter.predict(EXAMPLES / "targets/owl.jpg", context, keep_absent=True)
     drawn = [result.overlay()]
-    for points in ([(180, 300, True)], [(60, 60, False)]):
+    for points in ([(510, 230, False)], [(352, 296, False)]):
         result = segmenter.refine(result, points=points)
         image = result.overlay()
         for _, click in result.clicks:
