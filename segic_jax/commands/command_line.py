@@ -180,8 +180,10 @@ def _record_interrupts() -> list[int]:
 def _silence_libraries() -> None:
     """Switch off what OpenCV, FFmpeg and Pillow print about damaged files: our messages name them."""
     os.environ |= {"OPENCV_LOG_LEVEL": "SILENT", "OPENCV_FFMPEG_LOGLEVEL": "-8"}  # read at their first use
-    if "cv2" in sys.modules:
-        sys.modules["cv2"].utils.logging.setLogLevel(0)
+    if opencv := sys.modules.get("cv2"):
+        # OpenCV 5 moved the function.
+        set_level = getattr(opencv, "setLogLevel", None) or opencv.utils.logging.setLogLevel
+        set_level(0)
     warnings.filterwarnings("ignore", module="PIL")
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,6 +46,16 @@ def test_help_is_fast_and_complete(segic, capsys):
         "print({'numpy', 'jax', 'cv2', 'flax'} & sys.modules.keys())"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_opencv_is_silenced_where_its_version_has_the_function(monkeypatch, version):
+    levels = []
+    here = SimpleNamespace(setLogLevel=levels.append)
+    opencv = here if version == 4 else SimpleNamespace(utils=SimpleNamespace(logging=here))
+    monkeypatch.setitem(sys.modules, "cv2", opencv)
+    command_line._silence_libraries()
+    assert levels == [0]
 
 
 def test_the_version_is_printed(segic, capsys):
