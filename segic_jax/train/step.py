@@ -141,7 +141,7 @@ def make_train_step(
 
     def train_step(state: State, frozen: Frozen, batch: Batch) -> tuple[State, Metrics]:
         if settings.split_backbone:
-            # Gathered layer by layer before they are used: XLA would else exchange activations, which are larger.
+            # Gathered before they are used: XLA would else exchange activations, which are larger.
             weights = jax.lax.with_sharding_constraint(frozen.backbone, replicated(mesh))
             frozen = frozen._replace(backbone=weights)
         rows = jnp.arange(settings.batch_size)
