@@ -8,7 +8,7 @@ from segic_jax.weights.bundle import Bundle
 
 
 class Segmenters:
-    """Give the segmenter of a method; the device gets a second copy of the backbone when both are used."""
+    """Give the segmenter of a method; all of them share the backbone on the device and its programs."""
 
     def __init__(self, bundle: Bundle, precision: Precision = "auto", method: Method = "segic"):
         """Make the segmenter of the method that the page begins with."""
@@ -25,5 +25,6 @@ class Segmenters:
         """Return the segmenter of a method, which is made when it is first asked for."""
         with self._lock:
             if method not in self._made:
-                self._made[method] = Segmenter(self._bundle, self._precision, method=method)
+                beside = self._made[self.first]
+                self._made[method] = Segmenter(self._bundle, self._precision, method=method, beside=beside)
             return self._made[method]

@@ -21,6 +21,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 
 from segic_jax.config import Method, ModelConfig, Precision
 from segic_jax.data.preprocess import CanvasImage
+from segic_jax.errors import ConfigError
 from segic_jax.inference import matching, memory
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, PatchMatches, PooledReference
 from segic_jax.inference.memory import ObjectMemory
@@ -69,13 +70,22 @@ class Engine:
     keeps_grids = False  # whether a Context holds all patches of the references
 
     def __init__(
-        self, bundle: Bundle, devices: Sequence[jax.Device] | None = None, precision: Precision = "auto"
+        self,
+        bundle: Bundle,
+        devices: Sequence[jax.Device] | None = None,
+        precision: Precision = "auto",
+        *,
+        beside: "Engine | None" = None,
     ):
         """Place the weights.
 
         Args:
             devices: where to compute, in turn; all devices of this process if None.
             precision: of the backbone; "auto" is bfloat16 on accelerators and float32 on a CPU.
+            beside: an engine of the same backbone, devices and precision; its backbone is not placed again.
+
+        Raises:
+            ConfigError: the engine beside this one has another backbone, other devices or another precision.
         """
         self.bundle, self.config = bundle, bundle.config
         self.devices = tuple(jax.local_devices() if devices is None else devices)
@@ -85,10 +95,7 @@ class Engine:
         if precision == "auto":
             precision = "float32" if on_cpu else "bfloat16"
         self.precision: Precision = precision
-        self._backbones = {
-            device: place(bundle.backbone, jnp.dtype(precision), partial(jax.device_put, device=device))
-            for device in self.devices
-        }
+        self._backbones = self._place_backbone() if beside is None else beside._shared_backbones(self)
         self._heads = self._place_head(bundle.head)
         self._turns = itertools.cycle(self.devices)  # threads share it
 
@@ -102,6 +109,21 @@ class Engine:
     def method_settings(self) -> dict:
         """Return the settings of the method besides the model, which contexts and calibrations depend on."""
         return {}
+
+    def _place_backbone(self) -> dict[jax.Device, Params]:
+        return {
+            device: place(
+                self.bundle.backbone, jnp.dtype(self.precision), partial(jax.device_put, device=device)
+            )
+            for device in self.devices
+        }
+
+    def _shared_backbones(self, other: "Engine") -> dict[jax.Device, Params]:
+        """Return the placed weights for another engine, which must ask for the same ones."""
+        same_backbone = self.bundle.backbone is other.bundle.backbone
+        if not (same_backbone and (self.devices, self.precision) == (other.devices, other.precision)):
+            raise ConfigError("Engines share a backbone only with the same weights, devices and precision.")
+        return self._backbones
 
     def _place_head(self, head: Params) -> dict[jax.Device, Params]:
         return {

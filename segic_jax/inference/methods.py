@@ -34,24 +34,27 @@ def make_engine(
     method: MethodChoice | TrainingFree,
     devices: Sequence[jax.Device] | None = None,
     precision: Precision = "auto",
+    *,
+    beside: Engine | None = None,
 ) -> Engine:
     """Return an engine that runs the method on the devices; see `Engine`.
 
     Args:
         method: its name, or settings of the training-free method other than those that suit the backbone.
+        beside: an engine whose placed backbone this one shares.
 
     Raises:
-        ConfigError: there is no such method.
+        ConfigError: there is no such method, or the backbone cannot be shared.
     """
     require_method(method)
     if method == "segic":
-        return Engine(bundle, devices, precision)
+        return Engine(bundle, devices, precision, beside=beside)
     settings = method
     if not isinstance(settings, TrainingFree):
         settings = TrainingFree.for_backbone(bundle.config.backbone)
         if method == "training_free_crf":
             settings = replace(settings, crf=True, edges=0.0)
-    return TrainingFreeEngine(on_canvas(bundle, settings), settings, devices, precision)
+    return TrainingFreeEngine(on_canvas(bundle, settings), settings, devices, precision, beside=beside)
 
 
 def require_method(method: object) -> None:

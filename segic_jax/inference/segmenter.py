@@ -57,9 +57,17 @@ class Segmenter:
         *,
         rounded_canvas: bool = True,
         method: MethodChoice | TrainingFree = "segic",
+        beside: "Segmenter | None" = None,
     ):
+        """Put a model on the device.
+
+        Args:
+            beside: a segmenter of the same model with another method, whose weights of the backbone this one
+                shares; see `load` for the rest.
+        """
         self.rounded_canvas = rounded_canvas
-        self.engine = make_engine(bundle, method, [*jax.device_put(0).devices()], precision)
+        other = None if beside is None else beside.engine
+        self.engine = make_engine(bundle, method, [*jax.device_put(0).devices()], precision, beside=other)
         self.bundle = self.engine.bundle
         self.config = self.engine.config
         self.method = self.engine.method

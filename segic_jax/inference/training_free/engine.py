@@ -30,6 +30,7 @@ from segic_jax.inference.training_free.reference import mask_on_grid
 from segic_jax.inference.training_free.settings import TrainingFree
 from segic_jax.models.correspondence import patches_on_image, upsample_maps
 from segic_jax.models.layers import l2_normalise
+from segic_jax.models.params import Params
 from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import Bundle
 
@@ -75,9 +76,15 @@ class TrainingFreeEngine(Engine):
         settings: TrainingFree,
         devices: Sequence[jax.Device] | None = None,
         precision: Precision = "auto",
+        *,
+        beside: Engine | None = None,
     ):
-        """Place the backbone, and measure on a blank image what its features say about positions."""
-        super().__init__(bundle, devices, precision)
+        """Place the backbone, and measure on a blank image what its features say about positions.
+
+        Args:
+            beside: see `Engine`.
+        """
+        super().__init__(bundle, devices, precision, beside=beside)
         self.rows = 1  # the clusters of an image are computed on the host, one image after the other
         self.settings = settings
         canvas = self.config.canvas
@@ -183,6 +190,9 @@ class TrainingFreeEngine(Engine):
         if not self.settings.edges:
             return None
         return partial(refine_edges, pixels, reach=round(self.settings.edges * self.config.backbone.stride))
+
+    def _place_head(self, head: Params) -> dict[jax.Device, Params]:
+        return {}
 
     def _debiased(self, images: ImageFeatures) -> Float[Array, "rows patches channels"]:
         return _debias(images.features.patches, self._bases[device_of(images)])
