@@ -7,7 +7,7 @@ from benchmarks.stages import filled
 from segic_jax.config import EMPTY_PROMPT, ModelConfig, Precision
 from segic_jax.inference.engine import Engine
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.segic import head_template
+from segic_jax.models.head import head_template
 from segic_jax.weights.bundle import Bundle
 
 

@@ -23,7 +23,7 @@ from segic_jax.data.preprocess import CanvasImage
 from segic_jax.errors import ConfigError
 from segic_jax.export.folder import export_model
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.models.segic import Prototypes
+from segic_jax.models.encoding import Prototypes
 from segic_jax.weights.catalog import DEFAULT
 
 

@@ -16,10 +16,11 @@ from jax import ShapeDtypeStruct as Shape
 from segic_jax.config import ModelConfig, ViTConfig
 from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.result import Result
-from segic_jax.models import segic
+from segic_jax.models import encoding, segic
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.correspondence import best_point, similarity_map, upsample_maps
 from segic_jax.models.features import Features
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Template
 from segic_jax.models.prompt_encoder import Prompts
 
@@ -65,7 +66,7 @@ def model(vit: str, canvas: int) -> ModelConfig:
 def backbone(size: Size) -> Stage:
     """Encode uint8 images to patch features, with the normalisation of pixels."""
     return Stage(
-        lambda params, images, sizes: segic.extract(size.model, params, images, sizes),
+        lambda params, images, sizes: encoding.extract(size.model, params, images, sizes),
         (_params(backbone_template(size.model.backbone), size.precision), *_images(size, size.batch)),
     )
 
@@ -96,7 +97,7 @@ def references(size: Size) -> Stage:
     """Pool the features of reference images, one for each shot, inside their masks to prototypes."""
     batch = _references(size)
     patches = _features(size, size.shots).patches
-    return Stage(segic.encode_features, (patches, batch._replace(images=None, sizes=None)))
+    return Stage(encoding.encode_features, (patches, batch._replace(images=None, sizes=None)))
 
 
 def neck(size: Size) -> Stage:
@@ -210,9 +211,9 @@ def complete_with_references(size: Size) -> Stage:
         batch, shots = references.images.shape[:2]
         reference_images = references.images.reshape(batch * shots, *references.images.shape[2:])
         sizes = jnp.concatenate([sizes, references.sizes.reshape(-1, 2)])
-        features = segic.extract(size.model, params, jnp.concatenate([images, reference_images]), sizes)
+        features = encoding.extract(size.model, params, jnp.concatenate([images, reference_images]), sizes)
         patches = features.patches[batch:].reshape(batch, shots, *features.patches.shape[1:])
-        context = segic.encode_features(patches, references._replace(images=None, sizes=None))
+        context = encoding.encode_features(patches, references._replace(images=None, sizes=None))
         logits, iou = segic.decode(size.model, head, jax.tree.map(lambda x: x[:batch], features), context)
         return segic.upsample(logits, size.model.canvas), iou
 
@@ -292,7 +293,7 @@ _WHOLE = 1 << 20  # (h, w) of an image that fills any canvas
 
 
 def _head(size: Size) -> Template:
-    return segic.head_template(size.model)
+    return head_template(size.model)
 
 
 def _params(template: Template, precision: str = "float32") -> dict[str, Shape]:
@@ -321,9 +322,9 @@ def _small_logits(size: Size) -> Shape:
     return _floats(size.batch, size.concepts, side, side)
 
 
-def _context(size: Size) -> segic.Prototypes:
+def _context(size: Size) -> encoding.Prototypes:
     shape, width = (size.batch, size.concepts), size.model.backbone.width
-    return segic.Prototypes(
+    return encoding.Prototypes(
         pooled=_floats(*shape, width),
         visual=_floats(*shape, size.shots, width),
         visual_valid=Shape((*shape, size.shots), bool),
@@ -331,11 +332,11 @@ def _context(size: Size) -> segic.Prototypes:
     )
 
 
-def _references(size: Size) -> segic.ReferenceBatch:
+def _references(size: Size) -> encoding.ReferenceBatch:
     """Place all concepts on the same images, one for each shot."""
     images, sizes = _images(size, size.batch, size.shots)
     shape, side = (size.batch, size.concepts, size.shots), size.model.canvas
-    return segic.ReferenceBatch(
+    return encoding.ReferenceBatch(
         images=images,
         sizes=sizes,
         masks=Shape((*shape, side, side), bool),

@@ -11,7 +11,7 @@ from benchmarks.stages import filled
 from segic_jax.config import Config
 from segic_jax.data.pipeline import CANDIDATES
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.segic import head_template
+from segic_jax.models.head import head_template
 from segic_jax.runtime import distributed
 from segic_jax.train.optim import make_optimizer, trainable_names
 from segic_jax.train.step import Frozen, init_state, make_train_step

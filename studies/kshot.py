@@ -26,9 +26,9 @@ from segic_jax.evaluate.protocols import find_protocol, prediction_row, summaris
 from segic_jax.inference.engine import Decoding, Engine, ImageFeatures
 from segic_jax.models import segic
 from segic_jax.models.correspondence import similarity_map
+from segic_jax.models.encoding import Prototypes
 from segic_jax.models.features import Features
 from segic_jax.models.params import Params
-from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import Bundle, load_bundle
 from segic_jax.weights.fetch import find
 

@@ -30,7 +30,7 @@ from segic_jax.inference.engine import ImageFeatures
 from segic_jax.inference.instances import Instance, split_mask
 from segic_jax.inference.result import Result
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.models import segic
+from segic_jax.models import encoding, segic
 from segic_jax.models.correspondence import similarity_map
 from segic_jax.models.params import Params
 from studies.cutouts import FolderMaterial
@@ -71,7 +71,7 @@ def prompted_logits(
     config: ModelConfig,
     head: Params,
     images: ImageFeatures,
-    prototypes: segic.Prototypes,
+    prototypes: encoding.Prototypes,
     result: Result,
     parts: Sequence[Instance],
     way: str,

@@ -24,8 +24,8 @@ from segic_jax.config import (
 )
 from segic_jax.errors import ConfigError
 from segic_jax.models.backbones import backbone_template
+from segic_jax.models.head import head_template
 from segic_jax.models.params import count
-from segic_jax.models.segic import head_template
 from segic_jax.train.experiment import load_config
 from segic_jax.train.optim import trainable_names
 

@@ -214,22 +214,23 @@ def _flops(config) -> int:
     import numpy as np
     from jax import ShapeDtypeStruct as Shape
 
-    from segic_jax.models import segic
+    from segic_jax.models import encoding, segic
     from segic_jax.models.backbones import backbone_template
+    from segic_jax.models.head import head_template
     from segic_jax.train.flops import count_flops
 
     side, width = config.canvas, config.backbone.width
-    context = segic.Prototypes(
+    context = encoding.Prototypes(
         pooled=Shape((1, 1, width), np.float32),
         visual=Shape((1, 1, 1, width), np.float32),
         visual_valid=Shape((1, 1, 1), bool),
         text=Shape((1, 1, config.text_width), np.float32),
     )
     backbone = backbone_template(config.backbone).shapes
-    head = segic.head_template(config).shapes
+    head = head_template(config).shapes
     images, sizes = Shape((1, side, side, 3), np.uint8), Shape((1, 2), np.int32)
-    features = jax.eval_shape(partial(segic.extract, config), backbone, images, sizes)
-    return count_flops(partial(segic.extract, config), backbone, images, sizes) + count_flops(
+    features = jax.eval_shape(partial(encoding.extract, config), backbone, images, sizes)
+    return count_flops(partial(encoding.extract, config), backbone, images, sizes) + count_flops(
         partial(segic.decode, config), head, features, context
     )
 

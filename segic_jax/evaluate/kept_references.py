@@ -12,7 +12,7 @@ from segic_jax.data.preprocess import CanvasImage
 from segic_jax.inference.context import Concept, merge_concepts
 from segic_jax.inference.engine import Decoding, Engine, ImageFeatures
 from segic_jax.inference.training_free.engine import ReferenceSlots, TrainingFreeEngine
-from segic_jax.models.segic import Prototypes
+from segic_jax.models.encoding import Prototypes
 
 
 class PooledReferences:

@@ -26,7 +26,7 @@ from segic_jax.evaluate.runner import defects_note, list_defects, list_hash, to_
 from segic_jax.evaluate.semantic_bank import REFERENCE_SEED, ReferenceBank, make_bank
 from segic_jax.evaluate.semantic_scores import Merge, image_iou, score_image
 from segic_jax.inference.engine import Engine
-from segic_jax.models.segic import Prototypes
+from segic_jax.models.encoding import Prototypes
 from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.weights.bundle import Bundle
 

@@ -13,7 +13,7 @@ from segic_jax.data.preprocess import fitted_taps, resample, resize_and_pad
 from segic_jax.data.semantic import SemanticSource, Split, draw_references
 from segic_jax.errors import DataError
 from segic_jax.inference.engine import Engine, padded_concepts
-from segic_jax.models.segic import Prototypes
+from segic_jax.models.encoding import Prototypes
 from segic_jax.runtime import distributed, progress
 from segic_jax.runtime.atomic_write import atomic_write
 from segic_jax.runtime.prefetch import prefetch_results

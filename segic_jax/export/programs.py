@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8
 from segic_jax.config import ModelConfig
 from segic_jax.errors import ConfigError
 from segic_jax.inference.matching import pool_reference
-from segic_jax.models import segic
+from segic_jax.models import encoding, segic
 from segic_jax.models.params import Params, place
 from segic_jax.weights.bundle import Bundle
 
@@ -66,7 +66,7 @@ def make_programs(
         return {name: value.astype(compute or dtype) for name, value in stored.items()}
 
     def encode_image(image, size, mask):
-        features = segic.extract(config, computing(), image[None], size[None])
+        features = encoding.extract(config, computing(), image[None], size[None])
         return pool_reference(features.patches[0], mask, size).visual, jnp.asarray(prompt)
 
     def segment_image(image, size, prototypes, text):
@@ -113,12 +113,12 @@ def _segment(
     text: Float[Array, "classes text_width"],
 ) -> tuple[Float[Array, "classes S S"], Float[Array, " classes"], Float[Array, " classes"]]:
     """Segment one image; return logits, scores and similarity of every class."""
-    features = segic.extract(config, backbone, image[None], size[None])
+    features = encoding.extract(config, backbone, image[None], size[None])
     index = jnp.arange(config.canvas)
     inside = (index[:, None] < size[0]) & (index < size[1])
 
     def segment_class(prototype, text):
-        concept = segic.Prototypes(
+        concept = encoding.Prototypes(
             pooled=prototype[None, None],
             visual=prototype[None, None, None],
             visual_valid=np.ones((1, 1, 1), bool),

@@ -15,7 +15,7 @@ from segic_jax.errors import DataError
 from segic_jax.inference.engine import chunk_sizes
 from segic_jax.inference.matching import INSIDE, KINDS, PATCHES, ConceptSlots
 from segic_jax.inference.reference import MASK, Mark, Reference
-from segic_jax.models import segic
+from segic_jax.models import encoding
 from segic_jax.runtime.atomic_write import atomic_write, require_path
 
 FORMAT = "segic_jax context 2"
@@ -306,7 +306,7 @@ def _slots(concepts: Sequence[Concept], count: int) -> ConceptSlots:
             selected = concept.patches[concept.kind == kind]
             patches[row, kind, : len(selected)] = selected
             valid[row, kind, : len(selected)] = True
-    context = segic.Prototypes(
+    context = encoding.Prototypes(
         pooled=pooled,
         visual=pooled[:, :, None],
         visual_valid=np.arange(count)[None, :, None] < len(concepts),

@@ -26,9 +26,9 @@ from segic_jax.inference import matching, memory
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, PatchMatches, PooledReference
 from segic_jax.inference.memory import ObjectMemory
 from segic_jax.models import correspondence, segic
+from segic_jax.models.encoding import Prototypes
 from segic_jax.models.features import Features
 from segic_jax.models.params import Params, place
-from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import Bundle
 
 ACCELERATOR_ROWS = 8  # images of one program; a CPU takes one at a time
@@ -275,7 +275,7 @@ def extract(
     images: UInt8[Array, "n S S 3"] | Float[Array, "n S S 3"],
     sizes: Int[Array, "n 2"],
 ) -> Features:
-    """Return the features of images on the canvas; see `models.segic.extract`.
+    """Return the features of images on the canvas; see `models.encoding.extract`.
 
     Args:
         backbone: parameters; in bfloat16 the backbone runs in it.

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
-from segic_jax.models import segic
+from segic_jax.models import encoding, segic
 from segic_jax.models.correspondence import cosine_map, grid_masks, patches_on_image
 from segic_jax.models.features import Features
 from segic_jax.models.layers import bilinear, l2_normalise
@@ -27,7 +27,7 @@ PATCHES = 128  # of each kind and concept
 class ConceptSlots(NamedTuple):
     """Hold concepts that are decoded together; unused slots have no valid token and no valid patch."""
 
-    context: segic.Prototypes  # batch of 1
+    context: encoding.Prototypes  # batch of 1
     patches: Float[Array | np.ndarray, "slots kinds patches channels"]  # of unit length
     patches_valid: Bool[Array | np.ndarray, "slots kinds patches"]
 
@@ -83,7 +83,7 @@ def match_concepts(
     features: Features,
     sizes: Int[Array, "batch 2"],
     slots: ConceptSlots,
-    everyone: segic.Prototypes | None = None,
+    everyone: encoding.Prototypes | None = None,
     rows: Int[Array, " slots"] | None = None,
     *,
     concepts_at_once: int | None = None,

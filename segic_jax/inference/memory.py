@@ -11,9 +11,10 @@ from jaxtyping import Array, Bool, Float
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import pool
+from segic_jax.models.encoding import Prototypes
 from segic_jax.models.features import Features
 from segic_jax.models.params import Params
-from segic_jax.models.segic import DecoderStages, Prototypes, decode_stages, upsample
+from segic_jax.models.segic import DecoderStages, decode_stages, upsample
 
 EPS = 1e-4  # least norm of a feature in the cosine (segic.py:889); images have 1e-8
 

@@ -29,7 +29,7 @@ from segic_jax.inference.presence import Calibration, apply_negatives, decide_pr
 from segic_jax.inference.result import Result
 from segic_jax.inference.tiles import Tiles, match_tiles, plan_tiles, require_tiles
 from segic_jax.inference.training_free.engine import ReferenceSlots, TrainingFreeEngine
-from segic_jax.models.segic import Prototypes
+from segic_jax.models.encoding import Prototypes
 from segic_jax.runtime.prefetch import prefetch
 
 THREADS = 4  # that read images, and as many that make results

@@ -23,7 +23,7 @@ from segic_jax.data.preprocess import CanvasImage, Taps, fitted_taps, place
 from segic_jax.errors import ConfigError
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, image_matches
-from segic_jax.models.segic import Prototypes
+from segic_jax.models.encoding import Prototypes
 from segic_jax.runtime.prefetch import prefetch_results
 
 OVERLAP = 0.25  # of a window, with each of its neighbours

@@ -1,66 +1,32 @@
-"""Run SegIC: reference images with masks -> Prototypes; target features + Prototypes -> mask logits.
+"""Run SegIC: features of a target and Prototypes of the references -> mask logits.
 
 Pure functions over flat parameter dictionaries, to be called inside `jax.jit` (model/segic.py of the
-official code). A concept is a class or an instance; a shot is one reference mask of it.
+official code).
 """
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
-from segic_jax.config import Backbone, ModelConfig
-from segic_jax.models.backbones import backbone_template
+from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import (
     best_point,
-    grid_masks,
-    patches_on_image,
     similarity_map,
     upsample_maps,
 )
+from segic_jax.models.encoding import Prototypes, extract
 from segic_jax.models.features import Features
+from segic_jax.models.head import head_template
 from segic_jax.models.layers import (
-    Conv3x3,
-    Embedding,
-    LayerNorm2d,
-    Linear,
-    PatchConv,
     bilinear,
-    pixel_unshuffle,
 )
-from segic_jax.models.mask_decoder import MaskDecoder
-from segic_jax.models.params import AnyArray, Params, Template
-from segic_jax.models.prompt_encoder import PromptEncoder, Prompts
-
-
-class ReferenceBatch(NamedTuple):
-    """Hold reference images and masks of several concepts in fixed slots; unused slots are not `valid`."""
-
-    images: AnyArray | None  # uint8 or float [batch, images, S, S, 3], 0..255; padding may hold anything
-    sizes: Int[AnyArray, "batch images 2"] | None  # (h, w) of the image on the canvas
-    masks: AnyArray  # bool or float [batch, concepts, shots, S, S], 0..1
-    image_index: Int[AnyArray, "batch concepts shots"]  # the image that each mask lies on
-    valid: Bool[AnyArray, "batch concepts shots"]
-    text: Float[AnyArray, "batch concepts text_width"]  # text feature of each concept's prompt
-
-
-class Prototypes(NamedTuple):
-    """Hold all that decoding needs to know about the references; independent of target and head."""
-
-    pooled: Float[AnyArray, "batch concepts channels"]  # mean over the valid shots
-    visual: Float[AnyArray, "batch concepts shots channels"]  # one feature per shot
-    visual_valid: Bool[AnyArray, "batch concepts shots"]
-    text: Float[AnyArray, "batch concepts text_width"]
-
-    @property
-    def valid(self) -> Bool[Array, "batch concepts"]:
-        """Tell which concepts have at least one shot."""
-        return jnp.any(self.visual_valid, axis=-1)
+from segic_jax.models.params import AnyArray, Params
+from segic_jax.models.prompt_encoder import Prompts
 
 
 class GeometricPrompt(NamedTuple):
@@ -87,148 +53,6 @@ class DecoderStages(NamedTuple):
     prompts: Prompts
     logits: Float[Array, "batch concepts side side"]  # at 4 x grid; foreground above 0
     iou: Float[Array, "batch concepts"]  # predicted
-
-
-class SegicHead(nnx.Module):
-    """Hold the trained part of SegIC; attribute names are the official ones."""
-
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        width = config.head.width
-        self.neck = nnx.List(
-            [
-                PatchConv(1, config.backbone.width, width, bias=False, rngs=rngs),
-                LayerNorm2d(width, rngs=rngs),
-                Conv3x3(width, width, rngs=rngs),
-                LayerNorm2d(width, rngs=rngs),
-            ]
-        )
-        # Finer levels of the backbone become as wide as the decoder's embedding is while it is upscaled.
-        self.fine_projections = nnx.List(
-            Linear(channels, width // 4 // 2**i, rngs=rngs)
-            for i, channels in enumerate(config.backbone.fine_widths)
-        )
-        self.prompt_encoder = PromptEncoder(config, rngs=rngs)
-        self.mask_decoder = MaskDecoder(config, rngs=rngs)
-        self.inst_type_embed = Embedding(2, width, rngs=rngs)  # 0: token of another concept, 1: of this one
-        self.prompt_proj = Linear(config.text_width, width, rngs=rngs)
-        self.inst_proj = Linear(config.backbone.width, width, rngs=rngs)
-
-    def embed_image(self, features: Features) -> Features:
-        """Return what the mask decoder reads of images: patches after the neck, and finer levels."""
-        patches = jnp.asarray(features.patches)
-        for layer in self.neck:
-            patches = layer(patches)
-        fine = [
-            pixel_unshuffle(project(level), patches.shape[1])
-            for project, level in zip(self.fine_projections, features.fine, strict=True)
-        ]
-        return Features(patches, tuple(fine))
-
-    def tokens(
-        self,
-        prototypes: Prototypes,
-        use_cross: Bool[AnyArray, " batch"] | bool,
-        rows: Int[AnyArray, "*images rows"] | None = None,
-        alone: bool = False,
-    ) -> tuple[Float[Array, "batch rows tokens width"], Bool[Array, "batch rows tokens"]]:
-        """Return each concept's text token followed by the visual tokens of all concepts, and which to read.
-
-        Args:
-            use_cross: images whose concepts also read the visual tokens of the other concepts. Elsewhere they
-                read only their own, without the type embedding (segic.py:683-697, 1029-1039).
-            rows: the concepts that read, the same ones of all images or some of each; all if None.
-            alone: give each concept the tokens that it would have as the only concept of its image: its own,
-                with the type embedding. `use_cross` is not read.
-        """
-        batch, concepts, shots, _ = prototypes.visual.shape
-        own = prototypes
-        if rows is not None:
-            chosen = jnp.arange(batch)[:, None], jnp.broadcast_to(rows, (batch, rows.shape[-1]))
-            own = jax.tree.map(lambda x: x[chosen], prototypes)
-        rows = jnp.arange(concepts) if rows is None else rows
-        text = self.prompt_proj(own.text)[:, :, None]
-        type_embedding = self.inst_type_embed.embedding
-        if alone:
-            visual, valid = self.inst_proj(own.visual) + type_embedding[1], own.visual_valid
-        else:
-            visual = self.inst_proj(prototypes.visual).reshape(batch, 1, concepts * shots, -1)
-            # [(batch,) rows, visual tokens]
-            is_own = jnp.repeat(rows[..., None] == jnp.arange(concepts), shots, axis=-1)
-            cross = jnp.broadcast_to(use_cross, batch)[:, None, None]
-            embedded = jnp.where(is_own[..., None], type_embedding[1], type_embedding[0])
-            visual = visual + jnp.where(cross[..., None], embedded, 0)
-            valid = prototypes.visual_valid.reshape(batch, 1, -1) & (is_own | cross)
-        return (
-            jnp.concatenate([text, visual], axis=2),
-            jnp.concatenate([jnp.ones((*text.shape[:2], 1), bool), valid], axis=2),
-        )
-
-
-@cache
-def head_template(config: ModelConfig) -> Template:
-    """Return the structure of the head without its arrays."""
-    return Template(lambda rngs: SegicHead(config, rngs=rngs))
-
-
-def extract(config: ModelConfig, backbone: Params, images: AnyArray, sizes: Int[AnyArray, "n 2"]) -> Features:
-    """Return the features of images on the canvas, in float32 and without gradient.
-
-    Args:
-        backbone: parameters, all of the precision that the backbone is to run in.
-        images: uint8 or float [n, S, S, 3], 0..255.
-        sizes: (h, w) of each image; what lies at or beyond them is padding.
-    """
-    precision = next(iter(backbone.values())).dtype
-    pixels = normalise_pixels(config.backbone, images, sizes).astype(precision)
-    output = backbone_template(config.backbone).bind(backbone)(pixels)
-    patches = output.patches.astype(jnp.float32)
-    if config.backbone.centred:
-        on_image = patches_on_image(sizes, images.shape[1], patches.shape[1])[..., None]
-        patches = patches - (patches * on_image).sum((1, 2), keepdims=True) / on_image.sum(
-            (1, 2), keepdims=True
-        )
-    features = Features(patches, output.fine)
-    return jax.tree.map(lambda level: jax.lax.stop_gradient(level.astype(jnp.float32)), features)
-
-
-def normalise_pixels(
-    config: Backbone, images: AnyArray, sizes: Int[AnyArray, "n 2"]
-) -> Float[Array, "n S S 3"]:
-    """Scale pixels by the backbone's mean and deviation; padding is 0 after that (segic.py:361-368)."""
-    mean, deviation = np.array(config.pixel_mean, np.float32), np.array(config.pixel_std, np.float32)
-    pixels = (images.astype(jnp.float32) / 255 - mean) / deviation
-    index = jnp.arange(images.shape[1])
-    inside = (index[:, None] < sizes[:, 0, None, None]) & (index < sizes[:, 1, None, None])
-    return jnp.where(inside[..., None], pixels, 0)
-
-
-def encode(config: ModelConfig, backbone: Params, references: ReferenceBatch) -> Prototypes:
-    """Encode the references, once for any number of targets."""
-    assert references.images is not None
-    assert references.sizes is not None
-    batch, images = references.images.shape[:2]
-    pixels = references.images.reshape(batch * images, *references.images.shape[2:])
-    patches = extract(config, backbone, pixels, references.sizes.reshape(batch * images, 2)).patches
-    return encode_features(patches.reshape(batch, images, *patches.shape[1:]), references)
-
-
-def encode_features(
-    patches: Float[AnyArray, "batch images g g channels"], references: ReferenceBatch
-) -> Prototypes:
-    """Encode references from the features of their patches; `references.images` and `sizes` are not read."""
-    valid = references.valid[..., None]
-    masks = grid_masks(references.masks, patches.shape[2])  # [batch, concepts, shots, g, g]
-    on_image = jax.nn.one_hot(references.image_index, patches.shape[1])  # [batch, concepts, shots, images]
-    # One product over all images; gathering an image for each mask would copy its features.
-    masks_on_images = masks[:, :, :, None] * on_image[..., None, None]
-    sums = jnp.einsum("bkspij,bpijc->bksc", masks_on_images, patches)
-    visual = jnp.where(valid, sums / jnp.maximum(masks.sum((-2, -1)), 1)[..., None], 0)
-    return Prototypes(
-        pooled=visual.sum(2) / jnp.maximum(valid.sum(2), 1),
-        visual=visual,
-        visual_valid=references.valid,
-        text=references.text,
-    )
 
 
 def decode(

@@ -15,8 +15,8 @@ from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.errors import DumpError
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Params, as_float32
-from segic_jax.models.segic import head_template
 from segic_jax.parity.checker import FEATURES, IMAGES
 from segic_jax.weights.shapes import model_config, text_config, vit_config
 from segic_jax.weights.sources import read_safetensors

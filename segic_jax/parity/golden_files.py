@@ -23,8 +23,9 @@ from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.errors import GoldensError
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.encoding import normalise_pixels
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Params, as_float32
-from segic_jax.models.segic import head_template, normalise_pixels
 from segic_jax.parity.checker import channels_last
 from segic_jax.weights.pth import read_pth
 from segic_jax.weights.shapes import model_config, text_config, vit_config

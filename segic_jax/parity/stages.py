@@ -21,19 +21,11 @@ from segic_jax.inference.engine import extract
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
 from segic_jax.models.correspondence import similarity_map
+from segic_jax.models.encoding import Prototypes, ReferenceBatch, encode_features, normalise_pixels
 from segic_jax.models.features import Features
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Params
-from segic_jax.models.segic import (
-    GeometricPrompt,
-    Prototypes,
-    ReferenceBatch,
-    decode_with_prompts,
-    encode_features,
-    geometric_prompt,
-    head_template,
-    normalise_pixels,
-    upsample,
-)
+from segic_jax.models.segic import GeometricPrompt, decode_with_prompts, geometric_prompt, upsample
 from segic_jax.parity.checker import channels_first, channels_last, max_abs_error
 from segic_jax.parity.dump import ROUNDING, ROUNDINGS, Arrays, Dump, list_stages
 

@@ -16,12 +16,12 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import grid_masks, mask_boxes, pool_inside, similarity_map
+from segic_jax.models.encoding import Prototypes
 from segic_jax.models.features import Features
 from segic_jax.models.params import AnyArray, Params
 from segic_jax.models.segic import (
     DecoderStages,
     GeometricPrompt,
-    Prototypes,
     decode_with_prompts,
     geometric_prompt,
     level_similarity,

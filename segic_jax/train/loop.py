@@ -20,8 +20,8 @@ from segic_jax.data.pairs import PairSource
 from segic_jax.data.pipeline import training_batches
 from segic_jax.errors import TrainingError
 from segic_jax.models.backbones import backbone_template
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Params, check, place
-from segic_jax.models.segic import head_template
 from segic_jax.runtime import distributed
 from segic_jax.train.checkpoint import METRIC, Checkpoints, fingerprint
 from segic_jax.train.flops import flops_of

@@ -19,9 +19,11 @@ from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import grid_masks
+from segic_jax.models.encoding import Prototypes
 from segic_jax.models.features import Features
+from segic_jax.models.head import head_template
 from segic_jax.models.params import AnyArray, Params
-from segic_jax.models.segic import Prototypes, decode_embedded, head_template
+from segic_jax.models.segic import decode_embedded
 from segic_jax.train.forward import (
     SEGIC,
     NegativeBatch,

@@ -24,7 +24,8 @@ from segic_jax.data.pipeline import CANDIDATES
 from segic_jax.inference.engine import extract
 from segic_jax.inference.matching import KINDS, PATCHES, ConceptSlots, match_concepts
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.segic import Prototypes, head_template
+from segic_jax.models.encoding import Prototypes
+from segic_jax.models.head import head_template
 from segic_jax.runtime.distributed import parameter_sharding, replicated
 from segic_jax.runtime.hlo_cost import Cost, program_cost
 from segic_jax.runtime.topology import Target, compile_only_devices
@@ -45,6 +46,8 @@ PARTS = {
     "train/losses.py": "losses",
     "train/optim.py": "optimizer",
     "/optax/": "optimizer",
+    "models/encoding.py": "pixels and prototypes",
+    "models/head.py": "neck and tokens",
     "models/segic.py": "neck and tokens",
 }
 CONCEPTS = 4.5  # of a pair of the recipe: one where it is semantic, about eight where it shows instances

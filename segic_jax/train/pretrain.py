@@ -27,9 +27,9 @@ from segic_jax.config import ModelConfig, PretrainConfig, to_dict
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.models.backbones import backbone_template
+from segic_jax.models.encoding import normalise_pixels
 from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import AnyArray, Params
-from segic_jax.models.segic import normalise_pixels
 from segic_jax.models.vit import DinoVisionTransformer
 from segic_jax.runtime import distributed
 from segic_jax.runtime.metric_writer import MetricWriter

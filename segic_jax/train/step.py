@@ -18,8 +18,8 @@ from jaxtyping import Array, Float
 
 from segic_jax.config import Config, ModelConfig, TrainConfig
 from segic_jax.errors import ConfigError
+from segic_jax.models.encoding import extract
 from segic_jax.models.params import Params
-from segic_jax.models.segic import extract
 from segic_jax.runtime.distributed import replicated
 from segic_jax.train.forward import SEGIC, Prompting
 from segic_jax.train.losses import batch_totals, draw_points, mask_weights

@@ -26,8 +26,8 @@ from segic_jax.config import (
 from segic_jax.errors import BundleError, SourceError, TextError
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Params, as_float32, check, release
-from segic_jax.models.segic import head_template
 from segic_jax.weights.catalog import PACKAGED
 from segic_jax.weights.safetensors_file import write_safetensors
 from segic_jax.weights.sources import map_safetensors

@@ -15,8 +15,8 @@ import numpy as np
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, Backbone
 from segic_jax.errors import ConvertError, FormatError
 from segic_jax.models.backbones import backbone_template
+from segic_jax.models.head import head_template
 from segic_jax.models.params import count
-from segic_jax.models.segic import head_template
 from segic_jax.weights.bundle import FORMAT, TextTable, Weights, read_weights, write_weights
 from segic_jax.weights.formats import SEGIC, recognise
 from segic_jax.weights.part import Part

@@ -110,7 +110,7 @@ def split_segic(tensors: Mapping[str, np.ndarray]) -> Parts:
             parts.backbone[name.removeprefix("encoder.dinov2.")] = tensor
         elif name.startswith("encoder.text_model.text_model."):
             parts.text[name.removeprefix("encoder.text_model.text_model.")] = tensor
-        elif name not in ("pixel_mean", "pixel_std"):  # constants: models/segic.py normalises
+        elif name not in ("pixel_mean", "pixel_std"):  # constants: models/encoding.py normalises
             parts.head[name] = tensor
     return parts
 

@@ -19,9 +19,9 @@ from segic_jax.config import ModelConfig
 from segic_jax.data.emoji.compose import TRAINING_STYLE, compose
 from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.models.backbones import backbone_template
+from segic_jax.models.encoding import normalise_pixels
 from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import Params
-from segic_jax.models.segic import normalise_pixels
 from segic_jax.runtime import progress
 from segic_jax.runtime.prefetch import prefetch_results
 from segic_jax.train.mixed_precision import mixed_precision

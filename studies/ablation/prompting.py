@@ -16,16 +16,11 @@ from jaxtyping import Array, Float
 
 from segic_jax.config import ModelConfig
 from segic_jax.models.correspondence import best_point, pool_inside, similarity_map, upsample_maps
+from segic_jax.models.encoding import Prototypes
 from segic_jax.models.features import Features
 from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import AnyArray, Params
-from segic_jax.models.segic import (
-    DecoderStages,
-    GeometricPrompt,
-    Prototypes,
-    decode_with_prompts,
-    geometric_prompt,
-)
+from segic_jax.models.segic import DecoderStages, GeometricPrompt, decode_with_prompts, geometric_prompt
 from segic_jax.train import forward
 from segic_jax.train.forward import ShotBatch
 

@@ -15,8 +15,8 @@ from segic_jax.data.emoji.sprites import SpriteBank
 from segic_jax.errors import TrainingError
 from segic_jax.models.correspondence import grid_masks
 from segic_jax.models.features import Features
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Params
-from segic_jax.models.segic import head_template
 from segic_jax.runtime import distributed, progress
 from segic_jax.train.optim import make_optimizer, trainable_names
 from segic_jax.train.step import Frozen, init_state, make_train_step

@@ -23,7 +23,7 @@ from segic_jax.evaluate.runner import run_evaluation
 from segic_jax.inference.engine import Engine
 from segic_jax.inference.methods import make_engine
 from segic_jax.inference.segmenter import Segmenter
-from segic_jax.models import segic
+from segic_jax.models import encoding, segic
 
 ORIGINAL = find_protocol("original")
 
@@ -89,17 +89,17 @@ def test_a_baseline_has_the_scores_of_a_separate_evaluation(finished_run, tmp_pa
 
 
 segment = jax.jit(segic.segment, static_argnums=0)
-encode = jax.jit(segic.encode, static_argnums=0)
+encode = jax.jit(encoding.encode, static_argnums=0)
 
 
 def plain_logits(model, episode, source):
-    """Segment an episode with the functions of models/segic.py; features of several shots are averaged."""
+    """Segment an episode with the functions of models/; features of several shots are averaged."""
     canvas = model.config.canvas
     loaded = [source.load(view) for view in episode.reference_views]
     target, truth, *_ = source.load(episode.target_view)
     references = [resize_and_pad(view.image, view.mask[None], canvas) for view in loaded]
     padded, shots = resize_and_pad(target, truth[None], canvas), len(references)
-    batch = segic.ReferenceBatch(
+    batch = encoding.ReferenceBatch(
         images=np.stack([reference.image for reference in references])[None],
         sizes=np.array([reference.size for reference in references])[None],
         masks=np.stack([reference.masks[0] for reference in references])[None, None],
@@ -108,7 +108,7 @@ def plain_logits(model, episode, source):
         text=np.zeros((1, 1, 4), np.float32),
     )
     encoded = encode(model.config, model.backbone, batch)
-    prototypes = segic.Prototypes(
+    prototypes = encoding.Prototypes(
         encoded.pooled, encoded.pooled[:, :, None], np.ones((1, 1, 1), bool), encoded.text
     )
     sizes = np.array([padded.size])

@@ -17,7 +17,8 @@ from segic_jax.evaluate.semantic import SemanticEvaluation, class_logits, unique
 from segic_jax.evaluate.semantic_bank import ReferenceBank
 from segic_jax.inference import engine
 from segic_jax.inference.engine import Engine, padded_concepts
-from segic_jax.models.segic import Prototypes, decode, upsample
+from segic_jax.models.encoding import Prototypes
+from segic_jax.models.segic import decode, upsample
 
 
 def concepts(count: int, slots: int) -> Prototypes:

@@ -13,7 +13,7 @@ from segic_jax.config import ModelConfig, ViTConfig
 from segic_jax.export.folder import export_model
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.segic import head_template
+from segic_jax.models.head import head_template
 from segic_jax.weights.bundle import Bundle
 
 onnx = require_module("onnx")

@@ -11,7 +11,8 @@ from segic_jax.inference.example import Example
 from segic_jax.inference.result import Result
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.segic import head_template, upsample
+from segic_jax.models.head import head_template
+from segic_jax.models.segic import upsample
 from segic_jax.weights.bundle import Bundle
 
 REFERENCES = [tiny.random_image(seed, 50 + 9 * seed, 70) for seed in range(3)]

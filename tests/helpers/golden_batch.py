@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 
-from segic_jax.models import segic
+from segic_jax.models import encoding
 
 
 def channels_last(array):
@@ -13,7 +13,7 @@ def channels_last(array):
 
 def references(images, sizes, masks, image_index, text):
     """Return a batch of one with one shot for each concept."""
-    return segic.ReferenceBatch(
+    return encoding.ReferenceBatch(
         images=channels_last(images)[None],
         sizes=jnp.asarray(sizes)[None],
         masks=jnp.asarray(masks)[None, :, None],

@@ -14,7 +14,7 @@ from segic_jax.config import (
 )
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
-from segic_jax.models.segic import head_template
+from segic_jax.models.head import head_template
 from segic_jax.weights.torch_names import torch_shapes
 
 VIT = ViTConfig(width=64, depth=3, num_heads=1, pos_grid=5)

@@ -12,8 +12,8 @@ from segic_jax.inference.overlay import class_colours
 from segic_jax.inference.presence import EVIDENCE
 from segic_jax.inference.result import Result
 from segic_jax.models.backbones import backbone_template
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Params, Template, as_float32
-from segic_jax.models.segic import head_template
 from segic_jax.weights.bundle import Bundle, save_bundle
 
 CONFIG = ModelConfig(

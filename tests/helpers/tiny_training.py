@@ -19,7 +19,7 @@ import numpy as np
 from segic_jax.config import Config, DataConfig, HeadConfig, ModelConfig, OptimConfig, TrainConfig, ViTConfig
 from segic_jax.data.pairs import AnnotatedImage, Pair
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.segic import head_template
+from segic_jax.models.head import head_template
 from segic_jax.runtime.distributed import StopRequest, initialize
 from segic_jax.train.loop import Outcome, Parts, train
 

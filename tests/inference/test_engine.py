@@ -18,9 +18,9 @@ from segic_jax.inference import engine
 from segic_jax.inference.engine import Engine, chunk_sizes, padded_concepts
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.inference.tracker import track_annotations
-from segic_jax.models import segic
+from segic_jax.models import encoding, segic
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.segic import head_template
+from segic_jax.models.head import head_template
 from segic_jax.weights.bundle import save_bundle
 
 PACKAGE = Path(segic.__file__).parents[1]
@@ -44,34 +44,37 @@ def random_padded_image(seed: int, height: int = 50, width: int = 64):
     return resize_and_pad(image, mask[None], CONFIG.canvas)
 
 
-def prototypes(rows: int, concepts: int, valid: int | None = None) -> segic.Prototypes:
+def prototypes(rows: int, concepts: int, valid: int | None = None) -> encoding.Prototypes:
     random = np.random.default_rng(concepts)
     visual = random.normal(size=(rows, concepts, 1, CONFIG.backbone.width)).astype(np.float32)
     text = random.normal(size=(rows, concepts, CONFIG.text_width)).astype(np.float32)
     flags = np.broadcast_to(np.arange(concepts)[:, None] < (valid or concepts), (rows, concepts, 1))
-    return segic.Prototypes(pooled=visual[:, :, 0], visual=visual, visual_valid=flags, text=text)
+    return encoding.Prototypes(pooled=visual[:, :, 0], visual=visual, visual_valid=flags, text=text)
+
+
+NETWORK = ("segic_jax.models.encoding", "segic_jax.models.segic")
 
 
 def model_uses(path: Path) -> set[str]:
-    """Return which of `jit`, `pmap` and the functions of models/segic.py a module uses."""
+    """Return which of `jit`, `pmap` and the functions of the network in models/ a module uses."""
     tree, names = ast.parse(path.read_text("utf-8")), set()
     aliases = {
         alias.asname or alias.name
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and node.module == "segic_jax.models"
         for alias in node.names
-        if alias.name == "segic"
+        if f"{node.module}.{alias.name}" in NETWORK
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and node.attr in ("jit", "pmap"):
             names.add(node.attr)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in aliases:
             names.add(node.attr)
-        if isinstance(node, ast.ImportFrom) and node.module == "segic_jax.models.segic":
+        if isinstance(node, ast.ImportFrom) and node.module in NETWORK:
             names |= {alias.name for alias in node.names}
         if isinstance(node, ast.ImportFrom) and node.module == "jax":
             names |= {alias.name for alias in node.names} & {"jit", "pmap"}
-    return names - {"Prototypes"}
+    return names - {"Prototypes", "ReferenceBatch"}
 
 
 def test_no_other_module_runs_a_model():

@@ -9,15 +9,16 @@ from golden_batch import channels_last, golden_references, references
 from tiny import EXTENDED
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
-from segic_jax.models import segic
+from segic_jax.models import encoding, segic
 from segic_jax.models.backbones import backbone_template
+from segic_jax.models.head import head_template
 from segic_jax.models.layers import bilinear
 from segic_jax.weights.torch_names import from_torch, split_segic
 
 TINY = ModelConfig(backbone=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)
 
-extract = jax.jit(partial(segic.extract, TINY))
-encode = jax.jit(partial(segic.encode, TINY))
+extract = jax.jit(partial(encoding.extract, TINY))
+encode = jax.jit(partial(encoding.encode, TINY))
 decode = jax.jit(partial(segic.decode, TINY))
 segment = jax.jit(partial(segic.segment, TINY))
 
@@ -27,7 +28,7 @@ def weights(golden_weights):
     parts = split_segic(golden_weights("segic"))
     return (
         from_torch(parts.backbone, backbone_template(TINY.backbone).shapes),
-        from_torch(parts.head, segic.head_template(TINY).shapes),
+        from_torch(parts.head, head_template(TINY).shapes),
     )
 
 
@@ -53,11 +54,11 @@ def test_intermediate_arrays_equal_the_instance_golden(golden, weights):
     features = extract(backbone, images, sizes)
     target, patches = jax.tree.map(lambda x: x[:1], features), features.patches
     np.testing.assert_allclose(patches, channels_last(g["mid.image_embeddings"]), atol=1e-4)
-    module = segic.head_template(TINY).bind(head)
+    module = head_template(TINY).bind(head)
     np.testing.assert_allclose(
         module.embed_image(target).patches, channels_last(g["mid.neck_out"]), atol=1e-4
     )
-    context = segic.encode_features(patches[None, 1:], golden_references(g))
+    context = encoding.encode_features(patches[None, 1:], golden_references(g))
     tokens, valid = module.tokens(context, jnp.ones(1, bool))
     np.testing.assert_allclose(tokens[0], g["mid.text_tokens"], atol=1e-4)
     assert valid.all()
@@ -77,7 +78,7 @@ def test_three_classes_from_three_images(golden, weights):
     )
     context = encode(backbone, batch)
     np.testing.assert_allclose(context.pooled[0], g["out.inst_feats"][:, 0], atol=1e-4)
-    tokens, _ = segic.head_template(TINY).bind(head).tokens(context, jnp.ones(1, bool))
+    tokens, _ = head_template(TINY).bind(head).tokens(context, jnp.ones(1, bool))
     np.testing.assert_allclose(tokens[0, :, 0], g["out.prompt_tokens"][:, 0], atol=1e-4)
     logits, iou = segment(backbone, head, channels_last(g["in.image"]), g["in.ori_size"], context)
     height, width = g["in.ori_size"][0]
@@ -103,7 +104,7 @@ def small():
     rng = np.random.default_rng(0)
     masks = rng.random((2, 4, 3, 64, 64)) > 0.4
     masks[:, :, :, :16, :16] = True  # no mask is empty on the grid of patches
-    references_batch = segic.ReferenceBatch(
+    references_batch = encoding.ReferenceBatch(
         images=rng.integers(0, 256, (2, 5, 64, 64, 3), np.uint8),
         sizes=rng.integers(30, 65, (2, 5, 2)),
         masks=masks,
@@ -112,14 +113,14 @@ def small():
         text=rng.normal(size=(2, 4, 16)).astype(np.float32),
     )
     backbone = backbone_template(config.backbone).init(0)
-    head = segic.head_template(config).init(0)
+    head = head_template(config).init(0)
     targets = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
     sizes = np.array([[64, 40], [50, 64]])
 
     @jax.jit
     def run(targets, sizes, references_batch):
         return segic.segment(
-            config, backbone, head, targets, sizes, segic.encode(config, backbone, references_batch)
+            config, backbone, head, targets, sizes, encoding.encode(config, backbone, references_batch)
         )
 
     return run, targets, sizes, references_batch, config, backbone
@@ -152,9 +153,9 @@ def test_padding_changes_nothing(small):
 
 def test_a_concept_alone_is_decoded_as_if_it_were_the_only_one(small):
     _, targets, sizes, batch, config, backbone = small
-    head = segic.head_template(config).init(0)
-    features = jax.jit(partial(segic.extract, config))(backbone, targets, sizes)
-    context = jax.jit(partial(segic.encode, config))(backbone, batch)
+    head = head_template(config).init(0)
+    features = jax.jit(partial(encoding.extract, config))(backbone, targets, sizes)
+    context = jax.jit(partial(encoding.encode, config))(backbone, batch)
 
     @partial(jax.jit, static_argnames="alone")
     def logits(context, alone=False):
@@ -183,8 +184,10 @@ def test_the_extensions_of_the_head():
         expected = segic.similarity_map(patches[..., channels], pooled[..., channels], config.canvas)
         np.testing.assert_allclose(maps[:, :, level], expected, atol=1e-6)
 
-    head = segic.head_template(config).init(0)
-    prototypes = segic.Prototypes(pooled, pooled[:, :, None], np.ones((1, 2, 1), bool), np.zeros((1, 2, 16)))
+    head = head_template(config).init(0)
+    prototypes = encoding.Prototypes(
+        pooled, pooled[:, :, None], np.ones((1, 2, 1), bool), np.zeros((1, 2, 16))
+    )
     decode = jax.jit(partial(segic.decode, config, head))
     logits, _ = decode(segic.Features(patches, fine), prototypes)
     changed_fine = (
@@ -229,7 +232,7 @@ def test_a_repeated_shot_pools_to_the_same_feature(small):
         **{name: np.repeat(getattr(single, name), 3, axis=2) for name in ("masks", "image_index", "valid")},
     )
     pooled_once, pooled_repeatedly = (
-        jax.jit(segic.encode, static_argnums=0)(config, backbone, r) for r in (single, repeated)
+        jax.jit(encoding.encode, static_argnums=0)(config, backbone, r) for r in (single, repeated)
     )
     np.testing.assert_allclose(pooled_once.pooled, pooled_repeatedly.pooled, rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(pooled_repeatedly.valid, True)
@@ -237,7 +240,7 @@ def test_a_repeated_shot_pools_to_the_same_feature(small):
 
 def test_shots_are_averaged_over_the_valid_ones(small):
     _, _, _, batch, config, backbone = small
-    context = jax.jit(segic.encode, static_argnums=0)(config, backbone, batch)
+    context = jax.jit(encoding.encode, static_argnums=0)(config, backbone, batch)
     np.testing.assert_allclose(
         context.pooled[0, 1], (context.visual[0, 1, 0] + context.visual[0, 1, 2]) / 2, atol=1e-6
     )
@@ -246,7 +249,7 @@ def test_shots_are_averaged_over_the_valid_ones(small):
 
 def test_a_bfloat16_backbone_gives_float32_features(small):
     _, targets, sizes, _, config, backbone = small
-    extract = jax.jit(partial(segic.extract, config))
+    extract = jax.jit(partial(encoding.extract, config))
     full = extract(backbone, targets, sizes)
     features = extract({name: value.astype(jnp.bfloat16) for name, value in backbone.items()}, targets, sizes)
     assert features.patches.dtype == jnp.float32

@@ -20,11 +20,8 @@ from segic_jax.inference.engine import Engine
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.correspondence import grid_masks
 from segic_jax.models.features import Features
-from segic_jax.models.segic import (
-    GeometricPrompt,
-    geometric_prompt,
-    head_template,
-)
+from segic_jax.models.head import head_template
+from segic_jax.models.segic import GeometricPrompt, geometric_prompt
 from segic_jax.train import forward
 from segic_jax.train.forward import NegativeBatch, ShotBatch
 from segic_jax.weights.bundle import Bundle, save_bundle

@@ -12,8 +12,9 @@ from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.evaluate.episodes import score_episodes
 from segic_jax.inference.engine import Engine
 from segic_jax.models import segic
+from segic_jax.models.encoding import Prototypes
 from segic_jax.models.features import Features
-from segic_jax.models.segic import Prototypes, head_template
+from segic_jax.models.head import head_template
 from studies import kshot
 
 

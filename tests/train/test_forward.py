@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
-from segic_jax.models import segic
 from segic_jax.models.features import Features
+from segic_jax.models.head import head_template
 from segic_jax.train import forward, losses
 from segic_jax.train.optim import trainable_names
 from segic_jax.weights.torch_names import from_torch, split_segic, to_torch
@@ -35,7 +35,7 @@ def step(golden, golden_weights):
     """Return the golden training step: three images with 1, 3 and 2 masks, in 3 slots."""
     g = golden("segic_train_ragged")
     counts = g["in.counts"]
-    head = from_torch(split_segic(golden_weights("segic")).head, segic.head_template(TINY).shapes)
+    head = from_torch(split_segic(golden_weights("segic")).head, head_template(TINY).shapes)
     features = np.moveaxis(g["mid.image_embeddings"], 1, -1)
     batch = {
         "target_masks": slots(g["in.label"] / 255 > 0.5, counts, 3),
@@ -106,7 +106,7 @@ def small():
     }
     features = rng.normal(size=(2, 3, 8, 8, 32)).astype(np.float32)
     features[:, 2] = 0
-    head = segic.head_template(config).init(0)
+    head = head_template(config).init(0)
     table = jnp.asarray(rng.normal(size=(2, 16)), jnp.float32)
 
     @jax.jit

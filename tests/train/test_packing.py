@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny import EXTENDED
 
-from segic_jax.models import segic
 from segic_jax.models.features import Features
+from segic_jax.models.head import head_template
 from segic_jax.train import forward, losses
 from segic_jax.train.flops import flops_of
 from segic_jax.train.optim import trainable_names
@@ -27,7 +27,7 @@ USED = {
 
 @pytest.fixture(scope="module")
 def head():
-    return segic.head_template(EXTENDED).init(0)
+    return head_template(EXTENDED).init(0)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from tiny_text import tokenizer_json, tower
 from segic_jax.config import INSTANCE_PROMPT
 from segic_jax.errors import BundleError
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.segic import head_template
+from segic_jax.models.head import head_template
 from segic_jax.weights.bundle import (
     Weights,
     load_bundle,

@@ -16,9 +16,10 @@ from safetensors.numpy import load_file, save_file
 
 from segic_jax.config import ViTConfig
 from segic_jax.errors import BundleError, ConfigError, ConvertError, FormatError, ParamsError, SourceError
-from segic_jax.models import segic
+from segic_jax.models import encoding, segic
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.head import head_template
 from segic_jax.weights.bundle import load_bundle, read_weights
 from segic_jax.weights.convert import convert, export_head, read_frozen
 from segic_jax.weights.safetensors_file import write_safetensors
@@ -41,7 +42,7 @@ def files(tmp_path):
     return tmp_path
 
 
-encode = jax.jit(segic.encode, static_argnums=0)
+encode = jax.jit(encoding.encode, static_argnums=0)
 segment = jax.jit(segic.segment, static_argnums=0)
 
 
@@ -67,7 +68,7 @@ def test_a_complete_model_is_converted(files):
     assert_same(
         dict(bundle.backbone), from_torch(official.backbone(), backbone_template(official.VIT).shapes)
     )
-    assert_same(dict(bundle.head), from_torch(official.head(), segic.head_template(official.MODEL).shapes))
+    assert_same(dict(bundle.head), from_torch(official.head(), head_template(official.MODEL).shapes))
     assert bundle.notes["sha256"] == report.hashes
     assert "Meta" in bundle.notes["origins"]["backbone"]
     tower = TextTower(

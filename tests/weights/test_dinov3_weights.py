@@ -11,8 +11,8 @@ from segic_jax.config import DinoV3Config, ViTConfig
 from segic_jax.errors import ConvertError, FormatError, ParamsError
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.dinov3 import rotary_periods
+from segic_jax.models.head import head_template
 from segic_jax.models.params import count
-from segic_jax.models.segic import head_template
 from segic_jax.weights import dinov3
 from segic_jax.weights.bundle import read_weights
 from segic_jax.weights.catalog import CATALOG

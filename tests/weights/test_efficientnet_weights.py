@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 from segic_jax.config import EfficientNetConfig, ViTConfig
 from segic_jax.errors import ConvertError, FormatError, ParamsError
 from segic_jax.models.backbones import backbone_template
-from segic_jax.models.segic import head_template
+from segic_jax.models.head import head_template
 from segic_jax.weights.bundle import Weights, read_weights, write_weights
 from segic_jax.weights.convert import convert, read_frozen
 from segic_jax.weights.formats import recognise

@@ -426,8 +426,8 @@ def test_parameter_counts_equal_those_of_the_models():
     from segic_jax.config import EfficientNetConfig, ModelConfig, TextConfig, ViTConfig
     from segic_jax.models.backbones import backbone_template
     from segic_jax.models.clip_text import text_template
+    from segic_jax.models.head import head_template
     from segic_jax.models.params import count
-    from segic_jax.models.segic import head_template
 
     def count_at_depth(template, config):
         shallow, deeper = (count(template(replace(config, depth=depth)).shapes) for depth in (1, 2))

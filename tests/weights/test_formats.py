@@ -10,8 +10,8 @@ from segic_jax.config import ViTConfig
 from segic_jax.errors import FormatError, ParamsError
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import text_template
+from segic_jax.models.head import head_template
 from segic_jax.models.params import count
-from segic_jax.models.segic import head_template
 from segic_jax.weights import formats
 from segic_jax.weights.formats import recognise
 from segic_jax.weights.shapes import model_config, text_config, vit_config

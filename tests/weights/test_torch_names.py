@@ -7,8 +7,8 @@ from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.errors import ParamsError
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import ClipText
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Template
-from segic_jax.models.segic import head_template
 from segic_jax.weights.torch_names import from_torch, split_segic, to_torch, torch_shapes
 
 CONFIG = ModelConfig(backbone=ViTConfig(width=48, depth=3, num_heads=4), text_width=32, canvas=112)

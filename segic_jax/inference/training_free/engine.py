@@ -29,9 +29,9 @@ from segic_jax.inference.training_free.merging import describe_clusters, merge_c
 from segic_jax.inference.training_free.reference import mask_on_grid
 from segic_jax.inference.training_free.settings import TrainingFree
 from segic_jax.models.correspondence import patches_on_image, upsample_maps
+from segic_jax.models.encoding import Prototypes
 from segic_jax.models.layers import l2_normalise
 from segic_jax.models.params import Params
-from segic_jax.models.segic import Prototypes
 from segic_jax.weights.bundle import Bundle
 
 # Takes a mask at the size of its image, and returns one with other edges.

@@ -17,17 +17,11 @@ from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, class_p
 from segic_jax.data.preprocess import PADDING, fitted_taps, resample, resize
 from segic_jax.evaluate.metrics import boundary_iou, intersection_union, mask_iou
 from segic_jax.inference.engine import Engine, ImageFeatures, extract
+from segic_jax.models.encoding import Prototypes, ReferenceBatch, encode_features, normalise_pixels
 from segic_jax.models.features import Features
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Params
-from segic_jax.models.segic import (
-    DecoderStages,
-    Prototypes,
-    ReferenceBatch,
-    decode_stages,
-    encode_features,
-    head_template,
-    normalise_pixels,
-)
+from segic_jax.models.segic import DecoderStages, decode_stages
 from segic_jax.parity.checker import IMAGES, LOSSES, Checker, channels_first, channels_last, threshold_like
 from segic_jax.parity.golden_files import Segic, SegicWeights
 from segic_jax.parity.replays.modules import cast_params, text_features, valid_sparse_prompts

@@ -10,9 +10,9 @@ import numpy as np
 from segic_jax.config import ModelConfig, TextConfig, ViTConfig
 from segic_jax.models.backbones import backbone_template
 from segic_jax.models.clip_text import TextFeatures, text_template
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Params
 from segic_jax.models.prompt_encoder import Prompts
-from segic_jax.models.segic import head_template
 from segic_jax.models.vit import ViTFeatures
 from segic_jax.parity.checker import Checker, Row, channels_first, channels_last, max_abs_error
 from segic_jax.parity.golden_files import Goldens

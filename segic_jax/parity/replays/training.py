@@ -16,8 +16,9 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from segic_jax.config import EMPTY_PROMPT, INSTANCE_PROMPT, ModelConfig, OptimConfig, class_prompt
 from segic_jax.inference import engine
-from segic_jax.models import segic
+from segic_jax.models import encoding, segic
 from segic_jax.models.features import Features
+from segic_jax.models.head import head_template
 from segic_jax.models.params import Params
 from segic_jax.parity.checker import LOSSES, Checker, Row, channels_first, channels_last, threshold_like
 from segic_jax.parity.dump import ROUNDING, ROUNDINGS
@@ -40,7 +41,7 @@ def replay_training(goldens: SegicWeights, check: Checker, dtype: jax.typing.DTy
     model = goldens.segic(images.shape[1])
     config, head = model.config, model.head
 
-    pixels = jax.jit(segic.normalise_pixels, static_argnums=0)(config.backbone, images, sizes)
+    pixels = jax.jit(encoding.normalise_pixels, static_argnums=0)(config.backbone, images, sizes)
     check.close("mid.encoder_in", channels_first(pixels))
     features = engine.extract(config, cast_params(model.backbone, dtype), images, sizes).patches
     check.close("mid.image_embeddings", channels_first(features))
@@ -159,7 +160,7 @@ def _step(config: ModelConfig, head: Params, features, batch, table, coords) -> 
         return total, (parts, passes)
 
     (total, (parts, passes)), gradients = jax.value_and_grad(loss, has_aux=True)(head)
-    module = segic.head_template(config).bind(head)
+    module = head_template(config).bind(head)
     inst_proj = [module.inst_proj(way.inputs.prototypes.pooled) for way in passes]
     return _Step(passes, module.prompt_proj(table), inst_proj, total, parts, gradients)
 
