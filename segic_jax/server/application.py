@@ -12,7 +12,6 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -71,9 +70,7 @@ def make_app(
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(Guard, limits=limits, token=token, metrics=service.metrics)
-    if hosts is not None:  # other sites whose name resolves to here are refused
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+    app.add_middleware(Guard, limits=limits, token=token, metrics=service.metrics, hosts=hosts)
     handle_errors(app)
     _add_pages(app, service)
     _add_routes(app, service)

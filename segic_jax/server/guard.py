@@ -3,7 +3,9 @@
 import asyncio
 import base64
 import hmac
+import re
 import time
+from collections.abc import Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -19,8 +21,21 @@ HEADERS = ((b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-re
 class Guard:
     """Refuse requests without the token or a length, too large ones, and those that arrive too slowly."""
 
-    def __init__(self, app: ASGIApp, limits: Limits, token: str | None, metrics: Metrics):
-        self._app, self._limits, self._metrics = app, limits, metrics
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: Limits,
+        token: str | None,
+        metrics: Metrics,
+        hosts: Sequence[str] | None = None,
+    ):
+        """Guard an application.
+
+        Args:
+            hosts: names that requests may give this machine, so that other sites whose name resolves to here
+                are refused; None for any.
+        """
+        self._app, self._limits, self._metrics, self._hosts = app, limits, metrics, hosts
         self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -48,6 +63,10 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> JSONResponse | None:
         headers = dict(scope["headers"])
+        host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1"))
+        if self._hosts is not None and host not in self._hosts:
+            sentence = f"The header Host must name this machine: {' or '.join(self._hosts)}."
+            return JSONResponse({"detail": sentence}, 400)
         given = _given_token(headers.get(b"authorization", b""))
         if scope["path"] not in OPEN and not hmac.compare_digest(given, self._token or given):
             sentence = "The token is missing or wrong: send the header Authorization: Bearer TOKEN."
@@ -59,7 +78,8 @@ class Guard:
         if not length.isdigit():
             return JSONResponse({"detail": "A request needs the header Content-Length."}, 411)
         if int(length[:20]) > limit:
-            sentence = f"A request of this kind may have at most {limit >> 20} MB: send less."
+            most = f"at most {limit >> 20} MB: send less" if limit else "no content: leave it out"
+            sentence = f"A request of this kind may have {most}."
             return JSONResponse({"detail": sentence}, 413)
         return None
 

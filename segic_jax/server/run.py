@@ -13,6 +13,7 @@ from segic_jax.runtime.limits import Limits
 from segic_jax.runtime.listener import LOOPBACK, address, open_listener
 from segic_jax.runtime.notices import route_warnings
 from segic_jax.server.application import make_app
+from segic_jax.server.connections import TimedConnection
 from segic_jax.server.task_images import LabelStudio
 
 TOKEN_VARIABLE = "SEGIC_TOKEN"
@@ -80,6 +81,8 @@ def serve(
         app,
         log_level="warning",
         access_log=False,
+        http=TimedConnection,
+        ws="none",
         limit_concurrency=CONNECTIONS,
         timeout_keep_alive=IDLE_SECONDS,
         timeout_graceful_shutdown=limits.seconds + limits.upload_seconds,

@@ -1,9 +1,12 @@
 """Keep contexts in a folder, a file each, which several processes may share."""
 
+import os
 import re
+import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from segic_jax.errors import DataError
@@ -76,15 +79,21 @@ class ContextStore:
         return context
 
     def add(self, id: str, context: Context) -> bool:
-        """Write a context; return False if there is one of this id already.
+        """Write a context; return False if there is one of this id already, from whatever process.
 
         Raises:
             DataError: the disk refuses.
         """
-        with self._lock:
-            if self._path(id).exists():
+        path = self._path(id)
+        with self._written(id, context) as part:
+            try:
+                os.link(part, path)
+            except FileExistsError:
                 return False
-            self._write(id, context)
+            except OSError:  # a file system without links
+                if path.exists():
+                    return False
+                part.replace(path)
         return True
 
     def put(self, id: str, context: Context) -> None:
@@ -93,15 +102,19 @@ class ContextStore:
         Raises:
             DataError: the disk refuses.
         """
-        with self._lock:
-            self._write(id, context)
+        with self._written(id, context) as part:
+            part.replace(self._path(id))
 
-    def _write(self, id: str, context: Context) -> None:
-        path = self._path(id)
+    @contextmanager
+    def _written(self, id: str, context: Context) -> Iterator[Path]:
+        """Write a context to a folder of its own: another process may be writing one of the same id."""
         try:
-            context.save(path)
-        except DataError as error:
-            raise DataError(str(error).replace(str(path), f"Context {id}")) from error
+            with tempfile.TemporaryDirectory(prefix=".part", dir=self._folder) as folder:
+                part = Path(folder, self._path(id).name)
+                context.save(part)
+                yield part
+        except (DataError, OSError) as error:
+            raise DataError(f"Context {id} cannot be kept: the disk of the service refuses.") from error
 
     def delete(self, id: str) -> bool:
         """Delete a context; return whether there was one."""

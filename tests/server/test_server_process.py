@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from requirements import require_module
@@ -18,6 +19,7 @@ httpx = require_module("httpx")
 require_module("fastapi")
 
 from segic_jax.inference.segmenter import Segmenter
+from segic_jax.server.connections import HEAD_SECONDS
 from segic_jax.server.store import ContextStore
 
 FILES = Files()
@@ -132,10 +134,30 @@ def test_a_slow_client_is_cut_off_and_disturbs_nobody(start):
     assert server.client.get("/health").status_code == 200
 
 
+def test_connections_without_a_request_are_closed(start):
+    server = start()
+    part = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+    begin, connections = time.monotonic(), []
+    for sent in (b"", part, part + b"\r\n" + part):  # nothing, a part of a request, a part after a whole one
+        connections.append(socket.create_connection(server.address, timeout=HEAD_SECONDS + 20))
+        connections[-1].sendall(sent)
+    received = [b"".join(iter(partial(connection.recv, 4096), b"")) for connection in connections]
+    assert time.monotonic() - begin > HEAD_SECONDS / 2
+    assert [b"200 OK" in answer for answer in received] == [False, False, True]
+    for connection in connections:
+        connection.close()
+    assert server.client.get("/health").status_code == 200
+
+
 def test_other_hosts_and_tokens(start, tmp_path):
     (tmp_path / "token").write_text("0123456789abcdef\n")
     server = start("--token-file", "token")
     assert server.add("a") == 401
     assert server.add("a", "0123456789abcdef") == 201
-    assert server.client.get("/health", headers={"host": "attacker.example"}).status_code == 400
+    for host in ("attacker.example", "127.0.0.1.attacker.example", "127.0.0.1:80.attacker.example", ""):
+        refused = server.client.get("/health", headers={"host": host})
+        assert refused.status_code == 400
+        assert "must name this machine" in refused.json()["detail"]
+    for host in ("localhost", "localhost:8080", "127.0.0.1:1", "[::1]:8080"):
+        assert server.client.get("/health", headers={"host": host}).status_code == 200
     assert server.end(signal.SIGINT) == 130

@@ -17,6 +17,7 @@ from server_files import png
 
 from segic_jax.data import masks
 from segic_jax.inference.example import Example
+from segic_jax.server.store import ContextStore
 
 URL = "/v1/contexts"
 
@@ -284,6 +285,7 @@ def test_limits_are_kept(make_client, files):
     refused(client.post(f"{URL}/a/predict", files=heavy), 422, "the limit is 1 MB")
     refused(client.post(URL, content=b"0" * (2 << 20 | 1)), 413, "at most 2 MB")
     refused(client.post(URL, content=iter([b"0"])), 411, "Content-Length")
+    refused(client.request("GET", URL, content=b"0"), 413, "may have no content")
     assert client.post(URL, files=pair, data={"id": "b"}).status_code == 201
     refused(client.post(URL, files=pair), 409, "There are 2 contexts")
 
@@ -357,6 +359,21 @@ def test_contexts_survive_and_are_shared(make_client, files, tmp_path):
     assert second.post(f"{URL}/a/predict", files=files.images()).status_code == 200
     first.delete(f"{URL}/a")
     refused(second.post(f"{URL}/a/predict", files=files.images()), 404, "There is no context a")
+
+
+def test_one_of_many_processes_gets_an_id(segmenter, tmp_path):
+    image, mask = tiny.random_image(0, 50, 70)
+    context = segmenter.fit(Example(image, mask, name="disk"))
+    stores = [ContextStore(tmp_path, segmenter) for _ in range(8)]
+    for id in ("a", "b", "c"):
+        with ThreadPoolExecutor(8) as pool:
+            added = list(pool.map(lambda store, id=id: store.add(id, context), stores))
+        assert added.count(True) == 1
+        assert stores[0].get(id).names == ("disk",)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda store, id=id: store.put(id, context), stores))
+        assert stores[1].get(id).names == ("disk",)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.segic", "b.segic", "c.segic"]
 
 
 def test_damaged_and_foreign_files_in_the_folder_are_named(client, context, files, tmp_path):
