@@ -25,7 +25,7 @@ from segic_jax.errors import ConfigError
 from segic_jax.inference import matching, memory
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, PatchMatches, PooledReference
 from segic_jax.inference.memory import ObjectMemory
-from segic_jax.models import correspondence, segic
+from segic_jax.models import correspondence, encoding, segic
 from segic_jax.models.encoding import Prototypes
 from segic_jax.models.features import Features
 from segic_jax.models.params import Params, place
@@ -204,7 +204,10 @@ class Engine:
             start += size
 
     def match_concepts(
-        self, images: ImageFeatures, slots: Sequence[ConceptSlots], everyone: Prototypes | None = None
+        self,
+        images: ImageFeatures,
+        slots: Sequence[ConceptSlots],
+        everyone: Prototypes | None = None,
     ) -> list[ConceptMatches]:
         """Decode concepts and match their patches; see `matching.match_concepts`.
 
@@ -282,7 +285,7 @@ def extract(
         images: RGB, 0..255.
         sizes: (h, w) of each image on the canvas; the rest is padding.
     """
-    return segic.extract(config, backbone, images, sizes)
+    return encoding.extract(config, backbone, images, sizes)
 
 
 def device_of(images: ImageFeatures) -> jax.Device:
