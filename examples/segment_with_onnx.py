@@ -1,6 +1,7 @@
 """Segment a folder with a model of `segic export --to onnx`, by onnxruntime, NumPy and Pillow alone."""
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -47,16 +48,23 @@ def main():
         return {"images": np.rint(image).astype(np.uint8), "sizes": size}
 
     mask = place(np.asarray(Image.open(paths.mask).convert("L")) > 127, canvas, 0)[0] > 0.5
-    prototypes, text = encode.run(None, {**read(paths.reference), "masks": mask})
+    encoded = encode.run(None, {**read(paths.reference), "masks": mask})
+    look = dict(zip((port.name for port in encode.get_outputs()), encoded, strict=True))
+    least = json.loads((paths.model / "manifest.json").read_text())["presence"]["least"]
+    if least is not None:
+        look["shots"] = np.ones(1, np.int32)
     paths.out.mkdir(parents=True, exist_ok=True)
     for path in sorted(path for path in paths.images.iterdir() if path.suffix in (".jpg", ".jpeg", ".png")):
         target = read(path)
-        logits, scores, _ = segment.run(None, {**target, "prototypes": prototypes, "text": text})
+        logits, scores, _, *presence = segment.run(None, {**target, **look})
+        absent = bool(presence) and presence[0][0, 0] < least
         height, width = target["sizes"][0]
         rows, columns = ImageOps.exif_transpose(Image.open(path)).size[::-1]
         logits = resize(logits[0, 0, :height, :width], (rows, columns), (height / rows, width / columns))
-        Image.fromarray(logits > 0).save(paths.out / f"{path.stem}.png")
-        print(f"{path.name}: {(logits > 0).mean():.1%} of the image, score {scores[0, 0]:.2f}")
+        found = (logits > 0) & (not absent)
+        Image.fromarray(found).save(paths.out / f"{path.stem}.png")
+        share = f"{found.mean():.1%} of the image, score {scores[0, 0]:.2f}"
+        print(f"{path.name}: {'not in the image' if absent else share}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from segic_jax.errors import ConfigError, WriteError
 from segic_jax.export.onnx_file import describe_onnx, require_onnx, write_onnx
 from segic_jax.export.programs import ExportPrecision, Port, Program, make_programs, with_batch
 from segic_jax.export.stablehlo_file import describe_stablehlo, write_stablehlo
+from segic_jax.inference.matching import PATCHES
+from segic_jax.inference.presence import read_calibration
 from segic_jax.models.params import count
 from segic_jax.runtime.atomic_write import atomic_write, make_folder
 from segic_jax.weights.bundle import Bundle
@@ -30,9 +32,7 @@ MAX_BYTES = 2_000_000_000  # of the weights of one program
 _POSTPROCESSING = {
     "mask": "crop the logits to `sizes`, resize them to the image (bilinear, half-pixel centres), and take "
     "what is above 0",
-    "label_map": "the class with the largest logit where one is above 0",
-    "presence": "not part of the programs: a class that is not in the image may get a mask; compare `scores` "
-    "and `similarity` with those of images of yours",
+    "label_map": "the class with the largest logit where one is above 0, of those that are in the image",
 }
 
 
@@ -89,6 +89,7 @@ def export_model(
         "config": to_dict(config),
         "preprocessing": _preprocessing(config.canvas),
         "postprocessing": _POSTPROCESSING,
+        "presence": _presence(bundle),
         "programs": programs,
     }
     atomic_write(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n", WriteError)
@@ -128,6 +129,24 @@ def _describe(port: Port) -> dict[str, Any]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _presence(bundle: Bundle) -> dict[str, Any]:
+    calibration = read_calibration(bundle.notes)
+    if calibration is None:
+        return {
+            "least": None,
+            "meaning": "unknown, for the model is not calibrated (segic calibrate --weights FILE --save): a "
+            "class that is not in the image may get a mask; compare `scores` and `similarity` with those of "
+            "images of yours",
+        }
+    return {
+        "least": calibration.least,
+        "meaning": "a class is in the image where `presence` is `least` or more, else its mask is empty",
+        "several_references": "of one class: `prototypes` is their mean; `patches` has, of each kind, their "
+        f"rows that are not zeros one after another, and of n > {PATCHES} rows those at i * n // {PATCHES}; "
+        "`shots` is their number",
+    }
 
 
 def _preprocessing(canvas: int) -> dict[str, Any]:

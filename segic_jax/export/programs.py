@@ -6,23 +6,28 @@ a result: a class is decoded as `Segmenter.predict` does by default.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import export
-from jaxtyping import Array, Bool, Float, Int, UInt8
+from jaxtyping import Array, Bool, Float, Int
 
 from segic_jax.config import ModelConfig
 from segic_jax.errors import ConfigError
-from segic_jax.inference.matching import pool_reference
+from segic_jax.export.presence_program import class_presence, kept_patches
+from segic_jax.inference.matching import KINDS, PATCHES, pool_reference
+from segic_jax.inference.presence import Calibration, read_calibration
 from segic_jax.models import encoding, segic
+from segic_jax.models.features import Features
 from segic_jax.models.params import Params, place
 from segic_jax.weights.bundle import Bundle
 
 ExportPrecision = Literal["float32", "bfloat16", "float16"]
 IMAGES, CLASSES = "images", "classes"  # dimensions of any size
+_PATCHES_MEANING = "features of unit length inside and beside the object; zeros after the last one"
 
 
 class Port(NamedTuple):
@@ -55,81 +60,106 @@ def make_programs(
     Raises:
         ConfigError: a weight is too large for the precision.
     """
-    config, dtype = bundle.config, jnp.dtype(precision)
+    config, dtype, calibration = bundle.config, jnp.dtype(precision), read_calibration(bundle.notes)
     stored, head = place(bundle.backbone, dtype, jnp.asarray), place(bundle.head, np.float32, jnp.asarray)
     if precision == "float16" and not all(bool(jnp.isfinite(value).all()) for value in stored.values()):
         raise ConfigError(f"{bundle.name} has weights that float16 cannot hold: export it in bfloat16.")
-    side, width, text_width = config.canvas, config.backbone.width, config.text_width
     prompt = np.asarray(bundle.text_feature(), np.float32)
 
     def computing() -> Params:
         return {name: value.astype(compute or dtype) for name, value in stored.items()}
 
     def encode_image(image, size, mask):
+        features = encoding.extract(config, computing(), image[None], size[None]).patches[0]
+        pooled = pool_reference(features, mask, size)
+        outputs = pooled.visual, jnp.asarray(prompt)
+        return outputs if calibration is None else (*outputs, kept_patches(features, pooled))
+
+    def segment_image(image, size, *classes):
         features = encoding.extract(config, computing(), image[None], size[None])
-        return pool_reference(features.patches[0], mask, size).visual, jnp.asarray(prompt)
+        return jax.vmap(partial(_segment_class, config, head, calibration, features, size))(*classes)
 
-    def segment_image(image, size, prototypes, text):
-        return _segment(config, computing(), head, image, size, prototypes, text)
-
-    images = Port("images", (IMAGES, side, side, 3), "uint8", "RGB on the canvas, as `preprocessing` says")
-    sizes = Port("sizes", (IMAGES, 2), "int32", "height and width of each image on its canvas")
-    prototypes = "mean feature inside each mask; the prototype of several references is the mean of theirs"
-    text = "the feature of a class without a name; the same for all"
-    encode = Program(
-        "encode",
-        _over_images(encode_image),
-        (images, sizes, Port("masks", (IMAGES, side, side), "bool", "the object on each image's canvas")),
-        (
-            Port("prototypes", (IMAGES, width), "float32", prototypes),
-            Port("text", (IMAGES, text_width), "float32", text),
-        ),
-    )
-    segment = Program(
-        "segment",
-        _over_images(segment_image, shared=2),
-        (
-            images,
-            sizes,
-            Port("prototypes", (CLASSES, width), "float32", "of each class, from `encode`"),
-            Port("text", (CLASSES, text_width), "float32", "of each class, from `encode`"),
-        ),
-        (
-            Port("logits", (IMAGES, CLASSES, side, side), "float32", "inside where positive; crop to sizes"),
-            Port("scores", (IMAGES, CLASSES), "float32", "mean probability inside the mask; 0 if empty"),
-            Port("similarity", (IMAGES, CLASSES), "float32", "largest cosine of the image to the prototype"),
-        ),
-    )
+    ports = _ports(config, calibration is not None)
+    encode = Program("encode", _over_images(encode_image), ports.references, ports.encoded)
+    shared = len(ports.targets) - 2  # all but images and sizes
+    segment = Program("segment", _over_images(segment_image, shared), ports.targets, ports.segmented)
     return encode, segment
 
 
-def _segment(
+class _Ports(NamedTuple):
+    """Hold the inputs and outputs of both programs."""
+
+    references: tuple[Port, ...]
+    encoded: tuple[Port, ...]
+    targets: tuple[Port, ...]
+    segmented: tuple[Port, ...]
+
+
+def _ports(config: ModelConfig, calibrated: bool) -> _Ports:
+    """Describe the programs of a model; presence is among them if it is calibrated."""
+    side = config.canvas
+    images = (
+        Port("images", (IMAGES, side, side, 3), "uint8", "RGB on the canvas, as `preprocessing` says"),
+        Port("sizes", (IMAGES, 2), "int32", "height and width of each image on its canvas"),
+    )
+    masks = Port("masks", (IMAGES, side, side), "bool", "the object on each image's canvas")
+
+    def look(number: str, what: str) -> tuple[Port, ...]:
+        ports = (
+            Port("prototypes", (number, config.backbone.width), "float32", f"mean feature {what}"),
+            Port(
+                "text", (number, config.text_width), "float32", "of a class without a name; always the same"
+            ),
+            Port("patches", (number, KINDS, PATCHES, config.backbone.width), "float16", _PATCHES_MEANING),
+        )
+        return ports if calibrated else ports[:2]
+
+    shots = Port("shots", (CLASSES,), "int32", "how many references each class has")
+    segmented = (
+        Port("logits", (IMAGES, CLASSES, side, side), "float32", "inside where positive; crop to sizes"),
+        Port("scores", (IMAGES, CLASSES), "float32", "mean probability inside the mask; 0 if empty"),
+        Port("similarity", (IMAGES, CLASSES), "float32", "largest cosine of the image to the prototype"),
+    )
+    presence = Port("presence", (IMAGES, CLASSES), "float32", "0..1, whether the class is in the image")
+    return _Ports(
+        references=(*images, masks),
+        encoded=look(IMAGES, "inside each mask"),
+        targets=(*images, *look(CLASSES, "of each class, from `encode`"), *[shots] * calibrated),
+        segmented=(*segmented, *[presence] * calibrated),
+    )
+
+
+def _segment_class(
     config: ModelConfig,
-    backbone: Params,
     head: Params,
-    image: UInt8[Array, "S S 3"],
+    calibration: Calibration | None,
+    features: Features,
     size: Int[Array, " 2"],
-    prototypes: Float[Array, "classes channels"],
-    text: Float[Array, "classes text_width"],
-) -> tuple[Float[Array, "classes S S"], Float[Array, " classes"], Float[Array, " classes"]]:
-    """Segment one image; return logits, scores and similarity of every class."""
-    features = encoding.extract(config, backbone, image[None], size[None])
+    prototype: Float[Array, " channels"],
+    text: Float[Array, " text_width"],
+    *evidence: Array,
+) -> tuple[Array, ...]:
+    """Segment one class on one image; return logits, score, similarity and, with a calibration, presence.
+
+    Args:
+        evidence: patches and number of the references, with a calibration.
+    """
+    concept = encoding.Prototypes(
+        pooled=prototype[None, None],
+        visual=prototype[None, None, None],
+        visual_valid=np.ones((1, 1, 1), bool),
+        text=text[None, None],
+    )
     index = jnp.arange(config.canvas)
     inside = (index[:, None] < size[0]) & (index < size[1])
-
-    def segment_class(prototype, text):
-        concept = encoding.Prototypes(
-            pooled=prototype[None, None],
-            visual=prototype[None, None, None],
-            visual_valid=np.ones((1, 1, 1), bool),
-            text=text[None, None],
-        )
-        stages = segic.decode_stages(config, head, features, concept, alone=True)
-        logits = segic.upsample(stages.logits, config.canvas)[0, 0]
-        similarity = jnp.where(inside, stages.map[0, 0], -1).max()
-        return logits, _mean_probability(logits, inside), similarity
-
-    return jax.vmap(segment_class)(prototypes, text)
+    stages = segic.decode_stages(config, head, features, concept, alone=True)
+    logits = segic.upsample(stages.logits, config.canvas)[0, 0]
+    similarity = jnp.where(inside, stages.map[0, 0], -1).max()
+    outputs = logits, _mean_probability(logits, inside), similarity
+    if calibration is None:
+        return outputs
+    presence = class_presence(calibration, config.canvas, features.patches[0], size, stages, *evidence)
+    return (*outputs, presence)
 
 
 def _mean_probability(logits: Float[Array, "S S"], inside: Bool[Array, "S S"]) -> Float[Array, ""]:

@@ -17,7 +17,7 @@ from segic_jax.models import encoding, segic
 from segic_jax.models.correspondence import cosine_map, grid_masks, patches_on_image
 from segic_jax.models.features import Features
 from segic_jax.models.layers import bilinear, l2_normalise
-from segic_jax.models.params import Params
+from segic_jax.models.params import AnyArray, Params
 
 INSIDE, OUTSIDE = range(2)
 KINDS = 2  # of reference patches: inside the object, and beside it
@@ -112,7 +112,9 @@ def match_concepts(
         rows=rows,
         concepts_at_once=concepts_at_once,
     )
-    matched, mutual = match_kept_patches(features.patches, sizes, config.canvas, slots)
+    matched, mutual = match_kept_patches(
+        features.patches, sizes, config.canvas, slots.patches, slots.patches_valid
+    )
     similarity = bilinear(decoded.similarity[..., None], (grid, grid))[..., 0]
     return ConceptMatches(decoded.logits, similarity, matched, mutual)
 
@@ -121,16 +123,21 @@ def match_kept_patches(
     patches: Float[Array, "batch g g channels"],
     sizes: Int[Array, "batch 2"],
     canvas: int,
-    slots: ConceptSlots,
+    kept: Float[AnyArray, "concepts kinds patches channels"],
+    valid: Bool[AnyArray, "concepts kinds patches"],
 ) -> tuple[Float[Array, "batch concepts kinds g g"], Float[Array, "batch concepts"]]:
-    """Return `matched` and `mutual` of `ConceptMatches`."""
+    """Return `matched` and `mutual` of `ConceptMatches`.
+
+    Args:
+        kept: patches of the references, of unit length where they are valid.
+    """
     batch, grid, _, channels = patches.shape
     unit = l2_normalise(patches, 1e-8).reshape(batch, grid * grid, channels)
-    cosine = jnp.einsum("bnc,rkpc->brkpn", unit, slots.patches)
-    cosine = jnp.where(slots.patches_valid[None, ..., None], cosine, -1)
+    cosine = jnp.einsum("bnc,rkpc->brkpn", unit, kept)
+    cosine = jnp.where(valid[None, ..., None], cosine, -1)
     on_image = jnp.asarray(patches_on_image(sizes, canvas, grid)).reshape(batch, 1, 1, grid * grid)
     matched = cosine.max(3).reshape(*cosine.shape[:3], grid, grid)
-    return matched, _mutual_share(cosine, slots.patches_valid, on_image)
+    return matched, _mutual_share(cosine, valid, on_image)
 
 
 def _mutual_share(

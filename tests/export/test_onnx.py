@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
-from exported import REFERENCES, TARGETS, compare, expect, extended_bundle, make_inputs
+from exported import REFERENCES, TARGETS, calibrated, compare, expect, extended_bundle, make_inputs
 from PIL import Image
 from requirements import require_module
 
@@ -33,12 +33,22 @@ def run_onnx(folder: Path, inputs):
         onnxruntime.InferenceSession(folder / f"{name}.onnx") for name in ("encode", "segment")
     )
     references = {"images": inputs.references, "sizes": inputs.reference_sizes, "masks": inputs.masks}
-    prototypes, text = encode.run(None, references)
-    targets = {"images": inputs.targets, "sizes": inputs.target_sizes}
-    return [prototypes, text], segment.run(None, targets | {"prototypes": prototypes, "text": text})
+    encoded = encode.run(None, references)
+    feed = {"images": inputs.targets, "sizes": inputs.target_sizes}
+    feed |= dict(zip((port.name for port in encode.get_outputs()), encoded, strict=True))
+    if "patches" in feed:
+        feed["shots"] = np.ones(len(inputs.references), np.int32)
+    return encoded, segment.run(None, feed)
 
 
-@pytest.mark.parametrize(("make", "batch"), [(tiny.bundle, None), (extended_bundle, 2)])
+@pytest.mark.parametrize(
+    ("make", "batch"),
+    [
+        (tiny.bundle, None),
+        (lambda: calibrated(tiny.bundle()), None),
+        (lambda: calibrated(extended_bundle()), 2),
+    ],
+)
 def test_onnxruntime_gives_what_the_api_gives(tmp_path, make, batch):
     bundle = make()
     export_model(bundle, tmp_path, "onnx", batch=batch)
@@ -120,7 +130,7 @@ def test_the_manifest_describes_the_files(exported):
         assert {item.domain for item in model.opset_import} <= {"", "ai.onnx"}
 
 
-def test_the_example_script_gives_the_masks_of_the_api(exported, tmp_path, monkeypatch):
+def test_the_example_script_gives_the_masks_of_the_api(exported, tmp_path, monkeypatch, capsys):
     segmenter, folder = exported
     names = [str(EXAMPLES / name) for name in ("cat_reference.jpg", "cat_reference_mask.png", "targets")]
     monkeypatch.setattr(sys, "argv", ["segment_with_onnx.py", str(folder), *names, str(tmp_path)])
@@ -128,13 +138,15 @@ def test_the_example_script_gives_the_masks_of_the_api(exported, tmp_path, monke
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     script.main()
+    printed = dict(line.split(": ") for line in capsys.readouterr().out.splitlines())
     context = segmenter.fit([Example(names[0], names[1])])
     targets = [path for path in sorted(Path(names[2]).iterdir()) if path.suffix == ".jpg"]
     assert len(targets) == len(list(tmp_path.iterdir())) > 0
     for path in targets:
-        result = segmenter.predict(path, context, keep_absent=True)
+        result = segmenter.predict(path, context)
         mask = np.asarray(Image.open(tmp_path / f"{path.stem}.png")) > 0
         different = mask != result.mask(0)
         # Decoders of JPEG differ in the last bit of some pixels.
         assert different.mean() < 1e-3
         assert not different[np.abs(result.logits(0)) > 0.05].any()
+        assert bool(result.present[0]) == ("not in the image" not in printed[path.name])

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import tiny
-from exported import REFERENCES, TARGETS, compare, expect, make_inputs
+from exported import REFERENCES, TARGETS, calibrated, compare, expect, make_inputs
 
 from segic_jax.export.folder import MANIFEST, export_model
 from segic_jax.inference.segmenter import Segmenter
@@ -23,7 +23,9 @@ files = (open(f"{folder}/{name}.stablehlo", "rb").read() for name in ("encode", 
 encode, segment = map(export.deserialize, map(bytearray, files))
 arrays = np.load(source)
 encoded = encode.call(arrays["references"], arrays["reference_sizes"], arrays["masks"])
-segmented = segment.call(arrays["targets"], arrays["target_sizes"], *encoded)
+shots = [np.ones(len(arrays["references"]), np.int32)] * (len(encoded) > 2)
+segmented = segment.call(arrays["targets"], arrays["target_sizes"], *encoded, *shots)
+np.savez(source, count=len(encoded))
 np.savez(target, *map(np.asarray, [*encoded, *segmented]))
 """
 
@@ -37,12 +39,13 @@ def run_elsewhere(folder, inputs):
     assert process.returncode == 0, process.stderr
     with np.load(target) as arrays:
         outputs = [arrays[name] for name in arrays.files]
-    return outputs[:2], outputs[2:]
+    count = int(np.load(source)["count"])
+    return outputs[:count], outputs[count:]
 
 
-@pytest.mark.parametrize("batch", [None, 2])
-def test_another_process_gives_what_the_api_gives(tmp_path, batch):
-    bundle = tiny.bundle()
+@pytest.mark.parametrize(("make", "batch"), [(tiny.bundle, None), (lambda: calibrated(tiny.bundle()), 2)])
+def test_another_process_gives_what_the_api_gives(tmp_path, make, batch):
+    bundle = make()
     references = REFERENCES[: batch or 3]
     manifest = export_model(bundle, tmp_path, "stablehlo", batch=batch)
     outputs = run_elsewhere(tmp_path, make_inputs(bundle.config.canvas, references, TARGETS))

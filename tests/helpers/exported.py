@@ -8,6 +8,7 @@ import tiny
 
 from segic_jax.data.preprocess import resize_and_pad
 from segic_jax.inference.example import Example
+from segic_jax.inference.presence import EVIDENCE
 from segic_jax.inference.result import Result
 from segic_jax.inference.segmenter import Segmenter
 from segic_jax.models.backbones import backbone_template
@@ -17,6 +18,14 @@ from segic_jax.weights.bundle import Bundle
 
 REFERENCES = [tiny.random_image(seed, 50 + 9 * seed, 70) for seed in range(3)]
 TARGETS = [tiny.random_image(seed, 64, 40 + 8 * seed) for seed in (5, 6)]
+
+
+def calibrated(bundle: Bundle) -> Bundle:
+    """Return a model with a calibration, to which every evidence contributes."""
+    random = np.random.default_rng(2)
+    weights = {name: float(random.normal()) for name in EVIDENCE}
+    notes = {"presence": {"weights": weights, "bias": 0.1, "least": 0.5}}
+    return dataclasses.replace(bundle, notes=bundle.notes | notes)
 
 
 def extended_bundle() -> Bundle:
@@ -83,9 +92,12 @@ def expect(segmenter: Segmenter, references, targets) -> Expected:
 
 
 def compare(expected: Expected, encoded, segmented) -> None:
-    """Compare the outputs of both programs with the API's: within 1e-4, masks equal but for ties."""
-    prototypes, text = encoded
-    logits, scores, similarity = segmented
+    """Compare the outputs of both programs with the API's: within 1e-4, masks equal but for ties.
+
+    Presence, of calibrated models, is within 1e-3.
+    """
+    prototypes, text, *_ = encoded
+    logits, scores, similarity, *presence = segmented
     assert np.isfinite(expected.logits).all()
     scale = max(1.0, float(np.abs(expected.prototypes).max()))
     np.testing.assert_allclose(prototypes, expected.prototypes, atol=1e-4 * scale)
@@ -100,4 +112,6 @@ def compare(expected: Expected, encoded, segmented) -> None:
             inside.sum((1, 2)), 1
         )
         np.testing.assert_allclose(scores[row], probability, atol=1e-4)
+        if presence:
+            np.testing.assert_allclose(presence[0][row], result.presence, atol=1e-3)
     assert (np.abs(similarity) <= 1 + 1e-5).all()

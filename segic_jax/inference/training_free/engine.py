@@ -258,7 +258,8 @@ def _segment(
     clusters = describe_clusters(unit, debiased, labels, on_image)
     merged = merge_clusters(clusters, prototypes, similarity, candidates, least)
     logits = mask_logits(merged.inside.reshape(-1, grid, grid), merged.confidence, canvas)
-    matched, mutual = matching.match_kept_patches(debiased.reshape(1, grid, grid, -1), sizes, canvas, slots)
+    debiased = debiased.reshape(1, grid, grid, -1)
+    matched, mutual = matching.match_kept_patches(debiased, sizes, canvas, slots.patches, slots.patches_valid)
     return ConceptMatches(logits[None], similarity.reshape(1, -1, grid, grid), matched, mutual)
 
 
