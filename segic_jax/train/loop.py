@@ -25,6 +25,7 @@ from segic_jax.models.params import Params, check, place
 from segic_jax.runtime import distributed
 from segic_jax.train.checkpoint import METRIC, Checkpoints, fingerprint
 from segic_jax.train.flops import flops_of
+from segic_jax.train.forward import SEGIC, Prompting
 from segic_jax.train.log import TrainingLog
 from segic_jax.train.optim import learning_rate, make_optimizer, trainable_names
 from segic_jax.train.step import Frozen, State, check_batch, init_state, make_train_step
@@ -52,6 +53,7 @@ class Parts:
     text: Mapping[str, np.ndarray]  # prompt -> feature [text_width]; the empty prompt "" is always among them
     head: Params | None = None  # to start from; None: fresh
     validation: Validation | None = None  # every `config.train.eval_every` steps and at the end
+    prompting: Prompting = SEGIC
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ def train(config: Config, workdir: Path, parts: Parts) -> Outcome:
             if train_step is None:
                 batch = distributed.shard_batch(mesh, next(batches))
                 with jax.set_mesh(mesh):  # kernels split their rows over it
-                    traced = make_train_step(config, optimizer, mesh).trace(state, frozen, batch)
+                    step_function = make_train_step(config, optimizer, mesh, prompting=parts.prompting)
+                    traced = step_function.trace(state, frozen, batch)
                 train_step = traced.lower().compile()  # one program: another shape of batch is an error
                 log.begin(*(flops_of(traced.jaxpr.jaxpr, trips) for trips in (0, 1)))
             state, metrics = train_step(state, frozen, batch)

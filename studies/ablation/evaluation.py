@@ -11,6 +11,7 @@ from jaxtyping import Array, Int
 from segic_jax.config import EMPTY_PROMPT, ModelConfig, class_prompt
 from segic_jax.data.emoji.source import SCENES
 from segic_jax.models.correspondence import grid_masks
+from segic_jax.models.features import Features
 from segic_jax.models.layers import bilinear
 from segic_jax.models.params import Params
 from segic_jax.models.segic import upsample
@@ -75,7 +76,7 @@ def _count(
 ) -> Int[Array, "2 episodes"]:
     on_canvas = grid_masks(masks, config.canvas) > 0  # as `data.preprocess` does
     shots = ShotBatch(features, grid_masks(on_canvas, config.grid), text, jnp.ones(masks.shape[:2], bool))
-    stages = decode_prompted(prompting, config, head, target, shots)
+    stages = decode_prompted(prompting, config, head, Features(target), shots)
     logits = upsample(stages.logits, config.canvas)[:, 0, :, :, None]
     inside = bilinear(logits, truth.shape[1:])[..., 0] > 0
     return jnp.stack([(inside & truth).sum((1, 2)), (inside | truth).sum((1, 2))])

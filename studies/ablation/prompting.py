@@ -59,13 +59,13 @@ def decode_prompted(
     prompting: Prompting,
     config: ModelConfig,
     head: Params,
-    target: Float[AnyArray, "batch g g channels"],
+    features: Features,
     shots: ShotBatch,
 ) -> DecoderStages:
-    """Decode with the prompts that `prompting` gives."""
-    prototypes, similarity = describe(prompting, config, target, shots, pool_shots(shots))
+    """Decode targets with the prompts that `prompting` gives."""
+    prototypes, similarity = describe(prompting, config, features.patches, shots, pool_shots(shots))
     located = locate(prompting, similarity, config.canvas)
-    return decode_with_prompts(config, head, Features(target), prototypes, located)
+    return decode_with_prompts(config, head, features, prototypes, located)
 
 
 def describe(

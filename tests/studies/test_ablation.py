@@ -171,7 +171,7 @@ def decode_pair(bundle: Bundle, prompting: Prompting, seed: int, text: float = 0
 @partial(jax.jit, static_argnums=0)
 def program(prompting: Prompting, head, target, shots: ShotBatch):
     """Return logits, similarity map and valid tokens."""
-    return decode_prompted(prompting, MODEL, head, target, shots)
+    return decode_prompted(prompting, MODEL, head, Features(target), shots)
 
 
 def test_a_withheld_prompt_has_no_influence(bundle):
