@@ -167,6 +167,15 @@ def test_wrong_options_are_reported_in_one_sentence(weights, tmp_path, options, 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("benchmark", ["coco20i", "fss1000"])
+def test_the_training_free_method_is_scored_under_its_own_protocol(weights, tmp_path, benchmark):
+    WRITE[benchmark](tmp_path / "data")
+    options = {"benchmark": benchmark, "data_root": tmp_path / "data", "limit": 2}
+    result = run(weights, tmp_path / "out", **options, method="training_free", protocol="insid3")
+    assert result["protocol"]["name"] == "insid3"
+    assert result["method"]["name"] == "training_free"
+
+
 def test_a_list_is_scored_under_its_own_protocol(weights, tmp_path):
     WRITE["fss1000"](tmp_path / "data")
     options = {"benchmark": "fss1000", "data_root": tmp_path / "data", "limit": 2}
