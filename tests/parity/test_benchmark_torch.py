@@ -6,14 +6,18 @@ import sys
 from itertools import product
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from requirements import require_torch, require_transformers
 from tiny import CONFIG
 
-from benchmarks import matrix, official, run
+from benchmarks import exported, matrix, official, run
 from benchmarks.stages import STAGES, Size
 from benchmarks.torch_side import TorchError, request_for
 from segic_jax.config import ViTConfig
+from segic_jax.export.programs import make_programs
+from segic_jax.inference.segmenter import Segmenter
 from segic_jax.train.flops import count_flops
 
 torch = require_torch()
@@ -22,7 +26,7 @@ from test_dump_torch import CHECKOUT
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import official_worker, torch_worker
+from benchmarks import official_worker, torch_exports, torch_worker
 
 VIT = ViTConfig(patch_size=14, width=64, depth=1, num_heads=4, pos_grid=8)
 MODEL = dataclasses.replace(CONFIG, backbone=VIT, canvas=112)  # the canvas of the stand-in below
@@ -41,6 +45,17 @@ def test_both_sides_do_the_same_number_of_operations(stage, ffn):
         call()
     ours = count_flops(STAGES[stage](size).function, *STAGES[stage](size).arguments)
     assert counter.get_total_flops() == pytest.approx(ours, rel=0.03)
+
+
+def test_the_model_of_the_exports_is_ours():
+    bundle, module = torch_exports.random_model("s", 112)
+    segmenter = Segmenter(bundle)
+    inputs = exported.make_inputs(segmenter)
+    _, segment = make_programs(bundle)
+    ours = jax.jit(segment.function)(*inputs.values())[0]
+    with torch.inference_mode():
+        theirs = module(torch.tensor(inputs["images"]).float(), torch.tensor(inputs["prototypes"]))
+    np.testing.assert_allclose(ours, theirs, atol=1e-4)
 
 
 def test_a_run_compares_with_pytorch_and_the_official_code(tmp_path, monkeypatch):

@@ -303,8 +303,7 @@ class PromptEncoder(nn.Module):
 
     def forward(self, points, boxes, masks, texts):
         assert boxes is None
-        coordinates, labels = points
-        assert (labels == 1).all()
+        coordinates, _ = points  # all in the foreground
         inside = self.pe_layer((coordinates + 0.5) / self.canvas) + self.point_embeddings[1].weight
         padding = self.not_a_point_embed.weight.expand(len(texts), 1, -1)
         return torch.cat([inside, padding, texts], dim=1), self.mask_downscaling(masks)
@@ -486,12 +485,24 @@ class SEGIC(nn.Module):
         text = self.prompt_proj(self.encoder.get_prompt_features([prompt, prompt]))[:1, None]
         masks = (data["label_dual"][0].cuda()[:, None] / 255 > 0.5).float()
         pooled = self.extract_inst_feat(features[1:], masks)
+        logits, iou = self.segment(features[:1], pooled, text)
+        h, w = data["ori_size"][0]
+        return logits[:, :, :h, :w], iou, None, None
+
+    def segment(self, features, pooled, text):
+        """Return logits on the canvas and predicted IoU.
+
+        Args:
+            features: of the target, [1, channels, h, w].
+            pooled: a prototype of each concept, [concepts, channels].
+            text: token of the prompt, [1, 1, width].
+        """
         visual = self.inst_proj(pooled)
-        image = self.neck(features[:1])
-        upsampled = F.interpolate(features[:1], (self.img_size // 4,) * 2, mode="bilinear")
+        image = self.neck(features)
+        upsampled = F.interpolate(features, (self.img_size // 4,) * 2, mode="bilinear")
         similarity = misc.cal_sim(upsampled, pooled[:, None], eps=1e-8)
         similarity = F.interpolate(similarity, (self.img_size,) * 2, mode="bilinear")
-        count = len(masks)
+        count = len(pooled)
         peak = similarity.flatten(1).argmax(1)
         point = torch.stack([peak % self.img_size, peak // self.img_size], -1)[:, None].float()
         kinds = self.inst_type_embed(torch.eye(count, dtype=torch.long))  # [own concept, token, width]
@@ -506,9 +517,7 @@ class SEGIC(nn.Module):
             dense_prompt_embeddings=dense,
             multimask_output=False,
         )
-        h, w = data["ori_size"][0]
-        logits = F.interpolate(logits, (self.img_size,) * 2, mode="bilinear")
-        return logits[:, :, :h, :w], iou, None, None
+        return F.interpolate(logits, (self.img_size,) * 2, mode="bilinear"), iou
 
 
 def build_model(args) -> SEGIC:
