@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,12 +29,12 @@ TEXT_WIDTH = 16
 class Target(nn.Module):
     """Return the logits of one image on the canvas for a prototype, with the text feature 0."""
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: Any):
         super().__init__()
-        self.model = model
+        self.model: Any = model
 
     def forward(self, images, prototypes):
-        model = self.model
+        model: Any = self.model
         pixels = (images.movedim(-1, 1) / 255 - model.pixel_mean) / model.pixel_std
         text = model.prompt_proj(torch.zeros(1, 1, TEXT_WIDTH))
         return model.segment(model.encoder(pixels), prototypes, text)[0]
@@ -66,14 +66,15 @@ def random_model(vit: Literal["s", "b", "l"], canvas: int) -> tuple[Bundle, Targ
     sys.path.append(str(Path(__file__).parents[1] / "tests/parity"))
     import torch_segic
 
-    config = ModelConfig(ViTConfig.dinov2(vit), HeadConfig(), text_width=TEXT_WIDTH, canvas=canvas)
+    backbone = ViTConfig.dinov2(vit)
+    config = ModelConfig(backbone, HeadConfig(), text_width=TEXT_WIDTH, canvas=canvas)
     torch.manual_seed(0)
     model = torch_segic.SEGIC(
         torch_segic.Sizes(
             canvas=canvas,
-            vit_width=config.backbone.width,
-            vit_depth=config.backbone.depth,
-            vit_heads=config.backbone.num_heads,
+            vit_width=backbone.width,
+            vit_depth=backbone.depth,
+            vit_heads=backbone.num_heads,
             text_width=TEXT_WIDTH,
             width=config.head.width,
             heads=config.head.num_heads,
