@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden_batch import channels_last, golden_references, references
-from tiny import EXTENDED
+from tiny import EXTENDED, parameters
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models import encoding, segic
@@ -113,7 +113,7 @@ def small():
         text=rng.normal(size=(2, 4, 16)).astype(np.float32),
     )
     backbone = backbone_template(config.backbone).init(0)
-    head = head_template(config).init(0)
+    head = parameters(head_template(config), 0)
     targets = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
     sizes = np.array([[64, 40], [50, 64]])
 
@@ -153,7 +153,7 @@ def test_padding_changes_nothing(small):
 
 def test_a_concept_alone_is_decoded_as_if_it_were_the_only_one(small):
     _, targets, sizes, batch, config, backbone = small
-    head = head_template(config).init(0)
+    head = parameters(head_template(config), 0)
     features = jax.jit(partial(encoding.extract, config))(backbone, targets, sizes)
     context = jax.jit(partial(encoding.encode, config))(backbone, batch)
 
@@ -184,7 +184,7 @@ def test_the_extensions_of_the_head():
         expected = segic.similarity_map(patches[..., channels], pooled[..., channels], config.canvas)
         np.testing.assert_allclose(maps[:, :, level], expected, atol=1e-6)
 
-    head = head_template(config).init(0)
+    head = parameters(head_template(config), 0)
     prototypes = encoding.Prototypes(
         pooled, pooled[:, :, None], np.ones((1, 2, 1), bool), np.zeros((1, 2, 16))
     )

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from tiny import EXTENDED, bundle, random_image
+from tiny import EXTENDED, bundle, parameters, random_image
 
 from segic_jax.data.emoji.source import EmojiSource
 from segic_jax.data.emoji.sprites import SpriteBank
@@ -50,7 +50,7 @@ def test_for_equal_shots_every_map_of_a_level_is_that_of_the_mean():
     prototypes = Prototypes(
         shots.mean(2), shots, np.ones((1, 1, 2), bool), np.zeros((1, 1, EXTENDED.text_width), np.float32)
     )
-    head = head_template(EXTENDED).init(0)
+    head = parameters(head_template(EXTENDED), 0)
     logits, _ = segic.decode(EXTENDED, head, features, prototypes)
     largest = kshot._decode_max(EXTENDED, head, features, prototypes).logits
     np.testing.assert_allclose(largest, segic.upsample(logits, EXTENDED.canvas), atol=1e-4)

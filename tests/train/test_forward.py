@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiny import parameters
 
 from segic_jax.config import HeadConfig, ModelConfig, ViTConfig
 from segic_jax.models.features import Features
@@ -106,7 +107,7 @@ def small():
     }
     features = rng.normal(size=(2, 3, 8, 8, 32)).astype(np.float32)
     features[:, 2] = 0
-    head = head_template(config).init(0)
+    head = parameters(head_template(config), 0)
     table = jnp.asarray(rng.normal(size=(2, 16)), jnp.float32)
 
     @jax.jit

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny import EXTENDED
+from tiny import EXTENDED, parameters
 
 from segic_jax.models.features import Features
 from segic_jax.models.head import head_template
@@ -27,7 +27,7 @@ USED = {
 
 @pytest.fixture(scope="module")
 def head():
-    return head_template(EXTENDED).init(0)
+    return parameters(head_template(EXTENDED), 0)
 
 
 @pytest.fixture(scope="module")
