@@ -123,7 +123,7 @@ def read_image(path: Path | str) -> UInt8[np.ndarray, "height width 3"]:
     header = open_header(io.BytesIO(content), path)  # OpenCV may know formats that Pillow does not
     if header is not None and header.format != "MPO" and (count := getattr(header, "n_frames", 1)) > 1:
         warnings.warn(f"{path} holds {count} images; the first is read.", InputWarning, stacklevel=2)
-    if header is not None and header.format == "AVIF":  # OpenCV does not turn it
+    if header is not None and header.format in ("AVIF", "WEBP"):  # OpenCV 4 turns neither
         return np.asarray(_to_rgb(header, path))
     try:
         return _to_8_bits(_decode(content, path, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_ANYDEPTH), path)
