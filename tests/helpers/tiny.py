@@ -22,10 +22,11 @@ CONFIG = ModelConfig(
     text_width=4,
     canvas=64,
 )
-# With both extensions of the head: finer levels, and a similarity map of each level.
+# With both extensions of the head: finer levels, and a similarity map of each level. The first norm of the mask
+# prompt has a quarter of `mask_channels`; over two channels its gradient would be almost nothing but rounding.
 EXTENDED = ModelConfig(
     backbone=EfficientNetConfig(0, blocks=(5, 15), fine_blocks=(4, 2)),
-    head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=8, level_maps=True),
+    head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=16, level_maps=True),
     text_width=16,
     canvas=64,
 )
