@@ -111,8 +111,8 @@ def trained(config: Config, workdir: Path, canvas: int) -> Bundle:
 
 
 @dataclass
-class Args:
-    """Train the variants one after another and print their mIoU, in per cent; run again after a stop."""
+class HeadStudy:
+    """Hold what every study that trains heads asks for."""
 
     data_root: tuple[Path, ...]
     """Folders in the layout of `segic eval --benchmark folder`."""
@@ -124,17 +124,27 @@ class Args:
     """Steps of each training."""
     canvas: int = 448
     """Side of the canvas of the evaluation."""
+
+    def training(self) -> Config:
+        """Return the configuration with this study's photographs and steps."""
+        config = load_config(self.config)
+        sources = tuple(dataclasses.replace(source, root=str(self.sources)) for source in config.sources)
+        return dataclasses.replace(
+            config, sources=sources, train=dataclasses.replace(config.train, steps=self.steps)
+        )
+
+
+@dataclass
+class Args(HeadStudy):
+    """Train the variants one after another and print their mIoU, in per cent; run again after a stop."""
+
     out: Path = Path("outputs/extensions")
     """A folder for each training."""
 
 
 def main(args: Args) -> None:
     """Print a line for each variant."""
-    config = load_config(args.config)
-    sources = tuple(dataclasses.replace(source, root=str(args.sources)) for source in config.sources)
-    config = dataclasses.replace(
-        config, sources=sources, train=dataclasses.replace(config.train, steps=args.steps)
-    )
+    config = args.training()
     folders = {root.name: FolderSource(root) for root in args.data_root}
     bundles = {
         name: trained(variant(config, name), args.out.resolve() / name.replace(" ", "_"), args.canvas)

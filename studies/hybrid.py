@@ -33,13 +33,12 @@ from segic_jax.models.features import Features
 from segic_jax.models.params import Params
 from segic_jax.models.segic import upsample
 from segic_jax.runtime.compile_cache import use_compile_cache
-from segic_jax.train.experiment import load_config
 from segic_jax.train.forward import ShotBatch
 from segic_jax.train.loop import train
 from segic_jax.train.run import MODEL, build, finished_bundle
 from segic_jax.weights.bundle import Bundle, load_bundle, save_bundle
 from studies.ablation.prompting import Prompting, decode_prompted, training_prompts
-from studies.extensions import Score, score_rows, variant
+from studies.extensions import HeadStudy, Score, score_rows, variant
 
 PARENT, FREE = "finer levels", "training-free"
 HYBRIDS = {
@@ -105,29 +104,18 @@ def compare(parent: Bundle, hybrids: dict[str, Bundle], source: EpisodeSource) -
 
 
 @dataclass
-class Args:
+class Args(HeadStudy):
     """Train the heads one after another and print mIoU in per cent, with what it is above each parent's."""
 
-    data_root: tuple[Path, ...]
-    """Folders in the layout of `segic eval --benchmark folder`."""
-    config: str = "photo"
-    """The training; its backbone must have finer levels."""
-    sources: Path = Path("data/photos")
-    """The folder of tools/photo_sources.py."""
     steps: int = 300
     """Steps of each training."""
-    canvas: int = 448
-    """Side of the canvas of the evaluation."""
     out: Path = Path("outputs/hybrid")
     """A folder for each training."""
 
 
 def main(args: Args) -> None:
     """Print a line for each head and set."""
-    config = variant(load_config(args.config), PARENT)
-    sources = tuple(dataclasses.replace(source, root=str(args.sources)) for source in config.sources)
-    settings = dataclasses.replace(config.train, steps=args.steps)
-    config = dataclasses.replace(config, sources=sources, train=settings)
+    config = variant(args.training(), PARENT)
     bundles = {
         name: trained(config, prompting, args.out.resolve() / name.replace(" ", "_"), args.canvas)
         for name, prompting in {PARENT: Prompting(), **HYBRIDS}.items()
