@@ -22,8 +22,8 @@ CONFIG = ModelConfig(
     text_width=4,
     canvas=64,
 )
-# With both extensions of the head: finer levels, and a similarity map of each level. The first norm of the mask
-# prompt has a quarter of `mask_channels`; over two channels its gradient would be almost nothing but rounding.
+# With both extensions of the head: finer levels, and a similarity map of each level. The mask prompt's first
+# norm has a quarter of `mask_channels`; over two channels its gradient would be little more than rounding.
 EXTENDED = ModelConfig(
     backbone=EfficientNetConfig(0, blocks=(5, 15), fine_blocks=(4, 2)),
     head=HeadConfig(width=32, num_heads=2, mlp_width=64, iou_width=32, mask_channels=16, level_maps=True),
