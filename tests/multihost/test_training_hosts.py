@@ -14,6 +14,7 @@ import pytest
 from segic_jax.runtime.metric_writer import read_metrics
 from segic_jax.train.checkpoint import load_head
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 HELPERS = Path(__file__).parents[1] / "helpers"
 STEPS = 6
 

@@ -43,6 +43,7 @@ from studies.ablation.prompting import (
 from studies.ablation.scenes import SCENES, TRAINING, VALIDATION, VIEWS, Size, episode_classes
 from studies.ablation.variants import DEFAULT, Variant, choose_variants, make_variants
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 MODEL = dataclasses.replace(
     tiny.CONFIG,
     backbone=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),

@@ -16,6 +16,8 @@ from studies import hybrid
 from studies.ablation.prompting import Prompting, training_prompts
 from studies.extensions import variant
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 @pytest.mark.parametrize("name", ["candidates beside the map", "no candidates"])
 def test_a_hybrid_without_candidates_is_the_trained_head(name):

@@ -24,6 +24,8 @@ from segic_jax.runtime.metric_writer import read_metrics
 from segic_jax.train.checkpoint import Checkpoints, load_head
 from segic_jax.train.optim import UNTRAINED
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 
 class StopsAt(Squares):
     """Send SIGTERM to this process when the pair with the given number is drawn."""

@@ -5,6 +5,7 @@ from dataclasses import replace
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from safetensors.numpy import load_file
 
 from segic_jax.config import HeadConfig, ModelConfig, PretrainConfig, ViTConfig
@@ -14,6 +15,7 @@ from segic_jax.train import pretrain
 from segic_jax.train.mixed_precision import mixed_precision
 from segic_jax.weights.convert import read_frozen
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 MODEL = ModelConfig(
     backbone=ViTConfig(patch_size=8, width=16, depth=1, num_heads=2, pos_grid=4),
     head=HeadConfig(width=16, num_heads=2),
