@@ -35,7 +35,7 @@ def require_onnx() -> None:
 def write_onnx(program: Program, inputs: Sequence[Port], folder: Path) -> list[Path]:
     """Write NAME.onnx, and NAME.onnx.data for large weights; return their paths."""
     path, specs = folder / f"{program.name}.onnx", input_specs(inputs)
-    with portable_operations():
+    with portable_operations("onnx"):
         traced = jax.make_jaxpr(program.function)(*specs)
     logging.disable(logging.WARNING)  # the converter logs each of its steps
     try:

@@ -15,7 +15,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def write_stablehlo(program: Program, inputs: Sequence[Port], folder: Path) -> list[Path]:
     """Write NAME.stablehlo, which `jax.export.deserialize` reads, and return its path."""
-    with portable_operations():  # a kernel of one platform cannot be in a program for several
+    with portable_operations("xla"):  # a kernel of one platform cannot be in a program for several
         exported = export.export(jax.jit(program.function), platforms=PLATFORMS)(*input_specs(inputs))
     path = folder / f"{program.name}.stablehlo"
     path.write_bytes(exported.serialize())

@@ -18,7 +18,7 @@ from segic_jax.config import EfficientNetConfig, MBConv
 from segic_jax.models.features import Features
 from segic_jax.models.layers import bilinear, torch_uniform
 from segic_jax.models.params import AnyArray
-from segic_jax.models.portable import is_portable
+from segic_jax.models.portable import is_for_onnx
 
 _STEM_CHANNELS = 32
 _NORM_EPSILON = 1e-3
@@ -147,7 +147,7 @@ class DepthwiseConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Array:
         size, stride = self.kernel.shape[0], self.stride
-        if is_portable():
+        if is_for_onnx():
             return jax.lax.conv_general_dilated(
                 x,
                 self.kernel[...][:, :, None],

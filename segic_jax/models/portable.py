@@ -1,26 +1,34 @@
-"""Choose between the forms of an operation that suit XLA, and the one that other runtimes know."""
+"""Choose between the forms of an operation that suit XLA on one platform, and those that others can run."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Literal
 
-_PORTABLE: ContextVar[bool] = ContextVar("portable_operations", default=False)
+Runtime = Literal["xla", "onnx"]
+_RUNTIME: ContextVar[Runtime | None] = ContextVar("portable_operations", default=None)
 
 
 @contextmanager
-def portable_operations() -> Iterator[None]:
-    """Trace the common form of each operation inside the block, for formats such as ONNX.
+def portable_operations(runtime: Runtime) -> Iterator[None]:
+    """Trace the common form of each operation inside the block.
 
-    Attention is one product for every platform, whatever memory it takes, and a depthwise convolution is one
-    operation.
+    Args:
+        runtime: what runs the program. For both, attention is one product for every platform, whatever memory
+            it takes. For "onnx", a depthwise convolution is one operation, which XLA runs slowly on a CPU.
     """
-    token = _PORTABLE.set(True)
+    token = _RUNTIME.set(runtime)
     try:
         yield
     finally:
-        _PORTABLE.reset(token)
+        _RUNTIME.reset(token)
 
 
 def is_portable() -> bool:
-    """Return whether the common forms are asked for."""
-    return _PORTABLE.get()
+    """Return whether the program must run on every platform."""
+    return _RUNTIME.get() is not None
+
+
+def is_for_onnx() -> bool:
+    """Return whether a runtime of ONNX runs the program."""
+    return _RUNTIME.get() == "onnx"
