@@ -60,8 +60,6 @@ if __name__ == "__main__":
 LOG = """
 from pathlib import Path
 from segic_jax.evaluate.run_log import RunLog
-
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 out = Path(sys.argv[2]) / (str(jax.process_index()) if sys.argv[3] == "own" else "")
 log = RunLog(out, {"run": 1})
 print(sorted(log.done), flush=True)

@@ -11,6 +11,7 @@ from segic_jax.evaluate.episode_stream import predict_episodes
 from segic_jax.evaluate.episode_tasks import make_tasks
 from segic_jax.inference.engine import Engine
 from segic_jax.runtime.metric_writer import read_metrics
+from segic_jax.train.experiment import load_config
 from segic_jax.train.loop import train
 from studies import hybrid
 from studies.ablation.prompting import Prompting, training_prompts
@@ -55,7 +56,7 @@ def test_a_head_that_was_trained_is_read(tmp_path, monkeypatch):
     model = tiny.bundle()
     monkeypatch.setattr(hybrid, "build", lambda config: pytest.fail("trained again"))
     hybrid.save_bundle(tmp_path / hybrid.MODEL, model)
-    config = variant(hybrid.load_config("photo"), hybrid.PARENT)
+    config = variant(load_config("photo"), hybrid.PARENT)
     found = hybrid.trained(config, Prompting(), tmp_path, 64)
     assert found.config.canvas == 64
     assert found.head.keys() == model.head.keys()

@@ -33,7 +33,6 @@ from segic_jax.train.recipe import OFFICIAL_SOURCES
 from segic_jax.train.run import MODEL, run
 from segic_jax.weights.bundle import Weights, load_bundle, save_bundle, write_weights
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).parents[2]
 
 CANVAS = 64
