@@ -53,7 +53,7 @@ def test_the_recipe_of_vit_g_fits_on_16_chips_with_a_split_backbone(target):
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, split_backbone=True))
     plan = plan_training(config, target("v5e:4x4", "libtpu"))
     assert plan.memory_left >= 19 * plan.memory["frozen backbone"]
-    assert set(plan.collectives) == {"all-gather", "all-reduce"}
+    assert set(plan.cost.collectives) == {"all-gather", "all-reduce"}
     assert plan.seconds["memory"] <= 2 * plan.seconds["compute"]
 
 
