@@ -24,11 +24,11 @@ demo: $(VENV)/installed
 	@echo
 	@echo "Predictions: outputs/demo/index.html   Evaluation: outputs/demo/emoji/sheet.png, result.json"
 
-# Lint, types and every test: below 15 minutes on two cores.
+# Lint, types and every test: up to an hour on two cores.
 test: lint
 	$(BIN)/python -m pytest -q
 
-# The tests that start no process, build no documentation and compile little: below 2 minutes on two cores.
+# The tests that start no process, build no documentation and compile little: a few minutes on two cores.
 test-fast: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m 'not slow and not gpu and not compilers and not heavy'
 

@@ -111,17 +111,13 @@ def unchecked_types():
 
 @pytest.fixture(scope="module")
 def quick_compilation():
-    """Compile without most optimisations, here and in processes that tests start: it takes half as long."""
-    name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-    if before is None:
-        del os.environ[name]
-    else:
-        os.environ[name] = before
+    """Compile without most optimisations, which is quicker, here and in processes that tests start."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+        jax.config.update("jax_disable_most_optimizations", True)
+        yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 FULL = os.environ.get("SEGIC_GOLDENS")
