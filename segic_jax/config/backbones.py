@@ -172,6 +172,11 @@ class EfficientNetConfig:
         blocks = ((7, 10, 15), (9, 14, 20), (9, 14, 20), (9, 16, 23), (11, 20, 29))
         return cls(lite, blocks[lite])
 
+    @property
+    def outputs(self) -> tuple[int, ...]:
+        """Return the blocks whose outputs are features."""
+        return *self.blocks, *self.fine_blocks
+
     def layout(self) -> tuple[MBConv, ...]:
         """Return the blocks; width and depth are scaled by the published coefficients of the model."""
         width, depth = ((1.0, 1.0), (1.0, 1.1), (1.1, 1.2), (1.2, 1.4), (1.4, 1.8))[self.lite]

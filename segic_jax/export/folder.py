@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -73,7 +74,7 @@ def export_model(
     make_folder(folder, WriteError)
     (folder / MANIFEST).unlink(missing_ok=True)
     programs = [
-        _write(program, folder, target, batch)
+        _write(program, folder, target, batch, precision)
         for program in make_programs(replace(bundle, config=config), precision, compute)
     ]
     manifest = {
@@ -96,9 +97,11 @@ def export_model(
     return manifest
 
 
-def _write(program: Program, folder: Path, target: Target, batch: int | None) -> dict[str, Any]:
+def _write(
+    program: Program, folder: Path, target: Target, batch: int | None, precision: ExportPrecision
+) -> dict[str, Any]:
     """Write a program and return what the manifest says about it."""
-    write = write_onnx if target == "onnx" else write_stablehlo
+    write = partial(write_onnx, stored=precision) if target == "onnx" else write_stablehlo
     inputs = with_batch(program.inputs, batch)
     try:
         with tempfile.TemporaryDirectory(prefix=".part", dir=folder) as part:

@@ -69,21 +69,29 @@ def make_programs(
     def computing() -> Params:
         return {name: value.astype(compute or dtype) for name, value in stored.items()}
 
-    def encode_image(image, size, mask):
-        features = encoding.extract(config, computing(), image[None], size[None]).patches[0]
-        pooled = pool_reference(features, mask, size)
+    def encode_image(patches, size, mask):
+        pooled = pool_reference(patches, mask, size)
         outputs = pooled.visual, jnp.asarray(prompt)
-        return outputs if calibration is None else (*outputs, kept_patches(features, pooled))
+        return outputs if calibration is None else (*outputs, kept_patches(patches, pooled))
 
-    def segment_image(image, size, *classes):
-        features = encoding.extract(config, computing(), image[None], size[None])
+    def encode(images, sizes, masks):
+        patches = encoding.extract(config, computing(), images, sizes).patches
+        return tuple(jax.vmap(encode_image)(patches, sizes, masks))
+
+    def segment_image(features, size, *classes):
+        features = jax.tree.map(lambda level: level[None], features)
         return jax.vmap(partial(_segment_class, config, head, calibration, features, size))(*classes)
 
+    def segment(images, sizes, *classes):
+        features = encoding.extract(config, computing(), images, sizes)
+        axes = 0, 0, *[None] * len(classes)
+        return tuple(jax.vmap(segment_image, axes)(features, sizes, *classes))
+
     ports = _ports(config, calibration is not None)
-    encode = Program("encode", _over_images(encode_image), ports.references, ports.encoded)
-    shared = len(ports.targets) - 2  # all but images and sizes
-    segment = Program("segment", _over_images(segment_image, shared), ports.targets, ports.segmented)
-    return encode, segment
+    return (
+        Program("encode", _in_full_precision(encode), ports.references, ports.encoded),
+        Program("segment", _in_full_precision(segment), ports.targets, ports.segmented),
+    )
 
 
 class _Ports(NamedTuple):
@@ -167,15 +175,12 @@ def _mean_probability(logits: Float[Array, "S S"], inside: Bool[Array, "S S"]) -
     return (mask * jax.nn.sigmoid(logits)).sum() / jnp.maximum(mask.sum(), 1)
 
 
-def _over_images(function: Callable[..., tuple], shared: int = 0) -> Callable[..., tuple[Array, ...]]:
-    """Return the function over a batch of images, at full precision; all of them share the last inputs."""
-
-    def over_images(*inputs):
-        axes = [0] * (len(inputs) - shared) + [None] * shared
+def _in_full_precision(function: Callable[..., tuple]) -> Callable[..., tuple[Array, ...]]:
+    def in_full_precision(*inputs):
         with jax.default_matmul_precision("highest"):
-            return tuple(jax.vmap(function, in_axes=axes)(*inputs))
+            return function(*inputs)
 
-    return over_images
+    return in_full_precision
 
 
 def input_specs(ports: Sequence[Port]) -> list[jax.ShapeDtypeStruct]:

@@ -6,12 +6,13 @@ the blocks, a convolution and the classifier, is left out. Attribute names are t
 `efficientnet-lite-pytorch` without their leading underscore, so weights port by name.
 """
 
+from collections.abc import Mapping
 from itertools import accumulate
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from segic_jax.config import EfficientNetConfig, MBConv
@@ -21,7 +22,7 @@ from segic_jax.models.params import AnyArray
 from segic_jax.models.portable import is_for_onnx
 
 _STEM_CHANNELS = 32
-_NORM_EPSILON = 1e-3
+NORM_EPSILON = 1e-3
 
 
 class EfficientNet(nnx.Module):
@@ -31,18 +32,27 @@ class EfficientNet(nnx.Module):
         self.config = config
         self.conv_stem = SpatialConv(3, 2, 3, _STEM_CHANNELS, rngs=rngs)
         self.bn0 = BatchNorm(_STEM_CHANNELS)
-        needed = max(*config.blocks, *config.fine_blocks) + 1
-        self.blocks = nnx.List(InvertedResidual(block, rngs=rngs) for block in config.layout()[:needed])
+        layout = config.layout()[: max(config.outputs) + 1]
+        self.blocks = nnx.List(InvertedResidual(block, rngs=rngs) for block in layout)
 
     def __call__(self, images: Float[AnyArray, "batch height width 3"]) -> Features:
         """Return the features of normalised images."""
         outputs = self.block_outputs(images)
+        return self.join({block: outputs[block] for block in self.config.outputs}, images.shape[1:3])
+
+    def join(self, outputs: Mapping[int, Float[AnyArray, "batch _ _ _"]], size: tuple[int, ...]) -> Features:
+        """Standardise the outputs of blocks and join them.
+
+        Args:
+            outputs: of `config.outputs`.
+            size: (h, w) of the images.
+        """
         means, variances = self._statistics()
 
         def standardised(block: int) -> Array:
-            return (outputs[block] - means[block]) * jax.lax.rsqrt(variances[block])
+            return (outputs[block] - means[block]) * lax.rsqrt(variances[block])
 
-        grid = tuple(side // self.config.stride for side in images.shape[1:3])
+        grid = tuple(side // self.config.stride for side in size)
         patches = [
             x if x.shape[1:3] == grid else bilinear(x, grid) for x in map(standardised, self.config.blocks)
         ]
@@ -104,7 +114,7 @@ class BatchNorm(nnx.Module):
         self.var = nnx.Param(jnp.ones(channels))
 
     def __call__(self, x: Float[Array, "*batch channels"]) -> Float[Array, "*batch channels"]:
-        factor = self.scale[...] * jax.lax.rsqrt(self.var[...] + _NORM_EPSILON)
+        factor = self.scale[...] * lax.rsqrt(self.var[...] + NORM_EPSILON)
         return x * factor + (self.bias[...] - self.mean[...] * factor)
 
 
@@ -115,6 +125,8 @@ class PointConv(nnx.Module):
         self.kernel = nnx.Param(torch_uniform(rngs.params(), (features_in, features_out)))
 
     def __call__(self, x: Float[Array, "*batch _"]) -> Float[Array, "*batch _"]:
+        if is_for_onnx():
+            return _convolve(x, self.kernel[...][None, None])
         return jnp.matmul(x, self.kernel[...], preferred_element_type=jnp.float32).astype(x.dtype)
 
 
@@ -126,13 +138,7 @@ class SpatialConv(nnx.Module):
         self.kernel = nnx.Param(torch_uniform(rngs.params(), (size, size, features_in, features_out)))
 
     def __call__(self, x: Float[AnyArray, "batch height width _"]) -> Float[Array, "batch rows columns _"]:
-        return jax.lax.conv_general_dilated(
-            x,
-            self.kernel[...],
-            (self.stride, self.stride),
-            "SAME",
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+        return _convolve(x, self.kernel[...], self.stride)
 
 
 class DepthwiseConv(nnx.Module):
@@ -148,14 +154,7 @@ class DepthwiseConv(nnx.Module):
     def __call__(self, x: Float[Array, "batch height width channels"]) -> Array:
         size, stride = self.kernel.shape[0], self.stride
         if is_for_onnx():
-            return jax.lax.conv_general_dilated(
-                x,
-                self.kernel[...][:, :, None],
-                (stride, stride),
-                "SAME",
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-                feature_group_count=x.shape[-1],
-            )
+            return _convolve(x, self.kernel[...][:, :, None], stride, groups=x.shape[-1])
         sides = x.shape[1:3]
         outputs = [-(-side // stride) for side in sides]
         padding = np.maximum((np.array(outputs) - 1) * stride + size - np.array(sides), 0)
@@ -171,5 +170,31 @@ class DepthwiseConv(nnx.Module):
         return y
 
 
+def _convolve(
+    x: Float[AnyArray, "batch height width _"],
+    kernel: Float[Array, "size size _ _"],
+    stride: int = 1,
+    groups: int = 1,
+) -> Float[Array, "batch rows columns _"]:
+    """Convolve with "same" padding.
+
+    For ONNX the channels come first, as its operator has them, and last again after it: the transposes of
+    one convolution and the next are inverse, and onnxruntime removes them.
+    """
+    strides = stride, stride
+    if not is_for_onnx():
+        layout = "NHWC", "HWIO", "NHWC"
+        return lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=layout)
+    y = lax.conv_general_dilated(
+        jnp.transpose(x, (0, 3, 1, 2)),
+        jnp.transpose(kernel, (3, 2, 0, 1)),
+        strides,
+        "SAME",
+        dimension_numbers=("NCHW", "OIHW", "NCHW"),
+        feature_group_count=groups,
+    )
+    return jnp.transpose(y, (0, 2, 3, 1))
+
+
 def _relu6(x: Array) -> Array:
-    return jnp.clip(x, 0, 6)
+    return lax.clamp(np.asarray(0, x.dtype), x, np.asarray(6, x.dtype))

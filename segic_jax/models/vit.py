@@ -62,7 +62,7 @@ class DinoVisionTransformer(nnx.Module):
         normed = self.norm(x)
         registers = self.config.num_registers
         return ViTFeatures(
-            patches=normed[:, 1 + registers :].reshape(len(x), rows, columns, -1),
+            patches=normed[:, 1 + registers :].reshape(x.shape[0], rows, columns, -1),
             class_token=normed[:, 0],
             registers=normed[:, 1 : 1 + registers],
             before_norm=x,
