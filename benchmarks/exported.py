@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from segic_jax.config import EfficientNetConfig
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.errors import ConfigError
 from segic_jax.export.folder import export_model
+from segic_jax.inference.engine import Engine
 from segic_jax.inference.matching import KINDS, PATCHES
 from segic_jax.inference.presence import read_calibration
 from segic_jax.inference.segmenter import Segmenter
@@ -135,7 +137,7 @@ def make_inputs(segmenter: Segmenter) -> dict[str, np.ndarray]:
 def make_ways(segmenter: Segmenter, inputs: dict[str, np.ndarray], folder: Path) -> dict[str, Run]:
     """Return functions that segment one image and return its logits on the canvas.
 
-    Of an EfficientNet there is one more, which computes the features alone.
+    Of an EfficientNet there are those of the engine with onnxruntime, and those of the features alone.
     """
     import onnxruntime
 
@@ -147,9 +149,16 @@ def make_ways(segmenter: Segmenter, inputs: dict[str, np.ndarray], folder: Path)
     compiled = jit(export.deserialize(bytearray((folder / "segment.stablehlo").read_bytes())).call)
     concept = Prototypes(prototypes[None], prototypes[None, :, None], np.ones((1, 1, 1), bool), text[None])
     no_masks = np.zeros((0, *images.shape[1:3]), bool)
-    engine, placed = segmenter.engine, CanvasImage(images[0], no_masks, tuple(size))
+    placed = CanvasImage(images[0], no_masks, tuple(size))
+
+    def features(engine: Engine) -> np.ndarray:
+        return np.asarray(engine.features([placed], 1).features.patches)
+
+    def logits(engine: Engine) -> np.ndarray:
+        return np.asarray(engine.decode(engine.features([placed], 1), concept).logits)
+
     ways: dict[str, Run] = {
-        ENGINE: lambda: np.asarray(engine.decode(engine.features([placed], 1), concept).logits),
+        ENGINE: partial(logits, segmenter.engine),
         "StableHLO, run by JAX": lambda: np.asarray(compiled(*inputs.values())[0]),
         "ONNX, run by onnxruntime": lambda: np.asarray(session.run(["logits"], inputs)[0]),
     }
@@ -159,7 +168,10 @@ def make_ways(segmenter: Segmenter, inputs: dict[str, np.ndarray], folder: Path)
         network = openvino.compile_model(path, "CPU")
         ways["ONNX, run by OpenVINO"] = lambda: network(inputs)["logits"]
     if isinstance(segmenter.config.backbone, EfficientNetConfig):
-        ways["the engine, features alone"] = lambda: np.asarray(engine.features([placed], 1).features.patches)
+        other = Engine(segmenter.bundle, segmenter.engine.devices, backend="onnxruntime")
+        ways[f"{ENGINE}, backend onnxruntime"] = partial(logits, other)
+        ways[f"{ENGINE}, features alone"] = partial(features, segmenter.engine)
+        ways[f"{ENGINE}, features alone, backend onnxruntime"] = partial(features, other)
     return ways
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from segic_jax.config import Method, Precision
+from segic_jax.config import Backend, Method, Precision
 from segic_jax.weights.catalog import DEFAULT
 
 
@@ -32,6 +32,9 @@ class App:
     (INSID3) compares features, and needs a backbone only."""
     precision: Precision = "auto"
     """The precision of the backbone: auto is bfloat16 on a GPU or TPU and float32 on a CPU."""
+    backend: Backend = "jax"
+    """What runs the backbone: onnxruntime takes a CPU less time for EfficientNets, such as photo; it needs
+    pip install 'segic_jax[onnxruntime]'."""
 
     def run(self) -> int:
         """Serve until Ctrl-C."""
@@ -55,7 +58,7 @@ class App:
 
             use_compile_cache()
             bundle = load_model(find(self.weights), self.method)
-            segmenters = Segmenters(bundle, self.precision, self.method)
+            segmenters = Segmenters(bundle, self.precision, self.method, self.backend)
             segmenter = segmenters.of(self.method)
             device = {"cpu": "CPU", "gpu": "GPU"}.get(jax.default_backend(), jax.default_backend())
             text = header(segmenter.name, device, segmenter.warnings)

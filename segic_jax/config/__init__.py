@@ -26,6 +26,7 @@ from segic_jax.config.files import cache_folder, to_dict
 from segic_jax.config.model import (
     EMPTY_PROMPT,
     INSTANCE_PROMPT,
+    Backend,
     HeadConfig,
     Method,
     MethodChoice,
@@ -40,6 +41,7 @@ __all__ = [
     "EMPTY_PROMPT",
     "INSTANCE_PROMPT",
     "Backbone",
+    "Backend",
     "Config",
     "DataConfig",
     "DinoV3Config",

@@ -9,6 +9,7 @@ from segic_jax.config.checks import require, require_counts
 from segic_jax.errors import ConfigError
 
 Precision = Literal["auto", "float32", "bfloat16"]  # of a backbone; auto follows the device
+Backend = Literal["jax", "onnxruntime"]  # what runs the backbone; the second only EfficientNets on CPUs
 Method = Literal["segic", "training_free"]  # the trained head, or INSID3's comparison of features
 MethodChoice = Literal["segic", "training_free", "training_free_crf"]  # with INSID3's refinement of masks
 # The sentences that CLIP's text tower reads (segic.py:299-313).

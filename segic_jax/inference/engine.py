@@ -19,13 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt8
 
-from segic_jax.config import Method, ModelConfig, Precision
+from segic_jax.config import Backend, Method, ModelConfig, Precision
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.errors import ConfigError
 from segic_jax.inference import matching, memory
 from segic_jax.inference.matching import ConceptMatches, ConceptSlots, PatchMatches, PooledReference
 from segic_jax.inference.memory import ObjectMemory
+from segic_jax.inference.onnx_backbone import OnnxBlocks
 from segic_jax.models import correspondence, encoding, segic
+from segic_jax.models.backbones import backbone_template
 from segic_jax.models.encoding import Prototypes
 from segic_jax.models.features import Features
 from segic_jax.models.params import Params, place
@@ -63,7 +65,7 @@ class Engine:
     """Hold a model on one or more devices and run it.
 
     `rows` is the number of images of a batch: a fixed number, so that it never changes a result.
-    `precision` is that of the backbone.
+    `precision` is that of the backbone, and `backend` what runs it.
     """
 
     method: Method = "segic"
@@ -75,6 +77,7 @@ class Engine:
         devices: Sequence[jax.Device] | None = None,
         precision: Precision = "auto",
         *,
+        backend: Backend = "jax",
         beside: "Engine | None" = None,
     ):
         """Place the weights.
@@ -82,10 +85,13 @@ class Engine:
         Args:
             devices: where to compute, in turn; all devices of this process if None.
             precision: of the backbone; "auto" is bfloat16 on accelerators and float32 on a CPU.
-            beside: an engine of the same backbone, devices and precision; its backbone is not placed again.
+            backend: what runs the backbone; "onnxruntime" is for EfficientNets on a CPU, in float32.
+            beside: an engine of the same backbone, devices, precision and backend; its backbone is not placed
+                again.
 
         Raises:
-            ConfigError: the engine beside this one has another backbone, other devices or another precision.
+            ConfigError: the engine beside this one has another backbone, other devices, another precision or
+                another backend; or the backend cannot run the backbone here.
         """
         self.bundle, self.config = bundle, bundle.config
         self.devices = tuple(jax.local_devices() if devices is None else devices)
@@ -95,7 +101,11 @@ class Engine:
         if precision == "auto":
             precision = "float32" if on_cpu else "bfloat16"
         self.precision: Precision = precision
-        self._backbones = self._place_backbone() if beside is None else beside._shared_backbones(self)
+        self.backend: Backend = backend
+        if beside is None:
+            self._backbones, self._blocks = self._place_backbone(), self._load_blocks()
+        else:
+            self._backbones, self._blocks = beside._shared_backbones(self), beside._blocks
         self._heads = self._place_head(bundle.head)
         self._turns = itertools.cycle(self.devices)  # threads share it
 
@@ -118,11 +128,21 @@ class Engine:
             for device in self.devices
         }
 
+    def _load_blocks(self) -> OnnxBlocks | None:
+        """Return what runs the blocks of the backbone, where that is not JAX."""
+        if self.backend == "jax":
+            return None
+        if any(device.platform != "cpu" for device in self.devices) or self.precision != "float32":
+            raise ConfigError("The backend onnxruntime runs on CPUs, in float32: leave it out here.")
+        return OnnxBlocks(self.config.backbone, self.bundle.backbone)
+
     def _shared_backbones(self, other: "Engine") -> dict[jax.Device, Params]:
         """Return the placed weights for another engine, which must ask for the same ones."""
-        same_backbone = self.bundle.backbone is other.bundle.backbone
-        if not (same_backbone and (self.devices, self.precision) == (other.devices, other.precision)):
-            raise ConfigError("Engines share a backbone only with the same weights, devices and precision.")
+        asked = [(engine.devices, engine.precision, engine.backend) for engine in (self, other)]
+        if self.bundle.backbone is not other.bundle.backbone or asked[0] != asked[1]:
+            raise ConfigError(
+                "Engines share a backbone only with the same weights, devices, precision and backend."
+            )
         return self._backbones
 
     def _place_head(self, head: Params) -> dict[jax.Device, Params]:
@@ -144,7 +164,10 @@ class Engine:
             pixels[row], sizes[row] = image.image, image.size
         backbone = self._backbones[device]
         pixels, sizes = jax.device_put((pixels, sizes), device)
-        return ImageFeatures(extract(self.config, backbone, pixels, sizes), sizes)
+        if self._blocks is None:
+            return ImageFeatures(extract(self.config, backbone, pixels, sizes), sizes)
+        outputs = self._blocks(np.asarray(_normalise(self.config, pixels, sizes)))
+        return ImageFeatures(_join(self.config, backbone, jax.device_put(outputs, device), sizes), sizes)
 
     def pool(
         self,
@@ -286,6 +309,17 @@ def extract(
         sizes: (h, w) of each image on the canvas; the rest is padding.
     """
     return encoding.extract(config, backbone, images, sizes)
+
+
+@compiled(0)
+def _normalise(config, images, sizes):
+    return encoding.normalise_pixels(config.backbone, images, sizes).transpose(0, 3, 1, 2)
+
+
+@compiled(0)
+def _join(config, backbone, outputs, sizes):
+    features = backbone_template(config.backbone).bind(backbone).join(outputs, (config.canvas,) * 2)
+    return encoding.finish(config, features, sizes, config.canvas)
 
 
 def device_of(images: ImageFeatures) -> jax.Device:

@@ -8,7 +8,7 @@ from typing import get_args
 
 import jax
 
-from segic_jax.config import MethodChoice, Precision
+from segic_jax.config import Backend, MethodChoice, Precision
 from segic_jax.data.preprocess import resize_and_pad, stretch
 from segic_jax.errors import ConfigError
 from segic_jax.inference.engine import Engine
@@ -35,26 +35,29 @@ def make_engine(
     devices: Sequence[jax.Device] | None = None,
     precision: Precision = "auto",
     *,
+    backend: Backend = "jax",
     beside: Engine | None = None,
 ) -> Engine:
     """Return an engine that runs the method on the devices; see `Engine`.
 
     Args:
         method: its name, or settings of the training-free method other than those that suit the backbone.
+        backend: what runs the backbone.
         beside: an engine whose placed backbone this one shares.
 
     Raises:
-        ConfigError: there is no such method, or the backbone cannot be shared.
+        ConfigError: there is no such method, the backend cannot run the backbone, or it cannot be shared.
     """
     require_method(method)
     if method == "segic":
-        return Engine(bundle, devices, precision, beside=beside)
+        return Engine(bundle, devices, precision, backend=backend, beside=beside)
     settings = method
     if not isinstance(settings, TrainingFree):
         settings = TrainingFree.for_backbone(bundle.config.backbone)
         if method == "training_free_crf":
             settings = replace(settings, crf=True, edges=0.0)
-    return TrainingFreeEngine(on_canvas(bundle, settings), settings, devices, precision, beside=beside)
+    bundle = on_canvas(bundle, settings)
+    return TrainingFreeEngine(bundle, settings, devices, precision, backend=backend, beside=beside)
 
 
 def require_method(method: object) -> None:

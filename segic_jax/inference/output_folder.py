@@ -39,7 +39,7 @@ WRITERS = 2  # threads that write results while the next targets are segmented
 def run_id(segmenter: Segmenter, context: Context, **settings) -> str:
     """Return a hash of everything results depend on besides the targets: weights, references and settings."""
     digest = hashlib.sha256(segmenter.fingerprint.encode())
-    settings["precision"] = segmenter.engine.precision
+    settings |= {"precision": segmenter.engine.precision, "backend": segmenter.engine.backend}
     digest.update(json.dumps([segmenter.bundle.notes, settings], sort_keys=True).encode())
     for name in sorted(segmenter.bundle.head):
         digest.update(segmenter.bundle.head[name].tobytes())

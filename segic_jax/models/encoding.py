@@ -57,9 +57,14 @@ def extract(config: ModelConfig, backbone: Params, images: AnyArray, sizes: Int[
     precision = next(iter(backbone.values())).dtype
     pixels = normalise_pixels(config.backbone, images, sizes).astype(precision)
     output = backbone_template(config.backbone).bind(backbone)(pixels)
+    return finish(config, Features(output.patches, output.fine), sizes, images.shape[1])
+
+
+def finish(config: ModelConfig, output: Features, sizes: Int[AnyArray, "n 2"], canvas: int) -> Features:
+    """Return what a backbone gives for images on the canvas as their features; see `extract`."""
     patches = output.patches.astype(jnp.float32)
     if config.backbone.centred:
-        on_image = patches_on_image(sizes, images.shape[1], patches.shape[1])[..., None]
+        on_image = patches_on_image(sizes, canvas, patches.shape[1])[..., None]
         patches = patches - (patches * on_image).sum((1, 2), keepdims=True) / on_image.sum(
             (1, 2), keepdims=True
         )

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Int32
 
-from segic_jax.config import Method, Precision
+from segic_jax.config import Backend, Method, Precision
 from segic_jax.data.preprocess import CanvasImage
 from segic_jax.inference import matching
 from segic_jax.inference.context import Concept, Context, concept_slots
@@ -77,14 +77,15 @@ class TrainingFreeEngine(Engine):
         devices: Sequence[jax.Device] | None = None,
         precision: Precision = "auto",
         *,
+        backend: Backend = "jax",
         beside: Engine | None = None,
     ):
         """Place the backbone, and measure on a blank image what its features say about positions.
 
         Args:
-            beside: see `Engine`.
+            backend, beside: see `Engine`.
         """
-        super().__init__(bundle, devices, precision, beside=beside)
+        super().__init__(bundle, devices, precision, backend=backend, beside=beside)
         self.rows = 1  # the clusters of an image are computed on the host, one image after the other
         self.settings = settings
         canvas = self.config.canvas
