@@ -172,7 +172,7 @@ class DepthwiseConv(nnx.Module):
 
 def _convolve(
     x: Float[AnyArray, "batch height width _"],
-    kernel: Float[Array, "size size _ _"],
+    kernel: Float[AnyArray, "size size _ _"],
     stride: int = 1,
     groups: int = 1,
 ) -> Float[Array, "batch rows columns _"]:
