@@ -58,7 +58,7 @@ class OnnxBlocks:
             pixels: normalised images.
         """
         outputs = self._session.run([_output(block) for block in self._blocks], {"pixels": pixels})
-        return dict(zip(self._blocks, outputs, strict=True))
+        return dict(zip(self._blocks, map(np.asarray, outputs), strict=True))
 
 
 class _Graph:
@@ -67,7 +67,7 @@ class _Graph:
     def __init__(self, config: EfficientNetConfig, params: Mapping[str, np.ndarray]):
         self._params = params
         self._nodes: list[Any] = []
-        self._weights: dict[str, np.ndarray] = {"zero": np.float32(0), "six": np.float32(6)}
+        self._weights: dict[str, np.ndarray] = {"zero": np.array(0, np.float32), "six": np.array(6, np.float32)}
         self._outputs = config.outputs
         x = self._convolve("pixels", "conv_stem", "bn0", stride=2)
         for index, block in enumerate(config.layout()[: max(config.outputs) + 1]):

@@ -49,7 +49,7 @@ class EfficientNet(nnx.Module):
         """
         means, variances = self._statistics()
 
-        def standardised(block: int) -> Array:
+        def standardised(block: int) -> AnyArray:
             return (outputs[block] - means[block]) * lax.rsqrt(variances[block])
 
         grid = tuple(side // self.config.stride for side in size)
