@@ -67,7 +67,8 @@ class _Graph:
     def __init__(self, config: EfficientNetConfig, params: Mapping[str, np.ndarray]):
         self._params = params
         self._nodes: list[Any] = []
-        self._weights: dict[str, np.ndarray] = {"zero": np.array(0, np.float32), "six": np.array(6, np.float32)}
+        bounds = {"zero": 0, "six": 6}
+        self._weights = {name: np.array(value, np.float32) for name, value in bounds.items()}
         self._outputs = config.outputs
         x = self._convolve("pixels", "conv_stem", "bn0", stride=2)
         for index, block in enumerate(config.layout()[: max(config.outputs) + 1]):
