@@ -68,7 +68,9 @@ class _Graph:
         self._params = params
         self._nodes: list[Any] = []
         bounds = {"zero": 0, "six": 6}
-        self._weights = {name: np.array(value, np.float32) for name, value in bounds.items()}
+        self._weights: dict[str, np.ndarray] = {
+            name: np.array(value, np.float32) for name, value in bounds.items()
+        }
         self._outputs = config.outputs
         x = self._convolve("pixels", "conv_stem", "bn0", stride=2)
         for index, block in enumerate(config.layout()[: max(config.outputs) + 1]):
