@@ -64,6 +64,7 @@ HEAVY = (
     "inference/training_free/test_insid3.py",
     "inference/test_tracker.py",
     "inference/test_engine.py",
+    "inference/test_onnx_backbone.py",
     "inference/test_presence.py",
     "inference/test_own_images.py",
     "app/test_page.py",

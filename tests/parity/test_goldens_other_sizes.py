@@ -15,7 +15,11 @@ from segic_jax.parity.goldens import CHECKPOINT, REPLAYS
 
 
 @pytest.mark.parametrize(
-    ("spec", "parts"), [(FIRST, FIRST_PARTS), (SECOND, SECOND_PARTS)], ids=["first", "second"]
+    ("spec", "parts"),
+    [
+        pytest.param(FIRST, FIRST_PARTS, id="first", marks=pytest.mark.slow),
+        pytest.param(SECOND, SECOND_PARTS, id="second"),
+    ],
 )
 def test_other_sizes(spec, parts, tmp_path):
     make(tmp_path, spec)
