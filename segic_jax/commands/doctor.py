@@ -16,6 +16,7 @@ from pathlib import Path
 
 from segic_jax.config import cache_folder
 from segic_jax.runtime.compile_cache import VARIABLE, compile_cache_folder, cpu_flags, use_compile_cache
+from segic_jax.runtime.processors import usable_processors
 
 LIBRARIES = (
     "jax",
@@ -94,7 +95,7 @@ def _version(name: str) -> str:
 def processor() -> str:
     """Return the processor's name, the number of usable cores, and its vector and matrix instructions."""
     names = dict.fromkeys(INSTRUCTION_SETS[flag] for flag in cpu_flags() if flag in INSTRUCTION_SETS)
-    usable = f"{_usable_cores()} of {os.cpu_count()} cores usable"
+    usable = f"{usable_processors()} of {os.cpu_count()} cores usable"
     return ", ".join([_processor_name(), usable, *names])
 
 
@@ -106,10 +107,6 @@ def _processor_name() -> str:
     except (OSError, UnicodeDecodeError):
         pass
     return platform.processor() or platform.machine()
-
-
-def _usable_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory() -> list[str]:
@@ -245,9 +242,9 @@ def _advice() -> list[str]:
         elif sys.platform == "linux" and platform.machine() == "x86_64" and "avx512f" not in cpu_flags():
             lines.append("This processor has neither AVX-512 nor AMX: matrix products use AVX2 or less.")
         lines.append("DINOv2-B and larger need an accelerator; the models in the package do not.")
-    if _usable_cores() < (os.cpu_count() or 1):
-        lines.append(f"This process may use only {_usable_cores()} of {os.cpu_count()} cores.")
-    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.7 * _usable_cores():
+    if usable_processors() < (os.cpu_count() or 1):
+        lines.append(f"This process may use only {usable_processors()} of {os.cpu_count()} cores.")
+    if hasattr(os, "getloadavg") and (load := os.getloadavg()[0]) > 0.7 * usable_processors():
         lines.append(f"Other programs use the processor (load {load:.1f}): the speed above is too low.")
     if shutil.disk_usage(_existing(cache_folder())).free < 5e9:
         lines.append(f"Little disk space is left in {cache_folder()}: set SEGIC_CACHE to another folder.")

@@ -5,7 +5,6 @@ What comes before the blocks and after them is that of `models`, so that feature
 rounding; `benchmarks.exported` times both.
 """
 
-import os
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -17,8 +16,9 @@ from segic_jax.config import Backbone, EfficientNetConfig, MBConv
 from segic_jax.errors import ConfigError
 from segic_jax.models.efficientnet import NORM_EPSILON
 from segic_jax.models.params import Params
+from segic_jax.runtime.processors import usable_processors
 
-_OPSET, _IR_VERSION = 18, 10  # what onnxruntime has read since 1.18
+_OPSET, _IR_VERSION = 18, 10  # not the newest, which older versions of onnxruntime refuse
 
 
 class OnnxBlocks:
@@ -44,7 +44,7 @@ class OnnxBlocks:
         options.log_severity_level = 3  # errors
         # Its threads would otherwise spin after each image, on the processors that decode the masks.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        options.intra_op_num_threads = _processors()
+        options.intra_op_num_threads = usable_processors()
         graph = _Graph(config, {name: np.asarray(value, np.float32) for name, value in backbone.items()})
         self._blocks = config.outputs
         self._session = onnxruntime.InferenceSession(graph.serialised(), options, ["CPUExecutionProvider"])
@@ -67,9 +67,9 @@ class _Graph:
     def __init__(self, config: EfficientNetConfig, params: Mapping[str, np.ndarray]):
         self._params = params
         self._nodes: list[Any] = []
-        bounds = {"zero": 0, "six": 6}
         self._weights: dict[str, np.ndarray] = {
-            name: np.array(value, np.float32) for name, value in bounds.items()
+            "zero": np.zeros((), np.float32),
+            "six": np.full((), 6, np.float32),
         }
         self._outputs = config.outputs
         x = self._convolve("pixels", "conv_stem", "bn0", stride=2)
@@ -96,7 +96,7 @@ class _Graph:
             "blocks",
             ports(["pixels"], 3),
             ports([_output(block) for block in self._outputs], None),
-            [numpy_helper.from_array(np.asarray(value), name) for name, value in self._weights.items()],
+            [numpy_helper.from_array(value, name) for name, value in self._weights.items()],
         )
         opsets = [helper.make_opsetid("", _OPSET)]
         return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION).SerializeToString()
@@ -140,8 +140,3 @@ class _Graph:
 
 def _output(block: int) -> str:
     return f"block_{block}"
-
-
-def _processors() -> int:
-    """Return the number of processors that this process may use, which onnxruntime does not ask for."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
